@@ -1,0 +1,1 @@
+"""Two-stage offline distillation for monocular depth: cache a teacher once, train students from the store."""

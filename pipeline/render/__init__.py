@@ -1,0 +1,1 @@
+"""A renderer of driving-like scenes with exact depth, so that the pipeline runs with no download."""

@@ -1,0 +1,1 @@
+"""A self-contained page that shows what the students learned."""

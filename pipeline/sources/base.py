@@ -1,0 +1,60 @@
+"""What a data set is to the pipeline: rows with an id, an image, perhaps ground truth, and customary settings.
+
+Shape legend: H, W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Sample(NamedTuple):
+    """One row of a split. Paths are text, because a split may have a million rows."""
+
+    id: str
+    """Names the image within its source, the same on every machine; the store is keyed by it."""
+    image_path: str
+    truth_path: str | None
+    """None where the data set has no ground truth for this image."""
+    focal_px: float | None
+
+
+@dataclass(frozen=True)
+class Customs:
+    """What papers on this data set do, used where the user gives no flag. None means there is no custom."""
+
+    view: str = "full"
+    bins: str | None = None
+    sigma_m: float | None = None
+    protocol: str = "plain"
+
+
+class Source(Protocol):
+    """A data set on disk. One small file each; register it in `sources/registry.py`."""
+
+    name: str
+    root: Path
+    customs: Customs
+
+    def samples(self, split: str) -> Sequence[Sample]:
+        """Rows of a named split or of a list file, in its order.
+
+        Raises ValueError for a missing or empty split, a malformed row, a duplicate id, a path that leaves the
+        root. Image files are not opened here, so a missing one is reported when it is read.
+        """
+        ...
+
+    def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
+        """Ground truth (H, W) float32 metres, NaN where there is no measurement; None if the row has none."""
+        ...
+
+
+

@@ -1,0 +1,96 @@
+"""Which part of an image both stages look at: a crop, then perhaps a resize. The store records it.
+
+Written as text: `full`, `kb` (352x1216 at the bottom centre, as in the KITTI benchmark), `center:HxW`, and any of
+them followed by `,resize:HxW`.
+
+Shape legend: H, W pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+KB_SIZE_PX = (352, 1216)
+
+
+@dataclass(frozen=True)
+class View:
+    """A crop and an optional resize, both (height, width) in pixels."""
+
+    crop: str = "full"
+    """`full`, `kb` or `center`."""
+    crop_size_px: tuple[int, int] | None = None
+    resize_px: tuple[int, int] | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> View:
+        """Read the written form. Raises ValueError for anything else."""
+        match = re.fullmatch(r"(full|kb|center:(\d+)x(\d+))(?:,resize:(\d+)x(\d+))?", text)
+        if match is None:
+            raise ValueError(
+                f"view {text!r}: expected full, kb or center:HxW, perhaps followed by ,resize:HxW (pixels)"
+            )
+        crop, height, width, resize_height, resize_width = match.groups()
+        resize = (int(resize_height), int(resize_width)) if resize_height else None
+        size = (int(height), int(width)) if height else None
+        if (resize and 0 in resize) or (size and 0 in size):
+            raise ValueError(f"view {text!r}: a size of 0 pixels")
+        if crop == "kb":
+            return cls("kb", KB_SIZE_PX, resize)
+        return cls("center" if size else "full", size, resize)
+
+    def __str__(self) -> str:
+        crop = f"center:{_size(self.crop_size_px)}" if self.crop == "center" and self.crop_size_px else self.crop
+        return f"{crop},resize:{_size(self.resize_px)}" if self.resize_px else crop
+
+    def box_px(self, height_px: int, width_px: int) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of the crop in an image of the given size.
+
+        Raises ValueError where the image is smaller than the crop.
+        """
+        if self.crop_size_px is None:
+            return 0, 0, height_px, width_px
+        height, width = self.crop_size_px
+        if height_px < height or width_px < width:
+            raise ValueError(
+                f"an image of {height_px}x{width_px} px is smaller than the view {self} ({height}x{width} px): "
+                "choose another with --view"
+            )
+        top = height_px - height if self.crop == "kb" else (height_px - height) // 2
+        return top, (width_px - width) // 2, height, width
+
+    def size_px(self, height_px: int, width_px: int) -> tuple[int, int]:
+        """(height, width) of the view of an image of the given size."""
+        return self.resize_px or self.box_px(height_px, width_px)[2:]
+
+    def of_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Crop and resize (bilinear with antialiasing) an image (H, W, 3) uint8."""
+        top, left, height, width = self.box_px(*image.shape[:2])
+        view = image[top : top + height, left : left + width]
+        if self.resize_px and self.resize_px != (height, width):
+            picture = Image.fromarray(view).resize(self.resize_px[::-1], Image.Resampling.BILINEAR)
+            return np.asarray(picture)
+        return np.ascontiguousarray(view)
+
+    def of_truth_m(self, depth_m: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Crop ground truth (H, W); resized by nearest pixel, so that no depth is invented between two."""
+        top, left, height, width = self.box_px(*depth_m.shape)
+        view = depth_m[top : top + height, left : left + width]
+        if self.resize_px and self.resize_px != (height, width):
+            rows = ((np.arange(self.resize_px[0]) + 0.5) * height / self.resize_px[0]).astype(np.intp)
+            columns = ((np.arange(self.resize_px[1]) + 0.5) * width / self.resize_px[1]).astype(np.intp)
+            return np.ascontiguousarray(view[rows[:, None], columns])
+        return np.ascontiguousarray(view)
+
+
+def _size(size_px: tuple[int, int] | None) -> str:
+    assert size_px is not None
+    return f"{size_px[0]}x{size_px[1]}"

@@ -1,0 +1,1 @@
+"""The contract between the stages: layout, codec, writer, reader, checks. Public face: `open_store`."""

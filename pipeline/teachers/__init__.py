@@ -1,0 +1,1 @@
+"""One small adapter for each way a teacher comes. Only stage one imports them."""

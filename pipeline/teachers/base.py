@@ -1,0 +1,71 @@
+"""What a teacher is to stage one: something that turns images into depth, and says who it is.
+
+Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher's own output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+DEPTH_SPACES = ("metric_m", "affine_depth", "affine_disparity", "scale_invariant")
+
+
+@dataclass(frozen=True)
+class TeacherCard:
+    """Who a teacher is and what its numbers mean. Goes into the store; a difference means another store."""
+
+    kind: str
+    """The adapter: `checkpoint`, `predictions`, `python`, `transformers` ..."""
+    name: str
+    """For people: a model or folder name, never an absolute path."""
+    depth_space: str
+    """One of DEPTH_SPACES. What the numbers mean is stated, never guessed."""
+    weights_sha256: str | None = None
+    """None where there are no weights to hash (a folder of predictions has a digest of its listing here)."""
+    revision: str | None = None
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    """JSON values only: input size, normalisation, scale of a file's numbers ..."""
+    precision: str = "float32"
+    licence: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.depth_space not in DEPTH_SPACES:
+            raise ValueError(f"depth space {self.depth_space!r}: expected one of {', '.join(DEPTH_SPACES)}")
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON form, every field present."""
+        return asdict(self)
+
+
+class TeacherOutput(NamedTuple):
+    """What a teacher gives for a batch, at its own resolution."""
+
+    depth: Tensor
+    """(B, h, w) float32 in the card's depth space. NaN where the teacher gives no value (integer formats)."""
+    dpm: Tensor | None = None
+    """(B, K, h, w) float32 that sums to 1 over K, if the teacher emits a distribution."""
+
+
+class Teacher(Protocol):
+    """A loaded teacher."""
+
+    card: TeacherCard
+    bin_edges_m: NDArray[np.float64] | None
+    """(K + 1,) edges of its own bins, if it emits distributions."""
+    needs_images: bool
+    """False for folders of predictions: then `images` is None and images are only hashed, not decoded twice."""
+
+    def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
+        """Depth for images (B, 3, H, W) float32 RGB in 0..1, named by `ids`.
+
+        Runs without gradients, on the teacher's own device, and returns CPU tensors.
+        """
+        ...
