@@ -1,4 +1,4 @@
-"""What a data set is to the pipeline: rows with an id, an image, perhaps ground truth, and customary settings.
+"""What a data set is to the pipeline: rows with an id, an image, perhaps ground truth, and customs.
 
 Shape legend: H, W pixels.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -35,6 +35,12 @@ class Customs:
     bins: str | None = None
     sigma_m: float | None = None
     protocol: str = "plain"
+    crop_px: tuple[int, int] | None = None
+    """(H, W) of the random crop in training."""
+    rotate_deg: float = 0.0
+    """Half of the range of random rotation in training."""
+    skip_rows: int = 0
+    """Top rows of a training crop that distillation losses leave out (sky, in KITTI's)."""
 
 
 class Source(Protocol):
@@ -47,14 +53,11 @@ class Source(Protocol):
     def samples(self, split: str) -> Sequence[Sample]:
         """Rows of a named split or of a list file, in its order.
 
-        Raises ValueError for a missing or empty split, a malformed row, a duplicate id, a path that leaves the
-        root. Image files are not opened here, so a missing one is reported when it is read.
+        Raises ValueError for a missing or empty split, a malformed row, a duplicate id, a path that leaves
+        the root. Image files are not opened here, so a missing one is reported when it is read.
         """
         ...
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Ground truth (H, W) float32 metres, NaN where there is no measurement; None if the row has none."""
         ...
-
-
-

@@ -1,7 +1,7 @@
 """Which part of an image both stages look at: a crop, then perhaps a resize. The store records it.
 
-Written as text: `full`, `kb` (352x1216 at the bottom centre, as in the KITTI benchmark), `center:HxW`, and any of
-them followed by `,resize:HxW`.
+Written as text: `full`, `kb` (352x1216 at the bottom centre, as in the KITTI benchmark), `center:HxW`, and
+any of them followed by `,resize:HxW`.
 
 Shape legend: H, W pixels.
 """
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KB_SIZE_PX = (352, 1216)
+LIMIT_PX = 2**14  # a view is read from stores of strangers too, and a resize allocates what it says
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class View:
         crop, height, width, resize_height, resize_width = match.groups()
         resize = (int(resize_height), int(resize_width)) if resize_height else None
         size = (int(height), int(width)) if height else None
+        if any(side > LIMIT_PX for side in (*(size or ()), *(resize or ()))):
+            raise ValueError(f"view {text!r}: a side of more than {LIMIT_PX} pixels")
         if (resize and 0 in resize) or (size and 0 in size):
             raise ValueError(f"view {text!r}: a size of 0 pixels")
         if crop == "kb":
@@ -48,7 +51,9 @@ class View:
         return cls("center" if size else "full", size, resize)
 
     def __str__(self) -> str:
-        crop = f"center:{_size(self.crop_size_px)}" if self.crop == "center" and self.crop_size_px else self.crop
+        crop = (
+            f"center:{_size(self.crop_size_px)}" if self.crop == "center" and self.crop_size_px else self.crop
+        )
         return f"{crop},resize:{_size(self.resize_px)}" if self.resize_px else crop
 
     def box_px(self, height_px: int, width_px: int) -> tuple[int, int, int, int]:
@@ -61,8 +66,8 @@ class View:
         height, width = self.crop_size_px
         if height_px < height or width_px < width:
             raise ValueError(
-                f"an image of {height_px}x{width_px} px is smaller than the view {self} ({height}x{width} px): "
-                "choose another with --view"
+                f"an image of {height_px}x{width_px} px is smaller than the view {self} "
+                f"({height}x{width} px): choose another with --view"
             )
         top = height_px - height if self.crop == "kb" else (height_px - height) // 2
         return top, (width_px - width) // 2, height, width
@@ -77,7 +82,7 @@ class View:
         view = image[top : top + height, left : left + width]
         if self.resize_px and self.resize_px != (height, width):
             picture = Image.fromarray(view).resize(self.resize_px[::-1], Image.Resampling.BILINEAR)
-            return np.asarray(picture)
+            return np.array(picture)  # a copy: torch refuses the read-only one of asarray
         return np.ascontiguousarray(view)
 
     def of_truth_m(self, depth_m: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from ..depth_space import check_depth_space
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
-
-DEPTH_SPACES = ("metric_m", "affine_depth", "affine_disparity", "scale_invariant")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TeacherCard:
     name: str
     """For people: a model or folder name, never an absolute path."""
     depth_space: str
-    """One of DEPTH_SPACES. What the numbers mean is stated, never guessed."""
+    """One of `depth_space.DEPTH_SPACES`. What the numbers mean is stated, never guessed."""
     weights_sha256: str | None = None
     """None where there are no weights to hash (a folder of predictions has a digest of its listing here)."""
     revision: str | None = None
@@ -37,8 +37,7 @@ class TeacherCard:
     licence: str | None = None
 
     def __post_init__(self) -> None:
-        if self.depth_space not in DEPTH_SPACES:
-            raise ValueError(f"depth space {self.depth_space!r}: expected one of {', '.join(DEPTH_SPACES)}")
+        check_depth_space(self.depth_space)
 
     def as_json(self) -> dict[str, Any]:
         """JSON form, every field present."""
@@ -61,7 +60,7 @@ class Teacher(Protocol):
     bin_edges_m: NDArray[np.float64] | None
     """(K + 1,) edges of its own bins, if it emits distributions."""
     needs_images: bool
-    """False for folders of predictions: then `images` is None and images are only hashed, not decoded twice."""
+    """False for folders of predictions: then `images` is None, and only hashed."""
 
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
         """Depth for images (B, 3, H, W) float32 RGB in 0..1, named by `ids`.

@@ -1,0 +1,321 @@
+"""Stage one: run a teacher once over a source, and write what it says to a store.
+
+Reading, the teacher, encoding and writing overlap: images are decoded and maps encoded in threads (both release
+the interpreter lock), and a shard is written while the teacher works on the next. Batches never cross a shard, so
+a resumed run shows the teacher the same batches as an uninterrupted one and writes the same bytes.
+
+Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher's own output.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from .dpm import parse_bins
+from .parallel import in_order
+from .progress import Silent
+from .sources.images import read_image_with_sha256
+from .sources.view import View
+from .store.spec import StoreSpec, digest_of_ids
+from .store.writer import EncodedSample, StoreWriter, encode_sample
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from .progress import Progress, Task
+    from .sources.base import Sample, Source
+    from .teachers.base import Teacher
+
+A = TypeVar("A")
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """What the user may choose about a store. None takes what is customary on the source."""
+
+    view: str | None = None
+    bins: str | None = None
+    sigma_m: float | None = None
+    dpm: str = "auto"
+    """`sparse` where the teacher emits maps and `gaussian` where it does not, or one of the two, or `dense`."""
+    max_rel_error: float = 5e-4
+    depth_range_m: tuple[float, float] = (0.1, 300.0)
+    max_dpm_kl: float = 0.01
+    samples_per_shard: int = 128
+    batch_size: int = 8
+    workers: int | None = None
+    """Threads that read and encode; None is one a core, at most 8."""
+
+
+class CacheSummary(NamedTuple):
+    """What one run of stage one did."""
+
+    samples: int
+    samples_before: int
+    """Samples that an earlier, interrupted run had finished."""
+    bytes_written: int
+    seconds: float
+    size_px: tuple[int, int]
+    invalid_share: float
+    clipped_share: float
+    max_rel_error: float
+
+
+class _Frame(NamedTuple):
+    sample: Sample
+    view: NDArray[np.uint8]
+    sha256: str
+    image_size_px: tuple[int, int]
+
+
+def cache_teacher(
+    source: Source,
+    split: str,
+    teacher: Teacher,
+    out: Path,
+    options: CacheOptions | None = None,
+    progress: Progress | None = None,
+) -> CacheSummary:
+    """Write the store `out` of a teacher over a split; go on where an interrupted run stopped.
+
+    Raises ValueError for input that is at fault (naming it), and OSError where the disk is; in either case the
+    shards that were finished stay, and the same call goes on from them.
+    """
+    options = options or CacheOptions()
+    progress = progress or Silent()
+    if options.batch_size < 1:
+        raise ValueError(f"batch size {options.batch_size}: expected at least 1")
+    samples = source.samples(split)
+    view = View.parse(options.view or source.customs.view)
+    spec = _spec(source, samples, teacher, view, options)
+    begin = time.monotonic()
+    with StoreWriter(out, spec, [sample.id for sample in samples]) as writer:
+        for other in writer.other_stagings():
+            progress.note(f"{other} is an unfinished store of other settings; remove it if you do not need it")
+        before = sum(len(spec.shard_samples(shard)) for shard in writer.finished)
+        if before:
+            progress.note(f"going on with {before} of {len(samples)} samples that are finished in {writer.staging}")
+        try:
+            with progress.task("cache teacher", len(samples), "img", done=before) as task:
+                written = _Run(writer, samples, view, teacher, options, task).run()
+            writer.finish()
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise ValueError(
+                    f"the disk of {out} is full: {len(writer.finished)} of {spec.shards} shards are safe in "
+                    f"{writer.staging}; make room and run the same command again, which goes on from there"
+                ) from error
+            raise
+        records = list(writer.finished.values())
+
+    def column(name: str) -> list[float]:
+        return [value for record in records for value in record.rows[name]]
+
+    return CacheSummary(
+        samples=len(samples),
+        samples_before=before,
+        bytes_written=written,
+        seconds=time.monotonic() - begin,
+        size_px=records[0].size_px,
+        invalid_share=float(np.mean(column("invalid_share"))),
+        clipped_share=float(np.mean(column("clipped_share"))),
+        max_rel_error=max(column("max_rel_error")),
+    )
+
+
+def _spec(
+    source: Source, samples: Sequence[Sample], teacher: Teacher, view: View, options: CacheOptions
+) -> StoreSpec:
+    """The specification of the store, from the flags, the source's customs and the teacher."""
+    kind = options.dpm
+    if kind == "auto":
+        kind = "gaussian" if teacher.bin_edges_m is None else "sparse"
+    if kind in {"sparse", "dense"} and teacher.bin_edges_m is None:
+        raise ValueError(
+            f"--dpm {kind}: teacher {teacher.card.name!r} gives depth alone, there is no map to store; "
+            "use --dpm gaussian, which makes one from depth"
+        )
+    sigma_m = options.sigma_m or source.customs.sigma_m
+    if kind == "gaussian":
+        bins = options.bins or source.customs.bins
+        if bins is None:
+            raise ValueError(
+                f"source {source.name!r} has no customary depth bins: give --bins, for example `--bins nyu` "
+                "(linear:49:0.001:10, rooms), `--bins kitti` (linear:257:0.001:80, roads) or log:64:0.5:20"
+            )
+        edges = parse_bins(bins).edges().tolist()
+        if sigma_m is None:
+            raise ValueError(
+                f"source {source.name!r} has no customary width of the Gaussian map: give --sigma-m, for example "
+                f"{(edges[-1] - edges[0]) / (len(edges) - 1):.2g} (metres, the mean width of a bin here)"
+            )
+    else:
+        assert teacher.bin_edges_m is not None
+        edges = teacher.bin_edges_m.tolist()
+    first = read_image_with_sha256(samples[0].image_path)[0]
+    ids = [sample.id for sample in samples]
+    return StoreSpec(
+        teacher=teacher.card.as_json(),
+        depth_space=teacher.card.depth_space,
+        source={"name": source.name, "samples": len(samples), "ids_sha256": digest_of_ids(ids)},
+        view=str(view),
+        view_size_px=view.size_px(*first.shape[:2]),
+        max_rel_error=options.max_rel_error,
+        depth_range_m=options.depth_range_m,
+        dpm_kind=kind,
+        bin_edges=tuple(edges),
+        sigma_m=sigma_m if kind == "gaussian" else None,
+        max_dpm_kl=options.max_dpm_kl if kind == "sparse" else None,
+        samples_per_shard=options.samples_per_shard,
+    )
+
+
+class _Run:
+    """One run over the shards that are still to be made."""
+
+    def __init__(
+        self,
+        writer: StoreWriter,
+        samples: Sequence[Sample],
+        view: View,
+        teacher: Teacher,
+        options: CacheOptions,
+        task: Task,
+    ) -> None:
+        self.writer = writer
+        self.spec = writer.spec
+        self.samples = samples
+        self.view = view
+        self.teacher = teacher
+        self.options = options
+        self.task = task
+        self.bytes_written = 0
+        self.room_checked = False
+        self.waited_s = {"reading": 0.0, "teacher": 0.0, "writing": 0.0}
+
+    def run(self) -> int:
+        """Make every missing shard; returns the bytes written."""
+        workers = self.options.workers or min(8, os.cpu_count() or 1)
+        readers = ThreadPoolExecutor(workers, "read")
+        encoders = ThreadPoolExecutor(workers, "encode")
+        disk = ThreadPoolExecutor(1, "write")
+        try:
+            wanted = (self.samples[i] for shard in self.writer.todo for i in self.spec.shard_samples(shard))
+            frames = in_order(readers, self._read, wanted, ahead=2 * self.options.batch_size + workers)
+            pending: Future[None] | None = None
+            for shard in list(self.writer.todo):
+                encoded = self._teach(len(self.spec.shard_samples(shard)), frames, encoders)
+                if pending:
+                    self._wait("writing", pending)
+                pending = disk.submit(self._write, shard, encoded)
+            if pending:
+                self._wait("writing", pending)
+        finally:
+            # After a fault the shard in hand is still finished; what nobody will use is dropped.
+            for pool in (readers, encoders):
+                pool.shutdown(wait=False, cancel_futures=True)
+            disk.shutdown(wait=True)
+        return self.bytes_written
+
+    def _wait(self, name: str, future: Future[A]) -> A:
+        begin = time.monotonic()
+        try:
+            return future.result()
+        finally:
+            self.waited_s[name] += time.monotonic() - begin
+
+    def _read(self, sample: Sample) -> _Frame:
+        image, sha256 = read_image_with_sha256(sample.image_path)
+        height, width = image.shape[:2]
+        try:
+            view = self.view.of_image(image)
+        except ValueError as error:
+            raise ValueError(f"{sample.image_path}: {error}") from error
+        if view.shape[:2] != self.spec.view_size_px:
+            expected = "x".join(map(str, self.spec.view_size_px))
+            raise ValueError(
+                f"{sample.image_path}: the view {self.view} of it is {view.shape[0]}x{view.shape[1]} px, of the "
+                f"first image {expected}: a store holds one size; choose --view kb, center:HxW or full,resize:HxW"
+            )
+        return _Frame(sample, view, sha256, (height, width))
+
+    def _teach(
+        self, count: int, frames: Iterator[Future[_Frame]], encoders: ThreadPoolExecutor
+    ) -> list[Future[EncodedSample]]:
+        """Show the teacher the next `count` frames, batch by batch; encoding goes on behind."""
+        encoded: list[Future[EncodedSample]] = []
+        while len(encoded) < count:
+            size = min(self.options.batch_size, count - len(encoded))
+            batch = [self._wait("reading", future) for future in islice(frames, size)]
+            begin = time.monotonic()
+            depths, maps = self._predict(batch)
+            self.waited_s["teacher"] += time.monotonic() - begin
+            for number, frame in enumerate(batch):
+                dpm = maps[number] if maps is not None else None
+                encoded.append(encoders.submit(self._encode, frame, depths[number], dpm))
+            self.task.update(len(batch), waits_for=max(self.waited_s, key=lambda name: self.waited_s[name]))
+        return encoded
+
+    def _predict(self, batch: list[_Frame]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        images = None
+        if self.teacher.needs_images:
+            stacked = np.stack([frame.view for frame in batch])
+            images = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
+        depth, dpm = self.teacher.predict(images, [frame.sample.id for frame in batch])
+        if depth.ndim != 3 or len(depth) != len(batch):
+            raise ValueError(
+                f"teacher {self.teacher.card.name!r} gave depth of shape {tuple(depth.shape)} for {len(batch)} "
+                "images: expected (B, h, w)"
+            )
+        for frame, one in zip(batch, depth, strict=True):
+            whole = frame.image_size_px
+            if tuple(one.shape) == whole != self.spec.view_size_px:
+                raise ValueError(
+                    f"the teacher's output for {frame.sample.id} has the size of the whole image, "
+                    f"{whole[0]}x{whole[1]} px, but the view {self.view} is a part of it: use --view full"
+                )
+            if self.teacher.needs_images and not bool(torch.isfinite(one).all()):
+                bad = int((~torch.isfinite(one)).sum())
+                raise ValueError(
+                    f"teacher {self.teacher.card.name!r} gave NaN or inf at {bad} pixels of {frame.sample.id}: "
+                    "expected finite depth; try --precision float32"
+                )
+        keep = dpm is not None and self.spec.dpm_kind != "gaussian"
+        return depth.float().numpy(), dpm.float().numpy() if dpm is not None and keep else None
+
+    def _encode(self, frame: _Frame, depth: NDArray[np.float32], dpm: NDArray[np.float32] | None) -> EncodedSample:
+        try:
+            encoded = encode_sample(self.spec, depth, dpm)
+        except ValueError as error:
+            raise ValueError(f"{frame.sample.id}, teacher {self.teacher.card.name!r}: {error}") from error
+        encoded.row["image_sha256"] = frame.sha256
+        encoded.row["image_size_px"] = list(frame.image_size_px)
+        return encoded
+
+    def _write(self, shard: int, encoded: list[Future[EncodedSample]]) -> None:
+        size = self.writer.write_shard(shard, [future.result() for future in encoded])
+        self.bytes_written += size
+        if not self.room_checked:
+            self.room_checked = True
+            each = size / len(encoded)
+            left = sum(len(self.spec.shard_samples(other)) for other in self.writer.todo)
+            free = shutil.disk_usage(self.writer.target.parent).free
+            if each * left > free:
+                raise ValueError(
+                    f"{left} samples are left at about {each / 1e3:.0f} KB each, {each * left / 1e9:.2f} GB, but the "
+                    f"disk of {self.writer.target} has {free / 1e9:.2f} GB free: make room, or choose another --out; "
+                    f"what is finished stays in {self.writer.staging}"
+                )

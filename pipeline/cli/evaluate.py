@@ -1,0 +1,131 @@
+"""`pipeline evaluate-student` and `pipeline evaluate-teacher`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .console import Console, table
+from .plain import DEVICE, PATH, SOURCE, TRUTH, PlainCommand, many, option
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..metrics import Protocol
+    from ..sources.base import Source
+
+METRIC_HEADS = {
+    "abs_rel": "AbsRel",
+    "sq_rel": "SqRel",
+    "rmse": "RMSE",
+    "rmse_log": "RMSElog",
+    "log10": "log10",
+    "silog": "SILog",
+    "delta1": "d1",
+    "delta2": "d2",
+    "delta3": "d3",
+}
+
+
+def _protocol(name: str | None, source: Source, max_depth_m: float | None) -> Protocol:
+    from ..evaluate import choose_protocol
+
+    return choose_protocol(name, source, max_depth_m)
+
+
+def _show(name: str, result: dict[str, Any], out: Path) -> None:
+    """Write a result as JSON, its rows as CSV beside it, and print the means."""
+    from ..evaluate import write_result
+
+    write_result(result, out)
+    kept = {key: value for key, value in result["protocol"].items() if value is not None}
+    click.echo("protocol " + ", ".join(f"{key} {value}" for key, value in kept.items()))
+    rows = [[name, str(result["frames"]), *(f"{result['metrics'][key]:.4f}" for key in METRIC_HEADS)]]
+    if "against_teacher" in result:
+        alike = result["against_teacher"]
+        rows.append(["against its teacher", "", *(f"{alike[key]:.4f}" for key in METRIC_HEADS)])
+    click.echo(table(["", "frames", *METRIC_HEADS.values()], rows))
+    if result["frames_without_truth"]:
+        click.echo(f"{result['frames_without_truth']} frames have no ground truth within the protocol")
+
+
+EVALUATION = many(
+    SOURCE,
+    TRUTH,
+    option("--protocol", help="kitti_eigen_garg80, nyu_eigen or plain; the source's custom if left out."),
+    option("--max-depth-m", type=float, help="Cap of the protocol plain."),
+    option("--out", type=PATH, required=True, help="JSON file; rows for each image go to a CSV beside it."),
+)
+
+
+@click.command(cls=PlainCommand)
+@click.argument("run", type=PATH)
+@EVALUATION
+@option("--store", "store_path", type=PATH, help="Also say how like its teacher the student is.")
+@option("--batch-size", default=4)
+@DEVICE
+def evaluate_student(
+    run: Path,
+    source_name: str,
+    split: str,
+    truth: str | None,
+    protocol: str | None,
+    max_depth_m: float | None,
+    out: Path,
+    store_path: Path | None,
+    batch_size: int,
+    device: str,
+) -> None:
+    """Measure a trained student against ground truth, and against its teacher.
+
+    \b
+    Example: pipeline evaluate-student runs/mobilenetv2 --source kitti:ROOT --split ROOT/splits/test.txt \\
+               --protocol kitti_eigen_garg80 --out metrics.json
+    """
+    from ..device import choose_device
+    from ..evaluate import evaluate_student as measure
+    from ..sources.registry import open_source
+    from ..store import open_store
+    from ..students.run import load_run
+
+    source = open_source(source_name, truth)
+    result = measure(
+        load_run(run),
+        source,
+        split,
+        _protocol(protocol, source, max_depth_m),
+        store=None if store_path is None else open_store(store_path),
+        device=choose_device(device),
+        batch_size=batch_size,
+        progress=Console(),
+    )
+    _show(run.name, result, out)
+
+
+@click.command(cls=PlainCommand)
+@click.argument("store_path", metavar="STORE", type=PATH)
+@EVALUATION
+def evaluate_teacher(
+    store_path: Path,
+    source_name: str,
+    split: str,
+    truth: str | None,
+    protocol: str | None,
+    max_depth_m: float | None,
+    out: Path,
+) -> None:
+    """Measure the depth that a store holds against ground truth: what the teacher was worth, cached.
+
+    \b
+    Example: pipeline evaluate-teacher train.zarr --source kitti:ROOT --split ROOT/splits/train.txt \\
+               --protocol kitti_eigen_garg80 --out teacher.json
+    """
+    from ..evaluate import evaluate_teacher as measure
+    from ..sources.registry import open_source
+    from ..store import open_store
+
+    source = open_source(source_name, truth)
+    store = open_store(store_path)
+    result = measure(store, source, split, _protocol(protocol, source, max_depth_m), Console())
+    _show(str(store.spec.teacher["name"]), result, out)

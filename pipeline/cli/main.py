@@ -1,0 +1,55 @@
+"""The group of all commands, each loaded when it is asked for, so that `pipeline --help` is quick."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+from .plain import PlainCommand
+
+COMMANDS = {
+    "make-scenes": ("scenes", "Render driving-like scenes with exact depth."),
+    "train-teacher": ("train", "Train a network on ground truth, to be a teacher."),
+    "cache-teacher": ("cache", "Stage one: run a teacher once, into a store."),
+    "train-student": ("train", "Stage two: train a student from a store."),
+    "evaluate-student": ("evaluate", "Measure a student against ground truth and its teacher."),
+    "evaluate-teacher": ("evaluate", "Measure the depth that a store holds."),
+    "report": ("report", "Write a page that shows what students learned."),
+    "store": ("store", "Look at a store, and check it."),
+}
+"""Name -> module of this package, and what the list of commands says of it."""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names, and imports one when it is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Commands in the order in which they are used."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f".{COMMANDS[cmd_name][0]}", __package__)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
+        """List the commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tiekd-pipeline")
+def main() -> None:
+    """Run a heavy depth network once, and train small ones from what it wrote (TIE-KD)."""
+
+
+def stage(command: click.Command, arguments: list[str] | None = None) -> Any:
+    """Run one command as a script of its own: what the files in `stages/` call."""
+    assert isinstance(command, PlainCommand)
+    return command.main(args=arguments, prog_name=f"pipeline {command.name}")

@@ -1,0 +1,116 @@
+"""What all commands share: failures as one message, and values that click does not know.
+
+Exit status 0 done, 1 a failure with one clear message on stderr, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+class PlainCommand(click.Command):
+    """A command whose failures are one message, and a traceback only with --debug."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(
+            click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of a failure.")
+        )
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a failure is a ClickException, which click prints and exits 1 on."""
+        if os.environ.get("PIPELINE_DEBUG"):
+            return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except (ValueError, ImportError) as error:
+            raise click.ClickException(str(error)) from error
+        except MemoryError as error:
+            raise click.ClickException("out of memory: use a smaller --batch-size or --crop") from error
+        except OSError as error:
+            raise click.ClickException(_of_os_error(error)) from error
+        except KeyboardInterrupt as error:
+            click.echo(f"\n{error or 'interrupted; run the same command again to go on'}", err=True)
+            ctx.exit(130)
+
+
+def _of_os_error(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    hints = {
+        errno.ENOSPC: "make room and run the same command again, which goes on from what is finished",
+        errno.EDQUOT: "make room in your quota and run the same command again",
+        errno.EROFS: "choose an --out that can be written",
+        errno.EACCES: "choose a path that you may use, or mend its permissions",
+    }
+    hint = hints.get(error.errno or 0)
+    return f"{where}{error.strerror or error}" + (f"; {hint}" if hint else "")
+
+
+class SizeType(click.ParamType):
+    """Height and width in pixels, written HxW."""
+
+    name = "HxW"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Parse `128x416`."""
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", str(value))
+        if match is None or not all(int(part) for part in match.groups()):
+            self.fail(f"{value!r}: expected height x width in pixels, such as 128x416", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+class RangeType(click.ParamType):
+    """Two depths in metres, written LO:HI."""
+
+    name = "LO:HI"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        """Parse `0.1:300`."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            low, high = (float(part) for part in str(value).split(":"))
+        except ValueError:
+            self.fail(f"{value!r}: expected two depths in metres, such as 0.1:300", param, ctx)
+        return low, high
+
+
+SIZE, RANGE, PATH = SizeType(), RangeType(), click.Path(path_type=Path)
+option = partial(click.option, show_default=True)
+
+
+def many(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator."""
+
+    def decorate(function: F) -> F:
+        for one in reversed(options):
+            function = one(function)
+        return function
+
+    return decorate
+
+SOURCE = many(
+    option("--source", "source_name", required=True, metavar="KIND:ROOT", help="kitti:, folder: or scenes:ROOT."),
+    option("--split", required=True, help="Name of a split, or a file in the data set's own list format."),
+)
+TRUTH = option("--truth", help="Which ground truth, where there are several: scenes has dense and sparse.")
+DEVICE = option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+OUT = option("--out", type=PATH, required=True, help="Where to write; must not exist.")

@@ -1,0 +1,34 @@
+"""`pipeline make-scenes`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .console import Console
+from .plain import PATH, SIZE, PlainCommand, option
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command(cls=PlainCommand)
+@click.argument("out", type=PATH)
+@option("--count", default=400, help="Number of frames.")
+@option("--size", default="128x416", type=SIZE, help="Pixels.")
+@option("--seed", default=0, help="Another seed is another town.")
+@option("--test-share", default=0.15, help="Part of the frames that the split `test` takes.")
+@option("--workers", type=int, help="Processes; all cores if left out.")
+def make_scenes(
+    out: Path, count: int, size: tuple[int, int], seed: int, test_share: float, workers: int | None
+) -> None:
+    """Render driving-like scenes with exact depth into a data-set folder.
+
+    \b
+    Example: pipeline make-scenes data/scenes --count 400 --size 128x416 --seed 0
+    """
+    from ..render.scenes import make_scenes as render
+
+    render(out, count=count, size_px=size, seed=seed, test_share=test_share, workers=workers, progress=Console())
+    click.echo(f"{out}: {count} frames of {size[0]}x{size[1]} px; use it as scenes:{out}")

@@ -1,0 +1,226 @@
+"""Depth probability maps (DPM): depth bins, and the way from depth to probability and back. No I/O.
+
+Shape legend: B batch, K bins, H W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SPACINGS = ("linear", "log", "inverse")
+PRESETS = {"kitti": "linear:257:0.001:80", "nyu": "linear:49:0.001:10"}
+RELEASED_SIGMA_M = 0.5
+"""The released combined loss always uses this sigma, whatever its configs say."""
+
+_MAX_BINS = 4096  # a map of 4096 bins over 352x1216 pixels is 7 GB: more is a slip of the keyboard
+_FAR_SIGMAS = 4.0  # beyond the range by this much, float32 masses underflow and need the scaled form
+_CLAMP_SIGMAS = 1e6  # at this distance the end bin has everything; it also makes an infinite depth finite
+_RELEASED_FLOOR = 1e-16
+_RELEASED_DEAD = -1000.0
+
+
+@dataclass(frozen=True)
+class Bins:
+    """How depth is cut into bins: `spacing:count:lo:hi`, lo and hi in metres."""
+
+    spacing: str
+    count: int
+    lo: float
+    hi: float
+
+    def __post_init__(self) -> None:
+        if self.spacing not in SPACINGS:
+            raise ValueError(f"bin spacing {self.spacing!r}: expected one of {', '.join(SPACINGS)}")
+        if not 2 <= self.count <= _MAX_BINS:
+            raise ValueError(f"{self.count} bins: expected 2 to {_MAX_BINS}")
+        if not (math.isfinite(self.lo) and math.isfinite(self.hi) and self.lo < self.hi):
+            raise ValueError(f"bin range {self.lo:g} to {self.hi:g} m: expected two finite depths, ascending")
+        if self.lo < 0 or (self.lo == 0 and self.spacing != "linear"):
+            least = "0 or more" if self.spacing == "linear" else "more than 0"
+            raise ValueError(f"{self.spacing} bins from {self.lo:g} m: expected {least}")
+
+    def __str__(self) -> str:
+        return f"{self.spacing}:{self.count}:{_shortest(self.lo)}:{_shortest(self.hi)}"
+
+    def edges(self) -> Tensor:
+        """Edges in metres, (K + 1,) float64, ascending."""
+        return bin_edges(self.count, self.lo, self.hi, self.spacing)
+
+
+def _shortest(value: float) -> str:
+    """Shortest text that reads back as the same number, without a trailing `.0`."""
+    return repr(float(value)).removesuffix(".0")
+
+
+def parse_bins(text: str) -> Bins:
+    """Read `SPACING:COUNT:LO:HI` (metres) or a preset's name. `str()` of the result gives the text back.
+
+    Raises ValueError naming what is wrong and what is expected.
+    """
+    fields = PRESETS.get(text, text).split(":")
+    try:
+        spacing, count_text, lo_text, hi_text = fields
+        count, lo, hi = int(count_text), float(lo_text), float(hi_text)
+    except ValueError:
+        shapes = f"SPACING:COUNT:LO:HI, such as log:128:0.1:100, or one of {', '.join(PRESETS)}"
+        raise ValueError(f"bins {text!r}: expected {shapes}") from None
+    return Bins(spacing, count, lo, hi)
+
+
+def bin_edges(count: int, lo: float, hi: float, spacing: str = "linear") -> Tensor:
+    """Edges of `count` bins from `lo` to `hi` metres: (K + 1,) float64, ascending, the ends exact.
+
+    `linear` as in the released code (`linspace`); `log` has equal ratios; `inverse` is even in 1 / depth.
+    Raises ValueError for an unknown spacing, or a count or range that makes no bins.
+    """
+    Bins(spacing, count, lo, hi)  # its checks are ours
+    if spacing == "linear":
+        return torch.linspace(lo, hi, count + 1, dtype=torch.float64)
+    if spacing == "log":
+        edges = torch.linspace(math.log(lo), math.log(hi), count + 1, dtype=torch.float64).exp()
+    else:
+        edges = torch.linspace(1 / lo, 1 / hi, count + 1, dtype=torch.float64).reciprocal()
+    edges[0], edges[-1] = lo, hi
+    return edges
+
+
+def bin_centers(bin_edges_m: Tensor) -> Tensor:
+    """Midpoints (K,) of edges (K + 1,), in metres."""
+    return (bin_edges_m[:-1] + bin_edges_m[1:]) / 2
+
+
+@torch.no_grad()
+def gaussian_dpm(depth_m: Tensor, bin_edges_m: Tensor, sigma_m: float) -> Tensor:
+    """Mass of N(depth, sigma) in each bin, renormalised over the range (the paper's Eq. 2 as drawn).
+
+    Args:
+        depth_m: (B, 1, H, W) float32 or float64 metres on any device. NaN is an invalid pixel.
+        bin_edges_m: (K + 1,) edges, ascending.
+        sigma_m: standard deviation, more than 0.
+
+    Returns:
+        (B, K, H, W) of depth's type. Sums to 1 over K; at invalid pixels it is all zeros. A depth outside the
+        range, however far, gives the Gaussian's tail inside it: in the limit all in the end bin. No gradient.
+
+    Raises ValueError for a wrong shape or sigma.
+    """
+    _check_depth(depth_m)
+    if not (math.isfinite(sigma_m) and sigma_m > 0):
+        raise ValueError(f"sigma_m {sigma_m}: expected a finite number above 0")
+    edges = bin_edges_m.to(depth_m)
+    lo, hi = float(bin_edges_m[0]), float(bin_edges_m[-1])
+    unit_m = sigma_m * math.sqrt(2)  # erfc's own
+    depth_m = depth_m.clamp(lo - _CLAMP_SIGMAS * sigma_m, hi + _CLAMP_SIGMAS * sigma_m)  # NaN stays NaN
+    z = (edges.view(1, -1, 1, 1) - depth_m).div_(unit_m)
+    # Twice the tail beyond each edge, on the edge's own side of the depth, so that small masses keep their
+    # digits; the sign tells the side. Two edges on one side differ by the mass between; across, 2 is missing.
+    tails = z.abs().erfc_().copysign_(z)
+    del z
+    mass = tails[:, :-1] - tails[:, 1:]
+    mass.add_(tails[:, :-1].signbit() & ~tails[:, 1:].signbit(), alpha=2)
+    del tails
+    far = (depth_m < lo - _FAR_SIGMAS * sigma_m) | (depth_m > hi + _FAR_SIGMAS * sigma_m)
+    if bool(far.any()):
+        where = far.squeeze(1)
+        mass.movedim(1, -1)[where] = _far_mass(depth_m[far], edges, unit_m)
+    mass.div_(mass.sum(dim=1, keepdim=True))
+    return torch.where(depth_m.isnan(), 0.0, mass) if bool(depth_m.isnan().any()) else mass
+
+
+def _far_mass(depth_m: Tensor, edges: Tensor, unit_m: float) -> Tensor:
+    """Masses (N, K) for depths (N,) beyond the range, without the factor that makes them underflow.
+
+    erfc(x) = exp(-x^2) erfcx(x). Dividing by exp(-n^2), n being the nearest edge's x, leaves
+    exp(-(x - n)(x + n)), which is 1 at the nearest edge.
+    """
+    near = depth_m.clamp(edges[0], edges[-1])
+    x = (edges - depth_m[:, None]).abs() / unit_m
+    n = (near - depth_m).abs()[:, None] / unit_m
+    beyond = (edges - near[:, None]).abs() / unit_m  # x - n, but exact
+    tails: Tensor = torch.special.erfcx(x) * torch.exp(-beyond * (x + n))
+    return (tails[:, :-1] - tails[:, 1:]).abs()
+
+
+@torch.no_grad()
+def released_dpm(depth_m: Tensor, bin_edges_m: Tensor, sigma_m: float = RELEASED_SIGMA_M) -> Tensor:
+    """Teacher map of the released code (`l_dpm_loss.py`): a softmax over densities, nearly flat where alive.
+
+    The density N(centre; depth, sigma) is set to -1000 where it is below 1e-16, then goes through a softmax.
+    A depth so far outside that every bin is dead gives a uniform map, as it does there.
+
+    Shapes, types, invalid pixels and errors as in `gaussian_dpm`.
+    """
+    _check_depth(depth_m)
+    if not (math.isfinite(sigma_m) and sigma_m > 0):
+        raise ValueError(f"sigma_m {sigma_m}: expected a finite number above 0")
+    centers = bin_centers(bin_edges_m.to(depth_m)).view(1, -1, 1, 1)
+    density = (centers - depth_m).square_().div_(-2 * sigma_m**2).exp_()
+    density.div_(math.sqrt(2 * math.pi) * sigma_m)
+    density.masked_fill_(density < _RELEASED_FLOOR, _RELEASED_DEAD)
+    dpm = torch.softmax(density, dim=1)
+    return torch.where(depth_m.isnan(), 0.0, dpm)
+
+
+def expected_depth(probabilities: Tensor, bin_edges_m: Tensor) -> Tensor:
+    """Depth (B, 1, H, W) in metres: sum of p_i c_i over maps (B, K, H, W). 0 where a map is all zeros.
+
+    Raises ValueError where K is not the number of bins.
+    """
+    _check_bins(probabilities, bin_edges_m)
+    centers = bin_centers(bin_edges_m).to(probabilities)
+    # Not a matmul: TF32, where someone allowed it, would leave depth three digits.
+    return (probabilities * centers.view(1, -1, 1, 1)).sum(dim=1, keepdim=True)
+
+
+def expected_depth_of_logits(logits: Tensor, bin_edges_m: Tensor) -> Tensor:
+    """Depth (B, 1, H, W) in metres of a student's logits (B, K, H, W): the mean under their softmax."""
+    return expected_depth(torch.softmax(logits, dim=1), bin_edges_m)
+
+
+def entropy_nats(probabilities: Tensor) -> Tensor:
+    """Shannon entropy (B, 1, H, W) in nats of maps (B, K, H, W): 0 is certain, ln K knows nothing."""
+    entropies: Tensor = torch.special.entr(probabilities)
+    return entropies.sum(dim=1, keepdim=True)
+
+
+def interval_m(probabilities: Tensor, bin_edges_m: Tensor, mass: float = 0.9) -> tuple[Tensor, Tensor]:
+    """Central interval that holds `mass`: lower and upper depth (B, 1, H, W) in metres.
+
+    Quantiles (1 - mass) / 2 and (1 + mass) / 2 by linear interpolation in the CDF, that is, with each bin's
+    mass spread evenly over the bin. NaN where a map is all zeros, invalid.
+
+    Raises ValueError unless 0 < mass < 1, or where K is not the number of bins.
+    """
+    if not 0 < mass < 1:
+        raise ValueError(f"interval mass {mass}: expected more than 0 and less than 1")
+    _check_bins(probabilities, bin_edges_m)
+    edges = bin_edges_m.to(probabilities)
+    cdf = probabilities.cumsum(dim=1)
+    total = cdf[:, -1:]
+    lower = _quantile_m(cdf, probabilities, edges, total * ((1 - mass) / 2))
+    upper = _quantile_m(cdf, probabilities, edges, total * ((1 + mass) / 2))
+    return lower.where(total > 0, math.nan), upper.where(total > 0, math.nan)
+
+
+def _quantile_m(cdf: Tensor, probabilities: Tensor, edges: Tensor, level: Tensor) -> Tensor:
+    """Depth (B, 1, H, W) at which the CDF reaches `level` (B, 1, H, W)."""
+    index = (cdf < level).sum(dim=1, keepdim=True).clamp_(max=cdf.shape[1] - 1)
+    bin_mass = probabilities.gather(1, index)
+    before = cdf.gather(1, index) - bin_mass
+    share = ((level - before) / bin_mass.clamp_min(torch.finfo(cdf.dtype).tiny)).clamp(0, 1)
+    return edges[index] + share * (edges[index + 1] - edges[index])
+
+
+def _check_depth(depth_m: Tensor) -> None:
+    if depth_m.ndim != 4 or depth_m.shape[1] != 1:
+        raise ValueError(f"depth of shape {tuple(depth_m.shape)}: expected (B, 1, H, W)")
+
+
+def _check_bins(maps: Tensor, bin_edges_m: Tensor) -> None:
+    count = bin_edges_m.numel() - 1
+    if maps.ndim != 4 or maps.shape[1] != count:
+        raise ValueError(f"maps of shape {tuple(maps.shape)}: expected (B, {count}, H, W) for {count} bins")

@@ -1,0 +1,164 @@
+"""How good a depth map is, by the field's customs: metrics, and the protocols that say which pixels count.
+
+Shape legend: H, W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+METRICS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
+LOWER_IS_BETTER = METRICS[:6]
+
+_GARG_ROWS = (0.40810811, 0.99189189)  # fractions of the height and width (Garg et al. 2016, as BTS has it)
+_GARG_COLUMNS = (0.03594771, 0.96405229)
+_NYU_SIZE = (480, 640)
+_NYU_ROWS = slice(45, 471)  # Eigen's crop of NYU
+_NYU_COLUMNS = slice(41, 601)
+_CROPS = ("none", "garg", "eigen_nyu")
+
+
+def depth_metrics(
+    predicted_m: NDArray[np.floating], truth_m: NDArray[np.floating], mask: NDArray[np.bool_]
+) -> dict[str, float]:
+    """The nine customary metrics of one image, over the pixels of `mask`, in float64.
+
+    Args:
+        predicted_m: (H, W) metres.
+        truth_m: (H, W) metres; what lies outside the mask does not matter.
+        mask: (H, W) bool.
+
+    Returns:
+        abs_rel; sq_rel and rmse in metres; rmse_log (natural log); log10; silog, 100 times the standard
+        deviation of the log ratio; delta1, delta2, delta3, the shares of pixels within 1.25, 1.25^2, 1.25^3.
+
+    Raises ValueError for shapes that differ, an empty mask, or a depth in it that is not positive and finite.
+    """
+    if not predicted_m.shape == truth_m.shape == mask.shape:
+        shapes = f"{predicted_m.shape}, {truth_m.shape} and {mask.shape}"
+        raise ValueError(f"prediction, truth and mask of shapes {shapes}: expected one shape")
+    if not mask.any():
+        raise ValueError("no pixel to evaluate: expected ground truth within the protocol's crop and range")
+    predicted = _positive("prediction", predicted_m[mask])
+    truth = _positive("truth", truth_m[mask])
+    error = predicted - truth
+    log_ratio = np.log(predicted) - np.log(truth)
+    factor = np.maximum(predicted / truth, truth / predicted)
+    return {
+        "abs_rel": float(np.mean(np.abs(error) / truth)),
+        "sq_rel": float(np.mean(error**2 / truth)),
+        "rmse": float(np.sqrt(np.mean(error**2))),
+        "rmse_log": float(np.sqrt(np.mean(log_ratio**2))),
+        "log10": float(np.mean(np.abs(log_ratio)) / math.log(10)),
+        "silog": float(100 * np.std(log_ratio)),
+        "delta1": float(np.mean(factor < 1.25)),
+        "delta2": float(np.mean(factor < 1.25**2)),
+        "delta3": float(np.mean(factor < 1.25**3)),
+    }
+
+
+def _positive(what: str, depth_m: NDArray[np.floating]) -> NDArray[np.float64]:
+    values = depth_m.astype(np.float64)
+    bad = ~(np.isfinite(values) & (values > 0))
+    if bad.any():
+        raise ValueError(
+            f"{what} of {values[bad][0]} m at {bad.sum()} pixels: expected positive, finite depth"
+        )
+    return values
+
+
+def mean_metrics(images: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each metric over images, every image counting the same. Raises ValueError for none."""
+    if not images:
+        raise ValueError("no image to average metrics over: expected one or more")
+    return {name: math.fsum(image[name] for image in images) / len(images) for name in images[0]}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Which pixels count, and what is done to a prediction first. `dataclasses.replace` makes variants.
+
+    Raises ValueError for an unknown crop or a range that holds nothing.
+    """
+
+    name: str
+    crop: str
+    """`none`; `garg`, fractions of the 352x1216 KB crop; `eigen_nyu`, of 480x640."""
+    min_m: float
+    """Truth at or below it does not count; predictions are raised to it."""
+    max_m: float | None
+    """Truth at or above it does not count; predictions are lowered to it. None is no limit."""
+    flip_average: bool
+    """Whether the prediction is the mean of the image's and of the mirrored image's, mirrored back."""
+
+    def __post_init__(self) -> None:
+        if self.crop not in _CROPS:
+            raise ValueError(f"crop {self.crop!r}: expected one of {', '.join(_CROPS)}")
+        if not 0 < self.min_m < (math.inf if self.max_m is None else self.max_m):
+            raise ValueError(f"depth range {self.min_m} to {self.max_m} m: expected 0 < min < max")
+
+    def mask(self, truth_m: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Pixels (H, W) that count: a truth within the range, inside the crop. NaN and 0 never do.
+
+        Raises ValueError where the crop is defined for another image size.
+        """
+        inside = np.zeros(truth_m.shape, dtype=np.bool_)
+        inside[self._window(*truth_m.shape)] = True
+        inside &= (truth_m > self.min_m) & (truth_m < (math.inf if self.max_m is None else self.max_m))
+        return inside
+
+    def _window(self, height: int, width: int) -> tuple[slice, slice]:
+        if self.crop == "garg":
+            top, bottom = (int(share * height) for share in _GARG_ROWS)
+            left, right = (int(share * width) for share in _GARG_COLUMNS)
+            return slice(top, bottom), slice(left, right)
+        if self.crop == "eigen_nyu":
+            if (height, width) != _NYU_SIZE:
+                size = f"{height}x{width}"
+                raise ValueError(f"truth of {size}: the eigen_nyu crop is of 480x640: use --protocol plain")
+            return _NYU_ROWS, _NYU_COLUMNS
+        return slice(None), slice(None)
+
+    def clamp(self, predicted_m: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The prediction (H, W), float64, within the range. NaN stays NaN."""
+        return np.clip(predicted_m.astype(np.float64), self.min_m, self.max_m)
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON form, every field present."""
+        return asdict(self)
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("kitti_eigen_garg80", crop="garg", min_m=1e-3, max_m=80.0, flip_average=True),
+        Protocol("nyu_eigen", crop="eigen_nyu", min_m=1e-3, max_m=10.0, flip_average=True),
+        Protocol("plain", crop="none", min_m=1e-3, max_m=None, flip_average=False),
+    )
+}
+
+
+def protocol_by_name(name: str) -> Protocol:
+    """The protocol of that name. Raises ValueError for an unknown one, listing the known."""
+    if name not in PROTOCOLS:
+        raise ValueError(f"protocol {name!r}: expected one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def evaluate_pair(
+    predicted_m: NDArray[np.floating], truth_m: NDArray[np.floating], protocol: Protocol
+) -> dict[str, float]:
+    """Metrics of one prediction (H, W) against its truth (H, W), both metres.
+
+    NaN or 0 in the truth is no measurement. Raises ValueError as `depth_metrics` and `Protocol.mask` do.
+    """
+    return depth_metrics(protocol.clamp(predicted_m), truth_m, protocol.mask(truth_m))

@@ -1,0 +1,90 @@
+"""The ground: a road that bends, kerbs, raised pavements, perhaps a crossing street; and where rays meet it.
+
+Shape legend: n points or rays (any shape).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .camera import F32
+from .shapes import Numbers, plane_y
+
+CORNER_M = 4.0
+
+
+@dataclass(frozen=True)
+class Road:
+    """Plan of the streets. The middle of the road runs through x = 0 at z = 0 and bends from slope 0 to `bend`."""
+
+    bend: float
+    bend_at_m: float
+    bend_over_m: float
+    half_width_m: float
+    kerb_m: float
+    pavement_m: float
+    lane_m: float
+    lanes: int
+    """In each direction."""
+    crossing_at_m: float
+    """Where the crossing street's middle lies along z; beyond 900 there is none."""
+    crossing_half_m: float
+
+    @property
+    def has_crossing(self) -> bool:
+        """Whether a street crosses within sight."""
+        return self.crossing_at_m < 900
+
+    def centre_x(self, z: Numbers | float) -> Numbers:
+        """X of the road's middle at z: a hyperbola, straight far before and far after the bend."""
+        start = np.hypot(self.bend_at_m, self.bend_over_m)
+        return np.asarray(self.bend / 2 * (np.hypot(z - self.bend_at_m, self.bend_over_m) - start + z))
+
+    def slope(self, z: Numbers | float) -> Numbers:
+        """Change of `centre_x` per metre of z."""
+        ahead = z - self.bend_at_m
+        return np.asarray(self.bend / 2 * (ahead / np.hypot(ahead, self.bend_over_m) + 1))
+
+    def lateral_m(self, x: Numbers, z: Numbers) -> Numbers:
+        """Metres to the right of the road's middle."""
+        slope = self.slope(z)
+        return (x - self.centre_x(z)) / np.sqrt(1 + slope * slope)
+
+    def off_road_m(self, x: Numbers, z: Numbers) -> Numbers:
+        """Metres from the nearest kerb: negative on a carriageway; corners of a crossing are rounded."""
+        from_road = np.abs(self.lateral_m(x, z)) - self.half_width_m
+        if not self.has_crossing:
+            return from_road
+        from_street = np.abs(z - self.crossing_at_m) - self.crossing_half_m
+        inner = np.minimum(from_road, from_street)
+        rounded = CORNER_M - np.hypot(CORNER_M - from_road, CORNER_M - from_street)
+        return np.where(np.maximum(from_road, from_street) < CORNER_M, rounded, inner)
+
+    def hit_m(self, origin_m: tuple[float, float, float], rays: F32) -> F32:
+        """Depth (n) at which rays (3, n) from a camera meet carriageway, kerb or pavement; infinite for none."""
+        x, y, z = origin_m
+        low = plane_y(y, rays[1], 0.0)
+        if self.kerb_m == 0:
+            return low.astype(np.float32)
+
+        def off_road(depth: Numbers, dx: Numbers, dz: Numbers) -> Numbers:
+            return self.off_road_m(x + depth * dx, z + depth * dz)
+
+        high = plane_y(y, rays[1], self.kerb_m)
+        hits = np.isfinite(low)
+        near, far, dx, dz = high[hits], low[hits], rays[0][hits], rays[2][hits]
+        on_pavement = off_road(near, dx, dz) > 0
+        depth = np.where(on_pavement, near, far)
+        # Over the carriageway at pavement height, under the pavement at road height: the kerb's face is between.
+        face = np.flatnonzero(~on_pavement & (off_road(far, dx, dz) > 0))
+        before, after = near[face].astype(np.float64), far[face].astype(np.float64)
+        for _ in range(18):  # 0.02 mm of the longest such stretch
+            middle = (before + after) / 2
+            inside = off_road(middle, dx[face], dz[face]) > 0
+            before, after = np.where(inside, before, middle), np.where(inside, middle, after)
+        depth[face] = after
+        out = np.full(low.shape, np.inf, dtype=np.float32)
+        out[hits] = depth
+        return out

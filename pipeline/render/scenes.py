@@ -1,0 +1,259 @@
+"""Writes a data set of rendered scenes: the one that `make demo` runs on, with no download.
+
+A frame depends on (seed, index, size) alone, so a longer set begins with the same frames, whoever renders them. Frames
+go into a hidden folder beside the target, which is renamed at the end: a folder at its final path is complete, and an
+interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import shutil
+import signal
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from ..fileio import pretty_json, read_json, sync_directory, write_durably
+from ..progress import Progress, Silent, Task
+from .camera import F32, draw_camera
+from .lidar import scan
+from .shade import render
+from .world import draw_scene
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+GENERATOR_VERSION = 1
+"""Raise it whenever the same arguments would give other pixels."""
+UNITS_PER_M = 256
+DEPTH_LIMIT_M = 200.0
+MOST_FRAMES = 1_000_000
+FOLDERS = ("depth", "depth_sparse", "rgb")
+
+
+def make_scenes(
+    out: Path,
+    *,
+    count: int,
+    size_px: tuple[int, int] = (128, 416),
+    seed: int = 0,
+    test_share: float = 0.15,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Render `count` frames into a new folder `out`.
+
+    It holds rgb/ID.png (8 bits), depth/ID.png (exact planar depth, 16 bits, metres * 256, 0 for none), depth_sparse/ID.png
+    (the same as a rotating scanner would see it), train.txt, test.txt, all.txt (ids), intrinsics.csv, dataset.json.
+
+    Args:
+        out: must not exist; its parents are made.
+        count: 2 or more frames.
+        size_px: (height, width), each 32 to 4096.
+        seed: 0 or more; another seed is another world.
+        test_share: of the frames in test.txt, spread evenly; between 0 and 1.
+        workers: processes; by default one for each core that this process may use.
+        progress: told of each frame.
+
+    Raises:
+        ValueError: a bad argument, `out` exists, or another run is writing it.
+        ChildProcessError: a worker died, perhaps for want of memory; finished frames are kept.
+    """
+    out = Path(out).absolute()
+    _check(out, count, size_px, seed, test_share, workers)
+    progress = progress or Silent()
+    height, width = size_px
+    size_px = (int(height), int(width))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _staging_folder(out, seed, size_px, count, progress) as staging:
+        # The picture is written last of a frame's three files.
+        todo = [index for index in range(count) if not (staging / "rgb" / f"{_frame_id(index)}.png").exists()]
+        with progress.task("render", count, "frame", done=count - len(todo)) as task:
+            _render_all(staging, seed, size_px, todo, workers or len(os.sched_getaffinity(0)), task)
+        _write_lists(staging, count, size_px, seed, test_share)
+        if os.path.lexists(out):
+            raise ValueError(
+                f"output appeared meanwhile: {out}: move it away and run again, the frames are kept"
+            )
+        staging.rename(out)
+        sync_directory(out.parent)
+
+
+def _frame_id(index: int) -> str:
+    return f"{index:06d}"
+
+
+def _check(
+    out: Path, count: int, size_px: tuple[int, int], seed: int, test_share: float, workers: int | None
+) -> None:
+    if not 2 <= count <= MOST_FRAMES:
+        raise ValueError(
+            f"count is {count}, expected 2 to {MOST_FRAMES}: one frame to train on and one to test, at least"
+        )
+    if len(size_px) != 2 or not all(32 <= side <= 4096 for side in size_px):
+        raise ValueError(
+            f"size is {'x'.join(map(str, size_px))}, expected HEIGHTxWIDTH, each 32 to 4096, such as 128x416"
+        )
+    if seed < 0:
+        raise ValueError(f"seed is {seed}, expected 0 or more: give another number")
+    if not 0 < test_share < 1:
+        raise ValueError(f"test share is {test_share}, expected more than 0 and less than 1, such as 0.15")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}, expected 1 or more: leave it out to use every core")
+    if os.path.lexists(out):
+        raise ValueError(f"output exists: {out}: remove it or choose another folder")
+    ancestor = next(path for path in out.parents if os.path.lexists(path))
+    if not ancestor.is_dir():
+        raise ValueError(f"{ancestor} is no folder, so {out} cannot be made in it: choose another folder")
+
+
+@contextmanager
+def _staging_folder(
+    out: Path, seed: int, size_px: tuple[int, int], count: int, progress: Progress
+) -> Iterator[Path]:
+    """The hidden folder beside `out`, locked, holding only finished frames of this very set."""
+    staging = out.with_name(f".{out.name}.staging")
+    if staging.is_symlink() or (staging.exists() and not staging.is_dir()):
+        raise ValueError(f"{staging} is no folder: remove it, its name is where {out} is prepared")
+    staging.mkdir(exist_ok=True)
+    handle = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another run is writing {out}: wait for it, or choose another folder"
+            ) from error
+        _prepare(staging, _settings(seed, size_px, count), progress)
+        yield staging
+    finally:
+        os.close(handle)
+
+
+def _settings(seed: int, size_px: tuple[int, int], count: int) -> dict[str, Any]:
+    return {
+        "count": count,
+        "generator_version": GENERATOR_VERSION,
+        "metres_per_unit": 1 / UNITS_PER_M,
+        "seed": seed,
+        "size_px": list(size_px),
+    }
+
+
+def _prepare(staging: Path, settings: dict[str, Any], progress: Progress) -> None:
+    """Keep what an interrupted run of the same settings left, and nothing else."""
+    described = staging / "dataset.json"
+    if described.exists():
+        before = read_json(described, "settings of an interrupted run")
+        # A frame does not depend on how many there are.
+        if not isinstance(before, dict) or {**before, "count": 0} != {**settings, "count": 0}:
+            progress.note(f"discarding frames of an interrupted run with other settings in {staging}")
+            described.unlink()
+            for folder in FOLDERS:
+                shutil.rmtree(staging / folder, ignore_errors=True)
+    elif any(path.name not in FOLDERS and path.name != ".dataset.json.tmp" for path in staging.iterdir()):
+        raise ValueError(f"{staging} holds other files: remove it, its name is where the frames are prepared")
+    else:
+        for folder in FOLDERS:  # frames that nothing describes: a run killed while it discarded them
+            shutil.rmtree(staging / folder, ignore_errors=True)
+    write_durably(described, pretty_json(settings))
+    wanted = {f"{_frame_id(index)}.png" for index in range(settings["count"])}
+    for folder in FOLDERS:
+        (staging / folder).mkdir(exist_ok=True)
+        for path in (staging / folder).iterdir():
+            if path.name not in wanted:
+                path.unlink()
+
+
+def _render_all(
+    staging: Path, seed: int, size_px: tuple[int, int], todo: list[int], workers: int, task: Task
+) -> None:
+    workers = min(workers, len(todo))
+    if workers <= 1:
+        for index in todo:
+            write_frame(staging, seed, index, size_px)
+            task.update()
+        return
+    # Spawned, not forked: the parent may hold torch, threads and gigabytes. The renderer's array work is element-wise,
+    # so BLAS starts no threads of its own and one process keeps to one core.
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_leave_interrupts_to_parent
+    )
+    waiting: set[Future[None]] = set()
+    try:
+        remaining = iter(todo)
+        while True:
+            # Few at a time, so that an interrupt is obeyed within a frame or two.
+            while len(waiting) < 2 * workers and (index := next(remaining, None)) is not None:
+                waiting.add(pool.submit(write_frame, staging, seed, index, size_px))
+            if not waiting:
+                break
+            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in finished:
+                future.result()
+                task.update()
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "a rendering process died, perhaps for want of memory: run the same command again with fewer workers, "
+            "the finished frames are kept"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def write_frame(staging: Path, seed: int, index: int, size_px: tuple[int, int]) -> None:
+    """Render one frame and write its three files, the picture last."""
+    scene = draw_scene(seed, index, size_px)
+    picture, depth_m = render(scene)
+    depth_m = np.where(depth_m <= DEPTH_LIMIT_M, depth_m, 0)
+    sparse_m = scan(depth_m, scene.camera, (seed, index, 4))
+    name = f"{_frame_id(index)}.png"
+    write_durably(staging / "depth" / name, _png(_units(depth_m)))
+    write_durably(staging / "depth_sparse" / name, _png(_units(sparse_m)))
+    write_durably(staging / "rgb" / name, _png(picture))
+
+
+def _units(depth_m: F32) -> NDArray[np.uint16]:
+    return np.rint(depth_m * UNITS_PER_M).astype(np.uint16)
+
+
+def _png(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
+
+
+def is_test(index: int, test_share: float) -> bool:
+    """Whether a frame is in the test split: evenly spread, and the same however long the set."""
+    return int((index + 1) * test_share + 0.5) > int(index * test_share + 0.5)
+
+
+def _write_lists(staging: Path, count: int, size_px: tuple[int, int], seed: int, test_share: float) -> None:
+    test = [is_test(index, test_share) for index in range(count)]
+    # A set too short for its share still gets one frame of each.
+    if all(test) or not any(test):
+        test[-1] = not test[-1]
+    for name, chosen in (("all", [True] * count), ("test", test), ("train", [not t for t in test])):
+        rows = "".join(f"{_frame_id(index)}\n" for index in range(count) if chosen[index])
+        write_durably(staging / f"{name}.txt", rows.encode())
+    lines = ["id,fx_px,fy_px,cx_px,cy_px\n"]
+    for index in range(count):
+        camera = draw_camera(seed, index, size_px)
+        focal = f"{camera.focal_px:.4f}"
+        lines.append(f"{_frame_id(index)},{focal},{focal},{camera.cx_px:.4f},{camera.cy_px:.4f}\n")
+    write_durably(staging / "intrinsics.csv", "".join(lines).encode())

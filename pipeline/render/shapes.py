@@ -1,0 +1,181 @@
+"""Solids and where rays enter and leave them.
+
+Every solid lives in a local frame that scales it to the cube |x|, |y|, |z| <= 1, so three intersections do for all:
+tapered boxes (houses, roofs, car bodies), ellipsoids (crowns, heads) and tapered cylinders (wheels, poles, limbs).
+An affine map keeps a ray's parameter, so the parameter found in the local frame is the depth in the world.
+
+Shape legend: P solids, n rays (any shape that broadcasts).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .camera import BOX_VERTICES, F32, F64
+
+Numbers = NDArray[np.floating[Any]]
+"""Coordinates of rays: arrays, or 0-d arrays where all rays share them."""
+Triple = tuple[float, float, float]
+Span = tuple[Numbers, Numbers]
+
+
+class Kind(IntEnum):
+    """Which of the three intersections a solid uses."""
+
+    BOX = 0
+    ELLIPSOID = 1
+    CYLINDER = 2
+
+
+class Material(IntEnum):
+    """Which texture a solid wears (see surfaces.py)."""
+
+    PLAIN = 0
+    PAINT = 1
+    CABIN = 2
+    WHEEL = 3
+    FACADE = 4
+    ROOF = 5
+    LEAF = 6
+    BARK = 7
+    SIGN = 8
+    GLOW = 9
+
+
+@dataclass
+class Solid:
+    """One solid as drawn: `turn` has the local axes as columns, `taper` narrows it towards local y = +1.
+
+    A box tapers by (both sides in x, front z = +1, back z = -1); a cylinder by the first number; 1 makes an edge or a
+    point. `extra` means what the material says it means.
+    """
+
+    kind: Kind
+    centre_m: F64
+    half_m: F64
+    turn: F64
+    material: Material
+    colour: Triple
+    colour2: Triple = (0.0, 0.0, 0.0)
+    taper: Triple = (0.0, 0.0, 0.0)
+    extra: tuple[float, ...] = ()
+    casts: bool = True
+
+
+@dataclass
+class Solids:
+    """All solids of a scene as columns; the last axis of each is the solid."""
+
+    rows: list[Solid]
+    kind: list[Kind] = field(init=False)
+    centre_m: F64 = field(init=False)
+    half_m: F64 = field(init=False)
+    turn: F64 = field(init=False)
+    local_from_world: F64 = field(init=False)
+    taper: F64 = field(init=False)
+    material: NDArray[np.int64] = field(init=False)
+    colour: F32 = field(init=False)
+    colour2: F32 = field(init=False)
+    extra: F32 = field(init=False)
+
+    def __post_init__(self) -> None:
+        rows = self.rows
+        self.kind = [row.kind for row in rows]
+        self.centre_m = np.array([row.centre_m for row in rows]).reshape(-1, 3).T
+        self.half_m = np.array([row.half_m for row in rows]).reshape(-1, 3).T
+        self.turn = np.array([row.turn for row in rows]).reshape(-1, 3, 3).transpose(1, 2, 0)
+        self.local_from_world = self.turn.transpose(1, 0, 2) / self.half_m[:, None]
+        self.taper = np.array([row.taper for row in rows]).reshape(-1, 3).T
+        self.material = np.array([row.material for row in rows], dtype=np.int64)
+        self.colour = np.array([row.colour for row in rows], dtype=np.float32).reshape(-1, 3).T
+        self.colour2 = np.array([row.colour2 for row in rows], dtype=np.float32).reshape(-1, 3).T
+        padded = [(*row.extra, *[0.0] * 6)[:6] for row in rows]
+        self.extra = np.array(padded, dtype=np.float32).reshape(-1, 6).T
+
+    def vertices_m(self) -> F64:
+        """World corners (P, 8, 3) of each solid's bounding box."""
+        arms = self.turn * self.half_m[None]
+        offset = sum(BOX_VERTICES[:, axis, None, None] * arms[:, axis].T for axis in range(3))
+        return (self.centre_m.T + offset).transpose(1, 0, 2)
+
+
+def plane_y(origin_y: Numbers | float, slope_y: Numbers, level_m: float) -> Numbers:
+    """Ray parameter where a ray coming from above meets the plane y = level; infinite where it does not."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(slope_y < -1e-6, (level_m - origin_y) / slope_y, np.inf)
+
+
+def _slab(origin: Numbers, direction: Numbers) -> Span:
+    first, second = (-1 - origin) / direction, (1 - origin) / direction
+    return np.minimum(first, second), np.maximum(first, second)
+
+
+def box_span(origin: list[Numbers], direction: list[Numbers], taper: Triple = (0.0, 0.0, 0.0)) -> Span:
+    """Entry and exit parameters of the tapered unit box; entry > exit means a miss.
+
+    Args:
+        origin: local x, y, z of the rays' starts, each (n) or 0-d.
+        direction: the same of their directions (any length).
+        taper: how much of the half width is gone at y = +1: in x on both sides, at z = +1, at z = -1.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        near, far = _slab(origin[1], direction[1])
+        # fmin and fmax ignore the NaN of a ray that runs within a face.
+        for axis, tapers in ((0, (taper[0], taper[0])), (2, (taper[1], taper[2]))):
+            if tapers == (0.0, 0.0):
+                enter, leave = _slab(origin[axis], direction[axis])
+                near, far = np.fmax(near, enter), np.fmin(far, leave)
+                continue
+            for sign, cut in zip((1, -1), tapers, strict=True):
+                # The face sign * p + cut / 2 * y = 1 - cut / 2; positive distance is outside.
+                closing = sign * direction[axis] + cut / 2 * direction[1]
+                distance = sign * origin[axis] + cut / 2 * origin[1] - (1 - cut / 2)
+                at = -distance / closing
+                near = np.fmax(near, np.where(closing < 0, at, -np.inf))
+                far = np.fmin(
+                    far, np.where(closing > 0, at, np.where((closing == 0) & (distance > 0), -np.inf, np.inf))
+                )
+    return near, far
+
+
+def ellipsoid_span(origin: list[Numbers], direction: list[Numbers]) -> Span:
+    """Entry and exit parameters of the unit sphere; entry > exit means a miss. Shapes as in `box_span`."""
+    # Double precision: far away, the discriminant is a small difference of large numbers.
+    x, y, z = (np.asarray(o, dtype=np.float64) for o in origin)
+    dx, dy, dz = (np.asarray(d, dtype=np.float64) for d in direction)
+    a, b, c = dx * dx + dy * dy + dz * dz, x * dx + y * dy + z * dz, x * x + y * y + z * z - 1
+    square = b * b - a * c
+    root = np.sqrt(np.maximum(square, 0))
+    return np.where(square > 0, (-b - root) / a, np.inf), np.where(square > 0, (-b + root) / a, -np.inf)
+
+
+def cylinder_span(origin: list[Numbers], direction: list[Numbers], taper: float = 0.0) -> Span:
+    """Entry and exit parameters of the unit cylinder about y, |y| <= 1, whose radius falls by `taper` towards y = +1.
+
+    Entry > exit means a miss. Shapes as in `box_span`; `taper` in [0, 1], 1 is a cone.
+    """
+    x, y, z = (np.asarray(o, dtype=np.float64) for o in origin)
+    dx, dy, dz = (np.asarray(d, dtype=np.float64) for d in direction)
+    fall = taper / 2
+    radius = 1 - fall - fall * y
+    a = dx * dx + dz * dz - fall * fall * dy * dy
+    a = np.where(a == 0, 1e-30, a)
+    b = x * dx + z * dz + fall * dy * radius
+    c = x * x + z * z - radius * radius
+    square = b * b - a * c
+    root = np.sqrt(np.maximum(square, 0))
+    first, second = (-b - root) / a, (-b + root) / a
+    with np.errstate(divide="ignore", invalid="ignore"):
+        near, far = _slab(y, dy)
+    inside = a > 0
+    # A ray steeper than the cone's side is inside it beyond one root; which one depends on where the cone widens.
+    steep_near = np.where((square < 0) | (dy > 0), -np.inf, first)
+    steep_far = np.where((square < 0) | (dy < 0), np.inf, second)
+    near = np.fmax(near, np.where(inside, np.where(square > 0, first, np.inf), steep_near))
+    far = np.fmin(far, np.where(inside, np.where(square > 0, second, -np.inf), steep_far))
+    return near, far

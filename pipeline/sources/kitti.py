@@ -1,0 +1,93 @@
+"""KITTI in the usual layout, with lists in the style of Eigen's split: a line is `rgb depth focal_px`.
+
+ROOT/input/<rgb>, ROOT/gt_depth/<depth> (16-bit PNG, metres = value / 256, 0 = no measurement), and perhaps
+ROOT/splits/NAME.txt. A depth of `None` says that there is no ground truth. An image may lie on disk as `.jpg`
+though its line says `.png`, and the other way round.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from .base import Customs, Sample
+from .images import read_depth_png_m
+from .lists import Ids, checked_path, find_list, rows, without_suffix
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+METRES_PER_UNIT = 1 / 256
+
+
+class KittiSource:
+    """A KITTI root.
+
+    Raises ValueError where `root` has no `input/`, or a truth other than `gt_depth` is asked for.
+    """
+
+    name = "kitti"
+    customs = Customs(
+        view="kb",
+        bins="kitti",
+        sigma_m=0.5,
+        protocol="kitti_eigen_garg80",
+        crop_px=(352, 704),
+        rotate_deg=2.5,
+        skip_rows=110,
+    )
+
+    def __init__(self, root: Path, truth: str | None = None) -> None:
+        if not (root / "input").is_dir():
+            raise ValueError(
+                f"source kitti:{root}: not a KITTI root, there is no {root / 'input'}; expected "
+                "input/2011_09_26/... for images and gt_depth/..._sync/proj_depth/... for ground truth"
+            )
+        if truth not in {None, "gt_depth"}:
+            raise ValueError(f"source kitti:{root}: truth {truth!r}, expected gt_depth: leave the option out")
+        self.root = root
+
+    def samples(self, split: str) -> list[Sample]:
+        """Rows of a list file, or of ROOT/splits/NAME.txt. An id is the image's path without its suffix.
+
+        Raises ValueError for a missing or empty list, a malformed row, a duplicate id, a path that leaves
+        the root.
+        """
+        path = find_list(split, self.root / "splits")
+        images, truths = f"{self.root}/input/", f"{self.root}/gt_depth/"
+        ids = Ids(path)
+        samples = []
+        for line, row in rows(path):
+            sample_id, image, truth, focal_px = _parse_row(row, f"split {path} line {line}")
+            ids.add(sample_id, line)
+            samples.append(Sample(sample_id, images + image, truths + truth if truth else None, focal_px))
+        ids.check_not_empty()
+        return samples
+
+    def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
+        """Ground truth (H, W) float32 metres, NaN without measurement; None if the row says `None`.
+
+        Raises ValueError for a file that is missing or no 16-bit PNG.
+        """
+        return None if sample.truth_path is None else read_depth_png_m(sample.truth_path, METRES_PER_UNIT)
+
+
+def _parse_row(row: str, where: str) -> tuple[str, str, str | None, float]:
+    """(id, image, truth or None, focal length) of one line."""
+    columns = row.split()
+    if len(columns) != 3:
+        raise ValueError(f"{where}: {len(columns)} columns in {row[:200]!r}, expected 3: rgb depth focal_px")
+    image, truth, focal_text = columns
+    sample_id = without_suffix(checked_path(image, where))
+    if sample_id is None:
+        raise ValueError(f"{where}: image {image!r}, expected a name that ends in .png or .jpg")
+    try:
+        focal_px = float(focal_text)
+    except ValueError:
+        focal_px = math.nan
+    if not (math.isfinite(focal_px) and focal_px > 0):
+        raise ValueError(f"{where}: focal length {focal_text!r}, expected pixels, a number above 0")
+    return sample_id, image, None if truth == "None" else checked_path(truth, where), focal_px

@@ -1,0 +1,196 @@
+"""Depth as codes, codes as residuals, residuals as chunks: each step is exact or states its error.
+
+Shape legend: h, w pixels of the teacher's own output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import google_crc32c
+import numcodecs.blosc
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# With threads of its own, blosc lays blocks down in the order they finish: the same depth would give other bytes.
+numcodecs.blosc.use_threads = False
+
+BLOSC_LEVEL = 5
+ZIGZAG_SHIFT = 15
+MAX_BITS = 16
+# The decoded depth is rounded to float32 once more; this is kept free for it within the asked error.
+FLOAT32_SLACK = 2.0**-23
+
+
+class DamagedStoreError(ValueError):
+    """Bytes of a store that are not what its writer wrote. The message names file and sample."""
+
+
+@dataclass(frozen=True)
+class LogCodec:
+    """Metric depth as logarithmic codes, so that the relative error is the same at 1 m and at 80 m.
+
+    Code 0 is "no value"; code 1 is `lo_m`, code 2^bits - 1 is `hi_m`.
+    """
+
+    bits: int
+    lo_m: float
+    hi_m: float
+
+    @classmethod
+    def for_error(cls, max_rel_error: float, lo_m: float, hi_m: float) -> LogCodec:
+        """Return the codec of the fewest bits whose relative error is at most `max_rel_error` within the range.
+
+        Raises ValueError for a range or an error that 16 bits cannot hold.
+        """
+        if not (0 < lo_m < hi_m < np.inf):
+            raise ValueError(f"depth range {lo_m}-{hi_m} m: expected 0 < lo < hi, both finite")
+        if not 0 < max_rel_error < 1:
+            raise ValueError(f"max relative error {max_rel_error}: expected a number between 0 and 1, e.g. 0.0005")
+        for bits in range(2, MAX_BITS + 1):
+            codec = cls(bits, lo_m, hi_m)
+            if codec.max_rel_error <= max_rel_error:
+                return codec
+        raise ValueError(
+            f"max relative error {max_rel_error}: 16 bits over {lo_m:g}-{hi_m:g} m reach {codec.max_rel_error:.2g}; "
+            "ask for that, or for a narrower depth range"
+        )
+
+    @property
+    def max_rel_error(self) -> float:
+        """Largest relative error of a depth inside the range, once it is float32 again."""
+        steps = 2**self.bits - 2
+        return float(np.expm1(np.log(self.hi_m / self.lo_m) / (2 * steps))) + FLOAT32_SLACK
+
+    def encode(self, depth_m: NDArray[np.floating]) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+        """Codes (h, w) of a depth (h, w), NaN as 0; and which depths lay outside the range and were clipped.
+
+        Raises ValueError for infinite, zero or negative depth, which no metric teacher should give.
+        """
+        valid = ~np.isnan(depth_m)
+        bad = valid & ~((depth_m > 0) & (depth_m < np.inf))
+        if bad.any():
+            worst = depth_m[bad][0]
+            raise ValueError(f"{np.count_nonzero(bad)} pixels of depth such as {worst} m: expected finite and above 0")
+        steps = 2**self.bits - 2
+        clipped = valid & ((depth_m < self.lo_m) | (depth_m > self.hi_m))
+        inside = np.clip(np.where(valid, depth_m, self.lo_m), self.lo_m, self.hi_m).astype(np.float64)
+        position = np.log(inside / self.lo_m) * (steps / np.log(self.hi_m / self.lo_m))
+        codes = np.clip(np.rint(position), 0, steps).astype(np.uint16) + np.uint16(1)
+        return np.where(valid, codes, np.uint16(0)), clipped
+
+    def decode(self, codes: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """Depth (h, w) float32 metres of codes (h, w), NaN for 0. Raises DamagedStoreError beyond the last code."""
+        table = _log_table(self.bits, self.lo_m, self.hi_m)
+        if codes.size and int(codes.max()) >= table.size:
+            raise DamagedStoreError(f"depth code {int(codes.max())}: expected at most {table.size - 1}")
+        depth_m: NDArray[np.float32] = table[codes]
+        return depth_m
+
+
+@cache
+def _log_table(bits: int, lo_m: float, hi_m: float) -> NDArray[np.float32]:
+    steps = 2**bits - 2
+    depth_m = lo_m * np.exp(np.arange(steps + 1) * (np.log(hi_m / lo_m) / steps))
+    return np.concatenate([[np.nan], depth_m]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class AffineCodec:
+    """Relative depth or disparity as evenly spaced codes over each sample's own range; 0 is "no value"."""
+
+    bits: int
+
+    @classmethod
+    def for_error(cls, max_range_error: float) -> AffineCodec:
+        """Return the codec of the fewest bits whose error is at most this share of a sample's range."""
+        for bits in range(2, MAX_BITS + 1):
+            if 0 < max_range_error < 1 and cls(bits).max_range_error <= max_range_error:
+                return cls(bits)
+        raise ValueError(
+            f"max relative error {max_range_error}: expected a number from {cls(MAX_BITS).max_range_error:.2g} to 1"
+        )
+
+    @property
+    def max_range_error(self) -> float:
+        """Largest error as a share of the sample's range (relative numbers have no other scale)."""
+        return 1 / (2 * (2**self.bits - 2)) + FLOAT32_SLACK
+
+    def encode(self, values: NDArray[np.floating]) -> tuple[NDArray[np.uint16], float, float]:
+        """Codes (h, w) of values (h, w), NaN as 0, with the sample's scale and offset.
+
+        Raises ValueError for infinite values, which have no place in a range.
+        """
+        valid = ~np.isnan(values)
+        if np.isinf(values).any():
+            raise ValueError(f"{np.count_nonzero(np.isinf(values))} infinite pixels: expected finite values")
+        if not valid.any():
+            return np.zeros(values.shape, np.uint16), 1.0, 0.0
+        wide = values.astype(np.float64)
+        low, high = float(np.nanmin(wide)), float(np.nanmax(wide))
+        steps = 2**self.bits - 2
+        scale = (high - low) / steps or 1.0
+        codes = np.rint((np.where(valid, wide, low) - low) / scale).astype(np.uint16) + np.uint16(1)
+        return np.where(valid, codes, np.uint16(0)), scale, low
+
+    def decode(self, codes: NDArray[np.uint16], scale: float, offset: float) -> NDArray[np.float32]:
+        """Values (h, w) float32 of codes (h, w), NaN for 0. Raises DamagedStoreError beyond the last code."""
+        if codes.size and int(codes.max()) > 2**self.bits - 1:
+            raise DamagedStoreError(f"depth code {int(codes.max())}: expected at most {2**self.bits - 1}")
+        values = ((codes.astype(np.float64) - 1) * scale + offset).astype(np.float32)
+        values[codes == 0] = np.nan
+        return values
+
+
+def residual_of_codes(codes: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Zigzagged difference of each code (h, w) from the plane through its three earlier neighbours, modulo 2^16.
+
+    `code[y,x] - code[y,x-1] - code[y-1,x] + code[y-1,x-1]` is near 0 on any surface, so its high bits are free.
+    """
+    difference = np.empty_like(codes)
+    difference[:1] = codes[:1]
+    np.subtract(codes[1:], codes[:-1], out=difference[1:])
+    difference[:, 1:] = difference[:, 1:] - difference[:, :-1]
+    signed = difference.view(np.int16)
+    return ((signed << 1) ^ (signed >> ZIGZAG_SHIFT)).view(np.uint16)
+
+
+def codes_of_residual(residual: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Undo `residual_of_codes`: two cumulative sums modulo 2^16."""
+    difference = (residual >> 1) ^ (-(residual & 1).view(np.int16)).view(np.uint16)
+    np.add.accumulate(difference, axis=0, out=difference)
+    np.add.accumulate(difference, axis=1, out=difference)
+    return difference
+
+
+def encode_chunk(array: NDArray[np.generic]) -> bytes:
+    """Bytes of a chunk as Zarr's codecs `bytes, blosc(zstd, shuffle), crc32c` write it. Depends on the values alone."""
+    raw = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
+    shuffle = numcodecs.blosc.BITSHUFFLE
+    packed = numcodecs.blosc.compress(raw.reshape(-1), b"zstd", BLOSC_LEVEL, shuffle, 0, typesize=array.dtype.itemsize)
+    return bytes(packed) + google_crc32c.value(bytes(packed)).to_bytes(4, "little")
+
+
+def decode_chunk(chunk: bytes, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+    """Array of a chunk written by `encode_chunk`.
+
+    Raises DamagedStoreError where the checksum fails, or where the header declares another size than the array
+    has: a few bytes of zstd can ask for gigabytes, so that is looked at before anything is allocated.
+    """
+    packed, stored = chunk[:-4], int.from_bytes(chunk[-4:], "little")
+    if len(chunk) < 20 or google_crc32c.value(packed) != stored:
+        raise DamagedStoreError("checksum (crc32c) of a chunk does not match its bytes")
+    expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    declared, compressed = int.from_bytes(packed[4:8], "little"), int.from_bytes(packed[12:16], "little")
+    if declared != expected or compressed != len(packed):
+        raise DamagedStoreError(f"a chunk declares {declared} bytes: expected {expected} for {shape} {dtype}")
+    flat = np.empty(expected, np.uint8)
+    try:
+        numcodecs.blosc.decompress(packed, flat)
+    except (RuntimeError, ValueError) as error:
+        raise DamagedStoreError(f"a chunk does not decompress ({error})") from error
+    return flat.view(dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)

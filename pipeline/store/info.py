@@ -1,0 +1,49 @@
+"""What a store says of itself, for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..depth_space import DEPTH_SPACES
+from .codec import LogCodec
+
+if TYPE_CHECKING:
+    from .reader import Store
+
+
+def describe(store: Store) -> list[tuple[str, str]]:
+    """Lines of (name, text): who the teacher is, what the numbers mean, what a sample costs and how exact it is."""
+    spec, teacher = store.spec, store.spec.teacher
+    height, width = store.layout.size_px
+    codec = spec.depth_codec()
+    sizes = {array.path: sum(store.manifest[array.file(n)][0] for n in range(array.files)) for array in store.layout.sharded()}
+    whole = sum(size for size, _ in store.manifest.values())
+    weights = teacher.get("weights_sha256")
+    if isinstance(codec, LogCodec):
+        codes = f"{codec.bits}-bit logarithmic codes over {codec.lo_m:g}-{codec.hi_m:g} m"
+    else:
+        codes = f"{codec.bits}-bit even codes over each sample's own range"
+    maps = {
+        "gaussian": f"gaussian: a function of depth, sigma {spec.sigma_m} m, no bytes",
+        "sparse": f"sparse: the teacher's own, at most {spec.max_dpm_kl} nats away",
+        "dense": "dense: the teacher's own, float16",
+    }[spec.dpm_kind]
+    if spec.dpm_kind == "sparse":
+        maps += f" ({float(store.rows('dpm_kl_nats').mean()):.4f} reached)"
+    error = float(store.rows("max_rel_error").max())
+    share = {name: float(store.rows(name).mean()) for name in ("clipped_share", "invalid_share")}
+    each = ", ".join(f"{name} {size / len(store) / 1e3:.1f} KB" for name, size in sizes.items())
+    return [
+        ("teacher", f"{teacher.get('name')} ({teacher.get('kind')}), {teacher.get('precision')}"),
+        ("weights", f"sha256 {weights}" if weights else "none"),
+        ("licence", teacher.get("licence") or "not stated"),
+        ("numbers", f"{spec.depth_space}: {DEPTH_SPACES[spec.depth_space]}"),
+        ("source", f"{spec.source['name']}, {len(store)} images, ids sha256 {spec.source['ids_sha256'][:16]}..."),
+        ("view", f"{spec.view}, {spec.view_size_px[0]}x{spec.view_size_px[1]} px; stored at {height}x{width} px"),
+        ("depth", f"{codes}; error at most {spec.max_rel_error:.3%}, {error:.4%} reached"),
+        ("pixels", f"{share['clipped_share']:.3%} clipped, {share['invalid_share']:.3%} without a value"),
+        ("maps", maps),
+        ("bins", f"{spec.bin_count} from {spec.bin_edges[0]:g} to {spec.bin_edges[-1]:g} m"),
+        ("size", f"{whole / 1e6:.1f} MB; a sample: {each}"),
+        ("made by", ", ".join(f"{name} {version}" for name, version in spec.producer.items())),
+    ]

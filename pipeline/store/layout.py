@@ -1,0 +1,206 @@
+"""Which files a store consists of, and the exact Zarr v3 metadata of each array.
+
+The metadata is written from here and compared with here on reading: a store with another codec, dtype or chunk
+grid is refused before any of its data is touched. Only core Zarr v3 codecs are used.
+
+Shape legend: N samples, K bins, S samples a shard, h w pixels of the teacher's own output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .codec import BLOSC_LEVEL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .spec import StoreSpec
+
+MANIFEST = "MANIFEST.json"
+PLANES_PER_CHUNK = 8
+"""Planes of a sparse map that make one chunk; planes that a sample does not use take no bytes."""
+ROWS_PER_CHUNK = 65536
+MAX_PIXELS = 2**26
+MAX_ID_BYTES = 1024
+# One chunk of a hostile store may not make a reader allocate more than this.
+MAX_CHUNK_BYTES = 2**30
+
+SAMPLE_DTYPES = {
+    "image_sha256": ("uint8", 32),
+    "image_size_px": ("int32", 2),
+    "max_rel_error": ("float32", 0),
+    "clipped_share": ("float32", 0),
+    "invalid_share": ("float32", 0),
+}
+AFFINE_DTYPES = {"code_scale": ("float64", 0), "code_offset": ("float64", 0)}
+SPARSE_DTYPES = {"dpm_kl_nats": ("float32", 0), "dpm_max_kl_nats": ("float32", 0), "dpm_planes": ("int32", 0)}
+
+
+@dataclass(frozen=True)
+class ArrayLayout:
+    """One array: its path in the store, and how it is cut into files and chunks."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunk: tuple[int, ...]
+    """Shape of one compressed chunk."""
+    shard: tuple[int, ...] | None = None
+    """Shape of one file that holds many chunks; None where a file is a chunk."""
+
+    @property
+    def files(self) -> int:
+        """How many files the array's data has; only the first axis is cut into files."""
+        return -(-self.shape[0] // (self.shard or self.chunk)[0])
+
+    def file(self, number: int) -> str:
+        """Path in the store of data file `number`."""
+        return "/".join([self.path, "c", str(number), *["0"] * (len(self.shape) - 1)])
+
+    @property
+    def chunks_per_sample(self) -> int:
+        """How many chunks of a shard one sample has."""
+        assert self.shard is not None
+        return int(np.prod([-(-whole // part) for whole, part in zip(self.shard[1:], self.chunk[1:], strict=True)]))
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of a shard's index: offset and length of each chunk, and a checksum."""
+        assert self.shard is not None
+        return 16 * self.shard[0] * self.chunks_per_sample + 4
+
+    def metadata(self) -> dict[str, Any]:
+        """Content of the array's `zarr.json`."""
+        size = self.dtype.itemsize
+        to_bytes: dict[str, Any] = {"name": "bytes"}
+        if size > 1:
+            to_bytes["configuration"] = {"endian": "little"}
+        blosc = {"cname": "zstd", "clevel": BLOSC_LEVEL, "shuffle": "bitshuffle", "typesize": size, "blocksize": 0}
+        codecs: list[dict[str, Any]] = [to_bytes, {"name": "blosc", "configuration": blosc}, {"name": "crc32c"}]
+        if self.shard:
+            # The index stands at the start: file systems that can only stream forward read it first.
+            sharding = {
+                "chunk_shape": list(self.chunk),
+                "codecs": codecs,
+                "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+                "index_location": "start",
+            }
+            codecs = [{"name": "sharding_indexed", "configuration": sharding}]
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(self.shape),
+            "data_type": self.dtype.name,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self.shard or self.chunk)}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": 0,
+            "codecs": codecs,
+            "attributes": {},
+            "storage_transformers": [],
+        }
+
+
+@dataclass(frozen=True)
+class StoreLayout:
+    """Every array of a store of the given specification and output size."""
+
+    spec: StoreSpec
+    size_px: tuple[int, int]
+    """(h, w) of the teacher's own output."""
+    id_bytes: int
+    """Length of the longest id in UTF-8."""
+
+    def __post_init__(self) -> None:
+        height, width = self.size_px
+        if height < 1 or width < 1 or height * width > MAX_PIXELS:
+            raise ValueError(f"teacher output of {height}x{width} px: expected 1 to {MAX_PIXELS} pixels")
+        if not 1 <= self.id_bytes <= MAX_ID_BYTES:
+            raise ValueError(f"the longest id has {self.id_bytes} bytes: expected 1 to {MAX_ID_BYTES}")
+        for array in self.sharded():
+            size = int(np.prod(array.chunk, dtype=np.int64)) * array.dtype.itemsize
+            if size > MAX_CHUNK_BYTES:
+                raise ValueError(f"{array.path}: one sample takes {size} bytes, expected at most {MAX_CHUNK_BYTES}")
+
+    def sharded(self) -> list[ArrayLayout]:
+        """Arrays that hold the maps, one shard a group of samples, all with the same grouping."""
+        spec, (height, width) = self.spec, self.size_px
+        count, group, bins = spec.samples, spec.samples_per_shard, spec.bin_count
+        planes = -(-bins // PLANES_PER_CHUNK) * PLANES_PER_CHUNK
+
+        def flat(path: str, dtype: str) -> ArrayLayout:
+            shape = (count, height, width)
+            return ArrayLayout(path, shape, np.dtype(dtype), (1, height, width), (group, height, width))
+
+        def deep(path: str, dtype: str, chunk: int, depth: int) -> ArrayLayout:
+            return ArrayLayout(
+                path,
+                (count, bins, height, width),
+                np.dtype(dtype),
+                (1, chunk, height, width),
+                (group, depth, height, width),
+            )
+
+        arrays = [flat("depth", "uint16")]
+        if spec.dpm_kind == "sparse":
+            weight = "uint8" if spec.weight_bits == 8 else "uint16"
+            gap = "uint8" if bins < 256 else "uint16"
+            arrays.append(deep("dpm/gap", gap, PLANES_PER_CHUNK, planes))
+            arrays.append(deep("dpm/weight", weight, PLANES_PER_CHUNK, planes))
+            arrays.append(flat("dpm/tail", weight))
+        elif spec.dpm_kind == "dense":
+            arrays.append(deep("dpm/probability", "float16", bins, bins))
+        return arrays
+
+    def rows(self) -> list[ArrayLayout]:
+        """Arrays with one row a sample."""
+        columns: dict[str, tuple[str, int]] = {"id": ("uint8", self.id_bytes), **SAMPLE_DTYPES}
+        if self.spec.depth_space != "metric_m":
+            columns |= AFFINE_DTYPES
+        if self.spec.dpm_kind == "sparse":
+            columns |= SPARSE_DTYPES
+        count = self.spec.samples
+        chunk = min(count, ROWS_PER_CHUNK)
+        return [
+            ArrayLayout(
+                f"sample/{name}",
+                (count, width) if width else (count,),
+                np.dtype(dtype),
+                (chunk, width) if width else (chunk,),
+            )
+            for name, (dtype, width) in columns.items()
+        ]
+
+    def edges(self) -> ArrayLayout:
+        """The bin edges, one chunk."""
+        length = (len(self.spec.bin_edges),)
+        return ArrayLayout("dpm/bin_edges", length, np.dtype("float64"), length)
+
+    def arrays(self) -> list[ArrayLayout]:
+        """All arrays."""
+        return [*self.sharded(), self.edges(), *self.rows()]
+
+    def metadata(self) -> dict[str, dict[str, Any]]:
+        """Content of every `zarr.json`, by its path in the store."""
+        nodes = {"dpm": group_metadata(self.spec.dpm_attributes()), "sample": group_metadata({})}
+        nodes |= {array.path: array.metadata() for array in self.arrays()}
+        root = group_metadata(self.spec.root_attributes())
+        # With a copy of all metadata here, readers need not list the directory (one request for a remote store),
+        # and zarr-python does not warn of the manifest.
+        root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": nodes}
+        return {"zarr.json": root} | {f"{path}/zarr.json": node for path, node in nodes.items()}
+
+    def files(self) -> Iterator[str]:
+        """Every file of a complete store except the manifest."""
+        yield from self.metadata()
+        for array in self.arrays():
+            for number in range(array.files):
+                yield array.file(number)
+
+
+def group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Content of a group's `zarr.json`."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}

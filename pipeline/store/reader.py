@@ -1,0 +1,327 @@
+"""Open a store and read samples from it, whoever wrote it.
+
+Opening reads the manifest and the metadata alone; the shards are read when a sample is asked for, each chunk with
+its checksum. A missing or damaged chunk raises: it never comes back as zeros.
+
+Shape legend: N samples, K bins, h w pixels of the teacher's own output.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..fileio import sha256_bytes
+from .codec import DamagedStoreError, LogCodec, codes_of_residual, decode_chunk
+from .files import LocalFiles
+from .layout import MANIFEST, MAX_ID_BYTES, ArrayLayout, StoreLayout
+from .shard import parse_index, read_chunk
+from .sparse import SparseMap, decode_sparse
+from .spec import FORMAT_VERSION, MAX_BINS, StoreSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from .files import StoreFiles
+
+MANIFEST_LIMIT_BYTES = 2**28
+NODE_LIMIT_BYTES = 2**20
+CACHED_INDEXES = 64
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a finished store.
+
+    Raises ValueError with what to do for a path that is no store, an unfinished one, another format version,
+    metadata that is not format version 1 to the letter, or files that do not match the manifest.
+    """
+    root = Path(path)
+    if not (root / MANIFEST).is_file():
+        staged = sorted(root.parent.glob(f".{root.name}.*.staging")) if root.parent.is_dir() else []
+        if staged:
+            raise ValueError(
+                f"{root} is not finished ({staged[0]} holds what there is): run its `pipeline cache-teacher` command "
+                "again, which goes on where it stopped"
+            )
+        raise ValueError(
+            f"{root} is no finished store (it has no {MANIFEST}): expected a directory written by "
+            "`pipeline cache-teacher`"
+        )
+    return Store(LocalFiles(root), str(root))
+
+
+class Store:
+    """A store opened for reading. Picklable, and safe in forked and spawned loader workers."""
+
+    def __init__(self, files: StoreFiles, name: str) -> None:
+        self.name = name
+        self._files = files
+        self.manifest = self._read_manifest()
+        nodes = {path: self._read_node(path) for path in self.manifest if path.endswith("zarr.json")}
+        self.spec, self.layout = self._read_spec(nodes)
+        expected = self.layout.metadata()
+        for path in expected.keys() | nodes.keys():
+            if nodes.get(path) != expected.get(path):
+                raise ValueError(f"{name}/{path}: not the metadata that format version {FORMAT_VERSION} prescribes")
+        if set(self.manifest) != set(self.layout.files()):
+            odd = sorted(set(self.manifest) ^ set(self.layout.files()))
+            raise ValueError(f"{name}/{MANIFEST}: missing or unexpected files, such as {odd[0]}")
+        self._arrays = {array.path: array for array in self.layout.arrays()}
+        self._indexes: OrderedDict[str, NDArray[np.uint64]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self.spec.samples
+
+    def __repr__(self) -> str:
+        height, width = self.layout.size_px
+        return f"<Store {self.name}: {len(self)} x {height}x{width} px of {self.spec.teacher['name']}>"
+
+    # --- opening -----------------------------------------------------------------------------------------------
+
+    def _read_manifest(self) -> dict[str, tuple[int, str]]:
+        value = self._parse(MANIFEST, self._files.read(MANIFEST, MANIFEST_LIMIT_BYTES))
+        try:
+            if value["version"] != FORMAT_VERSION:
+                raise ValueError(
+                    f"{self.name}: manifest version {value['version']!r}, this program reads {FORMAT_VERSION}; "
+                    "install the release that wrote the store"
+                )
+            entries = {path: (size, digest) for path, (size, digest) in value["files"].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.name}/{MANIFEST}: not a manifest of format version 1 ({error!r})") from error
+        for path, (size, digest) in entries.items():
+            parts = path.split("/")
+            if path.startswith("/") or ".." in parts or "" in parts or "\\" in path:
+                raise ValueError(f"{self.name}/{MANIFEST}: path {path!r} would leave the store")
+            if not isinstance(size, int) or size < 0 or not isinstance(digest, str):
+                raise ValueError(f"{self.name}/{MANIFEST}: entry of {path!r} is not (bytes, sha256)")
+        return entries
+
+    def _parse(self, path: str, data: bytes) -> Any:  # noqa: ANN401 - any JSON value
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise DamagedStoreError(f"{self.name}/{path}: not valid JSON ({error})") from error
+
+    def _checked(self, path: str, limit_bytes: int) -> bytes:
+        """Content of a small file, if it is what the manifest says."""
+        if path not in self.manifest:
+            raise DamagedStoreError(f"{self.name}/{MANIFEST} does not list {path}: the store is damaged or foreign")
+        data = self._files.read(path, limit_bytes)
+        if (len(data), sha256_bytes(data)) != self.manifest[path]:
+            raise DamagedStoreError(
+                f"{self.name}/{path} does not match the manifest (sha256): the file was changed or damaged; "
+                "fetch the store again"
+            )
+        return data
+
+    def _read_node(self, path: str) -> Any:  # noqa: ANN401 - any JSON value
+        return self._parse(path, self._checked(path, NODE_LIMIT_BYTES))
+
+    def _read_spec(self, nodes: dict[str, Any]) -> tuple[StoreSpec, StoreLayout]:
+        try:
+            (edge_count,) = nodes["dpm/bin_edges/zarr.json"]["shape"]
+            count, height, width = nodes["depth/zarr.json"]["shape"]
+            _, id_bytes = nodes["sample/id/zarr.json"]["shape"]
+            root, dpm = nodes["zarr.json"]["attributes"], nodes["dpm/zarr.json"]["attributes"]
+            numbers = (edge_count, count, height, width, id_bytes)
+            if not all(isinstance(number, int) and number > 0 for number in numbers):
+                raise ValueError(f"{self.name}: array shapes {numbers}: expected whole numbers above 0")
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{self.name}: its arrays are not those of format version 1 ({error!r})") from error
+        if edge_count > MAX_BINS + 1 or id_bytes > MAX_ID_BYTES:
+            raise ValueError(f"{self.name}: {edge_count} bin edges, ids of {id_bytes} bytes: more than the format has")
+        edges_data = self._checked("dpm/bin_edges/c/0", 8 * (MAX_BINS + 1) + 1024)
+        edges = decode_chunk(edges_data, (edge_count,), np.dtype("float64"))
+        try:
+            spec = StoreSpec.from_attributes(root, dpm, tuple(edges.tolist()))
+            layout = StoreLayout(spec, (height, width), id_bytes)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+        return spec, layout
+
+    # --- rows --------------------------------------------------------------------------------------------------
+
+    def rows(self, name: str) -> NDArray[Any]:
+        """A whole column of `sample/`, one row a sample, by its name in the format."""
+        array = self._arrays[f"sample/{name}"]
+        whole = np.empty(array.shape, array.dtype)
+        chunk_bytes = int(np.prod(array.chunk)) * array.dtype.itemsize
+        for number in range(array.files):
+            part = decode_chunk(self._checked(array.file(number), 2 * chunk_bytes + 1024), array.chunk, array.dtype)
+            first = number * array.chunk[0]
+            whole[first : first + array.chunk[0]] = part[: len(whole) - first]
+        return whole
+
+    @cached_property
+    def ids(self) -> Sequence[str]:
+        """Sample ids in the store's order."""
+        joined = self.rows("id")
+        try:
+            return [row.tobytes().rstrip(b"\0").decode() for row in joined]
+        except UnicodeDecodeError as error:
+            raise DamagedStoreError(f"{self.name}: a sample id is not UTF-8 ({error})") from error
+
+    @cached_property
+    def _number_of_id(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.ids)}
+
+    def index_of(self, sample: int | str) -> int:
+        """Position of a sample given by its id or position. Raises ValueError if the store lacks it."""
+        if isinstance(sample, str):
+            number = self._number_of_id.get(sample)
+            if number is None:
+                raise ValueError(
+                    f"{self.name} holds no sample {sample!r} (it has {len(self)}, such as {self.ids[0]!r}): was it "
+                    "made from another split? Run `pipeline cache-teacher` with a split that has this image"
+                )
+            return number
+        if not 0 <= sample < len(self):
+            raise IndexError(f"{self.name} has samples 0 to {len(self) - 1}, asked for {sample}")
+        return sample
+
+    @cached_property
+    def image_sha256(self) -> NDArray[np.uint8]:
+        """(N, 32) sha256 of each source image's file."""
+        return self.rows("image_sha256")
+
+    @property
+    def bin_edges_m(self) -> NDArray[np.float64]:
+        """(K + 1,) edges of the depth bins."""
+        return np.array(self.spec.bin_edges)
+
+    # --- maps --------------------------------------------------------------------------------------------------
+
+    def depth_m(self, sample: int | str) -> NDArray[np.float32]:
+        """Teacher depth (h, w) float32 metres at the teacher's own resolution, NaN where invalid.
+
+        Raises ValueError for a store whose depth is not metric, DamagedStoreError for a damaged sample.
+        """
+        if self.spec.depth_space != "metric_m":
+            raise ValueError(
+                f"{self.name} holds {self.spec.depth_space}, which is not metres: read it with .depth(), and align it"
+            )
+        return self.depth(sample)
+
+    def depth(self, sample: int | str) -> NDArray[np.float32]:
+        """Teacher output (h, w) float32 in the store's depth space, NaN where invalid."""
+        number = self.index_of(sample)
+        residual = self._chunks("depth", number)[0]
+        if residual is None:
+            raise self._damaged("depth", number, "the chunk is missing")
+        codes = codes_of_residual(residual[0])
+        codec = self.spec.depth_codec()
+        try:
+            if isinstance(codec, LogCodec):
+                return codec.decode(codes)
+            return codec.decode(codes, *self._affine(number))
+        except DamagedStoreError as error:
+            raise self._damaged("depth", number, str(error)) from error
+
+    @cached_property
+    def _affine_rows(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return self.rows("code_scale"), self.rows("code_offset")
+
+    def _affine(self, number: int) -> tuple[float, float]:
+        scale, offset = (float(column[number]) for column in self._affine_rows)
+        if not (np.isfinite([scale, offset]).all() and scale > 0):
+            raise DamagedStoreError(f"scale {scale} and offset {offset}: expected finite numbers, scale above 0")
+        return scale, offset
+
+    def dpm(self, sample: int | str) -> NDArray[np.float32]:
+        """Teacher map (K, h, w) float32, which sums to 1 over K where valid and is NaN elsewhere."""
+        number = self.index_of(sample)
+        if self.spec.dpm_kind == "gaussian":
+            return self._gaussian(self.depth(number))
+        if self.spec.dpm_kind == "sparse":
+            try:
+                return decode_sparse(self.sparse_dpm(number), self.spec.bin_count, self.spec.weight_bits)
+            except ValueError as error:
+                raise self._damaged("dpm/gap", number, str(error)) from error
+        chunk = self._chunks("dpm/probability", number)[0]
+        if chunk is None:
+            raise self._damaged("dpm/probability", number, "the chunk is missing")
+        dense: NDArray[np.float32] = chunk[0].astype(np.float32)
+        return dense / dense.sum(axis=0)
+
+    def _gaussian(self, depth_m: NDArray[np.float32]) -> NDArray[np.float32]:
+        import torch  # heavy, and only this kind of map needs it
+
+        from ..dpm import gaussian_dpm
+
+        assert self.spec.sigma_m is not None
+        edges = torch.from_numpy(self.bin_edges_m)
+        dense: NDArray[np.float32] = gaussian_dpm(torch.from_numpy(depth_m)[None, None], edges, self.spec.sigma_m)[0].numpy()
+        dense[:, np.isnan(depth_m)] = np.nan
+        return dense
+
+    @cached_property
+    def _planes(self) -> NDArray[np.int32]:
+        return self.rows("dpm_planes")
+
+    def sparse_dpm(self, sample: int | str) -> SparseMap:
+        """Teacher map of a `sparse` store as it is stored. Raises ValueError for other stores."""
+        if self.spec.dpm_kind != "sparse":
+            raise ValueError(f"{self.name} holds {self.spec.dpm_kind} maps, not sparse ones: read them with .dpm()")
+        number = self.index_of(sample)
+        planes = int(self._planes[number])
+        parts = []
+        for path in ("dpm/gap", "dpm/weight"):
+            chunks = self._chunks(path, number)
+            used = [chunk[0] for chunk in chunks if chunk is not None]
+            if not 0 <= planes <= self.spec.bin_count or len(used) != -(-planes // self._arrays[path].chunk[1]):
+                raise self._damaged(path, number, f"{len(used)} chunks for {planes} planes")
+            empty = np.zeros((0, *self.layout.size_px), self._arrays[path].dtype)
+            parts.append(np.concatenate([empty, *used])[:planes])
+        tail = self._chunks("dpm/tail", number)[0]
+        if tail is None:
+            raise self._damaged("dpm/tail", number, "the chunk is missing")
+        return SparseMap(parts[0], parts[1], tail[0])
+
+    def _chunks(self, path: str, number: int) -> list[NDArray[Any] | None]:
+        """The chunks of a sample in one of the large arrays."""
+        array = self._arrays[path]
+        shard, place = divmod(number, self.spec.samples_per_shard)
+        file = array.file(shard)
+        try:
+            index = self._index(array, file)
+            first = place * array.chunks_per_sample
+            return [
+                read_chunk(array, index, first + step, lambda offset, length: self._files.read_range(file, offset, length))
+                for step in range(array.chunks_per_sample)
+            ]
+        except DamagedStoreError as error:
+            raise self._damaged(path, number, str(error)) from error
+
+    def _index(self, array: ArrayLayout, file: str) -> NDArray[np.uint64]:
+        index = self._indexes.get(file)
+        if index is None:
+            size = self._files.size(file)
+            if size != self.manifest[file][0]:
+                raise DamagedStoreError(f"{file} has {size} bytes, the manifest says {self.manifest[file][0]}")
+            index = parse_index(array, self._files.read_range(file, 0, array.index_bytes), size)
+            while len(self._indexes) >= CACHED_INDEXES:
+                self._indexes.popitem(last=False)
+        else:
+            self._indexes.move_to_end(file)
+        self._indexes[file] = index
+        return index
+
+    def _damaged(self, path: str, number: int, what: str) -> DamagedStoreError:
+        file = self._arrays[path].file(number // self.spec.samples_per_shard)
+        return DamagedStoreError(
+            f"{self.name}/{file}, sample {number} ({self.ids[number]}): {what}; "
+            f"`pipeline store verify {self.name}` lists all damage, fetch the file again"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Columns are read again where they are needed: a worker of a large store should not be sent them.
+        kept = ("name", "_files", "manifest", "spec", "layout", "_arrays")
+        return {name: self.__dict__[name] for name in kept} | {"_indexes": OrderedDict()}

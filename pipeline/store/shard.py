@@ -1,0 +1,73 @@
+"""One file that holds the chunks of many samples: Zarr's `sharding_indexed` with the index at the start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import google_crc32c
+import numpy as np
+
+from .codec import DamagedStoreError, decode_chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from .layout import ArrayLayout
+
+EMPTY = 2**64 - 1
+"""Offset and length of a chunk that is all zeros and takes no bytes."""
+
+
+def build_shard(layout: ArrayLayout, samples: Sequence[Sequence[bytes | None]]) -> bytes:
+    """Bytes of a shard from the chunks of its samples, in order; None is a chunk of zeros.
+
+    The last shard of an array may hold fewer samples than the layout says; the rest of its index is empty.
+    """
+    assert layout.shard is not None
+    index = np.full((layout.shard[0] * layout.chunks_per_sample, 2), EMPTY, "<u8")
+    body: list[bytes] = []
+    offset = layout.index_bytes
+    for number, chunk in enumerate(chunk for sample in samples for chunk in sample):
+        if chunk is not None:
+            index[number] = offset, len(chunk)
+            offset += len(chunk)
+            body.append(chunk)
+    head = index.tobytes()
+    return b"".join([head, google_crc32c.value(head).to_bytes(4, "little"), *body])
+
+
+def parse_index(layout: ArrayLayout, head: bytes, file_bytes: int) -> NDArray[np.uint64]:
+    """(chunks, 2) offsets and lengths from the first `layout.index_bytes` bytes of a shard of `file_bytes`.
+
+    Raises DamagedStoreError where the checksum fails or a chunk would lie outside the file.
+    """
+    if len(head) != layout.index_bytes or google_crc32c.value(head[:-4]) != int.from_bytes(head[-4:], "little"):
+        raise DamagedStoreError("the shard's index does not match its checksum (crc32c)")
+    index = np.frombuffer(head[:-4], "<u8").reshape(-1, 2)
+    used = index[index[:, 0] != EMPTY]
+    if used.size and (
+        int(used[:, 0].min()) < layout.index_bytes
+        or int(used[:, 1].max()) > file_bytes
+        or int(used[:, 0].max()) > file_bytes
+        or int((used[:, 0] + used[:, 1]).max()) > file_bytes
+    ):
+        raise DamagedStoreError("the shard's index points outside its file")
+    return index
+
+
+def read_chunk(
+    layout: ArrayLayout, index: NDArray[np.uint64], number: int, read: Callable[[int, int], bytes]
+) -> NDArray[np.generic] | None:
+    """Chunk `number` of a shard, through `read(offset, length)`; None if it is empty.
+
+    Raises DamagedStoreError.
+    """
+    offset, length = (int(value) for value in index[number])
+    if offset == EMPTY:
+        return None
+    chunk = read(offset, length)
+    if len(chunk) != length:
+        raise DamagedStoreError(f"the shard ends early: {len(chunk)} bytes of {length} at {offset}")
+    return decode_chunk(chunk, layout.chunk, layout.dtype)

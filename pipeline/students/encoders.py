@@ -1,0 +1,211 @@
+"""Encoders of the paper's students: MobileNetV2 and ResNet, in plain torch.
+
+Parameters are named as in torchvision, so that its ImageNet files load (`load_imagenet`).
+
+Shape legend: B batch, H W pixels of the image; an output at 1/n has ceil(H / n) rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# expansion, width, blocks, stride, dilation of each stage. Strides and dilations are those of the released
+# configs: nothing below 1/8, the field of view kept by dilation. As in mmsegmentation, only a stage's first
+# block is strided and dilated.
+_MOBILENET_STAGES = (
+    (1, 16, 1, 1, 1),
+    (6, 24, 2, 2, 1),
+    (6, 32, 3, 2, 1),
+    (6, 64, 4, 1, 2),
+    (6, 96, 3, 1, 2),
+    (6, 160, 3, 1, 4),
+    (6, 320, 1, 1, 4),
+)
+_MOBILENET_OUT_STAGES = (1, 2, 4, 6)
+_RESNET_BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
+# What ImageNet files hold beyond the encoder: classifiers, and MobileNetV2's last 1x1 convolution.
+_HEAD_PREFIXES = ("fc.", "classifier.", "features.18.")
+
+
+class Encoder(nn.Module):
+    """An image (B, 3, H, W) to feature maps, from shallow to deep."""
+
+    widths: tuple[int, ...]
+    """Channels of each output."""
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps (B, widths[i], h_i, w_i)."""
+        raise NotImplementedError
+
+
+class MobileNetV2(Encoder):
+    """MobileNetV2 without its last 1x1 convolution: 24 channels at 1/4, 32, 96 and 320 at 1/8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = [_conv_norm_relu6(3, 32, kernel=3, stride=2)]
+        self._out_blocks = []
+        width = 32
+        for stage, (expansion, out, count, stride, dilation) in enumerate(_MOBILENET_STAGES):
+            for i in range(count):
+                first = (stride, dilation) if i == 0 else (1, 1)
+                blocks.append(_InvertedResidual(width, out, expansion, *first))
+                width = out
+            if stage in _MOBILENET_OUT_STAGES:
+                self._out_blocks.append(len(blocks) - 1)
+        self.features = nn.Sequential(*blocks)
+        self.widths = tuple(_MOBILENET_STAGES[stage][1] for stage in _MOBILENET_OUT_STAGES)
+        _init_convolutions(self)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps of the four output stages."""
+        outputs = []
+        x = images
+        for i, block in enumerate(self.features):
+            x = block(x)
+            if i in self._out_blocks:
+                outputs.append(x)
+        return outputs
+
+
+class ResNet(Encoder):
+    """ResNet-18 or -50, the stem as first output: 64 channels at 1/2, then the four stages at 1/4 to 1/32."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        kind = _BasicBlock if depth == 18 else _Bottleneck
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        width, widths = 64, [64]
+        for i, count in enumerate(_RESNET_BLOCKS[depth]):
+            inner = 64 * 2**i
+            blocks: list[nn.Module] = []
+            for j in range(count):
+                blocks.append(kind(width, inner, stride=2 if i > 0 and j == 0 else 1))
+                width = inner * kind.expansion
+            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
+            widths.append(width)
+        self.widths = tuple(widths)
+        _init_convolutions(self)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps of the stem (before its pooling) and of the four stages."""
+        x = self.relu(self.bn1(self.conv1(images)))
+        outputs = [x]
+        x = self.maxpool(x)
+        for i in range(4):
+            x = self.get_submodule(f"layer{i + 1}")(x)
+            outputs.append(x)
+        return outputs
+
+
+def load_imagenet(encoder: Encoder, state: Mapping[str, Tensor]) -> None:
+    """Load a torchvision state dict into an encoder; its classifier is dropped, all else must fit.
+
+    Raises ValueError naming the keys or shapes that do not.
+    """
+    kept = {name: value for name, value in state.items() if not name.startswith(_HEAD_PREFIXES)}
+    try:
+        encoder.load_state_dict(kept, strict=True)
+    except RuntimeError as error:
+        what = type(encoder).__name__
+        raise ValueError(f"weights do not fit {what}, expected torchvision's state dict: {error}") from error
+
+
+def _conv_norm_relu6(
+    width: int, out: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> nn.Sequential:
+    padding = (kernel - 1) // 2 * dilation
+    return nn.Sequential(
+        nn.Conv2d(width, out, kernel, stride, padding, dilation, groups, bias=False),
+        nn.BatchNorm2d(out),
+        nn.ReLU6(inplace=True),
+    )
+
+
+class _InvertedResidual(nn.Module):
+    def __init__(self, width: int, out: int, expansion: int, stride: int, dilation: int) -> None:
+        super().__init__()
+        inner = width * expansion
+        expand = [_conv_norm_relu6(width, inner, kernel=1)] if expansion > 1 else []
+        self.conv = nn.Sequential(
+            *expand,
+            _conv_norm_relu6(inner, inner, kernel=3, stride=stride, dilation=dilation, groups=inner),
+            nn.Conv2d(inner, out, 1, bias=False),
+            nn.BatchNorm2d(out),
+        )
+        self.adds = stride == 1 and width == out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        return x + y if self.adds else y
+
+
+class _Residual(nn.Module):
+    """What both residual blocks do around their `_body`."""
+
+    expansion = 1
+
+    def __init__(self, width: int, inner: int, stride: int) -> None:
+        super().__init__()
+        out = inner * self.expansion
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride > 1 or width != out:
+            self.downsample = nn.Sequential(nn.Conv2d(width, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+
+    def _body(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        around = x if self.downsample is None else self.downsample(x)
+        y: Tensor = self.relu(self._body(x) + around)
+        return y
+
+
+class _BasicBlock(_Residual):
+    def __init__(self, width: int, inner: int, stride: int) -> None:
+        super().__init__(width, inner, stride)
+        self.conv1 = nn.Conv2d(width, inner, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+
+    def _body(self, x: Tensor) -> Tensor:
+        y: Tensor = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return y
+
+
+class _Bottleneck(_Residual):
+    """The stride is on the 3x3 convolution, as in torchvision (and `style='pytorch'` of mmcv)."""
+
+    expansion = 4
+
+    def __init__(self, width: int, inner: int, stride: int) -> None:
+        super().__init__(width, inner, stride)
+        self.conv1 = nn.Conv2d(width, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, inner * 4, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(inner * 4)
+
+    def _body(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        z: Tensor = self.bn3(self.conv3(y))
+        return z
+
+
+def _init_convolutions(module: nn.Module) -> None:
+    """He initialisation of every convolution, which matters where no ImageNet weights are loaded."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,61 @@
+"""A network trained here teaches the next one: `checkpoint:RUN`.
+
+Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the network's output.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..dpm import expected_depth
+from ..students.run import IMAGENET_MEAN, IMAGENET_STD, load_run, normalise
+from .base import TeacherCard, TeacherOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from ..students.run import LoadedRun
+    from .registry import TeacherOptions
+
+
+class CheckpointTeacher:
+    """A run's network, giving the maps it was trained to give and their expected depth."""
+
+    needs_images = True
+
+    def __init__(self, run: LoadedRun, card: TeacherCard, device: torch.device) -> None:
+        self.card = card
+        self.bin_edges_m: NDArray[np.float64] | None = run.bin_edges_m
+        self._edges_m = torch.from_numpy(run.bin_edges_m)
+        self._network = run.network.to(device)
+        self._device = device
+
+    @torch.no_grad()
+    def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:  # noqa: ARG002 - the protocol
+        """Depth (B, h, w) metres and maps (B, K, h, w), both float32 on the CPU."""
+        assert images is not None, "needs_images is True"
+        logits = self._network(normalise(images.to(self._device)))
+        dpm = torch.softmax(logits.float(), dim=1)
+        depth_m = expected_depth(dpm, self._edges_m)
+        return TeacherOutput(depth_m.squeeze(1).cpu(), dpm.cpu())
+
+
+def load(argument: str, device: torch.device, options: TeacherOptions) -> CheckpointTeacher:
+    """Open the directory that train-student wrote. Raises ValueError for what is no finished run."""
+    run = load_run(Path(argument))
+    card = TeacherCard(
+        kind="checkpoint",
+        name=str(run.config["student"]),
+        depth_space="metric_m",
+        weights_sha256=run.weights_sha256,
+        preprocessing={"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)},
+        licence=options.licence,
+    )
+    return CheckpointTeacher(run, card, device)

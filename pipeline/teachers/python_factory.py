@@ -1,0 +1,192 @@
+"""Any network that a few lines of Python can call: `python:module:factory`.
+
+Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher's own output.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..fileio import canonical_json
+from .base import TeacherCard, TeacherOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from .registry import TeacherOptions
+
+EXAMPLE = """for example
+    class Mine:
+        card = {"name": "my-net", "depth_space": "metric_m"}  # fields of pipeline.teachers.base.TeacherCard
+        def __init__(self, device): self.net = build().eval().to(device)
+        def __call__(self, images): return self.net(images)  # (B, 3, H, W) in 0..1 -> (B, h, w)"""
+SUM_TOLERANCE = 1e-3
+
+
+class PythonTeacher:
+    """Calls what a user's factory returned, and checks what it gives. See `load`."""
+
+    needs_images = True
+
+    def __init__(
+        self,
+        model: Callable[[Tensor], Any],
+        card: TeacherCard,
+        bin_edges_m: NDArray[np.float64] | None,
+        device: torch.device,
+    ) -> None:
+        self.card = card
+        self.bin_edges_m = bin_edges_m
+        self._model = model
+        self._device = device
+
+    @torch.no_grad()
+    def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:  # noqa: ARG002 - the protocol
+        """Depth (B, h, w), and maps (B, K, h, w) if it gives them, float32 on the CPU.
+
+        Raises ValueError quoting what was returned, if that is anything else.
+        """
+        assert images is not None, "needs_images is True"
+        returned = self._model(images.to(self._device))
+        depth, dpm = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
+        if not _is_float(depth, 3) or len(depth) != len(images) or 0 in depth.shape:
+            raise ValueError(
+                f"teacher {self.card.name!r} returned {_quoted(returned)} for images {tuple(images.shape)}, "
+                f"expected depth ({len(images)}, h, w) of a float type, or a tuple of that and a dpm "
+                f"({len(images)}, K, h, w)"
+            )
+        return TeacherOutput(depth.float().cpu(), None if dpm is None else self._checked_dpm(dpm, depth))
+
+    def _checked_dpm(self, dpm: Any, depth: Tensor) -> Tensor:  # noqa: ANN401 - whatever the user returned
+        if self.bin_edges_m is None:
+            raise ValueError(
+                f"teacher {self.card.name!r} returned a dpm {_quoted(dpm)} but has no bin_edges_m; give it "
+                "the attribute bin_edges_m, (K + 1,) metres, ascending"
+            )
+        shape = (len(depth), len(self.bin_edges_m) - 1, *depth.shape[1:])
+        if not _is_float(dpm, 4) or dpm.shape != shape:
+            raise ValueError(
+                f"teacher {self.card.name!r} returned a dpm {_quoted(dpm)}, expected {shape} of a float "
+                f"type: {shape[1]} bins, and the pixels of its depth"
+            )
+        maps: Tensor = dpm.float().cpu()
+        worst = float((maps.sum(dim=1) - 1).abs().max())
+        if not worst <= SUM_TOLERANCE or bool((maps < 0).any()):
+            raise ValueError(
+                f"teacher {self.card.name!r} returned a dpm from {float(dpm.min()):g} to "
+                f"{float(dpm.max()):g}, whose sums over K are off 1 by up to {worst:g}, expected "
+                "probabilities: apply softmax over dim 1"
+            )
+        return maps
+
+
+def load(argument: str, device: torch.device, options: TeacherOptions) -> PythonTeacher:
+    """Import `module:factory`, also from the current directory, and call `factory(device)` or `factory()`.
+
+    Raises ValueError for a module, factory, card or bin edges that are missing or wrong.
+    """
+    module_name, _, factory_name = argument.partition(":")
+    if not module_name or not factory_name:
+        raise ValueError(f"teacher python:{argument}: expected python:module:factory, {EXAMPLE}")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # a console script has its own folder there, not the user's
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        where = f"neither in {here} nor installed"
+        raise ValueError(
+            f"teacher python:{argument}: module {missing!r} is {where}; run from its folder, or install it"
+        ) from error
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        raise ValueError(  # noqa: TRY004 - the user's mistake, told as every other
+            f"teacher python:{argument}: {module.__file__} has no function {factory_name!r}, {EXAMPLE}"
+        )
+    model = factory(device) if _takes_device(factory) else factory()
+    if not callable(model):
+        raise ValueError(  # noqa: TRY004 - as above
+            f"teacher python:{argument}: the factory returned {_quoted(model)}, {EXAMPLE}"
+        )
+    card = _card(argument, model, options)
+    return PythonTeacher(model, card, _edges(argument, getattr(model, "bin_edges_m", None)), device)
+
+
+def _takes_device(factory: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError:  # a class or function of C has no signature
+        return False
+    return any(
+        parameter.kind not in {parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD} for parameter in parameters
+    )
+
+
+def _card(argument: str, model: Any, options: TeacherOptions) -> TeacherCard:  # noqa: ANN401 - the user's object
+    card = getattr(model, "card", None)
+    if isinstance(card, dict):
+        try:
+            card = TeacherCard(**{"kind": "python", "name": argument, **card})
+        except TypeError as error:
+            raise ValueError(
+                f"teacher python:{argument}: its card {model.card!r} is wrong ({error}), {EXAMPLE}"
+            ) from error
+    if not isinstance(card, TeacherCard):
+        raise ValueError(  # noqa: TRY004 - the user's mistake, told as every other
+            f"teacher python:{argument}: its card is {_quoted(card)}, expected a TeacherCard or a dict, "
+            f"{EXAMPLE}"
+        )
+    if options.depth_space not in {None, card.depth_space}:
+        raise ValueError(
+            f"teacher python:{argument}: --depth-space {options.depth_space} but its card says "
+            f"{card.depth_space}; leave the flag out, or correct the card"
+        )
+    try:
+        canonical_json(card.as_json())
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"teacher python:{argument}: its card is no JSON ({error}); use plain values"
+        ) from error
+    return card if options.licence is None else replace(card, licence=options.licence)
+
+
+def _edges(argument: str, edges: Any) -> NDArray[np.float64] | None:  # noqa: ANN401 - the user's object
+    if edges is None:
+        return None
+    edges_m = np.asarray(edges.cpu() if isinstance(edges, Tensor) else edges, dtype=np.float64)
+    if (
+        edges_m.ndim != 1
+        or len(edges_m) < 3
+        or not np.isfinite(edges_m).all()
+        or not (np.diff(edges_m) > 0).all()
+    ):
+        raise ValueError(
+            f"teacher python:{argument}: bin_edges_m {_quoted(edges)}, expected (K + 1,) finite metres, "
+            "ascending, of two bins or more"
+        )
+    return edges_m
+
+
+def _is_float(value: Any, dimensions: int) -> bool:  # noqa: ANN401 - whatever the user returned
+    return isinstance(value, Tensor) and value.ndim == dimensions and value.is_floating_point()
+
+
+def _quoted(value: Any) -> str:  # noqa: ANN401 - whatever the user returned
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_quoted, value))})"
+    shape = getattr(value, "shape", None)
+    if shape is None:
+        return f"{type(value).__name__} {str(value)[:60]!r}"
+    return f"{type(value).__name__} {tuple(shape)} {getattr(value, 'dtype', '')}".rstrip()

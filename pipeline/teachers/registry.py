@@ -1,0 +1,104 @@
+"""Opens a teacher by its written form KIND:ARGUMENT. A new kind is one file with `load` and one line here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..depth_space import DEPTH_SPACES
+
+if TYPE_CHECKING:
+    import torch
+
+    from .base import Teacher
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """What the user says about a teacher. Every field is None, or its default, where they said nothing."""
+
+    metres_per_unit: float | None = None
+    """Scale of a file's numbers. The flag is written `0.001`, `80/65535`, `mm` ..."""
+    depth_space: str | None = None
+    """One of DEPTH_SPACES, for a teacher that does not say itself."""
+    licence: str | None = None
+    precision: str = "auto"
+    """`auto`, `float32`, `bfloat16` or `float16`."""
+    trust_code: bool = False
+    """Whether code that lies beside the weights may run."""
+    revision: str | None = None
+    input_size_px: tuple[int, int] | None = None
+    """(height, width) that the network sees, in place of its own custom."""
+
+
+class Kind(NamedTuple):
+    """One way a teacher comes."""
+
+    module: str
+    """Module of this package whose `load(argument, device, options)` returns the teacher."""
+    argument: str
+    """What stands after the colon, for messages."""
+    uses: frozenset[str]
+    """The fields of TeacherOptions that mean something to it; `licence` does to all."""
+    needs: str | None = None
+    """The optional package it imports, which is also the name of the extra that brings it."""
+
+
+KINDS = {
+    "checkpoint": Kind("checkpoint", "RUN", frozenset()),
+    "predictions": Kind("predictions", "DIR", frozenset({"metres_per_unit", "depth_space"})),
+    "python": Kind("python_factory", "module:factory", frozenset({"depth_space"})),
+    "transformers": Kind(
+        "transformers_model",
+        "DIR_OR_ID",
+        frozenset({"depth_space", "precision", "trust_code", "revision", "input_size_px"}),
+        needs="transformers",
+    ),
+}
+
+FLAGS = {
+    field.name: "--" + field.name.replace("_", "-").removesuffix("-px") for field in fields(TeacherOptions)
+}
+
+
+def open_teacher(spec: str, *, device: torch.device, options: TeacherOptions) -> Teacher:
+    """Open `checkpoint:RUN`, `predictions:DIR`, `python:module:factory` or `transformers:DIR_OR_ID`.
+
+    Raises ValueError for an unknown kind, an optional package that is absent, an option that means nothing to
+    the kind, and for whatever the adapter finds wrong.
+    """
+    name, _, argument = spec.partition(":")
+    if name not in KINDS:
+        raise ValueError(
+            f"teacher {spec!r}: unknown kind {name!r}, expected one of {', '.join(sorted(KINDS))}"
+        )
+    kind = KINDS[name]
+    if not argument:
+        raise ValueError(f"teacher {spec!r}: nothing after the colon, expected {name}:{kind.argument}")
+    _check_options(name, kind, options)
+    try:
+        module = import_module(f".{kind.module}", __package__)
+    except ModuleNotFoundError as error:
+        if kind.needs is None or (error.name or "").split(".")[0] != kind.needs:
+            raise
+        raise ValueError(
+            f"teacher {spec!r}: the package {kind.needs} is not installed; "
+            f"run: pip install 'tiekd-pipeline[{kind.needs}]'"
+        ) from error
+    teacher: Teacher = module.load(argument, device, options)
+    return teacher
+
+
+def _check_options(name: str, kind: Kind, options: TeacherOptions) -> None:
+    if options.depth_space not in {None, *DEPTH_SPACES}:
+        raise ValueError(
+            f"{FLAGS['depth_space']} {options.depth_space!r}: expected one of {', '.join(DEPTH_SPACES)}"
+        )
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if value != field.default and field.name not in kind.uses | {"licence"}:
+            raise ValueError(
+                f"{FLAGS[field.name]} {value!r} means nothing to a {name} teacher, which takes "
+                f"{', '.join(FLAGS[used] for used in sorted(kind.uses | {'licence'}))}: leave it out"
+            )

@@ -1,0 +1,146 @@
+"""Small data sets of each layout, written in milliseconds, and a teacher that reads depth off brightness.
+
+Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher's own output.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from pipeline.teachers.base import TeacherCard, TeacherOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+BLACK_M = 12.0
+"""Depth of a black pixel; a white one is at 0, so that brightness tells depth."""
+DRIVE = "2011_09_26/2011_09_26_drive_0001_sync/image_02/data"
+TRUTH = "2011_09_26_drive_0001_sync/proj_depth/groundtruth/image_02"
+
+
+def smooth_depth_m(size_px: tuple[int, int], seed: int = 0) -> NDArray[np.float32]:
+    """Depth (H, W) from 2 to 10 m: far at the top, near at the bottom, a bump that moves with `seed`."""
+    rows, columns = np.mgrid[0.0 : 1.0 : size_px[0] * 1j, 0.0 : 1.0 : size_px[1] * 1j]
+    bump = np.exp(-(((rows - 0.5) / 0.3) ** 2) - ((columns - (0.2 + 0.17 * seed) % 1) / 0.2) ** 2)
+    return (9.5 - 5.5 * rows - 2.0 * bump).astype(np.float32)
+
+
+def image_of(depth_m: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The image (H, W, 3) uint8 that FakeTeacher reads `depth_m` from; the channels differ a little."""
+    grey = 255 * (1 - depth_m / BLACK_M)
+    return np.stack([grey + 6, grey, grey - 6], axis=-1).round().clip(0, 255).astype(np.uint8)
+
+
+def write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write an image in the format of its suffix, with its folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, quality=95)
+
+
+def write_depth(path: Path, depth_m: NDArray[np.float32], metres_per_unit: float) -> None:
+    """Write a 16-bit PNG, 0 where `depth_m` is NaN, with its folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.nan_to_num(depth_m / metres_per_unit).round().astype(np.uint16)).save(path)
+
+
+def sparse(depth_m: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same with one pixel in four, and NaN elsewhere."""
+    kept = np.full_like(depth_m, np.nan)
+    kept[1::2, ::2] = depth_m[1::2, ::2]
+    return kept
+
+
+def make_kitti(root: Path, frames: int = 6, size_px: tuple[int, int] = (40, 120)) -> Path:
+    """A KITTI root with splits `train` (all but two frames) and `test` (these two, the last without truth).
+
+    Odd frames lie on disk as JPEG though the lists say `.png`. The kb view wants (352, 1216) or more.
+    """
+    rows = []
+    for frame in range(frames):
+        depth_m, name = smooth_depth_m(size_px, frame), f"{frame:010d}"
+        write_image(root / "input" / DRIVE / (name + (".jpg" if frame % 2 else ".png")), image_of(depth_m))
+        truth = "None"
+        if frame < frames - 1:
+            truth = f"{TRUTH}/{name}.png"
+            write_depth(root / "gt_depth" / truth, sparse(depth_m), 1 / 256)
+        rows.append(f"{DRIVE}/{name}.png {truth} 721.5377")
+    (root / "splits").mkdir()
+    (root / "splits" / "train.txt").write_text("\n".join(rows[:-2]) + "\n")
+    (root / "splits" / "test.txt").write_text("\n".join(rows[-2:]))
+    return root
+
+
+def make_folder(
+    root: Path, ids: Sequence[str] = ("a/0001", "a/0002", "b/0001"), size_px: tuple[int, int] = (24, 32)
+) -> Path:
+    """A plain folder in millimetres; `train.txt` lists all ids but the last, `test.txt` the last."""
+    for seed, sample_id in enumerate(ids):
+        depth_m = smooth_depth_m(size_px, seed)
+        write_image(root / "rgb" / f"{sample_id}.png", image_of(depth_m))
+        write_depth(root / "depth" / f"{sample_id}.png", depth_m, 0.001)
+    (root / "train.txt").write_text("".join(f"{sample_id}\n" for sample_id in ids[:-1]))
+    (root / "test.txt").write_text(f"{ids[-1]}\n")
+    return root
+
+
+def make_scenes_folder(root: Path, count: int = 6, size_px: tuple[int, int] = (24, 64)) -> Path:
+    """What `make-scenes` writes: dense and sparse depth; the last quarter of the frames is `test`."""
+    ids = [f"{number:06d}" for number in range(count)]
+    for seed, sample_id in enumerate(ids):
+        depth_m = smooth_depth_m(size_px, seed)
+        write_image(root / "rgb" / f"{sample_id}.png", image_of(depth_m))
+        write_depth(root / "depth" / f"{sample_id}.png", depth_m, 1 / 256)
+        write_depth(root / "depth_sparse" / f"{sample_id}.png", sparse(depth_m), 1 / 256)
+    tests = max(1, count // 4)
+    for name, listed in {"train": ids[:-tests], "test": ids[-tests:], "all": ids}.items():
+        (root / f"{name}.txt").write_text("".join(f"{sample_id}\n" for sample_id in listed))
+    (root / "dataset.json").write_text(json.dumps({"metres_per_unit": 1 / 256}))
+    return root
+
+
+class FakeTeacher:
+    """A teacher without weights: depth is 12 m times darkness, at 1/`scale` of the view; maps if `with_dpm`.
+
+    It is a Teacher of the pipeline by itself, and the callable that `python:fakes:factory` wants.
+    """
+
+    needs_images = True
+
+    def __init__(self, *, scale: int = 1, with_dpm: bool = False, name: str = "fake") -> None:
+        self.card = TeacherCard(kind="python", name=name, depth_space="metric_m", weights_sha256="0" * 64)
+        self.bin_edges_m = np.linspace(0, BLACK_M, 17) if with_dpm else None
+        self._scale = scale
+
+    def __call__(self, images):
+        """Images (B, 3, H, W) -> depth (B, h, w), or a tuple of that and maps (B, K, h, w)."""
+        depth_m = BLACK_M * (1 - F.avg_pool2d(images.mean(dim=1, keepdim=True), self._scale)).clamp(max=0.999)
+        if self.bin_edges_m is None:
+            return depth_m[:, 0]
+        edges = torch.from_numpy(self.bin_edges_m).to(depth_m)
+        centers = ((edges[1:] + edges[:-1]) / 2).view(1, -1, 1, 1)
+        return depth_m[:, 0], torch.softmax(-((centers - depth_m) ** 2), dim=1)
+
+    def predict(self, images, ids):
+        """As the Teacher protocol."""
+        assert len(images) == len(ids)
+        given = self(images)
+        return TeacherOutput(*given) if isinstance(given, tuple) else TeacherOutput(given)
+
+
+def factory():
+    """For `--teacher python:fakes:factory`."""
+    return FakeTeacher()
+
+
+def factory_with_dpm():
+    """For `--teacher python:fakes:factory_with_dpm`: half resolution, with maps."""
+    return FakeTeacher(scale=2, with_dpm=True, name="fake-dpm")

@@ -1,0 +1,356 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.dpm import bin_centers, bin_edges, gaussian_dpm, released_dpm
+from pipeline.losses import ALIASES, LOSSES, ResponseLoss, TieKdLoss, build_loss
+from pipeline.ssim import ssim_map
+
+EDGES = bin_edges(12, 0.5, 20.0, "log")
+EVERY_LOSS = sorted([*LOSSES, *ALIASES])
+WITHOUT_SSIM = ("dpm", "mse", "si")
+
+
+def made(height=14, width=17, batch=2, seed=0, dtype=torch.float64, scale=1):
+    """Logits and a smooth target that lies partly outside the bins; the target `scale` times as large."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(batch, 12, height, width, generator=generator, dtype=dtype)
+    rows = torch.linspace(0.3, 24, height * scale, dtype=dtype).view(1, 1, -1, 1)
+    noise = torch.rand(batch, 1, height * scale, width * scale, generator=generator, dtype=dtype)
+    return logits, rows + noise
+
+
+def backward(loss, logits, target, *more):
+    """Value and gradient."""
+    logits = logits.detach().requires_grad_()
+    total = loss(logits, target, *more)
+    total.backward()
+    return total.item(), logits.grad
+
+
+# An independent computation, in NumPy and float64, pixel by pixel.
+
+
+def np_softmax(logits):
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return p / p.sum(axis=1, keepdims=True)
+
+
+def np_gaussian_map(depth, edges, sigma):
+    cdf = np.vectorize(lambda z: 0.5 * math.erfc(-z / math.sqrt(2)))(
+        (edges.reshape(1, -1, 1, 1) - depth) / sigma
+    )
+    mass = np.diff(cdf, axis=1)
+    return mass / mass.sum(axis=1, keepdims=True)
+
+
+def np_window():
+    taps = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    window = np.outer(taps, taps)
+    return window / window.sum()
+
+
+def np_blur(image):
+    padded = np.pad(image, 5)
+    window = np_window()
+    return np.array(
+        [
+            [(padded[i : i + 11, j : j + 11] * window).sum() for j in range(image.shape[1])]
+            for i in range(image.shape[0])
+        ]
+    )
+
+
+def np_ssim(x, y, absolute=False):
+    mx, my = np_blur(x), np_blur(y)
+    vx, vy, cov = np_blur(x * x) - mx**2, np_blur(y * y) - my**2, np_blur(x * y) - mx * my
+    if absolute:
+        vx, vy, cov = abs(vx), abs(vy), abs(cov)
+    c1, c2 = 0.01**2, 0.03**2
+    return (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+
+
+def np_depth(logits, edges=EDGES):
+    centers = bin_centers(edges).numpy().reshape(1, -1, 1, 1)
+    return (np_softmax(logits.numpy()) * centers).sum(axis=1)
+
+
+def np_ssim_loss(depth, target, absolute=False):
+    target = np.clip(target, float(EDGES[0]), float(EDGES[-1]))
+    return 1 - np.mean([np_ssim(a, b, absolute) for a, b in zip(depth, target, strict=True)])
+
+
+def test_tiekd_is_ten_times_the_weighted_kl_and_ssim():
+    logits, target = made()
+    student = np_softmax(logits.numpy())
+    teacher = np_gaussian_map(target.numpy(), EDGES.numpy(), 0.8)
+    kl = np.where(teacher > 0, teacher * np.log(np.maximum(teacher, 1e-300) / student), 0).sum(axis=1).mean()
+    ssim = np_ssim_loss(np_depth(logits), target.numpy()[:, 0])
+    terms = TieKdLoss(EDGES, sigma_m=0.8, weight=0.3).terms(logits, target)
+    assert float(terms["kl_nats"]) == pytest.approx(kl, rel=1e-9)
+    assert float(terms["ssim_loss"]) == pytest.approx(ssim, rel=1e-9)
+    assert float(terms["loss"]) == pytest.approx(10 * (0.3 * kl + 0.7 * ssim), rel=1e-9)
+
+
+def test_released_tiekd_is_the_released_formulas_in_float32():
+    logits, target = made(dtype=torch.float32)
+    student = torch.softmax(logits, dim=1)
+    edges = EDGES.float()
+    centers = ((edges[:-1] + edges[1:]) / 2).view(1, -1, 1, 1)
+    density = torch.exp(-((centers - target) ** 2) / (2 * 0.5**2)) / math.sqrt(2 * math.pi * 0.5**2)
+    teacher = torch.softmax(torch.where(density < 1e-16, torch.tensor(-1000.0), density), dim=1)
+    kl = torch.where(student != 0, teacher * torch.log(teacher / (student + 1e-7) + 1e-7), torch.tensor(0.0))
+    kl = float(kl.sum(1).mean())
+    depth = (student * centers).sum(1)
+    ssim = np_ssim_loss(depth.double().numpy(), target.double().numpy()[:, 0], absolute=True)
+    terms = TieKdLoss(EDGES, sigma_m=0.8, kind="released").terms(logits, target)
+    assert float(terms["kl_nats"]) == pytest.approx(kl, rel=1e-5)
+    assert float(terms["ssim_loss"]) == pytest.approx(ssim, rel=1e-4)
+    assert float(terms["loss"]) == pytest.approx(10 * (0.1 * kl + 0.9 * ssim), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["ssim", "mse", "si", "ssim+si", "ssim+mse"])
+def test_response_losses_are_their_formulas(kind):
+    logits, target = made()
+    depth, clamped = np_depth(logits), np.clip(target.numpy()[:, 0], 0.5, 20)
+    g = np.log(depth + 1e-3) - np.log(clamped + 1e-3)
+    parts = {
+        "ssim": np_ssim_loss(depth, clamped),
+        "mse": np.mean((depth - clamped) ** 2),
+        "si": math.sqrt(np.var(g, ddof=1) + 0.15 * g.mean() ** 2),
+    }
+    expected = parts["ssim"] if kind == "ssim" else parts[kind.removeprefix("ssim+")]
+    if "+" in kind:
+        expected += 1.5 * parts["ssim"]
+    assert float(ResponseLoss(EDGES, kind)(logits, target)) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", EVERY_LOSS)
+def test_gradients_are_those_of_finite_differences(name):
+    logits, target = made(height=4, width=3, batch=1)
+    if name in WITHOUT_SSIM:  # in SSIM an invalid target follows the student, unknown to its gradient
+        target[0, 0, 1, 1] = math.nan
+    loss = build_loss(name, EDGES, sigma_m=0.8, skip_rows=1)
+    assert torch.autograd.gradcheck(lambda x: loss(x, target), [logits.requires_grad_()], atol=1e-6)
+
+
+INVALID = torch.tensor([math.nan, 0.0, -1.0, math.inf, -math.inf, math.nan])
+
+
+@pytest.mark.parametrize("name", EVERY_LOSS)
+def test_invalid_pixels_give_no_nan(name):
+    logits, target = made()
+    target[:, :, 4:6, 3:9] = INVALID
+    value, grad = backward(build_loss(name, EDGES), logits, target)
+    assert math.isfinite(value)
+    assert bool(grad.isfinite().all())
+    assert bool((grad != 0).any())
+
+
+@pytest.mark.parametrize("name", WITHOUT_SSIM)
+def test_invalid_pixels_count_nowhere(name):
+    logits, target = made()
+    target[:, :, 4:6, 3:9] = INVALID
+    value, grad = backward(build_loss(name, EDGES), logits, target)
+    assert grad[:, :, 4:6, 3:9].abs().sum() == 0
+    kept = torch.ones(2, 14, 17, dtype=torch.bool)
+    kept[:, 4:6, 3:9] = False
+    flat = [x.movedim(1, 0)[:, kept].reshape(1, -1, 1, int(kept.sum())) for x in (logits, target)]
+    assert build_loss(name, EDGES)(*flat).item() == pytest.approx(value, rel=1e-9)
+
+
+def test_ssim_sees_no_error_where_the_target_is_invalid_and_counts_valid_pixels_only():
+    logits, target = made()
+    depth = ResponseLoss(EDGES)._depths(logits.softmax(1), target)[0]
+    target = depth.clone()
+    target[:, :, 4:6] = math.nan
+    assert float(ResponseLoss(EDGES, "ssim")(logits, target)) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", EVERY_LOSS)
+def test_without_a_valid_pixel_the_loss_is_zero_and_so_is_its_gradient(name):
+    logits, target = made()
+    value, grad = backward(build_loss(name, EDGES), logits, torch.full_like(target, math.nan))
+    assert value == 0
+    assert grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("name", EVERY_LOSS)
+def test_extreme_float32_logits_and_depths_give_finite_gradients(name):
+    logits, target = made(dtype=torch.float32)
+    target[:, :, 0], target[:, :, 1] = 1e-30, 1e30
+    value, grad = backward(build_loss(name, EDGES), logits * 1e4, target)
+    assert math.isfinite(value)
+    assert bool(grad.isfinite().all())
+
+
+@pytest.mark.parametrize("name", ["si", "mse", "ssim+si"])
+def test_a_perfect_student_has_a_loss_of_zero_and_a_finite_gradient(name):
+    logits, target = made()
+    target = ResponseLoss(EDGES)._depths(logits.softmax(1), target)[0]
+    value, grad = backward(build_loss(name, EDGES), logits, target)
+    assert value == pytest.approx(0, abs=1e-7)
+    assert bool(grad.isfinite().all())
+
+
+@pytest.mark.parametrize("name", EVERY_LOSS)
+def test_skipped_rows_are_as_if_cropped(name):
+    logits, target = made()
+    whole = build_loss(name, EDGES, skip_rows=5)(logits, target)
+    cropped = build_loss(name, EDGES)(logits[:, :, 5:], target[:, :, 5:])
+    assert float(whole) == pytest.approx(float(cropped), rel=1e-9)
+
+
+def test_at_half_resolution_a_logit_row_is_skipped_if_its_centre_is():
+    loss = TieKdLoss(EDGES, skip_rows=5)
+    nearest = F.interpolate(torch.arange(14.0).view(1, 1, 14, 1), (7, 1), mode="nearest-exact").flatten()
+    assert loss._skipped_rows(7, 14) == int((nearest < 5).sum())
+    logits, target = made(height=7, width=9, scale=2)
+    target[:, :, :5] = math.nan  # skipped anyhow
+    whole = TieKdLoss(EDGES, weight=1.0)(logits, target)
+    assert float(TieKdLoss(EDGES, weight=1.0, skip_rows=5)(logits, target)) == pytest.approx(float(whole))
+
+
+def test_half_resolution_logits_are_upsampled_for_depth_and_the_target_sampled_for_the_map():
+    logits, target = made(height=7, width=9, scale=2)
+    terms = TieKdLoss(EDGES, sigma_m=0.8).terms(logits, target)
+    depth = F.interpolate(torch.from_numpy(np_depth(logits))[:, None], (14, 18), mode="bilinear")
+    assert float(terms["ssim_loss"]) == pytest.approx(
+        np_ssim_loss(depth.numpy()[:, 0], target.numpy()[:, 0]), rel=1e-9
+    )
+    sampled = target[:, :, 1::2, 1::2]  # nearest-exact picks one of the four, never a mean
+    kl = TieKdLoss(EDGES, sigma_m=0.8, weight=1.0)(logits, sampled) / 10
+    assert float(terms["kl_nats"]) == pytest.approx(float(kl), rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "released"])
+def test_a_given_map_replaces_the_one_made_from_depth(kind):
+    logits, target = made()
+    make = released_dpm if kind == "released" else gaussian_dpm
+    loss = TieKdLoss(EDGES, kind=kind)
+    same = loss(logits, target, make(target, EDGES, 0.5))
+    assert float(same) == pytest.approx(float(loss(logits, target)), rel=1e-12)
+    other = loss.terms(logits, target, make(target + 3, EDGES, 0.5))
+    mine = loss.terms(logits, target)
+    assert float(other["ssim_loss"]) == float(mine["ssim_loss"])
+    assert abs(float(other["kl_nats"]) - float(mine["kl_nats"])) > 0.01
+
+
+def test_a_given_map_may_be_of_the_targets_size_and_may_have_holes():
+    logits, target = made(height=7, width=9, scale=2)
+    dpm = gaussian_dpm(target, EDGES, 0.5)
+    loss = TieKdLoss(EDGES, weight=1.0)
+    assert float(loss(logits, target, dpm)) == pytest.approx(float(loss(logits, target)), rel=1e-12)
+    target[:, :, :4] = math.nan
+    expected = float(loss(logits, target))
+    dpm[:, :, :2], dpm[:, :, 2:4] = math.nan, 0
+    found, grad = backward(loss, logits, made(height=7, width=9, scale=2)[1], dpm)
+    assert found == pytest.approx(expected, rel=1e-12)
+    assert bool(grad.isfinite().all())
+
+
+def test_a_student_that_equals_its_teacher_has_no_kl():
+    _, target = made()
+    teacher = gaussian_dpm(target, EDGES, 2.0)
+    assert float(TieKdLoss(EDGES, sigma_m=2.0, weight=1.0)(teacher.log(), target)) == pytest.approx(
+        0, abs=1e-12
+    )
+
+
+def test_half_precision_logits_are_widened_before_anything_is_computed():
+    logits, target = made(dtype=torch.float32)
+    half = logits.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = TieKdLoss(EDGES)(half, target)
+    assert found.dtype == torch.float32
+    assert float(found) == pytest.approx(float(TieKdLoss(EDGES)(half.float(), target)), rel=1e-6)
+
+
+def test_the_order_of_memory_does_not_change_the_loss():
+    logits, target = made()
+    last = logits.to(memory_format=torch.channels_last)
+    assert float(TieKdLoss(EDGES)(last, target)) == pytest.approx(float(TieKdLoss(EDGES)(logits, target)))
+
+
+def test_every_name_and_alias_builds_and_an_unknown_one_is_refused_with_the_list():
+    logits, target = made()
+    for alias, name in ALIASES.items():
+        assert float(build_loss(alias, EDGES)(logits, target)) == float(
+            build_loss(name, EDGES)(logits, target)
+        )
+    assert len({round(float(build_loss(name, EDGES)(logits, target)), 6) for name in LOSSES}) == len(LOSSES)
+    with pytest.raises(ValueError, match="tiekd, tiekd-released, dpm, ssim"):
+        build_loss("tykd", EDGES)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"weight": 1.5}, "expected 0 to 1"),
+        ({"sigma_m": 0.0}, "above 0"),
+        ({"kind": "exact"}, "gaussian or released"),
+        ({"skip_rows": -1}, "0 or more"),
+        ({"bin_edges_m": [1.0, 3.0, 2.0]}, "ascending"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(change, why):
+    with pytest.raises(ValueError, match=why):
+        TieKdLoss(**{"bin_edges_m": EDGES, **change})
+
+
+@pytest.mark.parametrize(
+    ("logits", "depth", "dpm", "why"),
+    [
+        ((1, 11, 4, 4), (1, 1, 4, 4), None, "expected (B, 12, h, w)"),
+        ((2, 12, 4, 4), (1, 1, 4, 4), None, "expected (2, 1, H, W)"),
+        ((1, 12, 4, 4), (1, 4, 4), None, "expected (1, 1, H, W)"),
+        ((1, 12, 4, 4), (1, 1, 2, 4), None, "fewer than 2 rows"),
+        ((1, 12, 4, 4), (1, 1, 8, 8), (1, 12, 6, 6), "target DPM of shape"),
+        ((1, 12, 4, 4), (1, 1, 8, 8), (1, 11, 4, 4), "target DPM of shape"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(logits, depth, dpm, why):
+    given = None if dpm is None else torch.ones(dpm)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the next line matches, without escapes
+        TieKdLoss(EDGES, skip_rows=2)(torch.ones(logits), torch.ones(depth), given)
+    assert why in str(caught.value)
+
+
+def test_ssim_of_a_map_with_itself_is_one_everywhere():
+    x = made()[1]
+    assert torch.allclose(ssim_map(x, x), torch.ones_like(x))
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_ssim_is_symmetric_and_that_of_the_direct_sum(released):
+    x, y = made()[1], made(seed=1)[1].flip(2)
+    found = ssim_map(x, y, released=released)
+    assert torch.allclose(found, ssim_map(y, x, released=released))
+    assert found[1, 0].numpy() == pytest.approx(np_ssim(x[1, 0].numpy(), y[1, 0].numpy(), released), rel=1e-8)
+
+
+def test_only_the_released_ssim_rewards_a_slope_the_wrong_way():
+    x = torch.linspace(1, 3, 40, dtype=torch.float64).view(1, 1, 1, 40).expand(1, 1, 40, 40)
+    middle = (slice(None), slice(None), 15, 20)
+    assert float(ssim_map(x, x.flip(3))[middle]) < -0.5
+    assert float(ssim_map(x, x.flip(3), released=True)[middle]) > 0.5
+
+
+def test_ssim_of_flat_float32_maps_is_not_drowned_in_rounding():
+    # E[x^2] - E[x]^2 at 80 m is wrong by about C2 in float32
+    x = torch.full((1, 1, 30, 30), 79.83)
+    assert float((ssim_map(x, x + 0.01)[..., 8:-8, 8:-8] - 1).abs().max()) < 1e-5
+
+
+def test_a_window_cached_in_inference_mode_can_be_trained_with():
+    x = torch.rand(1, 1, 23, 29)
+    with torch.inference_mode():
+        ssim_map(x, x)
+    x.requires_grad_()
+    ssim_map(x, x.detach() + 1).sum().backward()
+    assert bool(x.grad.isfinite().all())

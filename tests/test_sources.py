@@ -1,0 +1,565 @@
+"""Sources: lists, layouts, image files, and every error that a user may see."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import fakes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.sources import images as images_module
+from pipeline.sources import lists
+from pipeline.sources.images import (
+    IMAGE_SUFFIXES,
+    LIMIT_PIXELS,
+    read_depth_png_m,
+    read_image_with_sha256,
+    read_rgb,
+    resolve_image,
+)
+from pipeline.sources.kitti import _parse_row
+from pipeline.sources.lists import checked_path, rows, without_suffix
+from pipeline.sources.registry import OPENERS, open_source
+
+REAL = Path(__file__).parents[1] / "../shared/data"
+ROW = f"{fakes.DRIVE}/0000000000.png {fakes.TRUTH}/0000000000.png 721.5377"
+
+
+def refuses(*parts):
+    """Raises ValueError whose message holds all parts in this order."""
+    return pytest.raises(ValueError, match="(?s)" + ".*".join(re.escape(str(part)) for part in parts))
+
+
+@pytest.fixture
+def kitti(tmp_path):
+    return open_source(f"kitti:{fakes.make_kitti(tmp_path)}")
+
+
+# The registry
+
+
+@pytest.mark.parametrize(
+    ("spec", "parts"),
+    [
+        ("nuscenes:x", ["'nuscenes:x'", "unknown kind 'nuscenes'", *sorted(OPENERS)]),
+        ("data", ["unknown kind 'data'", "folder"]),
+        ("kitti:", ["no root", "kitti:ROOT"]),
+        ("folder:/no/such/place", ["/no/such/place does not exist", "directory of the data set"]),
+    ],
+)
+def test_a_wrong_spec_is_refused_with_what_is_known(spec, parts):
+    with refuses(*parts):
+        open_source(spec)
+
+
+def test_a_root_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with refuses("is not a directory", "expected the directory"):
+        open_source(f"kitti:{tmp_path / 'file'}")
+
+
+def test_sources_do_not_import_torch():
+    code = "import sys, pipeline.sources.registry, pipeline.sources.view; sys.exit('torch' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[1]).returncode
+        == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "view", "bins", "sigma_m", "protocol"),
+    [
+        ("kitti", "kb", "kitti", 0.5, "kitti_eigen_garg80"),
+        ("folder", "full", None, None, "plain"),
+        ("scenes", "full", "log:64:1:100", 0.5, "plain"),
+    ],
+)
+def test_a_source_has_the_customs_of_its_papers(tmp_path, name, view, bins, sigma_m, protocol):
+    {"kitti": fakes.make_kitti, "folder": fakes.make_folder, "scenes": fakes.make_scenes_folder}[name](
+        tmp_path
+    )
+    source = open_source(f"{name}:{tmp_path}")
+    customs = source.customs
+    assert (customs.view, customs.bins, customs.sigma_m, customs.protocol) == (view, bins, sigma_m, protocol)
+    assert (source.name, source.root) == (name, tmp_path)
+
+
+# Image files
+
+
+def test_an_image_is_read_with_the_hash_of_its_file(tmp_path):
+    image = fakes.image_of(fakes.smooth_depth_m((8, 9)))
+    fakes.write_image(tmp_path / "a.png", image)
+    read, sha256 = read_image_with_sha256(str(tmp_path / "a.png"))
+    assert (read == image).all()
+    assert read.dtype == np.uint8
+    assert sha256 == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK", "LA"])
+def test_other_modes_of_8_bits_become_rgb(tmp_path, mode):
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    Image.new(mode, (5, 4)).save(path)
+    assert read_rgb(str(path)).shape == (4, 5, 3)
+
+
+def test_exif_orientation_is_not_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (5, 4)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_rgb(str(tmp_path / "a.jpg")).shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_an_image_is_found_under_another_suffix(tmp_path, suffix):
+    fakes.write_image(tmp_path / f"a{suffix}", np.zeros((4, 5, 3), np.uint8))
+    for named in IMAGE_SUFFIXES:
+        assert resolve_image(str(tmp_path / f"a{named}")) == str(tmp_path / f"a{suffix}")
+    assert read_rgb(str(tmp_path / "a.png")).shape == (4, 5, 3)
+
+
+def test_the_named_file_goes_before_its_sibling(tmp_path):
+    for suffix, value in {".png": 0, ".jpg": 255}.items():
+        fakes.write_image(tmp_path / f"a{suffix}", np.full((4, 5, 3), value, np.uint8))
+    assert read_rgb(str(tmp_path / "a.png")).max() == 0
+    assert read_rgb(str(tmp_path / "a.jpg")).min() == 255
+
+
+def test_a_missing_image_is_named_with_what_was_tried(tmp_path):
+    with refuses(tmp_path / "a.png", "no such file", ".jpg", "--source"):
+        read_rgb(str(tmp_path / "a.png"))
+
+
+def test_a_missing_depth_file_is_named(tmp_path):
+    with refuses("depth", tmp_path / "a.png", "no such file", "check"):
+        read_depth_png_m(str(tmp_path / "a.png"), 0.001)
+
+
+def test_a_directory_in_place_of_an_image_is_refused(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    with refuses("a.png", "Is a directory", "expected a readable file"):
+        read_rgb(str(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize("kept", [0, 20, 300, -40])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_file_cut_off_is_refused(tmp_path, suffix, kept):
+    path = tmp_path / f"a{suffix}"
+    fakes.write_image(path, np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    path.write_bytes(path.read_bytes()[:kept])
+    with refuses(path, "does not decode", "expected a whole PNG, JPEG, WEBP", "again"):
+        read_rgb(str(path))
+
+
+def test_a_format_beside_the_three_is_not_decoded(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", format="BMP")
+    with refuses("does not decode"):
+        read_rgb(str(tmp_path / "a.png"))
+
+
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBP"]),
+)
+def test_any_bytes_are_an_image_or_one_value_error(data, magic):
+    with pytest.raises(ValueError, match=r"image a\.png: "):
+        images_module._decode_rgb("a.png", magic + data)
+
+
+@pytest.mark.parametrize(
+    "side", [11_586, 20_000, 100_000]
+)  # just above the limit, and above both of Pillow's own
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    assert side**2 > LIMIT_PIXELS
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    path = tmp_path / "a.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    )
+    with refuses(path, "pixels", LIMIT_PIXELS, "make it smaller"):
+        read_rgb(str(path))
+
+
+def test_a_file_too_large_to_be_an_image_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(images_module, "LIMIT_BYTES", 10)
+    fakes.write_image(tmp_path / "a.png", np.zeros((4, 5, 3), np.uint8))
+    with refuses("a.png", "bytes, expected at most 10"):
+        read_rgb(str(tmp_path / "a.png"))
+
+
+def test_a_depth_file_given_as_image_is_refused(tmp_path):
+    fakes.write_depth(tmp_path / "a.png", np.ones((4, 5), np.float32), 0.001)
+    with refuses("a.png", "'I;16'", "expected 8 bits", "depth file"):
+        read_rgb(str(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
+def test_a_depth_file_of_8_bits_is_refused(tmp_path, mode):
+    Image.new(mode, (5, 4)).save(tmp_path / "a.png")
+    with refuses("depth", "a.png", repr(mode), "greyscale PNG of 16 bits", "write the depth as uint16"):
+        read_depth_png_m(str(tmp_path / "a.png"), 0.001)
+
+
+def test_depth_is_in_metres_with_nan_where_the_file_holds_nothing(tmp_path):
+    Image.fromarray(np.array([[0, 1, 256], [65535, 512, 0]], np.uint16)).save(tmp_path / "a.png")
+    depth_m = read_depth_png_m(str(tmp_path / "a.png"), 1 / 256)
+    np.testing.assert_array_equal(
+        depth_m, np.array([[np.nan, 1 / 256, 1], [65535 / 256, 2, np.nan]], np.float32)
+    )
+    assert depth_m.dtype == np.float32
+
+
+# Lists
+
+
+@given(st.text(max_size=30))
+def test_a_checked_path_stays_below_its_root(text):
+    try:
+        path = checked_path(text, "here")
+    except ValueError as error:
+        assert str(error).startswith("here: path ")  # noqa: PT017 - both ways are right, here is what must hold
+        return
+    joined = os.path.normpath(os.path.join("/root", path))  # noqa: PTH118 - normpath is the question
+    assert joined == f"/root/{path}"
+
+
+@settings(deadline=None)  # writes files
+@given(st.lists(st.text(st.characters(categories=["L", "N", "P", "Zs"]), max_size=10), max_size=10))
+def test_rows_are_the_lines_that_are_not_blank_with_their_numbers(tmp_path_factory, lines):
+    path = tmp_path_factory.mktemp("list") / "a.txt"
+    path.write_text("\r\n".join(lines), encoding="utf-8-sig", newline="")
+    assert list(rows(path)) == [(i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()]
+
+
+@given(st.text("ab/.", max_size=8), st.sampled_from([*IMAGE_SUFFIXES, ".PNG", ".txt", ""]))
+def test_only_an_image_suffix_is_taken_off(stem, suffix):
+    taken = without_suffix(stem + suffix)
+    is_image = suffix.lower() in IMAGE_SUFFIXES and stem and not stem.endswith("/")
+    assert taken == (stem if is_image else None)
+
+
+PARTS = st.text("abz019_-", min_size=1, max_size=8)
+
+
+@given(
+    st.lists(PARTS, min_size=1, max_size=4),
+    st.none() | PARTS,
+    st.floats(1e-3, 1e6),
+    st.sampled_from([" ", "\t "]),
+)
+def test_a_kitti_row_reads_back(parts, truth, focal_px, gap):
+    stem = "/".join(parts)
+    row = gap.join([f"{stem}.png", f"{truth}.png" if truth else "None", repr(focal_px)])
+    assert _parse_row(row, "here") == (stem, f"{stem}.png", f"{truth}.png" if truth else None, focal_px)
+
+
+@given(st.text(max_size=40))
+def test_any_line_is_a_kitti_row_or_one_value_error(row):
+    try:
+        sample_id, image, truth, focal_px = _parse_row(row, "here line 1")
+    except ValueError as error:
+        assert str(error).startswith("here line 1: ")  # noqa: PT017 - both ways are right, here is what must hold
+        return
+    assert image.startswith(sample_id)
+    assert truth is None or not truth.startswith("/")
+    assert math.isfinite(focal_px)
+
+
+# KITTI
+
+
+def test_kitti_rows_come_in_order_with_ids_truth_and_focal_length(kitti):
+    samples = kitti.samples("train")
+    assert [sample.id for sample in samples] == [f"{fakes.DRIVE}/{n:010d}" for n in range(4)]
+    assert samples[0].image_path == f"{kitti.root}/input/{fakes.DRIVE}/0000000000.png"
+    assert samples[0].focal_px == 721.5377
+    assert [sample.truth_path is None for sample in kitti.samples("test")] == [False, True]
+
+
+def test_kitti_images_and_truth_read_with_jpg_beside_png(kitti):
+    for frame, sample in enumerate(kitti.samples("train")):
+        depth_m = fakes.smooth_depth_m((40, 120), frame)
+        assert np.abs(read_rgb(sample.image_path).astype(int) - fakes.image_of(depth_m)).mean() < 3
+        truth_m = kitti.read_truth_m(sample)
+        np.testing.assert_allclose(truth_m, fakes.sparse(depth_m), atol=0.51 / 256)
+
+
+def test_a_kitti_row_without_truth_has_none(kitti):
+    assert kitti.read_truth_m(kitti.samples("test")[-1]) is None
+
+
+def test_a_kitti_split_may_be_a_file_with_a_byte_order_mark(kitti, tmp_path):
+    path = tmp_path / "mine.list"
+    path.write_text(ROW + "\r\n", encoding="utf-8-sig")
+    assert [sample.id for sample in kitti.samples(str(path))] == [f"{fakes.DRIVE}/0000000000"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ["no rows", "one a line"]),
+        (f"{ROW}\n\na.png b.png\n", ["line 3", "2 columns", "expected 3: rgb depth focal_px"]),
+        (f"{ROW}\n{ROW}\n", ["line 2", "0000000000", "line 1", "delete one"]),
+        (f"{ROW}\n{ROW.replace('.png', '.jpg', 1)}\n", ["line 2", "line 1"]),
+        ("/etc/a.png None 1", ["line 1", "'/etc/a.png' is absolute", "relative to the root"]),
+        ("a/../../b.png None 1", ["line 1", "leaves the root"]),
+        ("a.png ../b.png 1", ["line 1", "'../b.png'", "leaves the root"]),
+        ("./a.png None 1", ["plain form"]),
+        ("a.tif None 1", ["line 1", "'a.tif'", ".png or .jpg"]),
+        ("a.png None x", ["line 1", "'x'", "above 0"]),
+        ("a.png None nan", ["'nan'", "above 0"]),
+        ("a.png None -7", ["'-7'", "above 0"]),
+    ],
+)
+def test_a_wrong_kitti_list_is_refused_with_its_line(kitti, tmp_path, text, parts):
+    path = tmp_path / "mine.txt"
+    path.write_text(text)
+    with refuses("split", path, *parts):
+        kitti.samples(str(path))
+
+
+def test_a_list_that_is_not_utf8_is_refused_with_the_byte(kitti, tmp_path):
+    (tmp_path / "mine.txt").write_bytes(b"ab\xff")
+    with refuses("mine.txt", "byte 2 is not UTF-8", "text list"):
+        kitti.samples(str(tmp_path / "mine.txt"))
+
+
+def test_an_absurdly_large_list_is_not_read(kitti, tmp_path, monkeypatch):
+    monkeypatch.setattr(lists, "LIMIT_BYTES", 10)
+    (tmp_path / "mine.txt").write_text(ROW)
+    with refuses("mine.txt", f"{len(ROW)} bytes", "at most 10"):
+        kitti.samples(str(tmp_path / "mine.txt"))
+
+
+@pytest.mark.parametrize("split", ["trian", "../train", "no/such.txt"])
+def test_an_unknown_split_is_refused_with_the_names_there_are(kitti, split):
+    with refuses(repr(split), "splits/NAME.txt", "there: test, train"):
+        kitti.samples(split)
+
+
+def test_a_root_that_is_not_kitti_is_refused_with_what_was_expected(tmp_path):
+    with refuses("not a KITTI root", tmp_path / "input", "gt_depth/"):
+        open_source(f"kitti:{tmp_path}")
+
+
+def test_kitti_has_one_truth(tmp_path):
+    fakes.make_kitti(tmp_path)
+    assert open_source(f"kitti:{tmp_path}", "gt_depth").name == "kitti"
+    with refuses("'dense'", "expected gt_depth"):
+        open_source(f"kitti:{tmp_path}", "dense")
+
+
+# Folders
+
+
+def test_a_folder_lists_all_its_images_sorted(tmp_path):
+    source = open_source(f"folder:{fakes.make_folder(tmp_path, ids=['b/2', 'a/10', 'c'])}")
+    assert [sample.id for sample in source.samples("all")] == ["a/10", "b/2", "c"]
+    assert source.samples("all")[0].image_path == f"{tmp_path}/rgb/a/10.png"
+
+
+def test_a_list_called_all_goes_before_the_listing(tmp_path):
+    fakes.make_folder(tmp_path)
+    (tmp_path / "all.txt").write_text("a/0002\n")
+    assert [sample.id for sample in open_source(f"folder:{tmp_path}").samples("all")] == ["a/0002"]
+
+
+def test_a_folder_split_skips_comments_and_drops_suffixes(tmp_path):
+    fakes.make_folder(tmp_path)
+    (tmp_path / "mine.txt").write_text("# two of them\n\na/0002.png\nb/0001\n")
+    assert [sample.id for sample in open_source(f"folder:{tmp_path}").samples("mine")] == ["a/0002", "b/0001"]
+
+
+def test_folder_truth_is_in_millimetres_unless_the_folder_says_otherwise(tmp_path):
+    fakes.make_folder(tmp_path)
+    sample = open_source(f"folder:{tmp_path}").samples("test")[0]
+    depth_m = fakes.smooth_depth_m((24, 32), 2)
+    np.testing.assert_allclose(open_source(f"folder:{tmp_path}").read_truth_m(sample), depth_m, atol=6e-4)
+    (tmp_path / "dataset.json").write_text('{"metres_per_unit": 0.002}')
+    np.testing.assert_allclose(
+        open_source(f"folder:{tmp_path}").read_truth_m(sample), 2 * depth_m, atol=12e-4
+    )
+
+
+@pytest.mark.parametrize("value", [0, -1, "0.001", True, None, [1]])
+def test_a_wrong_scale_in_dataset_json_is_refused(tmp_path, value):
+    fakes.make_folder(tmp_path)
+    (tmp_path / "dataset.json").write_text(json.dumps({"metres_per_unit": value}))
+    with refuses("dataset.json", repr(value), "above 0", '{"metres_per_unit": 0.001}'):
+        open_source(f"folder:{tmp_path}")
+
+
+def test_an_image_without_depth_file_has_no_truth(tmp_path):
+    fakes.make_folder(tmp_path)
+    (tmp_path / "depth/a/0002.png").unlink()
+    source = open_source(f"folder:{tmp_path}")
+    assert [sample.truth_path is None for sample in source.samples("all")] == [False, True, False]
+    assert source.read_truth_m(source.samples("all")[1]) is None
+
+
+def test_images_alone_make_a_folder_source(tmp_path):
+    fakes.write_image(tmp_path / "rgb/a.webp", np.zeros((4, 5, 3), np.uint8))
+    (sample,) = open_source(f"folder:{tmp_path}").samples("all")
+    assert (sample.id, sample.truth_path, read_rgb(sample.image_path).shape) == ("a", None, (4, 5, 3))
+
+
+def test_the_truth_folder_can_be_chosen(tmp_path):
+    fakes.make_scenes_folder(tmp_path)
+    source = open_source(f"folder:{tmp_path}", "depth_sparse")
+    assert source.samples("test")[0].truth_path == f"{tmp_path}/depth_sparse/000005.png"
+
+
+@pytest.mark.parametrize("truth", ["laser", "../depth", "", "depth/a"])
+def test_an_unknown_truth_folder_is_refused_with_those_there(tmp_path, truth):
+    fakes.make_folder(tmp_path)
+    with refuses(f"truth {truth!r}", "expected one of: depth"):
+        open_source(f"folder:{tmp_path}", truth)
+
+
+def test_a_folder_without_rgb_is_refused(tmp_path):
+    with refuses(tmp_path / "rgb", "expected rgb/ID.png"):
+        open_source(f"folder:{tmp_path}")
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    (tmp_path / "rgb").mkdir()
+    (tmp_path / "rgb/notes.txt").touch()
+    (tmp_path / "rgb/.hidden.png").touch()
+    with refuses("no image in", tmp_path / "rgb", ".webp"):
+        open_source(f"folder:{tmp_path}").samples("all")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a/0001\nz/9\n", ["line 2", "'z/9'", "rgb", "z/9.png", "delete the line"]),
+        ("# nothing\n", ["no rows"]),
+        ("a/0001\n\na/0001.png\n", ["line 3", "'a/0001'", "line 1"]),
+        ("/a/0001\n", ["line 1", "is absolute"]),
+        ("../a/0001\n", ["line 1", "leaves the root"]),
+    ],
+)
+def test_a_wrong_folder_list_is_refused_with_its_line(tmp_path, text, parts):
+    fakes.make_folder(tmp_path)
+    (tmp_path / "mine.txt").write_text(text)
+    with refuses(tmp_path / "mine.txt", *parts):
+        open_source(f"folder:{tmp_path}").samples("mine")
+
+
+def test_two_images_of_one_id_are_refused(tmp_path):
+    fakes.make_folder(tmp_path)
+    fakes.write_image(tmp_path / "rgb/a/0001.jpg", np.zeros((4, 5, 3), np.uint8))
+    with refuses("rgb/a/0001", "two images", "'a/0001'", "remove one"):
+        open_source(f"folder:{tmp_path}").samples("all")
+
+
+def test_a_link_that_leaves_the_root_is_refused(tmp_path):
+    fakes.write_image(tmp_path / "other.png", np.zeros((4, 5, 3), np.uint8))
+    fakes.make_folder(tmp_path / "root")
+    (tmp_path / "root/rgb/x.png").symlink_to(tmp_path / "other.png")
+    with refuses("rgb/x.png", "other.png", "outside of the root", "copy"):
+        open_source(f"folder:{tmp_path / 'root'}").samples("all")
+
+
+def test_a_truth_folder_that_is_a_link_out_of_the_root_is_refused(tmp_path):
+    fakes.make_folder(tmp_path / "root")
+    (tmp_path / "root/depth").rename(tmp_path / "elsewhere")
+    (tmp_path / "root/depth").symlink_to(tmp_path / "elsewhere")
+    with refuses("root/depth", "elsewhere", "outside of the root"):
+        open_source(f"folder:{tmp_path / 'root'}").samples("all")
+
+
+def test_a_link_in_circles_is_refused(tmp_path):
+    fakes.make_folder(tmp_path)
+    (tmp_path / "rgb/a/again").symlink_to(tmp_path / "rgb")
+    with refuses("rgb/a/again", "in circles", "copy it there"):
+        open_source(f"folder:{tmp_path}").samples("all")
+
+
+def test_a_link_to_a_file_within_the_root_is_an_image(tmp_path):
+    fakes.make_folder(tmp_path)
+    (tmp_path / "rgb/x.png").symlink_to(tmp_path / "rgb/a/0001.png")
+    assert "x" in [sample.id for sample in open_source(f"folder:{tmp_path}").samples("all")]
+
+
+# Scenes
+
+
+@pytest.mark.parametrize(("truth", "share"), [(None, 1.0), ("dense", 1.0), ("sparse", 0.25)])
+def test_scenes_have_dense_and_sparse_truth(tmp_path, truth, share):
+    source = open_source(f"scenes:{fakes.make_scenes_folder(tmp_path)}", truth)
+    assert [len(source.samples(split)) for split in ("train", "test", "all")] == [5, 1, 6]
+    truth_m = source.read_truth_m(source.samples("test")[0])
+    assert np.isfinite(truth_m).mean() == share
+    np.testing.assert_allclose(np.nanmax(truth_m), np.nanmax(fakes.smooth_depth_m((24, 64), 5)), atol=0.3)
+
+
+def test_scenes_without_description_name_the_command(tmp_path):
+    fakes.make_folder(tmp_path)
+    with refuses(tmp_path / "dataset.json", f"pipeline make-scenes {tmp_path}", f"folder:{tmp_path}"):
+        open_source(f"scenes:{tmp_path}")
+
+
+def test_an_unknown_truth_of_scenes_is_refused(tmp_path):
+    fakes.make_scenes_folder(tmp_path)
+    with refuses("'depth'", "dense, sparse"):
+        open_source(f"scenes:{tmp_path}", "depth")
+
+
+# Real data
+
+realdata = [
+    pytest.mark.realdata,
+    pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data"),
+]
+
+
+@pytest.mark.parametrize(("split", "count"), [("sample_train", 24), ("sample_test", 20)])
+class TestRealKitti:
+    pytestmark = realdata
+
+    def test_every_sample_reads(self, split, count):
+        source = open_source(f"kitti:{REAL / 'kitti'}")
+        samples = source.samples(split)
+        assert len(samples) == count
+        for sample in samples:
+            assert read_rgb(sample.image_path).shape == (375, 1242, 3)
+            truth_m = source.read_truth_m(sample)
+            assert truth_m.shape == (375, 1242)
+            assert 0.01 < np.isfinite(truth_m).mean() < 0.3
+            assert 0.5 < np.nanmin(truth_m) < np.nanmax(truth_m) < 130
+
+
+class TestRealLists:
+    pytestmark = realdata
+
+    def test_the_eigen_lists_have_their_rows(self):
+        source = open_source(f"kitti:{REAL / 'kitti'}")
+        assert len(source.samples("kitti_eigen_train")) == 23_158
+        test = source.samples("kitti_eigen_test")
+        assert (len(test), sum(sample.truth_path is None for sample in test)) == (697, 45)
+
+    @pytest.mark.parametrize(("split", "count"), [("train", 149), ("test", 34), ("all", 187)])
+    def test_the_indoor_folder_reads(self, split, count):
+        source = open_source(f"folder:{REAL / 'indoor'}")
+        samples = source.samples(split)
+        assert len(samples) == count
+        assert read_rgb(samples[-1].image_path).shape == (360, 540, 3)
+        assert 0.2 < np.nanmedian(source.read_truth_m(samples[-1])) < 10
