@@ -104,10 +104,14 @@ def cache_teacher(
     begin = time.monotonic()
     with StoreWriter(out, spec, [sample.id for sample in samples]) as writer:
         for other in writer.other_stagings():
-            progress.note(f"{other} is an unfinished store of other settings; remove it if you do not need it")
+            progress.note(
+                f"{other} is an unfinished store of other settings; remove it if you do not need it"
+            )
         before = sum(len(spec.shard_samples(shard)) for shard in writer.finished)
         if before:
-            progress.note(f"going on with {before} of {len(samples)} samples that are finished in {writer.staging}")
+            progress.note(
+                f"going on with {before} of {len(samples)} samples that are finished in {writer.staging}"
+            )
         try:
             with progress.task("cache teacher", len(samples), "img", done=before) as task:
                 written = _Run(writer, samples, view, teacher, options, task).run()
@@ -296,7 +300,9 @@ class _Run:
         keep = dpm is not None and self.spec.dpm_kind != "gaussian"
         return depth.float().numpy(), dpm.float().numpy() if dpm is not None and keep else None
 
-    def _encode(self, frame: _Frame, depth: NDArray[np.float32], dpm: NDArray[np.float32] | None) -> EncodedSample:
+    def _encode(
+        self, frame: _Frame, depth: NDArray[np.float32], dpm: NDArray[np.float32] | None
+    ) -> EncodedSample:
         try:
             encoded = encode_sample(self.spec, depth, dpm)
         except ValueError as error:

@@ -72,7 +72,9 @@ def evaluate_student(
     edges_m = torch.from_numpy(run.bin_edges_m).to(device)
 
     def predict(frames: list[Frame]) -> NDArray[np.float32]:
-        depth_m = predict_depth_m(network, images_of(frames, device), edges_m, flip_average=protocol.flip_average)
+        depth_m = predict_depth_m(
+            network, images_of(frames, device), edges_m, flip_average=protocol.flip_average
+        )
         predicted: NDArray[np.float32] = depth_m.cpu().numpy()
         return predicted
 

@@ -31,7 +31,9 @@ def write_durably(path: Path, data: bytes) -> None:
 
 def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
     """JSON bytes that depend on the value alone: sorted keys, no spaces, no NaN. Raises ValueError on NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+    ).encode()
 
 
 def pretty_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
@@ -46,7 +48,9 @@ def read_json(path: Path, what: str, limit_bytes: int = 64 * 2**20) -> Any:  # n
     except OSError as error:
         raise ValueError(f"{what} {path}: {error.strerror}") from error
     if size > limit_bytes:
-        raise ValueError(f"{what} {path}: {size} bytes, expected at most {limit_bytes}; this is no file of ours")
+        raise ValueError(
+            f"{what} {path}: {size} bytes, expected at most {limit_bytes}; this is no file of ours"
+        )
     try:
         return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

@@ -147,13 +147,6 @@ PROTOCOLS = {
 }
 
 
-def protocol_by_name(name: str) -> Protocol:
-    """The protocol of that name. Raises ValueError for an unknown one, listing the known."""
-    if name not in PROTOCOLS:
-        raise ValueError(f"protocol {name!r}: expected one of {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]
-
-
 def evaluate_pair(
     predicted_m: NDArray[np.floating], truth_m: NDArray[np.floating], protocol: Protocol
 ) -> dict[str, float]:

@@ -117,7 +117,9 @@ def validate(
     protocol = replace(PROTOCOLS[source.customs.protocol], flip_average=False)
     found: list[dict[str, float]] = []
     for frames in frames_in_batches(source, evenly(source.samples(split), count), view, 4):
-        depth_m = predict_depth_m(network, images_of(frames, device), bin_edges_m, flip_average=False).cpu().numpy()
+        depth_m = (
+            predict_depth_m(network, images_of(frames, device), bin_edges_m, flip_average=False).cpu().numpy()
+        )
         for frame, one in zip(frames, depth_m, strict=True):
             mask = None if frame.truth_m is None else protocol.mask(frame.truth_m)
             if mask is not None and frame.truth_m is not None and mask.any():

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .dpm import parse_bins
 from .fileio import canonical_json, sha256_bytes
-from .losses import ALIASES, build_loss
+from .loss_base import ALIASES
 from .students.build import STUDENTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .losses import DepthLoss
+    from .loss_base import DepthLoss
     from .sources.base import Sample, Source
     from .store import Store
 
 MAPS = ("auto", "stored", "from-depth")
 LOSSES_WITH_MAP = ("tiekd", "dpm")
+LOSSES = {
+    "tiekd": ".losses",
+    "tiekd-released": ".losses",
+    "dpm": ".losses",
+    "ssim": ".losses",
+    "mse": ".losses",
+    "si": ".losses",
+    "ssim+si": ".losses",
+    "ssim+mse": ".losses",
+    "nll": ".likelihood",
+}
+"""Name -> module whose `build_loss` makes it."""
+ON_TRUTH = "truth-"
 
 
 @dataclass(frozen=True)
@@ -27,8 +41,7 @@ class TrainOptions:
 
     student: str = "mobilenetv2"
     loss: str = "tiekd"
-    target: str = "teacher"
-    """`teacher` learns from a store; `truth` from ground truth, with the bins and view of a store if one is given."""
+    """A name in LOSSES; with `truth-` in front, it is taken to ground truth and not to a store's targets."""
     epochs: int = 24
     batch_size: int = 16
     learning_rate: float = 1e-3
@@ -62,10 +75,23 @@ class TrainOptions:
             raise ValueError(f"--learning-rate {self.learning_rate}: expected a number above 0")
         if self.student not in STUDENTS:
             raise ValueError(f"student {self.student!r}: expected one of {', '.join(STUDENTS)}")
-        if self.target not in {"teacher", "truth"}:
-            raise ValueError(f"target {self.target!r}: expected teacher or truth")
+        if self.loss_name not in LOSSES:
+            raise ValueError(
+                f"loss {self.loss!r}: expected one of {', '.join(LOSSES)}, or truth-LOSS to learn from ground truth"
+            )
         if self.maps not in MAPS:
             raise ValueError(f"--maps {self.maps}: expected one of {', '.join(MAPS)}")
+
+    @property
+    def on_truth(self) -> bool:
+        """Whether the target is ground truth."""
+        return self.loss.startswith(ON_TRUTH)
+
+    @property
+    def loss_name(self) -> str:
+        """Name of the loss in LOSSES, whatever its target."""
+        name = self.loss.removeprefix(ON_TRUTH)
+        return ALIASES.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -89,13 +115,17 @@ class Recipe:
 
     @classmethod
     def make(
-        cls, options: TrainOptions, source: Source, samples: Sequence[Sample], store: Store | None, truth: str | None
+        cls,
+        options: TrainOptions,
+        source: Source,
+        samples: Sequence[Sample],
+        store: Store | None,
+        truth: str | None,
     ) -> Recipe:
         """Settle every choice. Raises ValueError where the store, the source and the options do not fit."""
-        loss = ALIASES.get(options.loss, options.loss)
         customs = source.customs
-        if options.target == "teacher" and store is None:
-            raise ValueError("no store to learn from: give --store, or --target truth")
+        if not options.on_truth and store is None:
+            raise ValueError("no store to learn from: give --store, or --loss truth-si")
         if store is None:
             bins = options.bins or customs.bins
             if bins is None:
@@ -114,9 +144,9 @@ class Recipe:
                     "teacher"
                 )
             edges, view = store.spec.bin_edges, store.spec.view
-        teacher = store if options.target == "teacher" else None
+        teacher = None if options.on_truth else store
         has_maps = teacher is not None and teacher.spec.dpm_kind == "sparse"
-        usable = has_maps and loss in LOSSES_WITH_MAP
+        usable = has_maps and options.loss_name in LOSSES_WITH_MAP
         if options.maps == "stored" and not usable:
             raise ValueError(
                 f"--maps stored: {'this loss has no use for a map' if has_maps else 'the store has no sparse maps'}; "
@@ -129,7 +159,9 @@ class Recipe:
             samples=len(samples),
             ids_sha256=sha256_bytes("\n".join(sample.id for sample in samples).encode()),
             truth_of=truth or "default" if teacher is None else None,
-            store=None if teacher is None else {"teacher": teacher.spec.teacher, "digest": teacher.spec.digest()},
+            store=None
+            if teacher is None
+            else {"teacher": teacher.spec.teacher, "digest": teacher.spec.digest()},
             view=view,
             bin_edges_m=edges,
             crop_px=options.crop_px or customs.crop_px,
@@ -152,5 +184,14 @@ class Recipe:
         return sha256_bytes(canonical_json(self.as_json()))
 
     def build_loss(self) -> DepthLoss:
-        """Return the loss that the run minimises."""
-        return build_loss(self.options.loss, self.bin_edges_m, self.sigma_m, self.options.weight, self.skip_rows)
+        """Return the loss that the run minimises.
+
+        Its module is imported by name: what trains a teacher does not depend on what teaches a student, so that
+        `dvc repro` after a change to a distillation loss leaves the teacher alone.
+        """
+        name = self.options.loss_name
+        module = import_module(LOSSES[name], __package__)
+        loss: DepthLoss = module.build_loss(
+            name, self.bin_edges_m, sigma_m=self.sigma_m, weight=self.options.weight, skip_rows=self.skip_rows
+        )
+        return loss

@@ -81,13 +81,15 @@ def train_network(
     """
     progress = progress or Silent()
     if out.exists():
-        raise ValueError(f"{out} exists: a finished run is never written over; remove it or choose another --out")
+        raise ValueError(
+            f"{out} exists: a finished run is never written over; remove it or choose another --out"
+        )
     samples = source.samples(split)
     recipe = Recipe.make(options, source, samples, store, truth)
     partial = out.with_name(f".{out.name}.{recipe.digest()[:12]}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     write_durably(partial / CONFIG, pretty_json(recipe.as_json()))
-    teacher = store if options.target == "teacher" else None
+    teacher = None if options.on_truth else store
     run = _Training(source, samples, recipe, teacher, validation, choose_device(device), partial)
     if run.step:
         progress.note(f"going on from step {run.step} of {run.total_steps} in {partial}")
@@ -149,7 +151,13 @@ class _Training:
         augmentation = Augmentation(recipe.crop_px, recipe.rotate_deg, options.flip, options.colour)
         self.order = EpochOrder(len(samples), options.batch_size, options.seed)
         self.data = TrainingData(
-            source, samples, self.view, store=store, maps_px=None, augmentation=augmentation, seed=options.seed
+            source,
+            samples,
+            self.view,
+            store=store,
+            maps_px=None,
+            augmentation=augmentation,
+            seed=options.seed,
         )
         if recipe.stored_maps:
             assert store is not None
@@ -268,19 +276,22 @@ class _Training:
         with torch.autocast(self.device.type, dtype=cast, enabled=cast is not None):
             logits = self.network(images)
         terms = self.loss.terms(logits, target_m, maps)
-        loss = float(terms["loss"])
+        loss = float(terms["loss"].detach())
         if not math.isfinite(loss):
             raise ValueError(
                 f"the loss is {loss} at step {self.step}: lower --learning-rate, or use --precision float32; "
                 "the last checkpoint is kept"
             )
-        learning_rate = self.schedule.get_last_lr()[0]
+        learning_rate = float(self.schedule.get_last_lr()[0])
         self.optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()
+        terms["loss"].backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip_norm)
         self.optimizer.step()
         self.schedule.step()
-        return {"learning_rate": learning_rate, **{name: float(value) for name, value in terms.items()}}
+        return {
+            "learning_rate": learning_rate,
+            **{name: float(value.detach()) for name, value in terms.items()},
+        }
 
     def _end_epoch(self, epoch: int) -> None:
         row: dict[str, Any] = {"epoch": epoch, "train_loss": self.epoch_loss / len(self.order)}

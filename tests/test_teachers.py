@@ -169,8 +169,10 @@ HEADER = npy_bytes(np.zeros((4, 5), np.float32))
         (b"PK\x03\x04 something", ["no .npy file"]),
         (HEADER[:-1], ["says 80 bytes", "holds 79", "write it again"]),
         (HEADER + b"x", ["says 80 bytes", "holds 81"]),
-        (HEADER.replace(b"(4, 5)", b"(9999999, 9999999)"), []),
-        (HEADER.replace(b"(4, 5), }           ", b"(99999, 999999), } "), ["it holds 80"]),
+        (
+            HEADER.replace(b"(4, 5), }".ljust(20), b"(99999, 999999), }".ljust(20)),
+            ["399995600004", "holds 80"],
+        ),
         (npy_bytes(np.zeros((1, 4, 5), np.float32)), ["float32 of shape (1, 4, 5)", "(height, width)"]),
         (npy_bytes(np.zeros((4, 5), np.int32)), ["int32", "uint16, float16, float32, float64"]),
         (npy_bytes(np.zeros((0, 5), np.float32)), ["shape (0, 5)"]),
@@ -584,6 +586,19 @@ def test_the_card_of_a_checkpoint_names_its_student_and_weights(run):
     np.testing.assert_array_equal(teacher.bin_edges_m, run.bin_edges_m)
 
 
+def test_a_run_on_disk_teaches(tmp_path):
+    from pipeline.students.build import build_student
+    from pipeline.students.run import CONFIG, WEIGHTS, save_weights
+
+    save_weights(build_student("lean", 4), tmp_path / WEIGHTS)
+    (tmp_path / CONFIG).write_text(json.dumps({"student": "lean", "bin_edges_m": [1, 2, 4, 8, 16]}))
+    teacher = opened(f"checkpoint:{tmp_path}")
+    depth, dpm = teacher.predict(torch.rand(1, 3, 32, 64), ["a"])
+    assert teacher.card.name == "lean"
+    assert (dpm.shape[1], dpm.shape[2:]) == (4, depth.shape[1:])
+    assert 1 < depth.min() < depth.max() < 16
+
+
 def test_a_directory_that_is_no_run_is_refused(tmp_path):
     with refuses(tmp_path, "no finished run"):
         opened(f"checkpoint:{tmp_path}")
@@ -600,8 +615,8 @@ def build_network(family, **config):
     torch.manual_seed(0)
     if family in {"depth_anything", "dpt_dinov2"}:
         config["backbone_config"] = hf.Dinov2Config(
-            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, image_size=28, patch_size=14,
-            out_indices=[1, 2], reshape_hidden_states=False, apply_layernorm=True,
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, image_size=28,
+            patch_size=14, out_indices=[1, 2], reshape_hidden_states=False, apply_layernorm=True,
         )  # fmt: skip
     small = {"neck_hidden_sizes": [8, 8], "reassemble_factors": [2, 1], "fusion_hidden_size": 8}
     if family == "depth_anything":
@@ -624,19 +639,20 @@ def build_network(family, **config):
         ones = [1] * 4
         return hf.GLPNForDepthEstimation(
             hf.GLPNConfig(
-                hidden_sizes=[8] * 4, depths=ones, num_attention_heads=ones, mlp_ratios=ones, decoder_hidden_size=8,
-                **config,
+                hidden_sizes=[8] * 4, depths=ones, num_attention_heads=ones, mlp_ratios=ones,
+                decoder_hidden_size=8, **config,
             )
         )  # fmt: skip
     backbone = hf.BeitConfig(
         image_size=64, patch_size=16, hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
-        intermediate_size=16, out_features=["stage1", "stage2", "stage3", "stage4"], reshape_hidden_states=False,
-        use_relative_position_bias=True,
+        intermediate_size=16, out_features=["stage1", "stage2", "stage3", "stage4"],
+        reshape_hidden_states=False, use_relative_position_bias=True,
     )  # fmt: skip
     return hf.ZoeDepthForDepthEstimation(
         hf.ZoeDepthConfig(
             backbone_config=backbone, neck_hidden_sizes=[8] * 4, fusion_hidden_size=8, bottleneck_features=8,
-            num_relative_features=8, bin_embedding_dim=8, num_attractors=[4, 2, 2, 1], backbone_hidden_size=16,
+            num_relative_features=8, bin_embedding_dim=8, num_attractors=[4, 2, 2, 1],
+            backbone_hidden_size=16,
             bin_configurations=[{"n_bins": 8, "min_depth": 0.001, "max_depth": 10.0, "name": "nyu"}],
         )
     )  # fmt: skip
@@ -659,6 +675,9 @@ def build_processor(family, **settings):
 
 def save_model(folder, family, processor=None, **config):
     network = build_network(family, **config)
+    for weight in network.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.15)  # the library's own start gives the same depth everywhere
     network.save_pretrained(folder)
     build_processor(family, **(processor or {})).save_pretrained(folder)
     return network.eval()
@@ -688,7 +707,7 @@ class TestTransformers:
         depth = teacher.predict(VIEWS, IDS).depth
         assert teacher.card.depth_space == depth_space
         assert (depth.shape, depth.dtype) == ((2, *size), torch.float32)
-        pictures = [np.array(view * 255).round().astype(np.uint8).transpose(1, 2, 0) for view in VIEWS]
+        pictures = [(view * 255).round().byte().permute(1, 2, 0).numpy() for view in VIEWS]
         with torch.no_grad():
             raw = network(**build_processor(family)(images=pictures, return_tensors="pt")).predicted_depth
         if family != "zoedepth":
@@ -743,7 +762,7 @@ class TestTransformers:
         depth = teacher.predict(VIEWS, IDS).depth
         assert teacher.card.precision == "bfloat16"
         assert not torch.equal(depth, exact)
-        torch.testing.assert_close(depth, exact, rtol=0.02, atol=0)
+        assert ((depth - exact).abs() / exact).median() < 0.001
         assert (depth != depth.bfloat16().float()).float().mean() > 0.9
 
     def test_an_overflow_in_float16_is_refused(self, tmp_path):
@@ -891,5 +910,4 @@ class TestRealPredictions:
         large, small = png.predict(None, ids).depth, native.predict(None, ids).depth
         assert (large.shape, small.shape) == ((4, 352, 1216), (4, 192, 640))
         resized = torch.nn.functional.interpolate(small[:, None], large.shape[1:], mode="bilinear")[:, 0]
-        relative = ((large - resized).abs() / large).nanmean()
-        assert relative < 0.02
+        assert ((large - resized.clamp(max=80)).abs() / large).mean() < 1e-4  # PNG of this scale ends at 80 m

@@ -35,7 +35,12 @@ class ConsoleTask:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                desc=self.title, total=self.total, initial=self.done, unit=self.unit, dynamic_ncols=True, leave=True
+                desc=self.title,
+                total=self.total,
+                initial=self.done,
+                unit=self.unit,
+                dynamic_ncols=True,
+                leave=True,
             )
         return self
 
@@ -46,7 +51,9 @@ class ConsoleTask:
             self._bar.close()
         elif kind is None and self.total:
             seconds = time.monotonic() - self._begin
-            click.echo(f"{self.title}: {self.done}/{self.total} {self.unit} in {_duration(seconds)}", err=True)
+            click.echo(
+                f"{self.title}: {self.done}/{self.total} {self.unit} in {_duration(seconds)}", err=True
+            )
 
     def update(self, done: int = 1, **facts: object) -> None:
         """Count, and say so if it is time."""
@@ -63,7 +70,8 @@ class ConsoleTask:
         left = _duration((self.total - self.done) / rate) if rate else "?"
         told = "".join(f", {name} {value}" for name, value in facts.items())
         click.echo(
-            f"{self.title}: {self.done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s, {left} left{told}", err=True
+            f"{self.title}: {self.done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s, {left} left{told}",
+            err=True,
         )
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
 
 import click
-
-from .plain import PlainCommand
 
 COMMANDS = {
     "make-scenes": ("scenes", "Render driving-like scenes with exact depth."),
@@ -47,9 +44,3 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="tiekd-pipeline")
 def main() -> None:
     """Run a heavy depth network once, and train small ones from what it wrote (TIE-KD)."""
-
-
-def stage(command: click.Command, arguments: list[str] | None = None) -> Any:
-    """Run one command as a script of its own: what the files in `stages/` call."""
-    assert isinstance(command, PlainCommand)
-    return command.main(args=arguments, prog_name=f"pipeline {command.name}")

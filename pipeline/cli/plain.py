@@ -26,7 +26,9 @@ class PlainCommand(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.append(
-            click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of a failure.")
+            click.Option(
+                ["--debug"], is_flag=True, expose_value=False, help="Show the traceback of a failure."
+            )
         )
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -58,7 +60,7 @@ def _of_os_error(error: OSError) -> str:
     return f"{where}{error.strerror or error}" + (f"; {hint}" if hint else "")
 
 
-class SizeType(click.ParamType):
+class SizeType(click.ParamType[tuple[int, int]]):
     """Height and width in pixels, written HxW."""
 
     name = "HxW"
@@ -75,7 +77,7 @@ class SizeType(click.ParamType):
         return int(match[1]), int(match[2])
 
 
-class RangeType(click.ParamType):
+class RangeType(click.ParamType[tuple[float, float]]):
     """Two depths in metres, written LO:HI."""
 
     name = "LO:HI"
@@ -107,8 +109,11 @@ def many(*options: Callable[[F], F]) -> Callable[[F], F]:
 
     return decorate
 
+
 SOURCE = many(
-    option("--source", "source_name", required=True, metavar="KIND:ROOT", help="kitti:, folder: or scenes:ROOT."),
+    option(
+        "--source", "source_name", required=True, metavar="KIND:ROOT", help="kitti:, folder: or scenes:ROOT."
+    ),
     option("--split", required=True, help="Name of a split, or a file in the data set's own list format."),
 )
 TRUTH = option("--truth", help="Which ground truth, where there are several: scenes has dense and sparse.")

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 @SOURCE
 @TRUTH
 @option("--store", "store_path", type=PATH, required=True, help="The teacher's store.")
-@option("--metrics", "metrics_paths", multiple=True, type=PATH, help="JSON of evaluate-student or -teacher, repeatable.")
+@option(
+    "--metrics",
+    "metrics_paths",
+    multiple=True,
+    type=PATH,
+    help="JSON of evaluate-student or -teacher, repeatable.",
+)
 @option("--frames", default=4, help="How many frames to show, spread evenly over the split.")
 @OUT
 def report(

@@ -15,18 +15,21 @@ if TYPE_CHECKING:
 
 TRAINING = many(
     option("--student", default="mobilenetv2", help="mobilenetv2, resnet18, resnet50, lean or lean-large."),
-    option("--loss", default="tiekd", help="tiekd, tiekd-released, dpm, ssim, mse, si, ssim+si or ssim+mse."),
     option("--epochs", default=24),
     option("--batch-size", default=16),
     option("--learning-rate", default=1e-3, help="Peak of the one-cycle schedule."),
     option("--weight-decay", default=0.01),
     option("--crop", "crop_px", type=SIZE, help="Random crop; the source's custom if left out."),
-    option("--rotate-deg", type=float, help="Half of the range of rotation; the source's custom if left out."),
+    option(
+        "--rotate-deg", type=float, help="Half of the range of rotation; the source's custom if left out."
+    ),
     option("--flip/--no-flip", default=True, help="Mirror half of the samples."),
     option("--colour/--no-colour", default=True, help="Vary the colours of half of the images."),
     option("--sigma-m", type=float, help="Width of the Gaussian map; the store's if left out."),
     option("--weight", default=0.1, help="Share of the KL in the TIE-KD loss."),
-    option("--skip-rows", type=int, help="Top rows that the loss leaves out; the source's custom if left out."),
+    option(
+        "--skip-rows", type=int, help="Top rows that the loss leaves out; the source's custom if left out."
+    ),
     option("--seed", default=0),
     option("--precision", default="auto", help="auto, float32 or bfloat16."),
     option("--validation-split", help="Split to measure after each epoch."),
@@ -40,46 +43,48 @@ TRAINING = many(
 
 @click.command(cls=PlainCommand)
 @SOURCE
-@option("--store", "store_path", type=PATH, help="The teacher's store; without it, --target truth.")
-@option("--target", type=click.Choice(["teacher", "truth"]), default="teacher", help="What the student learns from.")
+@option("--store", "store_path", type=PATH, required=True, help="The teacher's store.")
 @option(
     "--maps",
     default="auto",
     type=click.Choice(["auto", "stored", "from-depth"]),
     help="stored: the store's sparse maps; from-depth: Gaussians about its depth; auto: stored if there are any.",
 )
+@option(
+    "--loss",
+    default="tiekd",
+    help="tiekd, tiekd-released, dpm, ssim, mse, si, ssim+si, ssim+mse; truth-LOSS learns from ground truth.",
+)
 @TRAINING
-def train_student(store_path: Path | None, target: str, **flags: Any) -> None:
+def train_student(store_path: Path, **flags: Any) -> None:
     """Stage two: train a student from a store. The teacher is not needed, nor any of its packages.
 
     \b
     Example: pipeline train-student --source kitti:ROOT --split ROOT/splits/train.txt \\
                --store train.zarr --student mobilenetv2 --loss tiekd --out runs/mobilenetv2
 
-    With --target truth the student learns from ground truth alone, for comparison: its bins and view are the
-    store's if one is given. Ctrl-C leaves a checkpoint; the same command goes on from it.
+    With --loss truth-si the student learns from ground truth alone, for comparison; the store then gives no more
+    than the bins and the view. Ctrl-C leaves a checkpoint; the same command goes on from it.
     """
     from ..store import open_store
 
-    store = None if store_path is None else open_store(store_path)
-    if target == "teacher" and store is None:
-        raise click.UsageError("--store is missing: give the teacher's store, or --target truth")
-    _train(store=store, target=target, **flags)
+    _train(store=open_store(store_path), **flags)
 
 
 @click.command(cls=PlainCommand)
 @SOURCE
 @option("--view", help="As in cache-teacher.")
 @option("--bins", help="As in cache-teacher.")
+@option("--loss", default="nll", help="nll (likelihood of the truth under the map), si, tiekd ...")
 @TRAINING
-def train_teacher(**flags: Any) -> None:
+def train_teacher(loss: str, **flags: Any) -> None:
     """Train a network on ground truth, to be a teacher afterwards: --teacher checkpoint:RUN.
 
     \b
     Example: pipeline train-teacher --source scenes:data/scenes --split train --student lean-large \\
                --out runs/teacher
     """
-    _train(store=None, target="truth", **flags)
+    _train(store=None, loss=f"truth-{loss}", **flags)
 
 
 def _train(

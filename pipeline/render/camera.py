@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
+# What the arrays hold, for the reader. The checker sees any: it cannot follow NumPy's promotion of scalars.
+F32 = NDArray[Any]
+F64 = NDArray[Any]
 
-# (row, column) of each sample within its pixel. The middle one is the pixel's centre: its depth is the ground truth,
-# so one pass gives antialiased colour and exact depth.
+# (row, column) of each sample within its pixel. The middle one is the pixel's centre: its depth is the ground
+# truth, so one pass gives antialiased colour and exact depth.
 SAMPLES_PX = ((-1 / 3, 1 / 3), (0.0, 0.0), (1 / 3, -1 / 3))
 NEAR_M = 0.1
 _BOX = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64)
@@ -58,7 +60,8 @@ class Camera:
     def rays(self, first_row: int, last_row: int) -> F32:
         """World directions (3, R, W) of the samples of pixel rows [first, last).
 
-        Their component along the optical axis is 1, so a ray's parameter at a hit *is* the planar depth in metres.
+        Their component along the optical axis is 1, so a ray's parameter at a hit *is* the planar depth in
+        metres.
         """
         offsets = np.array(SAMPLES_PX)
         rows = (np.arange(first_row, last_row)[:, None] + offsets[:, 0]).reshape(-1)
@@ -66,9 +69,7 @@ class Camera:
         across = (columns - self.cx_px) / self.focal_px
         down = ((rows - self.cy_px) / self.focal_px)[:, None]
         turn = self.world_from_camera
-        return np.stack([turn[i, 0] * across + turn[i, 1] * down + turn[i, 2] for i in range(3)]).astype(
-            np.float32
-        )
+        return np.stack([turn[i, 0] * across + turn[i, 1] * down + turn[i, 2] for i in range(3)]).astype(np.float32)
 
     def to_camera(self, points_m: F64) -> F64:
         """World points (..., 3) in camera axes: right, down, forward."""
@@ -85,8 +86,8 @@ class Camera:
             edges: (E, 2) pairs of vertices that include every edge of the hull.
 
         Returns:
-            (N, 4) first row, end row, first column, end column of samples (empty when not in view), and (N,) the
-            nearest depth in metres.
+            (N, 4) first row, end row, first column, end column of samples (empty when not in view), and (N,)
+            the nearest depth in metres.
         """
         seen = self.to_camera(vertices_m)
         start, stop = seen[:, edges[:, 0]], seen[:, edges[:, 1]]
@@ -115,11 +116,11 @@ class Camera:
 
 
 def draw_camera(seed: int, index: int, size_px: tuple[int, int]) -> Camera:
-    """Draw the camera of one frame, over x = 0 and looking along the road; the layout then moves it to its lane."""
+    """Draw the camera of one frame, over x = 0 looking ahead; `draw_scene` moves it to its lane."""
     rng = np.random.default_rng([seed, index, 1])
     height, width = size_px
-    # 0.50-0.64 of the width: 76-90 degrees across, as with the cameras of KITTI and its like. A tall picture must not
-    # become a fisheye, so its height counts as well.
+    # 0.50-0.64 of the width: 76-90 degrees across, as with the cameras of KITTI and its like. A tall picture
+    # must not become a fisheye, so its height counts as well.
     focal_px = float(rng.uniform(0.50, 0.64)) * max(width, 1.2 * height)
     pitch_rad = math.radians(rng.uniform(-0.5, 3.5))
     horizon_px = float(rng.uniform(0.40, 0.50)) * height

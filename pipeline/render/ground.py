@@ -6,18 +6,24 @@ Shape legend: n points or rays (any shape).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .camera import F32
 from .shapes import Numbers, plane_y
+
+if TYPE_CHECKING:
+    from .camera import F32
 
 CORNER_M = 4.0
 
 
 @dataclass(frozen=True)
 class Road:
-    """Plan of the streets. The middle of the road runs through x = 0 at z = 0 and bends from slope 0 to `bend`."""
+    """Plan of the streets.
+
+    The middle of the road runs through x = 0 at z = 0, and its slope dx/dz goes from 0 to `bend`.
+    """
 
     bend: float
     bend_at_m: float
@@ -50,7 +56,7 @@ class Road:
     def lateral_m(self, x: Numbers, z: Numbers) -> Numbers:
         """Metres to the right of the road's middle."""
         slope = self.slope(z)
-        return (x - self.centre_x(z)) / np.sqrt(1 + slope * slope)
+        return np.asarray((x - self.centre_x(z)) / np.sqrt(1 + slope * slope))
 
     def off_road_m(self, x: Numbers, z: Numbers) -> Numbers:
         """Metres from the nearest kerb: negative on a carriageway; corners of a crossing are rounded."""
@@ -63,7 +69,7 @@ class Road:
         return np.where(np.maximum(from_road, from_street) < CORNER_M, rounded, inner)
 
     def hit_m(self, origin_m: tuple[float, float, float], rays: F32) -> F32:
-        """Depth (n) at which rays (3, n) from a camera meet carriageway, kerb or pavement; infinite for none."""
+        """Depth (n) at which rays (3, n) from a camera meet carriageway, kerb or pavement, or infinite."""
         x, y, z = origin_m
         low = plane_y(y, rays[1], 0.0)
         if self.kerb_m == 0:
@@ -77,7 +83,8 @@ class Road:
         near, far, dx, dz = high[hits], low[hits], rays[0][hits], rays[2][hits]
         on_pavement = off_road(near, dx, dz) > 0
         depth = np.where(on_pavement, near, far)
-        # Over the carriageway at pavement height, under the pavement at road height: the kerb's face is between.
+        # Over the carriageway at pavement height, under the pavement at road height: the kerb's face is
+        # between.
         face = np.flatnonzero(~on_pavement & (off_road(far, dx, dz) > 0))
         before, after = near[face].astype(np.float64), far[face].astype(np.float64)
         for _ in range(18):  # 0.02 mm of the longest such stretch

@@ -6,19 +6,22 @@ Shape legend: H, W pixels, B beams, A azimuth steps.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .camera import F32, Camera
+if TYPE_CHECKING:
+    from .camera import F32, Camera
 
 RANGE_LIMIT_M = 80.0
 RANGE_NOISE_M = 0.02
 TOP_BEAM_RAD = math.radians(2.0)
 BOTTOM_BEAM_RAD = math.radians(-40.0)
-# Steps in pixels, not degrees: a real scanner would leave a small picture full and a large one nearly empty. These make
-# about 4 % of the pixels valid at any size, in rows five pixels apart, as KITTI's scanner does on its full pictures.
+# Steps in pixels, not degrees: a real scanner would leave a small picture full and a large one nearly empty.
+# These make about 4 % of the pixels of a wide picture valid, in rows five pixels apart, as KITTI's scanner does on
+# its full pictures.
 BEAM_STEP_PX = 4.9
-AZIMUTH_STEP_PX = 2.4
+AZIMUTH_STEP_PX = 2.15
 
 
 def scan(depth_m: F32, camera: Camera, seed: tuple[int, ...]) -> F32:
@@ -40,9 +43,7 @@ def scan(depth_m: F32, camera: Camera, seed: tuple[int, ...]) -> F32:
     elevation += rng.normal(0, 0.04, elevation.shape) * BEAM_STEP_PX / camera.focal_px
     shift = rng.uniform(0, AZIMUTH_STEP_PX / camera.focal_px, elevation.shape)
     up, around = elevation[:, None], azimuth + shift[:, None]
-    world = np.stack(
-        [np.sin(around) * np.cos(up), np.sin(up) + 0 * around, np.cos(around) * np.cos(up)], axis=-1
-    )
+    world = np.stack([np.sin(around) * np.cos(up), np.sin(up) + 0 * around, np.cos(around) * np.cos(up)], axis=-1)
     seen = camera.to_camera(world + np.array(camera.position_m))
     forward = np.maximum(seen[..., 2], 1e-6)
     column = np.rint(camera.focal_px * seen[..., 0] / forward + camera.cx_px).astype(np.int64)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import noise
-from .camera import F32, F64
-from .shapes import Triple
 from .surfaces import mix
+
+if TYPE_CHECKING:
+    from .camera import F32, F64
+    from .shapes import Triple
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,7 @@ def draw_weather(rng: np.random.Generator) -> Weather:
     strength = 3.8 * (1 - overcast)
     grey = np.array([0.62, 0.65, 0.69])
     zenith = mix_triple(np.array([0.13, 0.27, 0.56]) * rng.uniform(0.8, 1.2), grey * 0.8, overcast)
-    horizon = mix_triple(
-        np.array([0.62, 0.71, 0.80]) + 0.08 * low * np.array([1.0, 0.3, -0.6]), grey * 1.1, overcast
-    )
+    horizon = mix_triple(np.array([0.62, 0.71, 0.80]) + 0.08 * low * np.array([1.0, 0.3, -0.6]), grey * 1.1, overcast)
     sky = mix_triple(np.array([0.38, 0.46, 0.60]), np.array([0.98, 1.0, 1.04]), overcast)
     return Weather(
         sun=(
@@ -79,9 +80,7 @@ def sky_colour(directions: F32, weather: Weather) -> F32:
     """Sky (3, n) in unit directions (3, n): gradient, glow about the sun, clouds, distant hills."""
     x, y, z = directions
     up = np.maximum(y, 0)
-    colour = mix(
-        column(weather.horizon), column(weather.zenith), np.sqrt(up) * np.float32(1.15) - np.float32(0.05)
-    )
+    colour = mix(column(weather.horizon), column(weather.zenith), np.sqrt(up) * np.float32(1.15) - np.float32(0.05))
     towards = np.clip(x * weather.sun[0] + y * weather.sun[1] + z * weather.sun[2], 0, 1)
     glow = 0.35 * towards**8 + 0.8 * towards**64 + 12 * (towards > 0.9996)
     colour = colour + column(weather.sun_light) * (glow * np.float32(0.2 * (1 - 0.6 * weather.clouds)))
@@ -96,16 +95,12 @@ def sky_colour(directions: F32, weather: Weather) -> F32:
     sunny = column(weather.sun_light) * np.float32(0.2) + column(weather.sky_light) * np.float32(0.66)
     colour = mix(colour, sunny * shade, cloud * np.float32(0.92))
     around = np.arctan2(x, z)
-    ridge = weather.hills_rad * (
-        0.75 + 0.32 * noise.blended(noise.smooth(), around * 34 + place, place + 0 * around)
-    )
-    near_ridge = 0.45 * ridge + 0.004 * noise.blended(
-        noise.fractal(), around * 150 + place, place + 0 * around
-    )
+    ridge = weather.hills_rad * (0.75 + 0.32 * noise.blended(noise.smooth(), around * 34 + place, place + 0 * around))
+    near_ridge = 0.45 * ridge + 0.004 * noise.blended(noise.fractal(), around * 150 + place, place + 0 * around)
     land = column((0.16, 0.22, 0.15)) * column(weather.sky_light)
     for height, haze in ((ridge, 0.74), (near_ridge, 0.5)):
         solid = np.clip((height - y) * 400, 0, 1)
-        colour = mix(colour, mix(land, column(weather.horizon), np.float32(haze)), solid)
+        colour = mix(colour, mix(land, column(weather.horizon), haze), solid)
     return colour.astype(np.float32)
 
 
@@ -117,7 +112,7 @@ def mirrored(directions: F32, weather: Weather) -> F32:
     bright = mix(street, sky * np.float32(1.1), np.clip((y - 0.06) * 5, 0, 1))
     towards = np.clip(sum(np.float32(s) * d for s, d in zip(weather.sun, directions, strict=True)), 0, 1)
     flash = towards**60 * 2.5
-    return (bright + column(weather.sun_light) * flash).astype(np.float32)
+    return np.asarray(bright + column(weather.sun_light) * flash, dtype=np.float32)
 
 
 def through_air(colour: F32, distance_m: F32, directions: F32, weather: Weather) -> F32:

@@ -1,53 +1,17 @@
-"""What stands in the scenes: cars, houses, trees, people and street furniture, each a handful of solids.
+"""What stands beside the road: houses, trees, people and street furniture, each a handful of solids.
 
-A model is built in its own axes (x right, y up, z forward, metres, standing at the origin) by a `Builder` that knows
-where it stands. Colours are linear albedo.
+A model stands at the origin of its own axes: x right, y up, z forward, metres.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from .camera import F64
-from .shapes import Kind, Material, Solid, Triple
+from .builder import CHASSIS, STEEL, Builder, Rng, pick, rgb, vary
+from .shapes import Material
 
-Rng = np.random.Generator
-
-
-def rgb(hexadecimal: str) -> Triple:
-    """Linear albedo of an sRGB colour such as "c04030"."""
-    red, green, blue = (int(hexadecimal[i : i + 2], 16) / 255 for i in (0, 2, 4))
-    return red**2.2, green**2.2, blue**2.2
-
-
-def vary(rng: Rng, colour: Triple, amount: float) -> Triple:
-    """The colour, brighter or darker and tinted a little."""
-    gain = 1 + rng.uniform(-amount, amount)
-    red, green, blue = (min(0.78, c * gain * (1 + rng.uniform(-amount, amount) / 4)) for c in colour)
-    return red, green, blue
-
-
-def pick(rng: Rng, colours: tuple[str, ...], amount: float = 0.15) -> Triple:
-    """One of the sRGB colours, varied."""
-    return vary(rng, rgb(colours[int(rng.integers(len(colours)))]), amount)
-
-
-CAR_PAINTS = (
-    "e8e8e6",
-    "c9ccd0",
-    "8d9196",
-    "3b3e44",
-    "16181b",
-    "7d1517",
-    "1d3f77",
-    "27506b",
-    "b9a98a",
-    "40573f",
-    "c8551b",
-)
 WALLS = (
     "d9cdb4",
     "cbb897",
@@ -66,221 +30,10 @@ CLOTHES = ("20242c", "39465e", "6d2a2a", "8c8a86", "c7b9a0", "2d4a3a", "b03a2e",
 SKINS = ("e0b090", "c68e6a", "8d5a3c", "5c3a26")
 LEAVES = ("4a6b2a", "5d7a33", "3d5f2c", "6b7f3a", "587036", "7d8440")
 CONIFERS = ("2c4a2e", "34523a", "284032")
-CHASSIS = (0.012, 0.012, 0.013)
-STEEL = (0.28, 0.29, 0.30)
-
-
-@dataclass
-class Builder:
-    """Collects solids, placing each by the frame that `at` has set."""
-
-    solids: list[Solid] = field(default_factory=list)
-    x_m: float = 0.0
-    y_m: float = 0.0
-    z_m: float = 0.0
-    yaw_rad: float = 0.0
-
-    def at(self, x_m: float, z_m: float, yaw_rad: float = 0.0, y_m: float = 0.0) -> Builder:
-        """Stand the next model here, its z axis turned by `yaw_rad` to the right."""
-        self.x_m, self.y_m, self.z_m, self.yaw_rad = x_m, y_m, z_m, yaw_rad
-        return self
-
-    def add(
-        self,
-        kind: Kind,
-        centre: Triple,
-        half: Triple,
-        material: Material,
-        colour: Triple,
-        *,
-        colour2: Triple = (0.0, 0.0, 0.0),
-        taper: Triple = (0.0, 0.0, 0.0),
-        extra: tuple[float, ...] = (),
-        turn: F64 | None = None,
-        casts: bool = True,
-    ) -> None:
-        """Add one solid at `centre` (model metres) with half sizes `half`, turned by `turn` within the model."""
-        sin, cos = math.sin(self.yaw_rad), math.cos(self.yaw_rad)
-        yaw = np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
-        spot = np.array([self.x_m, self.y_m, self.z_m]) + yaw @ np.array(centre)
-        whole = yaw if turn is None else yaw @ turn
-        row = Solid(kind, spot, np.array(half), whole, material, colour, colour2, taper, extra, casts)
-        self.solids.append(row)
-
-    def box(
-        self,
-        centre: Triple,
-        half: Triple,
-        colour: Triple,
-        material: Material = Material.PLAIN,
-        **more: object,
-    ) -> None:
-        """Add a (tapered) box."""
-        self.add(Kind.BOX, centre, half, material, colour, **more)  # type: ignore[arg-type]
-
-    def ball(
-        self,
-        centre: Triple,
-        half: Triple,
-        colour: Triple,
-        material: Material = Material.PLAIN,
-        **more: object,
-    ) -> None:
-        """Add an ellipsoid."""
-        self.add(Kind.ELLIPSOID, centre, half, material, colour, **more)  # type: ignore[arg-type]
-
-    def tube(
-        self,
-        start: Triple,
-        stop: Triple,
-        radius: float,
-        colour: Triple,
-        material: Material = Material.PLAIN,
-        **more: object,
-    ) -> None:
-        """Add a cylinder between two points, tapering towards `stop`."""
-        low, high = np.array(start), np.array(stop)
-        length = float(np.linalg.norm(high - low))
-        up = (high - low) / length
-        side = np.array([0.0, 0.0, 1.0]) if abs(up[2]) < 0.9 else np.array([1.0, 0.0, 0.0])
-        first = np.cross(up, side)
-        first /= np.linalg.norm(first)
-        turn = np.stack([first, up, np.cross(first, up)], axis=1)
-        middle = (low + high) / 2
-        self.add(
-            Kind.CYLINDER,
-            (float(middle[0]), float(middle[1]), float(middle[2])),
-            (radius, length / 2, radius),
-            material,
-            colour,
-            turn=turn,
-            **more,  # type: ignore[arg-type]
-        )
-
-
-def car(to: Builder, rng: Rng, *, detail: bool) -> float:
-    """A hatchback, saloon, estate or off-roader at the builder's place. Returns its length in metres."""
-    body, front, back, tall = [
-        (4.1, 0.55, 0.22, 0.0),
-        (4.6, 0.55, 0.5, 0.0),
-        (4.6, 0.5, 0.15, 0.03),
-        (4.5, 0.45, 0.18, 0.22),
-    ][int(rng.choice(4, p=[0.35, 0.25, 0.2, 0.2]))]
-    length = body * rng.uniform(0.94, 1.06)
-    width, wheel = rng.uniform(1.68, 1.84), rng.uniform(0.30, 0.33) + tall * 0.25
-    paint = pick(rng, CAR_PAINTS)
-    waist, top, clear = 0.88 + tall * 0.7, 1.44 + tall * 1.1, 0.2 + tall * 0.4
-    half_z = length / 2
-    axle = half_z - 0.2 * length
-    to.box(
-        (0, (clear + waist) / 2, 0),
-        (width / 2, (waist - clear) / 2, half_z),
-        paint,
-        Material.PAINT,
-        taper=(0.07, 0.1, 0.06),
-        extra=(axle, wheel, wheel - clear, float(rng.random())),
-    )
-    # The cabin covers the rear for a hatchback or estate; a saloon leaves room for the boot.
-    rear = -half_z + (0.14 * length if back == 0.5 else 0.06)
-    nose = half_z - 0.27 * length
-    to.box(
-        (0, (waist + top) / 2 - 0.01, (rear + nose) / 2),
-        (width / 2 - 0.05, (top - waist) / 2 + 0.01, (nose - rear) / 2),
-        paint,
-        Material.CABIN,
-        taper=(0.24, front, back),
-        extra=(0.0, float(rng.random())),
-    )
-    for side in (-1, 1):
-        for end in (-axle, axle):
-            outer = side * (width / 2 + 0.01)
-            to.tube(
-                (outer - side * 0.22, wheel, end),
-                (outer, wheel, end),
-                wheel,
-                CHASSIS,
-                Material.WHEEL,
-                casts=detail,
-            )
-        if detail:
-            to.box(
-                (side * (width / 2 + 0.08), waist + 0.06, nose - 0.55), (0.09, 0.06, 0.05), paint, casts=False
-            )
-    return float(length)
-
-
-def van(to: Builder, rng: Rng) -> float:
-    """A delivery van. Returns its length in metres."""
-    length, width, top = rng.uniform(4.8, 5.9), 1.95, rng.uniform(2.0, 2.6)
-    paint = pick(rng, ("f0f0ee", "e4e4e0", "c9ccd0", "d9b23a", "2c4b7c", "8d9196"))
-    half_z, wheel = length / 2, 0.34
-    axle = half_z - 0.95
-    extra = (axle, wheel, wheel - 0.28, float(rng.random()))
-    to.box(
-        (0, 0.72, 0), (width / 2, 0.44, half_z), paint, Material.PAINT, taper=(0.02, 0.06, 0.0), extra=extra
-    )
-    to.box(
-        (0, (1.15 + top) / 2, -0.15),
-        (width / 2 - 0.02, (top - 1.15) / 2, half_z - 0.2),
-        paint,
-        Material.CABIN,
-        taper=(0.12, 0.36, 0.02),
-        extra=(1.0, float(rng.random())),
-    )
-    _wheels(to, width, axle, wheel)
-    return float(length)
-
-
-def _wheels(to: Builder, width: float, axle: float, wheel: float) -> None:
-    for side in (-1, 1):
-        for end in (-axle, axle):
-            outer = side * (width / 2 + 0.01)
-            to.tube(
-                (outer - side * 0.25, wheel, end),
-                (outer, wheel, end),
-                wheel,
-                CHASSIS,
-                Material.WHEEL,
-                casts=False,
-            )
-
-
-def lorry(to: Builder, rng: Rng) -> float:
-    """A lorry with a box body, or a bus. Returns its length in metres."""
-    length, width, wheel = rng.uniform(8.0, 11.0), 2.45, 0.48
-    half_z, axle = length / 2, length / 2 - 1.6
-    if rng.random() < 0.45:
-        paint = pick(rng, ("b3261e", "e6c229", "2f6f4f", "2a5d9f", "e4e4e0"))
-        extra = (axle, wheel, wheel - 0.35, float(rng.random()))
-        to.box((0, 0.8, 0), (width / 2, 0.45, half_z), paint, Material.PAINT, extra=extra)
-        to.box(
-            (0, 2.1, 0),
-            (width / 2, 0.87, half_z),
-            paint,
-            Material.CABIN,
-            taper=(0.03, 0.04, 0),
-            extra=(2.0, 0.5),
-        )
-    else:
-        paint = pick(rng, ("e8e8e6", "2a5d9f", "b3261e", "3c6e47", "c9ccd0"))
-        cargo = pick(rng, ("e4e4e0", "d8d3c8", "c9ccd0", "4b6b8a", "c8551b"))
-        to.box((0, 0.85, 0), (width / 2 - 0.2, 0.25, half_z - 0.2), CHASSIS)
-        to.box((0, 1.05, half_z - 1.0), (width / 2, 0.6, 1.0), paint, Material.PAINT, taper=(0, 0.05, 0))
-        to.box(
-            (0, 2.2, half_z - 1.0),
-            (width / 2, 0.6, 1.0),
-            paint,
-            Material.CABIN,
-            taper=(0.06, 0.25, 0),
-            extra=(1.0, 0.5),
-        )
-        to.box((0, 2.15, -1.1), (width / 2 + 0.04, 1.3, half_z - 1.15), cargo, extra=(0.25,))
-    _wheels(to, width, axle, wheel)
-    return float(length)
 
 
 def building(to: Builder, rng: Rng, half_x: float, half_z: float, height: float, *, gable: bool) -> None:
-    """A house whose front looks along local +x or -x: walls with windows, plinth, and a pitched or flat roof."""
+    """A house whose front looks along local +x or -x: walls with windows, plinth, pitched or flat roof."""
     wall, trim = pick(rng, WALLS, 0.2), pick(rng, ("e6e2d8", "d4cfc4", "8a8378", "f0eee8"), 0.1)
     storey = float(rng.uniform(2.7, 3.4))
     shop = float(not gable and rng.random() < 0.5)
@@ -338,7 +91,7 @@ def tree(to: Builder, rng: Rng, height: float, *, lobes: int) -> None:
     """A broad-leaved tree: a trunk, perhaps two boughs, and an irregular crown of leafy ellipsoids."""
     bark, leaf = vary(rng, rgb("5a4636"), 0.25), pick(rng, LEAVES, 0.25)
     trunk = height * rng.uniform(0.26, 0.36)
-    radius = height * rng.uniform(0.2, 0.28)
+    radius = height * rng.uniform(0.23, 0.35)
     to.tube(
         (0, -0.1, 0),
         (0, trunk + radius * 0.5, 0),
@@ -375,9 +128,7 @@ def tree(to: Builder, rng: Rng, height: float, *, lobes: int) -> None:
 def conifer(to: Builder, rng: Rng, height: float) -> None:
     """A fir: a trunk and stacked cones."""
     leaf = pick(rng, CONIFERS, 0.25)
-    to.tube(
-        (0, -0.1, 0), (0, height * 0.3, 0), 0.02 * height + 0.04, vary(rng, rgb("4a382c"), 0.2), Material.BARK
-    )
+    to.tube((0, -0.1, 0), (0, height * 0.3, 0), 0.02 * height + 0.04, vary(rng, rgb("4a382c"), 0.2), Material.BARK)
     base, radius = height * 0.12, height * rng.uniform(0.17, 0.23)
     for step in range(4):
         low = base + (height - base) * step * 0.21
@@ -401,9 +152,7 @@ def bush(to: Builder, rng: Rng, size: float) -> None:
     for _ in range(int(rng.integers(2, 4))):
         wide = size * rng.uniform(0.5, 0.8)
         spot = (size * rng.uniform(-0.5, 0.5), wide * 0.55, size * rng.uniform(-0.5, 0.5))
-        to.ball(
-            spot, (wide, wide * 0.8, wide), vary(rng, leaf, 0.1), Material.LEAF, extra=(float(rng.random()),)
-        )
+        to.ball(spot, (wide, wide * 0.8, wide), vary(rng, leaf, 0.1), Material.LEAF, extra=(float(rng.random()),))
 
 
 def person(to: Builder, rng: Rng, *, detail: bool) -> None:
@@ -488,7 +237,7 @@ def traffic_light(to: Builder, rng: Rng) -> None:
 
 
 def fence(to: Builder, rng: Rng, length: float) -> None:
-    """A hedge, a garden wall or a guard rail along local z, `length` metres from its middle both ways in all."""
+    """A hedge, a garden wall or a guard rail `length` metres long, along local z."""
     style, half = int(rng.integers(3)), length / 2
     if style == 0:
         leaf = pick(rng, LEAVES, 0.2)

@@ -6,17 +6,18 @@ Shape legend: n points (any shape), S side of a table, C side of the cube.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .camera import F32
+if TYPE_CHECKING:
+    from .camera import F32
 
 SIDE = 512
 CUBE = 64
 _MASK = SIDE - 1
-Points = NDArray[np.floating[Any]]
+Points = NDArray[Any]
 
 
 @cache
@@ -27,7 +28,7 @@ def white() -> F32:
 
 @cache
 def fractal() -> F32:
-    """(S, S) smooth noise of many octaves: mean 0, standard deviation 1, features from S / 16 cells down to 1."""
+    """(S, S) noise with features from S / 16 cells down to 1: mean 0, standard deviation 1."""
     return _octaves(72, (16, 32, 64, 128, 256, 512), 0.95)
 
 
@@ -39,7 +40,7 @@ def smooth() -> F32:
 
 @cache
 def clumps() -> F32:
-    """(C, C, C) noise in space, for leaves: mean 0, standard deviation 1, features from C / 8 cells down to 1."""
+    """(C, C, C) noise in space, for leaves: features from C / 8 cells down to 1, mean 0, deviation 1."""
     return _octaves(74, (8, 16, 32, 64), 0.9, side=CUBE, axes=3)
 
 
@@ -56,7 +57,7 @@ def _octaves(seed: int, cells: tuple[int, ...], persistence: float, side: int = 
             start, stop = np.take(grid, low, axis=axis), np.take(grid, (low + 1) % count, axis=axis)
             grid = start + np.expand_dims(blend, tuple(range(1, axes - axis))) * (stop - start)
         total += persistence**octave * grid
-    return ((total - total.mean()) / total.std()).astype(np.float32)
+    return np.asarray((total - total.mean()) / total.std(), dtype=np.float32)
 
 
 def nearest(table: F32, x: Points, y: Points) -> F32:
@@ -77,7 +78,7 @@ def blended(table: F32, x: Points, y: Points) -> F32:
     above += right_share * (flat.take(row + next_column) - above)
     below = flat.take(next_row + column)
     below += right_share * (flat.take(next_row + next_column) - below)
-    return above + low_share * (below - above)
+    return np.asarray(above + low_share * (below - above))
 
 
 def cell_hash(x: Points, y: Points, seed: Points | float) -> F32:
@@ -90,7 +91,8 @@ def nearest_in_space(x: Points, y: Points, z: Points) -> F32:
     """The entry of `clumps` at each point (n), in cells, without interpolation."""
     wrap = CUBE - 1
     column, row, layer = (np.floor(v).astype(np.int32) & wrap for v in (x, y, z))
-    return clumps().ravel().take((layer * CUBE + row) * CUBE + column)
+    flat: F32 = clumps().ravel()
+    return np.asarray(flat.take((layer * CUBE + row) * CUBE + column))
 
 
 def blended_in_space(x: Points, y: Points, z: Points) -> F32:
@@ -107,4 +109,4 @@ def blended_in_space(x: Points, y: Points, z: Points) -> F32:
             first = flat.take(layer + row + low[0])
             rows.append(first + share[0] * (flat.take(layer + row + high[0]) - first))
         planes.append(rows[0] + share[1] * (rows[1] - rows[0]))
-    return planes[0] + share[2] * (planes[1] - planes[0])
+    return np.asarray(planes[0] + share[2] * (planes[1] - planes[0]))

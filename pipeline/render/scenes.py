@@ -1,8 +1,8 @@
 """Writes a data set of rendered scenes: the one that `make demo` runs on, with no download.
 
-A frame depends on (seed, index, size) alone, so a longer set begins with the same frames, whoever renders them. Frames
-go into a hidden folder beside the target, which is renamed at the end: a folder at its final path is complete, and an
-interrupted run goes on where it stopped.
+A frame depends on (seed, index, size) alone, so a longer set begins with the same frames, whoever renders
+them. Frames go into a hidden folder beside the target, which is renamed at the end: a folder at its final
+path is complete, and an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import io
 import os
 import shutil
 import signal
+import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from itertools import islice
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from ..fileio import pretty_json, read_json, sync_directory, write_durably
-from ..progress import Progress, Silent, Task
+from ..progress import Silent
 from .camera import F32, draw_camera
 from .lidar import scan
 from .shade import render
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+    from ..progress import Progress, Task
 
 GENERATOR_VERSION = 1
 """Raise it whenever the same arguments would give other pixels."""
@@ -54,8 +58,9 @@ def make_scenes(
 ) -> None:
     """Render `count` frames into a new folder `out`.
 
-    It holds rgb/ID.png (8 bits), depth/ID.png (exact planar depth, 16 bits, metres * 256, 0 for none), depth_sparse/ID.png
-    (the same as a rotating scanner would see it), train.txt, test.txt, all.txt (ids), intrinsics.csv, dataset.json.
+    It holds rgb/ID.png (8 bits), depth/ID.png (exact planar depth, 16 bits, metres * 256, 0 for none),
+    depth_sparse/ID.png (the same as a rotating scanner would see it), train.txt, test.txt, all.txt (ids),
+    intrinsics.csv, dataset.json.
 
     Args:
         out: must not exist; its parents are made.
@@ -83,9 +88,7 @@ def make_scenes(
             _render_all(staging, seed, size_px, todo, workers or len(os.sched_getaffinity(0)), task)
         _write_lists(staging, count, size_px, seed, test_share)
         if os.path.lexists(out):
-            raise ValueError(
-                f"output appeared meanwhile: {out}: move it away and run again, the frames are kept"
-            )
+            raise ValueError(f"output appeared meanwhile: {out}: move it away and run again, the frames are kept")
         staging.rename(out)
         sync_directory(out.parent)
 
@@ -94,21 +97,17 @@ def _frame_id(index: int) -> str:
     return f"{index:06d}"
 
 
-def _check(
-    out: Path, count: int, size_px: tuple[int, int], seed: int, test_share: float, workers: int | None
-) -> None:
+def _check(out: Path, count: int, size_px: tuple[int, int], seed: int, test_share: float, workers: int | None) -> None:
     if not 2 <= count <= MOST_FRAMES:
-        raise ValueError(
-            f"count is {count}, expected 2 to {MOST_FRAMES}: one frame to train on and one to test, at least"
-        )
+        raise ValueError(f"count is {count}, expected 2 (one to train on, one to test) to {MOST_FRAMES}: give another")
     if len(size_px) != 2 or not all(32 <= side <= 4096 for side in size_px):
         raise ValueError(
-            f"size is {'x'.join(map(str, size_px))}, expected HEIGHTxWIDTH, each 32 to 4096, such as 128x416"
+            f"size is {'x'.join(map(str, size_px))}, expected HEIGHTxWIDTH, each 32 to 4096: give one such as 128x416"
         )
     if seed < 0:
         raise ValueError(f"seed is {seed}, expected 0 or more: give another number")
     if not 0 < test_share < 1:
-        raise ValueError(f"test share is {test_share}, expected more than 0 and less than 1, such as 0.15")
+        raise ValueError(f"test share is {test_share}, expected more than 0 and less than 1: give one such as 0.15")
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}, expected 1 or more: leave it out to use every core")
     if os.path.lexists(out):
@@ -119,9 +118,7 @@ def _check(
 
 
 @contextmanager
-def _staging_folder(
-    out: Path, seed: int, size_px: tuple[int, int], count: int, progress: Progress
-) -> Iterator[Path]:
+def _staging_folder(out: Path, seed: int, size_px: tuple[int, int], count: int, progress: Progress) -> Iterator[Path]:
     """The hidden folder beside `out`, locked, holding only finished frames of this very set."""
     staging = out.with_name(f".{out.name}.staging")
     if staging.is_symlink() or (staging.exists() and not staging.is_dir()):
@@ -132,9 +129,9 @@ def _staging_folder(
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(
-                f"another run is writing {out}: wait for it, or choose another folder"
-            ) from error
+            raise ValueError(f"another run is writing {out}: wait for it, or choose another folder") from error
+        if not staging.exists() or staging.stat().st_ino != os.fstat(handle).st_ino:
+            raise ValueError(f"another run has just written {out}: use it, or choose another folder")
         _prepare(staging, _settings(seed, size_px, count), progress)
         yield staging
     finally:
@@ -176,26 +173,22 @@ def _prepare(staging: Path, settings: dict[str, Any], progress: Progress) -> Non
                 path.unlink()
 
 
-def _render_all(
-    staging: Path, seed: int, size_px: tuple[int, int], todo: list[int], workers: int, task: Task
-) -> None:
+def _render_all(staging: Path, seed: int, size_px: tuple[int, int], todo: list[int], workers: int, task: Task) -> None:
     workers = min(workers, len(todo))
     if workers <= 1:
         for index in todo:
             write_frame(staging, seed, index, size_px)
             task.update()
         return
-    # Spawned, not forked: the parent may hold torch, threads and gigabytes. The renderer's array work is element-wise,
-    # so BLAS starts no threads of its own and one process keeps to one core.
-    pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_leave_interrupts_to_parent
-    )
+    # Spawned, not forked: the parent may hold torch, threads and gigabytes. The renderer's array work is
+    # element-wise, so BLAS starts no threads of its own and one process keeps to one core.
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
     waiting: set[Future[None]] = set()
     try:
         remaining = iter(todo)
         while True:
             # Few at a time, so that an interrupt is obeyed within a frame or two.
-            while len(waiting) < 2 * workers and (index := next(remaining, None)) is not None:
+            for index in islice(remaining, 2 * workers - len(waiting)):
                 waiting.add(pool.submit(write_frame, staging, seed, index, size_px))
             if not waiting:
                 break
@@ -205,15 +198,24 @@ def _render_all(
                 task.update()
     except BrokenProcessPool as error:
         raise ChildProcessError(
-            "a rendering process died, perhaps for want of memory: run the same command again with fewer workers, "
-            "the finished frames are kept"
+            "a rendering process died, perhaps for want of memory: run the same command again with fewer "
+            "workers, the finished frames are kept"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _leave_interrupts_to_parent() -> None:
+def _follow_parent() -> None:
+    """Leave Ctrl-C to the parent, and do not outlive it: a killed parent cannot tell its workers to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def write_frame(staging: Path, seed: int, index: int, size_px: tuple[int, int]) -> None:
@@ -229,7 +231,7 @@ def write_frame(staging: Path, seed: int, index: int, size_px: tuple[int, int]) 
 
 
 def _units(depth_m: F32) -> NDArray[np.uint16]:
-    return np.rint(depth_m * UNITS_PER_M).astype(np.uint16)
+    return np.asarray(np.rint(depth_m * UNITS_PER_M), dtype=np.uint16)
 
 
 def _png(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:

@@ -5,16 +5,24 @@ Shape legend: R sample rows, W columns, H pixel rows, n samples.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from .camera import F32, SAMPLES_PX
 from .light import column, mirrored, sky_colour, through_air
 from .shapes import Material
 from .street import ground_albedo
-from .surfaces import TEXTURES, mix, surface_hits
+from .surfaces import mix, surface_hits
+from .textures import TEXTURES
 from .trace import GROUND, SKY, Ids, first_hits, sunlit
-from .world import Scene
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .world import Scene
 
 # Rows are rendered in bands of about this many samples, which bounds the memory of a large picture.
 BAND_SAMPLES = 400_000
@@ -42,90 +50,117 @@ def _render_rows(scene: Scene, first: int, last: int) -> tuple[F32, F32]:
 
 def _shade(scene: Scene, rays: F32, depth: F32, ids: Ids, first_row: int) -> F32:
     """Light (3, R, W) along each ray."""
-    weather, camera = scene.weather, scene.camera
-    length = np.sqrt((rays * rays).sum(axis=0))
+    shape, camera, solids = depth.shape, scene.camera, scene.solids
+    # Samples are flat from here on: one index array is cheaper to use than a pair.
+    rays, depth, ids = rays.reshape(3, -1), depth.reshape(-1), ids.reshape(-1)
+    length = np.sqrt(rays[0] * rays[0] + rays[1] * rays[1] + rays[2] * rays[2])
     toward = rays / length
     out = np.empty_like(rays)
-    sky = ids == SKY
-    out[:, sky] = sky_colour(toward[:, sky], weather)
-    reach = np.where(sky, np.float32(0), depth)
-    point_m = rays * reach + np.array(camera.position_m, dtype=np.float32)[:, None, None]
-    footprint_m = reach / np.float32(camera.focal_px)
-    albedo, gloss, glow = np.zeros_like(rays), np.zeros_like(depth), np.zeros_like(depth)
-    normal = np.zeros_like(rays)
-    true_normal_up = np.zeros_like(depth)
+    sky, hit = np.flatnonzero(ids == SKY), np.flatnonzero(ids != SKY)
+    out[:, sky] = sky_colour(toward.take(sky, axis=1), scene.weather)
 
-    ground = np.nonzero(ids == GROUND)
-    albedo[:, *ground], gloss[ground] = ground_albedo(
-        point_m[:, *ground], footprint_m[ground], depth[ground], scene.road, scene.ground, camera.focal_px
-    )
-    normal[1][ground] = 1
-    sun = np.array(weather.sun, dtype=np.float32)
+    depth = np.where(ids == SKY, np.float32(0), depth)
+    point_m = rays * depth + np.array(camera.position_m, dtype=np.float32)[:, None]
+    skin = _Skin(np.zeros_like(rays), np.zeros_like(rays), np.zeros_like(depth), np.zeros_like(depth))
+    sun = np.array(scene.weather.sun, dtype=np.float32)
     facing = ids == GROUND
+    # The material of each sample; ids of -1 and -2 pick the two entries at the end, which no material has.
+    materials = np.append(solids.material, [-1, -1]).astype(np.int8)[ids]
     for material in Material:
-        of_material = scene.solids.material == material
-        seen = np.nonzero((ids >= 0) & of_material[np.maximum(ids, 0)]) if of_material.any() else ()
-        if len(seen) == 0 or len(seen[0]) == 0:
+        seen = np.flatnonzero(materials == material)
+        if len(seen) == 0:
             continue
-        numbers = ids[seen].astype(np.int64)
-        hits = surface_hits(scene.solids, numbers, point_m[:, *seen], footprint_m[seen])
-        facing[seen] = sum(hits.normal[i] * sun[i] for i in range(3)) > 0
+        distance = depth[seen] / np.float32(camera.focal_px)
+        hits = surface_hits(solids, ids[seen].astype(np.int64), point_m.take(seen, axis=1), distance)
+        facing[seen] = _dot(hits.normal, sun) > 0  # before the texture bends the normals
         look = TEXTURES[material](hits)
-        albedo[:, *seen], gloss[seen], glow[seen] = look.albedo, look.gloss, look.glow
-        normal[:, *seen] = hits.normal
-    del true_normal_up
+        skin.put(seen, look.albedo, hits.normal, look.gloss, look.glow)
+    ground = np.flatnonzero(ids == GROUND)
+    footprint_m = depth[ground] / np.float32(camera.focal_px)
+    albedo, gloss = ground_albedo(point_m.take(ground, axis=1), footprint_m, depth[ground], scene.road, scene.ground)
+    skin.put(ground, albedo, np.array([[0], [1], [0]], dtype=np.float32), gloss, np.zeros_like(gloss))
 
-    lit = np.zeros_like(facing)
-    if max(weather.sun_light) > 0:
-        lit = sunlit(camera, first_row, point_m, facing, scene.solids, np.array(weather.sun))
-    hit = np.nonzero(~sky)
-    directions = toward[:, *hit]
-    normals, colour = normal[:, *hit], albedo[:, *hit]
-    against = sum(normals[i] * sun[i] for i in range(3))
-    sunshine = np.where(lit[hit], np.maximum(against, 0), 0).astype(np.float32)
-    open_sky = _openness(scene, point_m, normal, hit)
-    from_sky = (0.68 + 0.32 * normals[1]) * open_sky
-    from_ground = np.maximum(0.25 - 0.25 * normals[1], 0) * np.float32(0.35 + 0.12 * max(weather.sun_light))
+    lit = facing
+    if max(scene.weather.sun_light) > 0:
+        corner = (3, *shape)
+        lit = sunlit(camera, first_row, point_m.reshape(corner), facing.reshape(shape), solids, sun).reshape(-1)
+    radiance = _reflected(scene, point_m, toward, skin, lit, hit)
+    out[:, hit] = through_air(radiance, (depth * length)[hit], toward.take(hit, axis=1), scene.weather)
+    return out.reshape(3, *shape)
+
+
+@dataclass
+class _Skin:
+    """What every sample's surface is made of: albedo and normal (3, n), gloss and glow (n)."""
+
+    albedo: F32
+    normal: F32
+    gloss: F32
+    glow: F32
+
+    def put(self, at: NDArray[np.intp], albedo: F32, normal: F32, gloss: F32, glow: F32) -> None:
+        """Set the samples `at`."""
+        self.albedo[:, at], self.normal[:, at], self.gloss[at], self.glow[at] = albedo, normal, gloss, glow
+
+
+def _dot(vectors: F32, one: F32) -> F32:
+    total: F32 = vectors[0] * one[0] + vectors[1] * one[1] + vectors[2] * one[2]
+    return total
+
+
+def _reflected(
+    scene: Scene, point_m: F32, toward: F32, skin: _Skin, lit: NDArray[np.bool_], hit: NDArray[np.intp]
+) -> F32:
+    """Light (3, n) that the samples `hit` send to the camera, before haze."""
+    weather = scene.weather
+    sun = np.array(weather.sun, dtype=np.float32)
+    normal, albedo = skin.normal.take(hit, axis=1), skin.albedo.take(hit, axis=1)
+    sunshine = np.where(lit[hit], np.maximum(_dot(normal, sun), 0), np.float32(0))
+    from_sky = (np.float32(0.68) + np.float32(0.32) * normal[1]) * _openness(scene, point_m.take(hit, axis=1), normal)
+    bounced = np.float32(0.25 * (0.35 + 0.12 * max(weather.sun_light)))
+    from_ground = (1 - normal[1]) * bounced
     received = column(weather.sky_light) * (from_sky + from_ground) + column(weather.sun_light) * sunshine
-    radiance = colour * received + colour * glow[hit]
-    shiny = np.flatnonzero(gloss[hit] > 0.02)
-    look_along, bent = directions[:, shiny], normals[:, shiny]
-    cosine = -(look_along * bent).sum(axis=0)
+    radiance: F32 = albedo * (received + skin.glow[hit])
+    gloss = skin.gloss[hit]
+    shiny = np.flatnonzero(gloss > 0.02)
+    look_along, bent, share = toward.take(hit[shiny], axis=1), normal.take(shiny, axis=1), gloss[shiny]
+    cosine = -_dot(look_along, bent)
     bounce = look_along + 2 * cosine * bent
-    share = gloss[hit][shiny]
+    # Schlick's approximation, tamed for surfaces that are hardly polished.
     share = share + (1 - share) * (1 - np.clip(cosine, 0, 1)) ** 5 * np.minimum(1, share * 6)
     radiance[:, shiny] = mix(radiance[:, shiny], mirrored(bounce, weather), share)
-    out[:, *hit] = through_air(radiance, (reach * length)[hit], directions, weather)
-    return out
+    return radiance
 
 
-def _openness(scene: Scene, point_m: F32, normal: F32, hit: tuple[NDArray[np.intp], ...]) -> F32:
-    """Share (n) of the sky that a surface sees, roughly: less near the ground on walls, and under and around cars."""
-    x, y, z = point_m[:, *hit]
-    upright = 1 - np.clip(normal[1][hit], 0, 1)
-    openness = 1 - upright * np.float32(0.42) * np.exp(-np.maximum(y, 0) / np.float32(0.8))
+def _openness(scene: Scene, point_m: F32, normal: F32) -> F32:
+    """Share (n) of the sky that a surface sees, roughly: less low on walls, and around what stands."""
+    x, y, z = point_m
+    upright = 1 - np.clip(normal[1], 0, 1)
+    openness: F32 = 1 - upright * np.float32(0.42) * np.exp(np.maximum(y, 0) * np.float32(-1.25))
     low = np.flatnonzero((y < 0.25) & (z < 90))
+    low = low[np.argsort(z[low], kind="stable")]
     px, pz, low_open = x[low], z[low], openness[low]
     for dark in scene.contacts:
         radius = dark.half_x_m + dark.half_z_m + 1.0
-        near = np.flatnonzero((np.abs(px - dark.x_m) < radius) & (np.abs(pz - dark.z_m) < radius))
+        first, last = np.searchsorted(pz, (np.float32(dark.z_m - radius), np.float32(dark.z_m + radius)))
+        near = first + np.flatnonzero(np.abs(px[first:last] - np.float32(dark.x_m)) < radius)
         if len(near) == 0:
             continue
-        sin, cos = np.float32(np.sin(dark.yaw_rad)), np.float32(np.cos(dark.yaw_rad))
+        sin, cos = np.float32(math.sin(dark.yaw_rad)), np.float32(math.cos(dark.yaw_rad))
         across, ahead = px[near] - np.float32(dark.x_m), pz[near] - np.float32(dark.z_m)
         beyond_x = np.abs(across * cos - ahead * sin) - np.float32(dark.half_x_m)
         beyond_z = np.abs(across * sin + ahead * cos) - np.float32(dark.half_z_m)
         outside = np.hypot(np.maximum(beyond_x, 0), np.maximum(beyond_z, 0))
         inside = np.minimum(np.maximum(beyond_x, beyond_z), 0)
-        low_open[near] *= 1 - np.float32(dark.strength) * np.exp(-outside / 0.22) * (
-            1 - 0.5 * np.exp(inside / 0.25)
+        low_open[near] *= 1 - np.float32(dark.strength) * np.exp(-outside / np.float32(0.22)) * (
+            1 - np.float32(0.5) * np.exp(inside * 4)
         )
     openness[low] = low_open
-    return openness.astype(np.float32)
+    return openness
 
 
 def _expose(light: F32, scene: Scene) -> NDArray[np.uint8]:
-    """The sensor: lens blur, vignette, exposure, tone curve, noise. (3, H, W) light to (H, W, 3) sRGB bytes."""
+    """The sensor: blur, vignette, exposure, noise, tone curve. Light (3, H, W) to bytes (H, W, 3)."""
     _, height, width = light.shape
     sensor = scene.sensor
     rng = np.random.default_rng(sensor.noise_seed)
@@ -139,12 +174,7 @@ def _expose(light: F32, scene: Scene) -> NDArray[np.uint8]:
     # Automatic exposure as a camera has it: most of the picture comes to a middle grey, give or take.
     grey = light.mean(axis=0)
     key = float(np.exp(np.log(np.clip(grey, 0.01, 1.2)).mean()))
-    light = (
-        light
-        * fall
-        * np.array(sensor.balance, dtype=np.float32)[:, None, None]
-        * np.float32(sensor.exposure / key)
-    )
+    light = light * fall * np.array(sensor.balance, dtype=np.float32)[:, None, None] * np.float32(sensor.exposure / key)
     # Photon noise grows with the root of the light, read-out noise does not.
     spread = np.sqrt(np.maximum(light, 0) * np.float32(sensor.shot) ** 2 + np.float32(sensor.read) ** 2)
     light = light + spread * rng.standard_normal(light.shape, dtype=np.float32)

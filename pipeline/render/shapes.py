@@ -1,8 +1,9 @@
 """Solids and where rays enter and leave them.
 
-Every solid lives in a local frame that scales it to the cube |x|, |y|, |z| <= 1, so three intersections do for all:
-tapered boxes (houses, roofs, car bodies), ellipsoids (crowns, heads) and tapered cylinders (wheels, poles, limbs).
-An affine map keeps a ray's parameter, so the parameter found in the local frame is the depth in the world.
+Every solid lives in a local frame that scales it to the cube |x|, |y|, |z| <= 1, so three intersections do
+for all: tapered boxes (houses, roofs, car bodies), ellipsoids (crowns, heads) and tapered cylinders (wheels,
+poles, limbs). An affine map keeps a ray's parameter, so the parameter found in the local frame is the depth
+in the world.
 
 Shape legend: P solids, n rays (any shape that broadcasts).
 """
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from .camera import BOX_VERTICES, F32, F64
 
-Numbers = NDArray[np.floating[Any]]
+Numbers = NDArray[Any]
 """Coordinates of rays: arrays, or 0-d arrays where all rays share them."""
 Triple = tuple[float, float, float]
 Span = tuple[Numbers, Numbers]
@@ -51,8 +52,8 @@ class Material(IntEnum):
 class Solid:
     """One solid as drawn: `turn` has the local axes as columns, `taper` narrows it towards local y = +1.
 
-    A box tapers by (both sides in x, front z = +1, back z = -1); a cylinder by the first number; 1 makes an edge or a
-    point. `extra` means what the material says it means.
+    A box tapers by (both sides in x, front z = +1, back z = -1); a cylinder by the first number; 1 makes an
+    edge or a point. `extra` means what the material says it means.
     """
 
     kind: Kind
@@ -101,7 +102,7 @@ class Solids:
         """World corners (P, 8, 3) of each solid's bounding box."""
         arms = self.turn * self.half_m[None]
         offset = sum(BOX_VERTICES[:, axis, None, None] * arms[:, axis].T for axis in range(3))
-        return (self.centre_m.T + offset).transpose(1, 0, 2)
+        return np.asarray(self.centre_m.T + offset).transpose(1, 0, 2)
 
 
 def plane_y(origin_y: Numbers | float, slope_y: Numbers, level_m: float) -> Numbers:
@@ -155,7 +156,7 @@ def ellipsoid_span(origin: list[Numbers], direction: list[Numbers]) -> Span:
 
 
 def cylinder_span(origin: list[Numbers], direction: list[Numbers], taper: float = 0.0) -> Span:
-    """Entry and exit parameters of the unit cylinder about y, |y| <= 1, whose radius falls by `taper` towards y = +1.
+    """Entry and exit parameters of the cylinder about y, |y| <= 1, of radius 1 at the foot, 1 - taper on top.
 
     Entry > exit means a miss. Shapes as in `box_span`; `taper` in [0, 1], 1 is a cone.
     """
@@ -169,13 +170,17 @@ def cylinder_span(origin: list[Numbers], direction: list[Numbers], taper: float 
     c = x * x + z * z - radius * radius
     square = b * b - a * c
     root = np.sqrt(np.maximum(square, 0))
-    first, second = (-b - root) / a, (-b + root) / a
     with np.errstate(divide="ignore", invalid="ignore"):
+        # The form without cancellation: along a cone's side `a` is all but zero, and one root far away.
+        sum_of = -(b + np.where(b < 0, -root, root))
+        one, other = sum_of / a, c / sum_of
         near, far = _slab(y, dy)
+    first, second = np.fmin(one, other), np.fmax(one, other)
     inside = a > 0
-    # A ray steeper than the cone's side is inside it beyond one root; which one depends on where the cone widens.
-    steep_near = np.where((square < 0) | (dy > 0), -np.inf, first)
-    steep_far = np.where((square < 0) | (dy < 0), np.inf, second)
+    # A ray steeper than the cone's side is inside it beyond one root; which one depends on where the cone
+    # widens.
+    steep_near = np.where((square < 0) | (dy > 0), -np.inf, second)
+    steep_far = np.where((square < 0) | (dy < 0), np.inf, first)
     near = np.fmax(near, np.where(inside, np.where(square > 0, first, np.inf), steep_near))
     far = np.fmin(far, np.where(inside, np.where(square > 0, second, -np.inf), steep_far))
     return near, far

@@ -6,14 +6,17 @@ Shape legend: n samples.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import noise
-from .camera import F32
-from .ground import Road
-from .shapes import Triple
 from .surfaces import coverage, mix
+
+if TYPE_CHECKING:
+    from .camera import F32
+    from .ground import Road
+    from .shapes import Triple
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,7 @@ def _colour(triple: Triple) -> F32:
     return np.array(triple, dtype=np.float32)[:, None]
 
 
-def ground_albedo(
-    point_m: F32, footprint_m: F32, depth_m: F32, road: Road, look: GroundLook, focal_px: float
-) -> tuple[F32, F32]:
+def ground_albedo(point_m: F32, footprint_m: F32, depth_m: F32, road: Road, look: GroundLook) -> tuple[F32, F32]:
     """Colour (3, n) and gloss (n) of ground samples at world points (3, n)."""
     x, y, z = point_m
     lateral, off = road.lateral_m(x, z).astype(np.float32), road.off_road_m(x, z).astype(np.float32)
@@ -58,9 +59,7 @@ def ground_albedo(
     albedo[:, face] = _colour(look.paving) * 0.9
     paved = ~on_road & ((off < road.pavement_m) | look.paved_beyond) & raised
     part = np.flatnonzero(paved)
-    albedo[:, part] = _paving(
-        x[part], z[part], lateral[part], off[part], footprint_m[part], stretch_m[part], look
-    )
+    albedo[:, part] = _paving(x[part], z[part], lateral[part], off[part], footprint_m[part], stretch_m[part], look)
     part = np.flatnonzero(~on_road & ~paved)
     albedo[:, part] = _verge(x[part], z[part], off[part], stretch_m[part], road, look)
     return albedo, gloss
@@ -110,9 +109,7 @@ def _markings(
         )
         if period:
             along = np.abs(dash % period - period / 2) - drawn / 2
-            cover = cover * mix(
-                coverage(along, stretch), np.float32(drawn / period), np.clip(stretch / period, 0, 1)
-            )
+            cover = cover * mix(coverage(along, stretch), drawn / period, np.clip(stretch / period, 0, 1))
         return cover
 
     centre = line(np.abs(lateral), 0.13, 6.0, 3.0)
@@ -129,9 +126,7 @@ def _markings(
     if road.has_crossing:
         before = np.abs(z - road.crossing_at_m) - road.crossing_half_m
         stripes = coverage(np.abs((lateral + 50) % 1.0 - 0.5) - 0.25, foot)
-        zebra = (
-            coverage(np.abs(before - 2.6) - 1.5, stretch) * stripes if look.zebra else np.zeros_like(paint)
-        )
+        zebra = coverage(np.abs(before - 2.6) - 1.5, stretch) * stripes if look.zebra else np.zeros_like(paint)
         stop_side = np.where(z < road.crossing_at_m, lateral > 0.2, lateral < -0.2)
         stop = coverage(np.abs(before - 5.2) - 0.25, stretch) * stop_side * (np.abs(lateral) < edge - 0.2)
         paint = np.where(before > 5.2, paint, 0) * (np.abs(lateral) < road.half_width_m)
@@ -140,9 +135,7 @@ def _markings(
         street = np.abs(z - road.crossing_at_m)
         along = np.abs(x % 6 - 3) - 1.5
         cross = (
-            coverage(street - 0.06, stretch)
-            * coverage(along, foot)
-            * np.minimum(1, 0.12 / np.maximum(stretch, 1e-4))
+            coverage(street - 0.06, stretch) * coverage(along, foot) * np.minimum(1, 0.12 / np.maximum(stretch, 1e-4))
         )
         paint = np.maximum(paint, cross * (np.abs(lateral) > road.half_width_m + 4))
         yellow &= before > 5.2

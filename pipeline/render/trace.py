@@ -1,22 +1,24 @@
 """Which surface each ray meets first, and which surfaces the sun does not reach.
 
-A solid is tried only on the samples that its hull can cover on the screen, nearest solids first, and not at all where
-everything it could cover is nearer already. The same for its shadow volume.
+A solid is tried only on the samples that its hull can cover on the screen, nearest solids first, and not at
+all where everything it could cover is nearer already. The same for its shadow volume.
 
 Shape legend: R sample rows, W columns, P solids, n rays.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import noise
 from .camera import BOX_EDGES, F32, F64, SWEPT_EDGES, Camera
-from .ground import Road
 from .shapes import Kind, Material, Numbers, Solids, Span, box_span, cylinder_span, ellipsoid_span
+
+if TYPE_CHECKING:
+    from .ground import Road
 
 SKY, GROUND = -2, -1
 LEAVES_PER_M = 8.0
@@ -72,7 +74,7 @@ def first_hits(camera: Camera, rays: F32, first_row: int, solids: Solids, road: 
     rows = np.clip(rects[:, :2] - first_row, 0, rays.shape[1])
     origin_m = np.array(camera.position_m)
     for number in np.argsort(nearest_m, kind="stable"):
-        top, bottom, left, right = *rows[number], *rects[number, 2:]
+        (top, bottom), (left, right) = rows[number], rects[number, 2:]
         if top >= bottom or left >= right:
             continue
         window = (slice(top, bottom), slice(left, right))
@@ -125,15 +127,14 @@ def sunlit(
     landed = corners - sun * (corners[..., 1:2] / sun[1])
     rects, _ = camera.sample_rects(np.concatenate([corners, landed], axis=1), SWEPT_EDGES)
     rows = np.clip(rects[:, :2] - first_row, 0, lit.shape[0])
-    # Seen from the sun, a solid and its shadow have the same outline; two coordinates across the light bound it.
-    across = np.array(
-        [[sun[2], 0.0, -sun[0]], [-sun[0] * sun[1], sun[0] ** 2 + sun[2] ** 2, -sun[1] * sun[2]]]
-    )
+    # Seen from the sun, a solid and its shadow have the same outline; two coordinates across the light bound
+    # it.
+    across = np.array([[sun[2], 0.0, -sun[0]], [-sun[0] * sun[1], sun[0] ** 2 + sun[2] ** 2, -sun[1] * sun[2]]])
     plan = [sum(np.float32(axis[i]) * points_m[i] for i in range(3)) for axis in across]
     bounds = [(corners * axis).sum(axis=-1) for axis in across]
     low, high = [b.min(axis=1) for b in bounds], [b.max(axis=1) for b in bounds]
     for number, row in enumerate(solids.rows):
-        top, bottom, left, right = *rows[number], *rects[number, 2:]
+        (top, bottom), (left, right) = rows[number], rects[number, 2:]
         if not row.casts or top >= bottom or left >= right:
             continue
         window = (slice(top, bottom), slice(left, right))
@@ -160,5 +161,5 @@ def sunlit(
 
 
 def _bias_m(material: Material) -> float:
-    """How much of a solid a shadow ray must cross: more than rounding, and for leaves a little depth of crown."""
+    """How much of a solid a shadow ray must cross: more than rounding, and some depth of crown."""
     return 0.15 if material is Material.LEAF else 0.02

@@ -50,7 +50,9 @@ class LogCodec:
         if not (0 < lo_m < hi_m < np.inf):
             raise ValueError(f"depth range {lo_m}-{hi_m} m: expected 0 < lo < hi, both finite")
         if not 0 < max_rel_error < 1:
-            raise ValueError(f"max relative error {max_rel_error}: expected a number between 0 and 1, e.g. 0.0005")
+            raise ValueError(
+                f"max relative error {max_rel_error}: expected a number between 0 and 1, e.g. 0.0005"
+            )
         for bits in range(2, MAX_BITS + 1):
             codec = cls(bits, lo_m, hi_m)
             if codec.max_rel_error <= max_rel_error:
@@ -75,7 +77,9 @@ class LogCodec:
         bad = valid & ~((depth_m > 0) & (depth_m < np.inf))
         if bad.any():
             worst = depth_m[bad][0]
-            raise ValueError(f"{np.count_nonzero(bad)} pixels of depth such as {worst} m: expected finite and above 0")
+            raise ValueError(
+                f"{np.count_nonzero(bad)} pixels of depth such as {worst} m: expected finite and above 0"
+            )
         steps = 2**self.bits - 2
         clipped = valid & ((depth_m < self.lo_m) | (depth_m > self.hi_m))
         inside = np.clip(np.where(valid, depth_m, self.lo_m), self.lo_m, self.hi_m).astype(np.float64)
@@ -118,7 +122,7 @@ class AffineCodec:
     @property
     def max_range_error(self) -> float:
         """Largest error as a share of the sample's range (relative numbers have no other scale)."""
-        return 1 / (2 * (2**self.bits - 2)) + FLOAT32_SLACK
+        return float(1 / (2 * (2**self.bits - 2)) + FLOAT32_SLACK)
 
     def encode(self, values: NDArray[np.floating]) -> tuple[NDArray[np.uint16], float, float]:
         """Codes (h, w) of values (h, w), NaN as 0, with the sample's scale and offset.
@@ -156,12 +160,13 @@ def residual_of_codes(codes: NDArray[np.uint16]) -> NDArray[np.uint16]:
     np.subtract(codes[1:], codes[:-1], out=difference[1:])
     difference[:, 1:] = difference[:, 1:] - difference[:, :-1]
     signed = difference.view(np.int16)
-    return ((signed << 1) ^ (signed >> ZIGZAG_SHIFT)).view(np.uint16)
+    zigzag: NDArray[np.uint16] = ((signed << 1) ^ (signed >> ZIGZAG_SHIFT)).view(np.uint16)
+    return zigzag
 
 
 def codes_of_residual(residual: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Undo `residual_of_codes`: two cumulative sums modulo 2^16."""
-    difference = (residual >> 1) ^ (-(residual & 1).view(np.int16)).view(np.uint16)
+    difference: NDArray[np.uint16] = (residual >> 1) ^ (-(residual & 1).view(np.int16)).view(np.uint16)
     np.add.accumulate(difference, axis=0, out=difference)
     np.add.accumulate(difference, axis=1, out=difference)
     return difference
@@ -171,7 +176,9 @@ def encode_chunk(array: NDArray[np.generic]) -> bytes:
     """Bytes of a chunk as Zarr's codecs `bytes, blosc(zstd, shuffle), crc32c` write it. Depends on the values alone."""
     raw = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
     shuffle = numcodecs.blosc.BITSHUFFLE
-    packed = numcodecs.blosc.compress(raw.reshape(-1), b"zstd", BLOSC_LEVEL, shuffle, 0, typesize=array.dtype.itemsize)
+    packed = numcodecs.blosc.compress(
+        raw.reshape(-1), b"zstd", BLOSC_LEVEL, shuffle, 0, typesize=array.dtype.itemsize
+    )
     return bytes(packed) + google_crc32c.value(bytes(packed)).to_bytes(4, "little")
 
 

@@ -16,7 +16,10 @@ def describe(store: Store) -> list[tuple[str, str]]:
     spec, teacher = store.spec, store.spec.teacher
     height, width = store.layout.size_px
     codec = spec.depth_codec()
-    sizes = {array.path: sum(store.manifest[array.file(n)][0] for n in range(array.files)) for array in store.layout.sharded()}
+    sizes = {
+        array.path: sum(store.manifest[array.file(n)][0] for n in range(array.files))
+        for array in store.layout.sharded()
+    }
     whole = sum(size for size, _ in store.manifest.values())
     weights = teacher.get("weights_sha256")
     if isinstance(codec, LogCodec):
@@ -38,8 +41,14 @@ def describe(store: Store) -> list[tuple[str, str]]:
         ("weights", f"sha256 {weights}" if weights else "none"),
         ("licence", teacher.get("licence") or "not stated"),
         ("numbers", f"{spec.depth_space}: {DEPTH_SPACES[spec.depth_space]}"),
-        ("source", f"{spec.source['name']}, {len(store)} images, ids sha256 {spec.source['ids_sha256'][:16]}..."),
-        ("view", f"{spec.view}, {spec.view_size_px[0]}x{spec.view_size_px[1]} px; stored at {height}x{width} px"),
+        (
+            "source",
+            f"{spec.source['name']}, {len(store)} images, ids sha256 {spec.source['ids_sha256'][:16]}...",
+        ),
+        (
+            "view",
+            f"{spec.view}, {spec.view_size_px[0]}x{spec.view_size_px[1]} px; stored at {height}x{width} px",
+        ),
         ("depth", f"{codes}; error at most {spec.max_rel_error:.3%}, {error:.4%} reached"),
         ("pixels", f"{share['clipped_share']:.3%} clipped, {share['invalid_share']:.3%} without a value"),
         ("maps", maps),

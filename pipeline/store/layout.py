@@ -65,7 +65,9 @@ class ArrayLayout:
     def chunks_per_sample(self) -> int:
         """How many chunks of a shard one sample has."""
         assert self.shard is not None
-        return int(np.prod([-(-whole // part) for whole, part in zip(self.shard[1:], self.chunk[1:], strict=True)]))
+        return int(
+            np.prod([-(-whole // part) for whole, part in zip(self.shard[1:], self.chunk[1:], strict=True)])
+        )
 
     @property
     def index_bytes(self) -> int:
@@ -79,14 +81,27 @@ class ArrayLayout:
         to_bytes: dict[str, Any] = {"name": "bytes"}
         if size > 1:
             to_bytes["configuration"] = {"endian": "little"}
-        blosc = {"cname": "zstd", "clevel": BLOSC_LEVEL, "shuffle": "bitshuffle", "typesize": size, "blocksize": 0}
-        codecs: list[dict[str, Any]] = [to_bytes, {"name": "blosc", "configuration": blosc}, {"name": "crc32c"}]
+        blosc = {
+            "cname": "zstd",
+            "clevel": BLOSC_LEVEL,
+            "shuffle": "bitshuffle",
+            "typesize": size,
+            "blocksize": 0,
+        }
+        codecs: list[dict[str, Any]] = [
+            to_bytes,
+            {"name": "blosc", "configuration": blosc},
+            {"name": "crc32c"},
+        ]
         if self.shard:
             # The index stands at the start: file systems that can only stream forward read it first.
             sharding = {
                 "chunk_shape": list(self.chunk),
                 "codecs": codecs,
-                "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+                "index_codecs": [
+                    {"name": "bytes", "configuration": {"endian": "little"}},
+                    {"name": "crc32c"},
+                ],
                 "index_location": "start",
             }
             codecs = [{"name": "sharding_indexed", "configuration": sharding}]
@@ -95,7 +110,10 @@ class ArrayLayout:
             "node_type": "array",
             "shape": list(self.shape),
             "data_type": self.dtype.name,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self.shard or self.chunk)}},
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": list(self.shard or self.chunk)},
+            },
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
             "fill_value": 0,
             "codecs": codecs,
@@ -123,7 +141,9 @@ class StoreLayout:
         for array in self.sharded():
             size = int(np.prod(array.chunk, dtype=np.int64)) * array.dtype.itemsize
             if size > MAX_CHUNK_BYTES:
-                raise ValueError(f"{array.path}: one sample takes {size} bytes, expected at most {MAX_CHUNK_BYTES}")
+                raise ValueError(
+                    f"{array.path}: one sample takes {size} bytes, expected at most {MAX_CHUNK_BYTES}"
+                )
 
     def sharded(self) -> list[ArrayLayout]:
         """Arrays that hold the maps, one shard a group of samples, all with the same grouping."""

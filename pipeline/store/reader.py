@@ -69,7 +69,9 @@ class Store:
         expected = self.layout.metadata()
         for path in expected.keys() | nodes.keys():
             if nodes.get(path) != expected.get(path):
-                raise ValueError(f"{name}/{path}: not the metadata that format version {FORMAT_VERSION} prescribes")
+                raise ValueError(
+                    f"{name}/{path}: not the metadata that format version {FORMAT_VERSION} prescribes"
+                )
         if set(self.manifest) != set(self.layout.files()):
             odd = sorted(set(self.manifest) ^ set(self.layout.files()))
             raise ValueError(f"{name}/{MANIFEST}: missing or unexpected files, such as {odd[0]}")
@@ -95,7 +97,9 @@ class Store:
                 )
             entries = {path: (size, digest) for path, (size, digest) in value["files"].items()}
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.name}/{MANIFEST}: not a manifest of format version 1 ({error!r})") from error
+            raise ValueError(
+                f"{self.name}/{MANIFEST}: not a manifest of format version 1 ({error!r})"
+            ) from error
         for path, (size, digest) in entries.items():
             parts = path.split("/")
             if path.startswith("/") or ".." in parts or "" in parts or "\\" in path:
@@ -113,7 +117,9 @@ class Store:
     def _checked(self, path: str, limit_bytes: int) -> bytes:
         """Content of a small file, if it is what the manifest says."""
         if path not in self.manifest:
-            raise DamagedStoreError(f"{self.name}/{MANIFEST} does not list {path}: the store is damaged or foreign")
+            raise DamagedStoreError(
+                f"{self.name}/{MANIFEST} does not list {path}: the store is damaged or foreign"
+            )
         data = self._files.read(path, limit_bytes)
         if (len(data), sha256_bytes(data)) != self.manifest[path]:
             raise DamagedStoreError(
@@ -135,9 +141,13 @@ class Store:
             if not all(isinstance(number, int) and number > 0 for number in numbers):
                 raise ValueError(f"{self.name}: array shapes {numbers}: expected whole numbers above 0")
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{self.name}: its arrays are not those of format version 1 ({error!r})") from error
+            raise ValueError(
+                f"{self.name}: its arrays are not those of format version 1 ({error!r})"
+            ) from error
         if edge_count > MAX_BINS + 1 or id_bytes > MAX_ID_BYTES:
-            raise ValueError(f"{self.name}: {edge_count} bin edges, ids of {id_bytes} bytes: more than the format has")
+            raise ValueError(
+                f"{self.name}: {edge_count} bin edges, ids of {id_bytes} bytes: more than the format has"
+            )
         edges_data = self._checked("dpm/bin_edges/c/0", 8 * (MAX_BINS + 1) + 1024)
         edges = decode_chunk(edges_data, (edge_count,), np.dtype("float64"))
         try:
@@ -155,7 +165,9 @@ class Store:
         whole = np.empty(array.shape, array.dtype)
         chunk_bytes = int(np.prod(array.chunk)) * array.dtype.itemsize
         for number in range(array.files):
-            part = decode_chunk(self._checked(array.file(number), 2 * chunk_bytes + 1024), array.chunk, array.dtype)
+            part = decode_chunk(
+                self._checked(array.file(number), 2 * chunk_bytes + 1024), array.chunk, array.dtype
+            )
             first = number * array.chunk[0]
             whole[first : first + array.chunk[0]] = part[: len(whole) - first]
         return whole
@@ -232,7 +244,9 @@ class Store:
     def _affine(self, number: int) -> tuple[float, float]:
         scale, offset = (float(column[number]) for column in self._affine_rows)
         if not (np.isfinite([scale, offset]).all() and scale > 0):
-            raise DamagedStoreError(f"scale {scale} and offset {offset}: expected finite numbers, scale above 0")
+            raise DamagedStoreError(
+                f"scale {scale} and offset {offset}: expected finite numbers, scale above 0"
+            )
         return scale, offset
 
     def dpm(self, sample: int | str) -> NDArray[np.float32]:
@@ -249,7 +263,8 @@ class Store:
         if chunk is None:
             raise self._damaged("dpm/probability", number, "the chunk is missing")
         dense: NDArray[np.float32] = chunk[0].astype(np.float32)
-        return dense / dense.sum(axis=0)
+        dense /= dense.sum(axis=0)
+        return dense
 
     def _gaussian(self, depth_m: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch  # heavy, and only this kind of map needs it
@@ -258,7 +273,9 @@ class Store:
 
         assert self.spec.sigma_m is not None
         edges = torch.from_numpy(self.bin_edges_m)
-        dense: NDArray[np.float32] = gaussian_dpm(torch.from_numpy(depth_m)[None, None], edges, self.spec.sigma_m)[0].numpy()
+        dense: NDArray[np.float32] = gaussian_dpm(
+            torch.from_numpy(depth_m)[None, None], edges, self.spec.sigma_m
+        )[0].numpy()
         dense[:, np.isnan(depth_m)] = np.nan
         return dense
 
@@ -269,14 +286,18 @@ class Store:
     def sparse_dpm(self, sample: int | str) -> SparseMap:
         """Teacher map of a `sparse` store as it is stored. Raises ValueError for other stores."""
         if self.spec.dpm_kind != "sparse":
-            raise ValueError(f"{self.name} holds {self.spec.dpm_kind} maps, not sparse ones: read them with .dpm()")
+            raise ValueError(
+                f"{self.name} holds {self.spec.dpm_kind} maps, not sparse ones: read them with .dpm()"
+            )
         number = self.index_of(sample)
         planes = int(self._planes[number])
         parts = []
         for path in ("dpm/gap", "dpm/weight"):
             chunks = self._chunks(path, number)
             used = [chunk[0] for chunk in chunks if chunk is not None]
-            if not 0 <= planes <= self.spec.bin_count or len(used) != -(-planes // self._arrays[path].chunk[1]):
+            if not 0 <= planes <= self.spec.bin_count or len(used) != -(
+                -planes // self._arrays[path].chunk[1]
+            ):
                 raise self._damaged(path, number, f"{len(used)} chunks for {planes} planes")
             empty = np.zeros((0, *self.layout.size_px), self._arrays[path].dtype)
             parts.append(np.concatenate([empty, *used])[:planes])
@@ -294,7 +315,12 @@ class Store:
             index = self._index(array, file)
             first = place * array.chunks_per_sample
             return [
-                read_chunk(array, index, first + step, lambda offset, length: self._files.read_range(file, offset, length))
+                read_chunk(
+                    array,
+                    index,
+                    first + step,
+                    lambda offset, length: self._files.read_range(file, offset, length),
+                )
                 for step in range(array.chunks_per_sample)
             ]
         except DamagedStoreError as error:
@@ -305,7 +331,9 @@ class Store:
         if index is None:
             size = self._files.size(file)
             if size != self.manifest[file][0]:
-                raise DamagedStoreError(f"{file} has {size} bytes, the manifest says {self.manifest[file][0]}")
+                raise DamagedStoreError(
+                    f"{file} has {size} bytes, the manifest says {self.manifest[file][0]}"
+                )
             index = parse_index(array, self._files.read_range(file, 0, array.index_bytes), size)
             while len(self._indexes) >= CACHED_INDEXES:
                 self._indexes.popitem(last=False)

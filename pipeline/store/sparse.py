@@ -46,7 +46,7 @@ def encode_weight(probability: NDArray[np.floating], bits: int) -> NDArray[np.ui
 def weight_table(bits: int) -> NDArray[np.float32]:
     """(2^bits,) probability of each code."""
     last = 2**bits - 1
-    table = np.exp(np.log(SMALLEST) * (np.arange(last + 1) - 1) / (last - 1))
+    table: NDArray[np.float64] = np.exp(np.log(SMALLEST) * (np.arange(last + 1) - 1) / (last - 1))
     table[0] = 0
     return table.astype(np.float32)
 
@@ -98,9 +98,12 @@ def _encode_pixels(
     pixels, bins = given.shape
     absent = np.isnan(given).any(axis=1)
     total = np.where(absent, 1.0, given.sum(axis=1, dtype=np.float64))
-    if (given < 0).any() or (np.abs(total - 1) > SUM_TOLERANCE).any():
-        worst = total[np.abs(total - 1).argmax()]
-        raise ValueError(f"a teacher's map sums to {worst:.6g} or is negative: expected probabilities that sum to 1")
+    off = np.asarray(np.abs(total - 1))
+    if (given < 0).any() or (off > SUM_TOLERANCE).any():
+        worst = total[off.argmax()]
+        raise ValueError(
+            f"a teacher's map sums to {worst:.6g} or is negative: expected probabilities that sum to 1"
+        )
     true = np.where(absent[:, None], 0.0, given / total[:, None])
     order = np.argsort(-true, axis=1, kind="stable")
     ranked = np.take_along_axis(true, order, axis=1)
@@ -157,7 +160,7 @@ def _decode_pixels(
     np.put_along_axis(whole, target, table[weight], axis=0)
     whole = whole[:bins]
     whole[:, count == 0] = np.nan
-    whole /= whole.sum(axis=0)
+    whole /= whole.sum(axis=0, dtype=np.float64)
     return whole
 
 
@@ -165,6 +168,10 @@ def decode_sparse(stored: SparseMap, bins: int, weight_bits: int) -> NDArray[np.
     """Map (K, h, w) float32 that sums to 1, NaN where there is no value. Raises ValueError for a bin beyond K."""
     planes, height, width = stored.gap.shape
     flat = _decode_pixels(
-        stored.gap.reshape(planes, -1), stored.weight.reshape(planes, -1), stored.tail.reshape(-1), bins, weight_bits
+        stored.gap.reshape(planes, -1),
+        stored.weight.reshape(planes, -1),
+        stored.tail.reshape(-1),
+        bins,
+        weight_bits,
     )
     return flat.reshape(bins, height, width)

@@ -74,7 +74,9 @@ class StoreSpec:
         if any(high <= low for low, high in zip(edges, edges[1:], strict=False)):
             raise ValueError("bin edges do not ascend: expected each larger than the one before")
         if self.dpm_kind == "gaussian" and not (self.sigma_m and 0 < self.sigma_m < math.inf):
-            raise ValueError(f"sigma {self.sigma_m} m of a gaussian DPM: expected a number above 0 (--sigma-m)")
+            raise ValueError(
+                f"sigma {self.sigma_m} m of a gaussian DPM: expected a number above 0 (--sigma-m)"
+            )
         if self.dpm_kind == "sparse" and not (self.max_dpm_kl and 0 < self.max_dpm_kl < math.inf):
             raise ValueError(f"DPM error {self.max_dpm_kl} nats: expected a number above 0 (--max-dpm-kl)")
         if not 1 <= self.samples_per_shard <= 2**16:
@@ -162,7 +164,9 @@ class StoreSpec:
                     "install the release that wrote the store"
                 )
             if not isinstance(header.get("depth_space"), str):
-                raise ValueError("the store does not say its depth_space: without it the numbers mean nothing")
+                raise ValueError(
+                    "the store does not say its depth_space: without it the numbers mean nothing"
+                )
             codec = header["codec"]
             height, width = header["view"]["size_px"]
             spec = cls(
@@ -184,7 +188,9 @@ class StoreSpec:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the store's attributes are not of format version 1 ({error!r})") from error
         if spec.root_attributes() != root or spec.dpm_attributes() != dpm:
-            raise ValueError("the store's attributes contradict each other or hold more than format version 1 has")
+            raise ValueError(
+                "the store's attributes contradict each other or hold more than format version 1 has"
+            )
         return spec
 
 

@@ -42,7 +42,9 @@ class EncodedSample(NamedTuple):
     row: dict[str, Any]
 
 
-def encode_sample(spec: StoreSpec, depth: NDArray[np.float32], dpm: NDArray[np.float32] | None) -> EncodedSample:
+def encode_sample(
+    spec: StoreSpec, depth: NDArray[np.float32], dpm: NDArray[np.float32] | None
+) -> EncodedSample:
     """Encode a depth (h, w), NaN where there is no value, and for `sparse` and `dense` stores its map (K, h, w).
 
     Depends on its arguments alone, and may run in many threads: the slow parts release the interpreter lock.
@@ -84,7 +86,9 @@ def encode_sample(spec: StoreSpec, depth: NDArray[np.float32], dpm: NDArray[np.f
         }
     elif spec.dpm_kind == "dense":
         assert dpm is not None
-        chunks["dpm/probability"] = [encode_chunk(dpm.astype(np.float16)[None])]
+        # A probability too small for float16 becomes the smallest there is: 0 would make divergences infinite.
+        half = np.where(dpm > 0, np.maximum(dpm, np.finfo(np.float16).smallest_subnormal), dpm).astype(np.float16)
+        chunks["dpm/probability"] = [encode_chunk(half[None])]
     return EncodedSample((depth.shape[0], depth.shape[1]), chunks, row)
 
 
@@ -238,7 +242,11 @@ class StoreWriter:
         files.append((edges.file(0), encode_chunk(np.array(self.spec.bin_edges, np.float64))))
         for array in layout.rows():
             name = array.path.removeprefix("sample/")
-            values = self._id_rows(array.shape) if name == "id" else _column(name, records, array.dtype, array.shape)
+            values = (
+                self._id_rows(array.shape)
+                if name == "id"
+                else _column(name, records, array.dtype, array.shape)
+            )
             for number in range(array.files):
                 part = np.zeros(array.chunk, array.dtype)
                 rows = values[number * array.chunk[0] : (number + 1) * array.chunk[0]]

@@ -139,7 +139,7 @@ def _card(argument: str, model: Any, options: TeacherOptions) -> TeacherCard:  #
     if isinstance(card, dict):
         try:
             card = TeacherCard(**{"kind": "python", "name": argument, **card})
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(
                 f"teacher python:{argument}: its card {model.card!r} is wrong ({error}), {EXAMPLE}"
             ) from error

@@ -24,6 +24,7 @@ from .hub import model_folder, weights_sha256
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -144,23 +145,16 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Transf
     where = f"teacher transformers:{argument}"
     folder, commit = model_folder(argument, options.revision, code=options.trust_code)
     sha256 = weights_sha256(folder)
+    library: Any = transformers  # ships no types
+    library.utils.logging.disable_progress_bar()
     loading = {"local_files_only": True, "trust_remote_code": options.trust_code}
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, **loading)
-        _check_family(config.model_type, where)
-        processors: Any = transformers.AutoImageProcessor
-        processor = processors.from_pretrained(folder, backend="pil", **loading)
-        network, report = transformers.AutoModelForDepthEstimation.from_pretrained(
-            folder,
-            config=config,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-            **loading,
-        )
-    except (OSError, ImportError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{where}: transformers cannot load it ({error})") from error
+    asked = {"use_safetensors": True, "output_loading_info": True, "dtype": torch.float32}
+    config = _loaded(where, library.AutoConfig, folder, **loading)
+    _check_family(config.model_type, where)
+    processor = _loaded(where, library.AutoImageProcessor, folder, backend="pil", **loading)
+    network, report = _loaded(
+        where, library.AutoModelForDepthEstimation, folder, config=config, **asked, **loading
+    )
     absent = sorted(name for name in report["missing_keys"] if not UNUSED_WEIGHTS.search(name))
     if absent:
         raise ValueError(
@@ -186,6 +180,17 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Transf
         licence=options.licence,
     )
     return TransformersTeacher(network, processor, card, family, size, device)
+
+
+def _loaded(where: str, auto: Any, folder: Path, **options: Any) -> Any:  # noqa: ANN401 - untyped library
+    """What one of the library's Auto classes makes of a directory. Raises ValueError for what it refuses."""
+    try:
+        return auto.from_pretrained(folder, **options)
+    except (ValueError, OSError, ImportError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{where}: transformers cannot load it ({error}); expected a depth estimation network and its "
+            "image processor, as save_pretrained writes them"
+        ) from error
 
 
 def _check_family(model_type: str, where: str) -> None:

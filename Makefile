@@ -1,0 +1,38 @@
+# Two commands do all the set-up: `make demo` and `make test`. Each makes its own .venv from constraints.txt.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+# dvc runs its stages with `python`; that has to be ours. Bytecode beside the sources keeps the stages' start short.
+export PATH := $(BIN):$(PATH)
+
+.PHONY: demo test lint bench format clean
+
+demo: $(VENV)/.setup-done  ## render, train a teacher, cache it, train students from the store, report
+	dvc repro
+	@echo "Look at data/report.html; 'dvc metrics show' prints every figure."
+
+test: $(VENV)/.setup-done
+	python -m pytest -q --durations=10
+
+lint: $(VENV)/.setup-done
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: $(VENV)/.setup-done
+	ruff check --fix .
+	ruff format .
+
+bench: $(VENV)/.setup-done  ## side by side with peers; prints tables and writes benchmarks/results/
+	python benchmarks/store_read.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(VENV)/.setup-done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel
+	# torch by itself first: with a range, pip may bring the CUDA build and its gigabytes.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@

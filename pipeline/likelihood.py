@@ -1,0 +1,50 @@
+"""Likelihood of ground truth under a depth probability map: how a network learns maps that mean something.
+
+It stands apart from the losses that distil, so that changing those leaves teachers that were trained with this alone.
+
+Shape legend: B batch, K bins, H W pixels of the target, h w of the logits, P valid pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .dpm import bin_centers
+from .loss_base import DepthLoss, is_valid, scale_invariant
+
+
+class LikelihoodLoss(DepthLoss):
+    """Mean -ln p(truth), plus the scale-invariant log error of the expected depth.
+
+    The truth is shared by the two bins whose centres are nearest, so that its expectation is the truth itself. No
+    width is prescribed: where the image leaves depth open the map is wide, and at an edge it has two peaks. Every
+    valid pixel of the target counts, at the logit it falls on, so that sparse truth is used whole.
+
+    Terms: "loss", "nll_nats", "si".
+    """
+
+    def _terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None) -> dict[str, Tensor]:
+        assert target_dpm is None, "ground truth is one depth, not a distribution"
+        log_student = torch.log_softmax(logits, dim=1)
+        target_m = target_depth_m[:, 0, self.skip_rows :]
+        batch, row, column = is_valid(target_m).nonzero(as_tuple=True)
+        truth_m = target_m[batch, row, column]
+        centers_m = bin_centers(self.bin_edges_m).to(truth_m)
+        upper = torch.searchsorted(centers_m, truth_m).clamp(1, len(centers_m) - 1)
+        share = ((truth_m - centers_m[upper - 1]) / (centers_m[upper] - centers_m[upper - 1])).clamp(0, 1)
+        (height, width), (rows, columns) = logits.shape[2:], target_depth_m.shape[2:]
+        row = (row + self.skip_rows) * height // rows
+        column = column * width // columns
+        low, high = log_student[batch, upper - 1, row, column], log_student[batch, upper, row, column]
+        nll_nats = -(low + share * (high - low)).sum() / max(len(truth_m), 1)
+        si = scale_invariant(*self._depths(log_student.exp(), target_depth_m))
+        return {"loss": nll_nats + si, "nll_nats": nll_nats, "si": si}
+
+
+def build_loss(
+    name: str, bin_edges_m: Tensor, *, skip_rows: int, sigma_m: float, weight: float
+) -> LikelihoodLoss:  # noqa: ARG001 - one call for all
+    """Return the loss `nll`; width and weight of a Gaussian map mean nothing to it."""
+    assert name == "nll"
+    return LikelihoodLoss(bin_edges_m, skip_rows)

@@ -1,0 +1,188 @@
+"""Writes the page: one HTML file that holds everything, loads nothing, and is the same for the same inputs."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from ..fileio import write_durably
+from ..predict import evenly
+from ..progress import Silent
+from .exhibit import exhibit
+from .frames import frame_facts
+from .plots import SERIES, epoch_plot, finite_line, loss_plot
+from .results import read_results
+from .table import (
+    COLUMNS,
+    comparable,
+    headline,
+    page_table,
+    teacher_name,
+    terminal_table,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..progress import Progress
+    from ..sources.base import Source
+    from ..store import Store
+    from .results import Measured, RunResult
+
+TEMPLATE = "page.html.j2"
+_PACKAGES = ("tiekd-pipeline", "torch", "numpy", "matplotlib", "pillow", "jinja2")
+_VALIDATION = (("val_abs_rel", "AbsRel"), ("val_rmse", "RMSE (m)"), ("val_delta1", "δ1"))
+
+
+def write_report(
+    out: Path,
+    *,
+    runs: list[Path],
+    store: Store,
+    source: Source,
+    split: str,
+    metrics_paths: list[Path],
+    frames: int = 4,
+    progress: Progress | None = None,
+) -> tuple[list[str], list[list[str]]]:
+    """Write the page `out` about students of one teacher; returns head and rows of its table for the terminal.
+
+    Args:
+        out: must not exist.
+        runs: finished runs, whose view is the store's; the name of each directory is the name on the page.
+        store: of the teacher, metric, with the frames that are shown.
+        source: of these frames.
+        split: `frames` frames of it are shown, spread evenly.
+        metrics_paths: JSON of evaluate-student, RUN.json for a run RUN; and of evaluate-teacher, teacher.json.
+        frames: 1 or more.
+        progress: told of each map that is computed.
+
+    Raises ValueError for input that is at fault, naming it; nothing is written then.
+    """
+    progress = progress or Silent()
+    if os.path.lexists(out):
+        raise ValueError(f"output exists: {out}: remove it or choose another --out")
+    if not runs:
+        raise ValueError("no run to report on: give one or more directories that train-student wrote")
+    if frames < 1:
+        raise ValueError(f"--frames {frames}: expected 1 or more")
+    if store.spec.depth_space != "metric_m":
+        raise ValueError(f"{store.name} holds {store.spec.depth_space}: the page compares metres; use a metric store")
+    samples = evenly(source.samples(split), frames)
+    for sample in samples:
+        store.index_of(sample.id)  # a store of another split is refused before any work
+    results, teacher = read_results(runs, metrics_paths, store)
+    lines = page_table(results, teacher, store)
+    if not comparable(results, teacher):
+        progress.note("the metrics were taken by different protocols or over different frames: the page says so")
+    exhibits = []
+    with progress.task("report", len(samples) * (len(results) + 1), "map") as task:
+        for sample in samples:
+            facts = frame_facts(store, source, sample, results, task)
+            exhibits.append(exhibit(facts, [result.name for result in results], store.spec.dpm_kind))
+    text = _render(
+        names=[result.name for result in results],
+        series=SERIES,
+        teacher=teacher_name(store),
+        lines=lines,
+        columns=COLUMNS,
+        headline=headline(results, teacher),
+        protocols=_protocols(results, teacher),
+        tiles=_tiles(results, teacher, store),
+        curves=_curves(results),
+        losses=sorted({str(result.run.config.get("loss")) for result in results}),
+        devices=sorted({str(result.training.get("device")) for result in results if result.training.get("device")}),
+        exhibits=exhibits,
+        store=_store_facts(store),
+        source=source.name,
+        split=Path(split).stem if os.sep in split else split,
+        versions=_versions(),
+        metrics=[Path(path).name for path in metrics_paths],
+        frames=frames,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(out, text.encode())
+    return terminal_table(lines)
+
+
+def _render(**values: Any) -> str:  # noqa: ANN401 - whatever the template names
+    # Names and ids come from strangers' stores: everything is escaped.
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(template).render(**values)
+
+
+def _store_facts(store: Store) -> dict[str, Any]:
+    """What the page says of the store. Its directory's name, never the path."""
+    spec = store.spec
+    size_bytes = sum(size for size, _ in store.manifest.values())
+    return {
+        "name": Path(store.name).name,
+        "images": len(store),
+        "sample_kb": size_bytes / len(store) / 1e3,
+        "bins": spec.bin_count,
+        "low_m": spec.bin_edges[0],
+        "high_m": spec.bin_edges[-1],
+        "kind": spec.dpm_kind,
+        "sigma_m": spec.sigma_m,
+        "view": spec.view,
+        "view_px": spec.view_size_px,
+        "own_px": store.layout.size_px,
+        "source": spec.source["name"],
+        "error": spec.max_rel_error,
+    }
+
+
+def _tiles(results: Sequence[RunResult], teacher: Measured | None, store: Store) -> list[tuple[str, str]]:
+    """The few figures that stand out at the top: (figure, what it is)."""
+    facts = _store_facts(store)
+    tiles = [(f"{facts['images']:,}", "images cached once"), (f"{facts['sample_kb']:.1f} KB", "per cached sample")]
+    measured = [(result.measured.metrics["abs_rel"], result.name) for result in results if result.measured is not None]
+    if measured and comparable(results, teacher):
+        error, name = min(measured)
+        tiles.append((f"{error:.4f}", f"AbsRel of {name}" + (", the best student" if len(measured) > 1 else "")))
+    if teacher is not None:
+        tiles.append((f"{teacher.metrics['abs_rel']:.4f}", "AbsRel of the teacher"))
+    return tiles
+
+
+def _protocols(results: Sequence[RunResult], teacher: Measured | None) -> list[tuple[str, str]]:
+    """(how metrics were taken, for whom), each way once."""
+    ways: dict[str, list[str]] = {}
+    for name, measured in [("the teacher", teacher), *((result.name, result.measured) for result in results)]:
+        if measured is not None:
+            ways.setdefault(measured.protocol_text(), []).append(name)
+    return [(way, "" if len(ways) == 1 else ", ".join(names)) for way, names in ways.items()]
+
+
+def _curves(results: Sequence[RunResult]) -> list[tuple[str, Any]]:
+    """(title, plot) of each plot that has anything to show."""
+    curves = []
+    losses = [finite_line(number, result.steps) for number, result in enumerate(results)]
+    if any(losses):
+        curves.append(("Training loss", loss_plot([line for line in losses if line is not None])))
+    for key, title in _VALIDATION:
+        found = [
+            finite_line(number, [(row["epoch"] + 1, row[key]) for row in result.epochs if key in row])
+            for number, result in enumerate(results)
+        ]
+        if any(found):
+            curves.append((f"Validation {title}", epoch_plot(title, [line for line in found if line is not None])))
+    return curves
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = []
+    for name in _PACKAGES:
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:  # run from a source tree that was never installed
+            found.append((name, "unknown"))
+    return found

@@ -1,0 +1,134 @@
+"""What is known of each run in numbers: its training, and the metrics that were taken of it."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..fileio import read_json
+from ..metrics import METRICS
+from ..sources.view import View
+from ..students.run import METRICS as RUN_METRICS
+from ..students.run import LoadedRun, load_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ..store import Store
+
+TEACHER_STEM = "teacher"
+"""Stem of the metrics file that is the teacher's, unless a run has this name."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What `evaluate-student` or `evaluate-teacher` wrote."""
+
+    protocol: dict[str, Any]
+    source: str
+    frames: int
+    metrics: dict[str, float]
+    against_teacher: dict[str, float] | None
+
+    def measured_how(self) -> tuple[object, ...]:
+        """What two results must share to be compared. The flip average is the student's alone, so it may differ."""
+        protocol = {name: value for name, value in self.protocol.items() if name != "flip_average"}
+        return self.source, self.frames, tuple(sorted(protocol.items(), key=lambda item: item[0]))
+
+    def protocol_text(self) -> str:
+        """The protocol in words."""
+        said = self.protocol
+        cap = "no upper limit" if said.get("max_m") is None else f"below {said['max_m']:g} m"
+        crop = "whole view" if said.get("crop") in {None, "none"} else f"{said['crop']} crop"
+        return f"{said.get('name')} ({crop}, truth {cap}), {self.frames} frames of {self.source}"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run, how its training went, and its metrics if they were given."""
+
+    name: str
+    run: LoadedRun
+    training: dict[str, Any]
+    """The run's own metrics.json."""
+    steps: list[tuple[float, float]]
+    """(step, loss)"""
+    epochs: list[dict[str, float]]
+    """Validation; the epoch counts from 0."""
+    measured: Measured | None
+
+    @property
+    def from_truth(self) -> bool:
+        """Whether it learned from ground truth alone."""
+        return bool(self.run.config.get("target") == "truth")
+
+
+def read_results(
+    runs: Sequence[Path], metrics_paths: Sequence[Path], store: Store
+) -> tuple[list[RunResult], Measured | None]:
+    """Runs with what is known of them, and the teacher's metrics if they were given.
+
+    A metrics file belongs to the run whose directory has the name of its stem, or to the teacher. Raises ValueError
+    for two runs of one name, a metrics file of neither, a run whose view is not the store's, and damaged files.
+    """
+    names = [run.resolve().name for run in runs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two runs are named {twice[0]!r}: rename a directory, so that the page can tell them apart")
+    metrics: dict[str, Path] = {}
+    for path in metrics_paths:
+        if path.stem not in {*names, TEACHER_STEM}:
+            known = ", ".join(f"{name}.json" for name in [*names, TEACHER_STEM])
+            raise ValueError(f"metrics {path} belong to no run of the page: expected one of {known}; rename the file")
+        if path.stem in metrics:
+            raise ValueError(f"metrics {metrics[path.stem]} and {path} are both of {path.stem!r}: leave one out")
+        metrics[path.stem] = path
+    view = View.parse(store.spec.view)
+    results = []
+    for path, name in zip(runs, names, strict=True):
+        run = load_run(path)
+        if View.parse(str(run.config.get("view"))) != view:
+            raise ValueError(
+                f"{path} sees images through view {run.config.get('view')!r}, store {store.name} through "
+                f"{store.spec.view!r}: use runs and a store of one view"
+            )
+        measured = read_measured(metrics[name]) if name in metrics else None
+        training = read_json(path / RUN_METRICS, "metrics of a run")
+        steps = [(row["step"], row["loss"]) for row in _read_table(path / "steps.csv", ("step", "loss"))]
+        results.append(RunResult(name, run, training, steps, _read_table(path / "epochs.csv", ("epoch",)), measured))
+    of_teacher = metrics.get(TEACHER_STEM) if TEACHER_STEM not in names else None
+    return results, None if of_teacher is None else read_measured(of_teacher)
+
+
+def read_measured(path: Path) -> Measured:
+    """Read a metrics file. Raises ValueError where it is none."""
+    value = read_json(path, "metrics")
+    try:
+        alike = value.get("against_teacher")
+        return Measured(
+            protocol={str(name): part for name, part in value["protocol"].items()},
+            source=str(value["source"]),
+            frames=int(value["frames"]),
+            metrics={name: float(value["metrics"][name]) for name in METRICS},
+            against_teacher=None if alike is None else {name: float(alike[name]) for name in METRICS},
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"metrics {path}: {error!r}; expected what evaluate-student or evaluate-teacher writes"
+        ) from error
+
+
+def _read_table(path: Path, needed: Sequence[str]) -> list[dict[str, float]]:
+    """Rows of a run's CSV without empty and non-finite cells; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        try:
+            rows = [{name: float(cell) for name, cell in row.items() if name and cell} for row in csv.DictReader(file)]
+        except (ValueError, TypeError, csv.Error) as error:
+            raise ValueError(f"{path}: {error}; expected a table that training wrote") from error
+    finite = [{name: cell for name, cell in row.items() if math.isfinite(cell)} for row in rows]
+    return [row for row in finite if all(name in row for name in needed)]

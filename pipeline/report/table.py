@@ -1,0 +1,172 @@
+"""The table of results, for the terminal and for the page, and the sentence that sums it up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..metrics import LOWER_IS_BETTER, METRICS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..store import Store
+    from .results import Measured, RunResult
+
+DASH = "–"  # noqa: RUF001 - an en dash is what tables use for nothing
+
+
+class Column(NamedTuple):
+    """One number of each network."""
+
+    key: str
+    head: str
+    digits: int
+    unit: str = ""
+    better: str = ""
+    """`lower`, `higher`, or nothing where neither is."""
+    brief: bool = False
+    """Whether the terminal shows it too."""
+
+
+class Cell(NamedTuple):
+    """A number as it is shown, and whether it is the best of all students."""
+
+    text: str
+    best: bool = False
+
+
+class Line(NamedTuple):
+    """A row of the page's table. `colour` is a series number, or None for the teacher."""
+
+    name: str
+    learned: str
+    colour: int | None
+    cells: list[Cell]
+
+
+_HEADS = {
+    "abs_rel": ("AbsRel", 4),
+    "rmse": ("RMSE", 3),
+    "delta1": ("δ1", 4),
+    "sq_rel": ("SqRel", 3),
+    "rmse_log": ("RMSElog", 4),
+    "log10": ("log10", 4),
+    "silog": ("SILog", 2),
+    "delta2": ("δ2", 4),
+    "delta3": ("δ3", 4),
+}
+_BRIEF = ("abs_rel", "rmse", "delta1")
+assert set(_HEADS) == set(METRICS)
+
+COLUMNS = (
+    Column("parameters", "parameters", 2, " M", brief=True),
+    *(
+        Column(key, head, digits, better="lower" if key in LOWER_IS_BETTER else "higher", brief=key in _BRIEF)
+        for key, (head, digits) in _HEADS.items()
+    ),
+    Column("alike", "AbsRel to teacher", 4, better="lower", brief=True),
+    Column("speed", "img/s", 1, brief=True),
+)
+
+
+def comparable(results: Sequence[RunResult], teacher: Measured | None) -> bool:
+    """Whether all metrics were taken in the same way, over the same number of frames."""
+    taken = [result.measured for result in results] + [teacher]
+    return len({one.measured_how() for one in taken if one is not None}) <= 1
+
+
+def page_table(results: Sequence[RunResult], teacher: Measured | None, store: Store) -> list[Line]:
+    """Rows with every column; the teacher's comes first, if its metrics are known."""
+    values = [_values(result) for result in results]
+    best = _best(values) if comparable(results, teacher) and len(results) > 1 else {}
+    lines = []
+    if teacher is not None:
+        cells = [_cell(column, dict(teacher.metrics), {}) for column in COLUMNS]
+        lines.append(Line(teacher_name(store), "", None, cells))
+    for number, (result, known) in enumerate(zip(results, values, strict=True)):
+        cells = [_cell(column, known, best) for column in COLUMNS]
+        lines.append(Line(result.name, learned_from(result, store), number, cells))
+    return lines
+
+
+def terminal_table(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the columns that fit into a terminal."""
+    brief = [number for number, column in enumerate(COLUMNS) if column.brief]
+    names = [f"{line.name} (teacher)" if line.colour is None else line.name for line in lines]
+    rows = [[name, *(line.cells[number].text for number in brief)] for name, line in zip(names, lines, strict=True)]
+    return ["", *(COLUMNS[number].head for number in brief)], rows
+
+
+def teacher_name(store: Store) -> str:
+    """What the store calls its teacher."""
+    return str(store.spec.teacher.get("name") or "teacher")
+
+
+def learned_from(result: RunResult, store: Store) -> str:
+    """What a run learned from, and by which loss."""
+    config = result.run.config
+    if result.from_truth:
+        kind = config.get("truth_of")
+        what = f"{kind} ground truth" if kind and kind != "default" else "ground truth"
+    else:
+        taught_by = ((config.get("store") or {}).get("teacher") or {}).get("name")
+        what = "the teacher" if taught_by == teacher_name(store) else f"another teacher, {taught_by}"
+    return f"{config.get('student')} on {what}, loss {config.get('loss')}"
+
+
+def headline(results: Sequence[RunResult], teacher: Measured | None) -> str:
+    """Which student is best against ground truth, and how it compares."""
+    measured = [(result.measured.metrics["abs_rel"], result) for result in results if result.measured is not None]
+    if not measured:
+        return "No metrics of a student were given, so this page shows training and pictures only."
+    if not comparable(results, teacher):
+        return "The metrics were not all taken in the same way, so no student is called the best."
+    error, best = min(measured, key=lambda pair: pair[0])
+    role = "the best student" if len(measured) > 1 else "the student"
+    said = f"Against ground truth, {role} is {best.name}: its depth is off by {error:.1%} on average"
+    others = [pair for pair in measured if pair[1].from_truth != best.from_truth]
+    if others:
+        other_error, other = min(others, key=lambda pair: pair[0])
+        less = f"{_less(error, other_error)} than {other.name}"
+        if best.from_truth:
+            said += f", {less}, the best of those that the teacher taught; it learned from ground truth itself"
+        else:
+            said += f", {less}, which learned from ground truth and had no teacher"
+    said += "."
+    if teacher is not None:
+        said += f" The teacher's own depth is off by {teacher.metrics['abs_rel']:.1%}."
+    return said
+
+
+def _less(error: float, other: float) -> str:
+    share = 1 - error / other if other else 0.0
+    return f"{share:.0%} less" if share >= 0.005 else "no less"
+
+
+def _values(result: RunResult) -> dict[str, float]:
+    known: dict[str, float] = {}
+    for key, name, unit in (("parameters", "parameters", 1e6), ("speed", "images_per_second", 1.0)):
+        value = result.training.get(name) if isinstance(result.training, dict) else None
+        if isinstance(value, (int, float)):
+            known[key] = value / unit
+    if result.measured is not None:
+        known |= result.measured.metrics
+        if result.measured.against_teacher is not None:
+            known["alike"] = result.measured.against_teacher["abs_rel"]
+    return known
+
+
+def _best(values: Sequence[dict[str, float]]) -> dict[str, float]:
+    best = {}
+    for column in COLUMNS:
+        known = [one[column.key] for one in values if column.key in one]
+        if column.better and len(known) > 1:
+            best[column.key] = min(known) if column.better == "lower" else max(known)
+    return best
+
+
+def _cell(column: Column, known: dict[str, float], best: dict[str, float]) -> Cell:
+    value = known.get(column.key)
+    if value is None:
+        return Cell(DASH)
+    return Cell(f"{value:.{column.digits}f}{column.unit}", best=best.get(column.key) == value)

@@ -1,0 +1,9 @@
+"""Stage one: run the teacher once over every frame.
+
+Reads data/scenes and data/runs/teacher. Writes data/stores/teacher.zarr.
+"""
+
+from pipeline.cli.cache import cache_teacher
+
+if __name__ == "__main__":
+    cache_teacher()

@@ -1,0 +1,9 @@
+"""Stage two: train one student from the store, with no teacher in memory.
+
+Reads data/scenes and data/stores/teacher.zarr. Writes data/runs/LOSS.
+"""
+
+from pipeline.cli.train import train_student
+
+if __name__ == "__main__":
+    train_student()

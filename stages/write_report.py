@@ -1,0 +1,9 @@
+"""Write the page, and print the table.
+
+Reads data/scenes, the store, all runs and their metrics. Writes data/report.html.
+"""
+
+from pipeline.cli.report import report
+
+if __name__ == "__main__":
+    report()

@@ -1,0 +1,84 @@
+"""Which of our files import which, read from the source. `python tests/imports.py` prints each stage's closure."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+STAGES = {
+    "make_scenes": ("pipeline/cli/scenes.py", []),
+    "train_teacher": ("pipeline/cli/train.py", ["pipeline/likelihood.py"]),
+    "cache_teacher": ("pipeline/cli/cache.py", ["pipeline/teachers/checkpoint.py"]),
+    "evaluate_teacher": ("pipeline/cli/evaluate.py", []),
+    "train_student": ("pipeline/cli/train.py", ["pipeline/likelihood.py", "pipeline/losses.py"]),
+    "evaluate_student": ("pipeline/cli/evaluate.py", []),
+    "write_report": ("pipeline/cli/report.py", []),
+}
+"""Stage -> the command's file, and the modules that it imports by name for the demo's settings."""
+STAGES["train_student"] = ("pipeline/cli/train.py", ["pipeline/losses.py"])
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name -> file, of everything in the package."""
+    found = {}
+    for path in sorted((ROOT / "pipeline").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+class _Imports(ast.NodeVisitor):
+    """Imports that can happen at run time: those for type checkers alone do not."""
+
+    def __init__(self, name: str, package: str) -> None:
+        self.name, self.package, self.found = name, package, set()
+
+    def visit_If(self, node: ast.If) -> None:
+        if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+            self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.found |= {alias.name for alias in node.names}
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        base = node.module or ""
+        if node.level:
+            parent = self.package.rsplit(".", node.level - 1)[0] if node.level > 1 else self.package
+            base = f"{parent}.{base}" if base else parent
+        self.found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+
+
+def imports_of(name: str, known: dict[str, Path]) -> set[str]:
+    """Everything that a module imports, ours and others', at its top and inside functions."""
+    path = known[name]
+    visitor = _Imports(name, name if path.name == "__init__.py" else name.rpartition(".")[0])
+    visitor.visit(ast.parse(path.read_text()))
+    return visitor.found
+
+
+def closure(stage: str) -> list[str]:
+    """Files that a stage's code consists of, without the command line."""
+    known = modules()
+    names = {path.relative_to(ROOT).as_posix(): name for name, path in known.items()}
+    start, by_name = STAGES[stage]
+    todo, seen = [names[start], *(names[path] for path in by_name)], set()
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        packages = {name.rsplit(".", up)[0] for up in range(1, name.count(".") + 1)}
+        todo += [other for other in imports_of(name, known) | packages if other in known]
+    files = [known[name] for name in seen if not name.startswith("pipeline.cli")]
+    with_code = [
+        path for path in files if re.search(r"^(from|import|def|class) ", path.read_text(), re.MULTILINE)
+    ]
+    return sorted(path.relative_to(ROOT).as_posix() for path in with_code)
+
+
+if __name__ == "__main__":
+    for stage in STAGES:
+        print(stage, *closure(stage), sep="\n      - ")  # noqa: T201 - a script for maintainers

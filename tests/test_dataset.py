@@ -1,0 +1,177 @@
+"""One geometry for image, teacher and truth; random choices that depend on seed, epoch and sample alone."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fakes
+from conftest import REAL  # noqa: F401 - puts this folder on the path
+from pipeline.cache import CacheOptions, cache_teacher
+from pipeline.dataset import (
+    Augmentation,
+    EpochOrder,
+    Geometry,
+    Item,
+    TrainingData,
+    collate,
+    dense_maps,
+    upsampled,
+)
+from pipeline.sources.registry import open_source
+from pipeline.sources.view import View
+from pipeline.store import open_store
+from pipeline.store.sparse import decode_sparse, weight_table
+
+VIEW_PX = (24, 40)
+geometries = st.builds(
+    Geometry,
+    angle_rad=st.sampled_from([0.0, 0.03, -0.1]),
+    mirrored=st.booleans(),
+    top=st.integers(0, 8),
+    left=st.integers(0, 10),
+    size_px=st.just((16, 30)),
+)
+
+
+@settings(deadline=None)
+@given(geometries)
+def test_image_and_maps_agree_at_every_pixel(geometry):
+    # Each pixel's value says where it came from; the image is bilinear, so it says so exactly on a ramp.
+    rows, columns = np.mgrid[0 : VIEW_PX[0], 0 : VIEW_PX[1]]
+    image = np.stack([rows * 4, columns * 4, rows * 0 + 200], -1).astype(np.uint8)
+    turned = geometry.of_image(image).numpy() * 255
+    mapped = geometry.of_map(np.stack([rows, columns]).astype(np.float32), VIEW_PX, geometry.size_px, np.nan)
+    inside = ~np.isnan(mapped[0]) & (turned[2] > 199.9)
+    assert inside.mean() > 0.8
+    assert np.abs(turned[:2][:, inside] / 4 - mapped[:, inside]).max() <= 0.5 + 1e-3
+    if geometry.angle_rad == 0:
+        assert np.abs(turned[:2] / 4 - mapped).max() < 1e-3
+
+
+@given(geometries)
+def test_teacher_and_truth_take_the_same_pixels(geometry):
+    number = np.arange(VIEW_PX[0] * VIEW_PX[1], dtype=np.float32).reshape(VIEW_PX)
+    truth = geometry.of_map(number, VIEW_PX, geometry.size_px, np.nan)
+    stacked = geometry.of_map(np.stack([number, number * 2]), VIEW_PX, geometry.size_px, np.nan)
+    assert np.array_equal(stacked[0], truth, equal_nan=True)
+    assert np.array_equal(stacked[1], truth * 2, equal_nan=True)
+
+
+@given(geometries)
+def test_a_map_of_half_the_resolution_lies_where_the_full_one_does(geometry):
+    half = np.arange(12 * 20, dtype=np.float32).reshape(12, 20)
+    full = half.repeat(2, 0).repeat(2, 1)
+    coarse = geometry.of_map(half, VIEW_PX, geometry.size_px, np.nan)
+    fine = geometry.of_map(full, VIEW_PX, geometry.size_px, np.nan)
+    assert np.array_equal(coarse, fine, equal_nan=True)
+
+
+def test_the_corner_of_a_rotated_view_is_invalid_and_not_invented():
+    geometry = Geometry(0.2, mirrored=False, top=0, left=0, size_px=VIEW_PX)
+    depth_m = geometry.of_map(np.full(VIEW_PX, 5, np.float32), VIEW_PX, VIEW_PX, np.nan)
+    assert np.isnan(depth_m[0, 0])
+    assert depth_m[12, 20] == 5
+
+
+def test_a_crop_larger_than_the_view_says_both_sizes():
+    with pytest.raises(ValueError, match="--crop 30x40 px is larger than the view, 24x40 px"):
+        Geometry.draw(Augmentation(crop_px=(30, 40)), VIEW_PX, np.random.default_rng(0))
+
+
+def make_data(scenes, store, seed=3, maps_px=None, **augmentation):
+    samples = scenes.samples("all")
+    chosen = Augmentation(**augmentation)
+    return TrainingData(scenes, samples, View(), store=store, maps_px=maps_px, augmentation=chosen, seed=seed)
+
+
+def test_a_sample_varies_with_the_epoch_and_with_nothing_else(scenes, teacher_store):
+    settings = {"crop_px": (16, 48), "rotate_deg": 3.0, "flip": True, "colour": True}
+    data = make_data(scenes, open_store(teacher_store), **settings)
+    again = make_data(scenes, open_store(teacher_store), **settings)
+    assert torch.equal(data[1, 4].image, again[1, 4].image)
+    assert torch.equal(data[1, 4].target_depth_m.nan_to_num(), again[1, 4].target_depth_m.nan_to_num())
+    assert not torch.equal(data[1, 4].image, data[2, 4].image)
+    assert not torch.equal(
+        data[1, 4].image, make_data(scenes, open_store(teacher_store), seed=4, **settings)[1, 4].image
+    )
+
+
+def test_colour_changes_the_image_alone(scenes, teacher_store):
+    plain = make_data(scenes, open_store(teacher_store))
+    coloured = make_data(scenes, open_store(teacher_store), colour=True)
+    changed = [not torch.equal(plain[0, n].image, coloured[0, n].image) for n in range(8)]
+    assert any(changed)
+    assert not all(changed)
+    for number in range(8):
+        assert torch.equal(plain[0, number].target_depth_m, coloured[0, number].target_depth_m)
+
+
+def test_a_stored_map_goes_with_its_depth(scenes, teacher_store):
+    store = open_store(teacher_store)
+    data = make_data(scenes, store, maps_px=(16, 32), flip=True)
+    table = torch.from_numpy(weight_table(store.spec.weight_bits))
+    for number in range(8):
+        item = data[0, number]
+        dense = dense_maps(collate([item]), store.spec.bin_count, table)
+        assert dense.sum(1) == pytest.approx(1, abs=1e-4)
+        centers = torch.from_numpy((store.bin_edges_m[1:] + store.bin_edges_m[:-1]) / 2).float()
+        mean_m = (dense[0] * centers[:, None, None]).sum(0)
+        depth_m = torch.nn.functional.avg_pool2d(item.target_depth_m, 2)[0]
+        assert (mean_m - depth_m).abs().max() < 0.4  # half a bin, and what mirroring shifts
+
+
+def test_maps_on_the_device_are_those_that_the_store_decodes(scenes, teacher_store):
+    store = open_store(teacher_store)
+    stored = [store.sparse_dpm(number) for number in range(3)]
+    parts = [Item(torch.zeros(3, 1, 1), torch.zeros(1, 1, 1), *map(torch.from_numpy, one)) for one in stored]
+    dense = dense_maps(
+        collate(parts), store.spec.bin_count, torch.from_numpy(weight_table(store.spec.weight_bits))
+    )
+    for number, one in enumerate(stored):
+        expected = decode_sparse(one, store.spec.bin_count, store.spec.weight_bits)
+        assert dense[number].numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_image_that_the_teacher_did_not_see_is_refused(scenes, teacher_store):
+    sample = scenes.samples("all")[2]
+    fakes.write_image(type(teacher_store)(sample.image_path), np.zeros((32, 64, 3), np.uint8))
+    data = make_data(scenes, open_store(teacher_store))
+    data[0, 1]
+    with pytest.raises(ValueError, match=r"000002.png is not the image that the teacher saw: its sha256 is"):
+        data[0, 2]
+
+
+def test_a_split_that_the_store_lacks_is_refused_at_once(tmp_path, scenes):
+    cache_teacher(scenes, "train", fakes.FakeTeacher(), tmp_path / "train.zarr", CacheOptions(bins="nyu"))
+    with pytest.raises(ValueError, match=r"train.zarr holds no sample '000006'"):
+        make_data(scenes, open_store(tmp_path / "train.zarr"))
+
+
+def test_truth_of_a_row_without_any_is_invalid_everywhere(tmp_path):
+    source = open_source(f"kitti:{fakes.make_kitti(tmp_path / 'kitti', 6)}")
+    samples = source.samples("test")
+    data = TrainingData(
+        source, samples, View(), store=None, maps_px=None, augmentation=Augmentation(), seed=0
+    )
+    assert data[0, 0].target_depth_m.isfinite().any()
+    assert data[0, 1].target_depth_m.isnan().all()
+
+
+def test_upsampled_depth_is_invalid_where_it_touches_an_invalid_pixel():
+    depth_m = np.array([[1, 1, np.nan, 1]], np.float32)
+    assert np.isnan(upsampled(depth_m, (1, 8))).tolist() == [
+        [False, False, False, True, True, True, True, False]
+    ]
+
+
+def test_the_order_depends_on_seed_and_epoch_alone_and_can_begin_anywhere():
+    order = EpochOrder(10, 3, seed=1)
+    order.start_at(2, 0)
+    whole = list(order)
+    order.start_at(2, 1)
+    assert list(order) == whole[1:]
+    assert len({number for batch in whole for _, number in batch}) == 9
+    order.start_at(3, 0)
+    assert [number for _, number in next(iter(order))] != [number for _, number in whole[0]]

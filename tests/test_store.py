@@ -1,0 +1,358 @@
+"""A store is whole or absent, readable by others, and refuses what it was not written as."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+import zarr
+
+from conftest import BINS, SIZE_PX, encode, folder_bytes, make_maps, make_spec, make_store, write_shards
+from pipeline.store import open_store
+from pipeline.store.codec import DamagedStoreError, LogCodec, codes_of_residual
+from pipeline.store.journal import Journal
+from pipeline.store.verify import verify_store
+from pipeline.store.writer import StoreWriter
+
+KINDS = ["gaussian", "sparse", "dense"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_store_gives_back_depth_and_maps_within_its_error(tmp_path, kind):
+    store = open_store(make_store(tmp_path / "s.zarr", kind))
+    assert len(store) == 7
+    assert store.ids[3] == "a/003"
+    for number in range(7):
+        depth_m, dpm = make_maps(number, kind)
+        back = store.depth_m(number)
+        assert np.array_equal(np.isnan(back), np.isnan(depth_m))
+        assert np.nanmax(np.abs(back / depth_m - 1)) <= 5e-4
+        maps = store.dpm(f"a/{number:03d}")
+        assert maps.shape == (BINS, *SIZE_PX)
+        if dpm is None:
+            assert np.isnan(maps[:, 0, number % 10]).all()
+            assert np.nansum(maps, axis=0)[1:] == pytest.approx(1, abs=1e-5)
+        else:
+            assert np.abs(maps - dpm).max() < (0.05 if kind == "sparse" else 1e-3)
+    assert store.rows("max_rel_error").max() <= 5e-4
+    assert store.rows("invalid_share") == pytest.approx(1 / 60)
+    assert verify_store(tmp_path / "s.zarr") == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plain_zarr_reads_a_store_without_a_warning_and_to_the_same_metres(tmp_path, kind):
+    path = make_store(tmp_path / "s.zarr", kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        group = zarr.open_group(path, mode="r")
+        names = [name for name, _ in group.members(max_depth=None)]
+        codes = codes_of_residual(group["depth"][4])
+        id_bytes = bytes(group["sample/id"][4])
+        edges = group["dpm/bin_edges"][:]
+    header = group.attrs["depth_store"]
+    assert header["version"] == 1
+    assert "depth" in names
+    codec = header["codec"]
+    metres = LogCodec(codec["bits"], codec["lo_m"], codec["hi_m"]).decode(codes)
+    assert np.array_equal(metres, open_store(path).depth_m(4), equal_nan=True)
+    assert id_bytes.rstrip(b"\0") == b"a/004"
+    assert np.array_equal(edges, np.linspace(0.5, 40, BINS + 1))
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path):
+    one, two = (make_store(tmp_path / name / "s.zarr", "sparse") for name in ("one", "two"))
+    assert folder_bytes(one) == folder_bytes(two)
+
+
+def test_nothing_of_the_machine_is_in_a_store(tmp_path):
+    whole = b"".join(folder_bytes(make_store(tmp_path / "s.zarr")).values())
+    for private in (str(tmp_path), os.uname().nodename):
+        assert private.encode() not in whole
+
+
+def test_an_interrupted_store_goes_on_to_the_same_bytes(tmp_path):
+    whole = folder_bytes(make_store(tmp_path / "whole.zarr", "sparse"))
+    target = tmp_path / "s.zarr"
+    spec, ids = make_spec("sparse")
+    with StoreWriter(target, spec, ids) as writer:
+        write_shards(writer, [1])
+    assert not target.exists()
+    with StoreWriter(target, spec, ids) as writer:
+        assert writer.todo == [0, 2]
+        write_shards(writer, writer.todo)
+        writer.finish()
+    assert folder_bytes(target) == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.zarr", "whole.zarr"]
+
+
+def test_a_torn_journal_line_costs_its_shard_alone(tmp_path):
+    spec, ids = make_spec()
+    with StoreWriter(tmp_path / "s.zarr", spec, ids) as writer:
+        write_shards(writer, [0, 1])
+        journal = writer.staging / "journal"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    with StoreWriter(tmp_path / "s.zarr", spec, ids) as writer:
+        assert writer.todo == [1, 2]
+    assert list(Journal(journal).read()) == [0]
+
+
+def test_a_shard_that_rotted_before_the_end_is_made_again(tmp_path):
+    spec, ids = make_spec()
+    target = tmp_path / "s.zarr"
+    with StoreWriter(target, spec, ids) as writer:
+        write_shards(writer, writer.todo)
+        shard = writer.staging / "store" / "depth/c/1/0/0"
+        data = bytearray(shard.read_bytes())
+        data[-1] ^= 1
+        shard.write_bytes(data)
+        with pytest.raises(ValueError, match=r"shards \[1\] .* changed since they were written"):
+            writer.finish()
+    with StoreWriter(target, spec, ids) as writer:
+        assert writer.todo == [1]
+        write_shards(writer, [1])
+        writer.finish()
+    assert verify_store(target) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"teacher": {"name": "other"}},
+        {"view": "kb"},
+        {"max_rel_error": 1e-3},
+        {"samples_per_shard": 2},
+        {"sigma_m": 1.0},
+        {"source": {"name": "folder", "samples": 7, "ids_sha256": "other"}},
+    ],
+)
+def test_a_run_with_other_settings_never_finds_the_shards(tmp_path, change):
+    spec, ids = make_spec()
+    with StoreWriter(tmp_path / "s.zarr", spec, ids) as writer:
+        write_shards(writer, [0])
+    other, _ = make_spec(**change)
+    with StoreWriter(tmp_path / "s.zarr", other, ids) as second:
+        assert second.finished == {}
+        assert second.other_stagings() == [writer.staging]
+
+
+def test_a_finished_store_is_never_written_over(tmp_path):
+    path = make_store(tmp_path / "s.zarr")
+    spec, ids = make_spec()
+    with (
+        pytest.raises(ValueError, match="s.zarr exists: .*choose another --out"),
+        StoreWriter(path, spec, ids),
+    ):
+        pass
+
+
+def test_a_second_writer_is_refused_and_told_who_holds_the_target(tmp_path):
+    spec, ids = make_spec()
+    with StoreWriter(tmp_path / "s.zarr", spec, ids):
+        code = (
+            "import sys; sys.path.insert(0, sys.argv[1]); from conftest import make_store; from pathlib import Path\n"
+            "make_store(Path(sys.argv[2]))"
+        )
+        here = os.path.dirname(__file__)
+        other = subprocess.run(
+            [sys.executable, "-c", code, here, tmp_path / "s.zarr"], capture_output=True, text=True
+        )
+    assert other.returncode != 0
+    assert f"is being written by process {os.getpid()}" in other.stderr
+
+
+def test_a_writer_that_is_killed_leaves_no_lock(tmp_path):
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); from conftest import *; from pathlib import Path\n"
+        "spec, ids = make_spec()\n"
+        "with StoreWriter(Path(sys.argv[2]), spec, ids) as writer:\n"
+        "    write_shards(writer, [0]); os.kill(os.getpid(), 9)"
+    )
+    here = os.path.dirname(__file__)
+    killed = subprocess.run([sys.executable, "-c", code, here, tmp_path / "s.zarr"], capture_output=True)
+    assert killed.returncode == -9
+    spec, ids = make_spec()
+    with StoreWriter(tmp_path / "s.zarr", spec, ids) as writer:
+        assert writer.todo == [1, 2]
+
+
+def test_samples_of_two_sizes_are_refused_with_both_named(tmp_path):
+    spec, ids = make_spec()
+    odd = encode(spec, 2)._replace(size_px=(5, 5))
+    with (
+        StoreWriter(tmp_path / "s.zarr", spec, ids) as writer,
+        pytest.raises(ValueError, match="a/002 is 5x5 px, for the first sample 6x10"),
+    ):
+        writer.write_shard(0, [encode(spec, 0), encode(spec, 1), odd])
+
+
+def test_an_unfinished_store_does_not_open_and_says_how_to_go_on(tmp_path):
+    spec, ids = make_spec()
+    with StoreWriter(tmp_path / "s.zarr", spec, ids) as writer:
+        write_shards(writer, [0])
+    with pytest.raises(ValueError, match=r"is not finished .*run its `pipeline cache-teacher` command again"):
+        open_store(tmp_path / "s.zarr")
+
+
+def test_a_folder_that_is_no_store_does_not_open(tmp_path):
+    with pytest.raises(ValueError, match=r"is no finished store \(it has no MANIFEST.json\)"):
+        open_store(tmp_path)
+
+
+def flip(path, place):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damage_raises_for_its_samples_and_leaves_the_others_readable(tmp_path, kind):
+    path = make_store(tmp_path / "s.zarr", kind)
+    flip(path / "depth/c/1/0/0", -3)  # in the last sample of the second shard
+    store = open_store(path)
+    with pytest.raises(DamagedStoreError, match=r"depth/c/1/0/0, sample 5 \(a/005\): checksum"):
+        store.depth_m(5)
+    for sound in (0, 3, 4, 6):
+        store.depth_m(sound)
+    (damage,) = verify_store(path)
+    assert damage.file == "depth/c/1/0/0"
+    assert damage.samples == ["a/003", "a/004", "a/005"]
+
+
+def test_a_missing_shard_raises_and_never_reads_as_zeros(tmp_path):
+    path = make_store(tmp_path / "s.zarr")
+    (path / "depth/c/0/0/0").unlink()
+    store = open_store(path)
+    with pytest.raises(DamagedStoreError, match="No such file"):
+        store.depth_m(0)
+    store.depth_m(6)
+    assert [damage.samples for damage in verify_store(path)] == [["a/000", "a/001", "a/002"]]
+
+
+def test_swapped_shards_are_found(tmp_path):
+    path = make_store(tmp_path / "s.zarr")
+    one, two = path / "depth/c/0/0/0", path / "depth/c/1/0/0"
+    data = one.read_bytes(), two.read_bytes()
+    one.write_bytes(data[1])
+    two.write_bytes(data[0])
+    assert {damage.file for damage in verify_store(path)} == {"depth/c/0/0/0", "depth/c/1/0/0"}
+
+
+def test_a_changed_metadata_file_does_not_open(tmp_path):
+    path = make_store(tmp_path / "s.zarr")
+    node = path / "depth/zarr.json"
+    node.write_text(node.read_text().replace("zstd", "lz4 "))
+    with pytest.raises(DamagedStoreError, match=r"depth/zarr.json does not match the manifest"):
+        open_store(path)
+
+
+def forge(path, file, change):
+    """Change a JSON file of a store and its manifest with it, as an attacker would."""
+    from pipeline.fileio import sha256_bytes
+
+    value = json.loads((path / file).read_text())
+    change(value)
+    data = json.dumps(value).encode()
+    (path / file).write_bytes(data)
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    manifest["files"][file] = [len(data), sha256_bytes(data)]
+    (path / "MANIFEST.json").write_text(json.dumps(manifest))
+
+
+def set_header(key, value):
+    def change(node):
+        node["attributes"]["depth_store"][key] = value
+
+    return change
+
+
+def drop_space(node):
+    del node["attributes"]["depth_store"]["depth_space"]
+
+
+def pickle_codec(node):
+    node["codecs"][0]["configuration"]["codecs"][1] = {"name": "pickle"}
+
+
+def huge(node):
+    node["shape"] = [7, 2**31, 2**31]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("zarr.json", set_header("version", 2), "store format version 2: this program reads version 1"),
+        ("zarr.json", drop_space, "does not say its depth_space"),
+        ("zarr.json", set_header("depth_space", "furlongs"), "depth space 'furlongs'"),
+        ("zarr.json", set_header("samples_per_shard", -3), "-3 in the store's attributes"),
+        ("depth/zarr.json", pickle_codec, "not the metadata that format version 1 prescribes"),
+        ("depth/zarr.json", huge, "expected 1 to 67108864 pixels"),
+        (
+            "sample/id/zarr.json",
+            huge,
+            "its arrays are not those of format version 1|prescribes|too many values",
+        ),
+    ],
+)
+def test_a_forged_store_is_refused_when_it_is_opened(tmp_path, file, change, message):
+    path = make_store(tmp_path / "s.zarr")
+    forge(path, file, change)
+    with pytest.raises(ValueError, match=message):
+        open_store(path)
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a//b"])
+def test_a_manifest_that_leads_out_of_the_store_is_refused(tmp_path, name):
+    path = make_store(tmp_path / "s.zarr")
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    manifest["files"][name] = [1, "00"]
+    (path / "MANIFEST.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="would leave the store"):
+        open_store(path)
+
+
+def test_a_link_in_the_place_of_a_shard_is_not_followed(tmp_path):
+    path = make_store(tmp_path / "s.zarr")
+    shard = path / "depth/c/0/0/0"
+    shutil.move(shard, tmp_path / "elsewhere")
+    shard.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DamagedStoreError, match="depth/c/0/0/0"):
+        open_store(path).depth_m(0)
+
+
+def test_a_sample_that_the_store_lacks_is_named_with_what_to_do(tmp_path):
+    store = open_store(make_store(tmp_path / "s.zarr"))
+    with pytest.raises(ValueError, match="holds no sample 'b/000' .*Run `pipeline cache-teacher`"):
+        store.depth_m("b/000")
+    with pytest.raises(IndexError, match="samples 0 to 6, asked for 7"):
+        store.depth_m(7)
+
+
+def test_relative_depth_is_not_handed_out_as_metres(tmp_path):
+    path = make_store(tmp_path / "s.zarr", depth_space="affine_disparity")
+    store = open_store(path)
+    with pytest.raises(ValueError, match="affine_disparity, which is not metres"):
+        store.depth_m(0)
+    given, _ = make_maps(0)
+    span = np.nanmax(given) - np.nanmin(given)
+    assert np.nanmax(np.abs(store.depth(0) - given)) <= 5e-4 * span
+
+
+def read_in_worker(store):
+    return store.depth_m(2)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_a_store_is_read_the_same_in_worker_processes(tmp_path, start):
+    store = open_store(make_store(tmp_path / "s.zarr"))
+    here = store.depth_m(2)
+    with ProcessPoolExecutor(2, mp_context=get_context(start)) as pool:
+        for there in pool.map(read_in_worker, [store] * 4):
+            assert np.array_equal(here, there, equal_nan=True)
+    assert np.array_equal(pickle.loads(pickle.dumps(store)).depth_m(2), here, equal_nan=True)
