@@ -228,10 +228,10 @@ class _Run:
             if pending:
                 self._wait("writing", pending)
         finally:
-            # After a fault the shard in hand is still finished; what nobody will use is dropped.
-            for pool in (readers, encoders):
-                pool.shutdown(wait=False, cancel_futures=True)
+            # After a fault the shard that was handed to the disk is still finished; the rest is dropped.
+            readers.shutdown(wait=False, cancel_futures=True)
             disk.shutdown(wait=True)
+            encoders.shutdown(wait=False, cancel_futures=True)
         return self.bytes_written
 
     def _wait(self, name: str, future: Future[A]) -> A:

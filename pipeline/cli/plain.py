@@ -6,7 +6,6 @@ Exit status 0 done, 1 a failure with one clear message on stderr, 2 wrong usage,
 from __future__ import annotations
 
 import errno
-import os
 import re
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 F = TypeVar("F", bound="Callable[..., Any]")
+DEBUG = "pipeline.debug"
 
 
 class PlainCommand(click.Command):
@@ -27,13 +27,17 @@ class PlainCommand(click.Command):
         super().__init__(*args, **kwargs)
         self.params.append(
             click.Option(
-                ["--debug"], is_flag=True, expose_value=False, help="Show the traceback of a failure."
+                ["--debug"],
+                is_flag=True,
+                expose_value=False,
+                callback=lambda ctx, _, value: ctx.meta.update({DEBUG: value}),
+                help="Show the traceback of a failure.",
             )
         )
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a failure is a ClickException, which click prints and exits 1 on."""
-        if os.environ.get("PIPELINE_DEBUG"):
+        if ctx.meta[DEBUG]:
             return super().invoke(ctx)
         try:
             return super().invoke(ctx)

@@ -111,10 +111,12 @@ def exhibit(facts: FrameFacts, names: Sequence[str], dpm_kind: str) -> Exhibit:
         "ground truth",
         "none for this frame" if shown_m is None else "" if facts.truth_is_dense else "sparse; dots enlarged",
     )
-    bars = [ColourBar("depth", depth.gradient(), depth.ticks("m"))]
+    bars = [ColourBar("near ← depth → far", depth.gradient(), depth.ticks("m"))]
     if error_colours is not None:
-        bars.append(ColourBar("relative error: too near, too far", error_colours.gradient(), error_colours.ticks("%")))
-    bars.append(ColourBar("entropy: sure, unsure", doubt.gradient(), doubt.ticks("nats")))
+        bars.append(
+            ColourBar("too near ← relative error → too far", error_colours.gradient(), error_colours.ticks("%"))
+        )
+    bars.append(ColourBar("sure ← entropy → unsure", doubt.gradient(), doubt.ticks("nats")))
     height, width = facts.image.shape[:2]
     return Exhibit(
         facts.sample_id,

@@ -78,7 +78,7 @@ def frame_facts(store: Store, source: Source, sample: Sample, results: Sequence[
         depth_m = upsampled(belief_map.depth_m(), size_px)
         if place == 0:
             error = relative_error(depth_m, truth_m if truth_m is not None and dense else teacher_m)
-            why = f"largest error of {result.name} against {'truth' if dense else 'the teacher'}"
+            why = f"Largest error of {result.name} against {'truth' if dense else 'the teacher'}"
             marks = choose_marks(_reasons(store, truth_m, teacher_m, teacher_entropy, error, why))
         beliefs = [belief_map.belief(mark, size_px) for mark in marks]
         students.append(Seen(depth_m, belief_map.entropy_nats(), beliefs))
@@ -110,11 +110,11 @@ def _reasons(
     low_m, high_m = store.spec.bin_edges[0], store.spec.bin_edges[-1]
     allowed = np.isfinite(teacher_m) & (depth_m > max(low_m, 0)) & (depth_m < high_m)
     if store.spec.dpm_kind == "gaussian":  # its entropy says nothing but where the bins lie
-        doubt, doubt_why = depth_step(teacher_m), "sharpest edge of the teacher"
+        doubt, doubt_why = depth_step(teacher_m), "Sharpest edge of the teacher"
     else:
         rows, columns = (
             ((np.arange(view) + 0.5) * own / view).astype(np.intp)
             for view, own in zip(teacher_m.shape, entropy_nats.shape, strict=True)
         )
-        doubt, doubt_why = entropy_nats[rows[:, None], columns], "the teacher in greatest doubt"
+        doubt, doubt_why = entropy_nats[rows[:, None], columns], "The teacher in greatest doubt"
     return Reasons(depth_m, doubt, doubt_why, error, error_why, allowed)

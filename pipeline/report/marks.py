@@ -12,11 +12,11 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_MARGIN = 0.04
+_MARGIN_ROWS, _MARGIN_COLUMNS = 0.1, 0.04
 """Share of each side that is left out: a mark there would be cut off."""
 _APART = 0.07
 """Marks keep this share of the width between them."""
-_NEAR_ROW, _NEAR_COLUMN = 0.88, 0.5
+_NEAR_ROW, _NEAR_COLUMN = 0.85, 0.5
 _FAR_PERCENTILE = 95
 
 
@@ -50,7 +50,7 @@ def choose_marks(reasons: Reasons) -> list[Mark]:
     """
     height, width = reasons.allowed.shape
     rows, columns = np.mgrid[0:height, 0:width]
-    inset_rows, inset_columns = max(1, int(_MARGIN * height)), max(1, int(_MARGIN * width))
+    inset_rows, inset_columns = max(1, int(_MARGIN_ROWS * height)), max(1, int(_MARGIN_COLUMNS * width))
     free = reasons.allowed.copy()
     free[:inset_rows] = free[height - inset_rows :] = False
     free[:, :inset_columns] = free[:, width - inset_columns :] = False
@@ -59,9 +59,9 @@ def choose_marks(reasons: Reasons) -> list[Mark]:
     far_m = float(np.percentile(known_m, _FAR_PERCENTILE)) if known_m.size else 0.0
     marks: list[Mark] = []
     for badness, why in (
-        (from_near, "near ground"),
+        (from_near, "Near ground"),
         (-reasons.doubt, reasons.doubt_why),
-        (np.abs(np.log(np.maximum(reasons.depth_m, 1e-3) / max(far_m, 1e-3))), "far away"),
+        (np.abs(np.log(np.maximum(reasons.depth_m, 1e-3) / max(far_m, 1e-3))), "Far away"),
         (-np.abs(reasons.error), reasons.error_why),
     ):
         wanted = np.where(free & np.isfinite(badness), badness, np.inf)

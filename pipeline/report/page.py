@@ -58,7 +58,8 @@ def write_report(
         store: of the teacher, metric, with the frames that are shown.
         source: of these frames.
         split: `frames` frames of it are shown, spread evenly.
-        metrics_paths: JSON of evaluate-student, RUN.json for a run RUN; and of evaluate-teacher, teacher.json.
+        metrics_paths: JSON of evaluate-student, RUN.json for a run RUN; and of evaluate-teacher, teacher.json. Or
+            folders of them.
         frames: 1 or more.
         progress: told of each map that is computed.
 
@@ -93,6 +94,7 @@ def write_report(
         columns=COLUMNS,
         headline=headline(results, teacher),
         protocols=_protocols(results, teacher),
+        mirrored=any(result.measured and result.measured.protocol.get("flip_average") for result in results),
         tiles=_tiles(results, teacher, store),
         curves=_curves(results),
         losses=sorted({str(result.run.config.get("loss")) for result in results}),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -52,10 +53,13 @@ class Scale:
 
     def ticks(self, unit: str) -> list[tuple[float, str]]:
         """(place in percent, text) of a few round numbers, each text with `unit` (`%` multiplies by 100)."""
-        found = _round_numbers(self.low, self.high) if self.logarithmic else list(np.linspace(self.low, self.high, 5))
+        if self.logarithmic:
+            found = _round_numbers(self.low, self.high)
+        else:
+            steps = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
+            found = [float(step) for step in steps if self.low <= step <= self.high]
         factor, gap = (100, "") if unit == "%" else (1, "\N{NO-BREAK SPACE}")
         places = self.unit(np.array(found)) * 100
-        # A text at the very end would hang over the edge of the bar.
         return [
             (round(float(place), 2), f"{value * factor:.3g}{gap}{unit}".replace("-", "\N{MINUS SIGN}"))
             for place, value in zip(places, found, strict=True)

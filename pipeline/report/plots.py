@@ -128,7 +128,7 @@ def belief_plot(teacher: Belief | None, students: Sequence[Belief | None], truth
         axes.yaxis.set_major_locator(NullLocator())
         axes.set_xlabel("depth (m)")
 
-    return _svg("Depth probability maps at one pixel", (3.0, 1.75), draw)
+    return _svg("Depth probability maps at one pixel", (2.5, 1.5), draw)
 
 
 def _density(belief: Belief, *, logarithmic: bool) -> NDArray[np.float64]:

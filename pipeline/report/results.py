@@ -71,21 +71,15 @@ def read_results(
 ) -> tuple[list[RunResult], Measured | None]:
     """Runs with what is known of them, and the teacher's metrics if they were given.
 
-    A metrics file belongs to the run whose directory has the name of its stem, or to the teacher. Raises ValueError
-    for two runs of one name, a metrics file of neither, a run whose view is not the store's, and damaged files.
+    A metrics file belongs to the run whose directory has the name of its stem, or to the teacher. Of a folder, those
+    files count that belong to something. Raises ValueError for two runs of one name, a file that belongs to nothing,
+    a run whose view is not the store's, and damaged files.
     """
     names = [run.resolve().name for run in runs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"two runs are named {twice[0]!r}: rename a directory, so that the page can tell them apart")
-    metrics: dict[str, Path] = {}
-    for path in metrics_paths:
-        if path.stem not in {*names, TEACHER_STEM}:
-            known = ", ".join(f"{name}.json" for name in [*names, TEACHER_STEM])
-            raise ValueError(f"metrics {path} belong to no run of the page: expected one of {known}; rename the file")
-        if path.stem in metrics:
-            raise ValueError(f"metrics {metrics[path.stem]} and {path} are both of {path.stem!r}: leave one out")
-        metrics[path.stem] = path
+    metrics = _match(metrics_paths, names)
     view = View.parse(store.spec.view)
     results = []
     for path, name in zip(runs, names, strict=True):
@@ -101,6 +95,26 @@ def read_results(
         results.append(RunResult(name, run, training, steps, _read_table(path / "epochs.csv", ("epoch",)), measured))
     of_teacher = metrics.get(TEACHER_STEM) if TEACHER_STEM not in names else None
     return results, None if of_teacher is None else read_measured(of_teacher)
+
+
+def _match(metrics_paths: Sequence[Path], names: Sequence[str]) -> dict[str, Path]:
+    """Metrics files by the name that they belong to."""
+    wanted = {*names, TEACHER_STEM}
+    files: list[Path] = []
+    for path in metrics_paths:
+        if path.is_dir():
+            files += [file for file in sorted(path.glob("*.json")) if file.stem in wanted]
+        elif path.stem in wanted:
+            files.append(path)
+        else:
+            known = ", ".join(f"{name}.json" for name in [*names, TEACHER_STEM])
+            raise ValueError(f"metrics {path} belong to no run of the page: expected one of {known}; rename the file")
+    found: dict[str, Path] = {}
+    for path in files:
+        if path.stem in found:
+            raise ValueError(f"metrics {found[path.stem]} and {path} are both of {path.stem!r}: leave one out")
+        found[path.stem] = path
+    return found
 
 
 def read_measured(path: Path) -> Measured:

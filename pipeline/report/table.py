@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from markupsafe import Markup
+
 from ..metrics import LOWER_IS_BETTER, METRICS
 
 if TYPE_CHECKING:
@@ -114,27 +116,32 @@ def learned_from(result: RunResult, store: Store) -> str:
     return f"{config.get('student')} on {what}, loss {config.get('loss')}"
 
 
-def headline(results: Sequence[RunResult], teacher: Measured | None) -> str:
+def headline(results: Sequence[RunResult], teacher: Measured | None) -> Markup:
     """Which student is best against ground truth, and how it compares."""
     measured = [(result.measured.metrics["abs_rel"], result) for result in results if result.measured is not None]
     if not measured:
-        return "No metrics of a student were given, so this page shows training and pictures only."
+        return Markup("No metrics of a student were given, so this page shows training and pictures only.")
     if not comparable(results, teacher):
-        return "The metrics were not all taken in the same way, so no student is called the best."
+        return Markup("The metrics were not all taken in the same way, so no student is called the best.")
     error, best = min(measured, key=lambda pair: pair[0])
-    role = "the best student" if len(measured) > 1 else "the student"
-    said = f"Against ground truth, {role} is {best.name}: its depth is off by {error:.1%} on average"
     others = [pair for pair in measured if pair[1].from_truth != best.from_truth]
-    if others:
+    said = Markup("Against ground truth {} <strong>{}</strong>").format(
+        "the best student is" if len(measured) > 1 else "there is", best.name
+    )
+    if best.from_truth:
+        said += ", which learned from it instead of from the teacher"
+    said += f": its depth is off by {error:.1%} on average (AbsRel)"
+    if others and not best.from_truth:
         other_error, other = min(others, key=lambda pair: pair[0])
-        less = f"{_less(error, other_error)} than {other.name}"
-        if best.from_truth:
-            said += f", {less}, the best of those that the teacher taught; it learned from ground truth itself"
-        else:
-            said += f", {less}, which learned from ground truth and had no teacher"
+        less = Markup(", {} than <strong>{}</strong>, which learned from ground truth and not from the teacher")
+        said += less.format(_less(error, other_error), other.name)
     said += "."
+    if others and best.from_truth:
+        other_error, other = min(others, key=lambda pair: pair[0])
+        next_best = Markup(" Of those that the teacher taught, <strong>{}</strong> is best, with {}.")
+        said += next_best.format(other.name, f"{other_error:.1%}")
     if teacher is not None:
-        said += f" The teacher's own depth is off by {teacher.metrics['abs_rel']:.1%}."
+        said += f" The teacher itself is off by {teacher.metrics['abs_rel']:.1%}."
     return said
 
 

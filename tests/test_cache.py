@@ -1,0 +1,247 @@
+"""Stage one: the same bytes however often it is stopped, and one clear error for input that is at fault."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import fakes
+import numpy as np
+import pytest
+import torch
+from conftest import folder_bytes
+
+from pipeline.cache import CacheOptions, cache_teacher
+from pipeline.sources.registry import open_source
+from pipeline.store import open_store
+from pipeline.store.verify import verify_store
+from pipeline.teachers.base import TeacherOutput
+
+OPTIONS = CacheOptions(samples_per_shard=3, batch_size=2, bins="nyu")
+
+
+def test_a_depth_teacher_makes_a_gaussian_store_and_one_with_maps_a_sparse_one(tmp_path, scenes):
+    cache_teacher(scenes, "all", fakes.FakeTeacher(), tmp_path / "depth.zarr", OPTIONS)
+    cache_teacher(scenes, "all", fakes.factory_with_dpm(), tmp_path / "maps.zarr", OPTIONS)
+    depth, maps = open_store(tmp_path / "depth.zarr"), open_store(tmp_path / "maps.zarr")
+    assert depth.spec.dpm_attributes() == {"kind": "gaussian", "sigma_m": 0.5}
+    assert depth.spec.bin_count == 49
+    assert maps.spec.dpm_kind == "sparse"
+    assert maps.spec.bin_count == 16
+    assert maps.layout.size_px == (16, 32)
+    assert maps.spec.view_size_px == (32, 64)
+    assert maps.rows("dpm_kl_nats").max() <= 0.01
+
+
+def test_a_store_holds_what_the_teacher_said(tmp_path, scenes):
+    teacher = fakes.factory_with_dpm()
+    cache_teacher(scenes, "all", teacher, tmp_path / "s.zarr", OPTIONS)
+    store = open_store(tmp_path / "s.zarr")
+    frame = fakes.image_of(fakes.smooth_depth_m((32, 64), 4))
+    depth, dpm = teacher(torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255)
+    assert store.depth_m("000004") == pytest.approx(depth[0].numpy(), rel=5e-4)
+    assert store.dpm("000004") == pytest.approx(dpm[0].numpy(), abs=0.02)
+    assert store.spec.teacher == teacher.card.as_json()
+
+
+def test_dense_maps_are_stored_when_they_are_asked_for(tmp_path, scenes):
+    options = CacheOptions(dpm="dense", samples_per_shard=3, batch_size=2)
+    cache_teacher(scenes, "all", fakes.factory_with_dpm(), tmp_path / "s.zarr", options)
+    assert open_store(tmp_path / "s.zarr").spec.dpm_kind == "dense"
+    assert verify_store(tmp_path / "s.zarr") == []
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_bytes_do_not_depend_on_the_number_of_threads(tmp_path, scenes, teacher_store, workers):
+    options = CacheOptions(samples_per_shard=3, batch_size=2, workers=workers)
+    cache_teacher(scenes, "all", fakes.factory_with_dpm(), tmp_path / "again.zarr", options)
+    assert folder_bytes(tmp_path / "again.zarr") == folder_bytes(teacher_store)
+
+
+class FailingTeacher(fakes.FakeTeacher):
+    """Gives out after some batches."""
+
+    def __init__(self, batches, error=KeyboardInterrupt):
+        super().__init__(scale=2, with_dpm=True, name="fake-dpm")
+        self.left, self.error = batches, error
+
+    def predict(self, images, ids):
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return super().predict(images, ids)
+
+
+@pytest.mark.parametrize("batches", range(6))
+def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, scenes, teacher_store, batches):
+    target = tmp_path / "again.zarr"
+    if batches < 5:
+        with pytest.raises(KeyboardInterrupt):
+            cache_teacher(scenes, "all", FailingTeacher(batches), target, CacheOptions(samples_per_shard=3, batch_size=2))
+        assert not target.exists()
+    teacher = FailingTeacher(5)
+    done = cache_teacher(scenes, "all", teacher, target, CacheOptions(samples_per_shard=3, batch_size=2))
+    assert folder_bytes(target) == folder_bytes(teacher_store)
+    # Whole shards (two batches each, one in the last) are not taught again.
+    assert done.samples_before == 3 * (min(batches, 4) // 2) * (batches < 5)
+    assert teacher.left == done.samples_before // 3 * 2
+
+
+KILLED = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import fakes
+from pathlib import Path
+from pipeline.cache import CacheOptions, cache_teacher
+from pipeline.sources.registry import open_source
+
+class Slow(fakes.FakeTeacher):
+    def predict(self, images, ids):
+        time.sleep(0.02)
+        return super().predict(images, ids)
+
+print("ready", flush=True)
+teacher = Slow(scale=2, with_dpm=True, name="fake-dpm")
+options = CacheOptions(samples_per_shard=1, batch_size=1)
+cache_teacher(open_source(sys.argv[2]), "all", teacher, Path(sys.argv[3]), options)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_comes_to_the_same_bytes(tmp_path, scenes):
+    options = CacheOptions(samples_per_shard=1, batch_size=1)
+    cache_teacher(scenes, "all", fakes.factory_with_dpm(), tmp_path / "whole.zarr", options)
+    here, random = os.path.dirname(__file__), np.random.default_rng(0)
+    target = tmp_path / "s.zarr"
+    kills = 0
+    while not target.exists():
+        command = [sys.executable, "-c", KILLED, here, f"scenes:{scenes.root}", str(target)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            time.sleep(random.uniform(0.02, 0.12) if kills < 4 else 20)
+            process.send_signal(signal.SIGKILL)
+        kills += 1
+        assert kills < 6
+    assert kills >= 2
+    assert folder_bytes(target) == folder_bytes(tmp_path / "whole.zarr")
+
+
+def expect(match, tmp_path, source, split="all", teacher=None, **options):
+    """Stage one fails with a message, and leaves no store."""
+    chosen = CacheOptions(**({"samples_per_shard": 3, "batch_size": 2, "bins": "nyu"} | options))
+    with pytest.raises(ValueError, match=match):
+        cache_teacher(source, split, teacher or fakes.FakeTeacher(), tmp_path / "s.zarr", chosen)
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_an_image_that_does_not_decode_is_named_and_the_rest_is_kept(tmp_path, scenes):
+    path = scenes.root / "rgb" / "000006.png"
+    sound = path.read_bytes()
+    path.write_bytes(sound[:200])
+    expect(r"000006.png: does not decode", tmp_path, scenes)
+    path.write_bytes(sound)
+    done = cache_teacher(scenes, "all", fakes.FakeTeacher(), tmp_path / "s.zarr", OPTIONS)
+    assert done.samples_before >= 3
+
+
+def test_a_missing_image_is_named(tmp_path, scenes):
+    (scenes.root / "rgb" / "000003.png").unlink()
+    expect(r"000003", tmp_path, scenes)
+
+
+def test_images_of_two_sizes_are_refused_with_the_view_that_would_help(tmp_path, scenes):
+    fakes.write_image(scenes.root / "rgb" / "000005.png", np.zeros((40, 64, 3), np.uint8))
+    expect(r"000005.png: the view full of it is 40x64 px, of the first image 32x64.*--view kb", tmp_path, scenes)
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        (np.nan, r"gave NaN or inf at 1 pixels of 000000: .*--precision float32"),
+        (np.inf, r"gave NaN or inf at 1 pixels"),
+        (-1.0, r"000000, teacher 'fake': 1 pixels of depth such as -1.0 m: expected finite and above 0"),
+    ],
+)
+def test_depth_that_is_none_is_refused_with_the_sample(tmp_path, scenes, value, match):
+    class Bad(fakes.FakeTeacher):
+        def predict(self, images, ids):
+            depth, dpm = super().predict(images, ids)
+            depth[0, 3, 4] = value
+            return TeacherOutput(depth, dpm)
+
+    expect(match, tmp_path, scenes, teacher=Bad())
+
+
+def test_a_source_without_customary_bins_asks_for_them(tmp_path):
+    source = open_source(f"folder:{fakes.make_folder(tmp_path / 'folder')}")
+    expect(r"has no customary depth bins: give --bins, for example `--bins nyu`", tmp_path, source, bins=None)
+    expect(r"has no customary width .*give --sigma-m, for example 0.2", tmp_path, source, sigma_m=None)
+
+
+def test_maps_of_a_teacher_that_has_none_are_refused(tmp_path, scenes):
+    expect(r"--dpm sparse: teacher 'fake' gives depth alone", tmp_path, scenes, dpm="sparse")
+
+
+def test_depth_beyond_the_range_is_clipped_and_counted(tmp_path, scenes):
+    options = CacheOptions(bins="nyu", depth_range_m=(5.0, 300.0))
+    done = cache_teacher(scenes, "all", fakes.FakeTeacher(), tmp_path / "s.zarr", options)
+    assert 0.1 < done.clipped_share < 0.9
+    assert done.max_rel_error <= 5e-4
+
+
+def test_a_full_disk_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, scenes, monkeypatch):
+    import pipeline.store.writer as writer
+
+    real, count = writer.write_durably, [0]
+
+    def full(path, data):
+        count[0] += 1
+        if count[0] == 4:  # depth of the second shard
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, data)
+
+    monkeypatch.setattr(writer, "write_durably", full)
+    with pytest.raises(ValueError, match=r"is full: \d of 3 shards are safe in .*make room and run the same command"):
+        cache_teacher(scenes, "all", fakes.factory_with_dpm(), tmp_path / "s.zarr", OPTIONS)
+    monkeypatch.setattr(writer, "write_durably", real)
+    cache_teacher(scenes, "all", fakes.factory_with_dpm(), tmp_path / "s.zarr", OPTIONS)
+    assert verify_store(tmp_path / "s.zarr") == []
+
+
+def test_a_store_that_will_not_fit_is_refused_after_its_first_shard(tmp_path, scenes, monkeypatch):
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("pipeline.cache.shutil.disk_usage", lambda _: usage._replace(free=100))
+    expect(r"samples are left at about .* KB each, .* GB free: make room", tmp_path, scenes)
+
+
+def test_predictions_in_the_released_layout_are_cached_with_their_missing_pixels(tmp_path):
+    from pipeline.teachers.registry import TeacherOptions, open_teacher
+
+    root = fakes.make_kitti(tmp_path / "kitti", 4, (40, 120))
+    source = open_source(f"kitti:{root}")
+    folder = tmp_path / "teacher"
+    for number, sample in enumerate(source.samples("train")):
+        depth_m = fakes.smooth_depth_m((20, 60), number)
+        depth_m[0, 0] = np.nan
+        fakes.write_depth(folder / (sample.id.replace("/", "_") + ".png"), depth_m, 80 / 65535)
+    options = TeacherOptions(metres_per_unit=80 / 65535)
+    teacher = open_teacher(f"predictions:{folder}", device=torch.device("cpu"), options=options)
+    done = cache_teacher(source, "train", teacher, tmp_path / "s.zarr", CacheOptions(view="full"))
+    assert done.invalid_share == pytest.approx(1 / 1200)
+    store = open_store(tmp_path / "s.zarr")
+    assert np.isnan(store.depth_m(0)[0, 0])
+    assert store.depth_m(1)[5] == pytest.approx(fakes.smooth_depth_m((20, 60), 1)[5], rel=1e-3)
+
+
+def test_predictions_of_the_whole_image_under_a_cropped_view_are_refused(tmp_path, scenes):
+    class Whole(fakes.FakeTeacher):
+        needs_images = False
+
+        def predict(self, images, ids):
+            return TeacherOutput(torch.full((len(ids), 32, 64), 5.0))
+
+    expect(r"has the size of the whole image, 32x64 px, .*use --view full", tmp_path, scenes, teacher=Whole(), view="center:16x32")

@@ -1,0 +1,212 @@
+"""The house stands as its plan says: who may import whom, what DVC waits for, what a wheel holds, what README shows."""
+
+import ast
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from imports import STAGES, closure, imports_of, modules
+
+ROOT = Path(__file__).parents[1]
+
+GROUND = {"fileio", "progress", "depth_space", "parallel", "device"}
+"""Small helpers without a subject of their own; anybody may import them, and they import none of us."""
+MAY_IMPORT = {
+    "dpm": set(),
+    "ssim": set(),
+    "loss_base": {"dpm"},
+    "losses": {"dpm", "loss_base", "ssim"},
+    "likelihood": {"dpm", "loss_base"},
+    "metrics": {"dpm"},
+    "sources": set(),
+    "store": {"dpm"},
+    "students": {"dpm"},
+    # A network trained here can teach: checkpoint.py is the one adapter that knows students.
+    "teachers": {"dpm", "sources", "students"},
+    "dataset": {"sources", "store"},
+    "predict": {"dpm", "metrics", "sources", "students"},
+    "recipe": {"dpm", "loss_base", "losses", "likelihood", "store", "students"},
+    "cache": {"dpm", "sources", "store", "teachers"},
+    "train": {"dataset", "predict", "recipe", "sources", "store", "students"},
+    "evaluate": {"dataset", "metrics", "predict", "sources", "store", "students"},
+    "report": {"dataset", "dpm", "metrics", "predict", "sources", "store", "students"},
+    "render": set(),
+    "cli": {"cache", "evaluate", "metrics", "recipe", "render", "report", "sources", "store", "students", "teachers", "train"},
+}
+
+
+def room(name):
+    """The room of a dotted name of ours: `pipeline.store.codec` -> `store`."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def test_imports_only_point_down():
+    known = modules()
+    seen = set()
+    for name in known:
+        here = room(name)
+        seen.add(here)
+        for other in imports_of(name, known):
+            there = room(other) if other in known and other != "pipeline" else here
+            allowed = {here} | GROUND | MAY_IMPORT.get(here, set())
+            assert there in allowed, f"{name} imports {other}: {here} may import {sorted(allowed)}"
+    assert seen - {""} == set(MAY_IMPORT) | GROUND
+
+
+def test_one_room_names_each_foreign_thing():
+    owners = {"zarr": {"store"}, "numcodecs": {"store"}, "click": {"cli"}, "transformers": {"teachers"}, "tqdm": {"cli"}}
+    known = modules()
+    for name in known:
+        for other in imports_of(name, known):
+            top = other.split(".")[0]
+            assert room(name) in owners.get(top, {room(name)}), f"{name} imports {top}"
+
+
+def test_only_the_command_line_prints():
+    for name, path in modules().items():
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        printing = [node for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
+        assert not printing, name
+        assert room(name) == "cli" or "sys.stdout" not in path.read_text(), name
+
+
+def test_packages_begin_with_a_docstring_and_no_code():
+    for path in (ROOT / "pipeline").rglob("__init__.py"):
+        if path.parent.name == "store":  # its face: open_store
+            continue
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), path
+        assert len(tree.body) == 1, path
+
+
+def test_importing_stage_two_leaves_every_teacher_out():
+    code = (
+        "import sys, pipeline.train, pipeline.evaluate, pipeline.losses\n"
+        "bad = [m for m in sys.modules if m.startswith(('pipeline.teachers', 'transformers', 'onnxruntime'))]\n"
+        "assert not bad, bad"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_pickle_is_ever_loaded():
+    for name, path in modules().items():
+        text = path.read_text()
+        assert not re.search(r"import (pickle|marshal|shelve)|allow_pickle=True|weights_only=False", text), name
+        for call in re.findall(r"torch\.load\(.*\)", text):
+            assert "weights_only=True" in call, name
+
+
+# --- dvc -----------------------------------------------------------------------------------------------------------
+
+DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_waits_for_exactly_the_files_that_its_code_imports(stage):
+    listed = [path for path in DVC[stage]["deps"] if path.startswith("pipeline")]
+    assert sorted(listed) == closure(stage), "run `python tests/imports.py`, and put its list into dvc.yaml"
+    assert f"stages/{stage}.py" in DVC[stage]["deps"]
+
+
+def test_every_stage_is_known_and_never_waits_for_the_whole_package():
+    assert set(DVC) == set(STAGES) == {path.stem for path in (ROOT / "stages").glob("*.py")}
+    for stage in DVC.values():
+        assert "pipeline" not in stage["deps"]
+        assert not any(path.startswith("pipeline/cli") for path in stage["deps"])
+
+
+def test_a_change_to_a_distillation_loss_leaves_the_teacher_alone():
+    for stage in ("train_teacher", "cache_teacher"):
+        assert not {"pipeline/losses.py", "pipeline/ssim.py"} & set(DVC[stage]["deps"])
+    assert {"pipeline/losses.py", "pipeline/ssim.py"} <= set(DVC["train_student"]["deps"])
+
+
+def test_the_flags_in_params_are_flags_of_the_commands():
+    from pipeline.cli.main import main
+
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    commands = {
+        "scenes": "make-scenes",
+        "teacher": "train-teacher",
+        "cache": "cache-teacher",
+        "student": "train-student",
+        "evaluate": "evaluate-student",
+        "report": "report",
+    }
+    for section, name in commands.items():
+        known = {option for parameter in main.get_command(None, name).params for option in parameter.opts}
+        assert {f"--{flag}" for flag in params[section]} <= known, section
+
+
+def test_the_stages_are_thin():
+    for path in (ROOT / "stages").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert "Reads" in ast.get_docstring(tree)
+        assert "Writes" in ast.get_docstring(tree)
+        assert len(tree.body) == 3, path
+
+
+# --- wheel ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_package_alone_and_its_help_runs_from_an_empty_place(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("tiekd_pipeline-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        tops = {name.split("/")[0] for name in archive.namelist()}
+        assert {top for top in tops if not top.endswith(".dist-info")} == {"pipeline"}
+        packed = {name for name in archive.namelist() if name.startswith("pipeline/") and name.endswith(".py")}
+        assert packed == {path.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline").rglob("*.py")}
+        archive.extractall(tmp_path / "site")
+    import click
+
+    code = (
+        "import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p and p != '']\n"
+        f"sys.path += [{str(tmp_path / 'site')!r}, {str(tmp_path / 'click')!r}]\n"
+        "from pipeline.cli.main import main; main(['--help'])"
+    )
+    (tmp_path / "click").mkdir()
+    (tmp_path / "click" / "click").symlink_to(Path(click.__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cache-teacher" in done.stdout
+
+
+# --- README --------------------------------------------------------------------------------------------------------
+
+
+def test_the_tree_in_readme_names_every_file():
+    text = (ROOT / "README.md").read_text()
+    tree = text.split("```text", 1)[1].split("```", 1)[0]
+    for path in (ROOT / "pipeline").rglob("*.py"):
+        if path.name != "__init__.py" and path.parent.name not in {"render", "report", "sources", "teachers"}:
+            assert re.search(rf"\b{re.escape(path.name)}\b", tree), path
+    for name in ("stages", "data", "tests", "docs", "benchmarks", "params.yaml", "dvc.yaml", "constraints.txt"):
+        assert name in tree, name
+
+
+def test_every_requirement_is_pinned():
+    pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    asked = re.findall(r'^    "([A-Za-z0-9_-]+)', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    names = {name.lower() for name in asked} - {"tiekd-pipeline", "ann", "td", "fix"}
+    known = {"torch", "zarr", "numcodecs", "numpy", "click", "pillow", "h5py", "dask", "hypothesis", "pytest"}
+    assert known <= names
+    from_project = {name for name in names if name in known | {"safetensors", "tqdm", "matplotlib", "jinja2", "pyyaml"}}
+    assert from_project <= pinned
+    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text()
+
+
+def test_the_changelog_knows_this_version():
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+

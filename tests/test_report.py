@@ -1,0 +1,367 @@
+"""The report is one page that loads nothing, trusts no name, and is the same for the same inputs."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from conftest import BINS, make_store
+from fakes import FakeTeacher, make_folder, make_scenes_folder
+
+from pipeline.cache import CacheOptions, cache_teacher
+from pipeline.dpm import bin_edges, entropy_nats
+from pipeline.fileio import pretty_json
+from pipeline.metrics import METRICS, PROTOCOLS
+from pipeline.report.maps import Map, teacher_map
+from pipeline.report.marks import Mark, Reasons, choose_marks
+from pipeline.report.page import write_report
+from pipeline.report.pictures import Scale, is_dense, map_uri, spread
+from pipeline.report.results import read_results
+from pipeline.report.table import DASH
+from pipeline.sources.registry import open_source
+from pipeline.store import open_store
+from pipeline.students.build import build_student
+from pipeline.students.run import CONFIG, WEIGHTS, save_weights
+from pipeline.students.run import METRICS as RUN_METRICS
+
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+EDGES_M = bin_edges(8, 1.0, 12.0, "log")
+
+
+class Page(HTMLParser):
+    """What a page is made of, and whether its tags close."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.texts, self.open = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.texts))
+
+
+def make_run(path, *, view="full", target="teacher", loss="tiekd", seed=0, epochs=2, steps=9):
+    """A run with random weights, as if it had been trained."""
+    path.mkdir(parents=True)
+    torch.manual_seed(seed)
+    network = build_student("lean", len(EDGES_M) - 1)
+    save_weights(network, path / WEIGHTS)
+    config = {
+        "student": "lean",
+        "bin_edges_m": EDGES_M.tolist(),
+        "view": view,
+        "target": target,
+        "loss": loss,
+        "truth_of": "sparse" if target == "truth" else None,
+        "store": {"teacher": {"name": "fake"}} if target == "teacher" else None,
+    }
+    (path / CONFIG).write_bytes(pretty_json(config))
+    (path / RUN_METRICS).write_bytes(pretty_json({"parameters": 230_000, "images_per_second": 12.34, "device": "cpu"}))
+    rows = [f"{step},0,{3 + seed - step / 9}" for step in range(steps)]
+    (path / "steps.csv").write_text("\n".join(["step,epoch,loss", *rows]) + "\n")
+    rows = [f"{epoch},{0.5 - epoch / 9},3.0,0.4" for epoch in range(epochs)]
+    (path / "epochs.csv").write_text("\n".join(["epoch,val_abs_rel,val_rmse,val_delta1", *rows]) + "\n")
+    return path
+
+
+def write_metrics(path, abs_rel, *, alike=None, protocol="plain", frames=2):
+    """Metrics as the evaluation writes them; all the others are made up from AbsRel."""
+    metrics = dict.fromkeys(METRICS, abs_rel)
+    value = {
+        "protocol": PROTOCOLS[protocol].as_json(),
+        "source": "scenes",
+        "frames": frames,
+        "frames_without_truth": 0,
+        "metrics": metrics,
+    }
+    if alike is not None:
+        value["against_teacher"] = dict.fromkeys(METRICS, alike)
+    path.write_text(json.dumps(value))
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Six frames, a store of all of them, two runs with metrics and one without. Read-only."""
+    root = tmp_path_factory.mktemp("report")
+    make_scenes_folder(root / "scenes", 6, (32, 64))
+    source = open_source(f"scenes:{root / 'scenes'}")
+    cache_teacher(source, "all", FakeTeacher(scale=2, with_dpm=True), root / "t.zarr", CacheOptions(batch_size=2))
+    make_run(root / "runs" / "taught")
+    make_run(root / "runs" / "truth", target="truth", loss="si", seed=1)
+    make_run(root / "runs" / "bare", seed=2, epochs=0)
+    write_metrics(root / "taught.json", 0.1234, alike=0.0567)
+    write_metrics(root / "truth.json", 0.2, alike=0.3)
+    write_metrics(root / "teacher.json", 0.0789)
+    return root
+
+
+def report(root, out, runs=("taught", "truth", "bare"), metrics=("taught", "truth", "teacher"), **changes):
+    """Write a page of a world."""
+    arguments = {
+        "runs": [root / "runs" / name for name in runs],
+        "store": open_store(root / "t.zarr"),
+        "source": open_source(f"scenes:{root / 'scenes'}"),
+        "split": "all",
+        "metrics_paths": [root / f"{name}.json" for name in metrics],
+        "frames": 2,
+    }
+    return write_report(out, **(arguments | changes))
+
+
+@pytest.fixture(scope="module")
+def written(world, tmp_path_factory):
+    """The world's page: its text, and the terminal's table."""
+    out = tmp_path_factory.mktemp("out") / "pages" / "report.html"
+    head, rows = report(world, out)
+    return out.read_text(), head, rows
+
+
+def test_the_page_loads_nothing(written):
+    text = written[0]
+    page = Page(text)
+    for name, value in page.attributes:
+        assert not name.startswith("on")
+        if name in {"src", "href", "xlink:href", "srcset", "data", "poster", "action"}:
+            assert value.startswith(("data:image/png;base64,", "#")) or value == "data:,"
+    assert all(link == "url(#" for link in re.findall(r"url\(.", text))
+    assert "://" not in text
+    assert "@import" not in text
+    assert "script" not in page.tags
+    assert "default-src 'none'" in text
+
+
+def test_the_page_tells_of_every_run_frame_and_number(written):
+    text = Page(written[0]).text
+    for said in ("taught", "truth", "bare", "fake", "000000", "000003", "0.1234", "0.0789", "0.0567", "0.23 M"):
+        assert said in text
+    assert "the best student is taught : its depth is off by 12.3% on average (AbsRel), 38% less than truth" in text
+    assert "lean on sparse ground truth, loss si" in text
+    assert "errors are against ground truth" in text
+    for why in ("Near ground", "The teacher in greatest doubt", "Far away", "Largest error of taught against truth"):
+        assert text.count(why) == 2
+    assert written[0].count("<svg") == 4 + 2 * 4
+
+
+def test_the_best_student_of_each_column_is_marked(written):
+    row = re.search(r"taught<small>.*?</tr>", written[0], re.DOTALL)[0]
+    assert '<td class="best"><span>0.1234</span>' in row
+    assert '<td class="best"><span>0.0567</span>' in row
+    assert "best" not in re.search(r"fake<small>.*?</tr>", written[0], re.DOTALL)[0]
+
+
+def test_the_table_for_the_terminal_has_the_teacher_first_and_dashes_where_nothing_is_known(written):
+    _, head, rows = written
+    assert head == ["", "parameters", "AbsRel", "RMSE", "δ1", "AbsRel to teacher", "img/s"]
+    assert rows[0] == ["fake (teacher)", DASH, "0.0789", "0.079", "0.0789", DASH, DASH]
+    assert rows[1] == ["taught", "0.23 M", "0.1234", "0.123", "0.1234", "0.0567", "12.3"]
+    assert rows[3] == ["bare", "0.23 M", DASH, DASH, DASH, DASH, "12.3"]
+
+
+def test_same_inputs_in_another_place_give_the_same_bytes(written, world, tmp_path):
+    shutil.copytree(world, tmp_path / "elsewhere")
+    report(tmp_path / "elsewhere", tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_text() == written[0]
+    assert str(world) not in written[0]
+
+
+def test_a_folder_of_metrics_gives_those_that_belong_to_something(world, tmp_path):
+    for name in ("taught", "truth", "teacher"):
+        shutil.copy(world / f"{name}.json", tmp_path)
+    write_metrics(tmp_path / "stranger.json", 0.5)
+    runs = [world / "runs" / name for name in ("taught", "bare")]
+    (taught, bare), teacher = read_results(runs, [tmp_path], open_store(world / "t.zarr"))
+    assert taught.measured.metrics["abs_rel"] == 0.1234
+    assert bare.measured is None
+    assert teacher.metrics["abs_rel"] == 0.0789
+
+
+def test_names_of_strangers_are_text_and_never_markup(tmp_path):
+    ids = ("<script>alert(1)", "b\"><img src=x onerror='alert(2)'>", "c&amp;{{7*7}}")
+    make_folder(tmp_path / "folder", ids, (32, 64))
+    (tmp_path / "folder" / "all.txt").write_text("".join(f"{name}\n" for name in ids))
+    source = open_source(f"folder:{tmp_path / 'folder'}")
+    options = CacheOptions(bins="log:8:1:12", sigma_m=0.5)
+    cache_teacher(source, "all", FakeTeacher(name="<i>$t_{</i>"), tmp_path / "<u>.zarr", options)
+    name = "<script>alert(3)$x_{"
+    write_metrics(tmp_path / f"{name}.json", 0.1)
+    write_report(
+        tmp_path / "r.html",
+        runs=[make_run(tmp_path / "runs" / name)],
+        store=open_store(tmp_path / "<u>.zarr"),
+        source=source,
+        split="all",
+        metrics_paths=[tmp_path / f"{name}.json"],
+        frames=2,
+    )
+    text = (tmp_path / "r.html").read_text()
+    page = Page(text)
+    assert not {"script", "i", "u"} & set(page.tags)
+    assert not [key for key, _ in page.attributes if key.startswith("on")]
+    for said in (ids[0], name, "<i>$t_{</i>", "<u>.zarr"):
+        assert said in page.text
+    assert "Sharpest edge of the teacher" in page.text  # the store is gaussian: entropy tells nothing
+
+
+def test_sparse_truth_leaves_the_students_to_be_compared_with_the_teacher(world, tmp_path):
+    source = open_source(f"scenes:{world / 'scenes'}", "sparse")
+    report(world, tmp_path / "r.html", runs=["taught"], metrics=(), source=source, frames=1)
+    text = Page((tmp_path / "r.html").read_text()).text
+    assert "the teacher's error is against it, the students' are against the teacher" in text
+    assert "No metrics were given" in text
+
+
+def test_a_frame_without_truth_is_shown_all_the_same(world, tmp_path):
+    source = open_source(f"scenes:{world / 'scenes'}")
+    source.read_truth_m = lambda _: None
+    report(world, tmp_path / "r.html", runs=["taught"], metrics=(), source=source, frames=1)
+    text = Page((tmp_path / "r.html").read_text()).text
+    assert "no ground truth: the students' errors are against the teacher" in text
+
+
+def test_metrics_of_different_protocols_name_no_winner(world, tmp_path):
+    write_metrics(tmp_path / "taught.json", 0.1)
+    write_metrics(tmp_path / "truth.json", 0.2, frames=3)
+    report(
+        world,
+        tmp_path / "r.html",
+        runs=["taught", "truth"],
+        metrics_paths=[tmp_path / "taught.json", tmp_path / "truth.json"],
+        frames=1,
+    )
+    text = (tmp_path / "r.html").read_text()
+    assert "no student is called the best" in text
+    assert 'class="best"' not in text
+    assert "3 frames of scenes: truth" in Page(text).text
+
+
+def test_an_existing_page_is_never_written_over(world, tmp_path):
+    (tmp_path / "r.html").write_text("mine")
+    with pytest.raises(ValueError, match=r"output exists: .*r\.html"):
+        report(world, tmp_path / "r.html")
+    assert (tmp_path / "r.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"runs": []}, "no run to report on"),
+        ({"frames": 0}, "--frames 0"),
+        ({"runs": ["taught", "taught"]}, "two runs are named 'taught'"),
+        ({"runs": ["truth"]}, r"taught\.json belong to no run.*expected one of truth\.json, teacher\.json"),
+        ({"metrics": ["taught", "taught"]}, "are both of 'taught'"),
+    ],
+)
+def test_wrong_calls_are_refused_before_anything_is_written(world, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        report(world, tmp_path / "r.html", **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_another_view_is_refused(world, tmp_path):
+    run = make_run(tmp_path / "odd", view="center:16x32")
+    with pytest.raises(ValueError, match=r"odd sees images through view 'center:16x32', store .* through 'full'"):
+        report(world, tmp_path / "r.html", runs=[run], metrics=())
+
+
+def test_a_split_that_the_store_lacks_is_refused(world, tmp_path):
+    make_scenes_folder(tmp_path / "scenes", 9, (32, 64))
+    source = open_source(f"scenes:{tmp_path / 'scenes'}")
+    with pytest.raises(ValueError, match=r"holds no sample '00000[678]'"):
+        report(world, tmp_path / "r.html", source=source, split="test")
+
+
+def test_another_image_of_the_same_id_is_refused(world, tmp_path):
+    make_scenes_folder(tmp_path / "scenes", 6, (32, 64))
+    shutil.copy(tmp_path / "scenes/rgb/000001.png", tmp_path / "scenes/rgb/000000.png")
+    source = open_source(f"scenes:{tmp_path / 'scenes'}")
+    with pytest.raises(ValueError, match="is not the image that the teacher saw"):
+        report(world, tmp_path / "r.html", source=source)
+
+
+def test_a_store_that_is_not_metric_is_refused(world, tmp_path):
+    store = open_store(make_store(tmp_path / "s.zarr", "gaussian", depth_space="affine_depth"))
+    with pytest.raises(ValueError, match="the page compares metres"):
+        report(world, tmp_path / "r.html", store=store)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"metrics": {}}', '{"protocol": {}, "source": "", "frames": "x"}'])
+def test_a_json_that_is_no_metrics_file_is_named(world, tmp_path, text):
+    (tmp_path / "taught.json").write_text(text)
+    with pytest.raises(ValueError, match=r"metrics .*taught\.json"):
+        report(world, tmp_path / "r.html", metrics_paths=[tmp_path / "taught.json"])
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "sparse", "dense"])
+def test_the_entropy_of_a_stored_map_is_the_same_in_strips(tmp_path, kind):
+    store = open_store(make_store(tmp_path / "s.zarr", kind))
+    whole = entropy_nats(torch.from_numpy(store.dpm(1))[None])[0, 0].numpy()
+    assert np.allclose(teacher_map(store, 1).entropy_nats(), whole, atol=1e-5, equal_nan=True)
+
+
+def test_a_mark_is_looked_up_at_the_nearest_pixel_of_a_smaller_map(tmp_path):
+    store = open_store(make_store(tmp_path / "s.zarr", "sparse"))
+    belief = teacher_map(store, 0).belief(Mark(7, 19, ""), (12, 20))  # 6x10 px, half of the view
+    assert np.array_equal(belief.probability, store.dpm(0)[:, 3, 9])
+    assert belief.bin_edges_m.shape == (BINS + 1,)
+    nothing = Map(lambda *_: torch.full((1, 3, 1, 1), torch.nan), (6, 10), np.arange(4.0))
+    assert nothing.belief(Mark(0, 0, ""), (12, 20)) is None
+
+
+def test_marks_are_apart_allowed_and_the_same_each_time():
+    random = np.random.default_rng(0)
+    depth_m, doubt, error = (random.uniform(1, 50, (40, 120)).astype(np.float32) for _ in range(3))
+    allowed = random.uniform(size=(40, 120)) < 0.3
+    reasons = Reasons(depth_m, doubt, "doubt", error, "error", allowed)
+    marks = choose_marks(reasons)
+    assert [mark.why for mark in marks] == ["Near ground", "doubt", "Far away", "error"]
+    assert marks == choose_marks(reasons)
+    assert all(allowed[mark.row, mark.column] for mark in marks)
+    places = np.array([(mark.row, mark.column) for mark in marks])
+    gaps = np.hypot(*(places[:, None] - places[None]).transpose(2, 0, 1))
+    assert gaps[np.triu_indices(4, 1)].min() > 0.07 * 120
+    assert choose_marks(reasons._replace(allowed=np.zeros_like(allowed))) == []
+
+
+def test_truth_with_a_sky_is_dense_and_scan_lines_are_not():
+    covered = np.full((40, 60), 5, np.float32)
+    covered[:15] = np.nan
+    lines = np.full((40, 60), np.nan, np.float32)
+    lines[::3] = 5
+    assert is_dense(covered)
+    assert not is_dense(lines)
+    assert not is_dense(np.full((4, 4), np.nan, np.float32))
+    grown = spread(lines)
+    assert np.isfinite(grown).all()
+    assert np.array_equal(grown[::3], lines[::3])
+
+
+def test_a_scale_keeps_its_ends_and_a_map_without_value_is_transparent():
+    scale = Scale("magma_r", 1.0, 100.0, logarithmic=True)
+    unit = scale.unit(np.array([[0.5, 1, 10, 100, 500, np.nan]]))
+    assert unit[0, :5] == pytest.approx([0, 0, 0.5, 1, 1])
+    assert np.isnan(unit[0, 5])
+    assert (50.0, "10\N{NO-BREAK SPACE}m") in scale.ticks("m")
+    assert map_uri(np.full((2, 2), np.nan), scale) != map_uri(np.full((2, 2), 100.0), scale)
