@@ -14,19 +14,17 @@ import os
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
-from .dpm import parse_bins
 from .parallel import in_order
+from .plan import CacheOptions, plan_store
 from .progress import Silent
 from .sources.images import read_image_with_sha256
 from .sources.view import View
-from .store.spec import StoreSpec, digest_of_ids
 from .store.writer import EncodedSample, StoreWriter, encode_sample
 
 if TYPE_CHECKING:
@@ -40,24 +38,6 @@ if TYPE_CHECKING:
     from .teachers.base import Teacher
 
 A = TypeVar("A")
-
-
-@dataclass(frozen=True)
-class CacheOptions:
-    """What the user may choose about a store. None takes what is customary on the source."""
-
-    view: str | None = None
-    bins: str | None = None
-    sigma_m: float | None = None
-    dpm: str = "auto"
-    """`sparse` where the teacher emits maps and `gaussian` where it does not, or one of the two, or `dense`."""
-    max_rel_error: float = 5e-4
-    depth_range_m: tuple[float, float] = (0.1, 300.0)
-    max_dpm_kl: float = 0.01
-    samples_per_shard: int = 128
-    batch_size: int = 8
-    workers: int | None = None
-    """Threads that read and encode; None is one a core, at most 8."""
 
 
 class CacheSummary(NamedTuple):
@@ -100,18 +80,14 @@ def cache_teacher(
         raise ValueError(f"batch size {options.batch_size}: expected at least 1")
     samples = source.samples(split)
     view = View.parse(options.view or source.customs.view)
-    spec = _spec(source, samples, teacher, view, options)
+    spec = plan_store(source, samples, teacher, view, options)
     begin = time.monotonic()
     with StoreWriter(out, spec, [sample.id for sample in samples]) as writer:
         for other in writer.other_stagings():
-            progress.note(
-                f"{other} is an unfinished store of other settings; remove it if you do not need it"
-            )
+            progress.note(f"{other} is an unfinished store of other settings; remove it if you do not need it")
         before = sum(len(spec.shard_samples(shard)) for shard in writer.finished)
         if before:
-            progress.note(
-                f"going on with {before} of {len(samples)} samples that are finished in {writer.staging}"
-            )
+            progress.note(f"going on with {before} of {len(samples)} samples that are finished in {writer.staging}")
         try:
             with progress.task("cache teacher", len(samples), "img", done=before) as task:
                 written = _Run(writer, samples, view, teacher, options, task).run()
@@ -137,53 +113,6 @@ def cache_teacher(
         invalid_share=float(np.mean(column("invalid_share"))),
         clipped_share=float(np.mean(column("clipped_share"))),
         max_rel_error=max(column("max_rel_error")),
-    )
-
-
-def _spec(
-    source: Source, samples: Sequence[Sample], teacher: Teacher, view: View, options: CacheOptions
-) -> StoreSpec:
-    """The specification of the store, from the flags, the source's customs and the teacher."""
-    kind = options.dpm
-    if kind == "auto":
-        kind = "gaussian" if teacher.bin_edges_m is None else "sparse"
-    if kind in {"sparse", "dense"} and teacher.bin_edges_m is None:
-        raise ValueError(
-            f"--dpm {kind}: teacher {teacher.card.name!r} gives depth alone, there is no map to store; "
-            "use --dpm gaussian, which makes one from depth"
-        )
-    sigma_m = options.sigma_m or source.customs.sigma_m
-    if kind == "gaussian":
-        bins = options.bins or source.customs.bins
-        if bins is None:
-            raise ValueError(
-                f"source {source.name!r} has no customary depth bins: give --bins, for example `--bins nyu` "
-                "(linear:49:0.001:10, rooms), `--bins kitti` (linear:257:0.001:80, roads) or log:64:0.5:20"
-            )
-        edges = parse_bins(bins).edges().tolist()
-        if sigma_m is None:
-            raise ValueError(
-                f"source {source.name!r} has no customary width of the Gaussian map: give --sigma-m, for example "
-                f"{(edges[-1] - edges[0]) / (len(edges) - 1):.2g} (metres, the mean width of a bin here)"
-            )
-    else:
-        assert teacher.bin_edges_m is not None
-        edges = teacher.bin_edges_m.tolist()
-    first = read_image_with_sha256(samples[0].image_path)[0]
-    ids = [sample.id for sample in samples]
-    return StoreSpec(
-        teacher=teacher.card.as_json(),
-        depth_space=teacher.card.depth_space,
-        source={"name": source.name, "samples": len(samples), "ids_sha256": digest_of_ids(ids)},
-        view=str(view),
-        view_size_px=view.size_px(*first.shape[:2]),
-        max_rel_error=options.max_rel_error,
-        depth_range_m=options.depth_range_m,
-        dpm_kind=kind,
-        bin_edges=tuple(edges),
-        sigma_m=sigma_m if kind == "gaussian" else None,
-        max_dpm_kl=options.max_dpm_kl if kind == "sparse" else None,
-        samples_per_shard=options.samples_per_shard,
     )
 
 
@@ -300,9 +229,7 @@ class _Run:
         keep = dpm is not None and self.spec.dpm_kind != "gaussian"
         return depth.float().numpy(), dpm.float().numpy() if dpm is not None and keep else None
 
-    def _encode(
-        self, frame: _Frame, depth: NDArray[np.float32], dpm: NDArray[np.float32] | None
-    ) -> EncodedSample:
+    def _encode(self, frame: _Frame, depth: NDArray[np.float32], dpm: NDArray[np.float32] | None) -> EncodedSample:
         try:
             encoded = encode_sample(self.spec, depth, dpm)
         except ValueError as error:

@@ -55,9 +55,7 @@ class Geometry(NamedTuple):
     size_px: tuple[int, int]
 
     @classmethod
-    def draw(
-        cls, augmentation: Augmentation, view_px: tuple[int, int], random: np.random.Generator
-    ) -> Geometry:
+    def draw(cls, augmentation: Augmentation, view_px: tuple[int, int], random: np.random.Generator) -> Geometry:
         """Choose at random. Raises ValueError where the view is smaller than the crop."""
         size = augmentation.crop_px or view_px
         if size[0] > view_px[0] or size[1] > view_px[1]:
@@ -222,9 +220,7 @@ def upsampled(depth_m: NDArray[np.float32], size_px: tuple[int, int]) -> NDArray
     """Depth (h, w) at another size (H, W), bilinear; pixels that touch an invalid one are invalid."""
     if depth_m.shape == size_px:
         return depth_m
-    resized = F.interpolate(
-        torch.from_numpy(depth_m)[None, None], size_px, mode="bilinear", align_corners=False
-    )
+    resized = F.interpolate(torch.from_numpy(depth_m)[None, None], size_px, mode="bilinear", align_corners=False)
     larger: NDArray[np.float32] = resized[0, 0].numpy()
     return larger
 

@@ -21,9 +21,7 @@ def choose_device(name: str = "auto") -> torch.device:
     if device.type == "cuda":
         there = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= there:
-            raise ValueError(
-                f"--device {name}: this machine has {there} CUDA devices; use --device auto or cpu"
-            )
+            raise ValueError(f"--device {name}: this machine has {there} CUDA devices; use --device auto or cpu")
     return device
 
 

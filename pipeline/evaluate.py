@@ -5,8 +5,6 @@ Shape legend: H, W pixels of the view.
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,7 @@ import numpy as np
 import torch
 
 from .dataset import upsampled
-from .fileio import pretty_json, write_durably
+from .fileio import CsvTable, pretty_json, write_durably
 from .metrics import METRICS, PROTOCOLS, depth_metrics, mean_metrics
 from .predict import frames_in_batches, images_of, predict_depth_m
 from .progress import Silent
@@ -72,9 +70,7 @@ def evaluate_student(
     edges_m = torch.from_numpy(run.bin_edges_m).to(device)
 
     def predict(frames: list[Frame]) -> NDArray[np.float32]:
-        depth_m = predict_depth_m(
-            network, images_of(frames, device), edges_m, flip_average=protocol.flip_average
-        )
+        depth_m = predict_depth_m(network, images_of(frames, device), edges_m, flip_average=protocol.flip_average)
         predicted: NDArray[np.float32] = depth_m.cpu().numpy()
         return predicted
 
@@ -159,9 +155,7 @@ def _evaluate(
         "metrics": mean_metrics(with_truth),
     }
     if store is not None:
-        alike_rows = [
-            {name: row[f"teacher_{name}"] for name in METRICS} for row in rows if "teacher_abs_rel" in row
-        ]
+        alike_rows = [{name: row[f"teacher_{name}"] for name in METRICS} for row in rows if "teacher_abs_rel" in row]
         result["against_teacher"] = mean_metrics(alike_rows)
     return result | {"per_image": rows}
 
@@ -180,10 +174,8 @@ def _predictions(
 def write_result(result: dict[str, Any], out: Path) -> None:
     """Write a result as JSON without its rows, and the rows as CSV beside it (`metrics.json`, `metrics.csv`)."""
     kept = {name: value for name, value in result.items() if name != "per_image"}
-    text = io.StringIO()
-    writer = csv.DictWriter(text, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(result["per_image"])
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(out.with_suffix(".csv"), text.getvalue().encode())
+    rows = CsvTable(out.with_suffix(".csv"))
+    rows.rows = [{name: row.get(name) for name in CSV_COLUMNS} for row in result["per_image"]]
+    rows.write()
     write_durably(out, pretty_json(kept))

@@ -1,12 +1,17 @@
-"""Files that are either whole or absent: write beside, sync, rename. Also canonical JSON and sha256."""
+"""Files that are either whole or absent: write beside, sync, rename. Also JSON, CSV and sha256."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 
 def sync_directory(path: Path) -> None:
@@ -31,9 +36,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
     """JSON bytes that depend on the value alone: sorted keys, no spaces, no NaN. Raises ValueError on NaN."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
 def pretty_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
@@ -48,9 +51,7 @@ def read_json(path: Path, what: str, limit_bytes: int = 64 * 2**20) -> Any:  # n
     except OSError as error:
         raise ValueError(f"{what} {path}: {error.strerror}") from error
     if size > limit_bytes:
-        raise ValueError(
-            f"{what} {path}: {size} bytes, expected at most {limit_bytes}; this is no file of ours"
-        )
+        raise ValueError(f"{what} {path}: {size} bytes, expected at most {limit_bytes}; this is no file of ours")
     try:
         return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -70,3 +71,27 @@ def sha256_file(path: Path) -> str:
     """Lower-case hex sha256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class CsvTable:
+    """Rows in memory that are kept as a CSV file, whole or absent like every file here."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+
+    def write(self) -> None:
+        """Write all rows; a column that some rows lack is empty there."""
+        if self.rows:
+            text = io.StringIO()
+            names = list(dict.fromkeys(name for row in self.rows for name in row))
+            writer = csv.DictWriter(text, names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+            write_durably(self.path, text.getvalue().encode())
+
+    def read(self, keep: Callable[[dict[str, str]], bool]) -> None:
+        """Take back the rows of the file that `keep` accepts; values are text."""
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if keep(row)]

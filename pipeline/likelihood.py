@@ -42,9 +42,7 @@ class LikelihoodLoss(DepthLoss):
         return {"loss": nll_nats + si, "nll_nats": nll_nats, "si": si}
 
 
-def build_loss(
-    name: str, bin_edges_m: Tensor, *, skip_rows: int, sigma_m: float, weight: float
-) -> LikelihoodLoss:  # noqa: ARG001 - one call for all
+def build_loss(name: str, bin_edges_m: Tensor, *, skip_rows: int, sigma_m: float, weight: float) -> LikelihoodLoss:  # noqa: ARG001 - one call for all
     """Return the loss `nll`; width and weight of a Gaussian map mean nothing to it."""
     assert name == "nll"
     return LikelihoodLoss(bin_edges_m, skip_rows)

@@ -51,9 +51,7 @@ class DepthLoss(nn.Module):
         """Scalar loss. See `terms` for the arguments."""
         return self.terms(logits, target_depth_m, target_dpm)["loss"]
 
-    def terms(
-        self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None = None) -> dict[str, Tensor]:
         """The loss and its unweighted parts.
 
         Args:
@@ -86,13 +84,9 @@ class DepthLoss(nn.Module):
             shape = tuple(target_depth_m.shape)
             raise ValueError(f"target depth of shape {shape}: expected ({logits.shape[0]}, 1, H, W)")
         if self.skip_rows >= target_depth_m.shape[2]:
-            raise ValueError(
-                f"skip_rows {self.skip_rows}: expected fewer than {target_depth_m.shape[2]} rows"
-            )
+            raise ValueError(f"skip_rows {self.skip_rows}: expected fewer than {target_depth_m.shape[2]} rows")
         sizes = (logits.shape[2:], target_depth_m.shape[2:])
-        if target_dpm is not None and (
-            target_dpm.shape[:2] != logits.shape[:2] or target_dpm.shape[2:] not in sizes
-        ):
+        if target_dpm is not None and (target_dpm.shape[:2] != logits.shape[:2] or target_dpm.shape[2:] not in sizes):
             raise ValueError(f"target DPM of shape {tuple(target_dpm.shape)}: expected {tuple(logits.shape)}")
 
     def _skipped_rows(self, rows: int, target_rows: int) -> int:

@@ -86,9 +86,7 @@ class TieKdLoss(DepthLoss):
             loss = loss + (1 - self.weight) * parts["ssim_loss"]
         return {"loss": SCALE * loss, **parts}
 
-    def _teacher_map(
-        self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _teacher_map(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None) -> tuple[Tensor, Tensor]:
         """The teacher's map (B, K, h, w), zeros where invalid, and validity (B, 1, h, w)."""
         size = logits.shape[2:]
         depth_m = nearest(target_depth_m, size)

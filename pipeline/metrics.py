@@ -70,9 +70,7 @@ def _positive(what: str, depth_m: NDArray[np.floating]) -> NDArray[np.float64]:
     values = depth_m.astype(np.float64)
     bad = ~(np.isfinite(values) & (values > 0))
     if bad.any():
-        raise ValueError(
-            f"{what} of {values[bad][0]} m at {bad.sum()} pixels: expected positive, finite depth"
-        )
+        raise ValueError(f"{what} of {values[bad][0]} m at {bad.sum()} pixels: expected positive, finite depth")
     return values
 
 

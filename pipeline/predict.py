@@ -53,9 +53,7 @@ def read_frame(source: Source, sample: Sample, view: View) -> Frame:
     return Frame(sample, view.of_image(image), sha256, None if truth_m is None else view.of_truth_m(truth_m))
 
 
-def frames_in_batches(
-    source: Source, samples: Sequence[Sample], view: View, batch_size: int
-) -> Iterator[list[Frame]]:
+def frames_in_batches(source: Source, samples: Sequence[Sample], view: View, batch_size: int) -> Iterator[list[Frame]]:
     """Frames in order, read ahead in threads; a batch ends early where the next image has another size."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "read") as pool:
         futures = in_order(pool, lambda sample: read_frame(source, sample, view), samples, 2 * batch_size)
@@ -117,9 +115,7 @@ def validate(
     protocol = replace(PROTOCOLS[source.customs.protocol], flip_average=False)
     found: list[dict[str, float]] = []
     for frames in frames_in_batches(source, evenly(source.samples(split), count), view, 4):
-        depth_m = (
-            predict_depth_m(network, images_of(frames, device), bin_edges_m, flip_average=False).cpu().numpy()
-        )
+        depth_m = predict_depth_m(network, images_of(frames, device), bin_edges_m, flip_average=False).cpu().numpy()
         for frame, one in zip(frames, depth_m, strict=True):
             mask = None if frame.truth_m is None else protocol.mask(frame.truth_m)
             if mask is not None and frame.truth_m is not None and mask.any():

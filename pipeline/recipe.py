@@ -159,9 +159,7 @@ class Recipe:
             samples=len(samples),
             ids_sha256=sha256_bytes("\n".join(sample.id for sample in samples).encode()),
             truth_of=truth or "default" if teacher is None else None,
-            store=None
-            if teacher is None
-            else {"teacher": teacher.spec.teacher, "digest": teacher.spec.digest()},
+            store=None if teacher is None else {"teacher": teacher.spec.teacher, "digest": teacher.spec.digest()},
             view=view,
             bin_edges_m=edges,
             crop_px=options.crop_px or customs.crop_px,

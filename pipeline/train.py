@@ -8,14 +8,10 @@ Shape legend: B batch, K bins, H W pixels of the training crop, h w of the logit
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 import resource
-import signal
-import threading
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -23,7 +19,8 @@ from torch.utils.data import DataLoader
 
 from .dataset import Augmentation, EpochOrder, TrainingData, collate, dense_maps
 from .device import autocast_type, choose_device
-from .fileio import pretty_json, sync_directory, write_durably
+from .fileio import CsvTable, pretty_json, sync_directory, write_durably
+from .interrupt import Interrupted, stop_flag
 from .predict import validate
 from .progress import Silent
 from .recipe import Recipe, TrainOptions
@@ -33,7 +30,8 @@ from .students.build import build_student
 from .students.run import CONFIG, METRICS, WEIGHTS, normalise, save_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    import threading
+    from collections.abc import Sequence
     from pathlib import Path
 
     from .dataset import Item
@@ -48,10 +46,6 @@ CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_EVERY_S = 120.0
 MAX_LOGGED_STEPS = 20_000
 """A longer run logs every n-th step, so that its table does not grow with the data set."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Training was stopped by a signal, after a checkpoint. The message says how to go on."""
 
 
 class Validation(NamedTuple):
@@ -81,9 +75,7 @@ def train_network(
     """
     progress = progress or Silent()
     if out.exists():
-        raise ValueError(
-            f"{out} exists: a finished run is never written over; remove it or choose another --out"
-        )
+        raise ValueError(f"{out} exists: a finished run is never written over; remove it or choose another --out")
     samples = source.samples(split)
     recipe = Recipe.make(options, source, samples, store, truth)
     partial = out.with_name(f".{out.name}.{recipe.digest()[:12]}.partial")
@@ -93,7 +85,7 @@ def train_network(
     run = _Training(source, samples, recipe, teacher, validation, choose_device(device), partial)
     if run.step:
         progress.note(f"going on from step {run.step} of {run.total_steps} in {partial}")
-    with _stop_flag() as stopped, progress.task("train", run.total_steps, "step", done=run.step) as task:
+    with stop_flag() as stopped, progress.task("train", run.total_steps, "step", done=run.step) as task:
         finished = run.train(workers, stopped, task)
     if not finished:
         raise Interrupted(
@@ -103,28 +95,6 @@ def train_network(
     partial.rename(out)
     sync_directory(out.parent)
     return metrics
-
-
-@contextmanager
-def _stop_flag() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int, frame: object) -> None:  # noqa: ARG001 - the signal module's shape
-        stopped.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    try:
-        for number in before:
-            signal.signal(number, stop)
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Training:
@@ -184,8 +154,8 @@ class _Training:
         self.step = 0
         self.epoch_loss = 0.0
         self.seconds = 0.0
-        self.steps = _Table(folder / "steps.csv")
-        self.epochs = _Table(folder / "epochs.csv")
+        self.steps = CsvTable(folder / "steps.csv")
+        self.epochs = CsvTable(folder / "epochs.csv")
         if (folder / CHECKPOINT).exists():
             self._load()
 
@@ -325,28 +295,6 @@ class _Training:
         write_durably(self.folder / METRICS, pretty_json(metrics))
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
         return metrics
-
-
-class _Table:
-    """Rows that are kept as CSV."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: list[dict[str, Any]] = []
-
-    def write(self) -> None:
-        if self.rows:
-            text = io.StringIO()
-            names = list(dict.fromkeys(name for row in self.rows for name in row))
-            writer = csv.DictWriter(text, names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
-            write_durably(self.path, text.getvalue().encode())
-
-    def read(self, keep: Callable[[dict[str, str]], bool]) -> None:
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if keep(row)]
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from pipeline.cache import CacheOptions, cache_teacher
+from pipeline.cache import cache_teacher
+from pipeline.plan import CacheOptions
 from pipeline.sources.registry import open_source
 from pipeline.store.spec import StoreSpec, digest_of_ids
 from pipeline.store.writer import StoreWriter, encode_sample
@@ -84,9 +85,7 @@ def encode(spec, number):
 def write_shards(writer, shards):
     """Write the given shards of a tiny store."""
     for shard in shards:
-        writer.write_shard(
-            shard, [encode(writer.spec, number) for number in writer.spec.shard_samples(shard)]
-        )
+        writer.write_shard(shard, [encode(writer.spec, number) for number in writer.spec.shard_samples(shard)])
 
 
 def make_store(path, kind="gaussian", **changes):
@@ -108,14 +107,10 @@ def scenes(tmp_path):
 def teacher_store(tmp_path, scenes):
     """A store over all frames of `scenes`, from a teacher with maps at half resolution."""
     path = tmp_path / "teacher.zarr"
-    cache_teacher(
-        scenes, "all", fakes.factory_with_dpm(), path, CacheOptions(samples_per_shard=3, batch_size=2)
-    )
+    cache_teacher(scenes, "all", fakes.factory_with_dpm(), path, CacheOptions(samples_per_shard=3, batch_size=2))
     return path
 
 
 def folder_bytes(root):
     """Every file of a folder with its content."""
-    return {
-        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
-    }
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}

@@ -13,12 +13,11 @@ STAGES = {
     "train_teacher": ("pipeline/cli/train.py", ["pipeline/likelihood.py"]),
     "cache_teacher": ("pipeline/cli/cache.py", ["pipeline/teachers/checkpoint.py"]),
     "evaluate_teacher": ("pipeline/cli/evaluate.py", []),
-    "train_student": ("pipeline/cli/train.py", ["pipeline/likelihood.py", "pipeline/losses.py"]),
+    "train_student": ("pipeline/cli/train.py", ["pipeline/losses.py"]),
     "evaluate_student": ("pipeline/cli/evaluate.py", []),
     "write_report": ("pipeline/cli/report.py", []),
 }
 """Stage -> the command's file, and the modules that it imports by name for the demo's settings."""
-STAGES["train_student"] = ("pipeline/cli/train.py", ["pipeline/losses.py"])
 
 
 def modules() -> dict[str, Path]:
@@ -73,10 +72,9 @@ def closure(stage: str) -> list[str]:
         packages = {name.rsplit(".", up)[0] for up in range(1, name.count(".") + 1)}
         todo += [other for other in imports_of(name, known) | packages if other in known]
     files = [known[name] for name in seen if not name.startswith("pipeline.cli")]
-    with_code = [
-        path for path in files if re.search(r"^(from|import|def|class) ", path.read_text(), re.MULTILINE)
-    ]
-    return sorted(path.relative_to(ROOT).as_posix() for path in with_code)
+    with_code = [path for path in files if re.search(r"^(from|import|def|class) ", path.read_text(), re.MULTILINE)]
+    templates = {template for path in with_code for template in path.parent.glob("*.j2")}
+    return sorted(path.relative_to(ROOT).as_posix() for path in {*with_code, *templates})
 
 
 if __name__ == "__main__":

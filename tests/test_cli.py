@@ -77,7 +77,11 @@ def test_the_whole_way_from_images_to_metrics(tmp_path, folder):
 def test_every_command_and_option_has_help_and_every_command_an_example():
     for name in COMMANDS:
         command = main.get_command(None, name)
-        parts = [(name, command)] if name != "store" else [(f"store {sub}", command.commands[sub]) for sub in command.commands]
+        parts = (
+            [(name, command)]
+            if name != "store"
+            else [(f"store {sub}", command.commands[sub]) for sub in command.commands]
+        )
         for full, part in parts:
             assert f"Example: pipeline {full}" in part.help, full
     listed = run("--help").output
@@ -100,10 +104,12 @@ def test_help_takes_under_half_a_second_and_imports_nothing_heavy():
     assert min(times) < 0.5
 
 
-def test_wrong_usage_exits_2(folder, tmp_path):
+def test_wrong_usage_exits_2(tmp_path):
     fails("Missing option '--source'", "cache-teacher", status=2)
     fails("No such command 'cash-teacher'", "cash-teacher", status=2)
-    fails("expected height x width in pixels, such as 128x416", "make-scenes", tmp_path / "x", "--size", "big", status=2)
+    fails(
+        "expected height x width in pixels, such as 128x416", "make-scenes", tmp_path / "x", "--size", "big", status=2
+    )
 
 
 def test_a_traceback_is_shown_only_when_it_is_asked_for(tmp_path, folder):
@@ -200,7 +206,10 @@ def test_what_is_no_store_or_run_is_told(tmp_path, folder):
 
 
 def test_a_device_that_is_not_there_is_told(tmp_path, folder):
-    fails(r"--device cuda:63: this machine has \d+ CUDA devices", *cache(folder, tmp_path / "s.zarr", "--device", "cuda:63"))
+    fails(
+        r"--device cuda:63: this machine has \d+ CUDA devices",
+        *cache(folder, tmp_path / "s.zarr", "--device", "cuda:63"),
+    )
 
 
 def test_damage_is_named_by_verify_and_its_status_is_1(tmp_path):

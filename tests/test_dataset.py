@@ -1,14 +1,13 @@
 """One geometry for image, teacher and truth; random choices that depend on seed, epoch and sample alone."""
 
+import fakes
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fakes
-from conftest import REAL  # noqa: F401 - puts this folder on the path
-from pipeline.cache import CacheOptions, cache_teacher
+from pipeline.cache import cache_teacher
 from pipeline.dataset import (
     Augmentation,
     EpochOrder,
@@ -19,6 +18,7 @@ from pipeline.dataset import (
     dense_maps,
     upsampled,
 )
+from pipeline.plan import CacheOptions
 from pipeline.sources.registry import open_source
 from pipeline.sources.view import View
 from pipeline.store import open_store
@@ -122,13 +122,11 @@ def test_a_stored_map_goes_with_its_depth(scenes, teacher_store):
         assert (mean_m - depth_m).abs().max() < 0.4  # half a bin, and what mirroring shifts
 
 
-def test_maps_on_the_device_are_those_that_the_store_decodes(scenes, teacher_store):
+def test_maps_on_the_device_are_those_that_the_store_decodes(teacher_store):
     store = open_store(teacher_store)
     stored = [store.sparse_dpm(number) for number in range(3)]
     parts = [Item(torch.zeros(3, 1, 1), torch.zeros(1, 1, 1), *map(torch.from_numpy, one)) for one in stored]
-    dense = dense_maps(
-        collate(parts), store.spec.bin_count, torch.from_numpy(weight_table(store.spec.weight_bits))
-    )
+    dense = dense_maps(collate(parts), store.spec.bin_count, torch.from_numpy(weight_table(store.spec.weight_bits)))
     for number, one in enumerate(stored):
         expected = decode_sparse(one, store.spec.bin_count, store.spec.weight_bits)
         assert dense[number].numpy() == pytest.approx(expected, abs=1e-6)
@@ -152,18 +150,14 @@ def test_a_split_that_the_store_lacks_is_refused_at_once(tmp_path, scenes):
 def test_truth_of_a_row_without_any_is_invalid_everywhere(tmp_path):
     source = open_source(f"kitti:{fakes.make_kitti(tmp_path / 'kitti', 6)}")
     samples = source.samples("test")
-    data = TrainingData(
-        source, samples, View(), store=None, maps_px=None, augmentation=Augmentation(), seed=0
-    )
+    data = TrainingData(source, samples, View(), store=None, maps_px=None, augmentation=Augmentation(), seed=0)
     assert data[0, 0].target_depth_m.isfinite().any()
     assert data[0, 1].target_depth_m.isnan().all()
 
 
 def test_upsampled_depth_is_invalid_where_it_touches_an_invalid_pixel():
     depth_m = np.array([[1, 1, np.nan, 1]], np.float32)
-    assert np.isnan(upsampled(depth_m, (1, 8))).tolist() == [
-        [False, False, False, True, True, True, True, False]
-    ]
+    assert np.isnan(upsampled(depth_m, (1, 8))).tolist() == [[False, False, False, True, True, True, True, False]]
 
 
 def test_the_order_depends_on_seed_and_epoch_alone_and_can_begin_anywhere():

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cache import CacheOptions, cache_teacher
+from pipeline.cache import cache_teacher
 from pipeline.evaluate import choose_protocol, evaluate_student, evaluate_teacher, write_result
 from pipeline.metrics import METRICS, depth_metrics
+from pipeline.plan import CacheOptions
 from pipeline.predict import evenly, predict_depth_m
 from pipeline.sources.registry import open_source
 from pipeline.store import open_store

@@ -13,7 +13,7 @@ from imports import STAGES, closure, imports_of, modules
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = {"fileio", "progress", "depth_space", "parallel", "device"}
+GROUND = {"depth_space", "device", "fileio", "interrupt", "parallel", "progress"}
 """Small helpers without a subject of their own; anybody may import them, and they import none of us."""
 MAY_IMPORT = {
     "dpm": set(),
@@ -30,12 +30,26 @@ MAY_IMPORT = {
     "dataset": {"sources", "store"},
     "predict": {"dpm", "metrics", "sources", "students"},
     "recipe": {"dpm", "loss_base", "losses", "likelihood", "store", "students"},
-    "cache": {"dpm", "sources", "store", "teachers"},
+    "plan": {"dpm", "sources", "store", "teachers"},
+    "cache": {"plan", "sources", "store", "teachers"},
     "train": {"dataset", "predict", "recipe", "sources", "store", "students"},
     "evaluate": {"dataset", "metrics", "predict", "sources", "store", "students"},
     "report": {"dataset", "dpm", "metrics", "predict", "sources", "store", "students"},
     "render": set(),
-    "cli": {"cache", "evaluate", "metrics", "recipe", "render", "report", "sources", "store", "students", "teachers", "train"},
+    "cli": {
+        "cache",
+        "evaluate",
+        "metrics",
+        "plan",
+        "recipe",
+        "render",
+        "report",
+        "sources",
+        "store",
+        "students",
+        "teachers",
+        "train",
+    },
 }
 
 
@@ -58,7 +72,13 @@ def test_imports_only_point_down():
 
 
 def test_one_room_names_each_foreign_thing():
-    owners = {"zarr": {"store"}, "numcodecs": {"store"}, "click": {"cli"}, "transformers": {"teachers"}, "tqdm": {"cli"}}
+    owners = {
+        "zarr": {"store"},
+        "numcodecs": {"store"},
+        "click": {"cli"},
+        "transformers": {"teachers"},
+        "tqdm": {"cli"},
+    }
     known = modules()
     for name in known:
         for other in imports_of(name, known):
@@ -156,7 +176,18 @@ def test_the_stages_are_thin():
 
 @pytest.mark.slow
 def test_a_wheel_holds_the_package_alone_and_its_help_runs_from_an_empty_place(tmp_path):
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path), str(ROOT)]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-q",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("tiekd_pipeline-*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -186,7 +217,7 @@ def test_a_wheel_holds_the_package_alone_and_its_help_runs_from_an_empty_place(t
 
 def test_the_tree_in_readme_names_every_file():
     text = (ROOT / "README.md").read_text()
-    tree = text.split("```text", 1)[1].split("```", 1)[0]
+    (tree,) = [block for block in text.split("```")[1::2] if "constraints.txt" in block]
     for path in (ROOT / "pipeline").rglob("*.py"):
         if path.name != "__init__.py" and path.parent.name not in {"render", "report", "sources", "teachers"}:
             assert re.search(rf"\b{re.escape(path.name)}\b", tree), path
@@ -195,7 +226,9 @@ def test_the_tree_in_readme_names_every_file():
 
 
 def test_every_requirement_is_pinned():
-    pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    pinned = {
+        line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    }
     asked = re.findall(r'^    "([A-Za-z0-9_-]+)', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     names = {name.lower() for name in asked} - {"tiekd-pipeline", "ann", "td", "fix"}
     known = {"torch", "zarr", "numcodecs", "numpy", "click", "pillow", "h5py", "dask", "hypothesis", "pytest"}
@@ -208,5 +241,3 @@ def test_every_requirement_is_pinned():
 def test_the_changelog_knows_this_version():
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
-
-

@@ -42,9 +42,7 @@ def np_softmax(logits):
 
 
 def np_gaussian_map(depth, edges, sigma):
-    cdf = np.vectorize(lambda z: 0.5 * math.erfc(-z / math.sqrt(2)))(
-        (edges.reshape(1, -1, 1, 1) - depth) / sigma
-    )
+    cdf = np.vectorize(lambda z: 0.5 * math.erfc(-z / math.sqrt(2)))((edges.reshape(1, -1, 1, 1) - depth) / sigma)
     mass = np.diff(cdf, axis=1)
     return mass / mass.sum(axis=1, keepdims=True)
 
@@ -220,9 +218,7 @@ def test_half_resolution_logits_are_upsampled_for_depth_and_the_target_sampled_f
     logits, target = made(height=7, width=9, scale=2)
     terms = TieKdLoss(EDGES, sigma_m=0.8).terms(logits, target)
     depth = F.interpolate(torch.from_numpy(np_depth(logits))[:, None], (14, 18), mode="bilinear")
-    assert float(terms["ssim_loss"]) == pytest.approx(
-        np_ssim_loss(depth.numpy()[:, 0], target.numpy()[:, 0]), rel=1e-9
-    )
+    assert float(terms["ssim_loss"]) == pytest.approx(np_ssim_loss(depth.numpy()[:, 0], target.numpy()[:, 0]), rel=1e-9)
     sampled = target[:, :, 1::2, 1::2]  # nearest-exact picks one of the four, never a mean
     kl = TieKdLoss(EDGES, sigma_m=0.8, weight=1.0)(logits, sampled) / 10
     assert float(terms["kl_nats"]) == pytest.approx(float(kl), rel=1e-9)
@@ -257,9 +253,7 @@ def test_a_given_map_may_be_of_the_targets_size_and_may_have_holes():
 def test_a_student_that_equals_its_teacher_has_no_kl():
     _, target = made()
     teacher = gaussian_dpm(target, EDGES, 2.0)
-    assert float(TieKdLoss(EDGES, sigma_m=2.0, weight=1.0)(teacher.log(), target)) == pytest.approx(
-        0, abs=1e-12
-    )
+    assert float(TieKdLoss(EDGES, sigma_m=2.0, weight=1.0)(teacher.log(), target)) == pytest.approx(0, abs=1e-12)
 
 
 def test_half_precision_logits_are_widened_before_anything_is_computed():
@@ -280,9 +274,7 @@ def test_the_order_of_memory_does_not_change_the_loss():
 def test_every_name_and_alias_builds_and_an_unknown_one_is_refused_with_the_list():
     logits, target = made()
     for alias, name in ALIASES.items():
-        assert float(build_loss(alias, EDGES)(logits, target)) == float(
-            build_loss(name, EDGES)(logits, target)
-        )
+        assert float(build_loss(alias, EDGES)(logits, target)) == float(build_loss(name, EDGES)(logits, target))
     assert len({round(float(build_loss(name, EDGES)(logits, target)), 6) for name in LOSSES}) == len(LOSSES)
     with pytest.raises(ValueError, match="tiekd, tiekd-released, dpm, ssim"):
         build_loss("tykd", EDGES)

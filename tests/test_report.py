@@ -11,10 +11,11 @@ import torch
 from conftest import BINS, make_store
 from fakes import FakeTeacher, make_folder, make_scenes_folder
 
-from pipeline.cache import CacheOptions, cache_teacher
+from pipeline.cache import cache_teacher
 from pipeline.dpm import bin_edges, entropy_nats
 from pipeline.fileio import pretty_json
 from pipeline.metrics import METRICS, PROTOCOLS
+from pipeline.plan import CacheOptions
 from pipeline.report.maps import Map, teacher_map
 from pipeline.report.marks import Mark, Reasons, choose_marks
 from pipeline.report.page import write_report
@@ -72,7 +73,6 @@ def make_run(path, *, view="full", target="teacher", loss="tiekd", seed=0, epoch
         "student": "lean",
         "bin_edges_m": EDGES_M.tolist(),
         "view": view,
-        "target": target,
         "loss": loss,
         "truth_of": "sparse" if target == "truth" else None,
         "store": {"teacher": {"name": "fake"}} if target == "teacher" else None,

@@ -73,10 +73,7 @@ def test_a_root_that_is_a_file_is_refused(tmp_path):
 
 def test_sources_do_not_import_torch():
     code = "import sys, pipeline.sources.registry, pipeline.sources.view; sys.exit('torch' in sys.modules)"
-    assert (
-        subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[1]).returncode
-        == 0
-    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[1]).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -88,9 +85,7 @@ def test_sources_do_not_import_torch():
     ],
 )
 def test_a_source_has_the_customs_of_its_papers(tmp_path, name, view, bins, sigma_m, protocol):
-    {"kitti": fakes.make_kitti, "folder": fakes.make_folder, "scenes": fakes.make_scenes_folder}[name](
-        tmp_path
-    )
+    {"kitti": fakes.make_kitti, "folder": fakes.make_folder, "scenes": fakes.make_scenes_folder}[name](tmp_path)
     source = open_source(f"{name}:{tmp_path}")
     customs = source.customs
     assert (customs.view, customs.bins, customs.sigma_m, customs.protocol) == (view, bins, sigma_m, protocol)
@@ -179,9 +174,7 @@ def test_any_bytes_are_an_image_or_one_value_error(data, magic):
         images_module._decode_rgb("a.png", magic + data)
 
 
-@pytest.mark.parametrize(
-    "side", [11_586, 20_000, 100_000]
-)  # just above the limit, and above both of Pillow's own
+@pytest.mark.parametrize("side", [11_586, 20_000, 100_000])  # just above the limit, and above both of Pillow's own
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
     def chunk(kind, data):
@@ -190,9 +183,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
     assert side**2 > LIMIT_PIXELS
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     path = tmp_path / "a.png"
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
     with refuses(path, "pixels", LIMIT_PIXELS, "make it smaller"):
         read_rgb(str(path))
 
@@ -220,9 +211,7 @@ def test_a_depth_file_of_8_bits_is_refused(tmp_path, mode):
 def test_depth_is_in_metres_with_nan_where_the_file_holds_nothing(tmp_path):
     Image.fromarray(np.array([[0, 1, 256], [65535, 512, 0]], np.uint16)).save(tmp_path / "a.png")
     depth_m = read_depth_png_m(str(tmp_path / "a.png"), 1 / 256)
-    np.testing.assert_array_equal(
-        depth_m, np.array([[np.nan, 1 / 256, 1], [65535 / 256, 2, np.nan]], np.float32)
-    )
+    np.testing.assert_array_equal(depth_m, np.array([[np.nan, 1 / 256, 1], [65535 / 256, 2, np.nan]], np.float32))
     assert depth_m.dtype == np.float32
 
 
@@ -393,9 +382,7 @@ def test_folder_truth_is_in_millimetres_unless_the_folder_says_otherwise(tmp_pat
     depth_m = fakes.smooth_depth_m((24, 32), 2)
     np.testing.assert_allclose(open_source(f"folder:{tmp_path}").read_truth_m(sample), depth_m, atol=6e-4)
     (tmp_path / "dataset.json").write_text('{"metres_per_unit": 0.002}')
-    np.testing.assert_allclose(
-        open_source(f"folder:{tmp_path}").read_truth_m(sample), 2 * depth_m, atol=12e-4
-    )
+    np.testing.assert_allclose(open_source(f"folder:{tmp_path}").read_truth_m(sample), 2 * depth_m, atol=12e-4)
 
 
 @pytest.mark.parametrize("value", [0, -1, "0.001", True, None, [1]])

@@ -9,12 +9,13 @@ import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
-
 from conftest import BINS, SIZE_PX, encode, folder_bytes, make_maps, make_spec, make_store, write_shards
+
 from pipeline.store import open_store
 from pipeline.store.codec import DamagedStoreError, LogCodec, codes_of_residual
 from pipeline.store.journal import Journal
@@ -159,10 +160,8 @@ def test_a_second_writer_is_refused_and_told_who_holds_the_target(tmp_path):
             "import sys; sys.path.insert(0, sys.argv[1]); from conftest import make_store; from pathlib import Path\n"
             "make_store(Path(sys.argv[2]))"
         )
-        here = os.path.dirname(__file__)
-        other = subprocess.run(
-            [sys.executable, "-c", code, here, tmp_path / "s.zarr"], capture_output=True, text=True
-        )
+        here = Path(__file__).parent
+        other = subprocess.run([sys.executable, "-c", code, here, tmp_path / "s.zarr"], capture_output=True, text=True)
     assert other.returncode != 0
     assert f"is being written by process {os.getpid()}" in other.stderr
 
@@ -174,7 +173,7 @@ def test_a_writer_that_is_killed_leaves_no_lock(tmp_path):
         "with StoreWriter(Path(sys.argv[2]), spec, ids) as writer:\n"
         "    write_shards(writer, [0]); os.kill(os.getpid(), 9)"
     )
-    here = os.path.dirname(__file__)
+    here = Path(__file__).parent
     killed = subprocess.run([sys.executable, "-c", code, here, tmp_path / "s.zarr"], capture_output=True)
     assert killed.returncode == -9
     spec, ids = make_spec()
@@ -340,6 +339,7 @@ def test_relative_depth_is_not_handed_out_as_metres(tmp_path):
     with pytest.raises(ValueError, match="affine_disparity, which is not metres"):
         store.depth_m(0)
     given, _ = make_maps(0)
+    assert store.spec.dpm_attributes() == {"kind": "gaussian", "sigma_share": 2.0}
     span = np.nanmax(given) - np.nanmin(given)
     assert np.nanmax(np.abs(store.depth(0) - given)) <= 5e-4 * span
 

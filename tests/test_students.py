@@ -77,9 +77,7 @@ def test_mobilenet_gives_24_channels_at_a_quarter_and_32_96_320_at_an_eighth():
     assert encoder.widths == (24, 32, 96, 320)
 
 
-@pytest.mark.parametrize(
-    ("depth", "widths"), [(18, (64, 64, 128, 256, 512)), (50, (64, 256, 512, 1024, 2048))]
-)
+@pytest.mark.parametrize(("depth", "widths"), [(18, (64, 64, 128, 256, 512)), (50, (64, 256, 512, 1024, 2048))])
 def test_resnet_gives_its_stem_at_a_half_and_its_stages_at_a_quarter_to_a_32nd(depth, widths):
     encoder = on_meta(lambda: ResNet(depth))
     shapes = [tuple(x.shape) for x in on_meta(lambda: encoder(torch.empty(1, 3, 64, 128)))]

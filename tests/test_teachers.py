@@ -108,9 +108,7 @@ def test_a_scale_is_a_number_a_fraction_or_a_name(text, value):
     assert parse_metres_per_unit(text) == value
 
 
-@pytest.mark.parametrize(
-    "text", ["", "0", "-1", "nan", "inf", "1/0", "1/", "/2", "a/b", "1/2/3", "metres", "0/5"]
-)
+@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "1/0", "1/", "/2", "a/b", "1/2/3", "metres", "0/5"])
 def test_another_scale_is_refused_with_the_names(text):
     with refuses(repr(text), "above 0", "80/65535", *UNITS):
         parse_metres_per_unit(text)
@@ -149,9 +147,7 @@ def npy_bytes(array, **kwargs):
     st.sampled_from("CF"),
 )
 def test_npy_of_every_type_and_order_reads_back(tmp_path_factory, dtype, shape, byte_order, order):
-    array = (
-        np.arange(shape[0] * shape[1]).reshape(shape).astype(np.dtype(dtype).newbyteorder(byte_order), order)
-    )
+    array = np.arange(shape[0] * shape[1]).reshape(shape).astype(np.dtype(dtype).newbyteorder(byte_order), order)
     path = tmp_path_factory.mktemp("npy") / "a.npy"
     np.save(path, array)
     read = read_npy(path)
@@ -272,9 +268,7 @@ def test_the_digest_of_predictions_tells_another_listing(tmp_path):
 
 def test_predictions_without_scale_are_refused_with_both_ways_and_usual_values(tmp_path):
     spec = write_predictions(tmp_path, {"a.npy": DEPTH_M})
-    with refuses(
-        "--metres-per-unit 0.001", "predictions.json", '{"metres_per_unit": 0.001}', "1/256", "80/65535"
-    ):
+    with refuses("--metres-per-unit 0.001", "predictions.json", '{"metres_per_unit": 0.001}', "1/256", "80/65535"):
         opened(spec)
 
 
@@ -621,9 +615,7 @@ def build_network(family, **config):
     small = {"neck_hidden_sizes": [8, 8], "reassemble_factors": [2, 1], "fusion_hidden_size": 8}
     if family == "depth_anything":
         return hf.DepthAnythingForDepthEstimation(
-            hf.DepthAnythingConfig(
-                patch_size=14, reassemble_hidden_size=16, head_hidden_size=8, **small, **config
-            )
+            hf.DepthAnythingConfig(patch_size=14, reassemble_hidden_size=16, head_hidden_size=8, **small, **config)
         )
     if family == "dpt_dinov2":
         return hf.DPTForDepthEstimation(hf.DPTConfig(**small, **config))
@@ -699,9 +691,7 @@ class TestTransformers:
             ("zoedepth", {}, "metric_m", (40, 100)),
         ],
     )
-    def test_a_network_comes_back_with_its_space_and_own_resolution(
-        self, tmp_path, family, config, depth_space, size
-    ):
+    def test_a_network_comes_back_with_its_space_and_own_resolution(self, tmp_path, family, config, depth_space, size):
         network = save_model(tmp_path / "net", family, **config)
         teacher = opened(f"transformers:{tmp_path / 'net'}")
         depth = teacher.predict(VIEWS, IDS).depth
@@ -815,9 +805,7 @@ class TestTransformers:
 
     def test_weights_that_would_stay_random_are_refused(self, tmp_path):
         network = save_model(tmp_path, "depth_anything")
-        weights = {
-            name: value for name, value in network.state_dict().items() if not name.startswith("head.conv3")
-        }
+        weights = {name: value for name, value in network.state_dict().items() if not name.startswith("head.conv3")}
         from safetensors.torch import save_file
 
         save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})

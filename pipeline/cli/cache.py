@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     help="checkpoint:RUN, predictions:DIR, transformers:DIR_OR_ID or python:module:factory.",
 )
 @OUT
-@option(
-    "--view", help="full, kb, center:HxW, each perhaps with ,resize:HxW; the source's custom if left out."
-)
+@option("--view", help="full, kb, center:HxW, each perhaps with ,resize:HxW; the source's custom if left out.")
 @option("--bins", help="kitti, nyu or SPACING:COUNT:LO:HI in metres; the source's custom if left out.")
 @option("--sigma-m", type=float, help="Width of the Gaussian map in metres; the source's custom if left out.")
 @option(
@@ -48,9 +46,7 @@ if TYPE_CHECKING:
 @option("--input-size", type=SIZE, help="What the teacher sees, if it is not its own custom.")
 @option("--trust-code", is_flag=True, help="Let code that comes with the weights run.")
 @DEVICE
-def cache_teacher(
-    source_name: str, split: str, teacher_name: str, out: Path, device: str, **flags: Any
-) -> None:
+def cache_teacher(source_name: str, split: str, teacher_name: str, out: Path, device: str, **flags: Any) -> None:
     """Stage one: run a teacher once over a split, and write its depth and maps to a store.
 
     \b
@@ -59,9 +55,9 @@ def cache_teacher(
 
     Interrupted runs go on where they stopped, when the same command is given again.
     """
-    from ..cache import CacheOptions
     from ..cache import cache_teacher as run
     from ..device import choose_device
+    from ..plan import CacheOptions
     from ..sources.registry import open_source
     from ..teachers.predictions import parse_metres_per_unit
     from ..teachers.registry import TeacherOptions, open_teacher
@@ -73,15 +69,10 @@ def cache_teacher(
     teacher_options = TeacherOptions(
         metres_per_unit=None if scale is None else parse_metres_per_unit(scale),
         input_size_px=flags.pop("input_size"),
-        **{
-            name: flags.pop(name)
-            for name in ("depth_space", "licence", "precision", "revision", "trust_code")
-        },
+        **{name: flags.pop(name) for name in ("depth_space", "licence", "precision", "revision", "trust_code")},
     )
     if out.exists():
-        raise ValueError(
-            f"{out} exists: a finished store is never written over; remove it or choose another --out"
-        )
+        raise ValueError(f"{out} exists: a finished store is never written over; remove it or choose another --out")
     teacher = open_teacher(teacher_name, device=chosen, options=teacher_options)
     done = run(source, split, teacher, out, CacheOptions(**flags), Console())
     now = done.samples - done.samples_before

@@ -51,9 +51,7 @@ class ConsoleTask:
             self._bar.close()
         elif kind is None and self.total:
             seconds = time.monotonic() - self._begin
-            click.echo(
-                f"{self.title}: {self.done}/{self.total} {self.unit} in {_duration(seconds)}", err=True
-            )
+            click.echo(f"{self.title}: {self.done}/{self.total} {self.unit} in {_duration(seconds)}", err=True)
 
     def update(self, done: int = 1, **facts: object) -> None:
         """Count, and say so if it is time."""

@@ -69,9 +69,7 @@ class SizeType(click.ParamType[tuple[int, int]]):
 
     name = "HxW"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         """Parse `128x416`."""
         if isinstance(value, tuple):
             return value
@@ -86,9 +84,7 @@ class RangeType(click.ParamType[tuple[float, float]]):
 
     name = "LO:HI"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, float]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
         """Parse `0.1:300`."""
         if isinstance(value, tuple):
             return value
@@ -115,9 +111,7 @@ def many(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 SOURCE = many(
-    option(
-        "--source", "source_name", required=True, metavar="KIND:ROOT", help="kitti:, folder: or scenes:ROOT."
-    ),
+    option("--source", "source_name", required=True, metavar="KIND:ROOT", help="kitti:, folder: or scenes:ROOT."),
     option("--split", required=True, help="Name of a split, or a file in the data set's own list format."),
 )
 TRUTH = option("--truth", help="Which ground truth, where there are several: scenes has dense and sparse.")

@@ -30,7 +30,5 @@ def make_scenes(
     """
     from ..render.scenes import make_scenes as render
 
-    render(
-        out, count=count, size_px=size, seed=seed, test_share=test_share, workers=workers, progress=Console()
-    )
+    render(out, count=count, size_px=size, seed=seed, test_share=test_share, workers=workers, progress=Console())
     click.echo(f"{out}: {count} frames of {size[0]}x{size[1]} px; use it as scenes:{out}")

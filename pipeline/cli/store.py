@@ -47,7 +47,5 @@ def verify(path: Path) -> None:
     for one in damage:
         click.echo(str(one), err=True)
     if damage:
-        raise click.ClickException(
-            f"{path}: {len(damage)} files are damaged; fetch them again, or make the store anew"
-        )
+        raise click.ClickException(f"{path}: {len(damage)} files are damaged; fetch them again, or make the store anew")
     click.echo(f"{path}: sound")

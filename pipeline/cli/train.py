@@ -20,16 +20,12 @@ TRAINING = many(
     option("--learning-rate", default=1e-3, help="Peak of the one-cycle schedule."),
     option("--weight-decay", default=0.01),
     option("--crop", "crop_px", type=SIZE, help="Random crop; the source's custom if left out."),
-    option(
-        "--rotate-deg", type=float, help="Half of the range of rotation; the source's custom if left out."
-    ),
+    option("--rotate-deg", type=float, help="Half of the range of rotation; the source's custom if left out."),
     option("--flip/--no-flip", default=True, help="Mirror half of the samples."),
     option("--colour/--no-colour", default=True, help="Vary the colours of half of the images."),
     option("--sigma-m", type=float, help="Width of the Gaussian map; the store's if left out."),
     option("--weight", default=0.1, help="Share of the KL in the TIE-KD loss."),
-    option(
-        "--skip-rows", type=int, help="Top rows that the loss leaves out; the source's custom if left out."
-    ),
+    option("--skip-rows", type=int, help="Top rows that the loss leaves out; the source's custom if left out."),
     option("--seed", default=0),
     option("--precision", default="auto", help="auto, float32 or bfloat16."),
     option("--validation-split", help="Split to measure after each epoch."),

@@ -63,7 +63,7 @@ class RunResult:
     @property
     def from_truth(self) -> bool:
         """Whether it learned from ground truth alone."""
-        return bool(self.run.config.get("target") == "truth")
+        return self.run.config.get("truth_of") is not None
 
 
 def read_results(

@@ -86,9 +86,7 @@ class FolderSource:
 
         Raises ValueError for a file that is no 16-bit PNG.
         """
-        return (
-            None if sample.truth_path is None else read_depth_png_m(sample.truth_path, self.metres_per_unit)
-        )
+        return None if sample.truth_path is None else read_depth_png_m(sample.truth_path, self.metres_per_unit)
 
     def _images(self) -> dict[str, str]:
         """Id -> file name below rgb/. Listed once: asking the disk for each id would take minutes."""
@@ -163,9 +161,7 @@ def _files(folder: Path, root: Path) -> Iterator[str]:
                     else:
                         yield f"{below}{entry.name}"
         except OSError as error:
-            raise ValueError(
-                f"folder {folder / below}: {error.strerror}; expected a readable folder"
-            ) from error
+            raise ValueError(f"folder {folder / below}: {error.strerror}; expected a readable folder") from error
 
 
 def _check_link(path: str, inside: str) -> None:

@@ -30,9 +30,7 @@ def open_source(spec: str, truth: str | None = None) -> Source:
     """
     name, _, root = spec.partition(":")
     if name not in OPENERS:
-        raise ValueError(
-            f"source {spec!r}: unknown kind {name!r}, expected one of {', '.join(sorted(OPENERS))}"
-        )
+        raise ValueError(f"source {spec!r}: unknown kind {name!r}, expected one of {', '.join(sorted(OPENERS))}")
     if not root:
         raise ValueError(f"source {spec!r}: no root, expected {name}:ROOT, for example {name}:data/{name}")
     path = Path(root)

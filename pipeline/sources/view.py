@@ -51,9 +51,7 @@ class View:
         return cls("center" if size else "full", size, resize)
 
     def __str__(self) -> str:
-        crop = (
-            f"center:{_size(self.crop_size_px)}" if self.crop == "center" and self.crop_size_px else self.crop
-        )
+        crop = f"center:{_size(self.crop_size_px)}" if self.crop == "center" and self.crop_size_px else self.crop
         return f"{crop},resize:{_size(self.resize_px)}" if self.resize_px else crop
 
     def box_px(self, height_px: int, width_px: int) -> tuple[int, int, int, int]:

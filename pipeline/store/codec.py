@@ -50,9 +50,7 @@ class LogCodec:
         if not (0 < lo_m < hi_m < np.inf):
             raise ValueError(f"depth range {lo_m}-{hi_m} m: expected 0 < lo < hi, both finite")
         if not 0 < max_rel_error < 1:
-            raise ValueError(
-                f"max relative error {max_rel_error}: expected a number between 0 and 1, e.g. 0.0005"
-            )
+            raise ValueError(f"max relative error {max_rel_error}: expected a number between 0 and 1, e.g. 0.0005")
         for bits in range(2, MAX_BITS + 1):
             codec = cls(bits, lo_m, hi_m)
             if codec.max_rel_error <= max_rel_error:
@@ -77,9 +75,7 @@ class LogCodec:
         bad = valid & ~((depth_m > 0) & (depth_m < np.inf))
         if bad.any():
             worst = depth_m[bad][0]
-            raise ValueError(
-                f"{np.count_nonzero(bad)} pixels of depth such as {worst} m: expected finite and above 0"
-            )
+            raise ValueError(f"{np.count_nonzero(bad)} pixels of depth such as {worst} m: expected finite and above 0")
         steps = 2**self.bits - 2
         clipped = valid & ((depth_m < self.lo_m) | (depth_m > self.hi_m))
         inside = np.clip(np.where(valid, depth_m, self.lo_m), self.lo_m, self.hi_m).astype(np.float64)
@@ -166,7 +162,8 @@ def residual_of_codes(codes: NDArray[np.uint16]) -> NDArray[np.uint16]:
 
 def codes_of_residual(residual: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Undo `residual_of_codes`: two cumulative sums modulo 2^16."""
-    difference: NDArray[np.uint16] = (residual >> 1) ^ (-(residual & 1).view(np.int16)).view(np.uint16)
+    sign: NDArray[np.uint16] = (-(residual & 1).view(np.int16)).view(np.uint16)
+    difference: NDArray[np.uint16] = np.bitwise_xor(residual >> 1, sign, dtype=np.uint16)
     np.add.accumulate(difference, axis=0, out=difference)
     np.add.accumulate(difference, axis=1, out=difference)
     return difference
@@ -176,10 +173,10 @@ def encode_chunk(array: NDArray[np.generic]) -> bytes:
     """Bytes of a chunk as Zarr's codecs `bytes, blosc(zstd, shuffle), crc32c` write it. Depends on the values alone."""
     raw = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
     shuffle = numcodecs.blosc.BITSHUFFLE
-    packed = numcodecs.blosc.compress(
-        raw.reshape(-1), b"zstd", BLOSC_LEVEL, shuffle, 0, typesize=array.dtype.itemsize
-    )
-    return bytes(packed) + google_crc32c.value(bytes(packed)).to_bytes(4, "little")
+    packed = numcodecs.blosc.compress(raw.reshape(-1), b"zstd", BLOSC_LEVEL, shuffle, 0, typesize=array.dtype.itemsize)
+    data = bytes(packed)
+    checksum: int = google_crc32c.value(data)
+    return data + checksum.to_bytes(4, "little")
 
 
 def decode_chunk(chunk: bytes, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:

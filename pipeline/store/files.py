@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .codec import DamagedStoreError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class StoreFiles(Protocol):

@@ -26,8 +26,9 @@ def describe(store: Store) -> list[tuple[str, str]]:
         codes = f"{codec.bits}-bit logarithmic codes over {codec.lo_m:g}-{codec.hi_m:g} m"
     else:
         codes = f"{codec.bits}-bit even codes over each sample's own range"
+    unit = " m" if spec.depth_space == "metric_m" else " of each sample's own range"
     maps = {
-        "gaussian": f"gaussian: a function of depth, sigma {spec.sigma_m} m, no bytes",
+        "gaussian": f"gaussian: a function of depth, sigma {spec.sigma_m:g}{unit}, no bytes",
         "sparse": f"sparse: the teacher's own, at most {spec.max_dpm_kl} nats away",
         "dense": "dense: the teacher's own, float16",
     }[spec.dpm_kind]
@@ -52,7 +53,7 @@ def describe(store: Store) -> list[tuple[str, str]]:
         ("depth", f"{codes}; error at most {spec.max_rel_error:.3%}, {error:.4%} reached"),
         ("pixels", f"{share['clipped_share']:.3%} clipped, {share['invalid_share']:.3%} without a value"),
         ("maps", maps),
-        ("bins", f"{spec.bin_count} from {spec.bin_edges[0]:g} to {spec.bin_edges[-1]:g} m"),
+        ("bins", f"{spec.bin_count} from {spec.bin_edges[0]:g} to {spec.bin_edges[-1]:g}{unit}"),
         ("size", f"{whole / 1e6:.1f} MB; a sample: {each}"),
         ("made by", ", ".join(f"{name} {version}" for name, version in spec.producer.items())),
     ]

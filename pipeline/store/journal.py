@@ -31,9 +31,7 @@ class ShardRecord:
 
     def line(self) -> bytes:
         """The journal line."""
-        text = canonical_json(
-            {"shard": self.shard, "size_px": self.size_px, "files": self.files, "rows": self.rows}
-        )
+        text = canonical_json({"shard": self.shard, "size_px": self.size_px, "files": self.files, "rows": self.rows})
         return b"%08x %s\n" % (google_crc32c.value(text), text)
 
     @classmethod

@@ -65,9 +65,7 @@ class ArrayLayout:
     def chunks_per_sample(self) -> int:
         """How many chunks of a shard one sample has."""
         assert self.shard is not None
-        return int(
-            np.prod([-(-whole // part) for whole, part in zip(self.shard[1:], self.chunk[1:], strict=True)])
-        )
+        return int(np.prod([-(-whole // part) for whole, part in zip(self.shard[1:], self.chunk[1:], strict=True)]))
 
     @property
     def index_bytes(self) -> int:
@@ -141,9 +139,7 @@ class StoreLayout:
         for array in self.sharded():
             size = int(np.prod(array.chunk, dtype=np.int64)) * array.dtype.itemsize
             if size > MAX_CHUNK_BYTES:
-                raise ValueError(
-                    f"{array.path}: one sample takes {size} bytes, expected at most {MAX_CHUNK_BYTES}"
-                )
+                raise ValueError(f"{array.path}: one sample takes {size} bytes, expected at most {MAX_CHUNK_BYTES}")
 
     def sharded(self) -> list[ArrayLayout]:
         """Arrays that hold the maps, one shard a group of samples, all with the same grouping."""

@@ -34,7 +34,7 @@ class TargetLock:
                 ) from error
             # Whoever held it before may have removed the file between our open and our lock.
             try:
-                same = os.stat(self.path).st_ino == os.fstat(handle).st_ino
+                same = self.path.stat().st_ino == os.fstat(handle).st_ino
             except FileNotFoundError:
                 same = False
             if same:

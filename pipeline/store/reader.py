@@ -8,7 +8,6 @@ Shape legend: N samples, K bins, h w pixels of the teacher's own output.
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..fileio import sha256_bytes
-from .codec import DamagedStoreError, LogCodec, codes_of_residual, decode_chunk
+from .codec import AffineCodec, DamagedStoreError, LogCodec, codes_of_residual, decode_chunk
 from .files import LocalFiles
-from .layout import MANIFEST, MAX_ID_BYTES, ArrayLayout, StoreLayout
+from .layout import MANIFEST, ArrayLayout
+from .opening import open_layout, read_checked
 from .shard import parse_index, read_chunk
 from .sparse import SparseMap, decode_sparse
-from .spec import FORMAT_VERSION, MAX_BINS, StoreSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
 
     from .files import StoreFiles
 
-MANIFEST_LIMIT_BYTES = 2**28
-NODE_LIMIT_BYTES = 2**20
 CACHED_INDEXES = 64
 
 
@@ -63,18 +59,7 @@ class Store:
     def __init__(self, files: StoreFiles, name: str) -> None:
         self.name = name
         self._files = files
-        self.manifest = self._read_manifest()
-        nodes = {path: self._read_node(path) for path in self.manifest if path.endswith("zarr.json")}
-        self.spec, self.layout = self._read_spec(nodes)
-        expected = self.layout.metadata()
-        for path in expected.keys() | nodes.keys():
-            if nodes.get(path) != expected.get(path):
-                raise ValueError(
-                    f"{name}/{path}: not the metadata that format version {FORMAT_VERSION} prescribes"
-                )
-        if set(self.manifest) != set(self.layout.files()):
-            odd = sorted(set(self.manifest) ^ set(self.layout.files()))
-            raise ValueError(f"{name}/{MANIFEST}: missing or unexpected files, such as {odd[0]}")
+        self.manifest, self.spec, self.layout = open_layout(files, name)
         self._arrays = {array.path: array for array in self.layout.arrays()}
         self._indexes: OrderedDict[str, NDArray[np.uint64]] = OrderedDict()
 
@@ -85,78 +70,6 @@ class Store:
         height, width = self.layout.size_px
         return f"<Store {self.name}: {len(self)} x {height}x{width} px of {self.spec.teacher['name']}>"
 
-    # --- opening -----------------------------------------------------------------------------------------------
-
-    def _read_manifest(self) -> dict[str, tuple[int, str]]:
-        value = self._parse(MANIFEST, self._files.read(MANIFEST, MANIFEST_LIMIT_BYTES))
-        try:
-            if value["version"] != FORMAT_VERSION:
-                raise ValueError(
-                    f"{self.name}: manifest version {value['version']!r}, this program reads {FORMAT_VERSION}; "
-                    "install the release that wrote the store"
-                )
-            entries = {path: (size, digest) for path, (size, digest) in value["files"].items()}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{self.name}/{MANIFEST}: not a manifest of format version 1 ({error!r})"
-            ) from error
-        for path, (size, digest) in entries.items():
-            parts = path.split("/")
-            if path.startswith("/") or ".." in parts or "" in parts or "\\" in path:
-                raise ValueError(f"{self.name}/{MANIFEST}: path {path!r} would leave the store")
-            if not isinstance(size, int) or size < 0 or not isinstance(digest, str):
-                raise ValueError(f"{self.name}/{MANIFEST}: entry of {path!r} is not (bytes, sha256)")
-        return entries
-
-    def _parse(self, path: str, data: bytes) -> Any:  # noqa: ANN401 - any JSON value
-        try:
-            return json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise DamagedStoreError(f"{self.name}/{path}: not valid JSON ({error})") from error
-
-    def _checked(self, path: str, limit_bytes: int) -> bytes:
-        """Content of a small file, if it is what the manifest says."""
-        if path not in self.manifest:
-            raise DamagedStoreError(
-                f"{self.name}/{MANIFEST} does not list {path}: the store is damaged or foreign"
-            )
-        data = self._files.read(path, limit_bytes)
-        if (len(data), sha256_bytes(data)) != self.manifest[path]:
-            raise DamagedStoreError(
-                f"{self.name}/{path} does not match the manifest (sha256): the file was changed or damaged; "
-                "fetch the store again"
-            )
-        return data
-
-    def _read_node(self, path: str) -> Any:  # noqa: ANN401 - any JSON value
-        return self._parse(path, self._checked(path, NODE_LIMIT_BYTES))
-
-    def _read_spec(self, nodes: dict[str, Any]) -> tuple[StoreSpec, StoreLayout]:
-        try:
-            (edge_count,) = nodes["dpm/bin_edges/zarr.json"]["shape"]
-            count, height, width = nodes["depth/zarr.json"]["shape"]
-            _, id_bytes = nodes["sample/id/zarr.json"]["shape"]
-            root, dpm = nodes["zarr.json"]["attributes"], nodes["dpm/zarr.json"]["attributes"]
-            numbers = (edge_count, count, height, width, id_bytes)
-            if not all(isinstance(number, int) and number > 0 for number in numbers):
-                raise ValueError(f"{self.name}: array shapes {numbers}: expected whole numbers above 0")
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.name}: its arrays are not those of format version 1 ({error!r})"
-            ) from error
-        if edge_count > MAX_BINS + 1 or id_bytes > MAX_ID_BYTES:
-            raise ValueError(
-                f"{self.name}: {edge_count} bin edges, ids of {id_bytes} bytes: more than the format has"
-            )
-        edges_data = self._checked("dpm/bin_edges/c/0", 8 * (MAX_BINS + 1) + 1024)
-        edges = decode_chunk(edges_data, (edge_count,), np.dtype("float64"))
-        try:
-            spec = StoreSpec.from_attributes(root, dpm, tuple(edges.tolist()))
-            layout = StoreLayout(spec, (height, width), id_bytes)
-        except ValueError as error:
-            raise ValueError(f"{self.name}: {error}") from error
-        return spec, layout
-
     # --- rows --------------------------------------------------------------------------------------------------
 
     def rows(self, name: str) -> NDArray[Any]:
@@ -166,7 +79,9 @@ class Store:
         chunk_bytes = int(np.prod(array.chunk)) * array.dtype.itemsize
         for number in range(array.files):
             part = decode_chunk(
-                self._checked(array.file(number), 2 * chunk_bytes + 1024), array.chunk, array.dtype
+                read_checked(self._files, self.name, self.manifest, array.file(number), 2 * chunk_bytes + 1024),
+                array.chunk,
+                array.dtype,
             )
             first = number * array.chunk[0]
             whole[first : first + array.chunk[0]] = part[: len(whole) - first]
@@ -206,7 +121,7 @@ class Store:
 
     @property
     def bin_edges_m(self) -> NDArray[np.float64]:
-        """(K + 1,) edges of the depth bins."""
+        """(K + 1,) edges of the depth bins; for relative depth they are shares of each sample's own range."""
         return np.array(self.spec.bin_edges)
 
     # --- maps --------------------------------------------------------------------------------------------------
@@ -244,16 +159,14 @@ class Store:
     def _affine(self, number: int) -> tuple[float, float]:
         scale, offset = (float(column[number]) for column in self._affine_rows)
         if not (np.isfinite([scale, offset]).all() and scale > 0):
-            raise DamagedStoreError(
-                f"scale {scale} and offset {offset}: expected finite numbers, scale above 0"
-            )
+            raise DamagedStoreError(f"scale {scale} and offset {offset}: expected finite numbers, scale above 0")
         return scale, offset
 
     def dpm(self, sample: int | str) -> NDArray[np.float32]:
         """Teacher map (K, h, w) float32, which sums to 1 over K where valid and is NaN elsewhere."""
         number = self.index_of(sample)
         if self.spec.dpm_kind == "gaussian":
-            return self._gaussian(self.depth(number))
+            return self._gaussian(number)
         if self.spec.dpm_kind == "sparse":
             try:
                 return decode_sparse(self.sparse_dpm(number), self.spec.bin_count, self.spec.weight_bits)
@@ -266,17 +179,20 @@ class Store:
         dense /= dense.sum(axis=0)
         return dense
 
-    def _gaussian(self, depth_m: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _gaussian(self, number: int) -> NDArray[np.float32]:
+        """Map (K, h, w) about a sample's depth: in metres, or where depth is relative over the sample's own range."""
         import torch  # heavy, and only this kind of map needs it
 
         from ..dpm import gaussian_dpm
 
+        values, codec = self.depth(number), self.spec.depth_codec()
+        if isinstance(codec, AffineCodec):
+            scale, offset = self._affine(number)
+            values = ((values - offset) / (scale * (2**codec.bits - 2))).astype(np.float32)
         assert self.spec.sigma_m is not None
-        edges = torch.from_numpy(self.bin_edges_m)
-        dense: NDArray[np.float32] = gaussian_dpm(
-            torch.from_numpy(depth_m)[None, None], edges, self.spec.sigma_m
-        )[0].numpy()
-        dense[:, np.isnan(depth_m)] = np.nan
+        maps = gaussian_dpm(torch.from_numpy(values)[None, None], torch.from_numpy(self.bin_edges_m), self.spec.sigma_m)
+        dense: NDArray[np.float32] = maps[0].numpy()
+        dense[:, np.isnan(values)] = np.nan
         return dense
 
     @cached_property
@@ -286,18 +202,14 @@ class Store:
     def sparse_dpm(self, sample: int | str) -> SparseMap:
         """Teacher map of a `sparse` store as it is stored. Raises ValueError for other stores."""
         if self.spec.dpm_kind != "sparse":
-            raise ValueError(
-                f"{self.name} holds {self.spec.dpm_kind} maps, not sparse ones: read them with .dpm()"
-            )
+            raise ValueError(f"{self.name} holds {self.spec.dpm_kind} maps, not sparse ones: read them with .dpm()")
         number = self.index_of(sample)
         planes = int(self._planes[number])
         parts = []
         for path in ("dpm/gap", "dpm/weight"):
             chunks = self._chunks(path, number)
             used = [chunk[0] for chunk in chunks if chunk is not None]
-            if not 0 <= planes <= self.spec.bin_count or len(used) != -(
-                -planes // self._arrays[path].chunk[1]
-            ):
+            if not 0 <= planes <= self.spec.bin_count or len(used) != -(-planes // self._arrays[path].chunk[1]):
                 raise self._damaged(path, number, f"{len(used)} chunks for {planes} planes")
             empty = np.zeros((0, *self.layout.size_px), self._arrays[path].dtype)
             parts.append(np.concatenate([empty, *used])[:planes])
@@ -331,9 +243,7 @@ class Store:
         if index is None:
             size = self._files.size(file)
             if size != self.manifest[file][0]:
-                raise DamagedStoreError(
-                    f"{file} has {size} bytes, the manifest says {self.manifest[file][0]}"
-                )
+                raise DamagedStoreError(f"{file} has {size} bytes, the manifest says {self.manifest[file][0]}")
             index = parse_index(array, self._files.read_range(file, 0, array.index_bytes), size)
             while len(self._indexes) >= CACHED_INDEXES:
                 self._indexes.popitem(last=False)

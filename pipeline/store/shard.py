@@ -43,9 +43,7 @@ def parse_index(layout: ArrayLayout, head: bytes, file_bytes: int) -> NDArray[np
 
     Raises DamagedStoreError where the checksum fails or a chunk would lie outside the file.
     """
-    if len(head) != layout.index_bytes or google_crc32c.value(head[:-4]) != int.from_bytes(
-        head[-4:], "little"
-    ):
+    if len(head) != layout.index_bytes or google_crc32c.value(head[:-4]) != int.from_bytes(head[-4:], "little"):
         raise DamagedStoreError("the shard's index does not match its checksum (crc32c)")
     index = np.frombuffer(head[:-4], "<u8").reshape(-1, 2)
     used = index[index[:, 0] != EMPTY]

@@ -96,15 +96,13 @@ def _encode_pixels(
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint16], NDArray[np.float64]]:
     """Gap (P, M), weight (P, M), tail (P,) and divergence (P,) of maps (P, K)."""
     pixels, bins = given.shape
-    absent = np.isnan(given).any(axis=1)
-    total = np.where(absent, 1.0, given.sum(axis=1, dtype=np.float64))
-    off = np.asarray(np.abs(total - 1))
-    if (given < 0).any() or (off > SUM_TOLERANCE).any():
-        worst = total[off.argmax()]
-        raise ValueError(
-            f"a teacher's map sums to {worst:.6g} or is negative: expected probabilities that sum to 1"
-        )
-    true = np.where(absent[:, None], 0.0, given / total[:, None])
+    absent: NDArray[np.bool_] = np.asarray(np.isnan(given).any(axis=1))
+    total: NDArray[np.float64] = np.where(absent, 1.0, given.sum(axis=1, dtype=np.float64))
+    off: NDArray[np.float64] = np.abs(total - 1)
+    if np.any(given < 0) or float(off.max(initial=0)) > SUM_TOLERANCE:
+        worst = float(total[off.argmax()])
+        raise ValueError(f"a teacher's map sums to {worst:.6g} or is negative: expected probabilities that sum to 1")
+    true: NDArray[np.float64] = np.where(absent[:, np.newaxis], 0.0, given / total[:, np.newaxis])
     order = np.argsort(-true, axis=1, kind="stable")
     ranked = np.take_along_axis(true, order, axis=1)
     own = _x_log(ranked, ranked)

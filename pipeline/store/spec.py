@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from typing import Any
 
 from ..depth_space import check_depth_space
@@ -56,9 +57,9 @@ class StoreSpec:
     """Range of the logarithmic codes; unused in the other depth spaces."""
     dpm_kind: str
     bin_edges: tuple[float, ...]
-    """K + 1 ascending edges, metres where depth is metric."""
+    """K + 1 ascending edges: metres where depth is metric, elsewhere shares of each sample's own range, 0 to 1."""
     sigma_m: float | None = None
-    """Width of a `gaussian` map."""
+    """Width of a `gaussian` map; in the unit of the edges."""
     max_dpm_kl: float | None = None
     """Error budget of a `sparse` map in nats, as a mean over pixels."""
     samples_per_shard: int = 128
@@ -71,12 +72,10 @@ class StoreSpec:
         edges = self.bin_edges
         if not 2 <= len(edges) <= MAX_BINS + 1 or any(not math.isfinite(edge) for edge in edges):
             raise ValueError(f"{len(edges)} bin edges: expected 2 to {MAX_BINS + 1} finite numbers")
-        if any(high <= low for low, high in zip(edges, edges[1:], strict=False)):
+        if any(high <= low for low, high in pairwise(edges)):
             raise ValueError("bin edges do not ascend: expected each larger than the one before")
         if self.dpm_kind == "gaussian" and not (self.sigma_m and 0 < self.sigma_m < math.inf):
-            raise ValueError(
-                f"sigma {self.sigma_m} m of a gaussian DPM: expected a number above 0 (--sigma-m)"
-            )
+            raise ValueError(f"sigma {self.sigma_m} m of a gaussian DPM: expected a number above 0 (--sigma-m)")
         if self.dpm_kind == "sparse" and not (self.max_dpm_kl and 0 < self.max_dpm_kl < math.inf):
             raise ValueError(f"DPM error {self.max_dpm_kl} nats: expected a number above 0 (--max-dpm-kl)")
         if not 1 <= self.samples_per_shard <= 2**16:
@@ -140,7 +139,7 @@ class StoreSpec:
     def dpm_attributes(self) -> dict[str, Any]:
         """Attributes of the group `dpm`."""
         if self.dpm_kind == "gaussian":
-            return {"kind": "gaussian", "sigma_m": self.sigma_m}
+            return {"kind": "gaussian", "sigma_m" if self.depth_space == "metric_m" else "sigma_share": self.sigma_m}
         if self.dpm_kind == "sparse":
             return {"kind": "sparse", "max_kl_nats": self.max_dpm_kl, "weight_bits": self.weight_bits}
         return {"kind": "dense"}
@@ -164,7 +163,7 @@ class StoreSpec:
                     "install the release that wrote the store"
                 )
             if not isinstance(header.get("depth_space"), str):
-                raise ValueError(
+                raise ValueError(  # noqa: TRY004 - for people
                     "the store does not say its depth_space: without it the numbers mean nothing"
                 )
             codec = header["codec"]
@@ -179,7 +178,7 @@ class StoreSpec:
                 depth_range_m=(float(codec.get("lo_m", 0.1)), float(codec.get("hi_m", 300.0))),
                 dpm_kind=str(dpm["kind"]),
                 bin_edges=bin_edges,
-                sigma_m=dpm.get("sigma_m"),
+                sigma_m=dpm.get("sigma_m", dpm.get("sigma_share")),
                 max_dpm_kl=dpm.get("max_kl_nats"),
                 samples_per_shard=_whole(header["samples_per_shard"]),
                 producer=dict(header["producer"]),
@@ -188,9 +187,7 @@ class StoreSpec:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the store's attributes are not of format version 1 ({error!r})") from error
         if spec.root_attributes() != root or spec.dpm_attributes() != dpm:
-            raise ValueError(
-                "the store's attributes contradict each other or hold more than format version 1 has"
-            )
+            raise ValueError("the store's attributes contradict each other or hold more than format version 1 has")
         return spec
 
 

@@ -48,9 +48,7 @@ def verify_store(path: Path, progress: Progress | None = None) -> list[Damage]:
         name = file.relative_to(path).as_posix()
         if file.is_symlink() or (not file.is_dir() and name not in known):
             found.append(Damage(name, "does not belong to the store", []))
-    shard_of = {
-        array.file(shard): shard for array in store.layout.sharded() for shard in range(store.spec.shards)
-    }
+    shard_of = {array.file(shard): shard for array in store.layout.sharded() for shard in range(store.spec.shards)}
     with (progress or Silent()).task("verify", len(store.manifest), "file") as task:
         for name, (size, digest) in store.manifest.items():
             try:

@@ -42,9 +42,7 @@ class EncodedSample(NamedTuple):
     row: dict[str, Any]
 
 
-def encode_sample(
-    spec: StoreSpec, depth: NDArray[np.float32], dpm: NDArray[np.float32] | None
-) -> EncodedSample:
+def encode_sample(spec: StoreSpec, depth: NDArray[np.float32], dpm: NDArray[np.float32] | None) -> EncodedSample:
     """Encode a depth (h, w), NaN where there is no value, and for `sparse` and `dense` stores its map (K, h, w).
 
     Depends on its arguments alone, and may run in many threads: the slow parts release the interpreter lock.
@@ -242,11 +240,7 @@ class StoreWriter:
         files.append((edges.file(0), encode_chunk(np.array(self.spec.bin_edges, np.float64))))
         for array in layout.rows():
             name = array.path.removeprefix("sample/")
-            values = (
-                self._id_rows(array.shape)
-                if name == "id"
-                else _column(name, records, array.dtype, array.shape)
-            )
+            values = self._id_rows(array.shape) if name == "id" else _column(name, records, array.dtype, array.shape)
             for number in range(array.files):
                 part = np.zeros(array.chunk, array.dtype)
                 rows = values[number * array.chunk[0] : (number + 1) * array.chunk[0]]
@@ -260,9 +254,7 @@ class StoreWriter:
         return np.frombuffer(joined, np.uint8).reshape(shape)
 
 
-def _column(
-    name: str, records: list[ShardRecord], dtype: np.dtype[Any], shape: tuple[int, ...]
-) -> NDArray[np.generic]:
+def _column(name: str, records: list[ShardRecord], dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[np.generic]:
     values = [value for record in records for value in record.rows[name]]
     if name == "image_sha256":
         return np.frombuffer(bytes.fromhex("".join(values)), np.uint8).reshape(shape)

@@ -49,9 +49,7 @@ class _PaperStudent(Student):
 
     encoder: Encoder
 
-    def __init__(
-        self, name: str, bin_count: int, encoder: Encoder, widths: tuple[int, ...], final_blocks: int
-    ) -> None:
+    def __init__(self, name: str, bin_count: int, encoder: Encoder, widths: tuple[int, ...], final_blocks: int) -> None:
         super().__init__(name, bin_count, encoder)
         self.decoder = Decoder(encoder.widths, widths, bin_count, final_blocks)
 

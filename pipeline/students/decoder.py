@@ -33,9 +33,7 @@ class Decoder(nn.Module):
             which is less than the double where the image is odd.
     """
 
-    def __init__(
-        self, in_widths: Sequence[int], widths: Sequence[int], bin_count: int, final_blocks: int
-    ) -> None:
+    def __init__(self, in_widths: Sequence[int], widths: Sequence[int], bin_count: int, final_blocks: int) -> None:
         super().__init__()
         assert len(in_widths) == len(widths)
         assert widths[0] == FINAL_WIDTH

@@ -35,9 +35,7 @@ class LeanUNet(nn.Module):
         super().__init__()
         widths = [8 * round(width * count / 8) for count in _WIDTHS]
         counts = [round(depth * count) for count in _BLOCKS]
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False), *_norm_relu(widths[0])
-        )
+        self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False), *_norm_relu(widths[0]))
         self.stages = nn.ModuleList(
             nn.Sequential(_halve(shallow, deep), *(_Block(deep) for _ in range(count)))
             for (shallow, deep), count in zip(pairwise(widths), counts[1:], strict=True)
@@ -45,9 +43,7 @@ class LeanUNet(nn.Module):
         self.context = nn.Sequential(
             nn.AdaptiveAvgPool2d(1), nn.Conv2d(widths[-1], widths[-1], 1), nn.ReLU(inplace=True)
         )
-        self.laterals = nn.ModuleList(
-            nn.Conv2d(deep, shallow, 1, bias=False) for shallow, deep in pairwise(widths)
-        )
+        self.laterals = nn.ModuleList(nn.Conv2d(deep, shallow, 1, bias=False) for shallow, deep in pairwise(widths))
         self.fusions = nn.ModuleList(_separable(count, count) for count in widths[:-1])
         head_width = 8 * round(width * _HEAD_WIDTH / 8)
         self.before_head = _separable(widths[0], head_width)

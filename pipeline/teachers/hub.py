@@ -19,14 +19,10 @@ def model_folder(argument: str, revision: str | None, *, code: bool) -> tuple[Pa
     where = f"teacher transformers:{argument}"
     if Path(argument).is_dir():
         if revision is not None:
-            raise ValueError(
-                f"{where}: --revision {revision!r} is for a hub id, and this is a directory: leave it out"
-            )
+            raise ValueError(f"{where}: --revision {revision!r} is for a hub id, and this is a directory: leave it out")
         return Path(argument), None
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", argument):
-        raise ValueError(
-            f"{where}: no such directory, and no hub id like depth-anything/Depth-Anything-V2-Small-hf"
-        )
+        raise ValueError(f"{where}: no such directory, and no hub id like depth-anything/Depth-Anything-V2-Small-hf")
     patterns = ["*.json", "*.safetensors", *(["*.py"] if code else [])]
     try:
         folder = huggingface_hub.snapshot_download(argument, revision=revision, allow_patterns=patterns)

@@ -38,9 +38,7 @@ def read_npy(path: Path) -> NDArray[Any]:
     try:
         shape, fortran, dtype = HEADERS[np.lib.format.read_magic(file)](file)
     except Exception as error:  # the parser lets through what Python's tokenizer raises
-        raise ValueError(
-            f"prediction {path}: no .npy file ({error}); write it with numpy.save(path, depth)"
-        ) from error
+        raise ValueError(f"prediction {path}: no .npy file ({error}); write it with numpy.save(path, depth)") from error
     if dtype.hasobject or dtype.name not in DTYPES or len(shape) != 2 or 0 in shape:
         raise ValueError(
             f"prediction {path}: {dtype} of shape {shape}, expected (height, width) of {', '.join(DTYPES)}"

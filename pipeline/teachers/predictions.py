@@ -58,9 +58,7 @@ class PredictionsTeacher:
     bin_edges_m: NDArray[np.float64] | None = None
     needs_images = False
 
-    def __init__(
-        self, folder: Path, files: set[str], suffix: str, metres_per_unit: float, card: TeacherCard
-    ) -> None:
+    def __init__(self, folder: Path, files: set[str], suffix: str, metres_per_unit: float, card: TeacherCard) -> None:
         self.card = card
         self._folder = folder
         self._files = files
@@ -128,9 +126,7 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Predic
     """
     folder = Path(argument)
     if not folder.is_dir():
-        raise ValueError(
-            f"teacher predictions:{argument}: no such directory, expected one of ID.png or ID.npy"
-        )
+        raise ValueError(f"teacher predictions:{argument}: no such directory, expected one of ID.png or ID.npy")
     sizes = _list(folder)
     suffixes = sorted({name[-4:] for name in sizes})
     if len(suffixes) != 1:

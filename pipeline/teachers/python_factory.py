@@ -129,9 +129,7 @@ def _takes_device(factory: Callable[..., Any]) -> bool:
         parameters = inspect.signature(factory).parameters.values()
     except ValueError:  # a class or function of C has no signature
         return False
-    return any(
-        parameter.kind not in {parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD} for parameter in parameters
-    )
+    return any(parameter.kind not in {parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD} for parameter in parameters)
 
 
 def _card(argument: str, model: Any, options: TeacherOptions) -> TeacherCard:  # noqa: ANN401 - the user's object
@@ -145,8 +143,7 @@ def _card(argument: str, model: Any, options: TeacherOptions) -> TeacherCard:  #
             ) from error
     if not isinstance(card, TeacherCard):
         raise ValueError(  # noqa: TRY004 - the user's mistake, told as every other
-            f"teacher python:{argument}: its card is {_quoted(card)}, expected a TeacherCard or a dict, "
-            f"{EXAMPLE}"
+            f"teacher python:{argument}: its card is {_quoted(card)}, expected a TeacherCard or a dict, {EXAMPLE}"
         )
     if options.depth_space not in {None, card.depth_space}:
         raise ValueError(
@@ -156,9 +153,7 @@ def _card(argument: str, model: Any, options: TeacherOptions) -> TeacherCard:  #
     try:
         canonical_json(card.as_json())
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"teacher python:{argument}: its card is no JSON ({error}); use plain values"
-        ) from error
+        raise ValueError(f"teacher python:{argument}: its card is no JSON ({error}); use plain values") from error
     return card if options.licence is None else replace(card, licence=options.licence)
 
 
@@ -166,12 +161,7 @@ def _edges(argument: str, edges: Any) -> NDArray[np.float64] | None:  # noqa: AN
     if edges is None:
         return None
     edges_m = np.asarray(edges.cpu() if isinstance(edges, Tensor) else edges, dtype=np.float64)
-    if (
-        edges_m.ndim != 1
-        or len(edges_m) < 3
-        or not np.isfinite(edges_m).all()
-        or not (np.diff(edges_m) > 0).all()
-    ):
+    if edges_m.ndim != 1 or len(edges_m) < 3 or not np.isfinite(edges_m).all() or not (np.diff(edges_m) > 0).all():
         raise ValueError(
             f"teacher python:{argument}: bin_edges_m {_quoted(edges)}, expected (K + 1,) finite metres, "
             "ascending, of two bins or more"

@@ -57,9 +57,7 @@ KINDS = {
     ),
 }
 
-FLAGS = {
-    field.name: "--" + field.name.replace("_", "-").removesuffix("-px") for field in fields(TeacherOptions)
-}
+FLAGS = {field.name: "--" + field.name.replace("_", "-").removesuffix("-px") for field in fields(TeacherOptions)}
 
 
 def open_teacher(spec: str, *, device: torch.device, options: TeacherOptions) -> Teacher:
@@ -70,9 +68,7 @@ def open_teacher(spec: str, *, device: torch.device, options: TeacherOptions) ->
     """
     name, _, argument = spec.partition(":")
     if name not in KINDS:
-        raise ValueError(
-            f"teacher {spec!r}: unknown kind {name!r}, expected one of {', '.join(sorted(KINDS))}"
-        )
+        raise ValueError(f"teacher {spec!r}: unknown kind {name!r}, expected one of {', '.join(sorted(KINDS))}")
     kind = KINDS[name]
     if not argument:
         raise ValueError(f"teacher {spec!r}: nothing after the colon, expected {name}:{kind.argument}")
@@ -92,9 +88,7 @@ def open_teacher(spec: str, *, device: torch.device, options: TeacherOptions) ->
 
 def _check_options(name: str, kind: Kind, options: TeacherOptions) -> None:
     if options.depth_space not in {None, *DEPTH_SPACES}:
-        raise ValueError(
-            f"{FLAGS['depth_space']} {options.depth_space!r}: expected one of {', '.join(DEPTH_SPACES)}"
-        )
+        raise ValueError(f"{FLAGS['depth_space']} {options.depth_space!r}: expected one of {', '.join(DEPTH_SPACES)}")
     for field in fields(options):
         value = getattr(options, field.name)
         if value != field.default and field.name not in kind.uses | {"licence"}:

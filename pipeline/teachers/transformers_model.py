@@ -152,9 +152,7 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Transf
     config = _loaded(where, library.AutoConfig, folder, **loading)
     _check_family(config.model_type, where)
     processor = _loaded(where, library.AutoImageProcessor, folder, backend="pil", **loading)
-    network, report = _loaded(
-        where, library.AutoModelForDepthEstimation, folder, config=config, **asked, **loading
-    )
+    network, report = _loaded(where, library.AutoModelForDepthEstimation, folder, config=config, **asked, **loading)
     absent = sorted(name for name in report["missing_keys"] if not UNUSED_WEIGHTS.search(name))
     if absent:
         raise ValueError(
@@ -222,9 +220,7 @@ def _check_processor(settings: dict[str, Any], family: Family, options: TeacherO
             "patches divide"
         )
     if options.input_size_px and not {"size", "keep_aspect_ratio"} <= settings.keys():
-        raise ValueError(
-            f"{where}: its processor takes no size; leave --input-size out, and resize with --view"
-        )
+        raise ValueError(f"{where}: its processor takes no size; leave --input-size out, and resize with --view")
 
 
 def _precision(asked: str, family: Family, device: torch.device, where: str) -> str:

@@ -1,0 +1,112 @@
+"""What is looked at before any sample of a store is read: manifest and metadata, whoever wrote them.
+
+Everything is small, is checked against the manifest, and must be what format version 1 prescribes to the letter; so a
+foreign codec, a shape that declares too much, or a path that leads out of the store is refused here.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..fileio import sha256_bytes
+from .codec import DamagedStoreError, decode_chunk
+from .layout import MANIFEST, MAX_ID_BYTES, StoreLayout
+from .spec import FORMAT_VERSION, MAX_BINS, StoreSpec
+
+if TYPE_CHECKING:
+    from .files import StoreFiles
+
+MANIFEST_LIMIT_BYTES = 2**28
+NODE_LIMIT_BYTES = 2**20
+
+Manifest = dict[str, tuple[int, str]]
+"""Path in the store -> (bytes, sha256)."""
+
+
+def open_layout(files: StoreFiles, name: str) -> tuple[Manifest, StoreSpec, StoreLayout]:
+    """Read and check all that a store says of itself. `name` is for messages.
+
+    Raises ValueError, and of its kind DamagedStoreError where bytes are not those of the manifest.
+    """
+    manifest = _read_manifest(files, name)
+    nodes = {
+        path: _parse(name, path, read_checked(files, name, manifest, path, NODE_LIMIT_BYTES))
+        for path in manifest
+        if path.endswith("zarr.json")
+    }
+    spec, layout = _read_spec(files, name, manifest, nodes)
+    expected = layout.metadata()
+    for path in expected.keys() | nodes.keys():
+        if nodes.get(path) != expected.get(path):
+            raise ValueError(f"{name}/{path}: not the metadata that format version {FORMAT_VERSION} prescribes")
+    if set(manifest) != set(layout.files()):
+        odd = sorted(set(manifest) ^ set(layout.files()))
+        raise ValueError(f"{name}/{MANIFEST}: missing or unexpected files, such as {odd[0]}")
+    return manifest, spec, layout
+
+
+def read_checked(files: StoreFiles, name: str, manifest: Manifest, path: str, limit_bytes: int) -> bytes:
+    """Content of a small file, if it is what the manifest says. Raises DamagedStoreError if not."""
+    if path not in manifest:
+        raise DamagedStoreError(f"{name}/{MANIFEST} does not list {path}: the store is damaged or foreign")
+    data = files.read(path, limit_bytes)
+    if (len(data), sha256_bytes(data)) != manifest[path]:
+        raise DamagedStoreError(
+            f"{name}/{path} does not match the manifest (sha256): it was changed or damaged; fetch the store again"
+        )
+    return data
+
+
+def _parse(name: str, path: str, data: bytes) -> Any:  # noqa: ANN401 - any JSON value
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedStoreError(f"{name}/{path}: not valid JSON ({error})") from error
+
+
+def _read_manifest(files: StoreFiles, name: str) -> Manifest:
+    value = _parse(name, MANIFEST, files.read(MANIFEST, MANIFEST_LIMIT_BYTES))
+    try:
+        if value["version"] != FORMAT_VERSION:
+            raise ValueError(
+                f"{name}: manifest version {value['version']!r}, this program reads {FORMAT_VERSION}; install the "
+                "release that wrote the store"
+            )
+        entries = {path: (size, digest) for path, (size, digest) in value["files"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{name}/{MANIFEST}: not a manifest of format version 1 ({error!r})") from error
+    for path, (size, digest) in entries.items():
+        parts = path.split("/")
+        if path.startswith("/") or ".." in parts or "" in parts or "\\" in path:
+            raise ValueError(f"{name}/{MANIFEST}: path {path!r} would leave the store")
+        if not isinstance(size, int) or size < 0 or not isinstance(digest, str):
+            raise ValueError(f"{name}/{MANIFEST}: entry of {path!r} is not (bytes, sha256)")
+    return entries
+
+
+def _read_spec(
+    files: StoreFiles, name: str, manifest: Manifest, nodes: dict[str, Any]
+) -> tuple[StoreSpec, StoreLayout]:
+    try:
+        (edge_count,) = nodes["dpm/bin_edges/zarr.json"]["shape"]
+        count, height, width = nodes["depth/zarr.json"]["shape"]
+        _, id_bytes = nodes["sample/id/zarr.json"]["shape"]
+        root, dpm = nodes["zarr.json"]["attributes"], nodes["dpm/zarr.json"]["attributes"]
+        numbers = (edge_count, count, height, width, id_bytes)
+        if not all(isinstance(number, int) and number > 0 for number in numbers):
+            raise ValueError(f"{name}: array shapes {numbers}: expected whole numbers above 0")
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{name}: its arrays are not those of format version 1 ({error!r})") from error
+    if edge_count > MAX_BINS + 1 or id_bytes > MAX_ID_BYTES:
+        raise ValueError(f"{name}: {edge_count} bin edges, ids of {id_bytes} bytes: more than the format has")
+    data = read_checked(files, name, manifest, "dpm/bin_edges/c/0", 8 * (MAX_BINS + 1) + 1024)
+    edges = decode_chunk(data, (edge_count,), np.dtype("float64"))
+    try:
+        spec = StoreSpec.from_attributes(root, dpm, tuple(edges.tolist()))
+        layout = StoreLayout(spec, (height, width), id_bytes)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return spec, layout
