@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -14,33 +15,47 @@ COMMANDS = {
     "evaluate-student": ("evaluate", "Measure a student against ground truth and its teacher."),
     "evaluate-teacher": ("evaluate", "Measure the depth that a store holds."),
     "report": ("report", "Write a page that shows what students learned."),
-    "store": ("store", "Look at a store, and check it."),
+    "store": ("main", "Look at a store, check it, hand it on."),
 }
 """Name -> module of this package, and what the list of commands says of it."""
+STORE_COMMANDS = {
+    "info": ("store", "Say who the teacher is and what the numbers mean."),
+    "verify": ("store", "Read the whole store, and name all damage."),
+}
+"""The same for `pipeline store`."""
 
 
 class LazyGroup(click.Group):
     """A group that knows its commands' names, and imports one when it is run."""
 
+    def __init__(self, *args: Any, known: dict[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.known = known
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Commands in the order in which they are used."""
-        return list(COMMANDS)
+        return list(self.known)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         """Import a command."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.known:
             return None
-        module = import_module(f".{COMMANDS[cmd_name][0]}", __package__)
+        module = import_module(f".{self.known[cmd_name][0]}", __package__)
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         """List the commands without importing any."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in self.known.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, known=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tiekd-pipeline")
 def main() -> None:
     """Run a heavy depth network once, and train small ones from what it wrote (TIE-KD)."""
+
+
+@click.group(cls=LazyGroup, known=STORE_COMMANDS)
+def store() -> None:
+    """Look at a store, check it, hand it on."""

@@ -1,4 +1,4 @@
-"""`pipeline store ...`."""
+"""`pipeline store info` and `pipeline store verify`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.group()
-def store() -> None:
-    """Look at a store, and check it."""
-
-
-@store.command(cls=PlainCommand)
+@click.command(cls=PlainCommand)
 @click.argument("path", metavar="STORE", type=PATH)
 def info(path: Path) -> None:
     """Say who the teacher is, what the numbers mean, and what a sample costs.
@@ -33,7 +28,7 @@ def info(path: Path) -> None:
         click.echo(f"{name:<12} {value}")
 
 
-@store.command(cls=PlainCommand)
+@click.command(cls=PlainCommand)
 @click.argument("path", metavar="STORE", type=PATH)
 def verify(path: Path) -> None:
     """Read the whole store, and name every file that is not as it was written.
