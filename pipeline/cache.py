@@ -28,7 +28,7 @@ from .sources.view import View
 from .store.writer import EncodedSample, StoreWriter, encode_sample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -82,24 +82,25 @@ def cache_teacher(
     view = View.parse(options.view or source.customs.view)
     spec = plan_store(source, samples, teacher, view, options)
     begin = time.monotonic()
-    with StoreWriter(out, spec, [sample.id for sample in samples]) as writer:
-        for other in writer.other_stagings():
-            progress.note(f"{other} is an unfinished store of other settings; remove it if you do not need it")
-        before = sum(len(spec.shard_samples(shard)) for shard in writer.finished)
-        if before:
-            progress.note(f"going on with {before} of {len(samples)} samples that are finished in {writer.staging}")
-        try:
+    writer = StoreWriter(out, spec, [sample.id for sample in samples])
+    try:
+        with writer:
+            for other in writer.other_stagings():
+                progress.note(f"{other} is an unfinished store of other settings; remove it if you do not need it")
+            before = sum(len(spec.shard_samples(shard)) for shard in writer.finished)
+            if before:
+                progress.note(f"going on with {before} of {len(samples)} samples that are finished in {writer.staging}")
             with progress.task("cache teacher", len(samples), "img", done=before) as task:
                 written = _Run(writer, samples, view, teacher, options, task).run()
             writer.finish()
-        except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise ValueError(
-                    f"the disk of {out} is full: {len(writer.finished)} of {spec.shards} shards are safe in "
-                    f"{writer.staging}; make room and run the same command again, which goes on from there"
-                ) from error
-            raise
-        records = list(writer.finished.values())
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise ValueError(
+                f"the disk of {out} is full ({error.strerror}): {len(writer.finished)} of {spec.shards} shards are "
+                f"safe in {writer.staging}; make room and run the same command again, which goes on from there"
+            ) from error
+        raise
+    records = list(writer.finished.values())
 
     def column(name: str) -> list[float]:
         return [value for record in records for value in record.rows[name]]
@@ -149,6 +150,9 @@ class _Run:
             wanted = (self.samples[i] for shard in self.writer.todo for i in self.spec.shard_samples(shard))
             frames = in_order(readers, self._read, wanted, ahead=2 * self.options.batch_size + workers)
             pending: Future[None] | None = None
+            if self.writer.finished:
+                written = [size for record in self.writer.finished.values() for size, _ in record.files.values()]
+                self._check_room(sum(written) / self._count(self.writer.finished))
             for shard in list(self.writer.todo):
                 encoded = self._teach(len(self.spec.shard_samples(shard)), frames, encoders)
                 if pending:
@@ -199,6 +203,8 @@ class _Run:
             for number, frame in enumerate(batch):
                 dpm = maps[number] if maps is not None else None
                 encoded.append(encoders.submit(self._encode, frame, depths[number], dpm))
+            if not self.room_checked:
+                self._check_room(sum(future.result().size_bytes for future in encoded) / len(encoded))
             self.task.update(len(batch), waits_for=max(self.waited_s, key=lambda name: self.waited_s[name]))
         return encoded
 
@@ -239,16 +245,20 @@ class _Run:
         return encoded
 
     def _write(self, shard: int, encoded: list[Future[EncodedSample]]) -> None:
-        size = self.writer.write_shard(shard, [future.result() for future in encoded])
-        self.bytes_written += size
-        if not self.room_checked:
-            self.room_checked = True
-            each = size / len(encoded)
-            left = sum(len(self.spec.shard_samples(other)) for other in self.writer.todo)
-            free = shutil.disk_usage(self.writer.target.parent).free
-            if each * left > free:
-                raise ValueError(
-                    f"{left} samples are left at about {each / 1e3:.0f} KB each, {each * left / 1e9:.2f} GB, but the "
-                    f"disk of {self.writer.target} has {free / 1e9:.2f} GB free: make room, or choose another --out; "
-                    f"what is finished stays in {self.writer.staging}"
-                )
+        self.bytes_written += self.writer.write_shard(shard, [future.result() for future in encoded])
+
+    def _count(self, shards: Iterable[int]) -> int:
+        return sum(len(self.spec.shard_samples(shard)) for shard in shards)
+
+    def _check_room(self, each_bytes: float) -> None:
+        """Refuse a store that will not fit, by the samples that an earlier run wrote or else the first batch."""
+        self.room_checked = True
+        left = self._count(self.writer.todo)
+        free = shutil.disk_usage(self.writer.target.parent).free
+        if each_bytes * left > free:
+            kept = f"; {len(self.writer.finished)} finished shards stay in {self.writer.staging}"
+            raise ValueError(
+                f"{left} samples at about {each_bytes / 1e3:.3g} KB each need {each_bytes * left / 1e9:.3g} GB, the "
+                f"disk of {self.writer.target} has {free / 1e9:.3g} GB free: make room, or choose another --out"
+                f"{kept if self.writer.finished else ''}"
+            )

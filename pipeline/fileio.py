@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
+import math
 import os
-from typing import TYPE_CHECKING, Any
+import re
+import stat
+from collections import Counter
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+
+JSON_MARKS = 2**20
+"""Most `, : [ { "` in a JSON file. Parsed, a few bytes of text take a hundred: so many are 200 MB at the worst."""
+JSON_DEPTH = 64
 
 
 def sync_directory(path: Path) -> None:
@@ -23,15 +34,49 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it that are missing, each with a durable name."""
+    if not path.exists():
+        make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    # Also where it was there: whoever made it may have been killed before the name was durable.
+    with suppress(PermissionError):  # /home of others often may not be opened, and then we made nothing in it
+        sync_directory(path.parent)
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that after a crash it holds the old content or the new, never a part."""
     beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    _write_and_sync(beside, data, os.O_TRUNC)
     beside.replace(path)
     sync_directory(path.parent)
+
+
+def append_durably(path: Path, data: bytes) -> None:
+    """Add `data` to the end of `path`; after a crash a part of it, or none, may be there."""
+    _write_and_sync(path, data, os.O_APPEND)
+
+
+def cut_durably(path: Path, size: int) -> None:
+    """Drop what follows the first `size` bytes of a file."""
+    handle = os.open(path, os.O_WRONLY)
+    try:
+        os.truncate(handle, size)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_and_sync(path: Path, data: bytes, flags: int) -> None:
+    # Calls of `os` alone: tests/faults/power_loss.py records them, and lays out what a disk may hold after each.
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
@@ -44,22 +89,101 @@ def pretty_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
     return (json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
-def read_json(path: Path, what: str, limit_bytes: int = 64 * 2**20) -> Any:  # noqa: ANN401 - any JSON value
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file for reading. Raises OSError for a pipe or a device too, which could make a reader wait for ever."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "not a regular file (a pipe or a device)", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_json(path: Path, what: str, limit_bytes: int = 2**24) -> Any:  # noqa: ANN401 - any JSON value
     """Parse a JSON file, or raise ValueError naming the file, `what` it should be, and what is wrong."""
     try:
-        size = path.stat().st_size
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit_bytes:
+                raise ValueError(
+                    f"{what} {path}: {size} bytes, expected at most {limit_bytes}; this is no file of ours"
+                )
+            data = file.read(limit_bytes)
     except OSError as error:
         raise ValueError(f"{what} {path}: {error.strerror}") from error
-    if size > limit_bytes:
-        raise ValueError(f"{what} {path}: {size} bytes, expected at most {limit_bytes}; this is no file of ours")
     try:
-        return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        return parse_json(data)
+    except ValueError as error:
         raise ValueError(f"{what} {path}: not valid JSON ({error})") from error
+
+
+def parse_json(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
+    """Parse JSON that may come from anybody: its numbers are finite and fit 64 bits, its text can be written again.
+
+    Raises ValueError for anything else, for duplicate keys, and for what would take much memory or a deep stack.
+    """
+    marks = sum(map(data.count, (b",", b":", b"[", b"{", b'"')))
+    if marks > JSON_MARKS:
+        raise ValueError(f"it has {marks} marks, expected at most {JSON_MARKS}")
+    try:
+        value = json.loads(
+            data.decode("utf-8-sig"),
+            parse_constant=_refuse_constant,
+            parse_int=_whole_number,
+            parse_float=_finite_number,
+            object_pairs_hook=_without_duplicates,
+        )
+    except RecursionError:
+        raise ValueError(f"nested deeper than {JSON_DEPTH}") from None
+    level = [value]
+    for _ in range(JSON_DEPTH):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+    if level:
+        raise ValueError(f"nested deeper than {JSON_DEPTH}")
+    if re.search(rb"\\u[dD][89abAB]", data):
+        canonical_json(value)  # raises for half a surrogate pair, which nobody could print
+    return value
 
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _whole_number(text: str) -> int:
+    # The length first: Python refuses, or takes long over, thousands of digits.
+    value = int(text) if len(text) <= 20 else 2**63
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"a number of {len(text)} digits does not fit 64 bits")
+    return value
+
+
+def _finite_number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"key {twice[:80]!r} stands there twice")
+    return found
+
+
+def printable(text: str) -> str:
+    """`text` with control characters escaped: in a stranger's file name they could move a terminal's cursor."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .teachers.base import Teacher
 
 RELATIVE_BINS = 64
+SAMPLES_PER_SHARD = {"gaussian": 128, "sparse": 128, "dense": 8}
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class CacheOptions:
     max_rel_error: float = 5e-4
     depth_range_m: tuple[float, float] = (0.1, 300.0)
     max_dpm_kl: float = 0.01
-    samples_per_shard: int = 128
+    samples_per_shard: int | None = None
+    """None is 128, and 8 for dense maps, of which a shard would not fit into memory."""
     batch_size: int = 8
     workers: int | None = None
     """Threads that read and encode; None is one a core, at most 8."""
@@ -78,7 +80,7 @@ def plan_store(
         bin_edges=tuple(edges),
         sigma_m=sigma_m,
         max_dpm_kl=options.max_dpm_kl if kind == "sparse" else None,
-        samples_per_shard=options.samples_per_shard,
+        samples_per_shard=options.samples_per_shard or SAMPLES_PER_SHARD[kind],
     )
 
 

@@ -2,11 +2,6 @@
 
 import dataclasses
 import errno
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import fakes
 import numpy as np
@@ -92,47 +87,6 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, scenes, teacher_
     # Whole shards (two batches each, one in the last) are not taught again.
     assert done.samples_before == 3 * (min(batches, 4) // 2) * (batches < 5)
     assert teacher.left == done.samples_before // 3 * 2
-
-
-KILLED = """
-import sys, time
-sys.path.insert(0, sys.argv[1])
-import fakes
-from pathlib import Path
-from pipeline.cache import cache_teacher
-from pipeline.plan import CacheOptions
-from pipeline.sources.registry import open_source
-
-class Slow(fakes.FakeTeacher):
-    def predict(self, images, ids):
-        time.sleep(0.02)
-        return super().predict(images, ids)
-
-print("ready", flush=True)
-teacher = Slow(scale=2, with_dpm=True, name="fake-dpm")
-options = CacheOptions(samples_per_shard=1, batch_size=1)
-cache_teacher(open_source(sys.argv[2]), "all", teacher, Path(sys.argv[3]), options)
-"""
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_it_comes_to_the_same_bytes(tmp_path, scenes):
-    options = CacheOptions(samples_per_shard=1, batch_size=1)
-    cache_teacher(scenes, "all", fakes.factory_with_dpm(), tmp_path / "whole.zarr", options)
-    here, random = Path(__file__).parent, np.random.default_rng(0)
-    target = tmp_path / "s.zarr"
-    command = [sys.executable, "-c", KILLED, here, f"scenes:{scenes.root}", str(target)]
-    kills = 0
-    for _ in range(4):
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            process.stdout.readline()
-            time.sleep(random.uniform(0.02, 0.12))
-            process.send_signal(signal.SIGKILL)
-        kills += process.returncode == -signal.SIGKILL
-    assert kills == 4
-    assert not target.exists()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assert folder_bytes(target) == folder_bytes(tmp_path / "whole.zarr")
 
 
 def expect(match, tmp_path, source, split="all", teacher=None, **options):
@@ -227,19 +181,38 @@ def test_a_full_disk_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, scen
         real(path, data)
 
     monkeypatch.setattr(writer, "write_durably", full)
-    with pytest.raises(ValueError, match=r"is full: \d of 3 shards are safe in .*make room and run the same command"):
+    with pytest.raises(
+        ValueError,
+        match=r"is full \(No space left on device\): \d of 3 shards are safe in .*make room and run the same command",
+    ):
         cache_teacher(scenes, "all", fakes.factory_with_dpm(), tmp_path / "s.zarr", OPTIONS)
     monkeypatch.setattr(writer, "write_durably", real)
     cache_teacher(scenes, "all", fakes.factory_with_dpm(), tmp_path / "s.zarr", OPTIONS)
     assert verify_store(tmp_path / "s.zarr") == []
 
 
-def test_a_store_that_will_not_fit_is_refused_after_its_first_shard(tmp_path, scenes, monkeypatch):
+def test_a_store_that_will_not_fit_is_refused_before_its_first_shard(tmp_path, scenes, monkeypatch):
     import shutil
 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("pipeline.cache.shutil.disk_usage", lambda _: usage._replace(free=100))
-    expect(r"samples are left at about .* KB each, .* GB free: make room", tmp_path, scenes)
+    expect(r"8 samples at about [\d.]+ KB each need .* GB, .* has 1e-07 GB free: make room", tmp_path, scenes)
+    assert not list(tmp_path.glob(".*/journal"))
+
+
+def test_a_store_that_will_not_fit_any_more_is_refused_by_the_sizes_of_its_finished_shards(
+    tmp_path, scenes, monkeypatch
+):
+    import shutil
+
+    with pytest.raises(KeyboardInterrupt):
+        cache_teacher(scenes, "all", FailingTeacher(2), tmp_path / "s.zarr", OPTIONS)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("pipeline.cache.shutil.disk_usage", lambda _: usage._replace(free=100))
+    teacher = FailingTeacher(0)  # it is not even asked
+    message = r"5 samples at about .* make room, or choose another --out; 1 finished shards stay in"
+    expect(message, tmp_path, scenes, teacher=teacher)
+    assert teacher.left == 0
 
 
 def test_predictions_in_the_released_layout_are_cached_with_their_missing_pixels(tmp_path):

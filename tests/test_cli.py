@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -129,8 +130,9 @@ def test_a_duplicate_id_is_told_with_both_lines(tmp_path, folder):
 
 def test_an_image_that_does_not_decode_is_told_and_nothing_is_lost(tmp_path, folder):
     (folder / "rgb" / "a" / "0002.png").write_bytes(b"no image")
-    fails(r"a/0002.png: does not decode", *cache(folder, tmp_path / "s.zarr"))
-    assert list(tmp_path.glob(".s.zarr.*.staging"))
+    more = ("--batch-size", "1", "--samples-per-shard", "1")
+    fails(r"a/0002.png: does not decode", *cache(folder, tmp_path / "s.zarr", *more))
+    assert list(tmp_path.glob(".s.zarr.*.staging/store/depth/c/0/0/0"))
 
 
 def test_a_missing_image_is_told(tmp_path, folder):
@@ -225,3 +227,61 @@ def test_a_folder_that_may_not_be_written_is_told(folder):
     assert done.exit_code == 1
     assert "/proc" in done.output
     assert "Traceback" not in done.output
+
+
+SLOW_TEACHER = """
+import time
+
+def load(device):
+    class Teacher:
+        card = {"kind": "python", "name": "slow", "depth_space": "metric_m"}
+
+        def __call__(self, images):
+            time.sleep(0.2)
+            return images.mean(1) * 8 + 1
+
+    return Teacher()
+"""
+
+
+def test_ctrl_c_in_stage_one_keeps_what_is_finished_and_the_same_command_goes_on(tmp_path):
+    fakes.make_folder(tmp_path / "images", ids=[f"{number:04d}" for number in range(10)], size_px=(24, 32))
+    (tmp_path / "slow_teacher.py").write_text(SLOW_TEACHER)
+    arguments = cache(
+        "images", "s.zarr", "--batch-size", "1", "--samples-per-shard", "2", teacher="python:slow_teacher:load"
+    )
+    command = [str(Path(sys.executable).with_name("pipeline")), *arguments, "--split", "all"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        while not list(tmp_path.glob(".s.zarr.*.staging/journal")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert "run the same command again to go on" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "s.zarr").exists()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"going on with [2468] of 10 samples", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"kind": "gaussian"}, "sigma 2 m, no bytes"),
+        ({"kind": "sparse"}, "at most 0.01 nats away, 0.00"),
+        ({"kind": "dense"}, "float16"),
+        ({"kind": "gaussian", "depth_space": "affine_disparity"}, "sigma 2 of each sample's own range"),
+    ],
+)
+def test_info_describes_every_kind_of_store(tmp_path, changes, told):
+    done = run("store", "info", make_store(tmp_path / "s.zarr", **changes))
+    assert done.exit_code == 0, done.output
+    assert told in done.output
+
+
+def test_a_strangers_file_name_cannot_move_the_terminals_cursor(tmp_path):
+    done = run("store", "info", tmp_path / "s\x1b[2Jevil.zarr")
+    assert done.exit_code == 1
+    assert "\x1b" not in done.output
+    assert r"s\x1b[2Jevil.zarr" in done.output

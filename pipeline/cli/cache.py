@@ -7,21 +7,42 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console
-from .plain import DEVICE, OUT, RANGE, SIZE, SOURCE, PlainCommand, option
+from .plain import DEVICE, OUT, RANGE, SIZE, SOURCE, PlainCommand, many, option
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..teachers.registry import TeacherOptions
+
+
+TEACHER_KINDS = "checkpoint:RUN, predictions:DIR, transformers:DIR_OR_ID or python:module:factory."
+TEACHER_FLAGS = many(
+    option("--metres-per-unit", help="Scale of predictions: mm, kitti, tiekd-kitti, 80/65535, 0.001 ..."),
+    option("--depth-space", help="What the teacher's numbers mean, if it does not say: metric_m ..."),
+    option("--licence", help="Licence of the teacher's output; goes into the store."),
+    option("--precision", default="auto", help="auto, float32, bfloat16 or float16."),
+    option("--revision", help="Revision of a model of a hub."),
+    option("--input-size", type=SIZE, help="What the teacher sees, if it is not its own custom."),
+    option("--trust-code", is_flag=True, help="Let code that comes with the weights run."),
+)
+
+
+def options_of_flags(flags: dict[str, Any]) -> TeacherOptions:
+    """Take TEACHER_FLAGS out of a command's flags. Raises ValueError for a scale that is none."""
+    from ..teachers.predictions import parse_metres_per_unit
+    from ..teachers.registry import TeacherOptions
+
+    scale = flags.pop("metres_per_unit")
+    return TeacherOptions(
+        metres_per_unit=None if scale is None else parse_metres_per_unit(scale),
+        input_size_px=flags.pop("input_size"),
+        **{name: flags.pop(name) for name in ("depth_space", "licence", "precision", "revision", "trust_code")},
+    )
+
 
 @click.command(cls=PlainCommand)
 @SOURCE
-@option(
-    "--teacher",
-    "teacher_name",
-    required=True,
-    metavar="KIND:WHAT",
-    help="checkpoint:RUN, predictions:DIR, transformers:DIR_OR_ID or python:module:factory.",
-)
+@option("--teacher", "teacher_name", required=True, metavar="KIND:WHAT", help=TEACHER_KINDS)
 @OUT
 @option("--view", help="full, kb, center:HxW, each perhaps with ,resize:HxW; the source's custom if left out.")
 @option("--bins", help="kitti, nyu or SPACING:COUNT:LO:HI in metres; the source's custom if left out.")
@@ -35,16 +56,10 @@ if TYPE_CHECKING:
 @option("--max-rel-error", default=5e-4, help="Largest relative error of stored depth.")
 @option("--depth-range-m", default="0.1:300", type=RANGE, help="Depth beyond it is clipped, and counted.")
 @option("--max-dpm-kl", default=0.01, help="Largest mean error of sparse maps, in nats.")
-@option("--samples-per-shard", default=128, help="What an interruption can cost at most.")
+@option("--samples-per-shard", type=int, help="What an interruption can cost at most; 128 if left out, 8 for dense.")
 @option("--batch-size", default=8, help="Images that the teacher sees at once.")
 @option("--workers", type=int, help="Threads that read and encode; one a core if left out.")
-@option("--metres-per-unit", help="Scale of predictions: mm, kitti, tiekd-kitti, 80/65535, 0.001 ...")
-@option("--depth-space", help="What the teacher's numbers mean, if it does not say: metric_m ...")
-@option("--licence", help="Licence of the teacher's output; goes into the store.")
-@option("--precision", default="auto", help="auto, float32, bfloat16 or float16.")
-@option("--revision", help="Revision of a model of a hub.")
-@option("--input-size", type=SIZE, help="What the teacher sees, if it is not its own custom.")
-@option("--trust-code", is_flag=True, help="Let code that comes with the weights run.")
+@TEACHER_FLAGS
 @DEVICE
 def cache_teacher(source_name: str, split: str, teacher_name: str, out: Path, device: str, **flags: Any) -> None:
     """Stage one: run a teacher once over a split, and write its depth and maps to a store.
@@ -59,20 +74,14 @@ def cache_teacher(source_name: str, split: str, teacher_name: str, out: Path, de
     from ..device import choose_device
     from ..plan import CacheOptions
     from ..sources.registry import open_source
-    from ..teachers.predictions import parse_metres_per_unit
-    from ..teachers.registry import TeacherOptions, open_teacher
+    from ..store.lock import refuse_existing
+    from ..teachers.registry import open_teacher
 
     chosen = choose_device(device)
     source = open_source(source_name)
     source.samples(split)  # a missing split is told before a heavy teacher is loaded
-    scale = flags.pop("metres_per_unit")
-    teacher_options = TeacherOptions(
-        metres_per_unit=None if scale is None else parse_metres_per_unit(scale),
-        input_size_px=flags.pop("input_size"),
-        **{name: flags.pop(name) for name in ("depth_space", "licence", "precision", "revision", "trust_code")},
-    )
-    if out.exists():
-        raise ValueError(f"{out} exists: a finished store is never written over; remove it or choose another --out")
+    teacher_options = options_of_flags(flags)
+    refuse_existing(out)  # before a heavy teacher is loaded
     teacher = open_teacher(teacher_name, device=chosen, options=teacher_options)
     done = run(source, split, teacher, out, CacheOptions(**flags), Console())
     now = done.samples - done.samples_before

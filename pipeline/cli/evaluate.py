@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console, table
-from .plain import DEVICE, PATH, SOURCE, TRUTH, PlainCommand, many, option
+from .plain import DEVICE, PATH, SOURCE, STORE, STORE_CACHE, TRUTH, PlainCommand, many, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +62,8 @@ EVALUATION = many(
 @click.command(cls=PlainCommand)
 @click.argument("run", type=PATH)
 @EVALUATION
-@option("--store", "store_path", type=PATH, help="Also say how like its teacher the student is.")
+@option("--store", "store_path", type=STORE, help="Also say how like its teacher the student is.")
+@STORE_CACHE
 @option("--batch-size", default=4)
 @DEVICE
 def evaluate_student(
@@ -73,7 +74,8 @@ def evaluate_student(
     protocol: str | None,
     max_depth_m: float | None,
     out: Path,
-    store_path: Path | None,
+    store_path: str | Path | None,
+    store_cache: Path | None,
     batch_size: int,
     device: str,
 ) -> None:
@@ -95,7 +97,7 @@ def evaluate_student(
         source,
         split,
         _protocol(protocol, source, max_depth_m),
-        store=None if store_path is None else open_store(store_path),
+        store=None if store_path is None else open_store(store_path, cache=store_cache),
         device=choose_device(device),
         batch_size=batch_size,
         progress=Console(),
@@ -104,10 +106,12 @@ def evaluate_student(
 
 
 @click.command(cls=PlainCommand)
-@click.argument("store_path", metavar="STORE", type=PATH)
+@click.argument("store_path", metavar="STORE", type=STORE)
+@STORE_CACHE
 @EVALUATION
 def evaluate_teacher(
-    store_path: Path,
+    store_path: str | Path,
+    store_cache: Path | None,
     source_name: str,
     split: str,
     truth: str | None,
@@ -126,6 +130,6 @@ def evaluate_teacher(
     from ..store import open_store
 
     source = open_source(source_name, truth)
-    store = open_store(store_path)
+    store = open_store(store_path, cache=store_cache)
     result = measure(store, source, split, _protocol(protocol, source, max_depth_m), Console())
     _show(str(store.spec.teacher["name"]), result, out)

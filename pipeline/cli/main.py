@@ -21,6 +21,12 @@ COMMANDS = {
 STORE_COMMANDS = {
     "info": ("store", "Say who the teacher is and what the numbers mean."),
     "verify": ("store", "Read the whole store, and name all damage."),
+    "estimate": ("store_share", "Say how many bytes and hours a store will take."),
+    "stats": ("store_share", "Say how depth, errors and invalid pixels are spread."),
+    "subset": ("store_share", "Write a store of some samples, without encoding anew."),
+    "pack": ("store_share", "Put a store into one file."),
+    "unpack": ("store_share", "Make a packed store a directory again."),
+    "diff": ("store_share", "Say what differs between two stores."),
 }
 """The same for `pipeline store`."""
 

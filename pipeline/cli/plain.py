@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..fileio import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound="Callable[..., Any]")
 DEBUG = "pipeline.debug"
@@ -42,13 +46,13 @@ class PlainCommand(click.Command):
         try:
             return super().invoke(ctx)
         except (ValueError, ImportError) as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(str(error))) from error
         except MemoryError as error:
             raise click.ClickException("out of memory: use a smaller --batch-size or --crop") from error
         except OSError as error:
-            raise click.ClickException(_of_os_error(error)) from error
+            raise click.ClickException(printable(_of_os_error(error))) from error
         except KeyboardInterrupt as error:
-            click.echo(f"\n{error or 'interrupted; run the same command again to go on'}", err=True)
+            click.echo(f"\n{str(error) or 'interrupted; run the same command again to go on'}", err=True)
             ctx.exit(130)
 
 
@@ -95,7 +99,21 @@ class RangeType(click.ParamType[tuple[float, float]]):
         return low, high
 
 
-SIZE, RANGE, PATH = SizeType(), RangeType(), click.Path(path_type=Path)
+class StoreType(click.ParamType[str | Path]):
+    """A store: a path, or a URL, which a path would make another of."""
+
+    name = "path or URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:  # noqa: ARG002 - click's signature
+        """Leave a URL as it is."""
+        return value if "://" in str(value) else Path(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete paths."""
+        return PATH.shell_complete(ctx, param, incomplete)
+
+
+SIZE, RANGE, PATH, STORE = SizeType(), RangeType(), click.Path(path_type=Path), StoreType()
 option = partial(click.option, show_default=True)
 
 
@@ -116,4 +134,9 @@ SOURCE = many(
 )
 TRUTH = option("--truth", help="Which ground truth, where there are several: scenes has dense and sparse.")
 DEVICE = option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+STORE_CACHE = option(
+    "--store-cache",
+    type=PATH,
+    help="Keeps what is fetched of a store behind a URL; TIEKD_STORE_CACHE or the user's cache folder if left out.",
+)
 OUT = option("--out", type=PATH, required=True, help="Where to write; must not exist.")

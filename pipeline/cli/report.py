@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import Console, table
-from .plain import OUT, PATH, SOURCE, TRUTH, PlainCommand, option
+from .plain import OUT, PATH, SOURCE, STORE, TRUTH, PlainCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("runs", nargs=-1, required=True, type=PATH)
 @SOURCE
 @TRUTH
-@option("--store", "store_path", type=PATH, required=True, help="The teacher's store.")
+@option("--store", "store_path", type=STORE, required=True, help="The teacher's store.")
 @option(
     "--metrics",
     "metrics_paths",
@@ -32,7 +32,7 @@ def report(
     source_name: str,
     split: str,
     truth: str | None,
-    store_path: Path,
+    store_path: str | Path,
     metrics_paths: tuple[Path, ...],
     frames: int,
     out: Path,

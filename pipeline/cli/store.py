@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from .console import Console
-from .plain import PATH, PlainCommand
+from .cache import TEACHER_FLAGS, TEACHER_KINDS, options_of_flags
+from .console import Console, table
+from .plain import DEVICE, STORE, PlainCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..against import Agreement
+
 
 @click.command(cls=PlainCommand)
-@click.argument("path", metavar="STORE", type=PATH)
-def info(path: Path) -> None:
+@click.argument("path", metavar="STORE", type=STORE)
+def info(path: str | Path) -> None:
     """Say who the teacher is, what the numbers mean, and what a sample costs.
 
     \b
@@ -29,13 +33,33 @@ def info(path: Path) -> None:
 
 
 @click.command(cls=PlainCommand)
-@click.argument("path", metavar="STORE", type=PATH)
-def verify(path: Path) -> None:
+@click.argument("path", metavar="STORE", type=STORE)
+@option("--against", "teacher_name", metavar="KIND:WHAT", help=f"Also compare with the live teacher: {TEACHER_KINDS}")
+@option("--source", "source_name", metavar="KIND:ROOT", help="With --against: the images of the store.")
+@option("--split", help="With --against: of which samples are taken.")
+@option("--samples", default=16, help="How many to show the teacher, spread evenly over the split.")
+@option("--batch-size", default=8, help="Images that the teacher sees at once.")
+@TEACHER_FLAGS
+@DEVICE
+def verify(
+    path: str | Path, teacher_name: str | None, source_name: str | None, split: str | None, **flags: Any
+) -> None:
     """Read the whole store, and name every file that is not as it was written.
 
     \b
     Example: pipeline store verify train.zarr
+             pipeline store verify train.zarr --against python:teacher:load \\
+               --source kitti:ROOT --split ROOT/splits/train.txt
+
+    With --against, the live teacher is run twice on some samples. The store must be no further from it than its own
+    error bound and twice what the teacher differs from itself. Give the teacher's flags as to cache-teacher.
     """
+    if teacher_name is None and (lost := _given_beside("path", "debug")):
+        raise click.UsageError(
+            f"{', '.join(lost)}: means nothing without --against TEACHER; leave it out, or give that"
+        )
+    if teacher_name and not (source_name and split):
+        raise click.UsageError("--against needs the images too: give --source and --split as to cache-teacher")
     from ..store.verify import verify_store
 
     damage = verify_store(path, Console())
@@ -44,3 +68,54 @@ def verify(path: Path) -> None:
     if damage:
         raise click.ClickException(f"{path}: {len(damage)} files are damaged; fetch them again, or make the store anew")
     click.echo(f"{path}: sound")
+    if teacher_name and source_name and split:
+        _compare(path, teacher_name, source_name, split, flags)
+
+
+def _given_beside(*names: str) -> list[str]:
+    """Options that the user wrote, other than these."""
+    context = click.get_current_context()
+    return [
+        one.opts[0]
+        for one in context.command.params
+        if one.name and one.name not in names and context.get_parameter_source(one.name) is ParameterSource.COMMANDLINE
+    ]
+
+
+def _compare(path: str | Path, teacher_name: str, source_name: str, split: str, flags: dict[str, Any]) -> None:
+    from ..against import compare_with_teacher
+    from ..device import choose_device
+    from ..sources.registry import open_source
+    from ..store import open_store
+    from ..teachers.registry import open_teacher
+
+    source = open_source(source_name)
+    source.samples(split)  # a missing split is told before a heavy teacher is loaded
+    teacher = open_teacher(teacher_name, device=choose_device(flags.pop("device")), options=options_of_flags(flags))
+    found = compare_with_teacher(
+        open_store(path),
+        source,
+        split,
+        teacher,
+        count=flags["samples"],
+        batch_size=flags["batch_size"],
+        progress=Console(),
+    )
+    heads = ["against the live teacher", "median", "largest", "allowed median", "allowed largest"]
+    rows = []
+    for one in found:
+        rows.append([f"store, {one.name}", *_shown(one, *one.cache, *one.limit)])
+        rows.append([f"teacher again, {one.name}", *_shown(one, *one.noise), "", ""])
+    click.echo(table(heads, rows))
+    for one in found:
+        if not one.holds:
+            largest, bound, noise = _shown(one, one.cache.largest, one.bound, one.noise.largest)
+            raise click.ClickException(
+                f"{path}: its {one.name} is up to {largest} from the live teacher (sample {one.worst}); expected its "
+                f"bound of {bound} beside the teacher's own noise of {noise}: the store is not what this teacher says, "
+                "make it anew with `pipeline cache-teacher`"
+            )
+
+
+def _shown(one: Agreement, *values: float) -> list[str]:
+    return [f"{value:.4%}" if one.name == "depth" else f"{value:.2g} nats" for value in values]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console
-from .plain import DEVICE, OUT, PATH, SIZE, SOURCE, TRUTH, PlainCommand, many, option
+from .plain import DEVICE, OUT, SIZE, SOURCE, STORE, STORE_CACHE, TRUTH, PlainCommand, many, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,8 @@ TRAINING = many(
 
 @click.command(cls=PlainCommand)
 @SOURCE
-@option("--store", "store_path", type=PATH, required=True, help="The teacher's store.")
+@option("--store", "store_path", type=STORE, required=True, help="The teacher's store, or its URL.")
+@STORE_CACHE
 @option(
     "--maps",
     default="auto",
@@ -52,7 +53,7 @@ TRAINING = many(
     help="tiekd, tiekd-released, dpm, ssim, mse, si, ssim+si, ssim+mse; truth-LOSS learns from ground truth.",
 )
 @TRAINING
-def train_student(store_path: Path, **flags: Any) -> None:
+def train_student(store_path: str | Path, store_cache: Path | None, **flags: Any) -> None:
     """Stage two: train a student from a store. The teacher is not needed, nor any of its packages.
 
     \b
@@ -64,7 +65,7 @@ def train_student(store_path: Path, **flags: Any) -> None:
     """
     from ..store import open_store
 
-    _train(store=open_store(store_path), **flags)
+    _train(store=open_store(store_path, cache=store_cache), **flags)
 
 
 @click.command(cls=PlainCommand)

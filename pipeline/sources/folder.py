@@ -7,12 +7,11 @@ image's suffix; a line that begins with `#` is a comment. Hidden files are passe
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from typing import TYPE_CHECKING
 
-from ..fileio import read_json
+from ..fileio import printable, read_json
 from .base import Customs, Sample
 from .images import IMAGE_SUFFIXES, read_depth_png_m
 from .lists import Ids, checked_path, find_list, rows, without_suffix
@@ -124,14 +123,14 @@ class FolderSource:
 
 def _metres_per_unit(root: Path) -> float:
     path = root / "dataset.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return METRES_PER_UNIT
     facts = read_json(path, "data set description")
     value = facts.get("metres_per_unit", METRES_PER_UNIT) if isinstance(facts, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-9 <= value <= 1e9:
         raise ValueError(
-            f"data set description {path}: metres_per_unit {value!r}, expected a number above 0 in a JSON "
-            'object, for example {"metres_per_unit": 0.001} for millimetres'
+            f"data set description {path}: metres_per_unit {value!r}, expected a number above 0 (1e-9 to 1e9) in a "
+            'JSON object, for example {"metres_per_unit": 0.001} for millimetres'
         )
     return float(value)
 
@@ -153,8 +152,8 @@ def _files(folder: Path, root: Path) -> Iterator[str]:
                         _check_link(entry.path, inside)
                         if entry.is_dir():
                             raise ValueError(
-                                f"{entry.path}: a link to a folder, which may lead in circles; expected real "
-                                f"folders below {folder}: copy it there"
+                                f"{printable(entry.path)}: a link to a folder, which may lead in circles; expected "
+                                f"real folders below {folder}: copy it there"
                             )
                     if entry.is_dir():
                         pending.append(f"{below}{entry.name}/")
@@ -168,6 +167,6 @@ def _check_link(path: str, inside: str) -> None:
     target = os.path.realpath(path)
     if os.path.commonpath([target, inside]) != inside:
         raise ValueError(
-            f"{path}: a link to {target}, which is outside of the root {inside}; copy the files, or give a "
-            "root that holds both"
+            f"{printable(path)}: a link to {printable(target)}, which is outside of the root {inside}; copy the "
+            "files, or give a root that holds both"
         )

@@ -15,15 +15,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..fileio import sha256_bytes
+from ..fileio import open_regular, sha256_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")
-LIMIT_PIXELS = 2**27
-LIMIT_BYTES = 2**30
+LIMIT_PIXELS = 2**25
+"""A frame of 8K. Some kilobytes of PNG can say so too, and decoding takes 14 bytes a pixel."""
+LIMIT_BYTES = 2**28
+LIMIT_SCANS = 64
+"""Of a JPEG; encoders write one, or about ten."""
+JPEG_SCAN = b"\xff\xda"
 
 
 def resolve_image(path: str) -> str:
@@ -84,13 +88,13 @@ def read_depth_png_m(path: str, metres_per_unit: float) -> NDArray[np.float32]:
 
 def _read_bytes(path: str, what: str) -> bytes:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - text in; see resolve_image
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > LIMIT_BYTES:
                 raise ValueError(
                     f"{what} {path}: {size} bytes, expected at most {LIMIT_BYTES}; is this an image at all?"
                 )
-            return file.read()
+            return file.read(LIMIT_BYTES)
     except FileNotFoundError as error:
         raise ValueError(
             f"{what} {path}: no such file; check the root given to --source, and what the split lists"
@@ -113,6 +117,9 @@ def _open(path: str, data: bytes, what: str) -> Image.Image:
     """Decode from memory, after checking the declared size."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+        # Each scan of a progressive JPEG is a pass over all pixels, and may be a few bytes.
+        if image.format == "JPEG" and data.count(JPEG_SCAN) > LIMIT_SCANS:
+            raise ValueError(f"{data.count(JPEG_SCAN)} scans, expected at most {LIMIT_SCANS}")  # noqa: TRY301 - told below
         pixels = image.width * image.height
         if pixels <= LIMIT_PIXELS:
             image.load()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from ..fileio import open_regular
 from .images import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIMIT_BYTES = 512 * 2**20
+LIMIT_LINE_BYTES = 16384
+"""Three paths of the longest that Linux knows."""
 
 
 def find_list(split: str, folder: Path) -> Path:
@@ -36,25 +40,37 @@ def rows(path: Path) -> Iterator[tuple[int, str]]:
     Raises ValueError for a file that cannot be read, is larger than 512 MB, or is not UTF-8.
     """
     try:
-        size = path.stat().st_size
-        if size > LIMIT_BYTES:
-            raise ValueError(f"split {path}: {size} bytes, expected a text list of at most {LIMIT_BYTES}")
-        text = path.read_bytes().decode("utf-8-sig")  # Windows editors put a byte order mark first
+        file = open_regular(path)
     except OSError as error:
         raise ValueError(f"split {path}: {error.strerror}; expected a text list") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"split {path}: byte {error.start} is not UTF-8; expected a text list, one image a line"
-        ) from error
-    for number, line in enumerate(text.split("\n"), start=1):
-        if row := line.strip():
-            yield number, row
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        if size > LIMIT_BYTES:
+            raise ValueError(f"split {path}: {size} bytes, expected a text list of at most {LIMIT_BYTES}")
+        start = 0
+        for number, line in enumerate(iter(lambda: file.readline(LIMIT_LINE_BYTES + 1), b""), start=1):
+            if len(line) > LIMIT_LINE_BYTES:
+                raise ValueError(
+                    f"split {path} line {number}: more than {LIMIT_LINE_BYTES} bytes; expected a text list, one image "
+                    "a line"
+                )
+            try:
+                # Windows editors put a byte order mark first.
+                row = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"split {path}: byte {start + error.start} is not UTF-8; expected a text list, one image a line"
+                ) from error
+            start += len(line)
+            if row:
+                yield number, row
 
 
 def checked_path(text: str, where: str) -> str:
     """`text`, if it is a relative path in its one plain form. Raises ValueError that begins with `where`."""
     if (
         text.startswith("/")
+        or "\\" in text
         or ".." in text.split("/")
         or PurePosixPath(text).as_posix() != text
         or text == "."

@@ -5,6 +5,7 @@ Shape legend: h, w pixels of the teacher's own output.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -20,10 +21,18 @@ if TYPE_CHECKING:
 numcodecs.blosc.use_threads = False
 
 BLOSC_LEVEL = 5
+BLOSC_HEADER = struct.Struct("<4B3I")
+BLOSC_VERSIONS = (2, 1)  # of the frame, and of zstd's place in it
+BLOSC_ZSTD_BITSHUFFLE = 0x84
+BLOSC_COPIED, BLOSC_UNSPLIT = 0x02, 0x10
+CHUNK_EXTRA_BYTES = BLOSC_HEADER.size + 4
+"""What a chunk that does not compress takes beyond its values: blosc's header and the checksum."""
 ZIGZAG_SHIFT = 15
 MAX_BITS = 16
 # The decoded depth is rounded to float32 once more; this is kept free for it within the asked error.
 FLOAT32_SLACK = 2.0**-23
+LARGEST = 1e12
+"""No depth, edge or width is larger: far beyond any, and its square is still a float32."""
 
 
 class DamagedStoreError(ValueError):
@@ -49,6 +58,8 @@ class LogCodec:
         """
         if not (0 < lo_m < hi_m < np.inf):
             raise ValueError(f"depth range {lo_m}-{hi_m} m: expected 0 < lo < hi, both finite")
+        if lo_m < 1 / LARGEST or hi_m > LARGEST:  # decoded depth is float32, and so is what is computed with it
+            raise ValueError(f"depth range {lo_m}-{hi_m} m: expected it within {1 / LARGEST:g} and {LARGEST:g} m")
         if not 0 < max_rel_error < 1:
             raise ValueError(f"max relative error {max_rel_error}: expected a number between 0 and 1, e.g. 0.0005")
         for bits in range(2, MAX_BITS + 1):
@@ -71,6 +82,8 @@ class LogCodec:
 
         Raises ValueError for infinite, zero or negative depth, which no metric teacher should give.
         """
+        if depth_m.dtype == np.float16:  # which cannot hold a range's far end, and would compare with infinity
+            depth_m = depth_m.astype(np.float32)
         valid = ~np.isnan(depth_m)
         bad = valid & ~((depth_m > 0) & (depth_m < np.inf))
         if bad.any():
@@ -141,6 +154,8 @@ class AffineCodec:
         """Values (h, w) float32 of codes (h, w), NaN for 0. Raises DamagedStoreError beyond the last code."""
         if codes.size and int(codes.max()) > 2**self.bits - 1:
             raise DamagedStoreError(f"depth code {int(codes.max())}: expected at most {2**self.bits - 1}")
+        if not (scale > 0 and abs(offset) + scale * 2**self.bits < np.finfo(np.float32).max):  # nor NaN
+            raise DamagedStoreError(f"scale {scale} and offset {offset}: expected finite numbers, scale above 0")
         values = ((codes.astype(np.float64) - 1) * scale + offset).astype(np.float32)
         values[codes == 0] = np.nan
         return values
@@ -189,12 +204,32 @@ def decode_chunk(chunk: bytes, shape: tuple[int, ...], dtype: np.dtype[np.generi
     if len(chunk) < 20 or google_crc32c.value(packed) != stored:
         raise DamagedStoreError("checksum (crc32c) of a chunk does not match its bytes")
     expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    declared, compressed = int.from_bytes(packed[4:8], "little"), int.from_bytes(packed[12:16], "little")
-    if declared != expected or compressed != len(packed):
+    declared = int.from_bytes(packed[4:8], "little")
+    if declared != expected:
         raise DamagedStoreError(f"a chunk declares {declared} bytes: expected {expected} for {shape} {dtype}")
+    if not _is_sound_frame(packed, dtype.itemsize):
+        raise DamagedStoreError(
+            f"a chunk of {len(chunk)} bytes for {shape} {dtype}: its blosc header is not as written"
+        )
     flat = np.empty(expected, np.uint8)
     try:
         numcodecs.blosc.decompress(packed, flat)
     except (RuntimeError, ValueError) as error:
         raise DamagedStoreError(f"a chunk does not decompress ({error})") from error
     return flat.view(dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
+
+
+def _is_sound_frame(packed: bytes, itemsize: int) -> bool:
+    """Whether all that blosc's header says holds, so that its decompressor is asked for nothing outside the frame."""
+    version, zstd_version, flags, typesize, declared, block, size = BLOSC_HEADER.unpack_from(packed)
+    sound = (version, zstd_version, typesize, size) == (*BLOSC_VERSIONS, itemsize, len(packed))
+    if not (sound and flags & ~(BLOSC_COPIED | BLOSC_UNSPLIT) == BLOSC_ZSTD_BITSHUFFLE and 0 < block <= declared):
+        return False
+    if flags & BLOSC_COPIED:
+        return len(packed) == BLOSC_HEADER.size + int(declared)
+    blocks = -(-declared // block)
+    first = BLOSC_HEADER.size + 4 * blocks
+    if first + 4 * blocks > len(packed):
+        return False
+    starts = np.frombuffer(packed, "<u4", blocks, BLOSC_HEADER.size)
+    return first <= int(starts.min()) and int(starts.max()) <= len(packed) - 4

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import TYPE_CHECKING, Protocol
+import stat
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from .codec import DamagedStoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -25,6 +28,20 @@ class StoreFiles(Protocol):
     def size(self, path: str) -> int:
         """Bytes of a file. Raises DamagedStoreError if it is missing."""
         ...
+
+
+@runtime_checkable
+class FarFiles(StoreFiles, Protocol):
+    """Files where a request takes long, so that those of one sample had better go together."""
+
+    def expect(self, path: str, ranges: Sequence[tuple[int, int]]) -> None:
+        """Get ranges (offset, length) ready that are about to be read."""
+        ...
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether a store lies behind a URL, which `Path` would make another of."""
+    return isinstance(path, str) and "://" in path
 
 
 class LocalFiles:
@@ -52,7 +69,7 @@ class LocalFiles:
         if handle is None:
             whole = self.root / path
             try:
-                handle = os.open(whole, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                handle = _open_below(self.root, path)
             except OSError as error:
                 raise DamagedStoreError(
                     f"{whole}: {error.strerror}; run `pipeline store verify {self.root}`"
@@ -76,3 +93,26 @@ class LocalFiles:
     def size(self, path: str) -> int:
         """Bytes of a file."""
         return os.fstat(self._handle(path)).st_size
+
+
+def _open_below(root: Path, path: str) -> int:
+    """Open a regular file below `root` for reading, through no link on the way.
+
+    O_NOFOLLOW looks at the last part of a path alone, so each folder is opened by itself. Raises OSError; for a pipe
+    too, which is not waited for.
+    """
+    *folders, last = path.split("/")
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    folder = os.open(root, flags | os.O_DIRECTORY)
+    try:
+        for name in folders:
+            inner = os.open(name, flags | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        handle = os.open(last, flags | os.O_NOFOLLOW, dir_fd=folder)
+    finally:
+        os.close(folder)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return handle

@@ -27,13 +27,13 @@ def describe(store: Store) -> list[tuple[str, str]]:
     else:
         codes = f"{codec.bits}-bit even codes over each sample's own range"
     unit = " m" if spec.depth_space == "metric_m" else " of each sample's own range"
-    maps = {
-        "gaussian": f"gaussian: a function of depth, sigma {spec.sigma_m:g}{unit}, no bytes",
-        "sparse": f"sparse: the teacher's own, at most {spec.max_dpm_kl} nats away",
-        "dense": "dense: the teacher's own, float16",
-    }[spec.dpm_kind]
-    if spec.dpm_kind == "sparse":
-        maps += f" ({float(store.rows('dpm_kl_nats').mean()):.4f} reached)"
+    if spec.dpm_kind == "gaussian":
+        maps = f"gaussian: a function of depth, sigma {spec.sigma_m:g}{unit}, no bytes"
+    elif spec.dpm_kind == "sparse":
+        reached = float(store.rows("dpm_kl_nats").mean())
+        maps = f"sparse: the teacher's own, at most {spec.max_dpm_kl:g} nats away, {reached:.4f} reached"
+    else:
+        maps = "dense: the teacher's own, float16"
     error = float(store.rows("max_rel_error").max())
     share = {name: float(store.rows(name).mean()) for name in ("clipped_share", "invalid_share")}
     each = ", ".join(f"{name} {size / len(store) / 1e3:.1f} KB" for name, size in sizes.items())

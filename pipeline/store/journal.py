@@ -6,13 +6,12 @@ A line that was torn by a crash is the last one: it is cut off, and its shard is
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 
-from ..fileio import canonical_json, sync_directory
+from ..fileio import append_durably, canonical_json, cut_durably, sync_directory, write_durably
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,28 +70,17 @@ class Journal:
                 records[record.shard] = record
                 good += len(line)
         if good < self.path.stat().st_size:
-            with self.path.open("r+b") as file:
-                file.truncate(good)
-                os.fsync(file.fileno())
+            cut_durably(self.path, good)
         return records
 
     def append(self, record: ShardRecord) -> None:
         """Add a finished shard durably. Its files must be durable already."""
         fresh = not self.path.exists()
-        with self.path.open("ab") as file:
-            file.write(record.line())
-            file.flush()
-            os.fsync(file.fileno())
+        append_durably(self.path, record.line())
         if fresh:
             sync_directory(self.path.parent)
 
     def forget(self, shards: set[int]) -> None:
         """Remove shards, so that the next run makes them again."""
         kept = [record for number, record in sorted(self.read().items()) if number not in shards]
-        beside = self.path.with_suffix(".tmp")
-        with beside.open("wb") as file:
-            file.writelines(record.line() for record in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self.path)
-        sync_directory(self.path.parent)
+        write_durably(self.path, b"".join(record.line() for record in kept))

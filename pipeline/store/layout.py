@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .codec import BLOSC_LEVEL
+from .codec import BLOSC_LEVEL, CHUNK_EXTRA_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +28,14 @@ MAX_PIXELS = 2**26
 MAX_ID_BYTES = 1024
 # One chunk of a hostile store may not make a reader allocate more than this.
 MAX_CHUNK_BYTES = 2**30
+MAX_MAP_BYTES = 2**31
+"""A whole map (K, h, w) in float32."""
+MAX_INDEX_BYTES = 2**22
+"""Readers keep the indexes of several shards."""
+MAX_ROW_BYTES = 2**28
+"""The widest column of `sample/`, which is read as a whole."""
+MAX_FILES = 100_000
+"""The manifest is parsed as a whole; with 128 samples a shard these are three million samples, maps included."""
 
 SAMPLE_DTYPES = {
     "image_sha256": ("uint8", 32),
@@ -66,6 +74,17 @@ class ArrayLayout:
         """How many chunks of a shard one sample has."""
         assert self.shard is not None
         return int(np.prod([-(-whole // part) for whole, part in zip(self.shard[1:], self.chunk[1:], strict=True)]))
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one chunk's values."""
+        return int(np.prod(self.chunk, dtype=np.int64)) * self.dtype.itemsize
+
+    @property
+    def max_file_bytes(self) -> int:
+        """What no file of the array can exceed: chunks that do not compress, and the index."""
+        whole = self.chunk_bytes + CHUNK_EXTRA_BYTES
+        return whole if self.shard is None else self.index_bytes + self.shard[0] * self.chunks_per_sample * whole
 
     @property
     def index_bytes(self) -> int:
@@ -137,9 +156,29 @@ class StoreLayout:
         if not 1 <= self.id_bytes <= MAX_ID_BYTES:
             raise ValueError(f"the longest id has {self.id_bytes} bytes: expected 1 to {MAX_ID_BYTES}")
         for array in self.sharded():
-            size = int(np.prod(array.chunk, dtype=np.int64)) * array.dtype.itemsize
+            size = array.chunk_bytes
             if size > MAX_CHUNK_BYTES:
                 raise ValueError(f"{array.path}: one sample takes {size} bytes, expected at most {MAX_CHUNK_BYTES}")
+            if array.index_bytes > MAX_INDEX_BYTES:
+                raise ValueError(
+                    f"{array.path}: {self.spec.samples_per_shard} samples a shard make an index of {array.index_bytes} "
+                    f"bytes, expected at most {MAX_INDEX_BYTES}; use fewer --samples-per-shard"
+                )
+        map_bytes = 4 * self.spec.bin_count * height * width
+        if self.spec.dpm_kind != "gaussian" and map_bytes > MAX_MAP_BYTES:
+            raise ValueError(f"one map takes {map_bytes} bytes, expected at most {MAX_MAP_BYTES}; use fewer bins")
+        widest = max(self.id_bytes, 32) * self.spec.samples
+        if widest > MAX_ROW_BYTES:
+            raise ValueError(
+                f"{self.spec.samples} samples with ids of up to {self.id_bytes} bytes take {widest} bytes, expected at "
+                f"most {MAX_ROW_BYTES}; make a store of each part"
+            )
+        files = sum(array.files for array in self.arrays())
+        if files > MAX_FILES:
+            raise ValueError(
+                f"{self.spec.samples} samples, {self.spec.samples_per_shard} a shard, make {files} files, expected at "
+                f"most {MAX_FILES}; use more --samples-per-shard"
+            )
 
     def sharded(self) -> list[ArrayLayout]:
         """Arrays that hold the maps, one shard a group of samples, all with the same grouping."""

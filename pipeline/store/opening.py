@@ -6,12 +6,12 @@ foreign codec, a shape that declares too much, or a path that leads out of the s
 
 from __future__ import annotations
 
-import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..fileio import sha256_bytes
+from ..fileio import parse_json, sha256_bytes
 from .codec import DamagedStoreError, decode_chunk
 from .layout import MANIFEST, MAX_ID_BYTES, StoreLayout
 from .spec import FORMAT_VERSION, MAX_BINS, StoreSpec
@@ -19,8 +19,9 @@ from .spec import FORMAT_VERSION, MAX_BINS, StoreSpec
 if TYPE_CHECKING:
     from .files import StoreFiles
 
-MANIFEST_LIMIT_BYTES = 2**28
+MANIFEST_LIMIT_BYTES = 2**25
 NODE_LIMIT_BYTES = 2**20
+SHA256 = re.compile("[0-9a-f]{64}")
 
 Manifest = dict[str, tuple[int, str]]
 """Path in the store -> (bytes, sha256)."""
@@ -32,19 +33,20 @@ def open_layout(files: StoreFiles, name: str) -> tuple[Manifest, StoreSpec, Stor
     Raises ValueError, and of its kind DamagedStoreError where bytes are not those of the manifest.
     """
     manifest = _read_manifest(files, name)
-    nodes = {
-        path: _parse(name, path, read_checked(files, name, manifest, path, NODE_LIMIT_BYTES))
-        for path in manifest
-        if path.endswith("zarr.json")
-    }
-    spec, layout = _read_spec(files, name, manifest, nodes)
-    expected = layout.metadata()
-    for path in expected.keys() | nodes.keys():
-        if nodes.get(path) != expected.get(path):
+    spec, layout = _read_spec(files, name, manifest)
+    for path, expected in layout.metadata().items():
+        if not _same(_read_node(files, name, manifest, path), expected):
             raise ValueError(f"{name}/{path}: not the metadata that format version {FORMAT_VERSION} prescribes")
     if set(manifest) != set(layout.files()):
         odd = sorted(set(manifest) ^ set(layout.files()))
         raise ValueError(f"{name}/{MANIFEST}: missing or unexpected files, such as {odd[0]}")
+    for array in layout.arrays():
+        for number in range(array.files):
+            size = manifest[array.file(number)][0]
+            if size > array.max_file_bytes:
+                raise ValueError(
+                    f"{name}/{MANIFEST}: {array.file(number)} of {size} bytes, expected at most {array.max_file_bytes}"
+                )
     return manifest, spec, layout
 
 
@@ -60,46 +62,64 @@ def read_checked(files: StoreFiles, name: str, manifest: Manifest, path: str, li
     return data
 
 
+def _read_node(files: StoreFiles, name: str, manifest: Manifest, path: str) -> Any:  # noqa: ANN401 - any JSON value
+    return _parse(name, path, read_checked(files, name, manifest, path, NODE_LIMIT_BYTES))
+
+
 def _parse(name: str, path: str, data: bytes) -> Any:  # noqa: ANN401 - any JSON value
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        return parse_json(data)
+    except ValueError as error:
         raise DamagedStoreError(f"{name}/{path}: not valid JSON ({error})") from error
+
+
+def _same(one: object, other: object) -> bool:
+    """Equal as JSON: unlike in Python, `true` is not 1."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
 def _read_manifest(files: StoreFiles, name: str) -> Manifest:
     value = _parse(name, MANIFEST, files.read(MANIFEST, MANIFEST_LIMIT_BYTES))
     try:
-        if value["version"] != FORMAT_VERSION:
+        if not _same(value["version"], FORMAT_VERSION):
             raise ValueError(
                 f"{name}: manifest version {value['version']!r}, this program reads {FORMAT_VERSION}; install the "
                 "release that wrote the store"
             )
-        entries = {path: (size, digest) for path, (size, digest) in value["files"].items()}
+        pairs = {path: list(entry) for path, entry in value["files"].items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{name}/{MANIFEST}: not a manifest of format version 1 ({error!r})") from error
-    for path, (size, digest) in entries.items():
+    entries: Manifest = {}
+    for path, entry in pairs.items():
         parts = path.split("/")
-        if path.startswith("/") or ".." in parts or "" in parts or "\\" in path:
-            raise ValueError(f"{name}/{MANIFEST}: path {path!r} would leave the store")
-        if not isinstance(size, int) or size < 0 or not isinstance(digest, str):
-            raise ValueError(f"{name}/{MANIFEST}: entry of {path!r} is not (bytes, sha256)")
+        if {"", ".", ".."} & set(parts) or "\\" in path or not path.isprintable():
+            raise ValueError(
+                f"{name}/{MANIFEST}: path {path[:200]!r} would leave the store, or is not in its plain form"
+            )
+        size, digest = entry if len(entry) == 2 else (None, None)
+        if type(size) is not int or size < 0 or not isinstance(digest, str) or not SHA256.fullmatch(digest):
+            raise ValueError(f"{name}/{MANIFEST}: entry of {path[:200]!r} is not (bytes, sha256)")
+        entries[path] = size, digest
     return entries
 
 
-def _read_spec(
-    files: StoreFiles, name: str, manifest: Manifest, nodes: dict[str, Any]
-) -> tuple[StoreSpec, StoreLayout]:
+def _read_spec(files: StoreFiles, name: str, manifest: Manifest) -> tuple[StoreSpec, StoreLayout]:
+    paths = ("dpm/bin_edges/zarr.json", "depth/zarr.json", "sample/id/zarr.json", "zarr.json", "dpm/zarr.json")
+    nodes = {path: _read_node(files, name, manifest, path) for path in paths}
     try:
         (edge_count,) = nodes["dpm/bin_edges/zarr.json"]["shape"]
         count, height, width = nodes["depth/zarr.json"]["shape"]
         _, id_bytes = nodes["sample/id/zarr.json"]["shape"]
         root, dpm = nodes["zarr.json"]["attributes"], nodes["dpm/zarr.json"]["attributes"]
-        numbers = (edge_count, count, height, width, id_bytes)
-        if not all(isinstance(number, int) and number > 0 for number in numbers):
-            raise ValueError(f"{name}: array shapes {numbers}: expected whole numbers above 0")
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:  # ValueError: as many dimensions as they should not have
         raise ValueError(f"{name}: its arrays are not those of format version 1 ({error!r})") from error
+    numbers = (edge_count, count, height, width, id_bytes)
+    if not all(type(number) is int and number > 0 for number in numbers):
+        raise ValueError(f"{name}: array shapes {numbers!r}: expected whole numbers above 0")
     if edge_count > MAX_BINS + 1 or id_bytes > MAX_ID_BYTES:
         raise ValueError(f"{name}: {edge_count} bin edges, ids of {id_bytes} bytes: more than the format has")
     data = read_checked(files, name, manifest, "dpm/bin_edges/c/0", 8 * (MAX_BINS + 1) + 1024)

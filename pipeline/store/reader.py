@@ -1,25 +1,29 @@
 """Open a store and read samples from it, whoever wrote it.
 
 Opening reads the manifest and the metadata alone; the shards are read when a sample is asked for, each chunk with
-its checksum. A missing or damaged chunk raises: it never comes back as zeros.
+its checksum. A missing or damaged chunk raises: it never comes back as zeros. A checksum says nothing of the place a
+chunk lies in, so a process that first touches a shard also compares its sha256 with the manifest (8 ms for 12 MB).
 
 Shape legend: N samples, K bins, h w pixels of the teacher's own output.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import hashlib
+import math
+from collections import Counter, OrderedDict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import google_crc32c
 import numpy as np
 
 from .codec import AffineCodec, DamagedStoreError, LogCodec, codes_of_residual, decode_chunk
-from .files import LocalFiles
-from .layout import MANIFEST, ArrayLayout
+from .files import FarFiles, LocalFiles, is_url
+from .layout import MANIFEST, MAX_MAP_BYTES, ArrayLayout
 from .opening import open_layout, read_checked
-from .shard import parse_index, read_chunk
+from .shard import EMPTY, parse_index, read_chunk
 from .sparse import SparseMap, decode_sparse
 
 if TYPE_CHECKING:
@@ -30,14 +34,30 @@ if TYPE_CHECKING:
     from .files import StoreFiles
 
 CACHED_INDEXES = 64
+PIECE_BYTES = 2**20
+DENSE_TOLERANCE = 0.01
+"""How far a stored float16 map may be from a sum of 1; 4096 bins of rounding make 0.001."""
 
 
-def open_store(path: str | Path) -> Store:
-    """Open a finished store.
+def open_store(path: str | Path, *, check_shards: bool | None = None, cache: Path | None = None) -> Store:
+    """Open a finished store: a directory, or a URL (http, https, s3, gs, az).
+
+    Reading a sample notices all rot, and with `check_shards` also a sound shard or chunk in the place of another: each
+    process hashes each shard once, when it first reads from it. A training run, which touches all of them anyway,
+    pays under a second a GB in each loader worker. To read single samples out of thousands of shards, run
+    `pipeline store verify` once and turn it off: a read then costs its own bytes alone.
+
+    From a URL comes what is asked for and no more, and `cache` (else TIEKD_STORE_CACHE, else the user's cache folder)
+    keeps it. There `check_shards` is off, because it fetches whole shards; `pipeline store verify URL` does it once.
 
     Raises ValueError with what to do for a path that is no store, an unfinished one, another format version,
     metadata that is not format version 1 to the letter, or files that do not match the manifest.
     """
+    if is_url(path):
+        from .remote import RemoteFiles
+
+        remote = RemoteFiles(str(path), cache, whole_shards=bool(check_shards))
+        return Store(remote, remote.name, check_shards=False)  # it compares whole shards itself
     root = Path(path)
     if not (root / MANIFEST).is_file():
         staged = sorted(root.parent.glob(f".{root.name}.*.staging")) if root.parent.is_dir() else []
@@ -50,18 +70,20 @@ def open_store(path: str | Path) -> Store:
             f"{root} is no finished store (it has no {MANIFEST}): expected a directory written by "
             "`pipeline cache-teacher`"
         )
-    return Store(LocalFiles(root), str(root))
+    return Store(LocalFiles(root), str(root), check_shards=check_shards is not False)
 
 
 class Store:
     """A store opened for reading. Picklable, and safe in forked and spawned loader workers."""
 
-    def __init__(self, files: StoreFiles, name: str) -> None:
+    def __init__(self, files: StoreFiles, name: str, *, check_shards: bool = True) -> None:
         self.name = name
         self._files = files
+        self._check_shards = check_shards
         self.manifest, self.spec, self.layout = open_layout(files, name)
         self._arrays = {array.path: array for array in self.layout.arrays()}
         self._indexes: OrderedDict[str, NDArray[np.uint64]] = OrderedDict()
+        self._checked: set[str] = set()
 
     def __len__(self) -> int:
         return self.spec.samples
@@ -92,9 +114,18 @@ class Store:
         """Sample ids in the store's order."""
         joined = self.rows("id")
         try:
-            return [row.tobytes().rstrip(b"\0").decode() for row in joined]
+            ids = [row.tobytes().rstrip(b"\0").decode() for row in joined]
         except UnicodeDecodeError as error:
             raise DamagedStoreError(f"{self.name}: a sample id is not UTF-8 ({error})") from error
+        for number, one in enumerate(ids):
+            if not one or not one.isprintable():
+                raise DamagedStoreError(
+                    f"{self.name}: id {one!r} of sample {number} is empty or has control characters"
+                )
+        if len(set(ids)) != len(ids):
+            twice, count = Counter(ids).most_common(1)[0]
+            raise DamagedStoreError(f"{self.name}: {count} samples have the id {twice!r}, expected each once")
+        return ids
 
     @cached_property
     def _number_of_id(self) -> dict[str, int]:
@@ -176,7 +207,13 @@ class Store:
         if chunk is None:
             raise self._damaged("dpm/probability", number, "the chunk is missing")
         dense: NDArray[np.float32] = chunk[0].astype(np.float32)
-        dense /= dense.sum(axis=0)
+        total = dense.sum(axis=0)
+        # NaN is a pixel without a value. One probability that is NaN makes its sum so; a negative one need not.
+        if np.any(dense < 0) or not np.all(np.isnan(total) | (np.abs(total - 1) < DENSE_TOLERANCE)):
+            raise self._damaged("dpm/probability", number, "its maps are negative or do not sum to 1")
+        if np.any(np.isnan(total) != np.isnan(dense[0])):
+            raise self._damaged("dpm/probability", number, "maps are NaN in some bins alone")
+        dense /= total
         return dense
 
     def _gaussian(self, number: int) -> NDArray[np.float32]:
@@ -185,6 +222,12 @@ class Store:
 
         from ..dpm import gaussian_dpm
 
+        map_bytes = 4 * self.spec.bin_count * math.prod(self.layout.size_px)
+        if map_bytes > MAX_MAP_BYTES:
+            raise ValueError(
+                f"{self.name}: one map takes {map_bytes} bytes, expected at most {MAX_MAP_BYTES}; read .depth(), and "
+                "make maps of parts of it"
+            )
         values, codec = self.depth(number), self.spec.depth_codec()
         if isinstance(codec, AffineCodec):
             scale, offset = self._affine(number)
@@ -209,7 +252,9 @@ class Store:
         for path in ("dpm/gap", "dpm/weight"):
             chunks = self._chunks(path, number)
             used = [chunk[0] for chunk in chunks if chunk is not None]
-            if not 0 <= planes <= self.spec.bin_count or len(used) != -(-planes // self._arrays[path].chunk[1]):
+            gapless = all(chunk is not None for chunk in chunks[: len(used)])
+            needed = -(-planes // self._arrays[path].chunk[1])
+            if not (0 <= planes <= self.spec.bin_count and gapless and len(used) == needed):
                 raise self._damaged(path, number, f"{len(used)} chunks for {planes} planes")
             empty = np.zeros((0, *self.layout.size_px), self._arrays[path].dtype)
             parts.append(np.concatenate([empty, *used])[:planes])
@@ -226,6 +271,9 @@ class Store:
         try:
             index = self._index(array, file)
             first = place * array.chunks_per_sample
+            if array.chunks_per_sample > 1 and isinstance(self._files, FarFiles):
+                rows = index[first : first + array.chunks_per_sample]
+                self._files.expect(file, [(int(at), int(length)) for at, length in rows if at != EMPTY])
             return [
                 read_chunk(
                     array,
@@ -245,6 +293,8 @@ class Store:
             if size != self.manifest[file][0]:
                 raise DamagedStoreError(f"{file} has {size} bytes, the manifest says {self.manifest[file][0]}")
             index = parse_index(array, self._files.read_range(file, 0, array.index_bytes), size)
+            if self._check_shards and file not in self._checked:
+                self._check_shard(file, index)
             while len(self._indexes) >= CACHED_INDEXES:
                 self._indexes.popitem(last=False)
         else:
@@ -252,14 +302,43 @@ class Store:
         self._indexes[file] = index
         return index
 
+    def _check_shard(self, file: str, index: NDArray[np.uint64]) -> None:
+        """Compare a shard's sha256 with the manifest, the first time that it is used.
+
+        Where it differs and a chunk's own checksum fails too, the shard has rotted, and its other samples can be read.
+        Where it differs although every checksum fits, the shard was put together by somebody else, or belongs in
+        another place: then none of it is trusted. Both at once in one shard look like rot; `verify` tells them too.
+        """
+        size, digest = self.manifest[file]
+        hasher = hashlib.sha256()
+        for offset in range(0, size, PIECE_BYTES):
+            hasher.update(self._files.read_range(file, offset, PIECE_BYTES))
+        if hasher.hexdigest() != digest:
+            used = index[index[:, 0] != EMPTY]
+            if all(_fits_its_checksum(self._files.read_range(file, int(at), int(n))) for at, n in used):
+                raise DamagedStoreError(
+                    "every checksum of the shard fits, but its sha256 is not the manifest's: a chunk or the whole "
+                    "shard was swapped, left out or replaced"
+                )
+        self._checked.add(file)
+
     def _damaged(self, path: str, number: int, what: str) -> DamagedStoreError:
         file = self._arrays[path].file(number // self.spec.samples_per_shard)
+        try:
+            sample = f"{number} ({self.ids[number]})"
+        except DamagedStoreError:  # the damage at hand is the one to tell of
+            sample = str(number)
         return DamagedStoreError(
-            f"{self.name}/{file}, sample {number} ({self.ids[number]}): {what}; "
+            f"{self.name}/{file}, sample {sample}: {what}; "
             f"`pipeline store verify {self.name}` lists all damage, fetch the file again"
         )
 
     def __getstate__(self) -> dict[str, Any]:
         # Columns are read again where they are needed: a worker of a large store should not be sent them.
-        kept = ("name", "_files", "manifest", "spec", "layout", "_arrays")
-        return {name: self.__dict__[name] for name in kept} | {"_indexes": OrderedDict()}
+        kept = ("name", "_files", "_check_shards", "manifest", "spec", "layout", "_arrays")
+        return {name: self.__dict__[name] for name in kept} | {"_indexes": OrderedDict(), "_checked": set()}
+
+
+def _fits_its_checksum(chunk: bytes) -> bool:
+    fits: bool = google_crc32c.value(chunk[:-4]) == int.from_bytes(chunk[-4:], "little")
+    return fits

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import google_crc32c
 import numpy as np
 
-from .codec import DamagedStoreError, decode_chunk
+from .codec import CHUNK_EXTRA_BYTES, DamagedStoreError, decode_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +41,8 @@ def build_shard(layout: ArrayLayout, samples: Sequence[Sequence[bytes | None]]) 
 def parse_index(layout: ArrayLayout, head: bytes, file_bytes: int) -> NDArray[np.uint64]:
     """(chunks, 2) offsets and lengths from the first `layout.index_bytes` bytes of a shard of `file_bytes`.
 
-    Raises DamagedStoreError where the checksum fails or a chunk would lie outside the file.
+    Raises DamagedStoreError where the checksum fails, or where the chunks do not fill the rest of the file one after
+    the other: one outside it, two in one place, or one larger than a chunk can be.
     """
     if len(head) != layout.index_bytes or google_crc32c.value(head[:-4]) != int.from_bytes(head[-4:], "little"):
         raise DamagedStoreError("the shard's index does not match its checksum (crc32c)")
@@ -54,6 +55,15 @@ def parse_index(layout: ArrayLayout, head: bytes, file_bytes: int) -> NDArray[np
         or int((used[:, 0] + used[:, 1]).max()) > file_bytes
     ):
         raise DamagedStoreError("the shard's index points outside its file")
+    if int(used[:, 1].max(initial=0)) > layout.chunk_bytes + CHUNK_EXTRA_BYTES:
+        raise DamagedStoreError(
+            f"the shard's index has a chunk of {int(used[:, 1].max())} bytes: larger than it can be"
+        )
+    ends = np.concatenate([[np.uint64(layout.index_bytes)], used[:, 0] + used[:, 1]])
+    if not (np.array_equal(ends[:-1], used[:, 0]) and int(ends[-1]) == file_bytes):
+        raise DamagedStoreError(
+            "the shard's index does not name its chunks one after the other: they overlap or leave gaps"
+        )
     return index
 
 

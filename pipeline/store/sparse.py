@@ -149,21 +149,28 @@ def _decode_pixels(
     table = weight_table(bits)
     present = gap > 0
     # Planes that a pixel does not use write to a row of their own, which is cut off.
+    last = gap.sum(axis=0, dtype=np.int64).max(initial=0) - 1
+    if last >= bins:
+        raise ValueError(f"a sparse map names bin {int(last)}: expected at most {bins - 1}")
     target = np.where(present, np.cumsum(gap, axis=0, dtype=np.int64) - 1, bins)
-    if target.size and int(target.max()) > bins:
-        raise ValueError(f"a sparse map names bin {int(target.max())}: expected at most {bins - 1}")
     count = present.sum(axis=0)
     share = table[tail] / np.maximum(bins - count, 1)
     whole = np.broadcast_to(share.astype(np.float32), (bins + 1, gap.shape[1])).copy()
     np.put_along_axis(whole, target, table[weight], axis=0)
     whole = whole[:bins]
     whole[:, count == 0] = np.nan
-    whole /= whole.sum(axis=0, dtype=np.float64)
+    total = whole.sum(axis=0, dtype=np.float64)
+    if np.any(total <= 0):
+        raise ValueError("a sparse map keeps bins but no probability: expected weights above 0")
+    whole /= total
     return whole
 
 
 def decode_sparse(stored: SparseMap, bins: int, weight_bits: int) -> NDArray[np.float32]:
-    """Map (K, h, w) float32 that sums to 1, NaN where there is no value. Raises ValueError for a bin beyond K."""
+    """Map (K, h, w) float32 that sums to 1, NaN where there is no value.
+
+    Raises ValueError for a bin beyond K, or a map without weight.
+    """
     planes, height, width = stored.gap.shape
     flat = _decode_pixels(
         stored.gap.reshape(planes, -1),

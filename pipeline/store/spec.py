@@ -14,13 +14,14 @@ from typing import Any
 
 from ..depth_space import check_depth_space
 from ..fileio import canonical_json, sha256_bytes
-from .codec import AffineCodec, LogCodec
+from .codec import LARGEST, AffineCodec, LogCodec
 
 FORMAT_VERSION = 1
 DPM_KINDS = ("gaussian", "sparse", "dense")
 PRODUCERS = ("tiekd-pipeline", "numcodecs", "numpy", "torch")
 MAX_BINS = 4096
 MAX_SAMPLES = 2**40
+MAX_VIEW_PIXELS = 2**27
 
 
 def producer_versions() -> dict[str, str]:
@@ -72,9 +73,11 @@ class StoreSpec:
         edges = self.bin_edges
         if not 2 <= len(edges) <= MAX_BINS + 1 or any(not math.isfinite(edge) for edge in edges):
             raise ValueError(f"{len(edges)} bin edges: expected 2 to {MAX_BINS + 1} finite numbers")
+        if max(map(abs, edges)) > LARGEST:
+            raise ValueError(f"bin edges of {edges[0]:g} to {edges[-1]:g}: expected none beyond {LARGEST:g}")
         if any(high <= low for low, high in pairwise(edges)):
             raise ValueError("bin edges do not ascend: expected each larger than the one before")
-        if self.dpm_kind == "gaussian" and not (self.sigma_m and 0 < self.sigma_m < math.inf):
+        if self.dpm_kind == "gaussian" and not (self.sigma_m and 1 / LARGEST <= self.sigma_m <= LARGEST):
             raise ValueError(f"sigma {self.sigma_m} m of a gaussian DPM: expected a number above 0 (--sigma-m)")
         if self.dpm_kind == "sparse" and not (self.max_dpm_kl and 0 < self.max_dpm_kl < math.inf):
             raise ValueError(f"DPM error {self.max_dpm_kl} nats: expected a number above 0 (--max-dpm-kl)")
@@ -82,6 +85,9 @@ class StoreSpec:
             raise ValueError(f"{self.samples_per_shard} samples a shard: expected 1 to {2**16}")
         if not 0 < self.samples <= MAX_SAMPLES:
             raise ValueError(f"{self.samples} samples: expected at least 1")
+        if not 0 < self.view_size_px[0] * self.view_size_px[1] <= MAX_VIEW_PIXELS:
+            raise ValueError(f"a view of {self.view_size_px} px: expected 1 to {MAX_VIEW_PIXELS} pixels")
+        _check_text([self.teacher, self.source, self.view, self.producer])
         self.depth_codec()  # its range and error are checked there
 
     @property
@@ -166,26 +172,28 @@ class StoreSpec:
                 raise ValueError(  # noqa: TRY004 - for people
                     "the store does not say its depth_space: without it the numbers mean nothing"
                 )
-            codec = header["codec"]
+            codec, source = header["codec"], header["source"]
             height, width = header["view"]["size_px"]
             spec = cls(
                 teacher=dict(header["teacher"]),
                 depth_space=header["depth_space"],
-                source=dict(header["source"]),
+                source={**source, "samples": _whole(source["samples"])},
                 view=str(header["view"]["name"]),
                 view_size_px=(_whole(height), _whole(width)),
-                max_rel_error=float(codec["max_rel_error"]),
-                depth_range_m=(float(codec.get("lo_m", 0.1)), float(codec.get("hi_m", 300.0))),
+                max_rel_error=_number(codec["max_rel_error"]),
+                depth_range_m=(_number(codec.get("lo_m", 0.1)), _number(codec.get("hi_m", 300.0))),
                 dpm_kind=str(dpm["kind"]),
                 bin_edges=bin_edges,
-                sigma_m=dpm.get("sigma_m", dpm.get("sigma_share")),
-                max_dpm_kl=dpm.get("max_kl_nats"),
+                sigma_m=_number_or_none(dpm.get("sigma_m", dpm.get("sigma_share"))),
+                max_dpm_kl=_number_or_none(dpm.get("max_kl_nats")),
                 samples_per_shard=_whole(header["samples_per_shard"]),
                 producer=dict(header["producer"]),
             )
-            _whole(header["source"]["samples"])
+            texts = (spec.teacher["name"], source["name"], source["ids_sha256"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the store's attributes are not of format version 1 ({error!r})") from error
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("the teacher's or the source's name, or the ids' sha256, is no text")
         if spec.root_attributes() != root or spec.dpm_attributes() != dpm:
             raise ValueError("the store's attributes contradict each other or hold more than format version 1 has")
         return spec
@@ -195,3 +203,24 @@ def _whole(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{value!r} in the store's attributes: expected a whole number above 0")
     return value
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} in the store's attributes: expected a number")  # noqa: TRY004 - for people
+    return value
+
+
+def _number_or_none(value: object) -> float | None:
+    return None if value is None else _number(value)
+
+
+def _check_text(value: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Refuse control characters anywhere in a JSON value: printed, they could move a terminal's cursor."""
+    if isinstance(value, dict):
+        _check_text([*value, *value.values()])
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _check_text(each)
+    elif isinstance(value, str) and not value.isprintable():
+        raise ValueError(f"text {value[:80]!r} of the teacher, source, view or producer holds control characters")

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..fileio import sha256_bytes
+from ..fileio import printable
 from ..progress import Silent
 from .codec import DamagedStoreError
-from .layout import MANIFEST, MAX_CHUNK_BYTES
-from .reader import open_store
+from .files import is_url
+from .layout import MANIFEST
+from .reader import Store, open_store
+from .spec import digest_of_ids
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ..progress import Progress
 
 MAX_NAMED_SAMPLES = 8
+PIECE_BYTES = 2**25
+"""A shard may be larger than memory; a request to a far store takes as long as many bytes."""
 
 
 @dataclass(frozen=True)
@@ -30,45 +34,86 @@ class Damage:
 
     def __str__(self) -> str:
         if not self.samples:
-            return f"{self.file}: {self.what}"
+            return f"{printable(self.file)}: {self.what}"  # a file of somebody else may have any name
         named = ", ".join(self.samples[:MAX_NAMED_SAMPLES])
         more = len(self.samples) - MAX_NAMED_SAMPLES
         return f"{self.file}: {self.what}; samples {named}{f' and {more} more' if more > 0 else ''}"
 
 
-def verify_store(path: Path, progress: Progress | None = None) -> list[Damage]:
+def verify_store(path: str | Path, progress: Progress | None = None) -> list[Damage]:
     """Compare every file with the manifest, and decode every sample. An empty list is a sound store.
 
-    Raises ValueError where the store cannot be opened at all.
+    `path` may be a URL: all of it is fetched anew. What else lies there is not asked for, since not every server tells.
+
+    Raises ValueError where the store cannot be opened at all, ConnectionError where the other side stays away.
     """
-    store = open_store(path)
-    found: list[Damage] = []
-    known = set(store.manifest) | {MANIFEST}
-    for file in sorted(path.rglob("*")):
-        name = file.relative_to(path).as_posix()
-        if file.is_symlink() or (not file.is_dir() and name not in known):
-            found.append(Damage(name, "does not belong to the store", []))
+    progress = progress or Silent()
+    if is_url(path):
+        from .remote import fetched_anew
+
+        with fetched_anew(str(path)) as files:
+            return _verify(Store(files, files.name, check_shards=False), [], progress)
+    store = open_store(path, check_shards=False)  # all are hashed here
+    strange = [Damage(name, "does not belong to the store", []) for name in _strangers(Path(path), store)]
+    return _verify(store, strange, progress)
+
+
+def _verify(store: Store, found: list[Damage], progress: Progress) -> list[Damage]:
     shard_of = {array.file(shard): shard for array in store.layout.sharded() for shard in range(store.spec.shards)}
-    with (progress or Silent()).task("verify", len(store.manifest), "file") as task:
-        for name, (size, digest) in store.manifest.items():
-            try:
-                data = store._files.read(name, max(size, MAX_CHUNK_BYTES))  # noqa: SLF001 - same room
-                what = "" if len(data) == size else f"{len(data)} bytes, the manifest says {size}"
-                what = what or ("" if sha256_bytes(data) == digest else "sha256 differs from the manifest")
-            except DamagedStoreError as error:
-                what = str(error)
-            if what:
-                inside = store.spec.shard_samples(shard_of[name]) if name in shard_of else []
-                found.append(Damage(name, what, [store.ids[number] for number in inside]))
+    with progress.task("verify", len(store.manifest), "file") as task:
+        for name in store.manifest:
+            if what := _difference(store, name):
+                inside = store.spec.shard_samples(shard_of[name]) if name in shard_of else range(0)
+                found.append(Damage(name, what, [_id(store, number) for number in inside]))
             task.update()
-    if not found:  # the bytes are the writer's own: see that they also decode
-        with (progress or Silent()).task("decode", len(store), "sample") as task:
-            for number in range(len(store)):
+    if found:
+        return found
+    # The bytes are those that the manifest was made for: see that they also mean something.
+    try:
+        if digest_of_ids(list(store.ids)) != store.spec.source.get("ids_sha256"):
+            found.append(Damage("sample/id", "the ids' sha256 is not the one in the store's attributes", []))
+    except DamagedStoreError as error:
+        found.append(Damage("sample/id", str(error), []))
+    with progress.task("decode", len(store), "sample") as task:
+        for number in range(len(store)):
+            readers = {"depth": store.depth} | ({} if store.spec.dpm_kind == "gaussian" else {"dpm": store.dpm})
+            for array, read in readers.items():
                 try:
-                    store.depth(number)
-                    if store.spec.dpm_kind != "gaussian":
-                        store.dpm(number)
+                    read(number)
                 except DamagedStoreError as error:
-                    found.append(Damage("depth", str(error), [store.ids[number]]))
-                task.update()
+                    found.append(Damage(array, str(error), [_id(store, number)]))
+            task.update()
     return found
+
+
+def _strangers(path: Path, store: Store) -> list[str]:
+    """Links, and files that the manifest does not name."""
+    known = {*store.manifest, MANIFEST}
+    there = [(file, file.relative_to(path).as_posix()) for file in sorted(path.rglob("*"))]
+    return [name for file, name in there if file.is_symlink() or (not file.is_dir() and name not in known)]
+
+
+def _difference(store: Store, name: str) -> str:
+    """What a file has that the manifest does not say; empty where they agree."""
+    size, digest = store.manifest[name]
+    try:
+        length = store._files.size(name)  # noqa: SLF001 - same room
+        hasher = hashlib.sha256()
+        for offset in range(0, size if length == size else 0, PIECE_BYTES):
+            hasher.update(store._files.read_range(name, offset, PIECE_BYTES))  # noqa: SLF001 - same room
+    except DamagedStoreError as error:
+        return str(error)
+    except ConnectionError:  # says nothing of the file
+        raise
+    except OSError as error:  # a bad sector, or a folder in the place of a file
+        return f"cannot be read: {error.strerror or error}"
+    if length != size:
+        return f"{length} bytes, the manifest says {size}"
+    return "" if hasher.hexdigest() == digest else "sha256 differs from the manifest"
+
+
+def _id(store: Store, number: int) -> str:
+    try:
+        return store.ids[number]
+    except DamagedStoreError:  # the ids are damaged too, which is told on its own
+        return f"number {number}"

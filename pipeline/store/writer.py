@@ -10,15 +10,16 @@ shards, and a run with the same ones goes on where the last stopped. A shard has
 from __future__ import annotations
 
 import shutil
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..fileio import pretty_json, sha256_bytes, sha256_file, sync_directory, write_durably
+from ..fileio import make_folder, pretty_json, sha256_bytes, sha256_file, sync_directory, write_durably
 from .codec import AffineCodec, LogCodec, encode_chunk, residual_of_codes
 from .journal import Journal, ShardRecord
 from .layout import MANIFEST, PLANES_PER_CHUNK, ROWS_PER_CHUNK, StoreLayout
-from .lock import TargetLock
+from .lock import TargetLock, refuse_existing, remove_leftovers, stagings
 from .shard import build_shard
 from .sparse import encode_sparse
 
@@ -40,6 +41,11 @@ class EncodedSample(NamedTuple):
     chunks: dict[str, list[bytes | None]]
     """Chunks of each sharded array, by its path."""
     row: dict[str, Any]
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in its shards, with its entries of their indexes."""
+        return sum(16 + len(chunk or b"") for chunks in self.chunks.values() for chunk in chunks)
 
 
 def encode_sample(spec: StoreSpec, depth: NDArray[np.float32], dpm: NDArray[np.float32] | None) -> EncodedSample:
@@ -121,16 +127,14 @@ class StoreWriter:
         self.finished: dict[int, ShardRecord] = {}
 
     def __enter__(self) -> Self:
-        if self.target.exists() or self.target.is_symlink():
-            raise ValueError(
-                f"{self.target} exists: a finished store is never written over; remove it or choose another --out"
-            )
-        self.target.parent.mkdir(parents=True, exist_ok=True)
+        refuse_existing(self.target)
+        make_folder(self.target.parent)
         self._lock.__enter__()
         try:
-            self._store.mkdir(parents=True, exist_ok=True)
-            sync_directory(self.target.parent)
-            sync_directory(self.staging)
+            refuse_existing(self.target)  # another writer may have finished while we came to the lock
+            remove_leftovers(self.target)
+            make_folder(self.staging)
+            make_folder(self._store)
             self.finished = {
                 number: record for number, record in self._journal.read().items() if self._is_there(record)
             }
@@ -161,8 +165,7 @@ class StoreWriter:
 
     def other_stagings(self) -> list[Path]:
         """Unfinished stores for this target with another specification; they are never touched."""
-        pattern = f".{self.target.name}.*.staging"
-        return sorted(path for path in self.target.parent.glob(pattern) if path != self.staging)
+        return [path for path in stagings(self.target) if path != self.staging]
 
     def write_shard(self, shard: int, samples: Sequence[EncodedSample]) -> int:
         """Write a whole shard durably, then note it in the journal. Returns its bytes.
@@ -184,12 +187,12 @@ class StoreWriter:
         for array in self._layout(size_px).sharded():
             data = build_shard(array, [sample.chunks[array.path] for sample in samples])
             path = self._store / array.file(shard)
-            if not path.parent.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                for parent in path.relative_to(self._store).parents:
-                    sync_directory(self._store / parent)
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(path, data)
             files[array.file(shard)] = (len(data), sha256_bytes(data))
+        # All of them, and not only those that were made here: a killed run may have made some, and synced none.
+        for folder in sorted({folder for file in files for folder in PurePosixPath(file).parents}):
+            sync_directory(self._store / folder)
         rows = {name: [sample.row[name] for sample in samples] for name in samples[0].row}
         record = ShardRecord(shard, size_px, files, rows)
         self._journal.append(record)

@@ -11,6 +11,7 @@ A run at its final path is complete; while it is trained it lies in `.NAME.HASH.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from ..fileio import read_json, sha256_file, write_durably
+from ..fileio import open_regular, printable, read_json, sha256_file, write_durably
 from .build import build_student
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CONFIG = "config.json"
 WEIGHTS = "student.safetensors"
 METRICS = "metrics.json"
+MAX_BINS = 4096
+MAX_EDGE_M = 1e12
+MAX_HEADER_BYTES = 2**20
+"""Of the weights file. The largest student's names and shapes take 50 KB; parsed, each byte takes twenty."""
+MAX_WEIGHTS_BYTES = 2**29
+"""The largest student with the most bins has 320 MB."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +75,36 @@ def load_run(run: Path) -> LoadedRun:
         raise ValueError(f"{run} is no finished run (it has no {CONFIG}){hint}")
     config = read_json(run / CONFIG, "run configuration")
     try:
-        edges = np.array(config["bin_edges_m"], np.float64)
-        network = build_student(config["student"], len(edges) - 1)
+        edges = _edges(config["bin_edges_m"])
+        _check_weights(run / WEIGHTS)
         weights = safetensors.torch.load_file(run / WEIGHTS)
+        network = build_student(config["student"], len(edges) - 1)
         network.load_state_dict(weights, strict=True)
-    except (KeyError, TypeError, RuntimeError, OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{run}: {error}; expected a directory written by train-student") from error
+    except (KeyError, TypeError, RuntimeError, OSError, ValueError, safetensors.SafetensorError) as error:
+        what = printable(str(error))[:2000]  # torch names every tensor of the file
+        raise ValueError(f"{run}: {what}; expected a directory written by train-student") from error
     return LoadedRun(network.eval(), edges, sha256_file(run / WEIGHTS), config)
+
+
+def _edges(values: object) -> NDArray[np.float64]:
+    """Edges of a configuration that may come from anybody. Raises ValueError for what are none."""
+    if not isinstance(values, list) or not 3 <= len(values) <= MAX_BINS + 1:
+        raise ValueError(f"bin_edges_m: expected a list of 3 to {MAX_BINS + 1} numbers")
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        raise ValueError("bin_edges_m: expected numbers alone")
+    edges = np.array(values, np.float64)
+    if np.any(np.diff(edges) <= 0) or np.abs(edges).max() > MAX_EDGE_M:
+        raise ValueError(f"bin_edges_m: expected ascending numbers up to {MAX_EDGE_M:g}")
+    return edges
+
+
+def _check_weights(path: Path) -> None:
+    """Look at the sizes of a safetensors file before its own reader does. Raises OSError or ValueError."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        header = int.from_bytes(file.read(8), "little")
+    if size > MAX_WEIGHTS_BYTES or header > min(size, MAX_HEADER_BYTES):
+        raise ValueError(
+            f"{path.name} of {size} bytes declares a header of {header}: expected safetensors of at most "
+            f"{MAX_WEIGHTS_BYTES}, with a header of at most {MAX_HEADER_BYTES}"
+        )

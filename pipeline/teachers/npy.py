@@ -6,16 +6,19 @@ Shape legend: h, w pixels.
 from __future__ import annotations
 
 import io
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..fileio import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-LIMIT_PIXELS = 2**27
+LIMIT_PIXELS = 2**25  # a frame of 8K
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 DTYPES = ("uint16", "float16", "float32", "float64")
 
@@ -28,10 +31,11 @@ def read_npy(path: Path) -> NDArray[Any]:
     """
     limit_bytes = LIMIT_PIXELS * 8 + 4096
     try:
-        size = path.stat().st_size
-        if size > limit_bytes:
-            raise ValueError(f"prediction {path}: {size} bytes, expected at most {limit_bytes}")
-        data = path.read_bytes()
+        with open_regular(path) as whole:
+            size = os.fstat(whole.fileno()).st_size
+            if size > limit_bytes:
+                raise ValueError(f"prediction {path}: {size} bytes, expected at most {limit_bytes}")
+            data = whole.read(limit_bytes)
     except OSError as error:
         raise ValueError(f"prediction {path}: {error.strerror}; expected a readable .npy file") from error
     file = io.BytesIO(data)
@@ -39,7 +43,12 @@ def read_npy(path: Path) -> NDArray[Any]:
         shape, fortran, dtype = HEADERS[np.lib.format.read_magic(file)](file)
     except Exception as error:  # the parser lets through what Python's tokenizer raises
         raise ValueError(f"prediction {path}: no .npy file ({error}); write it with numpy.save(path, depth)") from error
-    if dtype.hasobject or dtype.name not in DTYPES or len(shape) != 2 or 0 in shape:
+    if (
+        dtype.hasobject
+        or dtype.name not in DTYPES
+        or len(shape) != 2
+        or any(side is True or side < 1 for side in shape)
+    ):
         raise ValueError(
             f"prediction {path}: {dtype} of shape {shape}, expected (height, width) of {', '.join(DTYPES)}"
         )
@@ -51,4 +60,4 @@ def read_npy(path: Path) -> NDArray[Any]:
             "the file is cut off or not what it says: write it again"
         )
     array = np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
-    return array.astype(dtype.newbyteorder("="))
+    return array.astype(dtype.newbyteorder("="), copy=False)

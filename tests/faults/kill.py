@@ -1,0 +1,182 @@
+"""Kill stage one again and again, let it go on, and compare every finished store with an uninterrupted one.
+
+    python tests/faults/kill.py [--kills 200] [--workers 1]
+
+A process that has imported everything forks one child a try, which runs `cache_teacher`; it gets SIGKILL at a random
+moment of its run, and some of them just when the store is about to get its name. The next child goes on, and is
+perhaps killed too. Kills are counted as survived when the store comes out with the bytes of an uninterrupted run,
+nothing is left beside it, and one more run says that it exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import fakes
+import torch
+from conftest import folder_bytes
+
+from pipeline.cache import cache_teacher
+from pipeline.plan import CacheOptions
+from pipeline.sources.registry import open_source
+
+FRAMES = 8
+ARRAYS = 4
+"""Sharded arrays of a sparse store: depth, gap, weight, tail."""
+PHASES = (
+    "before there is a staging directory",
+    "the teacher at work, before the next shard",
+    "inside a shard",
+    "between a shard and the journal",
+    "finishing: shards are read back",
+    "finishing: rows and metadata",
+    "finishing: manifest is there, name is not",
+    "after the rename, staging is there",
+    "after the rename, staging is gone",
+)
+
+
+class Trials:
+    """Runs of stage one over one small source, in children of this process."""
+
+    def __init__(self, folder, workers):
+        self.scenes = fakes.make_scenes_folder(folder / "scenes", FRAMES, (16, 32))
+        self.workers = workers
+        self.target = folder / "out" / "s.zarr"
+        self.log = folder / "log"
+
+    def start(self):
+        """Fork a run; its status is 0 where it finished, 4 where the store existed, 3 for any other fault."""
+        child = os.fork()
+        if child:
+            return child
+        status = 3
+        try:
+            torch.set_num_threads(1)
+            options = CacheOptions(samples_per_shard=1, batch_size=1, workers=self.workers)
+            cache_teacher(open_source(f"scenes:{self.scenes}"), "all", fakes.factory_with_dpm(), self.target, options)
+            status = 0
+        except ValueError as error:
+            status = 4 if "exists: a finished store is never written over" in str(error) else 3
+            self.log.write_text(traceback.format_exc())
+        except BaseException:  # noqa: BLE001 - the child must not go on as its parent
+            self.log.write_text(traceback.format_exc())
+        finally:
+            os._exit(status)
+
+    def finish(self):
+        """Run to the end; returns its status."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.start(), 0)[1])
+
+    def kill(self, wait):
+        """Start a run, kill it after `wait(child)`; returns its status, -9 where it was still running."""
+        child = self.start()
+        wait(child)
+        os.kill(child, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def phase(self):
+        """Where the last run was when it was killed, as its directory tells."""
+        staging = next(self.target.parent.glob(".s.zarr.*.staging"), None) if self.target.parent.exists() else None
+        if self.target.exists():
+            return PHASES[7 if staging else 8]
+        if staging is None:
+            return PHASES[0]
+        store, journal = staging / "store", staging / "journal"
+        noted = journal.read_bytes().count(b"\n") if journal.exists() else 0
+        if noted == FRAMES:
+            if (store / "MANIFEST.json").exists():
+                return PHASES[6]
+            return PHASES[5 if (store / "zarr.json").exists() else 4]
+        # A run with one worker or many writes its shards in order.
+        files = [path for path in store.glob(f"**/c/{noted}/**/*") if path.is_file()]
+        whole = [path for path in files if path.suffix != ".tmp"]
+        if len(whole) == ARRAYS:
+            return PHASES[3]
+        return PHASES[2 if list(store.glob(f"depth/c/{noted}")) else 1]
+
+    def fault(self, reference):
+        """What is wrong with the finished store, or None."""
+        if folder_bytes(self.target) != reference:
+            return "other bytes than those of an uninterrupted run"
+        if self.finish() != 4:
+            return f"a run over a finished store did not say so: {self.log.read_text()}"
+        left = [path.name for path in self.target.parent.iterdir() if path != self.target]
+        return f"{left} stayed behind" if left else None
+
+
+def waiting(trials, chance, whole_s):
+    """A way to wait for the moment of the kill: any of the run, or one near its end."""
+
+    def until(there):
+        def wait(child):
+            while not there() and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                time.sleep(0)
+            time.sleep(chance.uniform(0, 0.002))
+
+        return wait
+
+    kind = chance.random()
+    if kind < 0.1:
+        return until(trials.target.exists)
+    if kind < 0.2:
+        return until(lambda: any(trials.target.parent.glob(".s.zarr.*.staging/store/MANIFEST.json")))
+    delay_s = chance.uniform(0, whole_s)
+    return lambda _: time.sleep(delay_s)
+
+
+def main():
+    """Kill as often as was asked; exits 1 if a store did not survive."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=1, help="threads that read and encode")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    chance = random.Random(asked.seed)  # noqa: S311 - nothing is secret here
+    kills, survived, pending, phases, faults = 0, 0, 0, Counter(), []
+    with tempfile.TemporaryDirectory() as folder:  # on a real disk: most of the time goes into its syncs
+        trials = Trials(Path(folder), asked.workers)
+        begin = time.monotonic()
+        assert trials.finish() == 0, trials.log.read_text()
+        whole_s = time.monotonic() - begin
+        reference = folder_bytes(trials.target)
+        shutil.rmtree(trials.target.parent)
+        while kills < asked.kills or pending:
+            if kills < asked.kills and chance.random() < 0.7:
+                status = trials.kill(waiting(trials, chance, whole_s))
+                if status == -signal.SIGKILL:
+                    kills, pending = kills + 1, pending + 1
+                    phases[trials.phase()] += 1
+            else:
+                status = trials.finish()
+            fault = trials.log.read_text() if status not in {0, -signal.SIGKILL} else None
+            if fault is None and trials.target.exists():
+                fault = trials.fault(reference)
+            elif fault is None:
+                continue
+            survived += 0 if fault else pending
+            faults += [fault] if fault else []
+            pending = 0
+            shutil.rmtree(trials.target.parent)
+    print(f"{survived} of {kills} kills survived, {asked.workers} workers; a whole run took {whole_s:.2f} s")  # noqa: T201 - a script for maintainers
+    for phase in PHASES:
+        print(f"{phases[phase]:5d}  {phase}")  # noqa: T201 - as above
+    for fault in faults[:20]:
+        print(fault)  # noqa: T201 - as above
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,333 @@
+"""Cut the power after every single operation of a cache run, and see that the next run comes to the same bytes.
+
+    python tests/faults/power_loss.py [--every 1] [--kills 2]
+
+A run is recorded: each mkdir, create, write, fsync, rename and unlink under its folder, through the functions of
+`os` that pipeline/fileio.py and the writer call. For every prefix of them a disk is laid out as it may be found
+after power loss at that moment, in three modes:
+
+    synced   what was synced and nothing else: other file data and other names are gone
+    issued   everything, as after a mere `kill -9`
+    mixed    each unsynced name there or not, each unsynced file lost, cut, with a tail of zeros, or whole
+
+Then the same call is made on it. It has to keep every shard that the recorded run had noted as finished, come to the
+bytes of an uninterrupted run, and leave nothing else behind. `--kills` repeats all that for runs that go on where a
+killed one stopped, whose unsynced operations are still at stake.
+
+What is assumed of a disk: a rename happens whole or not at all, and a synced thing stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import sys
+import tempfile
+import threading
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import fakes
+import torch
+from conftest import folder_bytes
+
+from pipeline.cache import cache_teacher
+from pipeline.plan import CacheOptions
+from pipeline.sources.registry import open_source
+from pipeline.store.writer import StoreWriter
+
+MODES = ("synced", "issued", "mixed")
+TARGET = "new/deeper/s.zarr"
+"""In folders that the run makes itself: their names must be durable too."""
+FRAMES, PER_SHARD = 7, 2
+SHARD = ("shard is finished",)
+"""An operation that changes nothing: from here on the shard must not be lost."""
+
+
+def run(scenes, root):
+    """Stage one over the little scenes; returns what it did."""
+    options = CacheOptions(samples_per_shard=PER_SHARD, batch_size=PER_SHARD, workers=1)
+    return cache_teacher(open_source(f"scenes:{scenes}"), "all", fakes.factory_with_dpm(), root / TARGET, options)
+
+
+# --- recording -----------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Stands in for functions of `os`, and notes what they change under `root` as tuples (name, path, ...)."""
+
+    NAMES = ("open", "close", "write", "pwrite", "fsync", "truncate", "replace", "rename", "mkdir", "unlink", "rmdir")
+
+    def __init__(self, root):
+        self.root = root
+        self.operations = []
+        self.paths = {}
+        """Of open handles."""
+        self.lock = threading.RLock()  # an operation and its note are one
+        self.real = {name: getattr(os, name) for name in self.NAMES}
+
+    def inside(self, path, dir_fd=None):
+        """Path below the root, or None."""
+        if isinstance(path, int):
+            return self.paths.get(path)
+        whole = Path(path) if dir_fd is None else Path(f"/proc/self/fd/{dir_fd}").readlink() / path
+        return whole.relative_to(self.root).as_posix() if whole.is_relative_to(self.root) else None
+
+    def open(self, path, flags, mode=0o777, *, dir_fd=None):
+        with self.lock:
+            name = self.inside(path, dir_fd)
+            there = name is None or os.path.lexists(self.root / name)
+            handle = self.real["open"](path, flags, mode, dir_fd=dir_fd)
+            if name is not None:
+                self.paths[handle] = name
+                if not there:
+                    self.operations.append(("create", name))
+                elif flags & os.O_TRUNC:
+                    self.operations.append(("truncate", name, 0))
+            return handle
+
+    def close(self, handle):
+        with self.lock:
+            self.paths.pop(handle, None)
+            self.real["close"](handle)
+
+    def write(self, handle, data, *offset):
+        with self.lock:
+            name, end = self.inside(handle), os.fstat(handle).st_size
+            count = self.real["pwrite" if offset else "write"](handle, data, *offset)
+            if name is not None:
+                assert not offset or offset == (end,), "the model of a disk knows writes at the end alone"
+                self.operations.append(("write", name, bytes(data[:count])))
+            return count
+
+    def change(self, kind, path, *more, **options):
+        with self.lock:
+            name, rename = self.inside(path, options.get("dir_fd")), kind in {"rename", "replace"}
+            arguments = [self.inside(more[0])] if rename else [*more] * (kind == "truncate")
+            self.real[kind](path, *more, **options)
+            if name is not None:
+                self.operations.append(("rename" if rename else kind, name, *arguments))
+
+    def __enter__(self):
+        own = {"open": self.open, "close": self.close, "write": self.write, "pwrite": self.write}
+        for name in self.NAMES:
+            setattr(os, name, own.get(name) or partial(self.change, name))
+        self.write_shard = StoreWriter.write_shard
+
+        def noting(writer, shard, samples):
+            size = self.write_shard(writer, shard, samples)
+            self.operations.append(SHARD)
+            return size
+
+        StoreWriter.write_shard = noting
+        return self.operations
+
+    def __exit__(self, *_):
+        StoreWriter.write_shard = self.write_shard
+        for name, function in self.real.items():
+            setattr(os, name, function)
+
+
+# --- a disk --------------------------------------------------------------------------------------------------------
+
+
+class Node:
+    """A file or folder: what was issued, and what of it is durable."""
+
+    def __init__(self, *, folder):
+        self.folder = folder
+        self.issued, self.durable = ({}, {}) if folder else (b"", b"")
+
+
+class Disk:
+    """Replays operations, and lays out what may be left of them."""
+
+    def __init__(self):
+        self.root = Node(folder=True)
+        self.pending = []
+        """Changes of names that no fsync has made durable: lists of (folder, name, node or None)."""
+
+    def find(self, path):
+        """The node at a path, as issued."""
+        node = self.root
+        for part in Path(path).parts:
+            node = node.issued[part]
+        return node
+
+    def change(self, *changes):
+        """Change names all at once, at first in memory alone."""
+        done = [(self.find(Path(path).parent), Path(path).name, node) for path, node in changes]
+        for folder, name, node in done:
+            place(folder.issued, name, node)
+        self.pending.append(done)
+
+    def apply(self, kind, path="", *more):
+        """Replay one operation."""
+        if kind in {"mkdir", "create"}:
+            self.change((path, Node(folder=kind == "mkdir")))
+        elif kind == "rename":
+            self.change((path, None), (more[0], self.find(path)))
+        elif kind in {"unlink", "rmdir"}:
+            self.change((path, None))
+        elif kind == "write":
+            self.find(path).issued += more[0]
+        elif kind == "truncate":
+            self.find(path).issued = self.find(path).issued[: more[0]]
+        elif kind == "fsync":
+            self.sync(self.find(path))
+
+    def sync(self, node):
+        """Make a file's data, or a folder's names, durable."""
+        if not node.folder:
+            node.durable = node.issued
+            return
+        for changes in [changes for changes in self.pending if any(folder is node for folder, _, _ in changes)]:
+            self.pending.remove(changes)
+            for folder, name, child in changes:
+                place(folder.durable, name, child)
+
+    def lay_out(self, where, mode, chance):
+        """Write to the folder `where` what power loss may leave."""
+        names = {}
+        if mode == "mixed":
+            for changes in self.pending:
+                if chance.random() < 0.5:
+                    for folder, name, child in changes:
+                        place(names.setdefault(folder, dict(folder.durable)), name, child)
+
+        def lay(node, path):
+            if node.folder:
+                path.mkdir(parents=True)
+                kept = node.issued if mode == "issued" else names.get(node, node.durable)
+                for name, child in kept.items():
+                    lay(child, path / name)
+            elif mode == "mixed":
+                path.write_bytes(damaged(node.durable, node.issued, chance))
+            else:
+                path.write_bytes(node.issued if mode == "issued" else node.durable)
+
+        lay(self.root, where)
+
+
+def place(names, name, node):
+    """Give a name to a node, or take it away with None."""
+    names.pop(name, None)
+    if node is not None:
+        names[name] = node
+
+
+def damaged(durable, issued, chance):
+    """What is left of a file whose last writes were not synced."""
+    if durable == issued:
+        return issued
+    safe = len(durable) if issued.startswith(durable) else 0
+    cut = chance.randint(safe, len(issued))
+    return chance.choice([durable, issued[:cut], issued[:cut] + bytes(len(issued) - cut), issued])
+
+
+# --- the trial -----------------------------------------------------------------------------------------------------
+
+
+def fault_after(scenes, root, promised, *, finished):
+    """Go on after power loss. Returns what is wrong, or None."""
+    target = root / TARGET
+    named = target.exists()
+    fault = None
+    try:
+        done = run(scenes, root)
+        if named:
+            fault = "a finished store was written over"
+        elif finished:
+            fault = "the run had returned, and its store is gone"
+        elif done.samples_before < promised:
+            fault = f"{promised} samples were noted as finished, {done.samples_before} were still there"
+    except (OSError, ValueError, KeyError) as error:
+        if not (named and "exists: a finished store is never written over" in str(error)):
+            return f"the next run fails: {error!r}"
+    if folder_bytes(target) != REFERENCE:
+        return "other bytes than those of an uninterrupted run"
+    left = sorted(path.name for path in target.parent.iterdir() if path != target)
+    return fault or (f"{', '.join(left)} stayed behind" if left else None)
+
+
+def try_prefixes(disk, operations, scenes, place_for_trials, every, promised, counts, faults, chance):
+    """Replay the operations on a disk, one by one, with a trial of each mode after each."""
+    finished = False
+    for number in range(len(operations) + 1):
+        if number:
+            disk.apply(*operations[number - 1])
+            promised += PER_SHARD * (operations[number - 1] == SHARD)
+            finished = number == len(operations)
+        if number % every and not finished:
+            continue
+        for mode in MODES:
+            root = place_for_trials / "trial"
+            disk.lay_out(root, mode, chance)
+            fault = fault_after(scenes, root, min(promised, FRAMES), finished=finished)
+            counts[mode, fault is None] += 1
+            if fault:
+                before = operations[number - 1][:2] if number else "nothing"
+                faults.append(f"{mode}, after operation {number} {before}: {fault}")
+            shutil.rmtree(root)
+
+
+REFERENCE = {}
+
+
+def main():
+    """Try all prefixes; exits 1 if one is not survived."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--every", type=int, default=1, help="try each n-th prefix alone")
+    parser.add_argument("--kills", type=int, default=2, help="killed runs to go on from, beside the fresh one")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    chance = random.Random(asked.seed)  # noqa: S311 - nothing is secret here
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - syncs cost nothing there
+    counts, faults = Counter(), []
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        here = Path(folder)
+        scenes = fakes.make_scenes_folder(here / "scenes", FRAMES, (16, 32))
+        with Recorder(here / "whole") as operations:
+            (here / "whole").mkdir()
+            run(scenes, here / "whole")
+        operations = operations[1:]  # the root itself is there
+        REFERENCE.update(folder_bytes(here / "whole" / TARGET))
+        everything = Disk()
+        for operation in operations:
+            everything.apply(*operation)
+        everything.lay_out(here / "replayed", "issued", chance)
+        assert folder_bytes(here / "replayed") == folder_bytes(here / "whole"), "an operation was not recorded"
+        try_prefixes(Disk(), operations, scenes, here, asked.every, 0, counts, faults, chance)
+        runs = [f"{len(operations)} operations of a fresh run"]
+        for _ in range(asked.kills):
+            killed = chance.randrange(len(operations))
+            disk = Disk()
+            for operation in operations[:killed]:
+                disk.apply(*operation)
+            promised = PER_SHARD * operations[:killed].count(SHARD)
+            disk.lay_out(here / "resumed", "issued", chance)
+            if (here / "resumed" / TARGET).exists():
+                shutil.rmtree(here / "resumed")
+                continue
+            with Recorder(here / "resumed") as more:
+                run(scenes, here / "resumed")
+            shutil.rmtree(here / "resumed")
+            runs.append(f"{len(more)} of a run after a kill at {killed}")
+            try_prefixes(disk, more, scenes, here, asked.every, promised, counts, faults, chance)
+    print("; ".join(runs))  # noqa: T201 - a script for maintainers
+    for mode in MODES:
+        tried = counts[mode, True] + counts[mode, False]
+        print(f"{mode}: {counts[mode, True]} of {tried} prefixes survived")  # noqa: T201 - as above
+    for fault in faults[:: max(1, len(faults) // 20)]:
+        print(fault)  # noqa: T201 - as above
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

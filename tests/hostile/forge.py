@@ -1,0 +1,180 @@
+"""Stores of lies: a sound store is copied, changed, and its checksums and manifest are made to fit again."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import google_crc32c
+import numpy as np
+from conftest import BINS, make_spec
+
+from pipeline.fileio import sha256_bytes
+from pipeline.store import open_store
+from pipeline.store.codec import encode_chunk
+from pipeline.store.layout import MANIFEST, StoreLayout
+from pipeline.store.shard import build_shard, parse_index
+from pipeline.store.writer import StoreWriter, encode_sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SIZE_PX = (24, 32)
+"""So that a chunk of depth is really compressed: blosc copies below 128 bytes."""
+STORE = "s.zarr"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One hostile thing: what it is, how it is opened, and words that the refusal must hold."""
+
+    name: str
+    ways: tuple[str, ...]
+    """Names of harness.WAYS."""
+    words: str
+    write: Callable[[Path], None]
+    """Writes it into a folder of its own. Beside that lies `outside`, which nobody may touch."""
+
+
+def make_sound(folder: Path, kind: str) -> Path:
+    """A sound store of 7 samples, 3 a shard: gaussian, sparse, dense, or `affine` for relative depth."""
+    changes = {"depth_space": "affine_disparity"} if kind == "affine" else {}
+    spec, ids = make_spec("gaussian" if kind == "affine" else kind, **changes)
+    path = folder / f"{kind}.zarr"
+    with StoreWriter(path, spec, ids) as writer:
+        for shard in writer.todo:
+            samples = []
+            for number in spec.shard_samples(shard):
+                random = np.random.default_rng(number)
+                depth = np.cumsum(random.uniform(0, 0.1, SIZE_PX), axis=0).astype(np.float32) + 1
+                dpm = random.dirichlet(np.ones(BINS) / 4, SIZE_PX).transpose(2, 0, 1).astype(np.float32)
+                encoded = encode_sample(spec, depth, None if spec.dpm_kind == "gaussian" else dpm)
+                encoded.row.update(image_sha256=f"{number:064x}", image_size_px=[24, 32])
+                samples.append(encoded)
+            writer.write_shard(shard, samples)
+        writer.finish()
+    return path
+
+
+class Forged:
+    """A copy of a sound store to change. What is changed through it stays consistent with the manifest."""
+
+    sound: dict[str, Path]
+    """Kind -> sound store; set once by `make.write_all`."""
+
+    def __init__(self, folder: Path, kind: str = "gaussian") -> None:
+        self.path = folder / STORE
+        shutil.copytree(self.sound[kind], self.path)
+        self._kind = kind
+
+    @property
+    def layout(self):
+        """The layout that the store had."""
+        return open_store(self.sound[self._kind]).layout
+
+    def array(self, path: str):
+        """One of its arrays, as it was."""
+        return next(array for array in self.layout.arrays() if array.path == path)
+
+    def write(self, file: str, data: bytes) -> None:
+        """Replace a file, and let the manifest say so."""
+        (self.path / file).parent.mkdir(parents=True, exist_ok=True)
+        (self.path / file).write_bytes(data)
+        self.list_as(file, len(data), sha256_bytes(data))
+
+    def list_as(self, file: str, *entry: object) -> None:
+        """Set an entry of the manifest."""
+        self.manifest(lambda value: value["files"].__setitem__(file, list(entry)))
+
+    def manifest(self, change: Callable[[dict], None]) -> None:
+        """Change the manifest."""
+        value = json.loads((self.path / MANIFEST).read_text())
+        change(value)
+        (self.path / MANIFEST).write_text(json.dumps(value))
+
+    def node(self, file: str, change: Callable[[dict], None]) -> None:
+        """Change a `zarr.json`, and the copy of it in the root's."""
+        value = json.loads((self.path / file).read_text())
+        change(value)
+        self.write(file, json.dumps(value).encode())
+        name = file.removesuffix("zarr.json").rstrip("/")
+        if name:
+            root = json.loads((self.path / "zarr.json").read_text())
+            root["consolidated_metadata"]["metadata"][name] = value
+            self.write("zarr.json", json.dumps(root).encode())
+
+    def replace(self, file: str, old: str, new: str) -> None:
+        """Change the text of a `zarr.json` where no JSON writer would."""
+        text = json.dumps(json.loads((self.path / file).read_text()))
+        assert old in text, (file, old)
+        self.write(file, text.replace(old, new, 1).encode())
+
+    def header(self, **values: object) -> None:
+        """Set keys of `depth_store`."""
+        self.node("zarr.json", lambda node: node["attributes"]["depth_store"].update(values))
+
+    def declare(self, size_px: tuple[int, int] = SIZE_PX, id_bytes: int = 5, **changes: object) -> None:
+        """Rewrite all metadata for a store of another shape, as its writer would if it had one."""
+        spec = copy.copy(self.layout.spec)
+        for name, value in changes.items():
+            object.__setattr__(spec, name, value)
+        layout = object.__new__(StoreLayout)
+        for name, value in {"spec": spec, "size_px": size_px, "id_bytes": id_bytes}.items():
+            object.__setattr__(layout, name, value)
+        if "bin_edges" in changes:
+            self.write("dpm/bin_edges/c/0", encode_chunk(np.array(spec.bin_edges, np.float64)))
+        for file, node in layout.metadata().items():
+            self.write(file, json.dumps(node).encode())
+
+    def rows(self, name: str, values: np.ndarray) -> None:
+        """Replace a column of `sample/`."""
+        self.write(self.array(f"sample/{name}").file(0), encode_chunk(values))
+
+    def ids(self, *ids: bytes) -> None:
+        """Replace the first ids, each of 5 bytes at most, and the digest of all."""
+        whole = [*ids, *(b"a/%03d" % number for number in range(len(ids), 7))]
+        self.rows("id", np.frombuffer(b"".join(one.ljust(5, b"\0") for one in whole), np.uint8).reshape(7, 5))
+        digest = sha256_bytes(b"\n".join(whole))
+        self.node("zarr.json", lambda node: node["attributes"]["depth_store"]["source"].update(ids_sha256=digest))
+
+    def chunks(self, path: str, change: Callable[[list], None], shard: int = 0) -> None:
+        """Change the list of a shard's chunks (None is an empty one), and build it anew."""
+        array = self.array(path)
+        data = (self.path / array.file(shard)).read_bytes()
+        index = parse_index(array, data[: array.index_bytes], len(data))
+        chunks = [None if at == 2**64 - 1 else data[int(at) : int(at) + int(size)] for at, size in index]
+        change(chunks)
+        self.write(array.file(shard), build_shard(array, [chunks]))
+
+    def chunk(self, path: str, chunk: bytes | None, number: int = 0) -> None:
+        """Replace one chunk of the first shard."""
+        self.chunks(path, partial(_put, number=number, chunk=chunk))
+
+    def index(self, path: str, change: Callable[[np.ndarray, int], None]) -> None:
+        """Change the index (chunks, 2) of the first shard; `change` is given it and the file's size."""
+        array = self.array(path)
+        data = (self.path / array.file(0)).read_bytes()
+        index = np.frombuffer(data[: array.index_bytes - 4], "<u8").reshape(-1, 2).copy()
+        change(index, len(data))
+        self.write(array.file(0), with_crc(index.tobytes()) + data[array.index_bytes :])
+
+
+def _put(chunks: list, number: int, chunk: bytes | None) -> None:
+    chunks[number] = chunk
+
+
+def with_crc(data: bytes) -> bytes:
+    """Data with a valid checksum."""
+    return data + google_crc32c.value(data).to_bytes(4, "little")
+
+
+def frame(chunk: bytes, at: int, value: int, width: int = 4) -> bytes:
+    """A chunk with a number of its blosc header (or body) changed, and its checksum valid."""
+    changed = bytearray(chunk[:-4])
+    changed[at : at + width] = value.to_bytes(width, "little")
+    return with_crc(bytes(changed))

@@ -1,0 +1,248 @@
+"""Opens every case in a process of its own and says how it ended: `python tests/hostile/harness.py [WORDS OF A NAME]`.
+
+A case is good if it ends in exactly one ValueError of ours that holds the case's words and could be printed, within
+the limits of time and memory, and if nothing around it was written. The parent imports everything once and forks, so
+a case costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import re
+import resource
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
+
+import torch  # noqa: E402 - after the path
+from hostile import make  # noqa: E402
+
+import pipeline  # noqa: E402
+from pipeline.sources.images import read_png16, read_rgb  # noqa: E402
+from pipeline.sources.registry import open_source  # noqa: E402
+from pipeline.store import open_store  # noqa: E402
+from pipeline.store.archive import unpack_store  # noqa: E402
+from pipeline.store.info import describe  # noqa: E402
+from pipeline.store.verify import verify_store  # noqa: E402
+from pipeline.students.run import load_run  # noqa: E402
+from pipeline.teachers import predictions  # noqa: E402
+from pipeline.teachers.registry import TeacherOptions  # noqa: E402
+
+LIMIT_S = 2.0
+"""Of the processor; a machine may be busy with others."""
+HANG_S = 15.0
+"""Of the clock: who waits for a pipe uses no processor."""
+LIMIT_MB = 500
+PACKAGE = str(Path(pipeline.__file__).parent)
+
+
+def read(folder: Path) -> None:
+    """Open a store, and read all of its few samples."""
+    store = open_store(folder / "s.zarr")
+    for number, name in enumerate(store.ids):
+        assert store.index_of(name) == number
+        store.depth(name)
+        store.dpm(name)
+
+
+def verify(folder: Path) -> list[str]:
+    """What `pipeline store verify` says."""
+    return [str(damage) for damage in verify_store(folder / "s.zarr")]
+
+
+def source(kind: str, folder: Path) -> None:
+    """Read all of a split."""
+    opened = open_source(f"{kind}:{folder}/root")
+    for sample in opened.samples("train"):
+        read_rgb(sample.image_path)
+        opened.read_truth_m(sample)
+
+
+def predict(folder: Path) -> None:
+    """Read a prediction."""
+    options = TeacherOptions(metres_per_unit=1.0)
+    predictions.load(str(folder / "predictions"), torch.device("cpu"), options).predict(None, ["a"])
+
+
+WAYS = {
+    "read": read,
+    "verify": verify,
+    "info": lambda folder: describe(open_store(folder / "s.zarr")) and None,
+    "dpm": lambda folder: open_store(folder / "s.zarr").dpm(0),
+    "image": lambda folder: read_rgb(str(folder / "a.png")),
+    "depth": lambda folder: read_png16(str(folder / "a.png")),
+    "folder": lambda folder: source("folder", folder),
+    "kitti": lambda folder: source("kitti", folder),
+    "predictions": predict,
+    "run": lambda folder: load_run(folder / "run"),
+    "archive": lambda folder: unpack_store(folder / "s.zip", folder / "out" / "s.zarr"),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a case ended."""
+
+    name: str
+    way: str
+    fault: str
+    """What is not as it should be; empty for a good case."""
+    seconds: float
+    megabytes: float
+    message: str
+
+
+def peak_mb() -> float:
+    """Most memory that this process had so far."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
+
+
+def around(folder: Path) -> dict[str, tuple]:
+    """All that lies in a folder, without following a link."""
+    found = {}
+    for path in folder.rglob("*"):
+        facts = path.lstat()
+        found[str(path)] = (facts.st_mode, facts.st_size, facts.st_mtime_ns) if not path.is_dir() else facts.st_mode
+    return found
+
+
+def open_in_child(way: str, folder: Path) -> bytes:
+    """Run in the child: open the case, and tell what happened."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before, fault, message = peak_mb(), "", ""
+    started = time.process_time()
+    try:
+        damage = WAYS[way](folder)
+        if way == "verify" and damage:
+            message = "; ".join(damage)
+        else:
+            fault = "was accepted"
+    except ValueError as error:
+        message = str(error)
+        where = traceback.extract_tb(error.__traceback__)[-1].filename
+        ours = type(error) is ValueError or type(error).__module__.startswith("pipeline.")
+        if not (ours and where.startswith(PACKAGE)):
+            fault = f"{type(error).__name__} of {where}"
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is a fault
+        fault, message = f"{type(error).__name__}", f"{error} {traceback.extract_tb(error.__traceback__)[-1]}"
+    seconds = time.process_time() - started
+    facts = {"fault": fault, "message": message[:5000], "seconds": seconds, "megabytes": peak_mb() - before}
+    return json.dumps(facts).encode() + b"\n"
+
+
+def run_case(case: make.Case, folder: Path) -> list[Outcome]:
+    """Open a case that was written to `folder` in each of its ways, and judge."""
+    before = around(folder.parent)
+    out, into = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.chdir(folder)
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            limit = pages * resource.getpagesize() + 2**31  # the machine stays whole
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            for way in case.ways:
+                os.write(into, open_in_child(way, folder))
+        except BaseException:  # noqa: BLE001 - the child must not go on as if it were its parent
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(into)
+    data = b""
+    until = time.monotonic() + HANG_S
+    while select.select([out], [], [], max(0, until - time.monotonic()))[0] and (piece := os.read(out, 2**16)):
+        data += piece
+    hung = time.monotonic() >= until
+    if hung:
+        os.kill(child, signal.SIGKILL)
+    os.close(out)
+    _, status = os.waitpid(child, 0)
+    told = [json.loads(line) for line in data.splitlines()]
+    if len(told) < len(case.ways):
+        fault = f"hung for {HANG_S:g} s" if hung else f"died with status {status}"
+        told.append({"fault": fault, "message": "", "seconds": 0.0, "megabytes": 0.0})
+    left = what_changed(before, around(folder.parent), folder)
+    return [judge(case, way, facts, left) for way, facts in zip(case.ways, told, strict=False)]
+
+
+def judge(case: make.Case, way: str, facts: dict, left: list[str]) -> Outcome:
+    """Whether an opening ended as it should."""
+    fault, message = facts["fault"], facts["message"]
+    if not fault and not any(words in message for words in case.words.split("|")):
+        fault = f"the message lacks {case.words!r}"
+    if not fault and (len(message) > 4000 or not message.replace("\n", "").isprintable()):
+        fault = "the message is long or moves a terminal's cursor"
+    if not fault and facts["seconds"] > LIMIT_S:
+        fault = f"took more than {LIMIT_S:g} s"
+    if not fault and facts["megabytes"] > LIMIT_MB:
+        fault = f"took more than {LIMIT_MB} MB"
+    if left:
+        fault = fault or f"left or changed {left[0]}"
+    return Outcome(case.name, way, fault, facts["seconds"], facts["megabytes"], message)
+
+
+def what_changed(before: dict[str, tuple], after: dict[str, tuple], folder: Path) -> list[str]:
+    """Paths that are new, gone or other; the folder that was asked for and its lock may be there."""
+    asked = {str(folder / "out"), str(folder / "out" / ".s.zarr.lock")}
+    return sorted(
+        path for path in before.keys() | after.keys() if before.get(path) != after.get(path) and path not in asked
+    )
+
+
+def run_all(root: Path, words: str = "") -> list[Outcome]:
+    """Write every case whose name holds `words` below `root`, and open each in each of its ways."""
+    warnings.simplefilter("ignore")  # of numbers that overflow on their way to a refusal
+    torch.set_num_threads(1)  # a forked child has no threads but its own
+    outcomes = []
+    for case, folder in make.write_all(root, words):
+        outcomes += run_case(case, folder)
+        shutil.rmtree(folder.parent)
+    return outcomes
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """A line for each."""
+    lines = [f"{'case':<44} {'way':<12} {'s':>5} {'MB':>5}  message"]
+    for one in outcomes:
+        start = "FAULT: " + one.fault + " | " if one.fault else ""
+        message = re.sub(r"\s+", " ", one.message).encode("unicode_escape").decode()
+        message = re.sub(r"\S*/tmp\S*/", ".../", message)
+        lines.append(f"{one.name:<44} {one.way:<12} {one.seconds:5.2f} {one.megabytes:5.0f}  {start}{message[:110]}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print a table, or JSON for the tests."""
+    faulthandler.disable()
+    arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
+    with tempfile.TemporaryDirectory() as root:
+        outcomes = run_all(Path(root), " ".join(arguments))
+    if "--json" in sys.argv:
+        print(json.dumps([asdict(one) for one in outcomes]))  # noqa: T201 - a script for maintainers
+        return
+    print(table(outcomes))  # noqa: T201 - a script for maintainers
+    faults = [one for one in outcomes if one.fault]
+    slowest, largest = (max(outcomes, key=lambda one: getattr(one, key)) for key in ("seconds", "megabytes"))
+    names = {one.name for one in outcomes}
+    print(  # noqa: T201 - a script for maintainers
+        f"{len(names)} cases, {len(outcomes)} openings, {len(faults)} faults; slowest {slowest.name} "
+        f"{slowest.seconds:.2f} s, largest {largest.name} {largest.megabytes:.0f} MB"
+    )
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Writes the corpus of hostile stores and inputs: `python tests/hostile/make.py OUT` lists and writes it.
+
+Checksums and manifests fit, so that what is tried are the checks behind them. Never open OUT with anything that you
+value: it holds bombs, links that lead out, and named pipes that make most programs wait for ever.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from hostile import archives, inputs, stores
+from hostile.forge import Case, Forged, make_sound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CASES: list[Case] = [*stores.CASES, *inputs.CASES, *archives.CASES]
+KINDS = ("gaussian", "sparse", "dense", "affine")
+
+
+def write_all(root: Path, words: str = "") -> Iterator[tuple[Case, Path]]:
+    """Write each case whose name holds `words` into ROOT/NAME/case, beside a folder that nobody may touch."""
+    Forged.sound = {kind: make_sound(root / "sound", kind) for kind in KINDS}
+    for case in CASES:
+        if words in case.name:
+            folder = root / case.name / "case"
+            folder.mkdir(parents=True)
+            (folder.parent / "outside").mkdir()
+            (folder.parent / "outside" / "secret").write_text("secret")
+            case.write(folder)
+            yield case, folder
+
+
+def main() -> None:
+    """Write the whole corpus."""
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    for case, folder in write_all(Path(sys.argv[1])):
+        print(f"{folder}  opened by {', '.join(case.ways)}: expect {case.words!r}")  # noqa: T201 - a script for maintainers
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,516 @@
+"""Hostile stores: what lies behind valid checksums."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from typing import TYPE_CHECKING
+
+import numcodecs
+import numpy as np
+from hostile.forge import SIZE_PX, Case, Forged, frame, with_crc
+
+from pipeline.store.codec import encode_chunk, residual_of_codes
+from pipeline.store.layout import MANIFEST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+BOTH = ("read", "verify")
+CASES: list[Case] = []
+SHARD = "depth/c/0/0/0"
+RAW_BYTES = 2 * SIZE_PX[0] * SIZE_PX[1]
+BLOSC = "its blosc header is not as written"
+
+
+def case(name: str, words: str, change: Callable[[Forged], None], kind: str = "gaussian", ways=BOTH) -> None:
+    """Add a case: a sound store of `kind`, changed."""
+    CASES.append(Case(name, ways, words, lambda folder: change(Forged(folder, kind))))
+
+
+# --- frames of blosc and zstd ----------------------------------------------------------------------------------------
+
+NOISE = np.random.default_rng(1).integers(0, 2**16, (1, *SIZE_PX)).astype(np.uint16)
+SMOOTH = encode_chunk(np.arange(NOISE.size, dtype=np.uint16).reshape(NOISE.shape) // 8)
+COPIED = encode_chunk(NOISE)
+assert not SMOOTH[2] & 2
+assert COPIED[2] & 2
+TERABYTE = {"size_px": (8192, 8192), "bin_edges": tuple(np.linspace(0, 40, 4097).tolist())}
+"""Sixty-seven million pixels that are all invalid compress to kilobytes; their maps would be a terabyte."""
+
+
+def blosc(zstd: bytes, *, length: int | None = None, block: int = RAW_BYTES, start: int = 20) -> bytes:
+    """A chunk whose one block is the given zstd frame."""
+    inside = struct.pack("<II", start, len(zstd) if length is None else length) + zstd
+    return with_crc(struct.pack("<4B3I", 2, 1, 0x94, 2, RAW_BYTES, block, 16 + len(inside)) + inside)
+
+
+def zstd(size: int) -> bytes:
+    """A frame that says its size."""
+    return numcodecs.zstd.compress(bytes(size), 19)
+
+
+for _name, _chunk, _words in [
+    ("declares-two-gigabytes", frame(SMOOTH, 4, 2**31 - 16), "declares 2147483632 bytes: expected 1536"),
+    ("declares-nothing", frame(SMOOTH, 4, 0), "declares 0 bytes: expected 1536"),
+    ("length-beyond-its-bytes", frame(SMOOTH, 12, 2**31 - 1), BLOSC),
+    ("length-of-a-header", frame(SMOOTH, 12, 16), BLOSC),
+    ("blocks-of-0", frame(SMOOTH, 8, 0), BLOSC),
+    ("blocks-of-1", frame(SMOOTH, 8, 1), BLOSC),
+    ("blocks-negative", frame(SMOOTH, 8, 2**32 - 1), BLOSC),
+    ("blocks-huge", frame(SMOOTH, 8, 2**31 - 1), BLOSC),
+    ("blocks-huge-copied", frame(COPIED, 8, 2**31 - 1), BLOSC),
+    ("typesize-0", frame(SMOOTH, 3, 0, 1), BLOSC),
+    ("typesize-255", frame(SMOOTH, 3, 255, 1), BLOSC),
+    ("copied-but-short", frame(SMOOTH, 2, 0x96, 1), BLOSC),
+    ("compressed-by-lz4", frame(SMOOTH, 2, 0x34, 1), BLOSC),
+    ("byte-shuffled", frame(SMOOTH, 2, 0x91, 1), BLOSC),
+    ("of-another-version", frame(SMOOTH, 0, 9, 1), BLOSC),
+    ("block-starts-outside", frame(SMOOTH, 16, 2**31 - 1), BLOSC),
+    ("block-starts-negative", frame(SMOOTH, 16, 2**32 - 8), BLOSC),
+    ("block-starts-in-the-header", frame(SMOOTH, 16, 4), BLOSC),
+    ("block-length-huge", frame(SMOOTH, 20, 2**31 - 1), "does not decompress"),
+    ("block-length-negative", frame(SMOOTH, 20, 2**32 - 1), "does not decompress"),
+    ("zstd-of-30-megabytes", blosc(zstd(3 * 10**7)), "does not decompress"),
+    ("zstd-of-too-little", blosc(zstd(100)), "does not decompress"),
+    ("zstd-of-nothing", blosc(b""), "a chunk"),
+    ("zstd-that-is-none", blosc(b"\x28\xb5\x2f\xfd" + bytes(64)), "does not decompress"),
+    ("of-3-bytes", b"abc", "checksum (crc32c) of a chunk"),
+    ("of-no-bytes", b"", "checksum (crc32c) of a chunk"),
+    ("is-a-pickle", with_crc(b"\x80\x04cos\nsystem\n(S'touch /tmp/owned'\ntR."), "a chunk"),
+]:
+    case(f"chunk-{_name}", _words, lambda store, chunk=_chunk: store.chunk("depth", chunk))
+
+# --- what chunks say -------------------------------------------------------------------------------------------------
+
+
+def dense(value: float, where: tuple[slice, ...]) -> Callable[[Forged], None]:
+    """A map that is even but for some values."""
+
+    def change(store: Forged) -> None:
+        chunk = np.full(store.array("dpm/probability").chunk, 1 / 12, np.float16)
+        chunk[0][where] = value
+        store.chunk("dpm/probability", encode_chunk(chunk))
+
+    return change
+
+
+def sparse(planes: int, **values: int) -> Callable[[Forged], None]:
+    """A sparse map whose arrays are each of one value; it says that it uses `planes`."""
+
+    def change(store: Forged) -> None:
+        for name, value in values.items():
+            array = store.array(f"dpm/{name}")
+            chunk = encode_chunk(np.full(array.chunk, value, array.dtype))
+            for number in range(array.chunks_per_sample):
+                used = name == "tail" or number < -(-planes // 8)
+                store.chunk(array.path, chunk if used else None, number)
+        column = np.full(7, planes, np.int32)
+        column[1:] = [store_planes(store, number) for number in range(1, 7)]
+        store.rows("dpm_planes", column)
+
+    return change
+
+
+def store_planes(store: Forged, number: int) -> int:
+    """What the sound store says of a sample."""
+    from pipeline.store import open_store
+
+    return int(open_store(store.sound["sparse"]).rows("dpm_planes")[number])
+
+
+def shifted_planes(store: Forged) -> None:
+    """The first chunk of planes is left out, the second is there."""
+    sparse(8, gap=1, weight=9, tail=0)(store)
+    for path in ("dpm/gap", "dpm/weight"):
+        store.chunks(path, lambda chunks: chunks.__setitem__(slice(2), [None, chunks[0]]))
+
+
+LAST = residual_of_codes(np.full(SIZE_PX, 65535, np.uint16))[np.newaxis]
+ALL = (slice(None),)
+case("code-beyond-the-last", "depth code 65535: expected at most", lambda s: s.chunk("depth", encode_chunk(LAST)))
+case("code-missing", "the chunk is missing", lambda s: s.chunk("depth", None))
+case("affine-code-beyond-the-last", "depth code 65535", lambda s: s.chunk("depth", encode_chunk(LAST)), "affine")
+case("gap-beyond-the-last-bin", "names bin 12: expected at most 11", sparse(1, gap=13, weight=9, tail=9), "sparse")
+case("gaps-far-beyond", "names bin 3059: expected", sparse(12, gap=255, weight=9, tail=9), "sparse")
+case("weights-of-zero", "no probability", sparse(1, gap=1, weight=0, tail=0), "sparse")
+case("planes-negative", "chunks for -5 planes", sparse(-5, gap=1, weight=9, tail=9), "sparse")
+case("planes-by-the-billion", "chunks for 2147483647 planes", sparse(2**31 - 1, gap=1, weight=9, tail=9), "sparse")
+case("planes-missing-before-others", "chunks for 8 planes", shifted_planes, "sparse")
+case("dense-negative", "negative or do not sum to 1", dense(-0.5, (slice(0, 1),)), "dense")
+case("dense-nan-in-a-bin", "NaN in some bins", dense(np.nan, (slice(3, 4),)), "dense")
+case("dense-infinite", "do not sum to 1", dense(np.inf, (slice(2, 3),)), "dense")
+case("dense-zero", "do not sum to 1", dense(0, ALL), "dense")
+
+# --- the index of a shard --------------------------------------------------------------------------------------------
+
+
+def entry(row: int, offset: int | None, length: int | None) -> Callable[[Forged], None]:
+    """Set an entry of the index; None leaves a number as it is."""
+
+    def change(index: np.ndarray, _: int) -> None:
+        index[row] = [
+            old if new is None else np.uint64(new) for old, new in zip(index[row], (offset, length), strict=True)
+        ]
+
+    return lambda store: store.index("depth", change)
+
+
+def overlap(index: np.ndarray, _: int) -> None:
+    index[:] = index[0]
+
+
+def whole_file(index: np.ndarray, size: int) -> None:
+    index[0] = 52, size - 52
+
+
+case("index-overlaps", "overlap or leave gaps", lambda s: s.index("depth", overlap))
+case("index-outside", "points outside its file", entry(1, 10**9, None))
+case("index-wraps-around", "points outside its file", entry(1, 2**64 - 2, 16))
+case("index-in-itself", "points outside its file", entry(0, 0, None))
+case("index-length-0", "overlap or leave gaps", entry(1, None, 0))
+case("index-length-huge", "points outside its file", entry(1, None, 2**63))
+case("index-length-empty", "points outside its file", entry(1, None, 2**64 - 1))
+case("index-chunk-of-the-whole-file", "larger than it can be|overlap", lambda s: s.index("depth", whole_file))
+case("index-cut-off", "index does not match its checksum", lambda s: s.write(SHARD, bytes(20)))
+case("shard-is-empty", "index does not match its checksum", lambda s: s.write(SHARD, b""))
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+for _name, _scale, _offset in [
+    ("nan", np.nan, 0.0),
+    ("infinite", np.inf, 0.0),
+    ("zero", 0.0, 0.0),
+    ("negative", -1.0, 0.0),
+    ("1e308", 1e308, 0.0),
+    ("offset-infinite", 1.0, -np.inf),
+    ("offset-nan", 1.0, np.nan),
+    ("offset-1e308", 1.0, 1e308),
+]:
+
+    def _scales(store: Forged, scale: float = _scale, offset: float = _offset) -> None:
+        store.rows("code_scale", np.full(7, scale))
+        store.rows("code_offset", np.full(7, offset))
+
+    case(f"scale-{_name}", "expected finite numbers, scale above 0", _scales, "affine")
+
+for _name, _ids, _words in [
+    ("not-utf8", [b"\xff\xfe"], "is not UTF-8"),
+    ("twice", [b"a/003"], "2 samples have the id 'a/003'"),
+    ("empty", [b""], "is empty or has control characters"),
+    ("newline", [b"a\nb"], "control characters"),
+    ("terminal-escape", [b"\x1b[2J"], r"'\x1b[2J'"),
+    ("nul-inside", [b"a\0b"], r"'a\x00b'"),
+    ("bidi", ["\u202eab".encode()], "control characters"),
+]:
+    case(f"id-{_name}", _words, lambda store, ids=_ids: store.ids(*ids))
+OTHER = np.frombuffer(b"".join(b"b/%03d" % number for number in range(7)), np.uint8).reshape(7, 5)
+case("ids-of-other-images", "the ids' sha256 is not", lambda s: s.rows("id", OTHER), ways=("verify",))
+
+# --- metadata --------------------------------------------------------------------------------------------------------
+
+PRESCRIBES = "not the metadata that format version 1 prescribes"
+
+
+def shape(file: str, *numbers: object) -> Callable[[Forged], None]:
+    """Set an array's shape."""
+    return lambda store: store.node(file, lambda node: node.update(shape=list(numbers)))
+
+
+def inner_codec(codec: dict) -> Callable[[Forged], None]:
+    """Replace blosc."""
+
+    def change(node: dict) -> None:
+        node["codecs"][0]["configuration"]["codecs"][1] = codec
+
+    return lambda store: store.node("depth/zarr.json", change)
+
+
+def of_array(path: str, **values: object) -> Callable[[Forged], None]:
+    """Set keys of an array's metadata."""
+    return lambda store: store.node(f"{path}/zarr.json", lambda node: node.update(values))
+
+
+def many(samples: object, **changes: object) -> Callable[[Forged], None]:
+    """All metadata for so many samples."""
+    return lambda store: store.declare(source={**store.layout.spec.source, "samples": samples}, **changes)
+
+
+case("shape-2^31-squared", "expected 1 to 67108864 pixels", lambda s: s.declare((2**31, 2**31)))
+case("shape-2^31-squared-in-one-place", "67108864 pixels", shape("depth/zarr.json", 7, 2**31, 2**31))
+case("shape-2^62-samples", "expected at least 1", many(2**62))
+case("shape-2^40-samples", "expected at most", many(2**40))
+case("shape-2^24-samples", "expected at most", many(2**24, samples_per_shard=65536))
+case("shape-2^22-samples-a-file-each", "files, expected at most 100000", many(2**22, samples_per_shard=1))
+case("shape-10^6-bins", "more than the format has", shape("dpm/bin_edges/zarr.json", 10**6 + 1))
+case("shape-ids-of-a-gigabyte", "more than the format has", shape("sample/id/zarr.json", 7, 2**30))
+case("shape-negative", "expected whole numbers above 0", shape("depth/zarr.json", -7, 24, 32))
+case("shape-zero", "expected whole numbers above 0", shape("depth/zarr.json", 7, 0, 32))
+case("shape-true", "expected whole numbers above 0", shape("depth/zarr.json", 7, 24, *[True]))
+case("shape-float", "expected whole numbers above 0", shape("depth/zarr.json", 7, 24.0, 32))
+case("shape-of-lists", "not those of format version 1|whole numbers", shape("depth/zarr.json", [7], [24], [32]))
+case("shape-of-100000-axes", "not those of format version 1", shape("depth/zarr.json", *[1] * 100_000))
+case("shape-true-elsewhere", PRESCRIBES, shape("sample/clipped_share/zarr.json", *[True]))
+case("codec-pickle", PRESCRIBES, inner_codec({"name": "pickle"}))
+case("codec-numcodecs-python", PRESCRIBES, inner_codec({"name": "numcodecs.pickle", "configuration": {}}))
+case("codec-gzip", PRESCRIBES, inner_codec({"name": "gzip", "configuration": {"level": 5}}))
+case("dtype-object", PRESCRIBES, of_array("sample/id", data_type="object"))
+case("dtype-variable-length", PRESCRIBES, of_array("sample/id", data_type="variable_length_utf8"))
+case("storage-transformers", PRESCRIBES, of_array("depth", storage_transformers=[{"name": "x"}]))
+case("attributes-more", "hold more than format version 1", lambda s: s.header(code="import os"))
+case("version-2", "store format version 2: this program reads", lambda s: s.header(version=2))
+case("version-true", PRESCRIBES, lambda s: s.header(version=True))
+case("depth-space-missing", "does not say its depth_space", lambda s: s.header(depth_space=None))
+case("samples-a-shard-huge", "samples a shard: expected 1 to 65536", lambda s: s.declare(samples_per_shard=2**40))
+case("samples-a-shard-true", "expected a whole number", lambda s: s.header(samples_per_shard=True))
+case("samples-true", "True in the store's attributes", many(samples=True))
+case("samples-text", "'7' in the store's attributes", many(samples="7"))
+case("teacher-a-list", "not of format version 1", lambda s: s.header(teacher=[1, 2]))
+case("teacher-nameless", "not of format version 1", lambda s: s.header(teacher={}), ways=(*BOTH, "info"))
+case("teacher-name-a-list", "is no text", lambda s: s.declare(teacher={"name": [1]}), ways=(*BOTH, "info"))
+case("ids-digest-a-number", "is no text", lambda s: s.declare(source={"name": "x", "samples": 7, "ids_sha256": 3}))
+case("producer-missing", "not of format version 1", lambda s: s.header(producer=3))
+case("view-of-2^40-px", "expected 1 to 134217728 pixels", lambda s: s.declare(view_size_px=(2**40, 2**40)))
+for _name, _text in [("escape", "\x1b]0;owned\x07"), ("newline", "a\nsound"), ("bidi", "\u202egpj"), ("c1", "\x9b2J")]:
+    case(
+        f"teacher-name-{_name}",
+        "holds control characters",
+        lambda store, text=_text: store.declare(teacher={"name": text, "kind": "x"}),
+        ways=(*BOTH, "info"),
+    )
+case(
+    "licence-escape", "holds control", lambda s: s.declare(teacher={"name": "a", "licence": "\x1b[1A"}), ways=("info",)
+)
+
+
+def edges(*values: float) -> Callable[[Forged], None]:
+    """Replace the last bin edges."""
+
+    def change(store: Forged) -> None:
+        whole = np.array(store.layout.spec.bin_edges)
+        whole[len(whole) - len(values) :] = values
+        store.write("dpm/bin_edges/c/0", encode_chunk(whole))
+
+    return change
+
+
+case("edges-nan", "finite numbers", edges(np.nan))
+case("edges-infinite", "finite numbers", edges(np.inf))
+case("edges-descending", "do not ascend", edges(3, 2, 1))
+case("edges-twice", "do not ascend", edges(40, 40))
+case("edges-1e308", "expected none beyond 1e+12", edges(1e308))
+
+# --- JSON ------------------------------------------------------------------------------------------------------------
+
+JSON = "not valid JSON"
+DIGITS = "9" * 5000
+for _name, _old, _new, _words in [
+    ("nan", '"sigma_m": 2.0', '"sigma_m": NaN', "NaN is no JSON number"),
+    ("infinity", '"sigma_m": 2.0', '"sigma_m": -Infinity', "-Infinity is no JSON number"),
+    ("1e999", '"sigma_m": 2.0', '"sigma_m": 1e999', "1e999 is no finite number"),
+    ("5000-digits", '"sigma_m": 2.0', f'"sigma_m": {DIGITS}', "5000 digits does not fit 64 bits"),
+    ("400-digits", '"sigma_m": 2.0', f'"sigma_m": 1{"0" * 400}', "401 digits does not fit 64 bits"),
+    ("true", '"sigma_m": 2.0', '"sigma_m": true', "True in the store's attributes: expected a number"),
+    ("text", '"sigma_m": 2.0', '"sigma_m": "2.0"', "'2.0' in the store's attributes"),
+    ("negative", '"sigma_m": 2.0', '"sigma_m": -2.0', "expected a number above 0"),
+    ("1e-300", '"sigma_m": 2.0', '"sigma_m": 1e-300', "expected a number above 0"),
+    ("1e308", '"sigma_m": 2.0', '"sigma_m": 1e308', "expected a number above 0"),
+    ("twice", '"sigma_m": 2.0', '"sigma_m": 2.0, "sigma_m": 3.0', "'sigma_m' stands there twice"),
+]:
+    case(f"sigma-{_name}", _words, lambda store, old=_old, new=_new: store.replace("dpm/zarr.json", old, new))
+for _name, _codec, _words in [
+    ("1e308", {"lo_m": 1e-308, "hi_m": 1e308}, "expected it within 1e-12 and 1e+12 m"),
+    ("descending", {"lo_m": 3.0, "hi_m": 2.0}, "expected 0 < lo < hi"),
+    ("negative", {"lo_m": -3.0}, "expected 0 < lo < hi"),
+    ("a-list", {"lo_m": [1]}, "expected a number"),
+    ("error-true", {"max_rel_error": True}, "expected a number"),
+    ("error-zero", {"max_rel_error": 0}, "expected a number between 0 and 1"),
+    ("bits-64", {"bits": 64}, "contradict each other"),
+]:
+
+    def _codecs(store: Forged, codec: dict = _codec) -> None:
+        store.node("zarr.json", lambda node: node["attributes"]["depth_store"]["codec"].update(codec))
+
+    case(f"range-{_name}", _words, _codecs)
+DEEP = b"[" * 100_000 + b"]" * 100_000
+NESTED = b'{"a":' * 500 + b"1" + b"}" * 500
+for _name, _data, _words in [
+    ("deep", DEEP, "marks|nested deeper"),
+    ("nested-500", NESTED, "nested deeper than 64"),
+    ("of-2-megabytes", b" " * 2**21 + b"{}", "expected at most 1048576"),
+    ("not-json", b"\x80\x04}q\0.", JSON),
+    ("empty", b"", JSON),
+    ("a-list", b"[]", "not those of format version 1"),
+    ("a-number", b"7", "not those of format version 1"),
+    ("half-a-surrogate", b'{"shape": "\\ud800"}', JSON),
+    ("utf-16", "{}".encode("utf-16"), JSON),
+    ("a-million-keys", json.dumps(dict.fromkeys(range(70_000))).encode(), "not those of format version 1"),
+]:
+    case(f"node-{_name}", _words, lambda store, data=_data: store.write("depth/zarr.json", data))
+
+# --- the manifest ----------------------------------------------------------------------------------------------------
+
+
+def raw_manifest(data: bytes) -> Callable[[Forged], None]:
+    """Replace the manifest."""
+    return lambda store: (store.path / MANIFEST).write_bytes(data) and None
+
+
+def listed(text: str) -> bytes:
+    """A manifest that consists of these entries."""
+    return b'{"version": 1, "files": {' + text.encode() + b"}}"
+
+
+SUM = "0" * 64
+ENTRY = f'"depth/c/0/0/0": [3, "{SUM}"]'
+for _name, _path in [
+    ("parent", "../../outside/secret"),
+    ("parent-inside", "depth/../../../outside/secret"),
+    ("absolute", "/etc/passwd"),
+    ("backslash", "..\\..\\outside\\secret"),
+    ("nul", "depth/zarr.json\0.zarr.json"),
+    ("dot", "./zarr.json"),
+    ("double-slash", "depth//zarr.json"),
+    ("empty", ""),
+    ("escape", "\x1b[2J/zarr.json"),
+]:
+    case(f"manifest-path-{_name}", "would leave the store", lambda store, path=_path: store.list_as(path, 3, SUM))
+for _name, _entry in [
+    ("size-true", [True, SUM]),
+    ("size-negative", [-1, SUM]),
+    ("size-float", [3.0, SUM]),
+    ("digest-short", [3, "00"]),
+    ("digest-null", [3, None]),
+    ("three-parts", [3, SUM, 1]),
+    ("text", list("ab")),
+]:
+    case(f"manifest-entry-{_name}", "is not (bytes, sha256)", lambda store, entry=_entry: store.list_as(SHARD, *entry))
+for _name, _data, _words in [
+    ("deep", DEEP, "nested deeper|marks"),
+    ("deep-below-the-limit", listed(f'"a": {NESTED.decode()}'), "nested deeper than 64"),
+    ("twice", listed(f"{ENTRY}, {ENTRY}"), "'depth/c/0/0/0' stands there twice"),
+    (
+        "twice-among-many",
+        listed(",".join(f'"{n}":1' for n in [*range(150_000), 149_999])),
+        "'149999' stands there twice",
+    ),
+    ("million-entries", listed(",".join(f'"{n}/zarr.json":[1,"{SUM}"]' for n in range(140_000))), "marks, expected at"),
+    ("empty-objects", b"[" + b"{}," * 1_200_000 + b"1]", "marks, expected at most"),
+    ("nested-lists", b"[" + b"[[[[[[]]]]]]," * 200_000 + b"1]", "marks, expected at most"),
+    ("one-long-text", b'"' + "\U0001f600".encode() * 5_000_000 + b'"', "not a manifest"),
+    ("digits", listed(f'"a": [{DIGITS}, "{SUM}"]'), "5000 digits does not fit"),
+    ("nan", listed(f'"a": [NaN, "{SUM}"]'), "NaN is no JSON number"),
+    ("version-true", b'{"version": true, "files": {}}', "manifest version True"),
+    ("files-a-list", b'{"version": 1, "files": []}', "not a manifest"),
+    ("files-numbers", b'{"version": 1, "files": {"a": 3}}', "not a manifest"),
+    ("empty", b"", JSON),
+    ("lists-nothing", listed(""), "does not list"),
+    ("pickle", b"\x80\x04cos\nsystem\n(S'id'\ntR.", JSON),
+]:
+    case(f"manifest-{_name}", _words, raw_manifest(_data))
+case("manifest-lists-more", "missing or unexpected files", lambda s: s.write("extra/zarr.json", b"{}"))
+case("manifest-lists-less", "missing or unexpected", lambda s: s.manifest(lambda m: m["files"].pop(SHARD)))
+case("manifest-size-huge", "expected at most", lambda s: s.list_as(SHARD, 2**62, SUM))
+
+
+def sparse_file(name: str, size: int) -> Callable[[Forged], None]:
+    """A file that is large and takes no disk; the manifest says so."""
+
+    def change(store: Forged) -> None:
+        with (store.path / name).open("r+b") as file:
+            file.truncate(size)
+        if name != MANIFEST:
+            store.list_as(name, size, SUM)
+
+    return change
+
+
+case("manifest-of-a-gigabyte", "expected at most 33554432", sparse_file(MANIFEST, 2**30))
+case("shard-of-50-gigabytes", "of 53687091200 bytes, expected at most", sparse_file(SHARD, 50 * 2**30))
+case("rows-of-50-gigabytes", "of 53687091200 bytes, expected at", sparse_file("sample/id/c/0/0", 50 * 2**30))
+case("node-of-50-gigabytes", "expected at most 1048576", sparse_file("depth/zarr.json", 50 * 2**30))
+
+# --- what lies in a file's place -------------------------------------------------------------------------------------
+
+
+def instead(name: str, put: Callable[[Path], None]) -> Callable[[Forged], None]:
+    """Put something else in the place of a file or folder."""
+
+    def change(store: Forged) -> None:
+        path = store.path / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        put(path)
+
+    return change
+
+
+def link(target: str) -> Callable[[Path], None]:
+    """A symbolic link to a twin of the file outside of the store, so that what it leads to is sound."""
+
+    def put(path: Path) -> None:
+        case_folder = next(parent for parent in path.parents if parent.name == "s.zarr").parent
+        twin = Forged.sound["gaussian"] / path.relative_to(case_folder / "s.zarr")
+        path.symlink_to(twin if target == "twin" else target)
+
+    return put
+
+
+for _name, _file, _words in [
+    ("manifest", MANIFEST, "no finished store"),
+    ("shard", SHARD, "not a regular file"),
+    ("node", "depth/zarr.json", "not a regular file"),
+    ("rows", "sample/id/c/0/0", "not a regular file"),
+    ("edges", "dpm/bin_edges/c/0", "not a regular file"),
+]:
+    case(f"pipe-for-{_name}", _words, instead(_file, os.mkfifo))
+for _name, _file, _target, _words in [
+    ("manifest", MANIFEST, "twin", "symbolic links"),
+    ("shard", SHARD, "twin", "symbolic links"),
+    ("node", "zarr.json", "twin", "symbolic links"),
+    ("folder-of-chunks", "depth/c", "twin", "Not a directory"),
+    ("folder-of-an-array", "sample", "twin", "Not a directory"),
+    ("shard-to-zeros", SHARD, "/dev/zero", "symbolic links"),
+    ("manifest-to-zeros", MANIFEST, "/dev/zero", "no finished store"),
+    ("shard-to-itself", SHARD, "0", "symbolic links"),
+]:
+    case(f"link-for-{_name}", _words, instead(_file, link(_target)))
+case("folder-for-a-shard", "not a regular file", instead(SHARD, lambda path: path.mkdir()))
+case(
+    "file-named-by-an-escape",
+    r"\x1b[2J: does not belong to the store",
+    lambda s: (s.path / "\x1b[2J").write_bytes(b"") and None,
+    ways=("verify",),
+)
+case(
+    "link-that-belongs-to-nothing",
+    "more: does not belong to the store",
+    lambda s: (s.path / "more").symlink_to("/"),
+    ways=("verify",),
+)
+
+
+def gigabyte_of_zeros(store: Forged) -> None:
+    """A shard as large as its shape allows. Verification hashes it piece by piece, for longer than a case may take."""
+    store.declare((4096, 8192), samples_per_shard=128)
+    sparse_file(SHARD, 2**30)(store)
+    store.manifest(lambda value: [value["files"].pop(f"depth/c/{shard}/0/0") for shard in (1, 2)])
+    for shard in (1, 2):
+        (store.path / f"depth/c/{shard}/0/0").unlink()
+
+
+case("maps-of-a-terabyte", "map takes 1099511627776 bytes", lambda s: s.declare(**TERABYTE), ways=("dpm",))
+case("maps-of-a-terabyte-sparse", "expected at most", lambda s: s.declare(**TERABYTE), "sparse")
+case("maps-of-a-terabyte-dense", "expected at most", lambda s: s.declare(**TERABYTE), "dense")
+case(
+    "index-of-half-a-gigabyte",
+    "use fewer --samples-per-shard",
+    lambda s: s.declare(samples_per_shard=65536, bin_edges=TERABYTE["bin_edges"]),
+    "sparse",
+)
+case("shard-of-a-gigabyte", "does not match its checksum", gigabyte_of_zeros, ways=("read",))
