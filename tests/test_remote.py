@@ -510,12 +510,11 @@ def test_threads_may_share_a_store_behind_a_url(server):
 # --- the commands --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_training_from_a_url_comes_to_the_weights_of_training_from_a_copy(tmp_path, server, teacher_store, workers):
-    shutil.copytree(teacher_store, server.root / "teacher.zarr")
+def train_from_both(tmp_path, local_store, url, workers=0):
+    """Train from a copy and from a URL, and see that both come to the same bytes."""
     common = ["train-student", "--source", f"scenes:{tmp_path / 'scenes'}", "--split", "train", "--student", "lean"]
     common += ["--epochs", "2", "--batch-size", "2", "--workers", str(workers)]
-    for store, out in ((teacher_store, "local"), (server.url("teacher.zarr"), "remote")):
+    for store, out in ((local_store, "local"), (url, "remote")):
         more = ["--store", store, "--out", tmp_path / out]
         more += ["--store-cache", tmp_path / "kept"] if out == "remote" else []
         done = CliRunner().invoke(main, [str(part) for part in common + more])
@@ -524,6 +523,12 @@ def test_training_from_a_url_comes_to_the_weights_of_training_from_a_copy(tmp_pa
     for name in ("student.safetensors", "steps.csv", "config.json"):
         assert remote[name] == local[name], name
     assert list((tmp_path / "kept").glob("teacher.zarr-*"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_from_a_url_comes_to_the_weights_of_training_from_a_copy(tmp_path, server, teacher_store, workers):
+    shutil.copytree(teacher_store, server.root / "teacher.zarr")
+    train_from_both(tmp_path, teacher_store, server.url("teacher.zarr"), workers)
     asked = [path for path in server.asked if "/depth/c/" in path]
     # Six samples in two shards: once each, however many epochs; two workers may both ask for an index.
     assert len(asked) <= 6 + 2 * max(1, workers)
@@ -629,6 +634,13 @@ def test_a_store_in_s3_is_read_and_what_is_missing_there_is_told(bucket, tmp_pat
         open_store("s3://bucket/none.zarr")
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
         assert same(pool.submit(store.depth_m, 2).result(), local.depth_m(2))
+
+
+@pytest.mark.slow
+def test_training_from_s3_comes_to_the_weights_of_training_from_a_copy(tmp_path, bucket, teacher_store):
+    for name, data in folder_bytes(teacher_store).items():
+        bucket.put_object(Bucket="bucket", Key=f"teacher.zarr/{name}", Body=data)
+    train_from_both(tmp_path, teacher_store, "s3://bucket/teacher.zarr")
 
 
 def test_a_url_as_files_can_be_sent_to_a_worker_without_its_connections(server):
