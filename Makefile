@@ -32,7 +32,7 @@ clean:
 $(VENV)/.setup-done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel
-	# torch by itself first: with a range, pip may bring the CUDA build and its gigabytes.
+	@# torch by itself first: with a range, pip may bring the CUDA build and its gigabytes.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@

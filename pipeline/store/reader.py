@@ -9,21 +9,19 @@ Shape legend: N samples, K bins, h w pixels of the teacher's own output.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections import Counter, OrderedDict
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import google_crc32c
 import numpy as np
 
 from .codec import AffineCodec, DamagedStoreError, LogCodec, codes_of_residual, decode_chunk
-from .files import FarFiles, LocalFiles, is_url
-from .layout import MANIFEST, MAX_MAP_BYTES, ArrayLayout
+from .files import LocalFiles, is_url
+from .layout import MANIFEST, MAX_MAP_BYTES
 from .opening import open_layout, read_checked
-from .shard import EMPTY, parse_index, read_chunk
+from .shard_reader import ShardReader
 from .sparse import SparseMap, decode_sparse
 
 if TYPE_CHECKING:
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
 
     from .files import StoreFiles
 
-CACHED_INDEXES = 64
-PIECE_BYTES = 2**20
 DENSE_TOLERANCE = 0.01
 """How far a stored float16 map may be from a sum of 1; 4096 bins of rounding make 0.001."""
 
@@ -79,11 +75,9 @@ class Store:
     def __init__(self, files: StoreFiles, name: str, *, check_shards: bool = True) -> None:
         self.name = name
         self._files = files
-        self._check_shards = check_shards
         self.manifest, self.spec, self.layout = open_layout(files, name)
         self._arrays = {array.path: array for array in self.layout.arrays()}
-        self._indexes: OrderedDict[str, NDArray[np.uint64]] = OrderedDict()
-        self._checked: set[str] = set()
+        self._shards = ShardReader(files, self.manifest, check_shards=check_shards)
 
     def __len__(self) -> int:
         return self.spec.samples
@@ -266,61 +260,10 @@ class Store:
     def _chunks(self, path: str, number: int) -> list[NDArray[Any] | None]:
         """The chunks of a sample in one of the large arrays."""
         array = self._arrays[path]
-        shard, place = divmod(number, self.spec.samples_per_shard)
-        file = array.file(shard)
         try:
-            index = self._index(array, file)
-            first = place * array.chunks_per_sample
-            if array.chunks_per_sample > 1 and isinstance(self._files, FarFiles):
-                rows = index[first : first + array.chunks_per_sample]
-                self._files.expect(file, [(int(at), int(length)) for at, length in rows if at != EMPTY])
-            return [
-                read_chunk(
-                    array,
-                    index,
-                    first + step,
-                    lambda offset, length: self._files.read_range(file, offset, length),
-                )
-                for step in range(array.chunks_per_sample)
-            ]
+            return self._shards.read(array, *divmod(number, self.spec.samples_per_shard))
         except DamagedStoreError as error:
             raise self._damaged(path, number, str(error)) from error
-
-    def _index(self, array: ArrayLayout, file: str) -> NDArray[np.uint64]:
-        index = self._indexes.get(file)
-        if index is None:
-            size = self._files.size(file)
-            if size != self.manifest[file][0]:
-                raise DamagedStoreError(f"{file} has {size} bytes, the manifest says {self.manifest[file][0]}")
-            index = parse_index(array, self._files.read_range(file, 0, array.index_bytes), size)
-            if self._check_shards and file not in self._checked:
-                self._check_shard(file, index)
-            while len(self._indexes) >= CACHED_INDEXES:
-                self._indexes.popitem(last=False)
-        else:
-            self._indexes.move_to_end(file)
-        self._indexes[file] = index
-        return index
-
-    def _check_shard(self, file: str, index: NDArray[np.uint64]) -> None:
-        """Compare a shard's sha256 with the manifest, the first time that it is used.
-
-        Where it differs and a chunk's own checksum fails too, the shard has rotted, and its other samples can be read.
-        Where it differs although every checksum fits, the shard was put together by somebody else, or belongs in
-        another place: then none of it is trusted. Both at once in one shard look like rot; `verify` tells them too.
-        """
-        size, digest = self.manifest[file]
-        hasher = hashlib.sha256()
-        for offset in range(0, size, PIECE_BYTES):
-            hasher.update(self._files.read_range(file, offset, PIECE_BYTES))
-        if hasher.hexdigest() != digest:
-            used = index[index[:, 0] != EMPTY]
-            if all(_fits_its_checksum(self._files.read_range(file, int(at), int(n))) for at, n in used):
-                raise DamagedStoreError(
-                    "every checksum of the shard fits, but its sha256 is not the manifest's: a chunk or the whole "
-                    "shard was swapped, left out or replaced"
-                )
-        self._checked.add(file)
 
     def _damaged(self, path: str, number: int, what: str) -> DamagedStoreError:
         file = self._arrays[path].file(number // self.spec.samples_per_shard)
@@ -335,10 +278,5 @@ class Store:
 
     def __getstate__(self) -> dict[str, Any]:
         # Columns are read again where they are needed: a worker of a large store should not be sent them.
-        kept = ("name", "_files", "_check_shards", "manifest", "spec", "layout", "_arrays")
-        return {name: self.__dict__[name] for name in kept} | {"_indexes": OrderedDict(), "_checked": set()}
-
-
-def _fits_its_checksum(chunk: bytes) -> bool:
-    fits: bool = google_crc32c.value(chunk[:-4]) == int.from_bytes(chunk[-4:], "little")
-    return fits
+        kept = ("name", "_files", "manifest", "spec", "layout", "_arrays", "_shards")
+        return {name: self.__dict__[name] for name in kept}

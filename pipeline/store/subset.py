@@ -62,10 +62,10 @@ def raw_chunks(store: Store, array: ArrayLayout, number: int) -> list[bytes | No
     Raises DamagedStoreError.
     """
     shard, place = divmod(number, store.spec.samples_per_shard)
-    file, first = array.file(shard), place * array.chunks_per_sample
+    file = array.file(shard)
     try:
-        index = store._index(array, file)  # noqa: SLF001 - same room
-        entries = [(int(offset), int(length)) for offset, length in index[first : first + array.chunks_per_sample]]
+        rows = store._shards.entries(array, shard, place)  # noqa: SLF001 - same room
+        entries = [(int(offset), int(length)) for offset, length in rows]
         return [
             _checked(array, store._files.read_range(file, *entry) if entry[0] != EMPTY else None, entry[1])  # noqa: SLF001
             for entry in entries
