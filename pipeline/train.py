@@ -79,14 +79,15 @@ def train_network(
     samples = source.samples(split)
     recipe = Recipe.make(options, source, samples, store, truth)
     partial = out.with_name(f".{out.name}.{recipe.digest()[:12]}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    write_durably(partial / CONFIG, pretty_json(recipe.as_json()))
-    teacher = None if options.on_truth else store
-    run = _Training(source, samples, recipe, teacher, validation, choose_device(device), partial)
-    if run.step:
-        progress.note(f"going on from step {run.step} of {run.total_steps} in {partial}")
-    with stop_flag() as stopped, progress.task("train", run.total_steps, "step", done=run.step) as task:
-        finished = run.train(workers, stopped, task)
+    with stop_flag() as stopped:  # from here on Ctrl-C ends a step first, and leaves a checkpoint
+        partial.mkdir(parents=True, exist_ok=True)
+        write_durably(partial / CONFIG, pretty_json(recipe.as_json()))
+        teacher = None if options.on_truth else store
+        run = _Training(source, samples, recipe, teacher, validation, choose_device(device), partial)
+        if run.step:
+            progress.note(f"going on from step {run.step} of {run.total_steps} in {partial}")
+        with progress.task("train", run.total_steps, "step", done=run.step) as task:
+            finished = run.train(workers, stopped, task)
     if not finished:
         raise Interrupted(
             f"stopped at step {run.step} of {run.total_steps}; run the same command again to go on from {partial}"

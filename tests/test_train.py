@@ -196,7 +196,6 @@ def test_ctrl_c_on_the_command_goes_on_with_the_same_command(tmp_path, scenes, t
         while partial is None:
             partial = next(tmp_path.glob(".run.*.partial/config.json"), None)
             time.sleep(0.05)
-        time.sleep(2)
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
     assert process.returncode == 130
