@@ -8,6 +8,7 @@ members must be exactly the manifest's files with their sizes, and what is writt
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -216,7 +217,10 @@ def _new_target(target: Path) -> Iterator[None]:
 def _zip_errors(archive: Path) -> Iterator[None]:
     try:
         yield
-    except NOT_A_ZIP as error:
+    except (*NOT_A_ZIP, OSError) as error:
+        # A forged offset makes zipfile seek before the file's start, which the system calls an invalid argument.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise DamagedStoreError(
             f"{archive}: not a packed store, or damaged ({error}); expected a file of `pipeline store pack`"
         ) from error
