@@ -25,6 +25,7 @@ format: $(VENV)/.setup-done
 
 bench: $(VENV)/.setup-done  ## side by side with peers; prints tables and writes benchmarks/results/
 	python benchmarks/store_read.py
+	python benchmarks/students.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

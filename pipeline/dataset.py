@@ -15,12 +15,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from .sources.images import read_image_with_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -248,6 +248,12 @@ def collate(items: list[Item]) -> Item:
     )
 
 
+def cut(batch: Item, parts: int) -> list[Item]:
+    """A batch as equal parts, in order."""
+    pieces = [[None] * parts if whole is None else whole.chunk(parts) for whole in batch]
+    return [Item(*part) for part in zip(*pieces, strict=True)]
+
+
 def dense_maps(batch: Item, bins: int, table: Tensor) -> Tensor | None:
     """Maps (B, K, h, w) float32 of a batch on its device, zero where there is no value; None if it has none.
 
@@ -265,27 +271,3 @@ def dense_maps(batch: Item, bins: int, table: Tensor) -> Tensor | None:
     whole.scatter_(1, target, table[batch.weight.long()])
     whole = whole[:, :bins] * (count > 0)
     return whole / whole.sum(1, keepdim=True).clamp(min=torch.finfo(whole.dtype).tiny)
-
-
-class EpochOrder(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, number) in an order that depends on seed and epoch alone."""
-
-    def __init__(self, samples: int, batch_size: int, seed: int) -> None:
-        self.samples = samples
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-        self.first_batch = 0
-
-    def start_at(self, epoch: int, first_batch: int) -> None:
-        """Choose the epoch, and the batch to begin with (after an interruption)."""
-        self.epoch, self.first_batch = epoch, first_batch
-
-    def __len__(self) -> int:
-        return max(1, self.samples // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.samples)
-        for batch in range(self.first_batch, len(self)):
-            part = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(self.epoch, int(number)) for number in part]

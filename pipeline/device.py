@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import resource
+
 import torch
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: str = "auto", process: int | None = None) -> torch.device:
     """Return the device of that name; `auto` is a CUDA GPU where there is one, else the CPU.
 
-    Raises ValueError for a device that is not there.
+    `process` numbers the processes of one run on this machine, from 0: each takes the GPU of its number.
+    Raises ValueError for a device that is not there, and for one GPU that several processes would share.
     """
+    if process is not None and name.startswith("cuda:"):
+        raise ValueError(f"--device {name}: each process of a run takes a GPU of its own; use --device cuda")
+    if process is not None and (name == "cuda" or (name == "auto" and torch.cuda.is_available())):
+        return choose_device(f"cuda:{process}")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -28,14 +35,21 @@ def choose_device(name: str = "auto") -> torch.device:
 def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
     """Type for mixed precision, or None for float32 throughout.
 
-    `auto` is bfloat16 on GPUs that compute in it; on CPUs it is float32, which is faster there.
+    `auto` is bfloat16 on GPUs that compute in it; on CPUs it is float32, which is faster there. float16 has more
+    digits and less range: its gradients must be scaled, or small ones are lost.
     Raises ValueError for another name.
     """
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else None
-    if precision == "float32":
-        return None
-    if precision == "bfloat16":
-        return torch.bfloat16
-    raise ValueError(f"--precision {precision}: expected auto, float32 or bfloat16")
+    known = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if precision not in known:
+        raise ValueError(f"--precision {precision}: expected auto, {', '.join(known)}")
+    return known[precision]
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory that was in use at once: the device's where it is a GPU, else this process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ RELEASED_SIGMA_M = 0.5
 _MAX_BINS = 4096  # a map of 4096 bins over 352x1216 pixels is 7 GB: more is a slip of the keyboard
 _FAR_SIGMAS = 4.0  # beyond the range by this much, float32 masses underflow and need the scaled form
 _CLAMP_SIGMAS = 1e6  # at this distance the end bin has everything; it also makes an infinite depth finite
+_CENTRE_REACH_SIGMAS = 8.0  # how far beyond the range a Gaussian may stand to bring its map's mean to the end
+_CENTRE_KNOTS = 4096
+_CENTRE_STEPS = 48  # halvings: from a range of 100 m to under a picometre
 _RELEASED_FLOOR = 1e-16
 _RELEASED_DEAD = -1000.0
 
@@ -94,13 +98,16 @@ def bin_centers(bin_edges_m: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def gaussian_dpm(depth_m: Tensor, bin_edges_m: Tensor, sigma_m: float) -> Tensor:
+def gaussian_dpm(depth_m: Tensor, bin_edges_m: Tensor, sigma_m: float, *, centred: bool = False) -> Tensor:
     """Mass of N(depth, sigma) in each bin, renormalised over the range (the paper's Eq. 2 as drawn).
 
     Args:
         depth_m: (B, 1, H, W) float32 or float64 metres on any device. NaN is an invalid pixel.
         bin_edges_m: (K + 1,) edges, ascending.
         sigma_m: standard deviation, more than 0.
+        centred: move each Gaussian so that the mean of its map is the depth. As it is, a map near an end
+            of the range is cut off there, and its mean lies further inside; and where the Gaussian is narrower than
+            the bins, the mean is that of the bin.
 
     Returns:
         (B, K, H, W) of depth's type. Sums to 1 over K; at invalid pixels it is all zeros. A depth outside the
@@ -111,6 +118,8 @@ def gaussian_dpm(depth_m: Tensor, bin_edges_m: Tensor, sigma_m: float) -> Tensor
     _check_depth(depth_m)
     if not (math.isfinite(sigma_m) and sigma_m > 0):
         raise ValueError(f"sigma_m {sigma_m}: expected a finite number above 0")
+    if centred:
+        depth_m = _centred_place(depth_m, bin_edges_m, sigma_m, in_bins=False)
     edges = bin_edges_m.to(depth_m)
     lo, hi = float(bin_edges_m[0]), float(bin_edges_m[-1])
     unit_m = sigma_m * math.sqrt(2)  # erfc's own
@@ -143,6 +152,74 @@ def _far_mass(depth_m: Tensor, edges: Tensor, unit_m: float) -> Tensor:
     beyond = (edges - near[:, None]).abs() / unit_m  # x - n, but exact
     tails: Tensor = torch.special.erfcx(x) * torch.exp(-beyond * (x + n))
     return (tails[:, :-1] - tails[:, 1:]).abs()
+
+
+@torch.no_grad()
+def bin_gaussian_dpm(depth_m: Tensor, bin_edges_m: Tensor, sigma_bins: float, *, centred: bool = False) -> Tensor:
+    """A Gaussian whose width is counted in bins: over log bins it is as wide, beside the depth, near and far.
+
+    The depth is taken to the bins' own coordinate (0 at the first edge, K at the last, linear within a bin and beyond
+    the ends), and the mass of N(coordinate, sigma_bins) is taken there. Over linear bins this is `gaussian_dpm`.
+
+    Shapes, types, invalid pixels, `centred` and errors as in `gaussian_dpm`.
+    """
+    _check_depth(depth_m)
+    if centred:
+        place = _centred_place(depth_m, bin_edges_m, sigma_bins, in_bins=True)
+    else:
+        place = _bin_coordinate(depth_m, bin_edges_m)
+    steps = torch.arange(len(bin_edges_m), dtype=torch.float64)
+    return gaussian_dpm(place, steps, sigma_bins)
+
+
+def _bin_coordinate(depth_m: Tensor, bin_edges_m: Tensor) -> Tensor:
+    edges = bin_edges_m.to(depth_m)
+    index = torch.searchsorted(edges, depth_m.nan_to_num(0.0)).sub_(1).clamp_(0, len(edges) - 2)
+    return index + (depth_m - edges[index]) / (edges[index + 1] - edges[index])
+
+
+def _centred_place(depth_m: Tensor, bin_edges_m: Tensor, sigma: float, *, in_bins: bool) -> Tensor:
+    """Where a Gaussian has to stand so that the mean of its map is `depth_m`; NaN stays NaN.
+
+    Far from the ends of the range, and where bins are not much wider than the Gaussian, this is the depth itself.
+    Near the ends it lies further out, by up to 8 sigma. A depth beyond the outermost centres, which no map has as its
+    mean, is taken for the nearest that one has. In metres, or in the bins' coordinate.
+    """
+    means_m, places = _centring(tuple(bin_edges_m.tolist()), sigma, in_bins, depth_m.dtype, depth_m.device)
+    flat_m = depth_m.reshape(-1).clamp(means_m[0], means_m[-1])
+    after = torch.searchsorted(means_m, flat_m.nan_to_num(0.0)).clamp(1, len(means_m) - 1)
+    before_m = means_m[after - 1]
+    share = (flat_m - before_m) / (means_m[after] - before_m)
+    return torch.lerp(places[after - 1], places[after], share).view_as(depth_m)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)  # a cached tensor of a validation run could not be used in training
+def _centring(
+    edges_m: tuple[float, ...], sigma: float, in_bins: bool, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Means of maps in metres, ascending, and where the Gaussian of each stands: a table to interpolate in."""
+    edges = torch.tensor(edges_m, dtype=torch.float64)
+    axis = torch.arange(len(edges), dtype=torch.float64) if in_bins else edges
+    centers_m = bin_centers(edges)
+    per_gap = max(1, min(16, _CENTRE_KNOTS // len(centers_m)))
+    shares = torch.arange(per_gap, dtype=torch.float64) / per_gap
+    knots_m = torch.cat([torch.lerp(centers_m[:-1, None], centers_m[1:, None], shares).flatten(), centers_m[-1:]])
+    nearest, farthest = axis[:1] - _CENTRE_REACH_SIGMAS * sigma, axis[-1:] + _CENTRE_REACH_SIGMAS * sigma
+
+    def mean_m(place: Tensor) -> Tensor:
+        return expected_depth(gaussian_dpm(place.view(1, 1, 1, -1), axis, sigma), edges).flatten()
+
+    least_m, most_m = mean_m(nearest), mean_m(farthest)
+    low, high = nearest.expand_as(knots_m), farthest.expand_as(knots_m)
+    for _ in range(_CENTRE_STEPS):  # the mean rises with the place: halve the interval around the right one
+        middle = (low + high) / 2
+        too_far = mean_m(middle) > knots_m
+        low, high = torch.where(too_far, low, middle), torch.where(too_far, middle, high)
+    reached = (knots_m > least_m) & (knots_m < most_m)
+    means_m = torch.cat([least_m, knots_m[reached], most_m])
+    places = torch.cat([nearest, low[reached], farthest])
+    return means_m.to(device, dtype), places.to(device, dtype)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ Shape legend: H, W pixels of the view.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +14,11 @@ import torch
 from .dataset import upsampled
 from .fileio import CsvTable, pretty_json, write_durably
 from .metrics import METRICS, PROTOCOLS, depth_metrics, mean_metrics
-from .predict import frames_in_batches, images_of, predict_depth_m
+from .predict import frames_in_batches, has_map, images_of, predict_depth_m, predict_looks
 from .progress import Silent
+from .risk import ErrorSpread, relative_difference
 from .sources.view import View
+from .uncertainty import Look, UncertaintyMeter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,9 +33,19 @@ if TYPE_CHECKING:
     from .store import Store
     from .students.run import LoadedRun
 
-TEACHER_TOP_ROW = 110
-"""Rows above this are left out of a comparison with the teacher under KITTI's protocol: no LiDAR reaches them."""
+TEACHER_TOP_SHARE = 110 / 352
+"""The part of the rows, from the top, that a comparison with the teacher leaves out under KITTI's protocol: no LiDAR
+reaches them. 110 of the KB crop's 352."""
 CSV_COLUMNS = ("id", *METRICS, "teacher_abs_rel", "teacher_rmse", "teacher_delta1")
+DOUBT_COLUMNS = ("entropy_nats", "ause_entropy", "ause_flip", "coverage_90")
+
+
+class Predicted(NamedTuple):
+    """A network's depth of a frame, and what it was made of where doubt is asked for."""
+
+    depth_m: NDArray[np.float32]
+    """(H, W) metres"""
+    look: Look | None = None
 
 
 def choose_protocol(name: str | None, source: Source, max_m: float | None = None) -> Protocol:
@@ -56,26 +68,88 @@ def evaluate_student(
     protocol: Protocol,
     *,
     store: Store | None = None,
+    uncertainty: bool = False,
+    calibration_split: str | None = None,
     device: torch.device | None = None,
     batch_size: int = 4,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Metrics of a trained student over a split, and with `store` its likeness to the teacher.
 
-    Returns a JSON value: `protocol`, `frames`, `frames_without_truth`, `metrics`, perhaps `against_teacher`, and
-    `per_image` rows. Raises ValueError for a split with no truth inside the protocol, and for input at fault.
+    With `uncertainty`, whether it knows when it is wrong too, for which each image is looked at mirrored as well; all
+    other figures stay the same. Intervals of constant relative width are fitted on `calibration_split`, on whose
+    depths' errors no test image has a say.
+
+    Returns a JSON value: `protocol`, `frames`, `frames_without_truth`, `metrics`, perhaps `against_teacher` and
+    `uncertainty` (see `UncertaintyMeter.result`), and `per_image` rows. Raises ValueError for a split with no truth
+    inside the protocol, a calibration split that shares images with it, and for input at fault.
     """
+    progress = progress or Silent()
     device = device or torch.device("cpu")
     network = run.network.to(device)
     edges_m = torch.from_numpy(run.bin_edges_m).to(device)
-
-    def predict(frames: list[Frame]) -> NDArray[np.float32]:
-        depth_m = predict_depth_m(network, images_of(frames, device), edges_m, flip_average=protocol.flip_average)
-        predicted: NDArray[np.float32] = depth_m.cpu().numpy()
-        return predicted
-
     view = View.parse(run.config["view"])
-    return _evaluate(source, split, view, protocol, predict, store, batch_size, progress or Silent())
+    mapped = has_map(run.config)
+
+    def predict(frames: list[Frame]) -> list[Predicted]:
+        depth_m = predict_depth_m(network, images_of(frames, device), edges_m, flip_average=protocol.flip_average)
+        return [Predicted(one) for one in depth_m.cpu().numpy()]
+
+    def look(frames: list[Frame]) -> list[Predicted]:
+        looks = predict_looks(network, images_of(frames, device), edges_m, flip_average=protocol.flip_average)
+        depth_m, plain_m, mirrored_m = (each.cpu().numpy() for each in looks[1:])
+        return [
+            Predicted(depth_m[place], Look(looks.maps[place] if mapped else None, plain_m[place], mirrored_m[place]))
+            for place in range(len(frames))
+        ]
+
+    if not uncertainty:
+        if calibration_split is not None:
+            raise ValueError(f"--calibration-split {calibration_split}: it fits intervals, so add --uncertainty")
+        return _evaluate(source, split, view, protocol, predict, store, None, batch_size, progress)
+    spread = None
+    if calibration_split is not None:
+        spread = _error_spread(source, calibration_split, split, view, protocol, predict, batch_size, progress)
+    meter = UncertaintyMeter(run.bin_edges_m, spread)
+    result = _evaluate(source, split, view, protocol, look, store, meter, batch_size, progress)
+    result["uncertainty"] = meter.result()
+    if "constant" in result["uncertainty"]["intervals"]:
+        result["uncertainty"]["intervals"]["constant"]["calibration"]["split"] = calibration_split
+    return result
+
+
+def _error_spread(
+    source: Source,
+    split: str,
+    measured: str,
+    view: View,
+    protocol: Protocol,
+    predict: Callable[[list[Frame]], list[Predicted]],
+    batch_size: int,
+    progress: Progress,
+) -> ErrorSpread:
+    """Relative errors |truth - prediction| / prediction over a split that shares no image with the measured one."""
+    samples = source.samples(split)
+    shared = {sample.id for sample in samples} & {sample.id for sample in source.samples(measured)}
+    if shared:
+        raise ValueError(
+            f"calibration split {split!r} shares {len(shared)} images with split {measured!r} ({min(shared)!r}): "
+            "choose one of other images for --calibration-split"
+        )
+    spread = ErrorSpread()
+    with progress.task("calibrate", len(samples), "img") as task:
+        for frame, predicted in _predictions(source, split, view, batch_size, predict):
+            if frame.truth_m is not None:
+                mask = protocol.mask(frame.truth_m) & np.isfinite(predicted.depth_m)
+                if mask.any():
+                    spread.add(relative_difference(protocol.clamp(predicted.depth_m)[mask], frame.truth_m[mask]))
+            task.update()
+    if not spread.frames:
+        raise ValueError(
+            f"no image of calibration split {split!r} has ground truth within protocol {protocol.name}: use another "
+            "--calibration-split"
+        )
+    return spread
 
 
 def evaluate_teacher(
@@ -87,12 +161,12 @@ def evaluate_teacher(
     """
     view = View.parse(store.spec.view)
 
-    def predict(frames: list[Frame]) -> NDArray[np.float32]:
-        return np.stack([_teacher_m(store, frame) for frame in frames])
+    def predict(frames: list[Frame]) -> list[Predicted]:
+        return [Predicted(_teacher_m(store, frame)) for frame in frames]
 
     # A cached map cannot be mirrored and averaged; the protocol that is reported says so.
     protocol = replace(protocol, flip_average=False)
-    return _evaluate(source, split, view, protocol, predict, None, 8, progress or Silent())
+    return _evaluate(source, split, view, protocol, predict, None, None, 8, progress or Silent())
 
 
 def _teacher_m(store: Store, frame: Frame) -> NDArray[np.float32]:
@@ -111,20 +185,21 @@ def _evaluate(
     split: str,
     view: View,
     protocol: Protocol,
-    predict: Callable[[list[Frame]], NDArray[np.float32]],
+    predict: Callable[[list[Frame]], list[Predicted]],
     store: Store | None,
+    meter: UncertaintyMeter | None,
     batch_size: int,
     progress: Progress,
 ) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     without_truth = 0
-    top_row = TEACHER_TOP_ROW if protocol.crop == "garg" else 0
+    top_share = TEACHER_TOP_SHARE if protocol.crop == "garg" else 0
     samples = source.samples(split)
     if store is not None:
         for sample in samples:
             store.index_of(sample.id)  # a store of another split is refused before any work
     with progress.task("evaluate", len(samples), "img") as task:
-        for frame, depth_m in _predictions(source, split, view, batch_size, predict):
+        for frame, (depth_m, look) in _predictions(source, split, view, batch_size, predict):
             row: dict[str, Any] = {"id": frame.sample.id}
             predicted_m = protocol.clamp(depth_m)
             mask = None if frame.truth_m is None else protocol.mask(frame.truth_m) & np.isfinite(depth_m)
@@ -132,10 +207,12 @@ def _evaluate(
                 without_truth += 1
             else:
                 row |= depth_metrics(predicted_m, frame.truth_m, mask)
+                if meter is not None and look is not None:
+                    row |= meter.add(predicted_m, frame.truth_m, mask, look)
             if store is not None:
                 teacher_m = _teacher_m(store, frame)
                 seen = np.isfinite(teacher_m) & np.isfinite(depth_m)
-                seen[:top_row] = False
+                seen[: round(top_share * len(seen))] = False
                 if seen.any():
                     alike = depth_metrics(predicted_m, protocol.clamp(teacher_m), seen)
                     row |= {f"teacher_{name}": value for name, value in alike.items()}
@@ -165,8 +242,8 @@ def _predictions(
     split: str,
     view: View,
     batch_size: int,
-    predict: Callable[[list[Frame]], NDArray[np.float32]],
-) -> Iterator[tuple[Frame, NDArray[np.float32]]]:
+    predict: Callable[[list[Frame]], list[Predicted]],
+) -> Iterator[tuple[Frame, Predicted]]:
     for frames in frames_in_batches(source, source.samples(split), view, batch_size):
         yield from zip(frames, predict(frames), strict=True)
 
@@ -176,6 +253,7 @@ def write_result(result: dict[str, Any], out: Path) -> None:
     kept = {name: value for name, value in result.items() if name != "per_image"}
     out.parent.mkdir(parents=True, exist_ok=True)
     rows = CsvTable(out.with_suffix(".csv"))
-    rows.rows = [{name: row.get(name) for name in CSV_COLUMNS} for row in result["per_image"]]
+    columns = CSV_COLUMNS + (DOUBT_COLUMNS if "uncertainty" in result else ())
+    rows.rows = [{name: row.get(name) for name in columns} for row in result["per_image"]]
     rows.write()
     write_durably(out, pretty_json(kept))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .collective import all_sum
 from .dpm import bin_centers
 from .loss_base import DepthLoss, is_valid, scale_invariant
 
@@ -37,12 +38,22 @@ class LikelihoodLoss(DepthLoss):
         row = (row + self.skip_rows) * height // rows
         column = column * width // columns
         low, high = log_student[batch, upper - 1, row, column], log_student[batch, upper, row, column]
-        nll_nats = -(low + share * (high - low)).sum() / max(len(truth_m), 1)
+        total, count = all_sum((low + share * (high - low)).sum(), is_valid(target_m).sum())
+        nll_nats = -total / count.clamp_min(1)
         si = scale_invariant(*self._depths(log_student.exp(), target_depth_m))
         return {"loss": nll_nats + si, "nll_nats": nll_nats, "si": si}
 
 
-def build_loss(name: str, bin_edges_m: Tensor, *, skip_rows: int, sigma_m: float, weight: float) -> LikelihoodLoss:  # noqa: ARG001 - one call for all
-    """Return the loss `nll`; width and weight of a Gaussian map mean nothing to it."""
+def build_loss(
+    name: str,
+    bin_edges_m: Tensor,
+    *,
+    skip_rows: int,
+    sigma_m: float,  # noqa: ARG001 - one call for all
+    sigma_bins: float | None = None,  # noqa: ARG001 - as above
+    weight: float,  # noqa: ARG001 - as above
+    centred: bool,  # noqa: ARG001 - as above
+) -> LikelihoodLoss:
+    """Return the loss `nll`; width, weight and centring of a Gaussian map mean nothing to it."""
     assert name == "nll"
     return LikelihoodLoss(bin_edges_m, skip_rows)

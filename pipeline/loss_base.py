@@ -2,7 +2,8 @@
 
 Every loss is called as `loss(logits, target_depth_m, target_dpm=None)` and gives a scalar; `terms` gives its
 parts too. Pixels where the target is NaN, infinite or not above 0 count nowhere. No gradient is ever NaN;
-without any valid pixel the loss is 0 and can still be differentiated.
+without any valid pixel the loss is 0 and can still be differentiated. Where several processes share a batch, means
+are over the valid pixels of all: whatever adds up pixels goes through `all_sum` before it is divided.
 
 Shape legend: B batch, K bins, H W pixels of the target, h w pixels of the logits.
 """
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .collective import all_sum
 from .dpm import expected_depth
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ class DepthLoss(nn.Module):
         if skip_rows < 0:
             raise ValueError(f"skip_rows {skip_rows}: expected 0 or more")
         self.bin_edges_m = edges
+        self.range_m = (float(edges[0]), float(edges[-1]))
+        """Targets beyond it are clamped to it in depth terms."""
         self.skip_rows = skip_rows
 
     def forward(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None = None) -> Tensor:
@@ -103,16 +107,15 @@ class DepthLoss(nn.Module):
             depth_m = F.interpolate(depth_m, target_m.shape[2:], mode="bilinear", align_corners=False)
         depth_m, target_m = depth_m[:, :, self.skip_rows :], target_m[:, :, self.skip_rows :]
         valid = is_valid(target_m)
-        target_m = target_m.clamp(float(self.bin_edges_m[0]), float(self.bin_edges_m[-1]))
+        target_m = target_m.clamp(*self.range_m)
         return depth_m, torch.where(valid, target_m, depth_m.detach()), valid
 
 
 def scale_invariant(depth_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
     """sqrt(var(g) + 0.15 mean(g)^2) over valid pixels, g the log ratio; 0, with a graph, where all is equal."""
     log_ratio = torch.log(depth_m + SI_EPSILON_M) - torch.log(target_m + SI_EPSILON_M)
-    count = valid.sum()
     mean = mean_where(valid, log_ratio)
-    squares = torch.where(valid, (log_ratio - mean).square(), 0.0).sum()
+    squares, count = all_sum(torch.where(valid, (log_ratio - mean).square(), 0.0).sum(), valid.sum())
     inner = squares / (count - 1).clamp_min(1) + SI_MEAN_WEIGHT * mean.square()
     # The slope of a root is infinite at 0: where all is equal there is nothing to learn.
     return torch.where(inner > 0, inner, 1.0).sqrt() * (inner > 0)
@@ -130,4 +133,5 @@ def nearest(maps: Tensor, size: torch.Size) -> Tensor:
 
 def mean_where(valid: Tensor, values: Tensor) -> Tensor:
     """Mean over valid pixels; 0, with a graph, where there are none."""
-    return torch.where(valid, values, 0.0).sum() / valid.sum().clamp_min(1)
+    total, count = all_sum(torch.where(valid, values, 0.0).sum(), valid.sum())
+    return total / count.clamp_min(1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .dpm import RELEASED_SIGMA_M, gaussian_dpm, released_dpm
+from .dpm import RELEASED_SIGMA_M, bin_gaussian_dpm, gaussian_dpm, released_dpm
 from .loss_base import ALIASES, DepthLoss, is_valid, mean_where, nearest, scale_invariant
 from .ssim import ssim_map
 
@@ -43,11 +43,14 @@ class TieKdLoss(DepthLoss):
     Args:
         bin_edges_m: (K + 1,) ascending.
         sigma_m: width of the teacher's Gaussian.
+        sigma_bins: its width in bins instead (`bin_gaussian_dpm`). Not for `released`.
         weight: w, the share of the KL. 1 leaves the SSIM out.
         kind: `gaussian` as the paper describes it, or `released` as the released code computes it: its maps
             (`released_dpm`, always of sigma 0.5), T log(T / (S + 1e-7) + 1e-7) summed where S is not 0, and
             SSIM with absolute variances and covariance.
         skip_rows: top rows of the target that both terms leave out; 110 of the released code's 352x704 crop.
+        centred: move each Gaussian so that the mean of its map is the teacher's depth (see `gaussian_dpm`),
+            which matters near the ends of the range. Not for `released`.
 
     Terms: "loss", "kl_nats", "ssim_loss".
     """
@@ -59,6 +62,9 @@ class TieKdLoss(DepthLoss):
         weight: float = 0.1,
         kind: str = "gaussian",
         skip_rows: int = 0,
+        *,
+        sigma_bins: float | None = None,
+        centred: bool = False,
     ) -> None:
         super().__init__(bin_edges_m, skip_rows)
         if kind not in {"gaussian", "released"}:
@@ -67,6 +73,11 @@ class TieKdLoss(DepthLoss):
             raise ValueError(f"weight {weight}: expected 0 to 1")
         if not (math.isfinite(sigma_m) and sigma_m > 0):
             raise ValueError(f"sigma_m {sigma_m}: expected a finite number above 0")
+        if sigma_bins is not None and not (math.isfinite(sigma_bins) and sigma_bins > 0):
+            raise ValueError(f"sigma_bins {sigma_bins}: expected a finite number above 0")
+        if kind == "released" and (centred or sigma_bins is not None):
+            raise ValueError("the released maps are never centred, and always 0.5 m wide: use kind gaussian")
+        self.sigma_bins, self.centred = sigma_bins, centred
         self.sigma_m = RELEASED_SIGMA_M if kind == "released" else sigma_m
         self.weight = weight
         self.kind = kind
@@ -75,7 +86,8 @@ class TieKdLoss(DepthLoss):
         released = self.kind == "released"
         teacher, valid = self._teacher_map(logits, target_depth_m, target_dpm)
         log_student = torch.log_softmax(logits, dim=1)
-        student = log_student.exp()
+        # The released code takes a softmax, which underflows at other logits: its sum over S != 0 tells the difference.
+        student = torch.softmax(logits, dim=1) if released else log_student.exp()
         kl = _released_kl(student, teacher) if released else _kl(log_student, teacher)
         skipped = self._skipped_rows(logits.shape[2], target_depth_m.shape[2])
         kl_nats = mean_where(valid[:, :, skipped:], kl[:, :, skipped:])
@@ -95,7 +107,9 @@ class TieKdLoss(DepthLoss):
             depth_m = depth_m.where(valid, math.nan)
             if self.kind == "released":
                 return released_dpm(depth_m, self.bin_edges_m, self.sigma_m), valid
-            return gaussian_dpm(depth_m, self.bin_edges_m, self.sigma_m), valid
+            if self.sigma_bins is not None:
+                return bin_gaussian_dpm(depth_m, self.bin_edges_m, self.sigma_bins, centred=self.centred), valid
+            return gaussian_dpm(depth_m, self.bin_edges_m, self.sigma_m, centred=self.centred), valid
         teacher = nearest(target_dpm.detach().to(logits.dtype), size)
         mass = teacher.sum(dim=1, keepdim=True)
         valid = valid & mass.isfinite() & (mass > 0)
@@ -145,19 +159,24 @@ def build_loss(
     sigma_m: float = RELEASED_SIGMA_M,
     weight: float = 0.1,
     skip_rows: int = 0,
+    *,
+    sigma_bins: float | None = None,
+    centred: bool = False,
 ) -> DepthLoss:
-    """The loss of that name in LOSSES or ALIASES; sigma and weight matter to those with a DPM only.
+    """The loss of that name in LOSSES or ALIASES.
+
+    Weight matters to those with a DPM only; sigma, `sigma_bins` and `centred` to those with a Gaussian one.
 
     Raises ValueError for an unknown name, listing the known ones.
     """
     known = ALIASES.get(name, name)
     if known not in LOSSES:
         raise ValueError(f"loss {name!r}: expected one of {', '.join([*LOSSES, *ALIASES])}")
-    if known == "dpm":
-        return TieKdLoss(bin_edges_m, sigma_m, weight=1.0, skip_rows=skip_rows)
-    if known.startswith("tiekd"):
-        kind = "released" if known == "tiekd-released" else "gaussian"
-        return TieKdLoss(bin_edges_m, sigma_m, weight, kind, skip_rows)
+    if known == "tiekd-released":
+        return TieKdLoss(bin_edges_m, sigma_m, weight, "released", skip_rows)
+    if known in {"tiekd", "dpm"}:
+        share = 1.0 if known == "dpm" else weight
+        return TieKdLoss(bin_edges_m, sigma_m, share, skip_rows=skip_rows, sigma_bins=sigma_bins, centred=centred)
     return ResponseLoss(bin_edges_m, known, skip_rows)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from .sources.images import read_image_with_sha256
 from .students.run import normalise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -84,9 +84,43 @@ def predict_depth_m(network: nn.Module, images: Tensor, bin_edges_m: Tensor, *, 
     if flip_average:
         mirrored = expected_depth(predict_map(network, images.flip(-1)), bin_edges_m)
         depth_m = (depth_m + mirrored.flip(-1)) / 2
+    return _as_large_as(images, depth_m)
+
+
+class Looks(NamedTuple):
+    """What a student says of images and of their mirrored ones."""
+
+    maps: Tensor
+    """(B, K, h, w) of the images themselves"""
+    depth_m: Tensor
+    """(B, H, W) the prediction, exactly as `predict_depth_m` gives it"""
+    plain_m: Tensor
+    """(B, H, W) of the images themselves"""
+    mirrored_m: Tensor
+    """(B, H, W) of the mirrored images, mirrored back"""
+
+
+@torch.inference_mode()
+def predict_looks(network: nn.Module, images: Tensor, bin_edges_m: Tensor, *, flip_average: bool) -> Looks:
+    """Look at images (B, 3, H, W) in 0..1 twice. A flip average is one of depths: the maps are never mixed."""
+    # The mirrored look first: its maps are gone before the others are there.
+    mirrored_m = expected_depth(predict_map(network, images.flip(-1)), bin_edges_m).flip(-1)
+    maps = predict_map(network, images)
+    plain_m = expected_depth(maps, bin_edges_m)
+    depth_m = (plain_m + mirrored_m) / 2 if flip_average else plain_m
+    return Looks(maps, *(_as_large_as(images, each_m) for each_m in (depth_m, plain_m, mirrored_m)))
+
+
+def _as_large_as(images: Tensor, depth_m: Tensor) -> Tensor:
+    """Depth (B, H, W) as large as the images, of depth (B, 1, h, w)."""
     if depth_m.shape[-2:] != images.shape[-2:]:
         depth_m = F.interpolate(depth_m, images.shape[-2:], mode="bilinear", align_corners=False)
     return depth_m[:, 0]
+
+
+def has_map(config: Mapping[str, Any]) -> bool:
+    """Whether a run's network gives a map that means something: with the head `depth` it gives one depth alone."""
+    return bool(config.get("head", "dpm") != "depth")
 
 
 def images_of(frames: Sequence[Frame], device: torch.device) -> Tensor:

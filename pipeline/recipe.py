@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .dpm import parse_bins
-from .fileio import canonical_json, sha256_bytes
+from .dpm import bin_centers, parse_bins
+from .fileio import canonical_json, sha256_bytes, sha256_file
 from .loss_base import ALIASES
-from .students.build import STUDENTS
+from .students.build import check_student
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from .loss_base import DepthLoss
     from .sources.base import Sample, Source
     from .store import Store
 
 MAPS = ("auto", "stored", "from-depth")
-LOSSES_WITH_MAP = ("tiekd", "dpm")
+HEADS = ("dpm", "depth")
+CENTRED = False
+"""Whether Gaussian maps are centred where the options do not say."""
+LOSSES_OF_STORED_MAPS = ("tiekd", "dpm")
+LOSSES_WITH_MAP = ("tiekd", "tiekd-released", "dpm", "nll")
 LOSSES = {
     "tiekd": ".losses",
     "tiekd-released": ".losses",
@@ -42,17 +48,30 @@ class TrainOptions:
     student: str = "mobilenetv2"
     loss: str = "tiekd"
     """A name in LOSSES; with `truth-` in front, it is taken to ground truth and not to a store's targets."""
+    head: str = "dpm"
+    """`depth` is a plain regression, without a map, for comparison (`regression_edges_m`)."""
+    encoder_weights: Path | None = None
+    """File of ImageNet weights that the encoder starts from."""
     epochs: int = 24
     batch_size: int = 16
+    """Of one step, over all parts and all processes."""
+    accumulate: int = 1
+    """Parts in which a batch goes through the network, one after another."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     clip_norm: float = 35.0
+    ema: float = 0.0
+    """Decay of the moving average of the weights, which is then the student; 0 keeps none."""
     crop_px: tuple[int, int] | None = None
     rotate_deg: float | None = None
     flip: bool = True
     colour: bool = True
     sigma_m: float | None = None
     """Width of the Gaussian map; None takes the store's."""
+    sigma_bins: float | None = None
+    """The same counted in bins, so that over log bins it is a share of the depth (`dpm.bin_gaussian_dpm`)."""
+    centred: bool | None = None
+    """Whether each Gaussian is moved so that the mean of its map is the depth; None takes CENTRED."""
     weight: float = 0.1
     """Share of the KL in the TIE-KD loss."""
     skip_rows: int | None = None
@@ -62,25 +81,45 @@ class TrainOptions:
     view: str | None = None
     """For training on ground truth; a store brings its own."""
     bins: str | None = None
-    """As `view`."""
+    """Beside a store, for maps that are made from its depth; a stored map has bins of its own."""
     seed: int = 0
     precision: str = "auto"
     validation_images: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"--batch-size {self.batch_size}: expected a multiple of --accumulate, {self.accumulate}, because its "
+                "parts are equal"
+            )
         if not self.learning_rate > 0:
             raise ValueError(f"--learning-rate {self.learning_rate}: expected a number above 0")
-        if self.student not in STUDENTS:
-            raise ValueError(f"student {self.student!r}: expected one of {', '.join(STUDENTS)}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"--ema {self.ema}: expected 0 (none) to less than 1, such as 0.999")
+        if self.sigma_m is not None and self.sigma_bins is not None:
+            raise ValueError("--sigma-m and --sigma-bins say the same in two units: give one of them")
+        if self.sigma_bins is not None and not 0 < self.sigma_bins < math.inf:
+            raise ValueError(f"--sigma-bins {self.sigma_bins}: expected a finite number above 0")
+        if self.maps not in MAPS:
+            raise ValueError(f"--maps {self.maps}: expected one of {', '.join(MAPS)}")
+        check_student(self.student)
+        self._check_loss()
+
+    def _check_loss(self) -> None:
         if self.loss_name not in LOSSES:
             raise ValueError(
                 f"loss {self.loss!r}: expected one of {', '.join(LOSSES)}, or truth-LOSS to learn from ground truth"
             )
-        if self.maps not in MAPS:
-            raise ValueError(f"--maps {self.maps}: expected one of {', '.join(MAPS)}")
+        if self.head not in HEADS:
+            raise ValueError(f"--head {self.head}: expected one of {', '.join(HEADS)}")
+        if self.head == "depth" and self.loss_name in LOSSES_WITH_MAP:
+            raise ValueError(
+                f"--head depth has no map, which --loss {self.loss} compares: use --loss ssim+si or another of depth "
+                "alone, or --head dpm"
+            )
 
     @property
     def on_truth(self) -> bool:
@@ -111,7 +150,10 @@ class Recipe:
     rotate_deg: float
     skip_rows: int
     sigma_m: float
+    centred: bool
     stored_maps: bool
+    encoder_sha256: str | None
+    """Of the file that the encoder starts from; where it lies makes no difference."""
 
     @classmethod
     def make(
@@ -133,26 +175,35 @@ class Recipe:
                     f"source {source.name!r} has no customary depth bins: give --bins, for example nyu "
                     "(linear:49:0.001:10), kitti (linear:257:0.001:80) or log:64:0.5:20"
                 )
-            edges = tuple(parse_bins(bins).edges().tolist())
+            edges = _edges_m(bins)
             view = options.view or customs.view
         else:
-            if options.bins or options.view:
-                raise ValueError("--bins and --view are the store's when there is one: leave them out")
+            if options.view:
+                raise ValueError("--view is the store's when there is one: leave it out")
             if store.spec.depth_space != "metric_m":
                 raise ValueError(
                     f"{store.name} holds {store.spec.depth_space}: this loss needs metres; use a store of a metric "
                     "teacher"
                 )
-            edges, view = store.spec.bin_edges, store.spec.view
+            edges = _edges_m(options.bins) if options.bins else store.spec.bin_edges
+            view = store.spec.view
         teacher = None if options.on_truth else store
         has_maps = teacher is not None and teacher.spec.dpm_kind == "sparse"
-        usable = has_maps and options.loss_name in LOSSES_WITH_MAP
+        usable = has_maps and options.loss_name in LOSSES_OF_STORED_MAPS
         if options.maps == "stored" and not usable:
             raise ValueError(
                 f"--maps stored: {'this loss has no use for a map' if has_maps else 'the store has no sparse maps'}; "
                 f"use --maps from-depth, or {'--loss tiekd' if has_maps else 'a teacher that emits maps'}"
             )
+        stored_maps = usable and options.maps != "from-depth"
+        if stored_maps and options.bins:
+            assert store is not None
+            raise ValueError(
+                f"--bins {options.bins}: the maps in {store.name} have bins of their own; add --maps from-depth to "
+                "learn from maps made from its depth"
+            )
         of_store = teacher.spec.sigma_m if teacher is not None else None
+        sigma_m = options.sigma_m or of_store or customs.sigma_m or 0.5
         return cls(
             options=options,
             source=source.name,
@@ -161,20 +212,23 @@ class Recipe:
             truth_of=truth or "default" if teacher is None else None,
             store=None if teacher is None else {"teacher": teacher.spec.teacher, "digest": teacher.spec.digest()},
             view=view,
-            bin_edges_m=edges,
+            bin_edges_m=regression_edges_m(edges[0], edges[-1]) if options.head == "depth" else edges,
             crop_px=options.crop_px or customs.crop_px,
             rotate_deg=customs.rotate_deg if options.rotate_deg is None else options.rotate_deg,
             skip_rows=(customs.skip_rows if teacher is not None else 0)
             if options.skip_rows is None
             else options.skip_rows,
-            sigma_m=options.sigma_m or of_store or customs.sigma_m or 0.5,
-            stored_maps=usable and options.maps != "from-depth",
+            sigma_m=sigma_m,
+            centred=CENTRED if options.centred is None else options.centred,
+            stored_maps=stored_maps,
+            encoder_sha256=_sha256_of(options.encoder_weights),
         )
 
     def as_json(self) -> dict[str, Any]:
         """JSON form; the choices that the options left open stand beside them."""
         whole = asdict(self)
         options = whole.pop("options")
+        del options["encoder_weights"]  # a path, which another machine does not have
         return {**options, **whole, "bin_edges_m": list(self.bin_edges_m)}
 
     def digest(self) -> str:
@@ -190,6 +244,37 @@ class Recipe:
         name = self.options.loss_name
         module = import_module(LOSSES[name], __package__)
         loss: DepthLoss = module.build_loss(
-            name, self.bin_edges_m, sigma_m=self.sigma_m, weight=self.options.weight, skip_rows=self.skip_rows
+            name,
+            self.bin_edges_m,
+            sigma_m=self.sigma_m,
+            sigma_bins=self.options.sigma_bins,
+            weight=self.options.weight,
+            skip_rows=self.skip_rows,
+            centred=self.centred,
         )
+        if self.options.head == "depth":
+            lowest, highest = bin_centers(loss.bin_edges_m).tolist()
+            loss.range_m = (lowest, highest)
         return loss
+
+
+def regression_edges_m(lo_m: float, hi_m: float) -> tuple[float, float, float]:
+    """Edges of two bins with the centres `lo_m` and `hi_m`.
+
+    Two logits over them are a plain regression from `lo_m` to `hi_m`: the expected depth is
+    lo + (hi - lo) sigmoid(difference of the logits). So it needs no code of its own in losses, measures or exports.
+    """
+    half_m = (hi_m - lo_m) / 2
+    return (lo_m - half_m, lo_m + half_m, hi_m + half_m)
+
+
+def _edges_m(bins: str) -> tuple[float, ...]:
+    return tuple(parse_bins(bins).edges().tolist())
+
+
+def _sha256_of(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    if not path.is_file():
+        raise ValueError(f"--encoder-weights {path}: no such file; expected a state dict in torchvision's layout")
+    return sha256_file(path)

@@ -1,4 +1,4 @@
-"""Which of our files import which, read from the source. `python tests/imports.py` prints each stage's closure."""
+"""Which of our files import which, read from the source; `rewrite_dvc.py` puts it into the dvc.yaml files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
+DVC_FILES = ("dvc.yaml", "experiments/dvc.yaml", "recipes/kitti/dvc.yaml")
 STAGES = {
     "make_scenes": ("pipeline/cli/scenes.py", []),
     "train_teacher": ("pipeline/cli/train.py", ["pipeline/likelihood.py"]),
@@ -16,6 +17,7 @@ STAGES = {
     "train_student": ("pipeline/cli/train.py", ["pipeline/losses.py"]),
     "evaluate_student": ("pipeline/cli/evaluate.py", []),
     "write_report": ("pipeline/cli/report.py", []),
+    "run_study": ("pipeline/cli/study.py", ["pipeline/losses.py"]),
 }
 """Stage -> the command's file, and the modules that it imports by name for the demo's settings."""
 
@@ -75,8 +77,3 @@ def closure(stage: str) -> list[str]:
     with_code = [path for path in files if re.search(r"^(from|import|def|class) ", path.read_text(), re.MULTILINE)]
     templates = {template for path in with_code for template in path.parent.glob("*.j2")}
     return sorted(path.relative_to(ROOT).as_posix() for path in {*with_code, *templates})
-
-
-if __name__ == "__main__":
-    for stage in STAGES:
-        print(stage, *closure(stage), sep="\n      - ")  # noqa: T201 - a script for maintainers

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from pipeline.cache import cache_teacher
 from pipeline.dataset import (
     Augmentation,
-    EpochOrder,
     Geometry,
     Item,
     TrainingData,
@@ -18,6 +17,7 @@ from pipeline.dataset import (
     dense_maps,
     upsampled,
 )
+from pipeline.order import EpochOrder
 from pipeline.plan import CacheOptions
 from pipeline.sources.registry import open_source
 from pipeline.sources.view import View

@@ -54,10 +54,13 @@ def test_every_command_of_readme_runs_as_it_is_written(tmp_path, monkeypatch):
         words = [small.get(word, word) for word in words[1:]]
         if "--epochs" in words:
             words[words.index("--epochs") + 1] = "1"
+        if "--block" in words:
+            words[words.index("--block") + 1] = "2"
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 0, f"{line}\n{done.output}"
         ran.append(words[0])
-    assert {"cache-teacher", "evaluate-teacher", "train-student", "evaluate-student", "report", "store"} == set(ran)
+    stages = {"cache-teacher", "evaluate-teacher", "train-student", "evaluate-student", "report", "store"}
+    assert stages | {"compare", "export-student", "predict"} == set(ran)
 
 
 def small_splits(folder):
@@ -76,6 +79,14 @@ def small_splits(folder):
     return small
 
 
+def test_what_readme_installs_is_an_extra():
+    installs = [line for line in commands() if line.startswith("pip install")]
+    assert len(installs) == 2
+    for line in installs:
+        extra = re.search(r"\[(.+)\]", line)[1]
+        assert re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+
+
 def test_the_transformers_command_of_readme_runs_with_a_model_of_that_family(tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     from test_teachers import METRIC, save_model
@@ -83,9 +94,6 @@ def test_the_transformers_command_of_readme_runs_with_a_model_of_that_family(tmp
     (line,) = [line for line in commands() if "transformers:" in line and line.startswith("pipeline")]
     model = tmp_path / "model"
     save_model(model, "depth_anything", **METRIC)
-    (install,) = [line for line in commands() if line.startswith("pip install")]
-    extra = re.search(r"\[(.+)\]", install)[1]
-    assert re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     fakes.make_folder(tmp_path / "MY_IMAGES", size_px=(28, 42))
     monkeypatch.chdir(tmp_path)
     words = re.sub(r"transformers:\S+", f"transformers:{model}", line).split()[1:]

@@ -1,19 +1,29 @@
+"""How every loss treats holes, skipped rows, sizes, extremes and nonsense; test_loss_formulas.py has their values."""
+
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.dpm import bin_centers, bin_edges, gaussian_dpm, released_dpm
-from pipeline.losses import ALIASES, LOSSES, ResponseLoss, TieKdLoss, build_loss
+from pipeline.dpm import bin_edges, expected_depth_of_logits, gaussian_dpm, released_dpm
+from pipeline.likelihood import LikelihoodLoss
+from pipeline.losses import ALIASES, LOSSES, ResponseLoss, TieKdLoss
+from pipeline.losses import build_loss as build_distillation_loss
 from pipeline.ssim import ssim_map
 
 EDGES = bin_edges(12, 0.5, 20.0, "log")
-EVERY_LOSS = sorted([*LOSSES, *ALIASES])
-WITHOUT_SSIM = ("dpm", "mse", "si")
+EVERY_LOSS = sorted([*LOSSES, *ALIASES, "nll"])
+WITHOUT_SSIM = ("dpm", "mse", "si", "nll")
+
+
+def build_loss(name, edges=EDGES, skip_rows=0, **settings):
+    """The loss of a name; of ground truth's likelihood too, which stands apart."""
+    if name == "nll":
+        return LikelihoodLoss(edges, skip_rows)
+    return build_distillation_loss(name, edges, skip_rows=skip_rows, **settings)
 
 
 def made(height=14, width=17, batch=2, seed=0, dtype=torch.float64, scale=1):
@@ -31,101 +41,6 @@ def backward(loss, logits, target, *more):
     total = loss(logits, target, *more)
     total.backward()
     return total.item(), logits.grad
-
-
-# An independent computation, in NumPy and float64, pixel by pixel.
-
-
-def np_softmax(logits):
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return p / p.sum(axis=1, keepdims=True)
-
-
-def np_gaussian_map(depth, edges, sigma):
-    cdf = np.vectorize(lambda z: 0.5 * math.erfc(-z / math.sqrt(2)))((edges.reshape(1, -1, 1, 1) - depth) / sigma)
-    mass = np.diff(cdf, axis=1)
-    return mass / mass.sum(axis=1, keepdims=True)
-
-
-def np_window():
-    taps = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
-    window = np.outer(taps, taps)
-    return window / window.sum()
-
-
-def np_blur(image):
-    padded = np.pad(image, 5)
-    window = np_window()
-    return np.array(
-        [
-            [(padded[i : i + 11, j : j + 11] * window).sum() for j in range(image.shape[1])]
-            for i in range(image.shape[0])
-        ]
-    )
-
-
-def np_ssim(x, y, absolute=False):
-    mx, my = np_blur(x), np_blur(y)
-    vx, vy, cov = np_blur(x * x) - mx**2, np_blur(y * y) - my**2, np_blur(x * y) - mx * my
-    if absolute:
-        vx, vy, cov = abs(vx), abs(vy), abs(cov)
-    c1, c2 = 0.01**2, 0.03**2
-    return (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-
-
-def np_depth(logits, edges=EDGES):
-    centers = bin_centers(edges).numpy().reshape(1, -1, 1, 1)
-    return (np_softmax(logits.numpy()) * centers).sum(axis=1)
-
-
-def np_ssim_loss(depth, target, absolute=False):
-    target = np.clip(target, float(EDGES[0]), float(EDGES[-1]))
-    return 1 - np.mean([np_ssim(a, b, absolute) for a, b in zip(depth, target, strict=True)])
-
-
-def test_tiekd_is_ten_times_the_weighted_kl_and_ssim():
-    logits, target = made()
-    student = np_softmax(logits.numpy())
-    teacher = np_gaussian_map(target.numpy(), EDGES.numpy(), 0.8)
-    kl = np.where(teacher > 0, teacher * np.log(np.maximum(teacher, 1e-300) / student), 0).sum(axis=1).mean()
-    ssim = np_ssim_loss(np_depth(logits), target.numpy()[:, 0])
-    terms = TieKdLoss(EDGES, sigma_m=0.8, weight=0.3).terms(logits, target)
-    assert float(terms["kl_nats"]) == pytest.approx(kl, rel=1e-9)
-    assert float(terms["ssim_loss"]) == pytest.approx(ssim, rel=1e-9)
-    assert float(terms["loss"]) == pytest.approx(10 * (0.3 * kl + 0.7 * ssim), rel=1e-9)
-
-
-def test_released_tiekd_is_the_released_formulas_in_float32():
-    logits, target = made(dtype=torch.float32)
-    student = torch.softmax(logits, dim=1)
-    edges = EDGES.float()
-    centers = ((edges[:-1] + edges[1:]) / 2).view(1, -1, 1, 1)
-    density = torch.exp(-((centers - target) ** 2) / (2 * 0.5**2)) / math.sqrt(2 * math.pi * 0.5**2)
-    teacher = torch.softmax(torch.where(density < 1e-16, torch.tensor(-1000.0), density), dim=1)
-    kl = torch.where(student != 0, teacher * torch.log(teacher / (student + 1e-7) + 1e-7), torch.tensor(0.0))
-    kl = float(kl.sum(1).mean())
-    depth = (student * centers).sum(1)
-    ssim = np_ssim_loss(depth.double().numpy(), target.double().numpy()[:, 0], absolute=True)
-    terms = TieKdLoss(EDGES, sigma_m=0.8, kind="released").terms(logits, target)
-    assert float(terms["kl_nats"]) == pytest.approx(kl, rel=1e-5)
-    assert float(terms["ssim_loss"]) == pytest.approx(ssim, rel=1e-4)
-    assert float(terms["loss"]) == pytest.approx(10 * (0.1 * kl + 0.9 * ssim), rel=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["ssim", "mse", "si", "ssim+si", "ssim+mse"])
-def test_response_losses_are_their_formulas(kind):
-    logits, target = made()
-    depth, clamped = np_depth(logits), np.clip(target.numpy()[:, 0], 0.5, 20)
-    g = np.log(depth + 1e-3) - np.log(clamped + 1e-3)
-    parts = {
-        "ssim": np_ssim_loss(depth, clamped),
-        "mse": np.mean((depth - clamped) ** 2),
-        "si": math.sqrt(np.var(g, ddof=1) + 0.15 * g.mean() ** 2),
-    }
-    expected = parts["ssim"] if kind == "ssim" else parts[kind.removeprefix("ssim+")]
-    if "+" in kind:
-        expected += 1.5 * parts["ssim"]
-    assert float(ResponseLoss(EDGES, kind)(logits, target)) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", EVERY_LOSS)
@@ -217,8 +132,9 @@ def test_at_half_resolution_a_logit_row_is_skipped_if_its_centre_is():
 def test_half_resolution_logits_are_upsampled_for_depth_and_the_target_sampled_for_the_map():
     logits, target = made(height=7, width=9, scale=2)
     terms = TieKdLoss(EDGES, sigma_m=0.8).terms(logits, target)
-    depth = F.interpolate(torch.from_numpy(np_depth(logits))[:, None], (14, 18), mode="bilinear")
-    assert float(terms["ssim_loss"]) == pytest.approx(np_ssim_loss(depth.numpy()[:, 0], target.numpy()[:, 0]), rel=1e-9)
+    depth = F.interpolate(expected_depth_of_logits(logits, EDGES), (14, 18), mode="bilinear")
+    clamped = target.clamp(0.5, 20)
+    assert float(terms["ssim_loss"]) == pytest.approx(float(1 - ssim_map(depth, clamped).mean()), rel=1e-9)
     sampled = target[:, :, 1::2, 1::2]  # nearest-exact picks one of the four, never a mean
     kl = TieKdLoss(EDGES, sigma_m=0.8, weight=1.0)(logits, sampled) / 10
     assert float(terms["kl_nats"]) == pytest.approx(float(kl), rel=1e-9)
@@ -311,38 +227,3 @@ def test_shapes_that_do_not_fit_are_refused(logits, depth, dpm, why):
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the next line matches, without escapes
         TieKdLoss(EDGES, skip_rows=2)(torch.ones(logits), torch.ones(depth), given)
     assert why in str(caught.value)
-
-
-def test_ssim_of_a_map_with_itself_is_one_everywhere():
-    x = made()[1]
-    assert torch.allclose(ssim_map(x, x), torch.ones_like(x))
-
-
-@pytest.mark.parametrize("released", [False, True])
-def test_ssim_is_symmetric_and_that_of_the_direct_sum(released):
-    x, y = made()[1], made(seed=1)[1].flip(2)
-    found = ssim_map(x, y, released=released)
-    assert torch.allclose(found, ssim_map(y, x, released=released))
-    assert found[1, 0].numpy() == pytest.approx(np_ssim(x[1, 0].numpy(), y[1, 0].numpy(), released), rel=1e-8)
-
-
-def test_only_the_released_ssim_rewards_a_slope_the_wrong_way():
-    x = torch.linspace(1, 3, 40, dtype=torch.float64).view(1, 1, 1, 40).expand(1, 1, 40, 40)
-    middle = (slice(None), slice(None), 15, 20)
-    assert float(ssim_map(x, x.flip(3))[middle]) < -0.5
-    assert float(ssim_map(x, x.flip(3), released=True)[middle]) > 0.5
-
-
-def test_ssim_of_flat_float32_maps_is_not_drowned_in_rounding():
-    # E[x^2] - E[x]^2 at 80 m is wrong by about C2 in float32
-    x = torch.full((1, 1, 30, 30), 79.83)
-    assert float((ssim_map(x, x + 0.01)[..., 8:-8, 8:-8] - 1).abs().max()) < 1e-5
-
-
-def test_a_window_cached_in_inference_mode_can_be_trained_with():
-    x = torch.rand(1, 1, 23, 29)
-    with torch.inference_mode():
-        ssim_map(x, x)
-    x.requires_grad_()
-    ssim_map(x, x.detach() + 1).sum().backward()
-    assert bool(x.grad.isfinite().all())

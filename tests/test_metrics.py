@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from pipeline.metrics import (
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "kitti"
 GARG = PROTOCOLS["kitti_eigen_garg80"]
+GOLDEN = Path(__file__).parent / "data" / "metrics_golden"
+GOLD = json.loads(GOLDEN.with_suffix(".json").read_text())
 
 
 def test_metrics_of_two_pixels_are_those_computed_by_hand():
@@ -136,6 +140,39 @@ def test_an_unknown_crop_or_an_empty_range_is_refused():
         Protocol("x", crop="gorg", min_m=1.0, max_m=None, flip_average=False)
     with pytest.raises(ValueError, match="0 < min < max"):
         Protocol("x", crop="none", min_m=5.0, max_m=1.0, flip_average=False)
+
+
+def golden_protocol(name):
+    """A protocol of the golden file: one of ours by name, or `plain` with a cap."""
+    settings = GOLD["protocols"][name]
+    protocol = PROTOCOLS.get(name) or replace(PROTOCOLS["plain"], max_m=settings["max_m"])
+    assert (protocol.crop, protocol.max_m, protocol.min_m) == (settings["crop"], settings["max_m"], 1e-3)
+    return protocol
+
+
+@pytest.mark.parametrize(
+    ("image", "protocol"), [(image, protocol) for image, under in GOLD["metrics"].items() for protocol in under]
+)
+def test_every_metric_is_that_of_the_golden_file_to_12_digits(image, protocol):
+    with np.load(GOLDEN.with_suffix(".npz")) as maps:
+        repeat = np.ones((GOLD["repeat"][image],) * 2, np.float32)
+        predicted, truth = (np.kron(maps[f"{image}_{side}_m"], repeat) for side in ("predicted", "truth"))
+    found = evaluate_pair(predicted, truth, golden_protocol(protocol))
+    assert set(found) == set(METRICS)
+    assert found == pytest.approx(GOLD["metrics"][image][protocol], rel=1e-12, abs=0)
+
+
+def test_every_protocol_has_golden_metrics():
+    assert set(PROTOCOLS) < {protocol for under in GOLD["metrics"].values() for protocol in under}
+
+
+def test_the_golden_file_is_what_its_script_writes():
+    script = runpy.run_path(str(GOLDEN.with_suffix(".py")))
+    maps = script["make_maps"]()
+    with np.load(GOLDEN.with_suffix(".npz")) as stored:
+        assert set(stored) == set(maps)
+        assert all(stored[name].dtype == np.float32 for name in stored)
+    assert script["golden"](maps, ["edges"]) == {"edges": GOLD["metrics"]["edges"]}
 
 
 @pytest.mark.realdata

@@ -12,7 +12,7 @@ from conftest import BINS, make_store
 from fakes import FakeTeacher, make_folder, make_scenes_folder
 
 from pipeline.cache import cache_teacher
-from pipeline.dpm import bin_edges, entropy_nats
+from pipeline.dpm import bin_edges, entropy_nats, expected_depth, interval_m
 from pipeline.fileio import pretty_json
 from pipeline.metrics import METRICS, PROTOCOLS
 from pipeline.plan import CacheOptions
@@ -27,6 +27,7 @@ from pipeline.store import open_store
 from pipeline.students.build import build_student
 from pipeline.students.run import CONFIG, WEIGHTS, save_weights
 from pipeline.students.run import METRICS as RUN_METRICS
+from pipeline.uncertainty import COVERAGES, LEVELS
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 EDGES_M = bin_edges(8, 1.0, 12.0, "log")
@@ -63,20 +64,23 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.texts))
 
 
-def make_run(path, *, view="full", target="teacher", loss="tiekd", seed=0, epochs=2, steps=9):
+def make_run(path, *, view="full", target="teacher", loss="tiekd", seed=0, epochs=2, steps=9, head=None):
     """A run with random weights, as if it had been trained."""
     path.mkdir(parents=True)
     torch.manual_seed(seed)
-    network = build_student("lean", len(EDGES_M) - 1)
+    edges_m = EDGES_M if head != "depth" else torch.tensor([1.0, 6.0, 12.0])
+    network = build_student("lean", len(edges_m) - 1)
     save_weights(network, path / WEIGHTS)
     config = {
         "student": "lean",
-        "bin_edges_m": EDGES_M.tolist(),
+        "bin_edges_m": edges_m.tolist(),
         "view": view,
         "loss": loss,
         "truth_of": "sparse" if target == "truth" else None,
         "store": {"teacher": {"name": "fake"}} if target == "teacher" else None,
     }
+    if head is not None:  # older runs say nothing of it
+        config["head"] = head
     (path / CONFIG).write_bytes(pretty_json(config))
     (path / RUN_METRICS).write_bytes(pretty_json({"parameters": 230_000, "images_per_second": 12.34, "device": "cpu"}))
     rows = [f"{step},0,{3 + seed - step / 9}" for step in range(steps)]
@@ -86,7 +90,27 @@ def make_run(path, *, view="full", target="teacher", loss="tiekd", seed=0, epoch
     return path
 
 
-def write_metrics(path, abs_rel, *, alike=None, protocol="plain", frames=2):
+def doubt_of(abs_rel, ause, *, mapped=True, constant=True):
+    """What the evaluation says of uncertainty, with curves that are straight lines."""
+
+    def measure(area, spearman=None):
+        risk = [abs_rel * (0.5 + 0.5 * share) for share in COVERAGES]
+        return {"risk": risk, "aurc": abs_rel * (1 - area), "ause": area, "spearman": spearman}
+
+    def interval(width):
+        levels = list(LEVELS)
+        equal = {"observed": [0.5, 0.9], "width": [None, width]}
+        widths = [width * level for level in levels]
+        return {"nominal": levels, "observed": levels, "width": widths, "ece": 0.0321, "equal": equal}
+
+    measures = {"flip": measure(ause + 0.1, 0.1), "oracle": measure(0.0), "random": measure(0.6)}
+    if mapped:
+        measures |= {name: measure(ause, 0.2) for name in ("entropy", "width", "deviation")}
+    intervals = ({"map": interval(1.11)} if mapped else {}) | ({"constant": interval(0.77)} if constant else {})
+    return {"frames": 2, "coverages": list(COVERAGES), "measures": measures, "intervals": intervals}
+
+
+def write_metrics(path, abs_rel, *, alike=None, protocol="plain", frames=2, doubt=None):
     """Metrics as the evaluation writes them; all the others are made up from AbsRel."""
     metrics = dict.fromkeys(METRICS, abs_rel)
     value = {
@@ -98,6 +122,8 @@ def write_metrics(path, abs_rel, *, alike=None, protocol="plain", frames=2):
     }
     if alike is not None:
         value["against_teacher"] = dict.fromkeys(METRICS, alike)
+    if doubt is not None:
+        value["uncertainty"] = doubt
     path.write_text(json.dumps(value))
     return path
 
@@ -257,6 +283,72 @@ def test_metrics_of_different_protocols_name_no_winner(world, tmp_path):
     assert "3 frames of scenes: truth" in Page(text).text
 
 
+def test_metrics_without_uncertainty_have_no_section_of_it(written):
+    assert "Does it know when it is wrong?" not in written[0]
+
+
+def doubt_part(path):
+    """The section of doubt alone."""
+    text = path.read_text()
+    return text[text.index('<h2 id="doubt"') : text.index('<h2 id="frames"')]
+
+
+def test_the_page_says_which_student_knows_best_when_it_is_wrong(world, tmp_path):
+    write_metrics(tmp_path / "taught.json", 0.2, doubt=doubt_of(0.2, 0.345))
+    write_metrics(tmp_path / "truth.json", 0.1, doubt=doubt_of(0.1, 0.456))
+    metrics_paths = [tmp_path / "taught.json", tmp_path / "truth.json"]
+    report(world, tmp_path / "r.html", metrics_paths=metrics_paths, frames=1)
+    section = doubt_part(tmp_path / "r.html")
+    text = Page(section).text
+    assert "knows best when it is wrong is taught : of the half" in text
+    assert "off by 15.0%, of all by 20.0%" in text
+    for said in ("0.345", "0.456", "0.032", "90.0 %", "1.11", "0.77"):
+        assert said in text
+    assert '<td class="best"><span>0.345</span>' in section
+    assert section.count("<svg") == 6
+    assert "bare" not in section  # nobody measured it
+
+
+def test_a_student_without_a_map_has_no_pictures_of_one_and_is_compared_by_the_mirrored_image(world, tmp_path):
+    run = make_run(tmp_path / "plain", head="depth")
+    write_metrics(tmp_path / "plain.json", 0.2, doubt=doubt_of(0.2, 0.3, mapped=False, constant=False))
+    out = tmp_path / "r.html"
+    report(world, out, runs=[run, world / "runs" / "taught"], metrics_paths=[tmp_path / "plain.json"], frames=1)
+    page = Page(out.read_text())
+    assert page.text.count("no map") == 2 + 4 + 1 + 1  # pictures, readings, the table, and the words above the frames
+    assert "There is no map of plain, which gives one depth for each pixel." in page.text
+    assert "0.400" in page.text
+    section = doubt_part(out)
+    assert section.count("<svg") == 1
+    assert "entropy of its maps" not in section
+
+
+def test_the_area_of_one_student_alone_needs_no_winner(world, tmp_path):
+    write_metrics(tmp_path / "taught.json", 0.2, doubt=doubt_of(0.2, 0.345, constant=False))
+    report(world, tmp_path / "r.html", runs=["taught"], metrics_paths=[tmp_path / "taught.json"], frames=1)
+    section = doubt_part(tmp_path / "r.html")
+    assert "There is <strong>taught</strong>" in section
+    assert "Constant intervals" not in section
+    assert 'class="best"' not in section
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"coverages": "x"},
+        {"coverages": [0.5, 1.0]},
+        {"measures": {}},
+        {"measures": {"flip": None, "oracle": None}},
+        {"intervals": {"map": {"nominal": [0.1, 0.9], "observed": [0.1], "width": [1, 2]}}},
+        {"intervals": None},
+    ],
+)
+def test_damaged_uncertainty_is_named(world, tmp_path, change):
+    write_metrics(tmp_path / "taught.json", 0.2, doubt=doubt_of(0.2, 0.3) | change)
+    with pytest.raises(ValueError, match=r"metrics .*taught\.json.*expected what evaluate-student"):
+        report(world, tmp_path / "r.html", metrics_paths=[tmp_path / "taught.json"])
+
+
 def test_an_existing_page_is_never_written_over(world, tmp_path):
     (tmp_path / "r.html").write_text("mine")
     with pytest.raises(ValueError, match=r"output exists: .*r\.html"):
@@ -319,6 +411,17 @@ def test_the_entropy_of_a_stored_map_is_the_same_in_strips(tmp_path, kind):
     store = open_store(make_store(tmp_path / "s.zarr", kind))
     whole = entropy_nats(torch.from_numpy(store.dpm(1))[None])[0, 0].numpy()
     assert np.allclose(teacher_map(store, 1).entropy_nats(), whole, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "sparse", "dense"])
+def test_the_width_of_a_stored_map_is_that_of_its_90_percent_interval_by_depth(tmp_path, kind):
+    store = open_store(make_store(tmp_path / "s.zarr", kind))
+    maps, edges_m = torch.from_numpy(store.dpm(1))[None].double(), torch.from_numpy(store.bin_edges_m)
+    low_m, high_m = interval_m(maps, edges_m, 0.9)
+    whole = ((high_m - low_m) / expected_depth(maps, edges_m))[0, 0].numpy()
+    found = teacher_map(store, 1).relative_width()
+    assert np.isfinite(whole).any()
+    assert np.allclose(found, whole, rtol=1e-3, equal_nan=True)
 
 
 def test_a_mark_is_looked_up_at_the_nearest_pixel_of_a_smaller_map(tmp_path):

@@ -498,6 +498,28 @@ def test_scenes_have_dense_and_sparse_truth(tmp_path, truth, share):
     np.testing.assert_allclose(np.nanmax(truth_m), np.nanmax(fakes.smooth_depth_m((24, 64), 5)), atol=0.3)
 
 
+@pytest.mark.parametrize(
+    ("world", "bins", "sigma_m"),
+    [(None, "log:64:1:100", 0.5), ("street", "log:64:1:100", 0.5), ("rooms", "log:64:0.3:10", 0.15)],
+)
+def test_scenes_have_the_customs_of_their_world(tmp_path, world, bins, sigma_m):
+    fakes.make_scenes_folder(tmp_path)
+    named = {} if world is None else {"world": world}
+    (tmp_path / "dataset.json").write_text(json.dumps({"metres_per_unit": 0.001, **named}))
+    source = open_source(f"scenes:{tmp_path}")
+    customs = source.customs
+    assert (customs.view, customs.bins, customs.sigma_m, customs.protocol) == ("full", bins, sigma_m, "plain")
+    assert source.metres_per_unit == 0.001
+
+
+@pytest.mark.parametrize("world", ["moon", None, 1, ["rooms"]])
+def test_scenes_of_an_unknown_world_are_refused(tmp_path, world):
+    fakes.make_scenes_folder(tmp_path)
+    (tmp_path / "dataset.json").write_text(json.dumps({"metres_per_unit": 0.001, "world": world}))
+    with refuses(repr(world), "expected one of street, rooms", f"folder:{tmp_path}"):
+        open_source(f"scenes:{tmp_path}")
+
+
 def test_scenes_without_description_name_the_command(tmp_path):
     fakes.make_folder(tmp_path)
     with refuses(tmp_path / "dataset.json", f"pipeline make-scenes {tmp_path}", f"folder:{tmp_path}"):

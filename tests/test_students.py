@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +11,11 @@ from pipeline.dpm import bin_edges, entropy_nats, expected_depth, gaussian_dpm
 from pipeline.losses import TieKdLoss
 from pipeline.students.build import STUDENTS, build_student
 from pipeline.students.encoders import MobileNetV2, ResNet, load_imagenet
+from pipeline.students.run import load_run
 
+RUNS = Path(__file__).parents[1] / "data" / "runs"
 PAPER = ("mobilenetv2", "resnet18", "resnet50")
-LEAN = ("lean", "lean-large")
+LEAN = ("lean", "lean-large", "lean-small", "mobilenetv2-lean", "resnet18-lean")
 
 
 def on_meta(make):
@@ -25,23 +29,60 @@ def count(network):
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "millions"),
+    ("name", "parameters", "thousands"),
     [
-        ("mobilenetv2", 17_646_465, "17.65"),
-        ("resnet18", 16_487_617, "16.5"),
-        ("resnet50", 78_097_857, "78.1"),
+        ("mobilenetv2", 17_646_465, 17_646),
+        ("resnet18", 16_487_617, 16_488),
+        ("resnet50", 78_097_857, 78_098),
     ],
 )
-def test_the_papers_students_have_its_parameter_counts_at_257_bins(name, parameters, millions):
+def test_the_papers_students_have_its_parameter_counts_to_the_thousand_at_257_bins(name, parameters, thousands):
     found = count(on_meta(lambda: build_student(name, 257)))
     assert found == parameters
-    assert f"{found / 1e6:.{len(millions.split('.')[1])}f}" == millions
+    assert round(found / 1000) == thousands
 
 
-def test_the_lean_students_are_small_and_one_is_four_to_eight_times_the_other():
-    small, large = (count(on_meta(lambda name=name: build_student(name, 64))) for name in LEAN)
-    assert (small, large) == (223_544, 1_185_216)
-    assert 4 <= large / small <= 8
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("lean-small", 78_328),
+        ("lean", 223_544),
+        ("lean-large", 1_185_216),
+        ("mobilenetv2-lean", 1_964_384),
+        ("resnet18-lean", 11_388_256),
+    ],
+)
+def test_the_lean_students_are_as_small_as_they_are_said_to_be(name, parameters):
+    assert count(on_meta(lambda: build_student(name, 64))) == parameters
+
+
+def test_the_light_decoder_is_a_small_part_of_a_student_with_an_encoder():
+    for name in ("mobilenetv2-lean", "resnet18-lean"):
+        student = on_meta(lambda name=name: build_student(name, 64))
+        assert count(student.decoder) < 0.1 * count(student)
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "digest"),
+    [
+        ("lean", 195, "26adaeaae4c33cbb"),
+        ("lean-large", 251, "287965ee96a12932"),
+        ("mobilenetv2", 330, "8a67e4b896d8c6c3"),
+    ],
+)
+def test_the_names_shapes_and_order_of_saved_weights_never_change(name, entries, digest):
+    state = on_meta(lambda: build_student(name, 64)).state_dict()
+    text = "\n".join(f"{key} {tuple(value.shape)}" for key, value in state.items())
+    assert len(state) == entries
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest, text
+
+
+def test_runs_of_the_demo_still_load():
+    runs = sorted(path.parent for path in RUNS.glob("*/config.json"))
+    if not runs:
+        pytest.skip("the demo was not run here")
+    for run in runs:
+        assert load_run(run).network.bin_count > 1
 
 
 @pytest.mark.parametrize("size", [(352, 1216), (65, 97), (33, 40)])
@@ -68,6 +109,21 @@ def test_a_fresh_student_is_nearly_uniform_so_its_depth_starts_amid_the_bins(nam
     assert float(entropy_nats(dpm).min()) > 0.9 * math.log(32)
     depth_m = expected_depth(dpm, bin_edges(32, 0.001, 80))
     assert 25 < float(depth_m.min()) <= float(depth_m.max()) < 55
+
+
+def test_a_mobilenet_that_is_not_dilated_goes_down_to_a_32nd_and_gives_its_half_too():
+    encoder = on_meta(lambda: MobileNetV2(dilated=False))
+    shapes = [tuple(x.shape) for x in on_meta(lambda: encoder(torch.empty(1, 3, 64, 128)))]
+    assert shapes == [(1, width, 32 >> i, 64 >> i) for i, width in enumerate((16, 24, 32, 96, 320))]
+    assert encoder.widths == (16, 24, 32, 96, 320)
+    assert all(part.dilation == (1, 1) for part in encoder.modules() if isinstance(part, torch.nn.Conv2d))
+
+
+@pytest.mark.parametrize("make", [MobileNetV2, lambda: MobileNetV2(dilated=False), lambda: ResNet(18)])
+def test_an_encoders_strides_are_those_of_its_outputs(make):
+    encoder = on_meta(make)
+    outputs = on_meta(lambda: encoder(torch.empty(1, 3, 64, 128)))
+    assert [(x.shape[1], 64 // x.shape[2]) for x in outputs] == list(zip(encoder.widths, encoder.strides, strict=True))
 
 
 def test_mobilenet_gives_24_channels_at_a_quarter_and_32_96_320_at_an_eighth():
@@ -151,8 +207,9 @@ def test_imagenet_weights_load_without_their_classifier_and_only_if_all_else_fit
         load_imagenet(target, state)
 
 
-def test_the_encoder_of_a_paper_student_is_at_hand_and_a_lean_one_has_none():
-    assert isinstance(on_meta(lambda: build_student("resnet18", 4)).encoder, ResNet)
+def test_an_encoder_is_at_hand_where_there_is_one_and_the_lean_unet_has_none():
+    for name, kind in (("resnet18", ResNet), ("resnet18-lean", ResNet), ("mobilenetv2-lean", MobileNetV2)):
+        assert isinstance(on_meta(lambda name=name: build_student(name, 4)).encoder, kind)
     assert build_student("lean", 4).encoder is None
 
 
@@ -164,15 +221,16 @@ def test_a_stage_of_mobilenet_is_dilated_in_its_first_block_only():
     assert [i + 1 for i, conv in enumerate(depthwise) if conv.stride[0] > 1] == [2, 4]
 
 
-def test_the_lean_student_sees_the_whole_image():
+@pytest.mark.parametrize("name", ["lean", "mobilenetv2-lean"])
+def test_a_lean_student_sees_the_whole_image(name):
     torch.manual_seed(0)
-    student = build_student("lean", 4).eval()
+    student = build_student(name, 4).eval()
     images = torch.randn(1, 3, 128, 416, requires_grad=True)
     student(images)[0, 0, 2, 2].backward()
     assert float(images.grad[0, :, -8:, -8:].abs().max()) > 0
 
 
-@pytest.mark.parametrize("name", ["lean", "mobilenetv2"])
+@pytest.mark.parametrize("name", ["lean", "mobilenetv2", "mobilenetv2-lean"])
 def test_a_few_steps_on_one_batch_bring_the_loss_down(name):
     torch.manual_seed(0)
     student = build_student(name, 16)
@@ -180,7 +238,7 @@ def test_a_few_steps_on_one_batch_bring_the_loss_down(name):
     depth_m = torch.linspace(30, 2, 32).view(1, 1, 32, 1) + torch.linspace(0, 5, 48)
     images = torch.cat([depth_m, depth_m.flip(3), depth_m.square() / 30], dim=1) / 15 - 1
     loss = TieKdLoss(edges, sigma_m=1.0)
-    steps = 25 if name == "lean" else 6
+    steps = 25 if "lean" in name else 6
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2 if name == "lean" else 1e-3)
     values = []
     for _ in range(steps):
@@ -204,7 +262,10 @@ def test_every_listed_student_builds_and_an_unknown_one_is_refused_with_the_list
     for name in STUDENTS:
         student = on_meta(lambda name=name: build_student(name, 5))
         assert (student.name, student.bin_count) == (name, 5)
-    with pytest.raises(ValueError, match="mobilenetv2, resnet18, resnet50, lean, lean-large"):
-        build_student("leen", 5)
+    for name in ("leen", "timm:", "timm", 5):
+        with pytest.raises(
+            ValueError, match="one of mobilenetv2, resnet18, resnet50, lean, lean-large, .* or timm:NAME"
+        ):
+            build_student(name, 5)
     with pytest.raises(ValueError, match="expected 2 or more"):
         build_student("lean", 1)

@@ -48,6 +48,28 @@ def _show(name: str, result: dict[str, Any], out: Path) -> None:
     click.echo(table(["", "frames", *METRIC_HEADS.values()], rows))
     if result["frames_without_truth"]:
         click.echo(f"{result['frames_without_truth']} frames have no ground truth within the protocol")
+    if "uncertainty" in result:
+        _show_doubt(result["uncertainty"])
+
+
+def _show_doubt(found: dict[str, Any]) -> None:
+    """Print how well each measure sorts the errors, and how well intervals hold."""
+    rows = []
+    for name, measure in found["measures"].items():
+        alike = measure.get("spearman")
+        rows.append([name, f"{measure['aurc']:.4f}", f"{measure['ause']:.4f}", "" if alike is None else f"{alike:.3f}"])
+    click.echo()
+    click.echo(table(["doubt by", "AURC", "AUSE", "rank corr."], rows))
+    rows = []
+    for name, one in found["intervals"].items():
+        ninety, equal = one["nominal"].index(0.9), one["equal"]["width"][one["equal"]["observed"].index(0.9)]
+        held = [f"{one['ece']:.4f}", f"{one['observed'][ninety]:.1%}", f"{one['width'][ninety]:.3f}"]
+        rows.append([name, *held, "" if equal is None else f"{equal:.3f}"])
+    click.echo()
+    if rows:
+        click.echo(table(["intervals", "ECE", "truth in 90 %", "width / depth", "width that holds 90 %"], rows))
+    else:
+        click.echo("this student has no map, so no intervals of its own: --calibration-split fits constant ones")
 
 
 EVALUATION = many(
@@ -64,6 +86,8 @@ EVALUATION = many(
 @EVALUATION
 @option("--store", "store_path", type=STORE, help="Also say how like its teacher the student is.")
 @STORE_CACHE
+@option("--uncertainty", is_flag=True, help="Also say whether it knows when it is wrong; looks at each image twice.")
+@option("--calibration-split", help="With --uncertainty: fit intervals of constant relative width on other images.")
 @option("--batch-size", default=4)
 @DEVICE
 def evaluate_student(
@@ -76,6 +100,8 @@ def evaluate_student(
     out: Path,
     store_path: str | Path | None,
     store_cache: Path | None,
+    uncertainty: bool,
+    calibration_split: str | None,
     batch_size: int,
     device: str,
 ) -> None:
@@ -98,6 +124,8 @@ def evaluate_student(
         split,
         _protocol(protocol, source, max_depth_m),
         store=None if store_path is None else open_store(store_path, cache=store_cache),
+        uncertainty=uncertainty,
+        calibration_split=calibration_split,
         device=choose_device(device),
         batch_size=batch_size,
         progress=Console(),

@@ -14,7 +14,11 @@ COMMANDS = {
     "train-student": ("train", "Stage two: train a student from a store."),
     "evaluate-student": ("evaluate", "Measure a student against ground truth and its teacher."),
     "evaluate-teacher": ("evaluate", "Measure the depth that a store holds."),
+    "compare": ("compare", "Say whether one student is better than another, or it is chance."),
     "report": ("report", "Write a page that shows what students learned."),
+    "export-student": ("export", "Write a student as ONNX, checked against PyTorch."),
+    "predict": ("predict", "Run a student, or its ONNX file, over a folder of images."),
+    "study": ("study", "Train and compare many students that differ in a few flags."),
     "store": ("main", "Look at a store, check it, hand it on."),
 }
 """Name -> module of this package, and what the list of commands says of it."""
@@ -65,3 +69,7 @@ def main() -> None:
 @click.group(cls=LazyGroup, known=STORE_COMMANDS)
 def store() -> None:
     """Look at a store, check it, hand it on."""
+
+
+if __name__ == "__main__":  # torchrun -m pipeline.cli.main
+    main()

@@ -7,27 +7,61 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console
-from .plain import DEVICE, OUT, SIZE, SOURCE, STORE, STORE_CACHE, TRUTH, PlainCommand, many, option
+from .plain import DEVICE, OUT, PATH, SIZE, SOURCE, STORE, STORE_CACHE, TRUTH, PlainCommand, many, option
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 TRAINING = many(
-    option("--student", default="mobilenetv2", help="mobilenetv2, resnet18, resnet50, lean or lean-large."),
+    option(
+        "--student", default="mobilenetv2", help="A name of docs/students.md, such as mobilenetv2-lean, or timm:NAME."
+    ),
+    option(
+        "--encoder-weights",
+        type=PATH,
+        metavar="FILE",
+        help="ImageNet weights in torchvision's layout, for the encoder to start from; random if left out.",
+    ),
+    option(
+        "--head",
+        default="dpm",
+        help="dpm: a depth probability map; depth: plain regression, for comparison, with a loss of depth alone.",
+    ),
     option("--epochs", default=24),
-    option("--batch-size", default=16),
+    option("--batch-size", default=16, help="Images of one step, over all parts and processes."),
+    option(
+        "--accumulate",
+        default=1,
+        help="Equal parts in which a batch goes through the network, to fit the memory. Batch norms and losses then "
+        "see each part on its own; the gradient is that of the mean of the parts' losses.",
+    ),
     option("--learning-rate", default=1e-3, help="Peak of the one-cycle schedule."),
     option("--weight-decay", default=0.01),
+    option(
+        "--ema",
+        default=0.0,
+        help="Decay of a moving average of the weights, such as 0.999: it is validated and saved. 0 keeps none.",
+    ),
     option("--crop", "crop_px", type=SIZE, help="Random crop; the source's custom if left out."),
     option("--rotate-deg", type=float, help="Half of the range of rotation; the source's custom if left out."),
     option("--flip/--no-flip", default=True, help="Mirror half of the samples."),
     option("--colour/--no-colour", default=True, help="Vary the colours of half of the images."),
     option("--sigma-m", type=float, help="Width of the Gaussian map; the store's if left out."),
+    option(
+        "--sigma-bins",
+        type=float,
+        help="The same counted in bins, as wide beside the depth near and far over log bins; give one of the two.",
+    ),
+    option(
+        "--centred/--no-centred",
+        default=None,
+        help="Move each Gaussian so that the mean of its map is the depth itself, also near the ends of the range.",
+    ),
     option("--weight", default=0.1, help="Share of the KL in the TIE-KD loss."),
     option("--skip-rows", type=int, help="Top rows that the loss leaves out; the source's custom if left out."),
     option("--seed", default=0),
-    option("--precision", default="auto", help="auto, float32 or bfloat16."),
+    option("--precision", default="auto", help="auto, float32, bfloat16 or float16."),
     option("--validation-split", help="Split to measure after each epoch."),
     option("--validation-images", default=32, help="How many of it, spread evenly."),
     option("--workers", type=int, help="Loader processes; 0 on a CPU and 8 with a GPU if left out."),
@@ -47,6 +81,7 @@ TRAINING = many(
     type=click.Choice(["auto", "stored", "from-depth"]),
     help="stored: the store's sparse maps; from-depth: Gaussians about its depth; auto: stored if there are any.",
 )
+@option("--bins", help="Of maps made from depth, as in cache-teacher; the store's if left out.")
 @option(
     "--loss",
     default="tiekd",
@@ -62,6 +97,9 @@ def train_student(store_path: str | Path, store_cache: Path | None, **flags: Any
 
     With --loss truth-si the student learns from ground truth alone, for comparison; the store then gives no more
     than the bins and the view. Ctrl-C leaves a checkpoint; the same command goes on from it.
+
+    Several processes, each with a GPU of its own: torchrun --nproc-per-node 4 -m pipeline.cli.main train-student ...
+    They share each batch, and come to the result of one process but for rounding.
     """
     from ..store import open_store
 
@@ -96,26 +134,35 @@ def _train(
     validation_split: str | None,
     **flags: Any,
 ) -> None:
+    from ..collective import process_number
     from ..recipe import TrainOptions
     from ..sources.registry import open_source
     from ..train import Validation, train_network
 
+    first = process_number() == 0  # of several processes it alone says what all of them do
     source = open_source(source_name, truth)
     # What is learned from may be sparse; what is measured against is the source's own ground truth.
     validation = Validation(open_source(source_name), validation_split) if validation_split else None
     options = TrainOptions(**flags)
-    metrics = train_network(
-        source,
-        split,
-        out,
-        options,
-        store=store,
-        truth=truth,
-        validation=validation,
-        device=device,
-        workers=workers,
-        progress=Console(),
-    )
+    try:
+        metrics = train_network(
+            source,
+            split,
+            out,
+            options,
+            store=store,
+            truth=truth,
+            validation=validation,
+            device=device,
+            workers=workers,
+            progress=Console() if first else None,
+        )
+    except KeyboardInterrupt:
+        if first:
+            raise
+        click.get_current_context().exit(130)
+    if not first:
+        return
     last = metrics["last_epoch"]
     measured = f", validation AbsRel {last['val_abs_rel']:.4f}" if "val_abs_rel" in last else ""
     click.echo(

@@ -1,1 +1,1 @@
-"""A renderer of driving-like scenes with exact depth, so that the pipeline runs with no download."""
+"""A renderer of streets and of furnished rooms with exact depth, so that the pipeline runs with no download."""

@@ -1,6 +1,6 @@
 """Writes a data set of rendered scenes: the one that `make demo` runs on, with no download.
 
-A frame depends on (seed, index, size) alone, so a longer set begins with the same frames, whoever renders
+A frame depends on (world, seed, index, size) alone, so a longer set begins with the same frames, whoever renders
 them. Frames go into a hidden folder beside the target, which is renamed at the end: a folder at its final
 path is complete, and an interrupted run goes on where it stopped.
 """
@@ -26,10 +26,7 @@ from PIL import Image
 
 from ..fileio import pretty_json, read_json, sync_directory, write_durably
 from ..progress import Silent
-from .camera import F32, draw_camera
-from .lidar import scan
-from .shade import render
-from .world import draw_scene
+from .worlds import WORLDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,11 +34,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..progress import Progress, Task
+    from .camera import F32
 
-GENERATOR_VERSION = 1
-"""Raise it whenever the same arguments would give other pixels."""
-UNITS_PER_M = 256
-DEPTH_LIMIT_M = 200.0
 MOST_FRAMES = 1_000_000
 FOLDERS = ("depth", "depth_sparse", "rgb")
 
@@ -50,6 +44,7 @@ def make_scenes(
     out: Path,
     *,
     count: int,
+    world: str = "street",
     size_px: tuple[int, int] = (128, 416),
     seed: int = 0,
     test_share: float = 0.15,
@@ -58,15 +53,16 @@ def make_scenes(
 ) -> None:
     """Render `count` frames into a new folder `out`.
 
-    It holds rgb/ID.png (8 bits), depth/ID.png (exact planar depth, 16 bits, metres * 256, 0 for none),
-    depth_sparse/ID.png (the same as a rotating scanner would see it), train.txt, test.txt, all.txt (ids),
-    intrinsics.csv, dataset.json.
+    It holds rgb/ID.png (8 bits), depth/ID.png (exact planar depth, 16 bits, 0 for none), depth_sparse/ID.png (the
+    same as a sensor would see it), train.txt, test.txt, all.txt (ids), intrinsics.csv, dataset.json, which says what
+    the depth files hold and in which unit.
 
     Args:
         out: must not exist; its parents are made.
         count: 2 or more frames.
+        world: `street` (a town and its surroundings, depth to 200 m) or `rooms` (furnished, 0.5 to 10 m).
         size_px: (height, width), each 32 to 4096.
-        seed: 0 or more; another seed is another world.
+        seed: 0 or more; another seed is another town, or other rooms.
         test_share: of the frames in test.txt, spread evenly; between 0 and 1.
         workers: processes; by default one for each core that this process may use.
         progress: told of each frame.
@@ -76,17 +72,17 @@ def make_scenes(
         ChildProcessError: a worker died, perhaps for want of memory; finished frames are kept.
     """
     out = Path(out).absolute()
-    _check(out, count, size_px, seed, test_share, workers)
+    _check(out, count, world, size_px, seed, test_share, workers)
     progress = progress or Silent()
     height, width = size_px
     size_px = (int(height), int(width))
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _staging_folder(out, seed, size_px, count, progress) as staging:
+    with _staging_folder(out, _settings(world, seed, size_px, count), progress) as staging:
         # The picture is written last of a frame's three files.
         todo = [index for index in range(count) if not (staging / "rgb" / f"{_frame_id(index)}.png").exists()]
         with progress.task("render", count, "frame", done=count - len(todo)) as task:
-            _render_all(staging, seed, size_px, todo, workers or len(os.sched_getaffinity(0)), task)
-        _write_lists(staging, count, size_px, seed, test_share)
+            _render_all((staging, seed, size_px, world), todo, workers or len(os.sched_getaffinity(0)), task)
+        _write_lists(staging, count, world, size_px, seed, test_share)
         if os.path.lexists(out):
             raise ValueError(f"output appeared meanwhile: {out}: move it away and run again, the frames are kept")
         staging.rename(out)
@@ -97,7 +93,11 @@ def _frame_id(index: int) -> str:
     return f"{index:06d}"
 
 
-def _check(out: Path, count: int, size_px: tuple[int, int], seed: int, test_share: float, workers: int | None) -> None:
+def _check(
+    out: Path, count: int, world: str, size_px: tuple[int, int], seed: int, test_share: float, workers: int | None
+) -> None:
+    if world not in WORLDS:
+        raise ValueError(f"world is {world!r}, expected one of {', '.join(WORLDS)}: give one of them")
     if not 2 <= count <= MOST_FRAMES:
         raise ValueError(f"count is {count}, expected 2 (one to train on, one to test) to {MOST_FRAMES}: give another")
     if len(size_px) != 2 or not all(32 <= side <= 4096 for side in size_px):
@@ -118,7 +118,7 @@ def _check(out: Path, count: int, size_px: tuple[int, int], seed: int, test_shar
 
 
 @contextmanager
-def _staging_folder(out: Path, seed: int, size_px: tuple[int, int], count: int, progress: Progress) -> Iterator[Path]:
+def _staging_folder(out: Path, settings: dict[str, Any], progress: Progress) -> Iterator[Path]:
     """The hidden folder beside `out`, locked, holding only finished frames of this very set."""
     staging = out.with_name(f".{out.name}.staging")
     if staging.is_symlink() or (staging.exists() and not staging.is_dir()):
@@ -132,20 +132,29 @@ def _staging_folder(out: Path, seed: int, size_px: tuple[int, int], count: int, 
             raise ValueError(f"another run is writing {out}: wait for it, or choose another folder") from error
         if not staging.exists() or staging.stat().st_ino != os.fstat(handle).st_ino:
             raise ValueError(f"another run has just written {out}: use it, or choose another folder")
-        _prepare(staging, _settings(seed, size_px, count), progress)
+        _prepare(staging, settings, progress)
         yield staging
     finally:
         os.close(handle)
 
 
-def _settings(seed: int, size_px: tuple[int, int], count: int) -> dict[str, Any]:
+def _settings(world: str, seed: int, size_px: tuple[int, int], count: int) -> dict[str, Any]:
+    facts = WORLDS[world]
     return {
         "count": count,
-        "generator_version": GENERATOR_VERSION,
-        "metres_per_unit": 1 / UNITS_PER_M,
+        "generator_version": facts.generator_version,
+        "metres_per_unit": 1 / facts.units_per_m,
         "seed": seed,
         "size_px": list(size_px),
+        "truths": facts.truths,
+        "world": world,
     }
+
+
+def _of_pixels(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those settings that a frame depends on; a folder that names no world is a street."""
+    named = {"world": "street", **settings}
+    return {name: named.get(name) for name in ("generator_version", "metres_per_unit", "seed", "size_px", "world")}
 
 
 def _prepare(staging: Path, settings: dict[str, Any], progress: Progress) -> None:
@@ -153,8 +162,7 @@ def _prepare(staging: Path, settings: dict[str, Any], progress: Progress) -> Non
     described = staging / "dataset.json"
     if described.exists():
         before = read_json(described, "settings of an interrupted run")
-        # A frame does not depend on how many there are.
-        if not isinstance(before, dict) or {**before, "count": 0} != {**settings, "count": 0}:
+        if not isinstance(before, dict) or _of_pixels(before) != _of_pixels(settings):
             progress.note(f"discarding frames of an interrupted run with other settings in {staging}")
             described.unlink()
             for folder in FOLDERS:
@@ -173,11 +181,13 @@ def _prepare(staging: Path, settings: dict[str, Any], progress: Progress) -> Non
                 path.unlink()
 
 
-def _render_all(staging: Path, seed: int, size_px: tuple[int, int], todo: list[int], workers: int, task: Task) -> None:
+def _render_all(given: tuple[Path, int, tuple[int, int], str], todo: list[int], workers: int, task: Task) -> None:
+    """Render frames; `given` is what `write_frame` takes beside the index."""
+    staging, seed, size_px, world = given
     workers = min(workers, len(todo))
     if workers <= 1:
         for index in todo:
-            write_frame(staging, seed, index, size_px)
+            write_frame(staging, seed, index, size_px, world)
             task.update()
         return
     # Spawned, not forked: the parent may hold torch, threads and gigabytes. The renderer's array work is
@@ -189,7 +199,7 @@ def _render_all(staging: Path, seed: int, size_px: tuple[int, int], todo: list[i
         while True:
             # Few at a time, so that an interrupt is obeyed within a frame or two.
             for index in islice(remaining, 2 * workers - len(waiting)):
-                waiting.add(pool.submit(write_frame, staging, seed, index, size_px))
+                waiting.add(pool.submit(write_frame, staging, seed, index, size_px, world))
             if not waiting:
                 break
             finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -218,20 +228,17 @@ def _follow_parent() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def write_frame(staging: Path, seed: int, index: int, size_px: tuple[int, int]) -> None:
+def write_frame(staging: Path, seed: int, index: int, size_px: tuple[int, int], world: str) -> None:
     """Render one frame and write its three files, the picture last."""
-    scene = draw_scene(seed, index, size_px)
-    picture, depth_m = render(scene)
-    depth_m = np.where(depth_m <= DEPTH_LIMIT_M, depth_m, 0)
-    sparse_m = scan(depth_m, scene.camera, (seed, index, 4))
+    frame, units_per_m = WORLDS[world].frame(seed, index, size_px), WORLDS[world].units_per_m
     name = f"{_frame_id(index)}.png"
-    write_durably(staging / "depth" / name, _png(_units(depth_m)))
-    write_durably(staging / "depth_sparse" / name, _png(_units(sparse_m)))
-    write_durably(staging / "rgb" / name, _png(picture))
+    write_durably(staging / "depth" / name, _png(_units(frame.depth_m, units_per_m)))
+    write_durably(staging / "depth_sparse" / name, _png(_units(frame.sparse_m, units_per_m)))
+    write_durably(staging / "rgb" / name, _png(frame.picture))
 
 
-def _units(depth_m: F32) -> NDArray[np.uint16]:
-    return np.asarray(np.rint(depth_m * UNITS_PER_M), dtype=np.uint16)
+def _units(depth_m: F32, units_per_m: int) -> NDArray[np.uint16]:
+    return np.asarray(np.rint(depth_m * units_per_m), dtype=np.uint16)
 
 
 def _png(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
@@ -245,7 +252,7 @@ def is_test(index: int, test_share: float) -> bool:
     return int((index + 1) * test_share + 0.5) > int(index * test_share + 0.5)
 
 
-def _write_lists(staging: Path, count: int, size_px: tuple[int, int], seed: int, test_share: float) -> None:
+def _write_lists(staging: Path, count: int, world: str, size_px: tuple[int, int], seed: int, test_share: float) -> None:
     test = [is_test(index, test_share) for index in range(count)]
     # A set too short for its share still gets one frame of each.
     if all(test) or not any(test):
@@ -255,7 +262,7 @@ def _write_lists(staging: Path, count: int, size_px: tuple[int, int], seed: int,
         write_durably(staging / f"{name}.txt", rows.encode())
     lines = ["id,fx_px,fy_px,cx_px,cy_px\n"]
     for index in range(count):
-        camera = draw_camera(seed, index, size_px)
+        camera = WORLDS[world].draw_camera(seed, index, size_px)
         focal = f"{camera.focal_px:.4f}"
         lines.append(f"{_frame_id(index)},{focal},{focal},{camera.cx_px:.4f},{camera.cy_px:.4f}\n")
     write_durably(staging / "intrinsics.csv", "".join(lines).encode())

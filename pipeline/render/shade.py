@@ -22,7 +22,7 @@ from .trace import GROUND, SKY, Ids, first_hits, sunlit
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .world import Scene
+    from .world import Scene, Sensor
 
 # Rows are rendered in bands of about this many samples, which bounds the memory of a large picture.
 BAND_SAMPLES = 400_000
@@ -34,7 +34,7 @@ def render(scene: Scene) -> tuple[NDArray[np.uint8], F32]:
     step = max(1, BAND_SAMPLES // (width * len(SAMPLES_PX)))
     bands = [_render_rows(scene, first, min(height, first + step)) for first in range(0, height, step)]
     light = np.concatenate([band[0] for band in bands], axis=1)
-    return _expose(light, scene), np.concatenate([band[1] for band in bands])
+    return expose(light, scene.sensor), np.concatenate([band[1] for band in bands])
 
 
 def _render_rows(scene: Scene, first: int, last: int) -> tuple[F32, F32]:
@@ -159,10 +159,9 @@ def _openness(scene: Scene, point_m: F32, normal: F32) -> F32:
     return openness
 
 
-def _expose(light: F32, scene: Scene) -> NDArray[np.uint8]:
+def expose(light: F32, sensor: Sensor) -> NDArray[np.uint8]:
     """The sensor: blur, vignette, exposure, noise, tone curve. Light (3, H, W) to bytes (H, W, 3)."""
     _, height, width = light.shape
-    sensor = scene.sensor
     rng = np.random.default_rng(sensor.noise_seed)
     padded = np.pad(light, ((0, 0), (1, 1), (1, 1)), mode="edge")
     blur = np.float32(sensor.blur)

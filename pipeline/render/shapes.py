@@ -34,7 +34,7 @@ class Kind(IntEnum):
 
 
 class Material(IntEnum):
-    """Which texture a solid wears (see surfaces.py)."""
+    """Which texture a solid wears (see textures.py)."""
 
     PLAIN = 0
     PAINT = 1
@@ -46,6 +46,19 @@ class Material(IntEnum):
     BARK = 7
     SIGN = 8
     GLOW = 9
+    # Indoors (see finishes.py).
+    WOOD = 10
+    FABRIC = 11
+    BOOKS = 12
+    PICTURE = 13
+    SCREEN = 14
+    PANE = 15
+    TILES = 16
+    CARPET = 17
+    WALL = 18
+    FRONTS = 19
+    FOLDS = 20
+    METAL = 21
 
 
 @dataclass

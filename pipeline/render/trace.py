@@ -8,7 +8,7 @@ Shape legend: R sample rows, W columns, P solids, n rays.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,20 @@ from . import noise
 from .camera import BOX_EDGES, F32, F64, SWEPT_EDGES, Camera
 from .shapes import Kind, Material, Numbers, Solids, Span, box_span, cylinder_span, ellipsoid_span
 
-if TYPE_CHECKING:
-    from .ground import Road
-
 SKY, GROUND = -2, -1
 LEAVES_PER_M = 8.0
 Ids = NDArray[np.int16]
 
 
-def _mixed(row: F64, x: Numbers, y: Numbers, z: Numbers) -> Numbers:
+class Backdrop(Protocol):
+    """What stands behind all solids: a road, or the shell of a room."""
+
+    def hit_m(self, origin_m: tuple[float, float, float], rays: F32) -> F32:
+        """Depth (...) at which rays (3, ...) meet it, infinite where they do not."""
+        ...
+
+
+def mixed(row: F64, x: Numbers, y: Numbers, z: Numbers) -> Numbers:
     """Row times vector, leaving out zeros: most solids only turn about y."""
     terms = [np.float32(w) * v for w, v in zip(row, (x, y, z), strict=True) if abs(w) > 1e-12]
     total = terms[0]
@@ -34,7 +39,8 @@ def _mixed(row: F64, x: Numbers, y: Numbers, z: Numbers) -> Numbers:
     return total
 
 
-def _span(solids: Solids, number: int, origin: list[Numbers], direction: list[Numbers]) -> Span:
+def span_of(solids: Solids, number: int, origin: list[Numbers], direction: list[Numbers]) -> Span:
+    """Entry and exit parameters of rays in a solid's own frame; entry > exit means a miss."""
     taper = solids.taper[:, number]
     kind = solids.kind[number]
     if kind is Kind.BOX:
@@ -61,12 +67,12 @@ def leaf_gaps(local: list[Numbers], direction: list[Numbers], seed: float, half_
     return np.asarray((facing < 0.36 + 0.26 * pattern) | (pattern > 1.7))
 
 
-def first_hits(camera: Camera, rays: F32, first_row: int, solids: Solids, road: Road) -> tuple[F32, Ids]:
+def first_hits(camera: Camera, rays: F32, first_row: int, solids: Solids, backdrop: Backdrop) -> tuple[F32, Ids]:
     """Depth (R, W) in metres, infinite for sky, and what is seen: a solid's number, GROUND or SKY.
 
     `rays` (3, R, W) start at sample row `first_row` of the whole image.
     """
-    depth = road.hit_m(camera.position_m, rays)
+    depth = backdrop.hit_m(camera.position_m, rays)
     ids = np.where(np.isfinite(depth), GROUND, SKY).astype(np.int16)
     if not solids.rows:
         return depth, ids
@@ -85,8 +91,8 @@ def first_hits(camera: Camera, rays: F32, first_row: int, solids: Solids, road: 
         start = (to_local * (origin_m - solids.centre_m[:, number])).sum(axis=1)
         origin: list[Numbers] = [np.float32(value) for value in start]  # type: ignore[misc]
         seen = rays[:, window[0], window[1]]
-        direction = [_mixed(to_local[i], *seen) for i in range(3)]
-        near, far = _span(solids, int(number), origin, direction)
+        direction = [mixed(to_local[i], *seen) for i in range(3)]
+        near, far = span_of(solids, int(number), origin, direction)
         won = (near <= far) & (near > 0) & (near < known)
         if not won.any():
             continue
@@ -148,9 +154,9 @@ def sunlit(
             continue
         to_local = solids.local_from_world[..., number]
         shifted = [points_m[i][window][where] - np.float32(solids.centre_m[i, number]) for i in range(3)]
-        origin = [_mixed(to_local[i], *shifted) for i in range(3)]
+        origin = [mixed(to_local[i], *shifted) for i in range(3)]
         direction: list[Numbers] = [np.float32((to_local[i] * sun).sum()) for i in range(3)]  # type: ignore[misc]
-        near, far = _span(solids, number, origin, direction)
+        near, far = span_of(solids, number, origin, direction)
         dark = (near <= far) & (far > _bias_m(row.material))
         if row.material is Material.LEAF and row.kind is not Kind.BOX:
             local: list[Any] = [o + near * d for o, d in zip(origin, direction, strict=True)]

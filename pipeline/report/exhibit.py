@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .frames import relative_error
-from .pictures import Scale, depth_scale, entropy_scale, error_scale, map_uri, photo_uri, spread
+from .pictures import Scale, depth_scale, entropy_scale, error_scale, map_uri, photo_uri, spread, width_scale
 from .plots import belief_plot
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .frames import FrameFacts, Seen
+    from .maps import Belief
 
 
 class Picture(NamedTuple):
@@ -86,7 +87,8 @@ def exhibit(facts: FrameFacts, names: Sequence[str], dpm_kind: str) -> Exhibit:
     depth = depth_scale([facts.teacher.depth_m, *([] if truth_m is None else [truth_m])])
     known = [error for error in errors if error is not None]
     error_colours = error_scale(known) if known else None
-    doubt = entropy_scale([seen.entropy_nats for seen in everyone])
+    entropy = entropy_scale([seen.entropy_nats for seen in everyone if seen.entropy_nats is not None])
+    width = width_scale([seen.width for seen in everyone if seen.width is not None])
     rows = []
     for place, (seen, error) in enumerate(zip(everyone, errors, strict=True)):
         against = "truth" if on_truth or place == 0 else "the teacher"
@@ -101,7 +103,8 @@ def exhibit(facts: FrameFacts, names: Sequence[str], dpm_kind: str) -> Exhibit:
                 [
                     Picture(map_uri(seen.depth_m, depth), "depth"),
                     _error_picture(shown_error, error, error_colours, against),
-                    Picture(map_uri(seen.entropy_nats, doubt), "entropy", note or _median(seen.entropy_nats)),
+                    _doubt_picture(seen.entropy_nats, entropy, "entropy", "{:.2f} nats", note),
+                    _doubt_picture(seen.width, width, "90 % interval", "{:.0%} of depth", note),
                 ],
             )
         )
@@ -116,7 +119,8 @@ def exhibit(facts: FrameFacts, names: Sequence[str], dpm_kind: str) -> Exhibit:
         bars.append(
             ColourBar("too near ← relative error → too far", error_colours.gradient(), error_colours.ticks("%"))
         )
-    bars.append(ColourBar("sure ← entropy → unsure", doubt.gradient(), doubt.ticks("nats")))
+    bars.append(ColourBar("sure ← entropy → unsure", entropy.gradient(), entropy.ticks("nats")))
+    bars.append(ColourBar("narrow ← 90 % interval → wide", width.gradient(), width.ticks("%")))
     height, width = facts.image.shape[:2]
     return Exhibit(
         facts.sample_id,
@@ -148,14 +152,23 @@ def _error_picture(
     return Picture(map_uri(shown, scale), title, f"median {np.median(known):.1%}" if known.size else "")
 
 
-def _median(entropy_nats: NDArray[np.float32]) -> str:
-    known = entropy_nats[np.isfinite(entropy_nats)]
-    return f"median {np.median(known):.2f} nats" if known.size else ""
+def _doubt_picture(values: NDArray[np.float32] | None, scale: Scale, title: str, shape: str, note: str) -> Picture:
+    if values is None:
+        return Picture("", title, "no map")
+    known = values[np.isfinite(values)]
+    median = "median " + shape.format(np.median(known)) if known.size else ""
+    return Picture(map_uri(values, scale), title, note or median)
 
 
 def _reach_px(values: NDArray[np.float32]) -> int:
     """How far dots must grow to be seen at about 400 px of width."""
     return max(1, round(int(values.shape[1]) / 800))
+
+
+def _reading(belief: Belief | None) -> str:
+    if belief is None:
+        return "no value"
+    return f"{belief.expected_m:.1f} m" + ("" if belief.probability is not None else ", no map")
 
 
 def _pixels(facts: FrameFacts, names: Sequence[str]) -> list[Pixel]:
@@ -168,7 +181,7 @@ def _pixels(facts: FrameFacts, names: Sequence[str]) -> list[Pixel]:
         teacher = facts.teacher.beliefs[place]
         students = [seen.beliefs[place] for seen in facts.students]
         readings = [
-            Reading(name, series, "no value" if belief is None else f"{belief.expected_m:.1f}")
+            Reading(name, series, _reading(belief))
             for name, series, belief in [
                 ("teacher", None, teacher),
                 *((name, series, belief) for series, (name, belief) in enumerate(zip(names, students, strict=True))),

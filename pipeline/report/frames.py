@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..dataset import upsampled
-from ..predict import read_frame
+from ..predict import has_map, read_frame
 from ..sources.view import View
 from .maps import student_map, teacher_map
 from .marks import Mark, Reasons, choose_marks, depth_step
@@ -35,8 +35,10 @@ class Seen(NamedTuple):
 
     depth_m: NDArray[np.float32]
     """(H, W)"""
-    entropy_nats: NDArray[np.float32]
-    """(h, w)"""
+    entropy_nats: NDArray[np.float32] | None
+    """(h, w); None for a network without a map"""
+    width: NDArray[np.float32] | None
+    """(h, w) of the 90 % interval, by depth; None for a network without a map"""
     beliefs: list[Belief | None]
     """One for each mark; None where the network has no value."""
 
@@ -69,7 +71,9 @@ def frame_facts(store: Store, source: Source, sample: Sample, results: Sequence[
     dense = truth_m is not None and is_dense(truth_m)
     size_px = (frame.image.shape[0], frame.image.shape[1])
     teacher_m = upsampled(store.depth_m(number), size_px)
-    teacher_entropy = teacher_map(store, number).entropy_nats()
+    belief_map = teacher_map(store, number)
+    teacher_entropy, teacher_width = belief_map.entropy_nats(), belief_map.relative_width()
+    del belief_map
     task.update()
     marks: list[Mark] = []
     students = []
@@ -81,14 +85,17 @@ def frame_facts(store: Store, source: Source, sample: Sample, results: Sequence[
             why = f"Largest error of {result.name} against {'truth' if dense else 'the teacher'}"
             marks = choose_marks(_reasons(store, truth_m, teacher_m, teacher_entropy, error, why))
         beliefs = [belief_map.belief(mark, size_px) for mark in marks]
-        students.append(Seen(depth_m, belief_map.entropy_nats(), beliefs))
+        if has_map(result.run.config):
+            students.append(Seen(depth_m, belief_map.entropy_nats(), belief_map.relative_width(), beliefs))
+        else:
+            alone = [None if belief is None else belief._replace(probability=None) for belief in beliefs]
+            students.append(Seen(depth_m, None, None, alone))
         del belief_map  # before the next one is made
         task.update()
     belief_map = teacher_map(store, number)  # read a second time, which is cheaper than to hold it all the while
     beliefs = [belief_map.belief(mark, size_px) for mark in marks]
-    return FrameFacts(
-        sample.id, frame.image, truth_m, dense, marks, Seen(teacher_m, teacher_entropy, beliefs), students
-    )
+    teacher = Seen(teacher_m, teacher_entropy, teacher_width, beliefs)
+    return FrameFacts(sample.id, frame.image, truth_m, dense, marks, teacher, students)
 
 
 def relative_error(depth_m: NDArray[np.float32], reference_m: NDArray[np.float32]) -> NDArray[np.float32]:

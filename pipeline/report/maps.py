@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from ..dpm import bin_centers, entropy_nats, expected_depth, gaussian_dpm
+from ..dpm import bin_centers, entropy_nats, expected_depth, gaussian_dpm, interval_m
 from ..predict import images_of, predict_map
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ _STRIP_ROWS = 16
 class Belief(NamedTuple):
     """A network's map at one pixel."""
 
-    probability: NDArray[np.float32]
-    """(K,)"""
+    probability: NDArray[np.float32] | None
+    """(K,); None for a network that gives one depth and no map"""
     bin_edges_m: NDArray[np.float64]
     """(K + 1,)"""
     expected_m: float
@@ -56,6 +56,16 @@ class Map(NamedTuple):
     def entropy_nats(self) -> NDArray[np.float32]:
         """Entropy (h, w) in nats."""
         return self._in_strips(entropy_nats)
+
+    def relative_width(self) -> NDArray[np.float32]:
+        """Width (h, w) of the central interval that holds 90 % of the mass, by expected depth."""
+        edges_m = torch.from_numpy(self.bin_edges_m)
+
+        def width(maps: Tensor) -> Tensor:
+            low_m, high_m = interval_m(maps, edges_m)
+            return (high_m - low_m) / expected_depth(maps, edges_m)
+
+        return self._in_strips(width)
 
     def _in_strips(self, reduce: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
         strips = [

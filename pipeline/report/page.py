@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from ..fileio import write_durably
-from ..predict import evenly
+from ..predict import evenly, has_map
 from ..progress import Silent
+from .doubt import COLUMNS as DOUBT_COLUMNS
+from .doubt import doubt_section
 from .exhibit import exhibit
 from .frames import frame_facts
 from .plots import SERIES, epoch_plot, finite_line, loss_plot
@@ -100,6 +102,9 @@ def write_report(
         losses=sorted({str(result.run.config.get("loss")) for result in results}),
         devices=sorted({str(result.training.get("device")) for result in results if result.training.get("device")}),
         exhibits=exhibits,
+        doubt=doubt_section(results),
+        doubt_columns=DOUBT_COLUMNS,
+        without_map=[result.name for result in results if not has_map(result.run.config)],
         store=_store_facts(store),
         source=source.name,
         split=Path(split).stem if os.sep in split else split,

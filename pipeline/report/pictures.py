@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WIDEST_PX = 640
 """Wider pictures are made smaller."""
-DEPTH_COLOURS, ERROR_COLOURS, ENTROPY_COLOURS = "magma_r", "RdBu_r", "viridis"
+DEPTH_COLOURS, ERROR_COLOURS, DOUBT_COLOURS = "magma_r", "RdBu_r", "viridis"
 _NO_VALUE = 255
 """The palette's last entry is transparent: the page's own ground shows where there is no value."""
 _STOPS = 16
@@ -91,7 +91,14 @@ def error_scale(errors: list[NDArray[np.float32]]) -> Scale:
 def entropy_scale(entropies_nats: list[NDArray[np.float32]]) -> Scale:
     """From 0 to what nearly all pixels stay below."""
     _, high = _range(entropies_nats, 0, 99.5)
-    return Scale(ENTROPY_COLOURS, 0.0, max(high, 0.1))
+    return Scale(DOUBT_COLOURS, 0.0, max(high, 0.1))
+
+
+def width_scale(widths: list[NDArray[np.float32]]) -> Scale:
+    """Logarithmic, over all but the extreme hundredths of the widths by depth."""
+    low, high = _range(widths, 1, 99)
+    low = max(low, 1e-3)
+    return Scale(DOUBT_COLOURS, low, max(high, low * 1.1), logarithmic=True)
 
 
 def _range(arrays: list[NDArray[np.float32]], low: float, high: float) -> tuple[float, float]:

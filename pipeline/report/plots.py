@@ -29,9 +29,9 @@ SERIES = 8
 MOST_POINTS = 400
 _SMOOTHED_SHARE = 0.03
 _TAIL = 0.004
-_INK, _LINE, _TEACHER = "#010203", "#010204", "#010205"
+INK, _LINE, _TEACHER = "#010203", "#010204", "#010205"
 _SERIES = [f"#0103{number:02x}" for number in range(SERIES)]
-_CSS = {_INK: "currentColor", _LINE: "var(--line)", _TEACHER: "var(--teacher)"} | {
+_CSS = {INK: "currentColor", _LINE: "var(--line)", _TEACHER: "var(--teacher)"} | {
     colour: f"var(--c{number})" for number, colour in enumerate(_SERIES)
 }
 """Colours that nothing else uses -> what stands for them in the page."""
@@ -39,9 +39,9 @@ _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "path.simplify": True,
     "font.size": 8.5,
-    "text.color": _INK,
+    "text.color": INK,
     "axes.edgecolor": _LINE,
-    "axes.labelcolor": _INK,
+    "axes.labelcolor": INK,
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.spines.top": False,
@@ -51,8 +51,8 @@ _STYLE: dict[str, Any] = {
     "grid.linewidth": 0.6,
     "xtick.color": _LINE,
     "ytick.color": _LINE,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
     "ytick.major.size": 0,
     "ytick.minor.size": 0,
     "lines.solid_capstyle": "round",
@@ -70,22 +70,27 @@ class Line(NamedTuple):
     y: NDArray[np.float64]
 
 
+def series_colour(series: int) -> str:
+    """What stands for a student's colour until the page's own replaces it."""
+    return _SERIES[series % SERIES]
+
+
 def loss_plot(lines: Sequence[Line]) -> Markup:
     """Training loss by step: as logged, faint, and smoothed. Logarithmic where losses are far apart."""
 
     def draw(axes: Axes) -> None:
         for line in lines:
-            colour = _SERIES[line.series % SERIES]
+            colour = series_colour(line.series)
             smooth = _smoothed(line.y)
             every = max(1, len(line.x) // MOST_POINTS)
             axes.plot(line.x[::every], line.y[::every], color=colour, alpha=0.25, linewidth=0.8)
             axes.plot(line.x[::every], smooth[::every], color=colour, linewidth=1.6)
         values = np.concatenate([line.y for line in lines])
         if values.min() > 0 and values.max() > 4 * values.min():
-            _logarithmic(axes, "y")
+            logarithmic(axes, "y")
         axes.set_xlabel("step")
 
-    return _svg("Training loss by step", (4.0, 2.4), draw)
+    return svg("Training loss by step", (4.0, 2.4), draw)
 
 
 def epoch_plot(name: str, lines: Sequence[Line]) -> Markup:
@@ -93,49 +98,53 @@ def epoch_plot(name: str, lines: Sequence[Line]) -> Markup:
 
     def draw(axes: Axes) -> None:
         for line in lines:
-            axes.plot(line.x, line.y, color=_SERIES[line.series % SERIES], linewidth=1.6, marker="o", markersize=3)
+            axes.plot(line.x, line.y, color=series_colour(line.series), linewidth=1.6, marker="o", markersize=3)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
 
-    return _svg(f"{name} on validation images by epoch", (4.0, 2.4), draw)
+    return svg(f"{name} on validation images by epoch", (4.0, 2.4), draw)
 
 
 def belief_plot(teacher: Belief | None, students: Sequence[Belief | None], truth_m: float | None) -> Markup:
     """Every network's map at one pixel: density over depth, the teacher's as an area, with truth and means.
 
-    The depth axis is logarithmic where the bins are wider the farther they are.
+    Of a network without a map there is its depth alone. The depth axis is logarithmic where the bins are wider the
+    farther they are.
     """
     known = [belief for belief in (teacher, *students) if belief is not None]
-    logarithmic = bool(known) and _grows(known[0].bin_edges_m)
+    mapped = [belief for belief in known if belief.probability is not None]
+    grows = bool(mapped) and _grows(mapped[0].bin_edges_m)
 
     def draw(axes: Axes) -> None:
         for belief, series in [(teacher, None), *((one, place) for place, one in enumerate(students))]:
             if belief is None:
                 continue
-            colour = _TEACHER if series is None else _SERIES[series % SERIES]
-            density = _density(belief, logarithmic=logarithmic)
-            if series is None:
-                axes.stairs(density, belief.bin_edges_m, fill=True, color=colour, alpha=0.45, linewidth=0)
-            else:
-                axes.stairs(density, belief.bin_edges_m, color=colour, linewidth=1.4, baseline=None)
+            colour = _TEACHER if series is None else series_colour(series)
+            if belief.probability is not None:
+                density = _density(belief.probability, belief.bin_edges_m, logarithmic=grows)
+                if series is None:
+                    axes.stairs(density, belief.bin_edges_m, fill=True, color=colour, alpha=0.45, linewidth=0)
+                else:
+                    axes.stairs(density, belief.bin_edges_m, color=colour, linewidth=1.4, baseline=None)
             axes.axvline(belief.expected_m, color=colour, linewidth=1.1, linestyle=(0, (2, 2)))
         if truth_m is not None:
-            axes.axvline(truth_m, color=_INK, linewidth=1.2)
-        if logarithmic:
-            _logarithmic(axes, "x")
-        axes.set_xlim(*_window(known, truth_m, logarithmic=logarithmic))
+            axes.axvline(truth_m, color=INK, linewidth=1.2)
+        if grows:
+            logarithmic(axes, "x")
+        axes.set_xlim(*_window(known, truth_m, logarithmic=grows))
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(NullLocator())
         axes.set_xlabel("depth (m)")
 
-    return _svg("Depth probability maps at one pixel", (2.5, 1.5), draw)
+    return svg("Depth probability maps at one pixel", (2.5, 1.5), draw)
 
 
-def _density(belief: Belief, *, logarithmic: bool) -> NDArray[np.float64]:
+def _density(
+    probability: NDArray[np.float32], edges_m: NDArray[np.float64], *, logarithmic: bool
+) -> NDArray[np.float64]:
     """Probability by the width of its bin on the axis, so that areas compare, whatever the bins."""
-    edges_m = belief.bin_edges_m
     widths = np.diff(np.log(np.maximum(edges_m, 1e-6)) if logarithmic else edges_m)
-    return belief.probability.astype(np.float64) / widths
+    return probability.astype(np.float64) / widths
 
 
 def _grows(edges_m: NDArray[np.float64]) -> bool:
@@ -147,9 +156,10 @@ def _window(known: Sequence[Belief], truth_m: float | None, *, logarithmic: bool
     """The part of the depth axis in which something happens."""
     ends = [] if truth_m is None else [truth_m]
     for belief in known:
-        reached = np.cumsum(belief.probability)
-        first, last = np.searchsorted(reached, (_TAIL * reached[-1], (1 - _TAIL) * reached[-1]))
-        ends += [belief.bin_edges_m[first], belief.bin_edges_m[min(last + 1, len(belief.bin_edges_m) - 1)]]
+        if belief.probability is not None:
+            reached = np.cumsum(belief.probability)
+            first, last = np.searchsorted(reached, (_TAIL * reached[-1], (1 - _TAIL) * reached[-1]))
+            ends += [belief.bin_edges_m[first], belief.bin_edges_m[min(last + 1, len(belief.bin_edges_m) - 1)]]
         ends.append(belief.expected_m)
     low, high = (float(min(ends)), float(max(ends))) if ends else (1.0, 10.0)
     if logarithmic:
@@ -169,7 +179,7 @@ def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((sums[places + around + 1] - sums[places - around]) / (2 * around + 1))
 
 
-def _logarithmic(axes: Axes, which: str) -> None:
+def logarithmic(axes: Axes, which: str) -> None:
     """A logarithmic axis with plain numbers at 1, 2 and 5."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
@@ -179,7 +189,8 @@ def _logarithmic(axes: Axes, which: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _svg(label: str, size_inch: tuple[float, float], draw: Any) -> Markup:  # noqa: ANN401 - a function of Axes
+def svg(label: str, size_inch: tuple[float, float], draw: Any) -> Markup:  # noqa: ANN401 - a function of Axes
+    """What `draw` draws, as part of a page; the label is for those who cannot see it."""
     # The default style first: what someone's matplotlibrc says must not change the page.
     with matplotlib.style.context(["default", _STYLE | {"svg.hashsalt": label}]):
         figure = Figure(size_inch, layout="constrained")

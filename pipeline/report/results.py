@@ -12,12 +12,14 @@ from ..metrics import METRICS
 from ..sources.view import View
 from ..students.run import METRICS as RUN_METRICS
 from ..students.run import LoadedRun, load_run
+from .doubt import read_doubt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from ..store import Store
+    from .doubt import Doubt
 
 TEACHER_STEM = "teacher"
 """Stem of the metrics file that is the teacher's, unless a run has this name."""
@@ -32,6 +34,8 @@ class Measured:
     frames: int
     metrics: dict[str, float]
     against_teacher: dict[str, float] | None
+    doubt: Doubt | None = None
+    """Whether it knows when it is wrong, where that was asked for."""
 
     def measured_how(self) -> tuple[object, ...]:
         """What two results must share to be compared. The flip average is the student's alone, so it may differ."""
@@ -128,6 +132,7 @@ def read_measured(path: Path) -> Measured:
             frames=int(value["frames"]),
             metrics={name: float(value["metrics"][name]) for name in METRICS},
             against_teacher=None if alike is None else {name: float(alike[name]) for name in METRICS},
+            doubt=None if value.get("uncertainty") is None else read_doubt(value["uncertainty"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(

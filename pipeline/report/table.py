@@ -80,13 +80,13 @@ def comparable(results: Sequence[RunResult], teacher: Measured | None) -> bool:
 def page_table(results: Sequence[RunResult], teacher: Measured | None, store: Store) -> list[Line]:
     """Rows with every column; the teacher's comes first, if its metrics are known."""
     values = [_values(result) for result in results]
-    best = _best(values) if comparable(results, teacher) and len(results) > 1 else {}
+    best = best_of(COLUMNS, values) if comparable(results, teacher) and len(results) > 1 else {}
     lines = []
     if teacher is not None:
-        cells = [_cell(column, dict(teacher.metrics), {}) for column in COLUMNS]
+        cells = [cell_of(column, dict(teacher.metrics), {}) for column in COLUMNS]
         lines.append(Line(teacher_name(store), "", None, cells))
     for number, (result, known) in enumerate(zip(results, values, strict=True)):
-        cells = [_cell(column, known, best) for column in COLUMNS]
+        cells = [cell_of(column, known, best) for column in COLUMNS]
         lines.append(Line(result.name, learned_from(result, store), number, cells))
     return lines
 
@@ -163,16 +163,18 @@ def _values(result: RunResult) -> dict[str, float]:
     return known
 
 
-def _best(values: Sequence[dict[str, float]]) -> dict[str, float]:
+def best_of(columns: Sequence[Column], values: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The best value of each column that has a better end and more than one value."""
     best = {}
-    for column in COLUMNS:
+    for column in columns:
         known = [one[column.key] for one in values if column.key in one]
         if column.better and len(known) > 1:
             best[column.key] = min(known) if column.better == "lower" else max(known)
     return best
 
 
-def _cell(column: Column, known: dict[str, float], best: dict[str, float]) -> Cell:
+def cell_of(column: Column, known: dict[str, float], best: dict[str, float]) -> Cell:
+    """A number as its column shows it; a dash where it is not known."""
     value = known.get(column.key)
     if value is None:
         return Cell(DASH)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from .decoder import Decoder
 from .encoders import Encoder, MobileNetV2, ResNet
-from .lean import LeanUNet
+from .lean import LeanPyramid, LeanUNet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,14 @@ STUDENTS = {
     "resnet50": "the paper's ResNet-50 student: 78.1 M parameters at 257 bins",
     "lean": "a depthwise-separable U-Net for small machines: 0.2 M parameters, logits at half resolution",
     "lean-large": "the same, twice as wide and half as deep again: 1.2 M parameters, the demo's teacher",
+    "lean-small": "the same, narrower and shallower: 0.1 M parameters",
+    "mobilenetv2-lean": "MobileNetV2 to 1/32, so that ImageNet weights fit, and a light decoder: 2.0 M parameters",
+    "resnet18-lean": "ResNet-18 and the same light decoder: 11.4 M parameters",
 }
+WITH_ENCODER = ("mobilenetv2", "resnet18", "resnet50", "mobilenetv2-lean", "resnet18-lean")
+"""Those whose encoder ImageNet weights fit (`pretrained.py`)."""
+TIMM = "timm:"
+"""In front of a name of the timm package: that encoder, and the light decoder."""
 
 
 class Student(nn.Module):
@@ -68,22 +76,51 @@ class _LeanStudent(Student):
         return logits
 
 
+class _PyramidStudent(Student):
+    """Any encoder and the light decoder; logits at half of the image's resolution."""
+
+    encoder: Encoder
+
+    def __init__(self, name: str, bin_count: int, encoder: Encoder) -> None:
+        super().__init__(name, bin_count, encoder)
+        self.decoder = LeanPyramid(encoder.widths, encoder.strides, bin_count)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.encoder(images.contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self.decoder(features, (images.shape[2], images.shape[3]))
+        return logits
+
+
 _BUILDERS: dict[str, Callable[[str, int], Student]] = {
     "mobilenetv2": lambda name, bins: _PaperStudent(name, bins, MobileNetV2(), (128, 256, 512, 2048), 2),
     "resnet18": lambda name, bins: _PaperStudent(name, bins, ResNet(18), (128, 128, 256, 256, 512), 1),
     "resnet50": lambda name, bins: _PaperStudent(name, bins, ResNet(50), (128, 256, 512, 1024, 2048), 1),
     "lean": lambda name, bins: _LeanStudent(name, bins, width=1.0, depth=1.0),
     "lean-large": lambda name, bins: _LeanStudent(name, bins, width=2.0, depth=1.5),
+    "lean-small": lambda name, bins: _LeanStudent(name, bins, width=0.75, depth=0.5),
+    "mobilenetv2-lean": lambda name, bins: _PyramidStudent(name, bins, MobileNetV2(dilated=False)),
+    "resnet18-lean": lambda name, bins: _PyramidStudent(name, bins, ResNet(18)),
 }
+
+
+def check_student(name: str) -> None:
+    """Raise ValueError unless `name` is one of STUDENTS or of the form timm:NAME; builds and imports nothing."""
+    # str() because a stranger's configuration may hold a number here
+    if name not in STUDENTS and not (str(name).startswith(TIMM) and name != TIMM):
+        raise ValueError(f"student {name!r}: expected one of {', '.join(STUDENTS)}, or timm:NAME")
 
 
 def build_student(name: str, bin_count: int) -> Student:
     """A student with fresh weights (torch's generator decides them) for `bin_count` bins.
 
-    Raises ValueError for an unknown name, listing the known ones, or for fewer than 2 bins.
+    Raises ValueError for an unknown name, listing the known ones, for fewer than 2 bins, and for a `timm:` name
+    where timm is absent, does not know it, or its network has no feature maps to decode.
     """
-    if name not in STUDENTS:
-        raise ValueError(f"student {name!r}: expected one of {', '.join(STUDENTS)}")
+    check_student(name)
     if bin_count < 2:
         raise ValueError(f"{bin_count} bins: expected 2 or more")
-    return _BUILDERS[name](name, bin_count)
+    if name in _BUILDERS:
+        return _BUILDERS[name](name, bin_count)
+    from .timm_encoder import TimmEncoder
+
+    return _PyramidStudent(name, bin_count, TimmEncoder(name.removeprefix(TIMM)))

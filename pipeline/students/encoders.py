@@ -1,6 +1,6 @@
 """Encoders of the paper's students: MobileNetV2 and ResNet, in plain torch.
 
-Parameters are named as in torchvision, so that its ImageNet files load (`load_imagenet`).
+Parameters are named as in torchvision, so that its ImageNet files load (`pretrained.py` reads them).
 
 Shape legend: B batch, H W pixels of the image; an output at 1/n has ceil(H / n) rows.
 """
@@ -14,22 +14,24 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# expansion, width, blocks, stride, dilation of each stage. Strides and dilations are those of the released
-# configs: nothing below 1/8, the field of view kept by dilation. As in mmsegmentation, only a stage's first
-# block is strided and dilated.
+# expansion, width, blocks, stride of each stage, as torchvision has them.
 _MOBILENET_STAGES = (
-    (1, 16, 1, 1, 1),
-    (6, 24, 2, 2, 1),
-    (6, 32, 3, 2, 1),
-    (6, 64, 4, 1, 2),
-    (6, 96, 3, 1, 2),
-    (6, 160, 3, 1, 4),
-    (6, 320, 1, 1, 4),
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
 )
-_MOBILENET_OUT_STAGES = (1, 2, 4, 6)
+# Those of the released configs: nothing below 1/8, the field of view kept by dilation. As in mmsegmentation, only a
+# stage's first block is strided and dilated.
+_DILATIONS = (1, 1, 1, 2, 2, 4, 4)
 _RESNET_BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 # What ImageNet files hold beyond the encoder: classifiers, and MobileNetV2's last 1x1 convolution.
 _HEAD_PREFIXES = ("fc.", "classifier.", "features.18.")
+_SHOWN = 3
+"""How many names of each kind an error shows."""
 
 
 class Encoder(nn.Module):
@@ -37,33 +39,54 @@ class Encoder(nn.Module):
 
     widths: tuple[int, ...]
     """Channels of each output."""
+    strides: tuple[int, ...]
+    """How many pixels of the image each output's pixel stands for, along a side."""
+    weights_are: str
+    """Whose state dicts `own_state` understands, for messages."""
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps (B, widths[i], h_i, w_i)."""
         raise NotImplementedError
 
+    def own_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A classifier's state dict without what this encoder has no use for, under this encoder's names."""
+        return {name: value for name, value in state.items() if not name.startswith(_HEAD_PREFIXES)}
+
 
 class MobileNetV2(Encoder):
-    """MobileNetV2 without its last 1x1 convolution: 24 channels at 1/4, 32, 96 and 320 at 1/8."""
+    """MobileNetV2 without its last 1x1 convolution. The weights have one layout, whether dilated or not.
 
-    def __init__(self) -> None:
+    Args:
+        dilated: as in the paper: 24 channels at 1/4, 32, 96 and 320 at 1/8. Otherwise as it was made for
+            classification, with a third of the work: 16 channels at 1/2, 24, 32, 96 and 320 at 1/4 to 1/32.
+    """
+
+    weights_are = "torchvision's MobileNetV2"
+
+    def __init__(self, *, dilated: bool = True) -> None:
         super().__init__()
         blocks: list[nn.Module] = [_conv_norm_relu6(3, 32, kernel=3, stride=2)]
+        out_stages = (1, 2, 4, 6) if dilated else (0, 1, 2, 4, 6)
         self._out_blocks = []
-        width = 32
-        for stage, (expansion, out, count, stride, dilation) in enumerate(_MOBILENET_STAGES):
+        strides = []
+        width, reduction = 32, 2
+        for stage, (expansion, out, count, stride) in enumerate(_MOBILENET_STAGES):
+            dilation = _DILATIONS[stage] if dilated else 1
             for i in range(count):
-                first = (stride, dilation) if i == 0 else (1, 1)
+                first = (1 if dilation > 1 else stride, dilation) if i == 0 else (1, 1)
+                reduction *= first[0]
                 blocks.append(_InvertedResidual(width, out, expansion, *first))
                 width = out
-            if stage in _MOBILENET_OUT_STAGES:
+            if stage in out_stages:
                 self._out_blocks.append(len(blocks) - 1)
+                strides.append(reduction)
         self.features = nn.Sequential(*blocks)
-        self.widths = tuple(_MOBILENET_STAGES[stage][1] for stage in _MOBILENET_OUT_STAGES)
+        self.widths = tuple(_MOBILENET_STAGES[stage][1] for stage in out_stages)
+        self.strides = tuple(strides)
         _init_convolutions(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Feature maps of the four output stages."""
+        """Feature maps of the output stages."""
         outputs = []
         x = images
         for i, block in enumerate(self.features):
@@ -78,6 +101,7 @@ class ResNet(Encoder):
 
     def __init__(self, depth: int) -> None:
         super().__init__()
+        self.weights_are = f"torchvision's ResNet-{depth}"
         kind = _BasicBlock if depth == 18 else _Bottleneck
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
@@ -93,6 +117,7 @@ class ResNet(Encoder):
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
             widths.append(width)
         self.widths = tuple(widths)
+        self.strides = (2, 4, 8, 16, 32)
         _init_convolutions(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -107,16 +132,32 @@ class ResNet(Encoder):
 
 
 def load_imagenet(encoder: Encoder, state: Mapping[str, Tensor]) -> None:
-    """Load a torchvision state dict into an encoder; its classifier is dropped, all else must fit.
+    """Load a classifier's state dict into an encoder; its last layers are dropped, all else must fit.
 
-    Raises ValueError naming the keys or shapes that do not.
+    Raises ValueError naming the first keys or shapes that do not.
     """
-    kept = {name: value for name, value in state.items() if not name.startswith(_HEAD_PREFIXES)}
-    try:
-        encoder.load_state_dict(kept, strict=True)
-    except RuntimeError as error:
-        what = type(encoder).__name__
-        raise ValueError(f"weights do not fit {what}, expected torchvision's state dict: {error}") from error
+    found = encoder.own_state(state)
+    wanted = encoder.state_dict()
+    # Files older than torch 1.0 have no counters of batches; torch then starts them at 0
+    missing = [name for name in wanted if name not in found and not name.endswith(".num_batches_tracked")]
+    unexpected = [name for name in found if name not in wanted]
+    wrong = [
+        f"{name} of {_shape(found[name])} for {_shape(value)}"
+        for name, value in wanted.items()
+        if name in found and found[name].shape != value.shape
+    ]
+    problems = [
+        f"{what} {len(names)}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
+        if names
+    ]
+    if problems:
+        raise ValueError(f"expected the state dict of {encoder.weights_are}; {'; '.join(problems)}")
+    encoder.load_state_dict(found, strict=True)
+
+
+def _shape(value: Tensor) -> str:
+    return "x".join(map(str, value.shape)) or "1"
 
 
 def _conv_norm_relu6(

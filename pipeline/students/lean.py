@@ -1,4 +1,4 @@
-"""A student for small machines: a depthwise-separable U-Net, its head at half resolution. Our own design.
+"""For small machines: a depthwise-separable U-Net, and its decoder for other encoders. Our own design.
 
 Shape legend: B batch, K bins, H W pixels of the image, h w half of them (rounded up).
 """
@@ -6,6 +6,7 @@ Shape legend: B batch, K bins, H W pixels of the image, h w half of them (rounde
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +14,54 @@ from torch import Tensor, nn
 
 from .decoder import init_head
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _WIDTHS = (16, 24, 40, 72, 112)  # at 1/2, 1/4, 1/8, 1/16, 1/32
 _BLOCKS = (0, 1, 2, 2, 2)  # in the encoder; none at 1/2, where each costs as much as all of 1/8 and below
 _HEAD_WIDTH = 32
+_PYRAMID_WIDTHS = {2: 24, 4: 40, 8: 64, 16: 112, 32: 168}  # 1.5 times the U-Net's: these encoders know more
+_PYRAMID_HEAD_WIDTH = 48
 
 
-class LeanUNet(nn.Module):
+class _LeanDecoder(nn.Module):
+    """What both networks here end with: from feature maps to logits at half of the image's resolution.
+
+    Half is enough for the head: depth is smooth but at edges, and the head and the loss are most of the work. To the
+    deepest map a pooled summary of the whole image is added: the scale of a scene cannot be seen in a part of it.
+    """
+
+    def _add_decoder(self, widths: Sequence[int], head_width: int, bin_count: int) -> None:
+        """Add the parts, in the order that saved weights and seeds depend on; `widths` go from shallow to deep."""
+        deepest = widths[-1]
+        self.context = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(deepest, deepest, 1), nn.ReLU(inplace=True))
+        self.laterals = nn.ModuleList(nn.Conv2d(deep, shallow, 1, bias=False) for shallow, deep in pairwise(widths))
+        self.fusions = nn.ModuleList(_separable(count, count) for count in widths[:-1])
+        self.before_head = _separable(widths[0], head_width)
+        self.head = nn.Conv2d(head_width, bin_count, 1)
+
+    def _init_convolutions(self) -> None:
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+        init_head(self.head)
+
+    def _fuse(self, features: list[Tensor]) -> Tensor:
+        """Feature maps, shallow to deep, to one of the shallowest's size and width."""
+        *skips, deepest = features
+        x: Tensor = deepest + self.context(deepest)
+        for level in reversed(range(len(skips))):
+            skip = skips[level]
+            # The narrow side is upsampled: the 1x1 convolution and the interpolation commute
+            x = F.interpolate(self.laterals[level](x), skip.shape[2:], mode="bilinear", align_corners=False)
+            x = self.fusions[level](x + skip)
+        return x
+
+
+class LeanUNet(_LeanDecoder):
     """Image (B, 3, H, W) to logits (B, K, h, w).
 
-    Half of the image's resolution is enough for the head: depth is smooth but at edges, and the head and the
-    loss are most of the work. At 1/32 a pooled summary of the whole image is added: the scale of a scene
-    cannot be seen in a part of it. Channels come last in memory, which a CPU trains 1.5 times as fast.
+    Channels come last in memory, which a CPU trains 1.5 times as fast.
 
     Args:
         bin_count: K.
@@ -40,32 +78,49 @@ class LeanUNet(nn.Module):
             nn.Sequential(_halve(shallow, deep), *(_Block(deep) for _ in range(count)))
             for (shallow, deep), count in zip(pairwise(widths), counts[1:], strict=True)
         )
-        self.context = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(widths[-1], widths[-1], 1), nn.ReLU(inplace=True)
-        )
-        self.laterals = nn.ModuleList(nn.Conv2d(deep, shallow, 1, bias=False) for shallow, deep in pairwise(widths))
-        self.fusions = nn.ModuleList(_separable(count, count) for count in widths[:-1])
-        head_width = 8 * round(width * _HEAD_WIDTH / 8)
-        self.before_head = _separable(widths[0], head_width)
-        self.head = nn.Conv2d(head_width, bin_count, 1)
-        for part in self.modules():
-            if isinstance(part, nn.Conv2d):
-                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
-        init_head(self.head)
+        self._add_decoder(widths, 8 * round(width * _HEAD_WIDTH / 8), bin_count)
+        self._init_convolutions()
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K, h, w) of ImageNet-normalised images (B, 3, H, W)."""
         features = [self.stem(images.contiguous(memory_format=torch.channels_last))]
         for stage in self.stages:
             features.append(stage(features[-1]))
-        x = features.pop()
-        x = x + self.context(x)
-        while features:
-            skip = features.pop()
-            level = len(features)
-            # The narrow side is upsampled: the 1x1 convolution and the interpolation commute
-            x = F.interpolate(self.laterals[level](x), skip.shape[2:], mode="bilinear", align_corners=False)
-            x = self.fusions[level](x + skip)
+        logits: Tensor = self.head(self.before_head(self._fuse(features)))
+        return logits
+
+
+class LeanPyramid(_LeanDecoder):
+    """Feature maps of any encoder, shallow to deep, to logits (B, K, h, w): the U-Net's decoder for other encoders.
+
+    Each map is first brought to a lean width by a 1x1 convolution, so that the decoder costs the same behind
+    every encoder.
+
+    Args:
+        in_widths: channels of the encoder's outputs, shallow to deep.
+        strides: at which fraction of the image each lies: 2 or 4 for the first, then ascending.
+        bin_count: K.
+    """
+
+    def __init__(self, in_widths: Sequence[int], strides: Sequence[int], bin_count: int) -> None:
+        super().__init__()
+        assert strides[0] in {2, 4}
+        assert all(deep > shallow for shallow, deep in pairwise(strides))
+        widths = [_PYRAMID_WIDTHS.get(stride, _PYRAMID_WIDTHS[32]) for stride in strides]
+        self.projections = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(count, width, 1, bias=False), nn.BatchNorm2d(width))
+            for count, width in zip(in_widths, widths, strict=True)
+        )
+        self._add_decoder(widths, _PYRAMID_HEAD_WIDTH, bin_count)
+        self._upsamples = strides[0] > 2
+        self._init_convolutions()
+
+    def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Logits (B, K, h, w) for images of `size` = (H, W)."""
+        x = self._fuse([project(one) for project, one in zip(self.projections, features, strict=True)])
+        if self._upsamples:
+            half = ((size[0] + 1) // 2, (size[1] + 1) // 2)
+            x = F.interpolate(x, half, mode="bilinear", align_corners=False)
         logits: Tensor = self.head(self.before_head(x))
         return logits
 

@@ -76,7 +76,7 @@ def load_run(run: Path) -> LoadedRun:
     config = read_json(run / CONFIG, "run configuration")
     try:
         edges = _edges(config["bin_edges_m"])
-        _check_weights(run / WEIGHTS)
+        check_safetensors(run / WEIGHTS)
         weights = safetensors.torch.load_file(run / WEIGHTS)
         network = build_student(config["student"], len(edges) - 1)
         network.load_state_dict(weights, strict=True)
@@ -98,7 +98,7 @@ def _edges(values: object) -> NDArray[np.float64]:
     return edges
 
 
-def _check_weights(path: Path) -> None:
+def check_safetensors(path: Path) -> None:
     """Look at the sizes of a safetensors file before its own reader does. Raises OSError or ValueError."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size

@@ -1,0 +1,113 @@
+"""How far the mean of a teacher's map lies from the depth it was made of, and whether students follow it.
+
+`python experiments/range_bias.py` after `dvc repro experiments/dvc.yaml`: for the rooms and the real indoor frames it
+prints, by depth, the map's own bias E[T] - d and the mean signed error of students trained on such maps (prediction
+minus teacher's depth, over the test frames and all seeds), and draws both into docs/range_bias.png.
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pipeline.dpm import expected_depth, gaussian_dpm, parse_bins, released_dpm
+from pipeline.predict import frames_in_batches, images_of, predict_depth_m
+from pipeline.sources.registry import open_source
+from pipeline.sources.view import View
+from pipeline.store import open_store
+from pipeline.students.run import load_run
+from pipeline.study import read_study
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).parents[1]
+STUDIES = {"rooms": "rendered rooms", "indoor": "real office"}
+EDGES_M = np.array([0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0])
+KINDS = {
+    "released": ("released", "#c0392b"),
+    "gaussian-0.5": ("Gaussian, 0.5 m", "#d68910"),
+    "centred-0.5": ("centred, 0.5 m", "#1e8449"),
+}
+BINS = parse_bins("nyu").edges()
+
+
+def map_mean_m(kind: str, depth_m: torch.Tensor) -> torch.Tensor:
+    """Mean of the map that a kind of study run makes of depths (B, 1, H, W)."""
+    if kind == "released":
+        maps = released_dpm(depth_m, BINS)
+    else:
+        maps = gaussian_dpm(depth_m, BINS, 0.5, centred=kind.startswith("centred"))
+    return expected_depth(maps, BINS)
+
+
+class Brackets:
+    """Mean of signed errors within each bracket of depth."""
+
+    def __init__(self) -> None:
+        self.sums, self.counts = np.zeros(len(EDGES_M) - 1), np.zeros(len(EDGES_M) - 1)
+
+    def add(self, depth_m: np.ndarray, error_m: np.ndarray) -> None:
+        """Count errors at the depths of one shape."""
+        bracket = np.digitize(depth_m, EDGES_M) - 1  # NaN and what is too deep come after the last
+        inside = (bracket >= 0) & (bracket < len(self.sums))
+        self.sums += np.bincount(bracket[inside], error_m[inside], len(self.sums))
+        self.counts += np.bincount(bracket[inside], minlength=len(self.sums))
+
+    def means(self) -> np.ndarray:
+        """NaN for a bracket of less than half a percent of the pixels: it says nothing."""
+        return np.where(self.counts > self.counts.sum() / 200, self.sums / np.maximum(self.counts, 1), np.nan)
+
+
+def signed_errors_m(study: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """By bracket: mean error of the students of a kind against their teacher, and of the maps that taught them."""
+    described = read_study(ROOT / "experiments/params.yaml", study)
+    source = open_source(described.evaluate["source"])
+    store = open_store(ROOT / described.evaluate["store"])
+    runs = [load_run(ROOT / f"data/experiments/runs/{study}/{kind}-{seed}") for seed in described.seeds]
+    edges_m = torch.from_numpy(runs[0].bin_edges_m)
+    students, maps = Brackets(), Brackets()
+    samples = source.samples(described.evaluate["split"])
+    for frames in frames_in_batches(source, samples, View.parse(runs[0].config["view"]), 8):
+        images = images_of(frames, torch.device("cpu"))
+        teacher_m = torch.stack([torch.from_numpy(store.depth_m(frame.sample.id)) for frame in frames])[:, None]
+        maps.add(teacher_m.numpy(), (map_mean_m(kind, teacher_m) - teacher_m).numpy())
+        target_m = F.interpolate(teacher_m, images.shape[2:], mode="bilinear")[:, 0]
+        for run in runs:
+            predicted_m = predict_depth_m(run.network, images, edges_m, flip_average=False)
+            students.add(target_m.numpy(), (predicted_m - target_m).numpy())
+    return students.means(), maps.means()
+
+
+def main() -> None:
+    """Print the table and draw the picture."""
+    figure, panels = plt.subplots(1, 1 + len(STUDIES), figsize=(13, 4), sharey=True, layout="constrained")
+    depth_m = torch.linspace(0.3, 9.7, 471, dtype=torch.float64).view(1, 1, 1, -1)
+    for kind, (label, colour) in KINDS.items():
+        panels[0].plot(depth_m.flatten(), (map_mean_m(kind, depth_m) - depth_m).flatten(), color=colour, label=label)
+    panels[0].set_title("mean of the map minus depth")
+    panels[0].legend(frameon=False)
+    print(f"{'':24}" + "".join(f"{low:>5.1f}-{high:<4.1f}" for low, high in pairwise(EDGES_M)))
+    for panel, (study, title) in zip(panels[1:], STUDIES.items(), strict=True):
+        for kind, (label, colour) in KINDS.items():
+            students, maps = signed_errors_m(study, kind)
+            panel.plot((EDGES_M[:-1] + EDGES_M[1:]) / 2, students, "o-", color=colour, label=label)
+            for name, values in ((f"{study} {kind}", students), ("  its maps", maps)):
+                print(f"{name:24}" + "".join(f"{value:+10.3f}" for value in values))
+        panel.set_title(f"{title}: student minus teacher")
+    for panel in panels:
+        panel.axhline(0, color="grey", linewidth=0.8)
+        panel.set_xlabel("teacher's depth (m)")
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("signed error (m)")
+    figure.savefig(ROOT / "docs/range_bias.png", dpi=110)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""`pipeline compare`: whether one student is better than another, or only luckier."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from glob import glob
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .console import table
+from .evaluate import METRIC_HEADS
+from .plain import PATH, PlainCommand, option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..results import Comparable
+    from ..significance import Difference, Mean
+
+
+class GroupType(click.ParamType[tuple[str, list[Path]]]):
+    """A student and its evaluations, written [NAME=]FILE[,FILE...]."""
+
+    name = "[NAME=]FILE[,FILE...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, list[Path]]:
+        """Parse `tiekd=m/tiekd-0.json,m/tiekd-1.json`; a file may have `=` or `,` in its name."""
+        if isinstance(value, tuple):
+            return value
+        text = str(value)
+        if Path(text).is_file():
+            return Path(text).stem, [Path(text)]
+        name, equals, files = text.partition("=")
+        if not equals or "/" in name:
+            name, files = "", text
+        paths = [path for part in files.split(",") for path in self._files(part, param, ctx)]
+        if not name and len(paths) > 1:
+            self.fail(
+                f"{text!r}: several files are the seeds of one student: name it, such as tiekd={text}", param, ctx
+            )
+        return name or paths[0].stem, paths
+
+    def _files(self, part: str, param: click.Parameter | None, ctx: click.Context | None) -> list[Path]:
+        """The file, or those that a pattern matches: a shell leaves `name=m/*.json` as it is."""
+        if not part:
+            self.fail(f"{part!r}: expected FILE.json of an evaluation, after each comma too", param, ctx)
+        if Path(part).is_file() or not set("*?[") & set(part):
+            return [Path(part)]
+        matched = sorted(path for path in glob(part) if path.endswith(".json"))  # noqa: PTH207 - part may be absolute
+        if not matched:
+            self.fail(f"{part!r}: no JSON file matches", param, ctx)
+        return [Path(path) for path in matched]
+
+
+@click.command(cls=PlainCommand)
+@click.argument("groups", metavar="[NAME=]FILE[,FILE...]...", nargs=-1, required=True, type=GroupType())
+@option("--metric", type=click.Choice(list(METRIC_HEADS)), default="abs_rel", help="What to compare.")
+@option("--block", type=click.IntRange(min=1), default=1, help="Frames in a row that are alike, in video.")
+@option("--all-pairs", is_flag=True, help="Compare every two, and not each with the first.")
+@option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.95, help="Of the intervals.")
+@option("--resamples", type=click.IntRange(min=1000, max=1_000_000), default=10_000, help="Bootstrap samples.")
+@option("--seed", default=0, help="Of the bootstrap.")
+@option("--out", type=PATH, help="Write all figures as JSON too.")
+def compare(
+    groups: tuple[tuple[str, list[Path]], ...],
+    metric: str,
+    block: int,
+    all_pairs: bool,
+    confidence: float,
+    resamples: int,
+    seed: int,
+    out: Path | None,
+) -> None:
+    """Say whether students differ by more than chance, from what evaluate-student wrote, or evaluate-teacher.
+
+    \b
+    Example: pipeline compare tiekd=m/tiekd-0.json,m/tiekd-1.json,m/tiekd-2.json ssim='m/ssim-*.json' \\
+               m/teacher.json --metric abs_rel
+
+    Several files of one NAME are the seeds of one student. Each further student is compared with the first, image by
+    image: the difference with an interval over frames and seeds, and a p value corrected for the number of
+    comparisons (Holm).
+    """
+    from ..metrics import LOWER_IS_BETTER
+    from ..results import join
+    from ..significance import holm, mean_interval, paired_bootstrap
+
+    settings: dict[str, Any] = {"resamples": resamples, "seed": seed, "confidence": confidence, "block": block}
+    lower = metric in LOWER_IS_BETTER
+    found = join(groups, metric)
+    if out and out.resolve() in {path.resolve() for group in found.groups for path in group.paths}:
+        raise ValueError(f"--out {out} is one of the evaluations: choose another file")
+    means = [mean_interval(group.values, **settings) for group in found.groups]
+    places = range(len(groups))
+    pairs = list(combinations(places, 2)) if all_pairs else [(place, 0) for place in places[1:]]
+    differences = [
+        paired_bootstrap(found.groups[one].values, found.groups[other].values, lower_is_better=lower, **settings)
+        for one, other in pairs
+    ]
+    corrected = holm([difference.p_value for difference in differences])
+    names = [group.name for group in found.groups]
+    compared = [
+        (names[one], names[other], difference, p_value)
+        for (one, other), difference, p_value in zip(pairs, differences, corrected, strict=True)
+    ]
+    if out:
+        _write(out, found, means, compared, {"metric": metric, "lower_is_better": lower, **settings})
+    click.echo(_head(found, metric, block, lower=lower))
+    click.echo(_means(names, means, metric, confidence))
+    if compared:
+        click.echo("\n" + _differences(compared, confidence))
+    for note in _notes(found, means):
+        click.echo(f"\n{note}")
+
+
+def _head(found: Comparable, metric: str, block: int, *, lower: bool) -> str:
+    kept = {key: value for key, value in found.protocol.items() if value is not None and key != "flip_average"}
+    protocol = ", ".join(f"{key} {value}" for key, value in kept.items())
+    in_blocks = f" in blocks of {block}" if block > 1 else ""
+    better = "lower" if lower else "higher"
+    return (
+        f"{METRIC_HEADS[metric]}, {better} is better; {len(found.ids)} frames of {found.source}{in_blocks}\n"
+        f"protocol {protocol}\n"
+    )
+
+
+def _means(names: Sequence[str], means: Sequence[Mean], metric: str, confidence: float) -> str:
+    rows = [
+        [
+            name,
+            str(mean.seeds),
+            f"{mean.mean:.4f}",
+            f"{mean.low:.4f} to {mean.high:.4f}",
+            "" if mean.seeds_sd is None else f"{mean.seeds_sd:.4f}",
+        ]
+        for name, mean in zip(names, means, strict=True)
+    ]
+    return table(["", "seeds", METRIC_HEADS[metric], f"{100 * confidence:.4g} % interval", "sd of seeds"], rows)
+
+
+def _differences(compared: Sequence[tuple[str, str, Difference, float]], confidence: float) -> str:
+    rows = [
+        [
+            f"{one} - {other}",
+            f"{found.difference:+.4f}",
+            f"{found.low:+.4f} to {found.high:+.4f}",
+            f"{found.relative_percent:+.1f} %",
+            f"{found.relative_low_percent:+.1f} to {found.relative_high_percent:+.1f} %",
+            f"{found.share_better:.1%}",
+            _p(found.p_value),
+            _p(p_holm),
+        ]
+        for one, other, found, p_holm in compared
+    ]
+    head = [
+        "",
+        "difference",
+        f"{100 * confidence:.4g} % interval",
+        "relative",
+        "interval",
+        "better in",
+        "p",
+        "p (Holm)",
+    ]
+    return table(head, rows)
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"
+
+
+def _notes(found: Comparable, means: Sequence[Mean]) -> list[str]:
+    """What the figures do not say of themselves."""
+    notes = []
+    single = [group.name for group, mean in zip(found.groups, means, strict=True) if mean.seeds == 1]
+    if single:
+        notes.append(
+            f"One seed of {', '.join(single)}: intervals cover other frames, and say nothing of what another seed "
+            "would give."
+        )
+    if len(set(found.flip_averages.values())) > 1:
+        averaged = [name for name, flip in found.flip_averages.items() if flip]
+        notes.append(f"Averaged with the mirrored image: {', '.join(averaged)}; the others not.")
+    return notes
+
+
+def _write(
+    out: Path,
+    found: Comparable,
+    means: Sequence[Mean],
+    compared: Sequence[tuple[str, str, Difference, float]],
+    settings: dict[str, Any],
+) -> None:
+    """Write everything as JSON; what is not defined is null."""
+    from ..fileio import pretty_json, write_durably
+
+    def plain(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: None if value != value else value for name, value in values.items()}  # noqa: PLR0124 - NaN
+
+    value = {
+        **settings,
+        "protocol": found.protocol,
+        "source": found.source,
+        "frames": len(found.ids),
+        "groups": [
+            {"name": group.name, "files": [str(path) for path in group.paths], **plain(asdict(mean))}
+            for group, mean in zip(found.groups, means, strict=True)
+        ],
+        "comparisons": [
+            {"first": one, "second": other, **plain(asdict(difference)), "p_holm": p_holm}
+            for one, other, difference, p_holm in compared
+        ],
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(out, pretty_json(value))

@@ -1,0 +1,139 @@
+"""`pipeline export-student`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .console import Console, table
+from .plain import PATH, SIZE, TRUTH, PlainCommand, option
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..deploy.parity import ProbeImages
+    from ..sources.view import View
+
+SHOWN = {"abs_rel": "AbsRel", "rmse": "RMSE", "delta1": "d1"}
+
+
+@click.command(cls=PlainCommand)
+@click.argument("run", type=PATH)
+@option("--out", type=PATH, required=True, help="File to write, NAME.onnx; must not exist. NAME.onnx.json tells of it.")
+@option("--size", "size_px", type=SIZE, help="Fix height and width, and resize the run's view to it; any if left out.")
+@option("--opset", default=20, help="Version of ONNX's operators, 18 to 23.")
+@option("--uncertainty", is_flag=True, help="Also give entropy_nats, and the interval of 90 %: low_m and high_m.")
+@option("--source", "source_name", metavar="KIND:ROOT", help="Compare on images of a data set, with its truth.")
+@option("--split", help="Split of the source.")
+@TRUTH
+@option("--images", type=PATH, help="Compare on images of a folder instead.")
+@option("--frames", default=16, help="How many images, spread evenly.")
+@option("--max-rel-error", default=1e-4, help="Largest relative difference of depth to PyTorch, at any pixel.")
+@option("--int8", type=PATH, help="Also write a quantised file here, and measure what it costs.")
+@option("--calibration-split", help="Split that int8 takes its ranges from; other images of --split if left out.")
+@option("--calibration-frames", default=32, help="How many images that is.")
+def export_student(
+    run: Path,
+    out: Path,
+    size_px: tuple[int, int] | None,
+    opset: int,
+    uncertainty: bool,
+    source_name: str | None,
+    split: str | None,
+    truth: str | None,
+    images: Path | None,
+    frames: int,
+    max_rel_error: float,
+    int8: Path | None,
+    calibration_split: str | None,
+    calibration_frames: int,
+) -> None:
+    """Write a trained student as one ONNX file: an image in 0..1 goes in, metres come out.
+
+    \b
+    Example: pipeline export-student runs/tiekd --out student.onnx --source scenes:data/scenes --split test \\
+               --int8 student-int8.onnx --calibration-split train
+
+    The file is compared with PyTorch, on real images where a source or a folder is given, and is only written if depth
+    agrees at every pixel.
+    """
+    from ..deploy.export import ExportOptions, summary_path
+    from ..deploy.export import export_student as export
+    from ..students.run import load_run
+
+    options = ExportOptions(size_px, opset, uncertainty, max_rel_error)
+    loaded = load_run(run)
+    counts = frames, calibration_frames
+    given, calibration = _images(options.view(loaded), source_name, split, truth, images, counts, calibration_split)
+    if given is None:
+        click.echo("no --source and no --images: compared on synthetic images alone", err=True)
+    summary = export(
+        loaded, out, options, given=given, int8=int8, calibration=calibration if int8 else None, progress=Console()
+    )
+    parity = summary["parity"]
+    click.echo(
+        f"{out}: {summary['bytes'] / 1e6:.2f} MB, opset {opset}, gives {', '.join(summary['outputs'])}\n"
+        f"against PyTorch on {parity['of']} and batches of {', '.join(parity['batches'])}: largest relative depth "
+        f"error {parity['max_rel_error']:.1e} (at most {parity['limit']:g})"
+    )
+    _show_costs(summary)
+    click.echo(f"{summary_path(out)}: all of this")
+
+
+def _images(
+    view: View,
+    source_name: str | None,
+    split: str | None,
+    truth: str | None,
+    folder: Path | None,
+    counts: tuple[int, int],
+    calibration_split: str | None,
+) -> tuple[ProbeImages | None, ProbeImages | None]:
+    """Images to compare on, and others to calibrate on."""
+    from ..deploy.folder import find_images
+    from ..deploy.parity import images_of_files, images_of_source
+    from ..sources.registry import open_source
+
+    if min(counts) < 1:
+        raise ValueError(f"--frames {counts[0]}, --calibration-frames {counts[1]}: expected at least 1")
+    if source_name is not None and folder is not None:
+        raise ValueError("--source and --images: give one of them")
+    if (source_name is None) != (split is None):
+        raise ValueError("--source and --split belong together: give both, or neither")
+    if source_name is not None and split is not None:
+        source = open_source(source_name, truth)
+        given = images_of_source(source, split, view, counts[0])
+        seen = [one.name for one in given.images]
+        return given, images_of_source(source, calibration_split or split, view, counts[1], seen)
+    if calibration_split is not None:
+        raise ValueError(f"--calibration-split {calibration_split}: it is a split of --source, which is missing")
+    if folder is not None:
+        paths = [path for _, path in find_images(folder)]
+        given = images_of_files(paths, view, counts[0])
+        seen = [one.name for one in given.images]
+        return given, images_of_files([path for path in paths if str(path) not in seen] or paths, view, counts[1])
+    return None, None
+
+
+def _show_costs(summary: dict[str, Any]) -> None:
+    """Print time, and what int8 costs."""
+    latency, small = summary["latency"], summary.get("int8")
+    size = "x".join(map(str, latency["size_px"]))
+    times = [f"{name} {latency[f'{name}_ms']:.1f} ms" for name in ("float32", "int8") if f"{name}_ms" in latency]
+    click.echo(f"one image of {size} px on {latency['threads']} thread: {', '.join(times)}")
+    if small is None:
+        return
+    difference = small["against_float"]
+    click.echo(
+        f"{small['file']}: {small['bytes'] / 1e6:.2f} MB ({small['bytes'] / summary['bytes']:.2f} of the float file), "
+        f"ranges from {small['calibrated_on']}{', some of them the same images' if small['shares_images'] else ''}\n"
+        f"int8 against float depth: {difference['median']:.2%} at the median, {difference['p99']:.2%} at the 99th "
+        "percentile"
+    )
+    if "metrics" in small:
+        rows = [
+            [name, str(small["metrics"]["frames"]), *(f"{small['metrics'][name][key]:.4f}" for key in SHOWN)]
+            for name in ("float32", "int8")
+        ]
+        click.echo(table(["", "frames", *SHOWN.values()], rows))

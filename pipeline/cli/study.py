@@ -1,0 +1,147 @@
+"""`pipeline study`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .console import Console
+from .plain import OUT, PlainCommand, option
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..study import Run, Study
+
+
+@click.command(cls=PlainCommand)
+@click.argument("study_name", metavar="FILE:NAME")
+@OUT
+@option("--jobs", type=int, help="Runs at once; one a core, or one a GPU, if left out.")
+@option("--seeds", help="Other seeds than the file's, such as 0,1,2,3,4.")
+@option("--results", type=click.Path(path_type=Path), help="Also write the results here, as JSON, and as tables (.md).")
+def study(study_name: str, out: Path, jobs: int | None, seeds: str | None, results: Path | None) -> None:
+    """Train and measure many students that differ in a few flags, and say what the differences are worth.
+
+    \b
+    Example: pipeline study experiments/params.yaml:street --out data/experiments/street
+
+    Each run is what train-student and evaluate-student make of the flags in the file. Runs go side by side, each in
+    a process with its share of the cores. Interrupted, the same command goes on with those that are not finished.
+    """
+    from dataclasses import replace
+
+    from ..fileio import pretty_json, write_durably
+    from ..study import gather, markdown, read_study
+
+    path, _, name = study_name.rpartition(":")
+    if not path:
+        raise ValueError(f"study {study_name!r}: expected FILE:NAME, such as experiments/params.yaml:street")
+    chosen = read_study(Path(path), name)
+    if seeds is not None:
+        chosen = replace(chosen, seeds=tuple(_whole(part) for part in seeds.split(",")))
+    if os.path.lexists(out):
+        raise ValueError(f"output exists: {out}: remove it or choose another --out")
+    partial = out.with_name(f".{out.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    _run_all(chosen, partial, jobs)
+    for teacher, file in chosen.teachers.items():
+        shutil.copyfile(file, partial / f"{teacher}.teacher.json")
+    named = replace(chosen, teachers={teacher: f"{teacher}.teacher.json" for teacher in chosen.teachers})
+    found = gather(named, partial)
+    text = markdown(found)
+    for target in [partial / "results.json", *([results] if results else [])]:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(target, pretty_json(found))
+        write_durably(target.with_suffix(".md"), text.encode())
+    partial.rename(out)
+    click.echo(text)
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"--seeds {text!r}: expected whole numbers, such as 0,1,2") from None
+
+
+def _run_all(chosen: Study, folder: Path, jobs: int | None) -> None:
+    """Run what is not finished, side by side. Raises ValueError for the first run that fails, the others kept."""
+    import torch
+
+    from ..study import unfinished
+
+    gpus = torch.cuda.device_count()
+    cores = len(os.sched_getaffinity(0))
+    jobs = jobs or gpus or cores
+    if jobs < 1:
+        raise ValueError(f"--jobs {jobs}: expected 1 or more")
+    runs, todo = chosen.runs_to_do(), unfinished(chosen, folder)
+    context = get_context("spawn")  # torch's threads do not survive a fork
+    numbers = context.Queue()
+    for number in range(jobs):
+        numbers.put(number)
+    pool = ProcessPoolExecutor(jobs, context, _begin_worker, (numbers, max(1, cores // jobs), gpus))
+    with Console().task(f"study {chosen.name}", len(runs), "run", done=len(runs) - len(todo)) as task:
+        try:
+            futures = {pool.submit(_run_one, run, folder): run for run in todo}
+            for future in as_completed(futures):
+                run = futures[future]
+                try:
+                    abs_rel = future.result()
+                except click.ClickException as error:
+                    raise ValueError(f"run {run.stem} of study {chosen.name}: {error.message}") from error
+                task.update(1, last=run.stem, AbsRel=f"{abs_rel:.4f}")
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker(numbers: Any, threads: int, gpus: int) -> None:
+    """Give a worker its share of the cores, and a GPU if there are any."""
+    number = numbers.get()
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _run_one(run: Run, folder: Path) -> float:
+    """Train and measure one student in this process; returns its AbsRel. What it says goes to STEM.log."""
+    from ..fileio import read_json
+    from .evaluate import evaluate_student
+    from .train import train_student
+
+    target, result = folder / run.stem, folder / f"{run.stem}.json"
+    with (folder / f"{run.stem}.log").open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        if not target.exists():
+            _call(train_student, [*_flags(run.train), "--out", str(target)])
+        _call(evaluate_student, [str(target), *_flags(run.evaluate), "--out", str(result)])
+    return float(read_json(result, "metrics")["metrics"]["abs_rel"])
+
+
+def _call(command: click.Command, arguments: list[str]) -> None:
+    """Run a command as the command line would; a failure is a ClickException."""
+    click.echo(f"$ {command.name} {shlex.join(arguments)}", err=True)
+    status = command.main(arguments, standalone_mode=False)
+    if status:
+        raise click.ClickException(f"interrupted (status {status}); run the same command again to go on")
+
+
+def _flags(values: Mapping[str, Any]) -> list[str]:
+    """Flags of a mapping, as DVC unpacks a section of params.yaml; false is --no-NAME."""
+    flags = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            flags += [f"--{name}", str(value)]
+    return flags

@@ -1,0 +1,1 @@
+"""A student leaves: as an ONNX file, checked and perhaps quantised; or run over a folder of images."""

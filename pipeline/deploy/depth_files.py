@@ -1,0 +1,80 @@
+"""Depth as files: numbers in 16 bits, pictures for people.
+
+Shape legend: H W pixels of an image, h w of its view.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from PIL import Image
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..sources.view import View
+
+MOST_UNITS = 65535
+COLOURS = "magma_r"
+JPEG_QUALITY = 92
+
+
+def on_image(view_m: NDArray[np.float32], view: View, size_px: tuple[int, int]) -> NDArray[np.float32]:
+    """Depth (h, w) of a view as depth (H, W) of the whole image; NaN where the view does not reach."""
+    top, left, height, width = view.box_px(*size_px)
+    if view_m.shape != (height, width):
+        given = torch.from_numpy(np.ascontiguousarray(view_m))[None, None]
+        view_m = F.interpolate(given, (height, width), mode="bilinear", align_corners=False)[0, 0].numpy()
+    if (height, width) == size_px:
+        return view_m
+    whole = np.full(size_px, np.nan, np.float32)
+    whole[top : top + height, left : left + width] = view_m
+    return whole
+
+
+def depth_png(depth_m: NDArray[np.float32], metres_per_unit: float) -> tuple[bytes, int]:
+    """Depth (H, W) as a PNG of 16 bits, and how many pixels are farther than it holds: 0 in the file, as NaN is.
+
+    A depth of less than half a unit is written as 1, the least there is.
+    """
+    units = np.rint(depth_m.astype(np.float64) / metres_per_unit)
+    beyond = int((units > MOST_UNITS).sum())
+    known = np.isfinite(units) & (units <= MOST_UNITS)
+    values = np.where(known, np.maximum(np.nan_to_num(units, posinf=0.0), 1), 0).astype(np.uint16)
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG")
+    return file.getvalue(), beyond
+
+
+def colour_jpeg(depth_m: NDArray[np.float32], range_m: tuple[float, float]) -> bytes:
+    """Depth (H, W) as a picture: near is light, far is dark, evenly in the logarithm; grey where there is none."""
+    low, high = np.log(range_m)
+    unit = np.clip((np.log(np.maximum(depth_m, range_m[0])) - low) / (high - low), 0, 1)
+    rgb = mpl.colormaps[COLOURS](np.nan_to_num(unit), bytes=True)[..., :3].copy()
+    rgb[np.isnan(depth_m)] = 128
+    file = io.BytesIO()
+    Image.fromarray(rgb).save(file, "JPEG", quality=JPEG_QUALITY)
+    return file.getvalue()
+
+
+def colour_bar_jpeg(range_m: tuple[float, float]) -> bytes:
+    """The scale of `colour_jpeg` with its depths in metres."""
+    figure = Figure(figsize=(6.0, 0.8), dpi=110, layout="constrained")
+    colours = ScalarMappable(LogNorm(*range_m), COLOURS)
+    bar = figure.colorbar(colours, cax=figure.subplots(), orientation="horizontal", label="depth in metres")
+    ticks = [depth_m for power in range(-3, 4) for depth_m in (10.0**power, 2 * 10.0**power, 5 * 10.0**power)]
+    inside = [depth_m for depth_m in ticks if range_m[0] <= depth_m <= range_m[1]]
+    bar.set_ticks(inside or list(range_m), minor=False)
+    bar.set_ticks([], minor=True)
+    bar.ax.set_xticklabels([f"{depth_m:g}" for depth_m in inside or range_m])
+    file = io.BytesIO()
+    figure.savefig(file, format="jpeg", pil_kwargs={"quality": JPEG_QUALITY})
+    return file.getvalue()

@@ -1,0 +1,243 @@
+"""A trained student as one ONNX file, written only if it gives what PyTorch gives.
+
+Exported through `torch.export` (`dynamo=True`), not by tracing: it knows every shape as a symbol and refuses what would
+become a constant, where a trace keeps the sizes of its example in silence; it takes the formulas of `dpm` as they are,
+where the older exporter lacks one (`special.entr`); and the older one is deprecated. It costs seconds instead of tenths
+of one, and the package onnxscript.
+
+Shape legend: B batch, K bins, H W pixels of the view, h w of the logits.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..dpm import entropy_nats, expected_depth, interval_m
+from ..fileio import make_folder, pretty_json, sha256_bytes, write_durably
+from ..predict import has_map
+from ..progress import Silent
+from ..sources.view import View
+from ..students.run import IMAGENET_MEAN, IMAGENET_STD
+from .onnx_model import DEPTH, INPUT, OF_MAP, OnnxStudent, import_onnx, metadata
+from .parity import INTERVAL_MASS, check_parity, synthetic_images
+from .quantise import int8_of, latencies_ms, loss_of_int8
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from ..progress import Progress
+    from ..students.run import LoadedRun
+    from .parity import ProbeImages
+
+OPSETS = (18, 23)
+"""The exporter writes 18 and up; onnxruntime's CPU kernels of later ones than 23 are not all there yet."""
+EXAMPLE_PX = (96, 160)
+LEAST_PX = 64
+"""Of a side that may vary. Below it the deepest maps are one pixel, which is another network to the exporter."""
+MAX_REL_ERROR = 1e-4
+PRODUCER = "tiekd-pipeline"
+PACKAGES = ("onnx", "onnxruntime", "onnxscript", "torch")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is asked of a file."""
+
+    size_px: tuple[int, int] | None = None
+    """(H, W) that the file takes alone; None for any."""
+    opset: int = 20
+    uncertainty: bool = False
+    """Also give entropy and the central interval of 90 %."""
+    max_rel_error: float = MAX_REL_ERROR
+
+    def __post_init__(self) -> None:
+        if not OPSETS[0] <= self.opset <= OPSETS[1]:
+            raise ValueError(f"--opset {self.opset}: expected {OPSETS[0]} to {OPSETS[1]}")
+        if not self.max_rel_error > 0:
+            raise ValueError(f"--max-rel-error {self.max_rel_error}: expected a number above 0, such as 1e-4")
+
+    def view(self, run: LoadedRun) -> View:
+        """The run's view, resized where one size is asked for."""
+        view = View.parse(run.config["view"])
+        return view if self.size_px is None else replace(view, resize_px=self.size_px)
+
+
+class Deployable(nn.Module):
+    """Everything from an image to metres, as one module."""
+
+    def __init__(self, run: LoadedRun, *, uncertainty: bool) -> None:
+        super().__init__()
+        self.network = run.network
+        self.uncertainty = uncertainty
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+        # float32, unlike elsewhere: a device may have no float64, and centres of metres lose 1e-7 by it.
+        self.register_buffer("bin_edges_m", torch.from_numpy(run.bin_edges_m).float())
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Depth, and with uncertainty entropy, low and high, each (B, 1, H, W), of images (B, 3, H, W) in 0..1."""
+        mean, std, edges_m = self.get_buffer("mean"), self.get_buffer("std"), self.get_buffer("bin_edges_m")
+        maps = torch.softmax(self.network((image - mean) / std), dim=1)
+        found = [expected_depth(maps, edges_m)]
+        if self.uncertainty:
+            found += [entropy_nats(maps), *interval_m(maps, edges_m, INTERVAL_MASS)]
+        size = image.shape[-2:]
+        return tuple(F.interpolate(one, size, mode="bilinear", align_corners=False) for one in found)
+
+
+def export_student(
+    run: LoadedRun,
+    out: Path,
+    options: ExportOptions | None = None,
+    *,
+    given: ProbeImages | None = None,
+    int8: Path | None = None,
+    calibration: ProbeImages | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write `out`, with `int8` a quantised file too, and a summary `out`.json; returns the summary.
+
+    Args:
+        run: the trained student.
+        out: the float file; its name ends in `.onnx`.
+        options: what is asked of it.
+        given: images that it is compared with PyTorch on; synthetic ones if left out.
+        int8: where the quantised file goes.
+        calibration: images that its ranges are taken from; real ones.
+        progress: who listens.
+
+    Raises ValueError where something lies at a target, where the file differs from PyTorch (then nothing is
+    written), and for an int8 file without real images; ImportError with the command that installs what is missing.
+    """
+    options, progress = options or ExportOptions(), progress or Silent()
+    _check_targets(out, int8)
+    for name in PACKAGES:
+        import_onnx(name)
+    if options.uncertainty and not has_map(run.config):
+        raise ValueError("--uncertainty: this student has no map (head depth), so leave the flag out")
+    if int8 is not None and (calibration is None or not calibration.real):
+        raise ValueError("--int8 takes its ranges from real images: give --source and --split, or --images")
+    given = given or synthetic_images(options.size_px)
+    facts = metadata(run.config, run.bin_edges_m.tolist(), run.weights_sha256, options.view(run))
+    facts["pipeline_version"] = _version(PRODUCER)
+    model = _exported(run, options)
+    _describe(model, facts)
+    data: bytes = model.SerializeToString(deterministic=True)
+    student = OnnxStudent(data, out.name, threads=1)
+    summary: dict[str, Any] = {
+        "file": out.name,
+        "bytes": len(data),
+        "sha256": sha256_bytes(data),
+        "opset": options.opset,
+        "size_px": None if options.size_px is None else list(options.size_px),
+        "outputs": student.outputs,
+        "metadata": facts,
+        "parity": check_parity(run, student, given, options.max_rel_error, progress),
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+    students = {"float32": student}
+    if int8 is not None:
+        assert calibration is not None
+        small = int8_of(data, calibration, lambda changed: _describe(changed, facts | {"precision": "int8"}), progress)
+        students["int8"] = OnnxStudent(small, int8.name, threads=1)
+        summary["int8"] = {
+            "file": int8.name,
+            "bytes": len(small),
+            "sha256": sha256_bytes(small),
+            "calibrated_on": calibration.origin,
+            "shares_images": bool({one.name for one in calibration.images} & {one.name for one in given.images}),
+            **loss_of_int8(students["float32"], students["int8"], given, progress),
+        }
+    summary["latency"] = latencies_ms(students, given.images[0].image)
+    make_folder(out.parent)
+    if int8 is not None:
+        make_folder(int8.parent)
+        write_durably(int8, small)
+    write_durably(summary_path(out), pretty_json(summary))
+    write_durably(out, data)  # last: where it lies, all of it does
+    return summary
+
+
+def summary_path(out: Path) -> Path:
+    """`student.onnx.json` beside `student.onnx`."""
+    return out.with_name(f"{out.name}.json")
+
+
+def _check_targets(out: Path, int8: Path | None) -> None:
+    for flag, path in (("--out", out), ("--int8", int8)):
+        if path is None:
+            continue
+        if path.suffix != ".onnx":
+            raise ValueError(f"{flag} {path}: expected a name that ends in .onnx, which `pipeline predict` knows it by")
+        if path.exists() or path.is_symlink():
+            raise ValueError(f"{path} exists: nothing is ever written over; remove it or choose another {flag}")
+    if int8 is not None and int8.resolve() == out.resolve():
+        raise ValueError(f"--int8 {int8} is --out itself: give it a name of its own")
+
+
+def _exported(run: LoadedRun, options: ExportOptions) -> Any:  # noqa: ANN401 - onnx has no types
+    """The graph, with a batch of any size, and with any height and width unless one is asked for."""
+    network = Deployable(run, uncertainty=options.uncertainty).eval()
+    shapes: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if options.size_px is None:
+        shapes |= {2: torch.export.Dim("height", min=LEAST_PX), 3: torch.export.Dim("width", min=LEAST_PX)}
+    outputs = [DEPTH, *(OF_MAP if options.uncertainty else ())]
+    with _quietly():
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(2, 3, *(options.size_px or EXAMPLE_PX)),),
+            dynamo=True,
+            opset_version=options.opset,
+            input_names=[INPUT],
+            output_names=outputs,
+            dynamic_shapes=(shapes,),
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _describe(model: Any, facts: dict[str, str]) -> None:  # noqa: ANN401 - onnx has no types
+    """Put our metadata into a model, and take out the exporter's, which tells paths of this machine."""
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    graph.ClearField("value_info")
+    model.producer_name, model.producer_version = PRODUCER, _version(PRODUCER)
+    model.ClearField("metadata_props")
+    for name, value in sorted(facts.items()):
+        model.metadata_props.add(key=name, value=value)
+    import_onnx("onnx").checker.check_model(model)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "unknown"
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the exporter's talk: of torchvision, which nobody asked for, and of its own insides."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,170 @@
+"""A student as one ONNX file: what the file says of itself, and how it is run.
+
+The file takes an image as it is and gives metres: normalisation, softmax, expectation and upsampling are inside. Its
+metadata says the rest, so that nothing has to be known beside it.
+
+Shape legend: B batch, H W pixels of the view.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..fileio import open_regular, parse_json, printable, sha256_bytes
+from ..sources.view import View
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+FORMAT = "tiekd-student-1"
+INPUT, DEPTH = "image", "depth_m"
+OF_MAP = ("entropy_nats", "low_m", "high_m")
+"""Further outputs of a file that was exported with uncertainty."""
+INSTALL = "pip install 'tiekd-pipeline[onnx]'"
+MAX_BYTES = 2**30
+"""The largest student has 320 MB; the format itself ends at 2 GB."""
+CPU = "CPUExecutionProvider"
+
+
+def import_onnx(name: str) -> Any:  # noqa: ANN401 - a module
+    """Import a module of the extra `onnx`. Raises ImportError with the command that installs it."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError(f"{name.partition('.')[0]} is missing or broken ({error}): {INSTALL}") from error
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a file says of itself."""
+
+    name: str
+    view: View
+    """What part of an image the network is to see, and at which size."""
+    bin_edges_m: tuple[float, ...]
+    """(K + 1,)"""
+    weights_sha256: str
+    """Of the run that the file was made from."""
+    precision: str
+    """`float32` or `int8`."""
+    facts: dict[str, str]
+    """All metadata, as it lies in the file."""
+
+    @property
+    def depth_range_m(self) -> tuple[float, float]:
+        """First and last edge of the bins."""
+        return self.bin_edges_m[0], self.bin_edges_m[-1]
+
+
+class OnnxStudent:
+    """A loaded file, ready to predict on the CPU."""
+
+    def __init__(self, data: bytes, name: str, threads: int = 0) -> None:
+        """Take the bytes of a file; `name` stands in errors. `threads` 0 is one a core."""
+        runtime = import_onnx("onnxruntime")
+        settings = runtime.SessionOptions()
+        settings.intra_op_num_threads = threads
+        settings.log_severity_level = 3  # warnings speak of onnxruntime's own optimisations
+        try:
+            self._session = runtime.InferenceSession(data, settings, providers=[CPU])
+        except Exception as error:  # onnxruntime has a dozen kinds, none of them public
+            raise ValueError(
+                f"{name}: onnxruntime does not load it ({str(error)[:300]}); expected a file of export-student"
+            ) from error
+        self.name = name
+        self.sha256 = sha256_bytes(data)
+        self.outputs = [output.name for output in self._session.get_outputs()]
+        self.card = _card(self._session.get_modelmeta().custom_metadata_map, name)
+        shapes = {node.name: node.shape for node in self._session.get_inputs()}
+        if list(shapes) != [INPUT] or len(shapes[INPUT]) != 4 or DEPTH not in self.outputs:
+            raise ValueError(
+                f"{name}: takes {', '.join(shapes)} and gives {', '.join(self.outputs)}: expected {INPUT} and {DEPTH}; "
+                "export it with export-student"
+            )
+        height, width = shapes[INPUT][2:]
+        self.size_px = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+        """(H, W) where the file takes one size alone."""
+
+    def run(self, images: NDArray[np.float32], outputs: Sequence[str] = (DEPTH,)) -> list[NDArray[np.float32]]:
+        """Outputs (B, H, W) for images (B, 3, H, W) float32 RGB in 0..1. Raises ValueError for another size."""
+        if self.size_px is not None and images.shape[2:] != self.size_px:
+            there, expected = ("x".join(map(str, size)) for size in (images.shape[2:], self.size_px))
+            raise ValueError(
+                f"{self.name} takes images of {expected} px alone, got {there}: export it without --size, or with "
+                f"--size {there}"
+            )
+        found: list[NDArray[np.float32]] = self._session.run(list(outputs), {INPUT: images})
+        return [one[:, 0] for one in found]
+
+    def predict_m(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Depth (B, H, W) metres for images (B, H, W, 3) uint8 RGB, as the card's view shows them."""
+        return self.run(as_input(images))[0]
+
+
+def as_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Images (B, H, W, 3) uint8 as a file takes them: (B, 3, H, W) float32 in 0..1."""
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
+
+
+def open_onnx(path: Path, threads: int = 0) -> OnnxStudent:
+    """Open a file of export-student. Raises ValueError for any other file, ImportError without onnxruntime."""
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise ValueError(f"{path}: {size} bytes, expected an ONNX file of at most {MAX_BYTES}")
+            # From memory: a model at a path may name other files of this machine as its weights.
+            data = file.read(MAX_BYTES)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; expected a file of export-student") from error
+    return OnnxStudent(data, str(path), threads)
+
+
+def _card(facts: dict[str, str], name: str) -> Card:
+    if facts.get("format") != FORMAT:
+        raise ValueError(
+            f"{name}: metadata format {printable(str(facts.get('format')))[:80]!r}, expected {FORMAT!r}; export the "
+            "run with export-student"
+        )
+    try:
+        edges = [float(value) for value in parse_json(facts["bin_edges_m"].encode())]
+        if len(edges) < 3 or np.any(np.diff(edges) <= 0):
+            raise ValueError("bin_edges_m: expected ascending numbers")  # noqa: TRY301 - told below with the others
+        return Card(
+            facts["name"], View.parse(facts["view"]), tuple(edges), facts["weights_sha256"], facts["precision"], facts
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{name}: metadata {printable(str(error))[:300]}; export the run again") from error
+
+
+def metadata(run_config: dict[str, Any], edges_m: Sequence[float], weights_sha256: str, view: View) -> dict[str, str]:
+    """Metadata of a float file, as text. What the run does not say is left out."""
+    teacher = (run_config.get("store") or {}).get("teacher")
+    facts = {
+        "format": FORMAT,
+        "name": str(run_config["student"]),
+        "view": str(view),
+        "image": "RGB in 0..1, float32; normalisation is inside",
+        "depth_space": "metric_m",
+        "head": str(run_config.get("head", "dpm")),
+        "bin_edges_m": json.dumps([float(edge) for edge in edges_m]),
+        "depth_range_m": f"{edges_m[0]:g}:{edges_m[-1]:g}",
+        "precision": "float32",
+        "weights_sha256": weights_sha256,
+    }
+    if "loss" in run_config:
+        facts["loss"] = str(run_config["loss"])
+    if teacher is not None:
+        facts["teacher"] = json.dumps(teacher, sort_keys=True)
+        if teacher.get("licence"):
+            facts["licence"] = f"of the teacher's output: {teacher['licence']}"
+    return facts

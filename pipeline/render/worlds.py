@@ -1,0 +1,91 @@
+"""The worlds that can be rendered: what a frame of each is, and how its files are to be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from .camera import draw_camera
+from .indoors import render_interior
+from .infrared import sense
+from .interior import draw_interior, draw_lens
+from .lidar import scan
+from .shade import render
+from .world import draw_scene
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from .camera import F32, Camera
+
+DEPTH_LIMIT_M = 200.0
+
+
+class Frame(NamedTuple):
+    """One frame: picture (H, W, 3) bytes, and planar depth (H, W) in metres, 0 for none."""
+
+    picture: NDArray[np.uint8]
+    depth_m: F32
+    sparse_m: F32
+
+
+@dataclass(frozen=True)
+class World:
+    """A kind of scenes. A frame depends on (seed, index, size) alone."""
+
+    generator_version: int
+    """Raise it whenever the same arguments would give other pixels."""
+    units_per_m: int
+    """Of the depth files."""
+    truths: dict[str, str]
+    """Folder -> what its depth is, for people."""
+    draw_camera: Callable[[int, int, tuple[int, int]], Camera]
+    """The camera of a frame; its intrinsics are final, its pose need not be."""
+    frame: Callable[[int, int, tuple[int, int]], Frame]
+
+
+def street_frame(seed: int, index: int, size_px: tuple[int, int]) -> Frame:
+    """A street, and what a rotating scanner sees of it."""
+    scene = draw_scene(seed, index, size_px)
+    picture, depth_m = render(scene)
+    depth_m = np.where(depth_m <= DEPTH_LIMIT_M, depth_m, 0)
+    return Frame(picture, depth_m, scan(depth_m, scene.camera, (seed, index, 4)))
+
+
+def rooms_frame(seed: int, index: int, size_px: tuple[int, int]) -> Frame:
+    """A room, and what a structured-light sensor sees of it."""
+    scene = draw_interior(seed, index, size_px)
+    picture, depth_m, echo = render_interior(scene)
+    return Frame(picture, depth_m, sense(depth_m, echo, scene.camera, (seed, index, 14)))
+
+
+WORLDS = {
+    "street": World(
+        generator_version=1,
+        units_per_m=256,
+        truths={
+            "depth": "exact planar depth up to 200 m; 0 is sky or farther",
+            "depth_sparse": "as a rotating scanner sees it: rows of points up to 80 m, noise of 2 cm; 0 is no point",
+        },
+        draw_camera=draw_camera,
+        frame=street_frame,
+    ),
+    "rooms": World(
+        generator_version=1,
+        # Millimetres, as depth cameras write: 1/256 m would be thrice the noise of a near reading.
+        units_per_m=1000,
+        truths={
+            "depth": "exact planar depth of every pixel, window panes included",
+            "depth_sparse": (
+                "as a structured-light sensor sees it: 0.5 to 8 m, noise of 0.0012 + 0.0019 (z - 0.4)^2 m; 0 on glass, "
+                "screens, dark or grazing surfaces, in the projector's shadow and at some edges"
+            ),
+        },
+        draw_camera=draw_lens,
+        frame=rooms_frame,
+    ),
+}

@@ -1,0 +1,81 @@
+"""Plots of doubt: error by coverage, truth inside intervals, and what these cost in width."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from matplotlib.ticker import PercentFormatter
+
+from .plots import INK, logarithmic, series_colour, svg
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from markupsafe import Markup
+    from matplotlib.axes import Axes
+
+_SIZE_INCH = (4.0, 2.4)
+_DASHES = (0, (3, 2))
+
+
+class Trace(NamedTuple):
+    """A student's curve; `series` chooses the colour."""
+
+    series: int
+    x: list[float]
+    y: list[float]
+    dashed: bool = False
+
+
+def _draw(axes: Axes, traces: Sequence[Trace], marker: str = "") -> None:
+    for trace in traces:
+        style = {"linestyle": _DASHES, "linewidth": 1.1} if trace.dashed else {"linewidth": 1.6}
+        axes.plot(trace.x, trace.y, color=series_colour(trace.series), marker=marker, markersize=2.5, **style)
+
+
+def coverage_plot(traces: Sequence[Trace], top: float) -> Markup:
+    """Error of the most certain share of the pixels, up to `top`; each student's plain mean as a faint line."""
+
+    def draw(axes: Axes) -> None:
+        for trace in traces:
+            if not trace.dashed:
+                axes.axhline(trace.y[-1], color=series_colour(trace.series), alpha=0.3, linewidth=0.8)
+        _draw(axes, traces)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.05 * top if top > 0 else 1)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_xlabel("share of pixels, most certain first")
+        axes.set_ylabel("AbsRel")
+
+    return svg("Error of the most certain share of the pixels", _SIZE_INCH, draw)
+
+
+def interval_plot(traces: Sequence[Trace]) -> Markup:
+    """Share of truth inside central intervals by their nominal mass, with the diagonal of perfect calibration."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=INK, alpha=0.6, linewidth=0.8)
+        _draw(axes, traces, "o")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1))
+        axes.set_xlabel("mass of the interval")
+        axes.set_ylabel("truth inside")
+
+    return svg("Share of truth inside central intervals by their mass", _SIZE_INCH, draw)
+
+
+def width_plot(traces: Sequence[Trace]) -> Markup:
+    """Mean width of intervals, by depth, over the share of truth that they hold; narrower is better."""
+
+    def draw(axes: Axes) -> None:
+        _draw(axes, traces, "o")
+        if min(min(trace.y) for trace in traces) > 0:
+            logarithmic(axes, "y")
+        axes.set_xlim(0, 1.02)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_xlabel("truth inside")
+        axes.set_ylabel("width / depth")
+
+    return svg("Mean width of intervals by the share of truth that they hold", _SIZE_INCH, draw)

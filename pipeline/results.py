@@ -1,0 +1,145 @@
+"""Results of evaluations read back from disk, and joined where they can be compared: same protocol, source and frames.
+
+An evaluation is NAME.json with the means, and NAME.csv beside it with a row for each image (`evaluate.write_result`).
+
+Shape legend: S seeds, F frames.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .fileio import CsvTable, read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+SAME_MEAN = 1e-9
+"""Relative: how far the mean of the rows may be from the one in the JSON. Both were written to all digits."""
+OF_ONE_SIDE = "flip_average"
+"""The field of a protocol that may differ: a teacher's cached depth cannot be mirrored and averaged."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation of one network: a metric of each image with ground truth, and under which terms."""
+
+    path: Path
+    protocol: dict[str, Any]
+    source: str
+    by_id: dict[str, float]
+    """Image id -> metric, in the order of the split."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One student: its evaluations, one for each seed, over the same frames in the same order."""
+
+    name: str
+    paths: tuple[Path, ...]
+    values: NDArray[np.float64]
+    """(S, F) of one metric."""
+
+
+@dataclass(frozen=True)
+class Comparable:
+    """Groups that were measured alike."""
+
+    protocol: dict[str, Any]
+    source: str
+    ids: tuple[str, ...]
+    """Of the F frames."""
+    groups: tuple[Group, ...]
+    flip_averages: dict[str, bool]
+    """Of each group; they may differ."""
+
+
+def read_result(path: Path, metric: str) -> Result:
+    """Read one metric of an evaluation.
+
+    Raises ValueError where a file is absent or damaged, is no evaluation, or JSON and CSV do not belong together.
+    """
+    found = read_json(path, "evaluation")
+    try:
+        protocol, source, mean = dict(found["protocol"]), str(found["source"]), float(found["metrics"][metric])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"evaluation {path}: it has no protocol, source and {metric}; expected what `pipeline evaluate-student "
+            "--out` wrote"
+        ) from None
+    rows = CsvTable(path.with_suffix(".csv"))
+    if not rows.path.exists():
+        raise ValueError(f"evaluation {path}: its rows {rows.path} are missing; keep both files together")
+    try:
+        rows.read(lambda row: bool(row[metric]))  # images without ground truth have no metrics
+        by_id = {row["id"]: float(row[metric]) for row in rows.rows}
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"rows {rows.path}: {error}; expected columns id and {metric}, of numbers") from None
+    if len(by_id) != len(rows.rows):
+        raise ValueError(f"rows {rows.path}: {len(rows.rows)} rows of {len(by_id)} images; expected each image once")
+    if not by_id or not math.isclose(math.fsum(by_id.values()) / len(by_id), mean, rel_tol=SAME_MEAN):
+        raise ValueError(f"rows {rows.path} do not have the mean {metric} of {path}: evaluate again, to write both")
+    return Result(path, protocol, source, by_id)
+
+
+def join(groups: Sequence[tuple[str, Sequence[Path]]], metric: str) -> Comparable:
+    """Read the evaluations of each group (name, files), if all can be compared.
+
+    Frames are brought into the order of the first file. Raises ValueError where protocol, source or frames differ,
+    naming the first difference; for a name or file that is given twice; and where two files of a group hold the same
+    numbers, which two seeds never do.
+    """
+    names = [name for name, _ in groups]
+    paths = [path for _, listed in groups for path in listed]
+    for twice in (*_twice(names), *_twice([str(path.resolve()) for path in paths])):
+        raise ValueError(f"{twice} is given twice: name each student, and each of its files, once")
+    results = [[read_result(path, metric) for path in listed] for _, listed in groups]
+    first = results[0][0]
+    for result in (result for listed in results for result in listed):
+        _check_alike(first, result)
+    ids = tuple(first.by_id)
+    joined = []
+    for (name, _), listed in zip(groups, results, strict=True):
+        values = np.array([[result.by_id[sample] for sample in ids] for result in listed])
+        for place, row in enumerate(values):
+            for before in range(place):
+                if len(ids) > 1 and np.array_equal(row, values[before]):
+                    raise ValueError(
+                        f"{listed[before].path} and {listed[place].path} hold the same numbers, which two seeds never "
+                        f"do: list each run of {name} once"
+                    )
+        joined.append(Group(name, tuple(result.path for result in listed), values))
+    flips = {name: bool(listed[0].protocol.get(OF_ONE_SIDE)) for name, listed in zip(names, results, strict=True)}
+    return Comparable(first.protocol, first.source, ids, tuple(joined), flips)
+
+
+def _twice(values: Sequence[str]) -> list[str]:
+    return [value for place, value in enumerate(values) if value in values[:place]]
+
+
+def _check_alike(first: Result, other: Result) -> None:
+    """Raise ValueError naming the first thing that two evaluations differ in."""
+    where = f"{other.path} cannot be compared with {first.path}"
+    for name in dict.fromkeys(["name", *first.protocol, *other.protocol]):
+        here, there = other.protocol.get(name), first.protocol.get(name)
+        if here != there and name != OF_ONE_SIDE:
+            raise ValueError(
+                f"{where}: protocol {name} {here} and not {there}; evaluate both with the same --protocol and "
+                "--max-depth-m"
+            )
+    if other.source != first.source:
+        raise ValueError(f"{where}: source {other.source} and not {first.source}; evaluate both on one source")
+    for one, another in ((first, other), (other, first)):
+        absent = next((sample for sample in one.by_id if sample not in another.by_id), None)
+        if absent is not None:
+            raise ValueError(
+                f"{where}: {another.path} has no ground truth or no row for frame {absent!r} of {one.path}; evaluate "
+                "both with the same --split and --truth"
+            )

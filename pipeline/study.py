@@ -1,0 +1,279 @@
+"""A study: many students that differ in a few flags, over several seeds, and what the differences are worth.
+
+A study stands in a YAML file, below `studies`:
+
+    studies:
+      street:
+        train: {source: ..., split: train, store: ..., epochs: 6}   # flags that all runs share
+        evaluate: {source: ..., split: test, protocol: plain}
+        seeds: [0, 1, 2]
+        block: 1                                 # frames in a row that are alike (video), for the intervals
+        teachers: {exact: exact.json}            # results of evaluate-teacher, shown in the tables
+        runs:
+          tiekd: {loss: tiekd}                   # flags of its own, over those of `train`
+          ssim: {loss: ssim}
+        tables:
+          losses: {title: "Losses", first: tiekd, runs: [ssim]}      # every run is compared with the first
+
+It knows nothing of processes or of the command line: `cli/study.py` runs what `Study.runs_to_do` lists.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from .fileio import pretty_json, read_json, write_durably
+from .metrics import METRICS
+from .results import join
+from .significance import holm, mean_interval, paired_bootstrap
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from .results import Group
+
+KEYS = {"train", "evaluate", "seeds", "block", "teachers", "runs", "tables"}
+METRIC = "abs_rel"
+"""What intervals and differences are taken of."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Runs beside each other; all are compared with the first."""
+
+    name: str
+    title: str
+    first: str
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One student of one seed: the flags of the two commands that make and measure it."""
+
+    name: str
+    seed: int
+    train: dict[str, Any]
+    evaluate: dict[str, Any]
+
+    @property
+    def stem(self) -> str:
+        """Name of its files."""
+        return f"{self.name}-{self.seed}"
+
+    def flags_json(self) -> bytes:
+        """What its files were made with, kept beside them."""
+        return pretty_json({"train": self.train, "evaluate": self.evaluate})
+
+
+@dataclass(frozen=True)
+class Study:
+    """A section of a study file, checked."""
+
+    name: str
+    train: dict[str, Any]
+    evaluate: dict[str, Any]
+    seeds: tuple[int, ...]
+    block: int
+    teachers: dict[str, str]
+    runs: dict[str, dict[str, Any]]
+    tables: tuple[Table, ...]
+
+    def runs_to_do(self) -> list[Run]:
+        """Every run of every seed, seed by seed, so that an early end leaves whole tables of fewer seeds."""
+        return [
+            Run(name, seed, {**self.train, **flags, "seed": seed}, self.evaluate)
+            for seed in self.seeds
+            for name, flags in self.runs.items()
+        ]
+
+
+def read_study(path: Path, name: str) -> Study:
+    """Read a study of a YAML file. Raises ValueError naming what is wrong with it."""
+    try:
+        studies = yaml.safe_load(path.read_text(encoding="utf-8"))["studies"]
+        section = studies[name]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"study file {path}: {error}; expected YAML with a section `studies`") from error
+    except (KeyError, TypeError) as error:
+        known = ", ".join(studies) if isinstance(locals().get("studies"), dict) else "no section `studies`"
+        raise ValueError(f"study {name!r} is not in {path}: expected one of: {known}") from error
+    where = f"study {name!r} of {path}"
+    if not isinstance(section, dict) or not section.get("runs"):
+        raise ValueError(f"{where}: expected a mapping with `runs`, see the head of pipeline/study.py")
+    unknown = sorted(set(section) - KEYS)
+    if unknown:
+        raise ValueError(f"{where}: key {unknown[0]!r}, expected one of {', '.join(sorted(KEYS))}")
+    runs = {str(run): dict(flags or {}) for run, flags in section["runs"].items()}
+    seeds = section.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise ValueError(f"{where}: seeds {seeds!r}, expected a list of whole numbers such as [0, 1, 2]")
+    tables = []
+    for table, said in section.get("tables", {}).items():
+        listed = [said["first"], *said["runs"]]
+        absent = [run for run in listed if run not in runs]
+        if absent:
+            raise ValueError(f"{where}: table {table!r} names run {absent[0]!r}, expected one of {', '.join(runs)}")
+        tables.append(Table(table, said.get("title", table), said["first"], tuple(said["runs"])))
+    return Study(
+        name=name,
+        train=section.get("train", {}),
+        evaluate=section.get("evaluate", {}),
+        seeds=tuple(seeds),
+        block=int(section.get("block", 1)),
+        teachers=section.get("teachers", {}),
+        runs=runs,
+        tables=tuple(tables),
+    )
+
+
+def unfinished(study: Study, folder: Path) -> list[Run]:
+    """Runs that are still to do; what was made with other flags than theirs is removed first."""
+    todo = []
+    for run in study.runs_to_do():
+        described, result = folder / f"{run.stem}.flags.json", folder / f"{run.stem}.json"
+        if not described.exists() or described.read_bytes() != run.flags_json():
+            result.unlink(missing_ok=True)
+            shutil.rmtree(folder / run.stem, ignore_errors=True)
+            write_durably(described, run.flags_json())
+        if not result.exists():
+            todo.append(run)
+    return todo
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Results of one run over its seeds."""
+
+    per_image: NDArray[np.float64]
+    """(S, F) of METRIC."""
+    means: dict[str, float]
+    to_teacher: float | None
+    seconds: float
+    parameters: int
+
+
+def gather(study: Study, folder: Path) -> dict[str, Any]:
+    """Everything that the study found, as JSON: for each table its rows, with intervals and differences.
+
+    Args:
+        study: its runs lie in `folder`, as STEM/ (the run) and STEM.json with STEM.csv (its evaluation).
+        folder: of a finished study.
+
+    Raises ValueError where a result is absent, or was measured over other frames.
+    """
+    stems = {name: [f"{name}-{seed}" for seed in study.seeds] for name in study.runs}
+    joined = join([(name, [folder / f"{stem}.json" for stem in listed]) for name, listed in stems.items()], METRIC)
+    found = {group.name: _read_run(group, folder, stems[group.name]) for group in joined.groups}
+    return {
+        "study": study.name,
+        "seeds": list(study.seeds),
+        "frames": len(joined.ids),
+        "protocol": joined.protocol,
+        "block": study.block,
+        "train": study.train,
+        "evaluate": study.evaluate,
+        "teachers": {name: read_json(folder / file, "metrics")["metrics"] for name, file in study.teachers.items()},
+        "runs": {
+            name: {
+                "flags": study.runs[name],
+                "parameters": run.parameters,
+                "train_seconds": round(run.seconds, 1),
+                "metrics": run.means,
+                "abs_rel_to_teacher": run.to_teacher,
+                **_interval(run, study.block),
+            }
+            for name, run in found.items()
+        },
+        "tables": {table.name: _compare(table, found, study.block) for table in study.tables},
+    }
+
+
+def _read_run(group: Group, folder: Path, stems: Sequence[str]) -> _Measured:
+    results = [read_json(path, "metrics") for path in group.paths]
+    trained = [read_json(folder / stem / "metrics.json", "metrics of a run") for stem in stems]
+    alike = [result["against_teacher"][METRIC] for result in results if "against_teacher" in result]
+    return _Measured(
+        per_image=group.values,
+        means={key: float(np.mean([result["metrics"][key] for result in results])) for key in METRICS},
+        to_teacher=float(np.mean(alike)) if alike else None,
+        seconds=float(np.mean([one["seconds"] for one in trained])),
+        parameters=int(trained[0]["parameters"]),
+    )
+
+
+def _interval(run: _Measured, block: int) -> dict[str, Any]:
+    found = mean_interval(run.per_image, block=block)
+    return {"low": found.low, "high": found.high, "seeds_sd": found.seeds_sd}
+
+
+def _compare(table: Table, found: Mapping[str, _Measured], block: int) -> dict[str, Any]:
+    """Each run of a table against its first, p values corrected for their number (Holm)."""
+    base = found[table.first].per_image
+    differences = [paired_bootstrap(found[name].per_image, base, block=block) for name in table.runs]
+    corrected = holm([one.p_value for one in differences]) if differences else []
+    return {
+        "title": table.title,
+        "first": table.first,
+        "against_first": {
+            name: {
+                "difference_percent": one.relative_percent,
+                "low_percent": one.relative_low_percent,
+                "high_percent": one.relative_high_percent,
+                "p_holm": float(p),
+            }
+            for name, one, p in zip(table.runs, differences, corrected, strict=True)
+        },
+    }
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The tables of `gather`'s result, for docs/experiments.md."""
+    seeds = len(results["seeds"])
+    parts = []
+    for name, table in results["tables"].items():
+        against = f"against {table['first']}"
+        head = ["", "AbsRel", f"95 % interval, {seeds} seeds", "RMSE", "δ1", "to teacher", against, "p"]
+        listed = [table["first"], *table["against_first"]]
+        rows = [_teacher_row(teacher, metrics) for teacher, metrics in results["teachers"].items()]
+        rows += [_row(run, results["runs"][run], table["against_first"].get(run)) for run in listed]
+        parts.append(f"<!-- {results['study']}:{name} -->\n**{table['title']}**\n\n{_table(head, rows)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _teacher_row(name: str, metrics: Mapping[str, float]) -> list[str]:
+    values = [f"{metrics['abs_rel']:.4f}", "", f"{metrics['rmse']:.3f}", f"{metrics['delta1']:.4f}"]
+    return [f"*{name}*", *values, "", "", ""]
+
+
+def _row(name: str, run: Mapping[str, Any], against: Mapping[str, float] | None) -> list[str]:
+    metrics = run["metrics"]
+    alike = "" if run["abs_rel_to_teacher"] is None else f"{run['abs_rel_to_teacher']:.4f}"
+    difference = p_value = ""
+    if against is not None:
+        low, high = against["low_percent"], against["high_percent"]
+        difference = f"{against['difference_percent']:+.1f} % ({low:+.1f} to {high:+.1f})"
+        p_value = f"{against['p_holm']:.3f}" if against["p_holm"] >= 0.001 else "< 0.001"
+    return [
+        f"`{name}`",
+        f"{metrics['abs_rel']:.4f}",
+        f"{run['low']:.4f}-{run['high']:.4f}",
+        f"{metrics['rmse']:.3f}",
+        f"{metrics['delta1']:.4f}",
+        alike,
+        difference,
+        p_value,
+    ]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
