@@ -26,6 +26,7 @@ from .progress import Silent
 from .sources.images import read_image_with_sha256
 from .sources.view import View
 from .store.writer import EncodedSample, StoreWriter, encode_sample
+from .teachers.base import VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -79,7 +80,8 @@ def cache_teacher(
     if options.batch_size < 1:
         raise ValueError(f"batch size {options.batch_size}: expected at least 1")
     samples = source.samples(split)
-    view = View.parse(options.view or source.customs.view)
+    # A network sees best what it was trained to see; at another size its depth is another.
+    view = View.parse(options.view or str(teacher.card.preprocessing.get(VIEW, source.customs.view)))
     spec = plan_store(source, samples, teacher, view, options)
     begin = time.monotonic()
     writer = StoreWriter(out, spec, [sample.id for sample in samples])

@@ -14,10 +14,11 @@ import torch
 from .dataset import upsampled
 from .fileio import CsvTable, pretty_json, write_durably
 from .metrics import METRICS, PROTOCOLS, depth_metrics, mean_metrics
-from .predict import frames_in_batches, has_map, images_of, predict_depth_m, predict_looks
+from .predict import frames_in_batches, images_of, predict_depth_m, predict_looks
 from .progress import Silent
 from .risk import ErrorSpread, relative_difference
 from .sources.view import View
+from .students.run import has_map
 from .uncertainty import Look, UncertaintyMeter
 
 if TYPE_CHECKING:
@@ -227,6 +228,7 @@ def _evaluate(
     result: dict[str, Any] = {
         "protocol": protocol.as_json(),
         "source": source.name,
+        "truth": source.truth,
         "frames": len(with_truth),
         "frames_without_truth": without_truth,
         "metrics": mean_metrics(with_truth),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from .sources.images import read_image_with_sha256
 from .students.run import normalise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -116,11 +116,6 @@ def _as_large_as(images: Tensor, depth_m: Tensor) -> Tensor:
     if depth_m.shape[-2:] != images.shape[-2:]:
         depth_m = F.interpolate(depth_m, images.shape[-2:], mode="bilinear", align_corners=False)
     return depth_m[:, 0]
-
-
-def has_map(config: Mapping[str, Any]) -> bool:
-    """Whether a run's network gives a map that means something: with the head `depth` it gives one depth alone."""
-    return bool(config.get("head", "dpm") != "depth")
 
 
 def images_of(frames: Sequence[Frame], device: torch.device) -> Tensor:

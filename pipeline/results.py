@@ -34,6 +34,8 @@ class Result:
     path: Path
     protocol: dict[str, Any]
     source: str
+    truth: str | None
+    """Which ground truth; None of an evaluation that does not say."""
     by_id: dict[str, float]
     """Image id -> metric, in the order of the split."""
 
@@ -86,7 +88,8 @@ def read_result(path: Path, metric: str) -> Result:
         raise ValueError(f"rows {rows.path}: {len(rows.rows)} rows of {len(by_id)} images; expected each image once")
     if not by_id or not math.isclose(math.fsum(by_id.values()) / len(by_id), mean, rel_tol=SAME_MEAN):
         raise ValueError(f"rows {rows.path} do not have the mean {metric} of {path}: evaluate again, to write both")
-    return Result(path, protocol, source, by_id)
+    truth = found.get("truth")
+    return Result(path, protocol, source, None if truth is None else str(truth), by_id)
 
 
 def join(groups: Sequence[tuple[str, Sequence[Path]]], metric: str) -> Comparable:
@@ -136,6 +139,8 @@ def _check_alike(first: Result, other: Result) -> None:
             )
     if other.source != first.source:
         raise ValueError(f"{where}: source {other.source} and not {first.source}; evaluate both on one source")
+    if None not in {other.truth, first.truth} and other.truth != first.truth:
+        raise ValueError(f"{where}: ground truth {other.truth} and not {first.truth}; evaluate both with one --truth")
     for one, another in ((first, other), (other, first)):
         absent = next((sample for sample in one.by_id if sample not in another.by_id), None)
         if absent is not None:

@@ -16,12 +16,13 @@ from pipeline.significance import holm, paired_bootstrap
 IDS = [f"{number:03d}" for number in range(12)]
 
 
-def evaluation(path, values, ids=IDS, protocol="plain", source="scenes", **changes):
+def evaluation(path, values, ids=IDS, protocol="plain", source="scenes", truth="depth", **changes):
     """An evaluation as the commands write it: abs_rel, delta1 and all others of each frame are `values`."""
     rows = [{"id": sample, **dict.fromkeys(METRICS, value)} for sample, value in zip(ids, values, strict=True)]
     result = {
         "protocol": PROTOCOLS[protocol].as_json() | changes,
         "source": source,
+        "truth": truth,
         "frames": len(rows),
         "frames_without_truth": 1,
         "metrics": mean_metrics([{name: row[name] for name in METRICS} for row in rows]),
@@ -129,6 +130,7 @@ def test_frames_are_brought_into_one_order(measured):
         ({"protocol": "kitti_eigen_garg80"}, "protocol name kitti_eigen_garg80 and not plain"),
         ({"max_m": 80.0}, "protocol max_m 80.0 and not None"),
         ({"source": "folder"}, "source folder and not scenes"),
+        ({"truth": "depth_sparse"}, "ground truth depth_sparse and not depth"),
         ({"ids": ["other", *IDS[1:]]}, "for frame '000' of"),
     ],
 )

@@ -593,6 +593,29 @@ def test_a_run_on_disk_teaches(tmp_path):
     assert 1 < depth.min() < depth.max() < 16
 
 
+def test_a_regression_network_teaches_depth_alone(run):
+    run.config["head"] = "depth"
+    teacher = opened("checkpoint:some/run")
+    assert teacher.bin_edges_m is None
+    assert teacher.predict(IMAGES, IDS).dpm is None
+
+
+def test_a_checkpoint_is_shown_the_view_that_it_was_trained_on_unless_another_is_asked_for(tmp_path, run):
+    import fakes
+
+    from pipeline.cache import cache_teacher
+    from pipeline.plan import CacheOptions
+    from pipeline.sources.registry import open_source
+    from pipeline.store import open_store
+
+    source = open_source(f"folder:{fakes.make_folder(tmp_path / 'images', size_px=(24, 32))}")
+    run.config["view"] = "full,resize:12x16"
+    for view, expected in ((None, "full,resize:12x16"), ("full", "full")):
+        out = tmp_path / f"{expected}.zarr"
+        cache_teacher(source, "all", opened("checkpoint:some/run"), out, CacheOptions(view=view))
+        assert open_store(out).spec.view == expected
+
+
 def test_a_directory_that_is_no_run_is_refused(tmp_path):
     with refuses(tmp_path, "no finished run"):
         opened(f"checkpoint:{tmp_path}")

@@ -44,7 +44,10 @@ def options_of_flags(flags: dict[str, Any]) -> TeacherOptions:
 @SOURCE
 @option("--teacher", "teacher_name", required=True, metavar="KIND:WHAT", help=TEACHER_KINDS)
 @OUT
-@option("--view", help="full, kb, center:HxW, each perhaps with ,resize:HxW; the source's custom if left out.")
+@option(
+    "--view",
+    help="full, kb, center:HxW, each perhaps with ,resize:HxW; a checkpoint's own, or the source's custom, if left out.",
+)
 @option("--bins", help="kitti, nyu or SPACING:COUNT:LO:HI in metres; the source's custom if left out.")
 @option("--sigma-m", type=float, help="Width of the Gaussian map in metres; the source's custom if left out.")
 @option(

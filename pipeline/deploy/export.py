@@ -23,10 +23,9 @@ from torch import Tensor, nn
 
 from ..dpm import entropy_nats, expected_depth, interval_m
 from ..fileio import make_folder, pretty_json, sha256_bytes, write_durably
-from ..predict import has_map
 from ..progress import Silent
 from ..sources.view import View
-from ..students.run import IMAGENET_MEAN, IMAGENET_STD
+from ..students.run import IMAGENET_MEAN, IMAGENET_STD, has_map
 from .onnx_model import DEPTH, INPUT, OF_MAP, OnnxStudent, import_onnx, metadata
 from .parity import INTERVAL_MASS, check_parity, synthetic_images
 from .quantise import int8_of, latencies_ms, loss_of_int8

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..dataset import upsampled
-from ..predict import has_map, read_frame
+from ..predict import read_frame
 from ..sources.view import View
+from ..students.run import has_map
 from .maps import student_map, teacher_map
 from .marks import Mark, Reasons, choose_marks, depth_step
 from .pictures import is_dense

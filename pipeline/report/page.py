@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from ..fileio import write_durably
-from ..predict import evenly, has_map
+from ..predict import evenly
 from ..progress import Silent
+from ..students.run import has_map
 from .doubt import COLUMNS as DOUBT_COLUMNS
 from .doubt import doubt_section
 from .exhibit import exhibit

@@ -31,6 +31,8 @@ class Measured:
 
     protocol: dict[str, Any]
     source: str
+    truth: str | None
+    """Which ground truth; None of an evaluation that does not say."""
     frames: int
     metrics: dict[str, float]
     against_teacher: dict[str, float] | None
@@ -40,7 +42,7 @@ class Measured:
     def measured_how(self) -> tuple[object, ...]:
         """What two results must share to be compared. The flip average is the student's alone, so it may differ."""
         protocol = {name: value for name, value in self.protocol.items() if name != "flip_average"}
-        return self.source, self.frames, tuple(sorted(protocol.items(), key=lambda item: item[0]))
+        return self.source, self.truth, self.frames, tuple(sorted(protocol.items(), key=lambda item: item[0]))
 
     def protocol_text(self) -> str:
         """The protocol in words."""
@@ -129,6 +131,7 @@ def read_measured(path: Path) -> Measured:
         return Measured(
             protocol={str(name): part for name, part in value["protocol"].items()},
             source=str(value["source"]),
+            truth=None if value.get("truth") is None else str(value["truth"]),
             frames=int(value["frames"]),
             metrics={name: float(value["metrics"][name]) for name in METRICS},
             against_teacher=None if alike is None else {name: float(alike[name]) for name in METRICS},

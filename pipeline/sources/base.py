@@ -49,6 +49,8 @@ class Source(Protocol):
     name: str
     root: Path
     customs: Customs
+    truth: str
+    """Folder of the ground truth that is read, where a data set has several kinds of it."""
 
     def samples(self, split: str) -> Sequence[Sample]:
         """Rows of a named split or of a list file, in its order.

@@ -49,6 +49,7 @@ class KittiSource:
         if truth not in {None, "gt_depth"}:
             raise ValueError(f"source kitti:{root}: truth {truth!r}, expected gt_depth: leave the option out")
         self.root = root
+        self.truth = "gt_depth"
 
     def samples(self, split: str) -> list[Sample]:
         """Rows of a list file, or of ROOT/splits/NAME.txt. An id is the image's path without its suffix.

@@ -24,6 +24,7 @@ from ..fileio import open_regular, printable, read_json, sha256_file, write_dura
 from .build import build_student
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -52,6 +53,11 @@ class LoadedRun:
     """(K + 1,)"""
     weights_sha256: str
     config: dict[str, Any]
+
+
+def has_map(config: Mapping[str, Any]) -> bool:
+    """Whether a run's network gives a map that means something: with the head `depth` it gives one depth alone."""
+    return bool(config.get("head", "dpm") != "depth")
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+VIEW = "trained_view"
+"""Key of a card's preprocessing: the view that a network of ours was trained on, which stage one then takes."""
+
 
 @dataclass(frozen=True)
 class TeacherCard:

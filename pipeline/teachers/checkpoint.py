@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..dpm import expected_depth
-from ..students.run import IMAGENET_MEAN, IMAGENET_STD, load_run, normalise
-from .base import TeacherCard, TeacherOutput
+from ..students.run import IMAGENET_MEAN, IMAGENET_STD, has_map, load_run, normalise
+from .base import VIEW, TeacherCard, TeacherOutput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,19 +32,20 @@ class CheckpointTeacher:
 
     def __init__(self, run: LoadedRun, card: TeacherCard, device: torch.device) -> None:
         self.card = card
-        self.bin_edges_m: NDArray[np.float64] | None = run.bin_edges_m
+        self._mapped = has_map(run.config)
+        self.bin_edges_m: NDArray[np.float64] | None = run.bin_edges_m if self._mapped else None
         self._edges_m = torch.from_numpy(run.bin_edges_m)
         self._network = run.network.to(device)
         self._device = device
 
     @torch.no_grad()
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:  # noqa: ARG002 - the protocol
-        """Depth (B, h, w) metres and maps (B, K, h, w), both float32 on the CPU."""
+        """Depth (B, h, w) metres and maps (B, K, h, w), both float32 on the CPU; no maps of a regression network."""
         assert images is not None, "needs_images is True"
         logits = self._network(normalise(images.to(self._device)))
         dpm = torch.softmax(logits.float(), dim=1)
         depth_m = expected_depth(dpm, self._edges_m)
-        return TeacherOutput(depth_m.squeeze(1).cpu(), dpm.cpu())
+        return TeacherOutput(depth_m.squeeze(1).cpu(), dpm.cpu() if self._mapped else None)
 
 
 def load(argument: str, device: torch.device, options: TeacherOptions) -> CheckpointTeacher:
@@ -55,7 +56,11 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Checkp
         name=str(run.config["student"]),
         depth_space="metric_m",
         weights_sha256=run.weights_sha256,
-        preprocessing={"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)},
+        preprocessing={
+            "mean": list(IMAGENET_MEAN),
+            "std": list(IMAGENET_STD),
+            **({VIEW: run.config["view"]} if isinstance(run.config.get("view"), str) else {}),
+        },
         licence=options.licence,
     )
     return CheckpointTeacher(run, card, device)
