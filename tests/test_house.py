@@ -179,7 +179,7 @@ def test_every_stage_is_known_and_never_waits_for_the_whole_package():
 def test_a_change_to_a_distillation_loss_leaves_the_teacher_alone():
     for stage in ("train_teacher", "cache_teacher"):
         assert not {"pipeline/losses.py", "pipeline/ssim.py"} & set(DVC["dvc.yaml"][stage]["deps"])
-    assert {"pipeline/losses.py", "pipeline/ssim.py"} <= set(DVC["dvc.yaml"]["train_student"]["deps"])
+    assert {"pipeline/losses.py", "pipeline/ssim.py"} <= set(DVC["dvc.yaml"]["train_student"]["do"]["deps"])
 
 
 def test_the_flags_in_params_are_flags_of_the_commands():
@@ -197,6 +197,8 @@ def test_the_flags_in_params_are_flags_of_the_commands():
     for section, name in commands.items():
         known = {option for parameter in main.get_command(None, name).params for option in parameter.opts}
         assert {f"--{flag}" for flag in params[section]} <= known, section
+        if section == "student":
+            assert {f"--{flag}" for flags in params["students"].values() for flag in flags} <= known
 
 
 def test_the_stages_are_thin():

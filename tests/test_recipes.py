@@ -18,7 +18,7 @@ from pipeline.study import read_study
 
 ROOT = Path(__file__).parents[1]
 STUDIES = [("recipes/kitti/params.yaml", "kitti")]
-STUDIES += [("experiments/params.yaml", name) for name in ("street", "rooms", "indoor")]
+STUDIES += [("experiments/params.yaml", name) for name in ("street", "rooms", "indoor", "kitti")]
 
 
 @pytest.mark.parametrize(("file", "name"), STUDIES)

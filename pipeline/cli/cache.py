@@ -46,7 +46,7 @@ def options_of_flags(flags: dict[str, Any]) -> TeacherOptions:
 @OUT
 @option(
     "--view",
-    help="full, kb, center:HxW, each perhaps with ,resize:HxW; a checkpoint's own, or the source's custom, if left out.",
+    help="full, kb, center:HxW, each perhaps with ,resize:HxW; a checkpoint's own, or the source's custom, if absent.",
 )
 @option("--bins", help="kitti, nyu or SPACING:COUNT:LO:HI in metres; the source's custom if left out.")
 @option("--sigma-m", type=float, help="Width of the Gaussian map in metres; the source's custom if left out.")
