@@ -57,16 +57,36 @@ def test_the_full_eigen_lists_are_read_row_by_row():
         assert len(source.samples(str(lists / f"kitti_eigen_{part}.txt"))) == count
 
 
+@pytest.fixture
+def repository(tmp_path):
+    """A copy of the code and the recipes with a DVC of its own; gives its folder and a way to run dvc in it."""
+    pytest.importorskip("dvc")
+    for folder in ("pipeline", "stages", "recipes", "experiments"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "DVC_"))}
+    environment |= {
+        "DVC_NO_ANALYTICS": "1",
+        "PYTHONPATH": str(tmp_path),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+
+    def dvc(*words):
+        command = [sys.executable, "-m", "dvc", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    dvc("init", "--no-scm", "-q")
+    return tmp_path, dvc
+
+
 @pytest.mark.realdata
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("git") is None, reason="git is absent")
-def test_one_command_leads_from_kitti_to_the_table(tmp_path):
-    pytest.importorskip("dvc")
-    for folder in ("pipeline", "stages", "recipes"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "kitti").symlink_to(REAL / "kitti")
-    path = tmp_path / "recipes/kitti/params.yaml"
+def test_one_command_leads_from_kitti_to_the_table(repository):
+    folder, dvc = repository
+    (folder / "data").mkdir()
+    (folder / "data" / "kitti").symlink_to(REAL / "kitti")
+    path = folder / "recipes/kitti/params.yaml"
     params = yaml.safe_load(path.read_text())
     # What fits a test: the sample lists, a quarter of the size, the small student, one epoch.
     params["teacher"] |= {
@@ -92,23 +112,9 @@ def test_one_command_leads_from_kitti_to_the_table(tmp_path):
     study["runs"] = {name: study["runs"][name] for name in ("tiekd", "ssim+si", "truth-si")}
     study["tables"] = {"losses": {"first": "tiekd", "runs": ["ssim+si", "truth-si"]}}
     path.write_text(yaml.safe_dump(params, sort_keys=False))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "DVC_"))}
-    environment |= {
-        "DVC_NO_ANALYTICS": "1",
-        "PYTHONPATH": str(tmp_path),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-
-    def dvc(*words):
-        command = [sys.executable, "-m", "dvc", *words]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    dvc("init", "--no-scm", "-q")
     shown = dvc("repro", "recipes/kitti/dvc.yaml")
     assert "| `ssim+si` |" in shown
-    found = json.loads((tmp_path / "data/recipes/kitti/runs/results.json").read_text())
+    found = json.loads((folder / "data/recipes/kitti/runs/results.json").read_text())
     assert found["frames"] == 20
     assert found["protocol"]["name"] == "kitti_eigen_garg80"
     # The teacher's figure of ../shared/data/README.md is 0.0633 at full size.
@@ -116,3 +122,28 @@ def test_one_command_leads_from_kitti_to_the_table(tmp_path):
     assert set(found["runs"]) == {"tiekd", "ssim+si", "truth-si"}
     assert all(0 < run["abs_rel_to_teacher"] < 20 for run in found["runs"].values())
     assert "up to date" in dvc("repro", "recipes/kitti/dvc.yaml")
+
+
+@pytest.mark.slow
+def test_one_command_leads_from_rendered_rooms_to_a_table_of_the_experiments(repository):
+    folder, dvc = repository
+    path = folder / "experiments/params.yaml"
+    params = yaml.safe_load(path.read_text())
+    params["scenes"]["rooms"] |= {"count": 8, "size": "32x48", "test-share": 0.5}
+    params["teachers"]["rooms-learned"]["flags"] |= {"student": "lean", "epochs": 1, "batch-size": 2}
+    study = params["studies"]["rooms"]
+    study["train"] |= {"epochs": 1, "batch-size": 2}
+    study["seeds"], study["block"] = [0, 1], 1
+    study["runs"] = {name: study["runs"][name] for name in ("tiekd", "centred-0.5", "regression-ssim+si")}
+    study["tables"] = {"losses": {"first": "tiekd", "runs": ["centred-0.5", "regression-ssim+si"]}}
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
+    shown = dvc("repro", "experiments/dvc.yaml:study@rooms")
+    written = (folder / "experiments/results/rooms.md").read_text()
+    assert written in shown
+    assert [line.split("|")[1].strip() for line in written.splitlines() if line.startswith("| ")][1:] == [
+        "---",
+        "*learned*",
+        "`tiekd`",
+        "`centred-0.5`",
+        "`regression-ssim+si`",
+    ]
