@@ -216,18 +216,24 @@ def _interval(run: _Measured, block: int) -> dict[str, Any]:
 
 
 def _compare(table: Table, found: Mapping[str, _Measured], block: int) -> dict[str, Any]:
-    """Each run of a table against its first, p values corrected for their number (Holm)."""
+    """Each run of a table against its first, p values corrected for their number (Holm).
+
+    Seeds are paired as frames are: a seed decides the first weights, the order of samples and how they are varied, so
+    that runs of one seed are good or bad together. What is resampled is the difference, seed by seed.
+    """
     base = found[table.first].per_image
-    differences = [paired_bootstrap(found[name].per_image, base, block=block) for name in table.runs]
+    nothing = np.zeros(base.shape[1])
+    differences = [paired_bootstrap(found[name].per_image - base, nothing, block=block) for name in table.runs]
     corrected = holm([one.p_value for one in differences]) if differences else []
+    percent = 100 / float(base.mean())
     return {
         "title": table.title,
         "first": table.first,
         "against_first": {
             name: {
-                "difference_percent": one.relative_percent,
-                "low_percent": one.relative_low_percent,
-                "high_percent": one.relative_high_percent,
+                "difference_percent": percent * one.difference,
+                "low_percent": percent * one.low,
+                "high_percent": percent * one.high,
                 "p_holm": float(p),
             }
             for name, one, p in zip(table.runs, differences, corrected, strict=True)

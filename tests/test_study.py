@@ -108,6 +108,23 @@ def test_a_difference_between_runs_is_found_with_its_size_and_chance_is_not(tmp_
     assert "0.1250" in row
 
 
+def test_seeds_that_are_good_or_bad_for_all_runs_hide_no_difference(tmp_path, write):
+    study = write()
+    random = np.random.default_rng(0)
+    hard, luck = random.uniform(0.1, 0.3, 30), (0.0, 0.03, -0.02)
+    factors = {"tiekd": 1.0, "ssim": 0.97, "mse": 1.0}
+    noise = random.normal(0, 0.0005, (3, 3, 30))
+
+    def abs_rel(run, seed, frame):
+        return hard[frame] * factors[run] + luck[seed] + noise[list(factors).index(run), seed, frame]
+
+    write_results(tmp_path / "out", study, abs_rel)
+    found = gather(study, tmp_path / "out")
+    against = found["tables"]["losses"]["against_first"]["ssim"]
+    assert against["low_percent"] < -3 < against["high_percent"] < 0
+    assert found["runs"]["ssim"]["high"] > found["runs"]["tiekd"]["low"], "alone, their intervals overlap"
+
+
 def test_runs_measured_over_different_frames_are_never_compared(tmp_path, write):
     study = write()
     write_results(tmp_path / "out", study, lambda run, seed, _: 0.2 + len(run) + seed)
