@@ -13,7 +13,7 @@ A study stands in a YAML file, below `studies`:
           tiekd: {loss: tiekd}                   # flags of its own, over those of `train`
           ssim: {loss: ssim}
         tables:
-          losses: {title: "Losses", first: tiekd, runs: [ssim]}      # every run is compared with the first
+          losses: {title: "Losses", first: tiekd, runs: [ssim], metric: delta1}   # all are compared with the first
 
 It knows nothing of processes or of the command line: `cli/study.py` runs what `Study.runs_to_do` lists.
 """
@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 
 KEYS = {"train", "evaluate", "seeds", "block", "teachers", "runs", "tables"}
 METRIC = "abs_rel"
-"""What intervals and differences are taken of."""
+"""What intervals are taken of; and differences, where a table names no other."""
+HEADS = {"abs_rel": "AbsRel", "rmse": "RMSE", "delta1": "δ1"}
+"""What differences can be taken of, and how it is called."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Table:
     title: str
     first: str
     runs: tuple[str, ...]
+    metric: str
+    """Of the differences."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,10 @@ def read_study(path: Path, name: str) -> Study:
         absent = [run for run in listed if run not in runs]
         if absent:
             raise ValueError(f"{where}: table {table!r} names run {absent[0]!r}, expected one of {', '.join(runs)}")
-        tables.append(Table(table, said.get("title", table), said["first"], tuple(said["runs"])))
+        metric = said.get("metric", METRIC)
+        if metric not in HEADS:
+            raise ValueError(f"{where}: table {table!r}: metric {metric!r}, expected one of {', '.join(HEADS)}")
+        tables.append(Table(table, said.get("title", table), said["first"], tuple(said["runs"]), metric))
     return Study(
         name=name,
         train=section.get("train", {}),
@@ -153,8 +160,8 @@ def unfinished(study: Study, folder: Path) -> list[Run]:
 class _Measured:
     """Results of one run over its seeds."""
 
-    per_image: NDArray[np.float64]
-    """(S, F) of METRIC."""
+    per_image: dict[str, NDArray[np.float64]]
+    """(S, F) of each metric in HEADS."""
     means: dict[str, float]
     to_teacher: float | None
     seconds: float
@@ -171,13 +178,18 @@ def gather(study: Study, folder: Path) -> dict[str, Any]:
     Raises ValueError where a result is absent, or was measured over other frames.
     """
     stems = {name: [f"{name}-{seed}" for seed in study.seeds] for name in study.runs}
-    joined = join([(name, [folder / f"{stem}.json" for stem in listed]) for name, listed in stems.items()], METRIC)
-    found = {group.name: _read_run(group, folder, stems[group.name]) for group in joined.groups}
+    files = [(name, [folder / f"{stem}.json" for stem in listed]) for name, listed in stems.items()]
+    joined = {metric: join(files, metric) for metric in HEADS}
+    first = joined[METRIC]
+    found = {}
+    for number, group in enumerate(first.groups):
+        per_image = {metric: one.groups[number].values for metric, one in joined.items()}
+        found[group.name] = _read_run(group, per_image, folder, stems[group.name])
     return {
         "study": study.name,
         "seeds": list(study.seeds),
-        "frames": len(joined.ids),
-        "protocol": joined.protocol,
+        "frames": len(first.ids),
+        "protocol": first.protocol,
         "block": study.block,
         "train": study.train,
         "evaluate": study.evaluate,
@@ -197,12 +209,12 @@ def gather(study: Study, folder: Path) -> dict[str, Any]:
     }
 
 
-def _read_run(group: Group, folder: Path, stems: Sequence[str]) -> _Measured:
+def _read_run(group: Group, per_image: dict[str, NDArray[np.float64]], folder: Path, stems: Sequence[str]) -> _Measured:
     results = [read_json(path, "metrics") for path in group.paths]
     trained = [read_json(folder / stem / "metrics.json", "metrics of a run") for stem in stems]
     alike = [result["against_teacher"][METRIC] for result in results if "against_teacher" in result]
     return _Measured(
-        per_image=group.values,
+        per_image=per_image,
         means={key: float(np.mean([result["metrics"][key] for result in results])) for key in METRICS},
         to_teacher=float(np.mean(alike)) if alike else None,
         seconds=float(np.mean([one["seconds"] for one in trained])),
@@ -211,7 +223,7 @@ def _read_run(group: Group, folder: Path, stems: Sequence[str]) -> _Measured:
 
 
 def _interval(run: _Measured, block: int) -> dict[str, Any]:
-    found = mean_interval(run.per_image, block=block)
+    found = mean_interval(run.per_image[METRIC], block=block)
     return {"low": found.low, "high": found.high, "seeds_sd": found.seeds_sd}
 
 
@@ -221,14 +233,17 @@ def _compare(table: Table, found: Mapping[str, _Measured], block: int) -> dict[s
     Seeds are paired as frames are: a seed decides the first weights, the order of samples and how they are varied, so
     that runs of one seed are good or bad together. What is resampled is the difference, seed by seed.
     """
-    base = found[table.first].per_image
+    base = found[table.first].per_image[table.metric]
     nothing = np.zeros(base.shape[1])
-    differences = [paired_bootstrap(found[name].per_image - base, nothing, block=block) for name in table.runs]
+    differences = [
+        paired_bootstrap(found[name].per_image[table.metric] - base, nothing, block=block) for name in table.runs
+    ]
     corrected = holm([one.p_value for one in differences]) if differences else []
     percent = 100 / float(base.mean())
     return {
         "title": table.title,
         "first": table.first,
+        "metric": table.metric,
         "against_first": {
             name: {
                 "difference_percent": percent * one.difference,
@@ -246,7 +261,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     seeds = len(results["seeds"])
     parts = []
     for name, table in results["tables"].items():
-        against = f"against {table['first']}"
+        against = f"{HEADS[table['metric']]} against {table['first']}"
         head = ["", "AbsRel", f"95 % interval, {seeds} seeds", "RMSE", "δ1", "to teacher", against, "p"]
         listed = [table["first"], *table["against_first"]]
         rows = [_teacher_row(teacher, metrics) for teacher, metrics in results["teachers"].items()]

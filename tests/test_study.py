@@ -47,8 +47,8 @@ def write_results(folder, study, abs_rel):
             (folder / f"{run}-{seed}.json").write_text(json.dumps(result))
             with (folder / f"{run}-{seed}.csv").open("w", newline="") as file:
                 rows = csv.writer(file)
-                rows.writerow(["id", "abs_rel"])
-                rows.writerows([[f"f{frame}", value] for frame, value in enumerate(values)])
+                rows.writerow(["id", *METRICS])
+                rows.writerows([[f"f{frame}", *[value] * len(METRICS)] for frame, value in enumerate(values)])
 
 
 def test_runs_are_the_shared_flags_with_their_own_seed_by_seed(write):
@@ -64,6 +64,10 @@ def test_runs_are_the_shared_flags_with_their_own_seed_by_seed(write):
         ({"runs": {}}, "expected a mapping with `runs`"),
         ({"train_flags": {}}, "key 'train_flags', expected one of block"),
         ({"seeds": "0,1"}, "seeds '0,1', expected a list"),
+        (
+            {"tables": {"a": {"first": "tiekd", "runs": [], "metric": "d1"}}},
+            "metric 'd1', expected one of abs_rel, rmse",
+        ),
         ({"tables": {"a": {"first": "tiekd", "runs": ["none"]}}}, "names run 'none', expected one of tiekd, ssim, mse"),
     ],
 )
