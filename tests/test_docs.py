@@ -114,6 +114,15 @@ def test_the_teacher_of_readme_works(tmp_path):
     assert open_store(tmp_path / "s.zarr").spec.teacher["name"] == "mine"
 
 
+def test_the_page_of_experiments_shows_the_tables_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    import tables
+
+    page = tables.PAGE.read_text()
+    assert tables.filled(page, tables.tables()) == page, "run `python experiments/tables.py`"
+    assert page.count("<!-- table ") >= 10
+
+
 def test_the_training_loop_snippet_of_readme_works(tmp_path, monkeypatch):
     (code,) = [block for block in blocks(README, "python") if "TieKdLoss" in block]
     make_store(tmp_path / "train.zarr")
