@@ -37,7 +37,11 @@ class LikelihoodLoss(DepthLoss):
         (height, width), (rows, columns) = logits.shape[2:], target_depth_m.shape[2:]
         row = (row + self.skip_rows) * height // rows
         column = column * width // columns
-        low, high = log_student[batch, upper - 1, row, column], log_student[batch, upper, row, column]
+        # Flat, for its gradient is then summed in one order; that of indexing by four is summed by threads as they come,
+        # and several pixels of the truth fall on one logit.
+        place = ((batch * len(centers_m) + upper) * height + row) * width + column
+        flat = log_student.reshape(-1)
+        low, high = flat.gather(0, place - height * width), flat.gather(0, place)
         total, count = all_sum((low + share * (high - low)).sum(), is_valid(target_m).sum())
         nll_nats = -total / count.clamp_min(1)
         si = scale_invariant(*self._depths(log_student.exp(), target_depth_m))

@@ -227,3 +227,21 @@ def test_shapes_that_do_not_fit_are_refused(logits, depth, dpm, why):
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the next line matches, without escapes
         TieKdLoss(EDGES, skip_rows=2)(torch.ones(logits), torch.ones(depth), given)
     assert why in str(caught.value)
+
+
+def test_the_gradient_of_the_likelihood_is_the_same_each_time_though_threads_share_its_logits():
+    torch.manual_seed(0)
+    edges = bin_edges(8, 1.0, 40.0)
+    logits, target_m = torch.randn(1, 8, 2, 2), torch.rand(1, 1, 600, 600) * 30 + 2
+    loss = LikelihoodLoss(edges)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        found = []
+        for _ in range(8):
+            leaf = logits.clone().requires_grad_(True)
+            loss(leaf, target_m).backward()
+            found.append(leaf.grad)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, found[0]) for one in found)
