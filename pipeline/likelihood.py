@@ -37,7 +37,7 @@ class LikelihoodLoss(DepthLoss):
         (height, width), (rows, columns) = logits.shape[2:], target_depth_m.shape[2:]
         row = (row + self.skip_rows) * height // rows
         column = column * width // columns
-        # Flat, for its gradient is then summed in one order; that of indexing by four is summed by threads as they come,
+        # Flat: its gradient is then summed in one order. That of indexing by four is summed by threads as they come,
         # and several pixels of the truth fall on one logit.
         place = ((batch * len(centers_m) + upper) * height + row) * width + column
         flat = log_student.reshape(-1)

@@ -239,7 +239,7 @@ def test_the_gradient_of_the_likelihood_is_the_same_each_time_though_threads_sha
     try:
         found = []
         for _ in range(8):
-            leaf = logits.clone().requires_grad_(True)
+            leaf = logits.clone().requires_grad_()
             loss(leaf, target_m).backward()
             found.append(leaf.grad)
     finally:
