@@ -254,7 +254,9 @@ def test_ctrl_c_in_stage_one_keeps_what_is_finished_and_the_same_command_goes_on
         "images", "s.zarr", "--batch-size", "1", "--samples-per-shard", "2", teacher="python:slow_teacher:load"
     )
     command = [str(Path(sys.executable).with_name("pipeline")), *arguments, "--split", "all"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+    # A shell starts what it runs in the background with Ctrl-C ignored, and these tests may run there.
+    listening = ["env", "--default-signal=INT", *command]
+    with subprocess.Popen(listening, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         while not list(tmp_path.glob(".s.zarr.*.staging/journal")):
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
