@@ -6,6 +6,7 @@ Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher
 from __future__ import annotations
 
 import json
+import signal
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -144,3 +145,28 @@ def factory():
 def factory_with_dpm():
     """For `--teacher python:fakes:factory_with_dpm`: half resolution, with maps."""
     return FakeTeacher(scale=2, with_dpm=True, name="fake-dpm")
+
+
+class StopAt:
+    """Progress that sends Ctrl-C to this process at a step, and counts; None never does."""
+
+    def __init__(self, step):
+        self.step, self.done = step, 0
+
+    def task(self, title, total, unit, done=0):
+        self.done = done
+        return self
+
+    def note(self, text):
+        self.said = text
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def update(self, done=1, **facts):
+        self.done += done
+        if self.done == self.step:
+            signal.raise_signal(signal.SIGINT)

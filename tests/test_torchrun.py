@@ -1,7 +1,6 @@
 """Several processes come to what one comes to. As a script under `torchrun`, this file is one of the processes."""
 
 import csv
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -65,31 +64,6 @@ def gradients(loss_name, process, processes):
     return {"loss": value.detach(), **found, **{f"buffer {name}": part for name, part in network.named_buffers()}}
 
 
-class StopAt:
-    """Progress that interrupts this process at a step."""
-
-    def __init__(self, step):
-        self.step, self.done = step, 0
-
-    def task(self, title, total, unit, done=0):
-        self.done = done
-        return self
-
-    def note(self, text):
-        self.said = text
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
-
-    def update(self, done=1, **facts):
-        self.done += done
-        if self.done == self.step:
-            signal.raise_signal(signal.SIGINT)
-
-
 def train(root, out, name, options, progress=None):
     source = open_source(f"scenes:{root / 'scenes'}")
     return train_network(source, "all", out / name, options, store=open_store(root / "t.zarr"), progress=progress)
@@ -108,7 +82,7 @@ def main(root):
         assert bool(metrics) == (rank == 0)
     train(root, root / "goes_on", "tiekd", OPTIONS)
     try:  # only one process is told to stop
-        train(root, root / "stops", "tiekd", OPTIONS, StopAt(2) if rank == 1 else None)
+        train(root, root / "stops", "tiekd", OPTIONS, fakes.StopAt(2) if rank == 1 else None)
     except Interrupted as error:
         (root / f"interrupted{rank}").write_text(str(error))
     try:
@@ -130,7 +104,7 @@ def root(tmp_path_factory):
     for name in ("one", "two", "goes_on", "stops"):
         (root / name).mkdir()
     with pytest.raises(Interrupted):
-        train(root, root / "goes_on", "tiekd", OPTIONS, StopAt(2))
+        train(root, root / "goes_on", "tiekd", OPTIONS, fakes.StopAt(2))
     done = subprocess.run([*TORCHRUN, __file__, str(root)], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     (root / "said").write_text(done.stdout + done.stderr)
@@ -188,7 +162,7 @@ def test_two_processes_go_on_from_the_checkpoint_of_one(root):
 def test_a_signal_to_one_process_stops_all_after_one_step_and_one_process_can_go_on(root):
     for rank in range(2):
         assert (root / f"interrupted{rank}").read_text().startswith("stopped at step 2 of 4; run the same command")
-    progress = StopAt(None)
+    progress = fakes.StopAt(None)
     train(root, root / "stops", "tiekd", OPTIONS, progress)
     assert progress.said.startswith("going on from step 2 of 4")
     assert_same_run(root / "one" / "tiekd", root / "stops" / "tiekd")

@@ -71,31 +71,6 @@ def test_a_student_learns_the_teacher_from_its_store(tmp_path, scenes, teacher_s
     assert float(epochs[-1]["val_abs_rel"]) < 0.15 < float(epochs[0]["val_abs_rel"])
 
 
-class StopAt:
-    """Progress that sends Ctrl-C to this process at a step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def task(self, title, total, unit, done=0):
-        self.done = done
-        return self
-
-    def note(self, text):
-        self.said = text
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
-
-    def update(self, done=1, **facts):
-        self.done += done
-        if self.done == self.step:
-            signal.raise_signal(signal.SIGINT)
-
-
 @pytest.mark.parametrize("step", [1, 3, 5])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_interrupted_training_comes_to_the_same_weights_and_losses(tmp_path, scenes, teacher_store, step, workers):
@@ -106,10 +81,17 @@ def test_interrupted_training_comes_to_the_same_weights_and_losses(tmp_path, sce
     out = tmp_path / "run"
     with pytest.raises(Interrupted, match=f"stopped at step {step} of 6; run the same command again"):
         train_network(
-            scenes, "train", out, chosen, store=store, validation=validation, workers=workers, progress=StopAt(step)
+            scenes,
+            "train",
+            out,
+            chosen,
+            store=store,
+            validation=validation,
+            workers=workers,
+            progress=fakes.StopAt(step),
         )
     assert not out.exists()
-    again = StopAt(None)
+    again = fakes.StopAt(None)
     train_network(scenes, "train", out, chosen, store=store, validation=validation, workers=workers, progress=again)
     assert again.said.startswith(f"going on from step {step} of 6")
     whole, resumed = folder_bytes(tmp_path / "whole"), folder_bytes(out)
@@ -124,7 +106,7 @@ def test_float16_goes_on_with_the_scale_that_it_had(tmp_path, scenes, teacher_st
     train_network(scenes, "train", tmp_path / "whole", chosen, store=store)
     out = tmp_path / "run"
     with pytest.raises(Interrupted):
-        train_network(scenes, "train", out, chosen, store=store, progress=StopAt(3))
+        train_network(scenes, "train", out, chosen, store=store, progress=fakes.StopAt(3))
     (partial,) = tmp_path.glob(".run.*.partial")
     scale = torch.load(partial / "checkpoint.pt", weights_only=True)["scaler"]["scale"]
     assert 2.0**10 < scale < 2.0**20
@@ -326,8 +308,8 @@ def test_a_run_of_an_older_version_still_loads(tmp_path, scenes, teacher_store):
 def test_a_run_of_other_settings_is_not_resumed(tmp_path, scenes, teacher_store):
     store = open_store(teacher_store)
     with pytest.raises(Interrupted):
-        train_network(scenes, "train", tmp_path / "run", OPTIONS, store=store, progress=StopAt(2))
-    fresh = StopAt(None)
+        train_network(scenes, "train", tmp_path / "run", OPTIONS, store=store, progress=fakes.StopAt(2))
+    fresh = fakes.StopAt(None)
     train_network(scenes, "train", tmp_path / "run", options(weight=0.5), store=store, progress=fresh)
     assert fresh.done == 6
     assert not hasattr(fresh, "said")
@@ -364,7 +346,7 @@ def test_a_gradient_that_is_not_finite_is_told_and_the_checkpoint_is_kept(
     store, chosen = open_store(teacher_store), options(precision=precision, epochs=7)
     train_network(scenes, "train", tmp_path / "whole", chosen, store=store)
     with pytest.raises(Interrupted):
-        train_network(scenes, "train", tmp_path / "run", chosen, store=store, progress=StopAt(2))
+        train_network(scenes, "train", tmp_path / "run", chosen, store=store, progress=fakes.StopAt(2))
     with monkeypatch.context() as broken:
         terms = DepthLoss.terms
         broken.setattr(DepthLoss, "terms", lambda *given: {"loss": BreakGradient.apply(terms(*given)["loss"])})
@@ -376,7 +358,7 @@ def test_a_gradient_that_is_not_finite_is_told_and_the_checkpoint_is_kept(
         )
         with pytest.raises(ValueError, match=match):
             train_network(scenes, "train", tmp_path / "run", chosen, store=store)
-    again = StopAt(None)
+    again = fakes.StopAt(None)
     train_network(scenes, "train", tmp_path / "run", chosen, store=store, progress=again)
     assert again.said.startswith("going on from step 2")
     assert (
@@ -385,7 +367,7 @@ def test_a_gradient_that_is_not_finite_is_told_and_the_checkpoint_is_kept(
 
 
 def test_weights_that_are_no_longer_finite_never_become_a_checkpoint(tmp_path, scenes, teacher_store):
-    class Spoil(StopAt):
+    class Spoil(fakes.StopAt):
         def update(self, done=1, **facts):
             super().update(done, **facts)
             if self.done == 4:
@@ -395,10 +377,10 @@ def test_weights_that_are_no_longer_finite_never_become_a_checkpoint(tmp_path, s
 
     store = open_store(teacher_store)
     with pytest.raises(Interrupted):
-        train_network(scenes, "train", tmp_path / "run", OPTIONS, store=store, progress=StopAt(2))
+        train_network(scenes, "train", tmp_path / "run", OPTIONS, store=store, progress=fakes.StopAt(2))
     with pytest.raises(ValueError, match=r"stem.0.weight is no longer finite at step 3 \(samples 0000"):
         train_network(scenes, "train", tmp_path / "run", OPTIONS, store=store, progress=Spoil(None))
-    again = StopAt(None)
+    again = fakes.StopAt(None)
     train_network(scenes, "train", tmp_path / "run", OPTIONS, store=store, progress=again)
     assert again.said.startswith("going on from step 2")
 
