@@ -92,12 +92,13 @@ def read_result(path: Path, metric: str) -> Result:
     return Result(path, protocol, source, None if truth is None else str(truth), by_id)
 
 
-def join(groups: Sequence[tuple[str, Sequence[Path]]], metric: str) -> Comparable:
+def join(groups: Sequence[tuple[str, Sequence[Path]]], metric: str, *, seeds_known: bool = False) -> Comparable:
     """Read the evaluations of each group (name, files), if all can be compared.
 
     Frames are brought into the order of the first file. Raises ValueError where protocol, source or frames differ,
     naming the first difference; for a name or file that is given twice; and where two files of a group hold the same
-    numbers, which two seeds never do.
+    numbers, which two seeds hardly do (networks that gave up and say the same of every image): with `seeds_known` it is
+    known that they are two seeds.
     """
     names = [name for name, _ in groups]
     paths = [path for _, listed in groups for path in listed]
@@ -113,7 +114,7 @@ def join(groups: Sequence[tuple[str, Sequence[Path]]], metric: str) -> Comparabl
         values = np.array([[result.by_id[sample] for sample in ids] for result in listed])
         for place, row in enumerate(values):
             for before in range(place):
-                if len(ids) > 1 and np.array_equal(row, values[before]):
+                if len(ids) > 1 and not seeds_known and np.array_equal(row, values[before]):
                     raise ValueError(
                         f"{listed[before].path} and {listed[place].path} hold the same numbers, which two seeds never "
                         f"do: list each run of {name} once"

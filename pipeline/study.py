@@ -179,7 +179,7 @@ def gather(study: Study, folder: Path) -> dict[str, Any]:
     """
     stems = {name: [f"{name}-{seed}" for seed in study.seeds] for name in study.runs}
     files = [(name, [folder / f"{stem}.json" for stem in listed]) for name, listed in stems.items()]
-    joined = {metric: join(files, metric) for metric in HEADS}
+    joined = {metric: join(files, metric, seeds_known=True) for metric in HEADS}
     first = joined[METRIC]
     found = {}
     for number, group in enumerate(first.groups):

@@ -129,6 +129,14 @@ def test_seeds_that_are_good_or_bad_for_all_runs_hide_no_difference(tmp_path, wr
     assert found["runs"]["ssim"]["high"] > found["runs"]["tiekd"]["low"], "alone, their intervals overlap"
 
 
+def test_seeds_that_collapsed_to_the_same_depth_do_not_stop_the_table(tmp_path, write):
+    study = write()
+    write_results(tmp_path / "out", study, lambda _run, _seed, frame: 0.9 + frame / 100)
+    found = gather(study, tmp_path / "out")
+    assert found["runs"]["mse"]["seeds_sd"] == 0
+    assert found["tables"]["losses"]["against_first"]["mse"]["p_holm"] == 1
+
+
 def test_runs_measured_over_different_frames_are_never_compared(tmp_path, write):
     study = write()
     write_results(tmp_path / "out", study, lambda run, seed, _: 0.2 + len(run) + seed)
