@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 MAPS = ("auto", "stored", "from-depth")
 HEADS = ("dpm", "depth")
-CENTRED = False
-"""Whether Gaussian maps are centred where the options do not say."""
 LOSSES_OF_STORED_MAPS = ("tiekd", "dpm")
 LOSSES_WITH_MAP = ("tiekd", "tiekd-released", "dpm", "nll")
 LOSSES = {
@@ -70,8 +68,8 @@ class TrainOptions:
     """Width of the Gaussian map; None takes the store's."""
     sigma_bins: float | None = None
     """The same counted in bins, so that over log bins it is a share of the depth (`dpm.bin_gaussian_dpm`)."""
-    centred: bool | None = None
-    """Whether each Gaussian is moved so that the mean of its map is the depth; None takes CENTRED."""
+    centred: bool = False
+    """Whether each Gaussian is moved so that the mean of its map is the depth."""
     weight: float = 0.1
     """Share of the KL in the TIE-KD loss."""
     skip_rows: int | None = None
@@ -150,7 +148,6 @@ class Recipe:
     rotate_deg: float
     skip_rows: int
     sigma_m: float
-    centred: bool
     stored_maps: bool
     encoder_sha256: str | None
     """Of the file that the encoder starts from; where it lies makes no difference."""
@@ -196,11 +193,12 @@ class Recipe:
                 f"use --maps from-depth, or {'--loss tiekd' if has_maps else 'a teacher that emits maps'}"
             )
         stored_maps = usable and options.maps != "from-depth"
-        if stored_maps and options.bins:
+        if stored_maps and (options.bins or options.sigma_bins or options.centred):
             assert store is not None
+            asked = f"--bins {options.bins}" if options.bins else "--sigma-bins" if options.sigma_bins else "--centred"
             raise ValueError(
-                f"--bins {options.bins}: the maps in {store.name} have bins of their own; add --maps from-depth to "
-                "learn from maps made from its depth"
+                f"{asked}: the maps in {store.name} are as the teacher gave them; add --maps from-depth to learn from "
+                "maps made from its depth"
             )
         of_store = teacher.spec.sigma_m if teacher is not None else None
         sigma_m = options.sigma_m or of_store or customs.sigma_m or 0.5
@@ -219,7 +217,6 @@ class Recipe:
             if options.skip_rows is None
             else options.skip_rows,
             sigma_m=sigma_m,
-            centred=CENTRED if options.centred is None else options.centred,
             stored_maps=stored_maps,
             encoder_sha256=_sha256_of(options.encoder_weights),
         )
@@ -250,7 +247,7 @@ class Recipe:
             sigma_bins=self.options.sigma_bins,
             weight=self.options.weight,
             skip_rows=self.skip_rows,
-            centred=self.centred,
+            centred=self.options.centred,
         )
         if self.options.head == "depth":
             lowest, highest = bin_centers(loss.bin_edges_m).tolist()

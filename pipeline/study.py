@@ -104,12 +104,11 @@ def read_study(path: Path, name: str) -> Study:
     """Read a study of a YAML file. Raises ValueError naming what is wrong with it."""
     try:
         studies = yaml.safe_load(path.read_text(encoding="utf-8"))["studies"]
-        section = studies[name]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
         raise ValueError(f"study file {path}: {error}; expected YAML with a section `studies`") from error
-    except (KeyError, TypeError) as error:
-        known = ", ".join(studies) if isinstance(locals().get("studies"), dict) else "no section `studies`"
-        raise ValueError(f"study {name!r} is not in {path}: expected one of: {known}") from error
+    if not isinstance(studies, dict) or name not in studies:
+        raise ValueError(f"study {name!r} is not in {path}: expected one of: {', '.join(studies or [])}")
+    section = studies[name]
     where = f"study {name!r} of {path}"
     if not isinstance(section, dict) or not section.get("runs"):
         raise ValueError(f"{where}: expected a mapping with `runs`, see the head of pipeline/study.py")

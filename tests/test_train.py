@@ -22,7 +22,7 @@ from pipeline.fileio import sha256_file
 from pipeline.loss_base import DepthLoss
 from pipeline.optimiser import Optimiser
 from pipeline.predict import predict_depth_m, validate
-from pipeline.recipe import CENTRED, Recipe, TrainOptions
+from pipeline.recipe import Recipe, TrainOptions
 from pipeline.sources.view import View
 from pipeline.store import open_store
 from pipeline.students.build import build_student
@@ -289,11 +289,11 @@ def test_bins_and_width_may_be_chosen_where_maps_are_made_from_depth(
         assert recipe.build_loss().sigma_bins == sigma_bins
 
 
-@pytest.mark.parametrize("centred", [None, True, False])
+@pytest.mark.parametrize("centred", [True, False])
 def test_the_loss_is_told_whether_maps_are_centred(scenes, teacher_store, centred):
     chosen = options(maps="from-depth", centred=centred)
     made = Recipe.make(chosen, scenes, scenes.samples("train"), open_store(teacher_store), None)
-    assert made.as_json()["centred"] is made.build_loss().centred is (CENTRED if centred is None else centred)
+    assert made.as_json()["centred"] is made.build_loss().centred is centred
 
 
 def test_a_run_of_an_older_version_still_loads(tmp_path, scenes, teacher_store):
@@ -393,7 +393,9 @@ def test_weights_that_are_no_longer_finite_never_become_a_checkpoint(tmp_path, s
         ({"epochs": 0}, "--epochs 0: expected at least 1"),
         ({"crop_px": (64, 64)}, "--crop 64x64 px is larger than the view, 32x64 px"),
         ({"maps": "stored", "loss": "si"}, "this loss has no use for a map"),
-        ({"bins": "nyu"}, "--bins nyu: the maps in .* have bins of their own; add --maps from-depth"),
+        ({"bins": "nyu"}, "--bins nyu: the maps in .* are as the teacher gave them; add --maps from-depth"),
+        ({"sigma_bins": 1.0}, "--sigma-bins: the maps in .* are as the teacher gave them; add --maps from-depth"),
+        ({"centred": True}, "--centred: the maps in .* are as the teacher gave them; add --maps from-depth"),
         ({"view": "kb"}, "--view is the store's"),
         ({"precision": "int8"}, "--precision int8: expected auto, float32, bfloat16, float16"),
         ({"accumulate": 0}, "--accumulate 0: expected at least 1"),

@@ -55,7 +55,7 @@ TRAINING = many(
     ),
     option(
         "--centred/--no-centred",
-        default=None,
+        default=False,
         help="Move each Gaussian so that the mean of its map is the depth itself, also near the ends of the range.",
     ),
     option("--weight", default=0.1, help="Share of the KL in the TIE-KD loss."),
