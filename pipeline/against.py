@@ -18,7 +18,6 @@ import torch
 from .fileio import canonical_json
 from .predict import evenly
 from .progress import Silent
-from .sources.images import read_image_with_sha256
 from .sources.view import View
 
 if TYPE_CHECKING:
@@ -97,8 +96,8 @@ def compare_with_teacher(
     _check_card(store, teacher)
     samples = evenly(source.samples(split), count)
     with (progress or Silent()).task("ask the teacher twice", 2 * len(samples), "img") as task:
-        first = _answers(store, samples, teacher, batch_size, task)
-        second = _answers(store, samples, teacher, 1, task)
+        first = _answers(store, source, samples, teacher, batch_size, task)
+        second = _answers(store, source, samples, teacher, 1, task)
     numbers = [store.index_of(sample.id) for sample in samples]
     cached = [_Answer(store.depth(number), _map_of(store, number)) for number in numbers]
     found = [_agreement_of_depth(store, samples, cached, first, second)]
@@ -131,15 +130,17 @@ def _check_card(store: Store, teacher: Teacher) -> None:
         )
 
 
-def _answers(store: Store, samples: Sequence[Sample], teacher: Teacher, batch_size: int, task: Task) -> list[_Answer]:
+def _answers(
+    store: Store, source: Source, samples: Sequence[Sample], teacher: Teacher, batch_size: int, task: Task
+) -> list[_Answer]:
     """What the teacher says of the images that the store was made from, each at the teacher's own resolution."""
     view = View.parse(store.spec.view)
     found: list[_Answer] = []
     for start in range(0, len(samples), batch_size):
         batch = samples[start : start + batch_size]
-        images = torch.from_numpy(np.stack([_image(store, sample, view) for sample in batch]))
+        images = torch.from_numpy(np.stack([_image(store, source, sample, view) for sample in batch]))
         shown = images.permute(0, 3, 1, 2).float() / 255 if teacher.needs_images else None
-        depth, dpm = teacher.predict(shown, [sample.id for sample in batch])
+        depth, dpm, _ = teacher.predict(shown, [sample.id for sample in batch])
         if tuple(depth.shape) != (len(batch), *store.layout.size_px):
             height, width = store.layout.size_px
             raise ValueError(
@@ -159,9 +160,9 @@ def _answers(store: Store, samples: Sequence[Sample], teacher: Teacher, batch_si
     return found
 
 
-def _image(store: Store, sample: Sample, view: View) -> NDArray[np.uint8]:
+def _image(store: Store, source: Source, sample: Sample, view: View) -> NDArray[np.uint8]:
     """The view of an image, if it is the one that the store was made from."""
-    image, sha256 = read_image_with_sha256(sample.image_path)
+    image, sha256 = source.read_image(sample)
     expected = store.image_sha256[store.index_of(sample.id)].tobytes().hex()
     if sha256 != expected:
         raise ValueError(

@@ -23,7 +23,6 @@ import torch
 from .parallel import in_order
 from .plan import CacheOptions, plan_store
 from .progress import Silent
-from .sources.images import read_image_with_sha256
 from .sources.view import View
 from .store.writer import EncodedSample, StoreWriter, encode_sample
 from .teachers.base import VIEW
@@ -93,7 +92,7 @@ def cache_teacher(
             if before:
                 progress.note(f"going on with {before} of {len(samples)} samples that are finished in {writer.staging}")
             with progress.task("cache teacher", len(samples), "img", done=before) as task:
-                written = _Run(writer, samples, view, teacher, options, task).run()
+                written = _Run(writer, source, samples, view, teacher, options, task).run()
             writer.finish()
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -125,6 +124,7 @@ class _Run:
     def __init__(
         self,
         writer: StoreWriter,
+        source: Source,
         samples: Sequence[Sample],
         view: View,
         teacher: Teacher,
@@ -133,6 +133,7 @@ class _Run:
     ) -> None:
         self.writer = writer
         self.spec = writer.spec
+        self.source = source
         self.samples = samples
         self.view = view
         self.teacher = teacher
@@ -177,7 +178,7 @@ class _Run:
             self.waited_s[name] += time.monotonic() - begin
 
     def _read(self, sample: Sample) -> _Frame:
-        image, sha256 = read_image_with_sha256(sample.image_path)
+        image, sha256 = self.source.read_image(sample)
         height, width = image.shape[:2]
         try:
             view = self.view.of_image(image)
@@ -215,7 +216,7 @@ class _Run:
         if self.teacher.needs_images:
             stacked = np.stack([frame.view for frame in batch])
             images = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
-        depth, dpm = self.teacher.predict(images, [frame.sample.id for frame in batch])
+        depth, dpm, _ = self.teacher.predict(images, [frame.sample.id for frame in batch])
         if depth.ndim != 3 or len(depth) != len(batch):
             raise ValueError(
                 f"teacher {self.teacher.card.name!r} gave depth of shape {tuple(depth.shape)} for {len(batch)} "

@@ -17,8 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .sources.images import read_image_with_sha256
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -196,7 +194,7 @@ class TrainingData(Dataset[Item]):
 
     def _image(self, sample: Sample, number: int) -> NDArray[np.uint8]:
         """The view of the image, if it is the one that the teacher saw."""
-        image, sha256 = read_image_with_sha256(sample.image_path)
+        image, sha256 = self.source.read_image(sample)
         if self.store is not None:
             expected = self.store.image_sha256[self.numbers[number]].tobytes().hex()
             if sha256 != expected:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .dpm import parse_bins
-from .sources.images import read_image_with_sha256
 from .store.spec import StoreSpec, digest_of_ids
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def plan_store(
                 "leave them out, and the maps are over each sample's own range"
             )
         edges, sigma_m = [number / RELATIVE_BINS for number in range(RELATIVE_BINS + 1)], 1 / RELATIVE_BINS
-    first = read_image_with_sha256(samples[0].image_path)[0]
+    first = source.read_image(samples[0])[0]
     ids = [sample.id for sample in samples]
     return StoreSpec(
         teacher=teacher.card.as_json(),

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from .dpm import expected_depth
 from .metrics import PROTOCOLS, depth_metrics, mean_metrics
 from .parallel import in_order
-from .sources.images import read_image_with_sha256
 from .students.run import normalise
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class Frame(NamedTuple):
 
 def read_frame(source: Source, sample: Sample, view: View) -> Frame:
     """Read an image and its truth. Raises ValueError naming the file that is at fault."""
-    image, sha256 = read_image_with_sha256(sample.image_path)
+    image, sha256 = source.read_image(sample)
     truth_m = source.read_truth_m(sample)
     if truth_m is not None and truth_m.shape != image.shape[:2]:
         raise ValueError(

@@ -9,6 +9,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 DVC_FILES = ("dvc.yaml", "experiments/dvc.yaml", "recipes/kitti/dvc.yaml")
+SOURCES = {
+    "dvc.yaml": ["scenes"],
+    "experiments/dvc.yaml": ["folder", "kitti", "scenes"],
+    "recipes/kitti/dvc.yaml": ["kitti"],
+}
+"""The kinds of source that each file's stages open; the registry imports them by name."""
 STAGES = {
     "make_scenes": ("pipeline/cli/scenes.py", []),
     "train_teacher": ("pipeline/cli/train.py", ["pipeline/likelihood.py"]),
@@ -60,8 +66,8 @@ def imports_of(name: str, known: dict[str, Path]) -> set[str]:
     return visitor.found
 
 
-def closure(stage: str) -> list[str]:
-    """Files that a stage's code consists of, without the command line."""
+def closure(stage: str, file: str) -> list[str]:
+    """Files that a stage's code consists of in a dvc.yaml, without the command line."""
     known = modules()
     names = {path.relative_to(ROOT).as_posix(): name for name, path in known.items()}
     start, by_name = STAGES[stage]
@@ -73,6 +79,8 @@ def closure(stage: str) -> list[str]:
         seen.add(name)
         packages = {name.rsplit(".", up)[0] for up in range(1, name.count(".") + 1)}
         todo += [other for other in imports_of(name, known) | packages if other in known]
+        if name == "pipeline.sources.registry":
+            todo += [f"pipeline.sources.{kind}" for kind in SOURCES[file]]
     files = [known[name] for name in seen if not name.startswith("pipeline.cli")]
     with_code = [path for path in files if re.search(r"^(from|import|def|class) ", path.read_text(), re.MULTILINE)]
     templates = {template for path in with_code for template in path.parent.glob("*.j2")}

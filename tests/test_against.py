@@ -34,7 +34,7 @@ class Changed(fakes.FakeTeacher):
         self.change = change
 
     def predict(self, images, ids):
-        depth_m, dpm = super().predict(images, ids)
+        depth_m, dpm, _ = super().predict(images, ids)
         return TeacherOutput(self.change(depth_m.clone(), ids), dpm)
 
 

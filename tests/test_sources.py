@@ -32,7 +32,7 @@ from pipeline.sources.images import (
 )
 from pipeline.sources.kitti import _parse_row
 from pipeline.sources.lists import checked_path, rows, without_suffix
-from pipeline.sources.registry import OPENERS, open_source
+from pipeline.sources.registry import open_source, source_kinds
 
 REAL = Path(__file__).parents[1] / "../shared/data"
 ROW = f"{fakes.DRIVE}/0000000000.png {fakes.TRUTH}/0000000000.png 721.5377"
@@ -54,7 +54,7 @@ def kitti(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "parts"),
     [
-        ("nuscenes:x", ["'nuscenes:x'", "unknown kind 'nuscenes'", *sorted(OPENERS)]),
+        ("nuscenes:x", ["'nuscenes:x'", "unknown kind 'nuscenes'", *source_kinds()]),
         ("data", ["unknown kind 'data'", "folder"]),
         ("kitti:", ["no root", "kitti:ROOT"]),
         ("folder:/no/such/place", ["/no/such/place does not exist", "directory of the data set"]),

@@ -25,7 +25,7 @@ from pipeline.dpm import expected_depth
 from pipeline.teachers import npy as npy_module
 from pipeline.teachers.npy import DTYPES, read_npy
 from pipeline.teachers.predictions import UNITS, parse_metres_per_unit
-from pipeline.teachers.registry import FLAGS, KINDS, TeacherOptions, open_teacher
+from pipeline.teachers.registry import ALL, FLAGS, KINDS, TeacherOptions, open_teacher
 
 REAL = Path(__file__).parents[1] / "../shared/data"
 CPU = torch.device("cpu")
@@ -93,7 +93,7 @@ def test_a_missing_optional_package_is_named_with_the_command_that_installs_it(m
 
 
 def test_every_option_is_used_by_a_kind():
-    used = set().union(*(kind.uses for kind in KINDS.values())) | {"licence"}
+    used = ALL.union(*(kind.uses for kind in KINDS.values()))
     assert used == set(FLAGS)
 
 
@@ -220,7 +220,7 @@ def write_predictions(folder, files, **about):
 def test_png_predictions_are_scaled_and_0_is_no_value(tmp_path):
     spec = write_predictions(tmp_path, {"a_b.png": np.array([[0, 256], [65535, 1]], np.uint16)})
     teacher = opened(spec, metres_per_unit=1 / 256)
-    depth, dpm = teacher.predict(None, ["a/b"])
+    depth, dpm, _ = teacher.predict(None, ["a/b"])
     np.testing.assert_array_equal(depth, np.array([[[np.nan, 1], [65535 / 256, 1 / 256]]], np.float32))
     assert (depth.dtype, dpm, teacher.needs_images, teacher.bin_edges_m) == (torch.float32, None, False, None)
 
@@ -404,7 +404,7 @@ def python(monkeypatch):
 
 def test_the_fake_teacher_gives_its_depth_and_card():
     teacher = opened("python:fakes:factory", licence="MIT")
-    depth, dpm = teacher.predict(IMAGES, IDS)
+    depth, dpm, _ = teacher.predict(IMAGES, IDS)
     torch.testing.assert_close(depth, fakes.FakeTeacher().predict(IMAGES, IDS).depth)
     assert (dpm, teacher.card.kind, teacher.card.name, teacher.card.licence) == (
         None,
@@ -422,7 +422,7 @@ def test_the_fake_teacher_reads_the_truth_off_fake_images():
 
 def test_maps_come_with_their_edges_at_the_teachers_own_resolution():
     teacher = opened("python:fakes:factory_with_dpm")
-    depth, dpm = teacher.predict(IMAGES, IDS)
+    depth, dpm, _ = teacher.predict(IMAGES, IDS)
     assert (depth.shape, dpm.shape, teacher.bin_edges_m.shape) == ((2, 4, 5), (2, 16, 4, 5), (17,))
     torch.testing.assert_close(dpm.sum(1), torch.ones(2, 4, 5))
 
@@ -562,7 +562,7 @@ def run(monkeypatch):
 
 def test_a_checkpoint_gives_the_softmax_of_its_logits_and_their_mean(run):
     teacher = opened("checkpoint:some/run", licence="MIT")
-    depth, dpm = teacher.predict(IMAGES, IDS)
+    depth, dpm, _ = teacher.predict(IMAGES, IDS)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():
         expected = run.network((IMAGES - mean[:, None, None]) / std[:, None, None]).softmax(1)
@@ -587,7 +587,7 @@ def test_a_run_on_disk_teaches(tmp_path):
     save_weights(build_student("lean", 4), tmp_path / WEIGHTS)
     (tmp_path / CONFIG).write_text(json.dumps({"student": "lean", "bin_edges_m": [1, 2, 4, 8, 16]}))
     teacher = opened(f"checkpoint:{tmp_path}")
-    depth, dpm = teacher.predict(torch.rand(1, 3, 32, 64), ["a"])
+    depth, dpm, _ = teacher.predict(torch.rand(1, 3, 32, 64), ["a"])
     assert teacher.card.name == "lean"
     assert (dpm.shape[1], dpm.shape[2:]) == (4, depth.shape[1:])
     assert 1 < depth.min() < depth.max() < 16

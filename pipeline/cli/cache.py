@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from ..teachers.registry import TeacherOptions
 
 
-TEACHER_KINDS = "checkpoint:RUN, predictions:DIR, transformers:DIR_OR_ID or python:module:factory."
+TEACHER_KINDS = (
+    "checkpoint:RUN, ensemble:..., litert:FILE, onnx:FILE, predictions:DIR, python:module:factory, torchscript:FILE or "
+    "transformers:DIR_OR_ID."
+)
 TEACHER_FLAGS = many(
     option("--metres-per-unit", help="Scale of predictions: mm, kitti, tiekd-kitti, 80/65535, 0.001 ..."),
     option("--depth-space", help="What the teacher's numbers mean, if it does not say: metric_m ..."),
@@ -23,8 +26,26 @@ TEACHER_FLAGS = many(
     option("--precision", default="auto", help="auto, float32, bfloat16 or float16."),
     option("--revision", help="Revision of a model of a hub."),
     option("--input-size", type=SIZE, help="What the teacher sees, if it is not its own custom."),
+    option("--normalise", help="Pixels of a file's network: imagenet, half, unit, bytes, or MEAN/STD."),
+    option("--channels", type=click.Choice(["rgb", "bgr"]), help="Order of the input channels of a file's network."),
+    option("--output", help="Which output of a file's network is depth, where it has several."),
+    option("--flip-average", is_flag=True, help="Mix each answer with that for the mirrored image: a real map."),
     option("--trust-code", is_flag=True, help="Let code that comes with the weights run."),
 )
+
+
+PLAIN_FLAGS = (
+    "channels",
+    "depth_space",
+    "flip_average",
+    "licence",
+    "normalise",
+    "output",
+    "precision",
+    "revision",
+    "trust_code",
+)
+"""Those of TEACHER_FLAGS that are passed on as they are."""
 
 
 def options_of_flags(flags: dict[str, Any]) -> TeacherOptions:
@@ -36,7 +57,7 @@ def options_of_flags(flags: dict[str, Any]) -> TeacherOptions:
     return TeacherOptions(
         metres_per_unit=None if scale is None else parse_metres_per_unit(scale),
         input_size_px=flags.pop("input_size"),
-        **{name: flags.pop(name) for name in ("depth_space", "licence", "precision", "revision", "trust_code")},
+        **{name: flags.pop(name) for name in PLAIN_FLAGS},
     )
 
 

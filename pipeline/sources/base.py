@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from .images import read_image_with_sha256
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -22,6 +24,7 @@ class Sample(NamedTuple):
     id: str
     """Names the image within its source, the same on every machine; the store is keyed by it."""
     image_path: str
+    """Its file; where a file holds many images, that file, and the id tells which."""
     truth_path: str | None
     """None where the data set has no ground truth for this image."""
     focal_px: float | None
@@ -44,7 +47,7 @@ class Customs:
 
 
 class Source(Protocol):
-    """A data set on disk. One small file each; register it in `sources/registry.py`."""
+    """A data set on disk. Picklable, for a loader's workers: what holds an open file opens it again there."""
 
     name: str
     root: Path
@@ -60,6 +63,45 @@ class Source(Protocol):
         """
         ...
 
+    def read_image(self, sample: Sample) -> tuple[NDArray[np.uint8], str]:
+        """Image (H, W, 3) uint8 RGB, and the sha256 of its file (of its pixels, where a file holds many images).
+
+        Raises ValueError for a file that is missing or does not decode.
+        """
+        ...
+
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Ground truth (H, W) float32 metres, NaN where there is no measurement; None if the row has none."""
         ...
+
+
+class ImageFiles:
+    """What a source inherits whose images are PNG, JPEG or WebP, a file each."""
+
+    def read_image(self, sample: Sample) -> tuple[NDArray[np.uint8], str]:
+        """As `Source.read_image`."""
+        return read_image_with_sha256(sample.image_path)
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """What a source's module registers itself with, as its constant `SOURCE`.
+
+    The module's own name is the source's, with `-` for `_`: `kitti_raw.py` is `--source kitti-raw:ROOT`. The texts make
+    its row in docs/sources.md.
+    """
+
+    open: Callable[[Path, str | None], Source]
+    """Of the root and the name of a ground truth, None for the usual one. Raises ValueError for a wrong root."""
+    data_set: str
+    """Its name, and who made it."""
+    layout: str
+    """What has to lie below the root, as paths."""
+    splits: str
+    """What `--split` may be."""
+    truth: str
+    """Kind of ground truth, how it is stored, and its units; where there are several, the names for `--truth`."""
+    licence: str
+    """Of the data."""
+    customs: Customs
+    """What is usual on it, for the table; a root may have others."""

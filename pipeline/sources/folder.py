@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ..fileio import printable, read_json
-from .base import Customs, Sample
+from .base import Customs, ImageFiles, Sample, SourceKind
 from .images import IMAGE_SUFFIXES, read_depth_png_m
 from .lists import Ids, checked_path, find_list, rows, without_suffix
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 METRES_PER_UNIT = 0.001
 
 
-class FolderSource:
+class FolderSource(ImageFiles):
     """A folder of images and perhaps depth; `truth` names the folder of depth files.
 
     Raises ValueError where there is no rgb/, the asked truth folder is absent, or dataset.json is wrong.
@@ -170,3 +170,14 @@ def _check_link(path: str, inside: str) -> None:
             f"{printable(path)}: a link to {printable(target)}, which is outside of the root {inside}; copy the "
             "files, or give a root that holds both"
         )
+
+
+SOURCE = SourceKind(
+    FolderSource,
+    data_set="a plain folder of your own",
+    layout="rgb/ID.png (or .jpg, .webp), depth/ID.png, NAME.txt, perhaps dataset.json; an id may have folders in it",
+    splits="`all`, NAME of NAME.txt, or a list file: an id a line",
+    truth="`--truth` names the folder; 16-bit PNG, metres = value * metres_per_unit of dataset.json (else 0.001)",
+    licence="yours",
+    customs=Customs(),
+)

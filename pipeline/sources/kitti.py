@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .base import Customs, Sample
+from .base import Customs, ImageFiles, Sample, SourceKind
 from .images import read_depth_png_m
 from .lists import Ids, checked_path, find_list, rows, without_suffix
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 METRES_PER_UNIT = 1 / 256
 
 
-class KittiSource:
+class KittiSource(ImageFiles):
     """A KITTI root.
 
     Raises ValueError where `root` has no `input/`, or a truth other than `gt_depth` is asked for.
@@ -92,3 +92,14 @@ def _parse_row(row: str, where: str) -> tuple[str, str, str | None, float]:
     if not (math.isfinite(focal_px) and focal_px > 0):
         raise ValueError(f"{where}: focal length {focal_text!r}, expected pixels, a number above 0")
     return sample_id, image, None if truth == "None" else checked_path(truth, where), focal_px
+
+
+SOURCE = SourceKind(
+    KittiSource,
+    data_set="KITTI in the layout of BTS and AdaBins, with Eigen's lists",
+    layout="input/DATE/DRIVE/image_02/data/N.png, gt_depth/DRIVE/proj_depth/groundtruth/image_02/N.png, splits/*.txt",
+    splits="NAME of splits/NAME.txt, or a list file: `rgb depth focal_px` a line, depth perhaps `None`",
+    truth="accumulated LiDAR, 16-bit PNG, metres = value / 256, 0 = none",
+    licence="CC BY-NC-SA 3.0",
+    customs=KittiSource.customs,
+)

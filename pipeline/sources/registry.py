@@ -1,40 +1,47 @@
-"""Opens a source by its written form NAME:ROOT. A new kind of data set is one file and one line here."""
+"""Opens a source by its written form KIND:ROOT. A new kind is one file in this folder that has a `SOURCE`."""
 
 from __future__ import annotations
 
+import pkgutil
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .folder import FolderSource
-from .kitti import KittiSource
-from .scenes import open_scenes
+from .base import SourceKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .base import Source
 
-OPENERS: dict[str, Callable[[Path, str | None], Source]] = {
-    "folder": FolderSource,
-    "kitti": KittiSource,
-    "scenes": open_scenes,
-}
-"""Name -> function of the root and the name of a ground truth (None for the source's default)."""
+
+def source_kinds() -> dict[str, SourceKind]:
+    """Every kind there is, by the name that stands before the colon, sorted."""
+    names = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    found = {name.replace("_", "-"): _kind(name) for name in names}
+    return {name: kind for name, kind in found.items() if kind is not None}
 
 
 def open_source(spec: str, truth: str | None = None) -> Source:
-    """Open `kitti:ROOT`, `folder:ROOT` or `scenes:ROOT`.
+    """Open `kitti:ROOT`, `folder:ROOT`, or another of `source_kinds()`.
 
     `truth` chooses among several ground truths, where a source has them. Raises ValueError for an unknown
-    name, a missing root, or a root without the files that the source expects.
+    kind, a missing root, or a root without the files that the source expects.
     """
     name, _, root = spec.partition(":")
-    if name not in OPENERS:
-        raise ValueError(f"source {spec!r}: unknown kind {name!r}, expected one of {', '.join(sorted(OPENERS))}")
+    kind = _kind(name.replace("-", "_"))
+    if kind is None:
+        raise ValueError(f"source {spec!r}: unknown kind {name!r}, expected one of {', '.join(source_kinds())}")
     if not root:
         raise ValueError(f"source {spec!r}: no root, expected {name}:ROOT, for example {name}:data/{name}")
     path = Path(root)
     if not path.is_dir():
         state = "is not a directory" if path.exists() else "does not exist"
         raise ValueError(f"source {spec!r}: {path} {state}; expected the directory of the data set")
-    return OPENERS[name](path, truth)
+    return kind.open(path, truth)
+
+
+def _kind(module: str) -> SourceKind | None:
+    """What a module of this folder registers, None where there is no such module or it is no source."""
+    if not module.isidentifier() or not Path(__file__).with_name(f"{module}.py").is_file():
+        return None
+    kind = getattr(import_module(f".{module}", __package__), "SOURCE", None)
+    return kind if isinstance(kind, SourceKind) else None

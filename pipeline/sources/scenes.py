@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..fileio import read_json
-from .base import Customs
+from .base import Customs, SourceKind
 from .folder import FolderSource
 
 if TYPE_CHECKING:
@@ -41,3 +41,14 @@ def open_scenes(root: Path, truth: str | None = None) -> FolderSource:
             f"render it again with `pipeline make-scenes`, or name a folder of your own folder:{root}"
         )
     return FolderSource(root, TRUTHS[truth or "dense"], name="scenes", customs=CUSTOMS[world])
+
+
+SOURCE = SourceKind(
+    open_scenes,
+    data_set="what `pipeline make-scenes` renders: streets or rooms",
+    layout="as `folder`, with depth/ and depth_sparse/, and a dataset.json that names the world",
+    splits="`train`, `test`, `all`, or a list file: an id a line",
+    truth="`dense` (default) or `sparse`, 16-bit PNG, metres = value * metres_per_unit of dataset.json",
+    licence="none needed: made on your machine",
+    customs=CUSTOMS["street"],
+)

@@ -54,6 +54,8 @@ class TeacherOutput(NamedTuple):
     """(B, h, w) float32 in the card's depth space. NaN where the teacher gives no value (integer formats)."""
     dpm: Tensor | None = None
     """(B, K, h, w) float32 that sums to 1 over K, if the teacher emits a distribution."""
+    bin_edges_m: Tensor | None = None
+    """(B, K + 1) or (B, K + 1, h, w) ascending edges of `dpm`, where each image, or each pixel, has bins of its own."""
 
 
 class Teacher(Protocol):
@@ -61,7 +63,7 @@ class Teacher(Protocol):
 
     card: TeacherCard
     bin_edges_m: NDArray[np.float64] | None
-    """(K + 1,) edges of its own bins, if it emits distributions."""
+    """(K + 1,) edges of its own bins, if it emits distributions over the same ones for every image."""
     needs_images: bool
     """False for folders of predictions: then `images` is None, and only hashed."""
 

@@ -30,6 +30,18 @@ class TeacherOptions:
     revision: str | None = None
     input_size_px: tuple[int, int] | None = None
     """(height, width) that the network sees, in place of its own custom."""
+    normalise: str | None = None
+    """How a file's network wants its pixels: `imagenet`, `half`, `unit`, `bytes` or `MEAN/STD`, each one or three."""
+    channels: str | None = None
+    """Order of a file's input channels: `rgb` or `bgr`."""
+    output: str | None = None
+    """Name of the output of a file that is depth, where it has several."""
+    flip_average: bool = False
+    """Whether the image and its mirrored self are both looked at; means something to every kind."""
+    map_edges_m: tuple[float, ...] | None = None
+    """Edges of the bins in which answers are mixed: of an ensemble, and with `flip_average`."""
+    map_sigma_m: float | None = None
+    """Width of the Gaussian that stands for an answer without a map, where answers are mixed."""
 
 
 class Kind(NamedTuple):
@@ -40,20 +52,30 @@ class Kind(NamedTuple):
     argument: str
     """What stands after the colon, for messages."""
     uses: frozenset[str]
-    """The fields of TeacherOptions that mean something to it; `licence` does to all."""
+    """The fields of TeacherOptions that mean something to it, beside those of ALL."""
     needs: str | None = None
-    """The optional package it imports, which is also the name of the extra that brings it."""
+    """The optional package it imports."""
+    extra: str | None = None
+    """The extra of ours that brings it."""
 
 
+ALL = frozenset({"licence", "flip_average", "map_edges_m", "map_sigma_m"})
+"""Options that mean something to every kind."""
+FILE_OPTIONS = frozenset({"depth_space", "metres_per_unit", "input_size_px", "normalise", "channels", "output"})
 KINDS = {
     "checkpoint": Kind("checkpoint", "RUN", frozenset()),
+    "ensemble": Kind("ensemble", "FILE.json or KIND:WHAT,KIND:WHAT", frozenset()),
+    "litert": Kind("litert_file", "FILE", FILE_OPTIONS - {"input_size_px"}, needs="ai_edge_litert", extra="litert"),
+    "onnx": Kind("onnx_file", "FILE", FILE_OPTIONS, needs="onnxruntime", extra="onnx"),
     "predictions": Kind("predictions", "DIR", frozenset({"metres_per_unit", "depth_space"})),
     "python": Kind("python_factory", "module:factory", frozenset({"depth_space"})),
+    "torchscript": Kind("torchscript_file", "FILE", FILE_OPTIONS | {"trust_code"}),
     "transformers": Kind(
         "transformers_model",
         "DIR_OR_ID",
         frozenset({"depth_space", "precision", "trust_code", "revision", "input_size_px"}),
         needs="transformers",
+        extra="transformers",
     ),
 }
 
@@ -80,7 +102,7 @@ def open_teacher(spec: str, *, device: torch.device, options: TeacherOptions) ->
             raise
         raise ValueError(
             f"teacher {spec!r}: the package {kind.needs} is not installed; "
-            f"run: pip install 'tiekd-pipeline[{kind.needs}]'"
+            f"run: pip install 'tiekd-pipeline[{kind.extra}]'"
         ) from error
     teacher: Teacher = module.load(argument, device, options)
     return teacher
@@ -91,8 +113,8 @@ def _check_options(name: str, kind: Kind, options: TeacherOptions) -> None:
         raise ValueError(f"{FLAGS['depth_space']} {options.depth_space!r}: expected one of {', '.join(DEPTH_SPACES)}")
     for field in fields(options):
         value = getattr(options, field.name)
-        if value != field.default and field.name not in kind.uses | {"licence"}:
+        if value != field.default and field.name not in kind.uses | ALL:
             raise ValueError(
                 f"{FLAGS[field.name]} {value!r} means nothing to a {name} teacher, which takes "
-                f"{', '.join(FLAGS[used] for used in sorted(kind.uses | {'licence'}))}: leave it out"
+                f"{', '.join(FLAGS[used] for used in sorted(kind.uses | {'licence', 'flip_average'}))}: leave it out"
             )
