@@ -1,22 +1,34 @@
-"""Puts the tables of experiments/results into docs/experiments.md, each between its two marks.
+"""Puts tables into the documents, each between its two marks: results of experiments, and what the code says of itself.
 
-`python experiments/tables.py`; `tests/test_docs.py` fails where the page shows another table than the results.
+`python experiments/tables.py`; `tests/test_docs.py` fails where a page shows another table.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.sources.registry import source_kinds
+from pipeline.teachers.registry import KINDS
+from pipeline.teachers.transformers_families import rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pipeline.sources.base import Customs
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs/experiments.md"
+PAGES = tuple(ROOT / "docs" / name for name in ("experiments.md", "sources.md", "teachers.md"))
 RESULTS = ROOT / "experiments/results"
+NOT_RUN = "tests alone, with random weights"
 
 
 def tables() -> dict[str, str]:
-    """Name -> Markdown: `street:losses` of a study, or a file's stem for what a script wrote."""
-    found = {}
+    """Name -> Markdown: `street:losses` of a study, a file's stem for what a script wrote, and those of the code."""
+    found = {"sources": sources(), "kinds": kinds(), "families": families()}
     for path in sorted(RESULTS.glob("*.md")):
         text = path.read_text()
         parts = re.split(r"<!-- (\S+) -->\n", text)
@@ -26,8 +38,63 @@ def tables() -> dict[str, str]:
     return found
 
 
+def sources() -> str:
+    """Every kind of source."""
+    head = ("`--source`", "data set", "below ROOT", "`--split`", "ground truth", "customs", "licence")
+    return markdown(
+        head,
+        (
+            [f"`{name}:ROOT`", kind.data_set, kind.layout, kind.splits, kind.truth, customs(kind.customs), kind.licence]
+            for name, kind in source_kinds().items()
+        ),
+    )
+
+
+def customs(customs: Customs) -> str:
+    """What is usual on a source, in words."""
+    said = [f"view {customs.view}", f"protocol {customs.protocol}"]
+    said += [f"bins {customs.bins}"] if customs.bins else []
+    said += [f"sigma {customs.sigma_m:g} m"] if customs.sigma_m else []
+    return ", ".join(said)
+
+
+def kinds() -> str:
+    """Every kind of teacher."""
+    head = ("`--teacher`", "what it is", "depth", "stored", "what was run", "flags", "extra")
+    cases = json.loads((RESULTS / "teachers.json").read_text())
+    ran = {name: [one for one, case in cases.items() if case["kind"] == name] for name in KINDS}
+    return markdown(
+        head,
+        (
+            [
+                f"`{name}:{kind.argument}`",
+                kind.what,
+                kind.depth,
+                kind.stored,
+                "; ".join(ran[name]) or NOT_RUN,
+                " ".join(f"`{flag}`" for flag in kind.flags()) or "none",
+                f"`{kind.extra}`" if kind.extra else "",
+            ]
+            for name, kind in sorted(KINDS.items())
+        ),
+    )
+
+
+def families() -> str:
+    """Every architecture of transformers that is known."""
+    head = ("`model_type`", "depth", "gives", "what is done for it")
+    named = ((row.family if " " in row.family else f"`{row.family}`", *row[1:]) for row in rows())
+    return markdown(head, named)
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; `|` within a cell is escaped."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
 def filled(page: str, known: dict[str, str]) -> str:
-    """The page with every table as it is now. Raises KeyError for a mark that no result belongs to."""
+    """The page with every table as it is now. Raises KeyError for a mark that no table belongs to."""
     return re.sub(
         r"(<!-- table (\S+) -->\n).*?(<!-- end -->)",
         lambda found: f"{found[1]}{known[found[2]]}\n{found[3]}",
@@ -37,8 +104,10 @@ def filled(page: str, known: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Rewrite the page."""
-    PAGE.write_text(filled(PAGE.read_text(), tables()))
+    """Rewrite the pages."""
+    known = tables()
+    for page in PAGES:
+        page.write_text(filled(page.read_text(), known))
 
 
 if __name__ == "__main__":

@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from .carry import carry
 from .fileio import canonical_json
 from .predict import evenly
 from .progress import Silent
 from .sources.view import View
+from .teachers.base import gives_maps, has_moving_bins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from .progress import Progress, Task
+    from .progress import Progress
     from .sources.base import Sample, Source
     from .store import Store
     from .teachers.base import Teacher
@@ -87,7 +89,8 @@ def compare_with_teacher(
     """Run a teacher twice on `count` samples, spread evenly over a split, and compare it with what the store holds.
 
     The first run takes images in batches, as stage one does. The second takes them one by one: what else lies in a
-    batch may change the low bits, and the store's batches were others than these.
+    batch may change the low bits, and the store's batches were others than these. Maps that were carried over onto the
+    store's bins are compared there.
 
     Raises ValueError where the teacher, an image or the split is not what the store was made from.
     """
@@ -95,15 +98,19 @@ def compare_with_teacher(
         raise ValueError(f"{count} samples in batches of {batch_size}: expected at least 1 of each")
     _check_card(store, teacher)
     samples = evenly(source.samples(split), count)
+    view = View.parse(store.spec.view)
+    beside = _Beside(store)
     with (progress or Silent()).task("ask the teacher twice", 2 * len(samples), "img") as task:
-        first = _answers(store, source, samples, teacher, batch_size, task)
-        second = _answers(store, source, samples, teacher, 1, task)
-    numbers = [store.index_of(sample.id) for sample in samples]
-    cached = [_Answer(store.depth(number), _map_of(store, number)) for number in numbers]
-    found = [_agreement_of_depth(store, samples, cached, first, second)]
-    if store.spec.dpm_kind != "gaussian":
-        found.append(_agreement_of_maps(store, samples, cached, first, second))
-    return found
+        for start in range(0, len(samples), batch_size):
+            batch = samples[start : start + batch_size]
+            images = [_image(store, source, sample, view) for sample in batch]
+            first = _answers(store, teacher, batch, images)
+            task.update(len(batch))
+            for number, sample in enumerate(batch):
+                (second,) = _answers(store, teacher, [sample], images[number : number + 1])
+                beside.add(sample, first[number], second)
+                task.update(1)
+    return beside.agreements()
 
 
 def _check_card(store: Store, teacher: Teacher) -> None:
@@ -114,7 +121,11 @@ def _check_card(store: Store, teacher: Teacher) -> None:
         for name in sorted(stored.keys() | live.keys())
         if stored.get(name) != live.get(name)
     ]
-    if store.spec.dpm_kind != "gaussian":
+    if store.spec.carried_from is not None:
+        live_from = "no maps" if not gives_maps(teacher) else "moving" if has_moving_bins(teacher) else "fixed"
+        if (live_from == "fixed") != (store.spec.carried_from == "fixed") or live_from == "no maps":
+            different.append(f"maps were carried over from {store.spec.carried_from} bins, live they are {live_from}")
+    elif store.spec.dpm_kind != "gaussian":
         edges = None if teacher.bin_edges_m is None else tuple(teacher.bin_edges_m.tolist())
         if edges != store.spec.bin_edges:
             bins = "none" if edges is None else f"{len(edges) - 1} from {edges[0]:g} to {edges[-1]:g}"
@@ -131,33 +142,35 @@ def _check_card(store: Store, teacher: Teacher) -> None:
 
 
 def _answers(
-    store: Store, source: Source, samples: Sequence[Sample], teacher: Teacher, batch_size: int, task: Task
+    store: Store, teacher: Teacher, batch: Sequence[Sample], images: Sequence[NDArray[np.uint8]]
 ) -> list[_Answer]:
-    """What the teacher says of the images that the store was made from, each at the teacher's own resolution."""
-    view = View.parse(store.spec.view)
-    found: list[_Answer] = []
-    for start in range(0, len(samples), batch_size):
-        batch = samples[start : start + batch_size]
-        images = torch.from_numpy(np.stack([_image(store, source, sample, view) for sample in batch]))
-        shown = images.permute(0, 3, 1, 2).float() / 255 if teacher.needs_images else None
-        depth, dpm, _ = teacher.predict(shown, [sample.id for sample in batch])
-        if tuple(depth.shape) != (len(batch), *store.layout.size_px):
-            height, width = store.layout.size_px
-            raise ValueError(
-                f"teacher {teacher.card.name!r} gave depth of shape {tuple(depth.shape)} for {len(batch)} images, "
-                f"{store.name} holds {height}x{width} px: its input size or its code differs from the one that made "
-                "the store; ask it as it was asked then"
-            )
-        if dpm is None and store.spec.dpm_kind != "gaussian":
-            raise ValueError(
-                f"teacher {teacher.card.name!r} gave no map, {store.name} holds {store.spec.dpm_kind} maps: its code "
-                "differs from the one that made the store; ask it as it was asked then"
-            )
-        keep = dpm is not None and store.spec.dpm_kind != "gaussian"
-        maps = dpm.float().numpy() if dpm is not None and keep else [None] * len(batch)
-        found += [_Answer(one, its) for one, its in zip(depth.float().numpy(), maps, strict=True)]
-        task.update(len(batch))
-    return found
+    """What the teacher says of images that the store was made from, at its own size, maps over the store's bins."""
+    shown = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255 if teacher.needs_images else None
+    depth, dpm, moving = teacher.predict(shown, [sample.id for sample in batch])
+    if tuple(depth.shape) != (len(batch), *store.layout.size_px):
+        height, width = store.layout.size_px
+        raise ValueError(
+            f"teacher {teacher.card.name!r} gave depth of shape {tuple(depth.shape)} for {len(batch)} images, "
+            f"{store.name} holds {height}x{width} px: its input size or its code differs from the one that made "
+            "the store; ask it as it was asked then"
+        )
+    depths = depth.float().numpy()
+    if store.spec.dpm_kind == "gaussian":
+        return [_Answer(one, None) for one in depths]
+    if dpm is None:
+        raise ValueError(
+            f"teacher {teacher.card.name!r} gave no map, {store.name} holds {store.spec.dpm_kind} maps: its code "
+            "differs from the one that made the store; ask it as it was asked then"
+        )
+    maps = dpm.float().numpy()
+    if store.spec.carried_from is not None:
+        edges = [teacher.bin_edges_m] * len(batch) if moving is None else list(moving.numpy())
+        onto = np.array(store.spec.bin_edges)
+        return [
+            _Answer(one, None if own is None else carry(its, own, onto)[0])
+            for one, its, own in zip(depths, maps, edges, strict=True)
+        ]
+    return [_Answer(one, its) for one, its in zip(depths, maps, strict=True)]
 
 
 def _image(store: Store, source: Source, sample: Sample, view: View) -> NDArray[np.uint8]:
@@ -172,19 +185,38 @@ def _image(store: Store, source: Source, sample: Sample, view: View) -> NDArray[
     return view.of_image(image)
 
 
-def _map_of(store: Store, number: int) -> NDArray[np.float32] | None:
-    return None if store.spec.dpm_kind == "gaussian" else store.dpm(number)
+class _Beside:
+    """Distances of samples so far: those of depth for every pixel, those of maps for every sample."""
 
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._samples: list[Sample] = []
+        self._rounding = 0.0
+        self._depth: tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]] = ([], [])
+        self._maps: tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]] = ([], [])
 
-def _agreement_of_depth(
-    store: Store, samples: Sequence[Sample], cached: list[_Answer], first: list[_Answer], second: list[_Answer]
-) -> Agreement:
-    cache = [_depth_error(store, live.depth, held.depth) for live, held in zip(first, cached, strict=True)]
-    noise = [_depth_error(store, live.depth, again.depth) for live, again in zip(first, second, strict=True)]
-    bound = store.spec.max_rel_error
-    if store.spec.depth_space != "metric_m":  # values far from 0 beside their range are rounded to float32 on the way
-        bound += max(float(np.spacing(_largest(live.depth)) / _span(live.depth)) for live in first)
-    return Agreement("depth", bound, _distance(cache), _distance(noise), samples[_worst(cache)].id)
+    def add(self, sample: Sample, live: _Answer, again: _Answer) -> None:
+        """Compare one sample of the store with the teacher, and that with itself."""
+        store, number = self._store, self._store.index_of(sample.id)
+        self._samples.append(sample)
+        for found, other in zip(self._depth, (store.depth(number), again.depth), strict=True):
+            found.append(_depth_error(store, live.depth, other))
+        # Values far from 0 beside their range are rounded to float32 on the way.
+        self._rounding = max(self._rounding, float(np.spacing(_largest(live.depth)) / _span(live.depth)))
+        if store.spec.dpm_kind != "gaussian":
+            for found, map_ in zip(self._maps, (store.dpm(number), again.dpm), strict=True):
+                found.append(np.array([_mean_kl(live.dpm, map_)]))
+
+    def agreements(self) -> list[Agreement]:
+        """What was found: of depth, and of maps where the store has them."""
+        spec = self._store.spec
+        bounds = {"depth": spec.max_rel_error + (self._rounding if spec.depth_space != "metric_m" else 0)}
+        if spec.dpm_kind != "gaussian":
+            bounds["maps"] = DENSE_KL_NATS if spec.max_dpm_kl is None else spec.max_dpm_kl
+        return [
+            Agreement(name, bound, _distance(cache), _distance(noise), self._samples[_worst(cache)].id)
+            for (name, bound), (cache, noise) in zip(bounds.items(), (self._depth, self._maps), strict=False)
+        ]
 
 
 def _depth_error(store: Store, live: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -209,15 +241,6 @@ def _span(depth: NDArray[np.float32]) -> float:
 
 def _largest(depth: NDArray[np.float32]) -> np.float32:
     return np.float32(np.abs(depth[np.isfinite(depth)]).max(initial=0))
-
-
-def _agreement_of_maps(
-    store: Store, samples: Sequence[Sample], cached: list[_Answer], first: list[_Answer], second: list[_Answer]
-) -> Agreement:
-    cache = [np.array([_mean_kl(live.dpm, held.dpm)]) for live, held in zip(first, cached, strict=True)]
-    noise = [np.array([_mean_kl(live.dpm, again.dpm)]) for live, again in zip(first, second, strict=True)]
-    bound = DENSE_KL_NATS if store.spec.max_dpm_kl is None else store.spec.max_dpm_kl
-    return Agreement("maps", bound, _distance(cache), _distance(noise), samples[_worst(cache)].id)
 
 
 def _mean_kl(live: NDArray[np.float32] | None, other: NDArray[np.float32] | None) -> float:

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from .carry import CarryCost, carry
 from .parallel import in_order
-from .plan import CacheOptions, plan_store
+from .plan import CacheOptions, plan_store, settled_view
 from .progress import Silent
-from .sources.view import View
 from .store.writer import EncodedSample, StoreWriter, encode_sample
-from .teachers.base import VIEW
+from .teachers.base import may_lack_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -35,9 +35,15 @@ if TYPE_CHECKING:
 
     from .progress import Progress, Task
     from .sources.base import Sample, Source
+    from .sources.view import View
     from .teachers.base import Teacher
 
 A = TypeVar("A")
+
+MOVING = {"image", "pixel"}
+"""What a store is `carried_from` whose teacher has other bins in each answer."""
+CARRIED_ROWS = ("dpm_carried_kl_nats", "carried_depth_share", "carried_clipped_share")
+"""Where a sample's CarryCost stands in the journal, so that a run that goes on can tell of all. The first is stored."""
 
 
 class CacheSummary(NamedTuple):
@@ -52,6 +58,8 @@ class CacheSummary(NamedTuple):
     invalid_share: float
     clipped_share: float
     max_rel_error: float
+    carried: CarryCost | None = None
+    """What carrying the teacher's maps over onto the store's bins cost; None where the store has the teacher's own."""
 
 
 class _Frame(NamedTuple):
@@ -59,6 +67,15 @@ class _Frame(NamedTuple):
     view: NDArray[np.uint8]
     sha256: str
     image_size_px: tuple[int, int]
+
+
+class _Answer(NamedTuple):
+    """What the teacher said of one frame."""
+
+    depth: NDArray[np.float32]
+    dpm: NDArray[np.float32] | None
+    bin_edges_m: NDArray[np.floating] | None
+    """Of the map, where they are not the store's."""
 
 
 def cache_teacher(
@@ -79,8 +96,7 @@ def cache_teacher(
     if options.batch_size < 1:
         raise ValueError(f"batch size {options.batch_size}: expected at least 1")
     samples = source.samples(split)
-    # A network sees best what it was trained to see; at another size its depth is another.
-    view = View.parse(options.view or str(teacher.card.preprocessing.get(VIEW, source.customs.view)))
+    view = settled_view(source, teacher, options)
     spec = plan_store(source, samples, teacher, view, options)
     begin = time.monotonic()
     writer = StoreWriter(out, spec, [sample.id for sample in samples])
@@ -115,6 +131,9 @@ def cache_teacher(
         invalid_share=float(np.mean(column("invalid_share"))),
         clipped_share=float(np.mean(column("clipped_share"))),
         max_rel_error=max(column("max_rel_error")),
+        carried=None
+        if spec.carried_from is None
+        else CarryCost(*(float(np.mean(column(name))) for name in CARRIED_ROWS)),
     )
 
 
@@ -201,22 +220,20 @@ class _Run:
             size = min(self.options.batch_size, count - len(encoded))
             batch = [self._wait("reading", future) for future in islice(frames, size)]
             begin = time.monotonic()
-            depths, maps = self._predict(batch)
+            answers = self._predict(batch)
             self.waited_s["teacher"] += time.monotonic() - begin
-            for number, frame in enumerate(batch):
-                dpm = maps[number] if maps is not None else None
-                encoded.append(encoders.submit(self._encode, frame, depths[number], dpm))
+            encoded += [encoders.submit(self._encode, *both) for both in zip(batch, answers, strict=True)]
             if not self.room_checked:
                 self._check_room(sum(future.result().size_bytes for future in encoded) / len(encoded))
             self.task.update(len(batch), waits_for=max(self.waited_s, key=lambda name: self.waited_s[name]))
         return encoded
 
-    def _predict(self, batch: list[_Frame]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def _predict(self, batch: list[_Frame]) -> list[_Answer]:
         images = None
         if self.teacher.needs_images:
             stacked = np.stack([frame.view for frame in batch])
             images = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
-        depth, dpm, _ = self.teacher.predict(images, [frame.sample.id for frame in batch])
+        depth, dpm, edges = self.teacher.predict(images, [frame.sample.id for frame in batch])
         if depth.ndim != 3 or len(depth) != len(batch):
             raise ValueError(
                 f"teacher {self.teacher.card.name!r} gave depth of shape {tuple(depth.shape)} for {len(batch)} "
@@ -229,20 +246,38 @@ class _Run:
                     f"the teacher's output for {frame.sample.id} has the size of the whole image, "
                     f"{whole[0]}x{whole[1]} px, but the view {self.view} is a part of it: use --view full"
                 )
-            if self.teacher.needs_images and not bool(torch.isfinite(one).all()):
-                bad = int((~torch.isfinite(one)).sum())
+            wrong = one.isinf() if may_lack_values(self.teacher) else ~one.isfinite()
+            if self.teacher.needs_images and bool(wrong.any()):
+                bad = int(wrong.sum())
                 raise ValueError(
                     f"teacher {self.teacher.card.name!r} gave NaN or inf at {bad} pixels of {frame.sample.id}: "
                     "expected finite depth; try --precision float32"
                 )
-        keep = dpm is not None and self.spec.dpm_kind != "gaussian"
-        return depth.float().numpy(), dpm.float().numpy() if dpm is not None and keep else None
+        depths = depth.float().numpy()
+        if self.spec.dpm_kind == "gaussian":
+            return [_Answer(one, None, None) for one in depths]
+        if dpm is None or (edges is not None) != (self.spec.carried_from in MOVING):
+            found = "no map" if dpm is None else f"a map {'without' if edges is None else 'with'} bins of its own"
+            raise ValueError(
+                f"teacher {self.teacher.card.name!r} gave {found} for {batch[0].sample.id}, but not for the first "
+                "sample: expected every answer to be of one kind; mend its code, or use --dpm gaussian"
+            )
+        if edges is None:
+            own = self.teacher.bin_edges_m if self.spec.carried_from else None
+            return [_Answer(one, its, own) for one, its in zip(depths, dpm.float().numpy(), strict=True)]
+        return [_Answer(*each) for each in zip(depths, dpm.float().numpy(), edges.numpy(), strict=True)]
 
-    def _encode(self, frame: _Frame, depth: NDArray[np.float32], dpm: NDArray[np.float32] | None) -> EncodedSample:
+    def _encode(self, frame: _Frame, answer: _Answer) -> EncodedSample:
+        depth, dpm, edges_m = answer
+        cost: CarryCost | None = None
         try:
-            encoded = encode_sample(self.spec, depth, dpm)
+            if dpm is not None and edges_m is not None:
+                dpm, cost = carry(dpm, edges_m, np.array(self.spec.bin_edges))
+            encoded = encode_sample(self.spec, depth, dpm, None if cost is None else cost.kl_nats)
         except ValueError as error:
             raise ValueError(f"{frame.sample.id}, teacher {self.teacher.card.name!r}: {error}") from error
+        if cost is not None:
+            encoded.row.update(zip(CARRIED_ROWS, cost, strict=True))
         encoded.row["image_sha256"] = frame.sha256
         encoded.row["image_size_px"] = list(frame.image_size_px)
         return encoded

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .relative import Range
     from .sources.base import Sample, Source
     from .sources.view import View
     from .store import Store
@@ -135,7 +136,8 @@ class Item(NamedTuple):
     image: Tensor
     """(3, H, W) float32 in 0..1."""
     target_depth_m: Tensor
-    """(1, H, W) float32 metres, NaN where there is none: the teacher's depth, or ground truth."""
+    """(1, H, W) float32 metres, NaN where there is none: the teacher's depth, or ground truth. Of a relative teacher it
+    is relative depth (`relative.Range`)."""
     gap: Tensor | None
     """(M, h, w), with `weight` (M, h, w) and `tail` (h, w): the teacher's sparse map as the store holds it."""
     weight: Tensor | None
@@ -158,8 +160,15 @@ class TrainingData(Dataset[Item]):
         maps_px: tuple[int, int] | None,
         augmentation: Augmentation,
         seed: int,
+        relative: Range | None = None,
+        flips: Store | None = None,
     ) -> None:
-        """`store` None trains on ground truth; `maps_px` (h, w) asks for the store's sparse maps at that size."""
+        """`store` None trains on ground truth; `maps_px` (h, w) asks for the store's sparse maps at that size.
+
+        With `relative` the target is relative depth, ranged over what the network is shown, the crop: it has no way to
+        know what lies outside. `flips` is the same teacher's store of the mirrored view: a mirrored crop then gets
+        what the teacher said of the mirrored image, in place of its word of the image, mirrored.
+        """
         self.source = source
         self.samples = samples
         self.view = view
@@ -167,8 +176,20 @@ class TrainingData(Dataset[Item]):
         self.maps_px = maps_px
         self.augmentation = augmentation
         self.seed = seed
+        self.relative = relative
+        self.flips = flips
         if store is not None:
             self.numbers = np.array([store.index_of(sample.id) for sample in samples])
+        if flips is not None:
+            assert store is not None
+            self.flip_numbers = np.array([flips.index_of(sample.id) for sample in samples])
+            same = store.image_sha256[self.numbers] == flips.image_sha256[self.flip_numbers]
+            if not same.all():
+                other = samples[int(np.flatnonzero(~same.all(axis=1))[0])].id
+                raise ValueError(
+                    f"{flips.name} and {store.name} were made from different images of {other!r} (sha256): make both "
+                    "in one run, `pipeline cache-teacher --cache-flips`"
+                )
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -180,15 +201,18 @@ class TrainingData(Dataset[Item]):
         image = self._image(sample, number)
         view_px = (image.shape[0], image.shape[1])
         geometry = Geometry.draw(self.augmentation, view_px, random)
-        depth_m = geometry.of_map(self._target_m(sample, number, view_px), view_px, geometry.size_px, np.nan)
+        target_m = self._target_m(sample, number, view_px, geometry.mirrored)
+        depth_m = geometry.of_map(target_m, view_px, geometry.size_px, np.nan)
+        if self.relative is not None:
+            depth_m = self.relative.of(depth_m)
         picture = geometry.of_image(image)
         if self.augmentation.colour:
             picture = vary_colour(picture, random)
         planes: tuple[Tensor, Tensor, Tensor] | tuple[None, None, None] = (None, None, None)
         if self.maps_px is not None:
-            assert self.store is not None
-            stored = self.store.sparse_dpm(int(self.numbers[number]))
-            gap, weight, tail = (geometry.of_map(part, view_px, self.maps_px, 0) for part in stored)
+            store, place, back = self._teacher(number, geometry.mirrored)
+            stored = store.sparse_dpm(place)
+            gap, weight, tail = (geometry.of_map(part[..., ::back], view_px, self.maps_px, 0) for part in stored)
             planes = (torch.from_numpy(gap), torch.from_numpy(weight), torch.from_numpy(tail))
         return Item(picture, torch.from_numpy(depth_m)[None], *planes)
 
@@ -205,13 +229,23 @@ class TrainingData(Dataset[Item]):
                 )
         return self.view.of_image(image)
 
-    def _target_m(self, sample: Sample, number: int, view_px: tuple[int, int]) -> NDArray[np.float32]:
+    def _teacher(self, number: int, mirrored: bool) -> tuple[Store, int, int]:
+        """Store and position that teach a crop, and the step that brings its columns into the view's order."""
+        if mirrored and self.flips is not None:
+            return self.flips, int(self.flip_numbers[number]), -1
+        assert self.store is not None
+        return self.store, int(self.numbers[number]), 1
+
+    def _target_m(self, sample: Sample, number: int, view_px: tuple[int, int], mirrored: bool) -> NDArray[np.float32]:
+        """What is learned, (H, W) as the view lies, before the crop and its mirroring."""
         if self.store is None:
             truth_m = self.source.read_truth_m(sample)
             if truth_m is None:
                 return np.full(view_px, np.nan, np.float32)
             return self.view.of_truth_m(truth_m)
-        return upsampled(self.store.depth_m(int(self.numbers[number])), view_px)
+        store, place, back = self._teacher(number, mirrored)
+        depth_m = store.depth_m(place) if self.relative is None else store.depth(place)
+        return upsampled(depth_m, view_px)[:, ::back]
 
 
 def upsampled(depth_m: NDArray[np.float32], size_px: tuple[int, int]) -> NDArray[np.float32]:

@@ -16,13 +16,14 @@ from .fileio import CsvTable, pretty_json, write_durably
 from .metrics import METRICS, PROTOCOLS, depth_metrics, mean_metrics
 from .predict import frames_in_batches, images_of, predict_depth_m, predict_looks
 from .progress import Silent
+from .relative import ALIGN, METRIC, WHOLE, Range
 from .risk import ErrorSpread, relative_difference
 from .sources.view import View
 from .students.run import has_map
 from .uncertainty import Look, UncertaintyMeter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -30,13 +31,15 @@ if TYPE_CHECKING:
     from .metrics import Protocol
     from .predict import Frame
     from .progress import Progress
-    from .sources.base import Source
+    from .sources.base import Sample, Source
     from .store import Store
     from .students.run import LoadedRun
 
 TEACHER_TOP_SHARE = 110 / 352
 """The part of the rows, from the top, that a comparison with the teacher leaves out under KITTI's protocol: no LiDAR
 reaches them. 110 of the KB crop's 352."""
+RANGE = (1.0, 100.0)
+"""Of a relative teacher's depth on its way to the alignment, which does not depend on it."""
 CSV_COLUMNS = ("id", *METRICS, "teacher_abs_rel", "teacher_rmse", "teacher_delta1")
 DOUBT_COLUMNS = ("entropy_nats", "ause_entropy", "ause_flip", "coverage_90")
 
@@ -49,12 +52,21 @@ class Predicted(NamedTuple):
     look: Look | None = None
 
 
-def choose_protocol(name: str | None, source: Source, max_m: float | None = None) -> Protocol:
-    """Return the named protocol, or the source's own. Raises ValueError for an unknown one."""
+def choose_protocol(
+    name: str | None, source: Source, max_m: float | None = None, align: str | None = None, depth_space: str = METRIC
+) -> Protocol:
+    """Return the named protocol, or the source's own, with an alignment that suits what is measured.
+
+    Raises ValueError for an unknown one, and where relative depth is to be aligned otherwise than its teacher was
+    relative: that would measure what nobody learned.
+    """
     name = name or source.customs.protocol
     if name not in PROTOCOLS:
         raise ValueError(f"protocol {name!r}: expected one of {', '.join(PROTOCOLS)}")
-    protocol = PROTOCOLS[name]
+    own = ALIGN[depth_space]
+    if align is not None and depth_space != METRIC and align != own:
+        raise ValueError(f"--align {align}: this is {depth_space}, which is measured with --align {own}: leave it out")
+    protocol = replace(PROTOCOLS[name], align=align or own)
     if max_m is not None:
         if protocol.max_m is not None and protocol.max_m != max_m:
             raise ValueError(f"protocol {name} has a cap of {protocol.max_m:g} m: leave --max-depth-m out")
@@ -81,6 +93,9 @@ def evaluate_student(
     other figures stay the same. Intervals of constant relative width are fitted on `calibration_split`, on whose
     depths' errors no test image has a say.
 
+    A relative student is aligned to the truth of each image before it is measured; so is a relative teacher that
+    it is compared with; images without truth then say nothing of either.
+
     Returns a JSON value: `protocol`, `frames`, `frames_without_truth`, `metrics`, perhaps `against_teacher` and
     `uncertainty` (see `UncertaintyMeter.result`), and `per_image` rows. Raises ValueError for a split with no truth
     inside the protocol, a calibration split that shares images with it, and for input at fault.
@@ -104,6 +119,11 @@ def evaluate_student(
             for place in range(len(frames))
         ]
 
+    if uncertainty and protocol.align != "none":
+        raise ValueError(
+            f"--uncertainty: doubt is measured in metres, and this is measured after alignment ({protocol.align}): "
+            "leave one of the two out"
+        )
     if not uncertainty:
         if calibration_split is not None:
             raise ValueError(f"--calibration-split {calibration_split}: it fits intervals, so add --uncertainty")
@@ -158,7 +178,8 @@ def evaluate_teacher(
 ) -> dict[str, Any]:
     """Metrics of the teacher's cached depth over a split; the same JSON value as `evaluate_student` gives.
 
-    Raises ValueError where the store lacks a sample, or holds depth that is not metric.
+    A relative teacher's is aligned to the truth of each image, as `protocol.align` says. Raises ValueError where the
+    store lacks a sample.
     """
     view = View.parse(store.spec.view)
 
@@ -171,14 +192,17 @@ def evaluate_teacher(
 
 
 def _teacher_m(store: Store, frame: Frame) -> NDArray[np.float32]:
-    """The cached depth (H, W) for a frame, if it is the image that the teacher saw."""
+    """The cached depth (H, W) for a frame, if it is the image that the teacher saw; relative where the store is."""
     number = store.index_of(frame.sample.id)
     if store.image_sha256[number].tobytes().hex() != frame.image_sha256:
         raise ValueError(
             f"{frame.sample.image_path} is not the image that the teacher saw (sha256): {store.name} was made from "
             "other images; use those, or run `pipeline cache-teacher` over these"
         )
-    return upsampled(store.depth_m(number), (frame.image.shape[0], frame.image.shape[1]))
+    size_px = (frame.image.shape[0], frame.image.shape[1])
+    if store.is_metric:
+        return upsampled(store.depth_m(number), size_px)
+    return Range(store.spec.depth_space, *RANGE).of(upsampled(store.depth(number), size_px), WHOLE)
 
 
 def _evaluate(
@@ -193,30 +217,16 @@ def _evaluate(
     progress: Progress,
 ) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
-    without_truth = 0
-    top_share = TEACHER_TOP_SHARE if protocol.crop == "garg" else 0
     samples = source.samples(split)
     if store is not None:
-        for sample in samples:
-            store.index_of(sample.id)  # a store of another split is refused before any work
+        _check_store(store, samples, protocol)
     with progress.task("evaluate", len(samples), "img") as task:
         for frame, (depth_m, look) in _predictions(source, split, view, batch_size, predict):
             row: dict[str, Any] = {"id": frame.sample.id}
-            predicted_m = protocol.clamp(depth_m)
-            mask = None if frame.truth_m is None else protocol.mask(frame.truth_m) & np.isfinite(depth_m)
-            if mask is None or frame.truth_m is None or not mask.any():
-                without_truth += 1
-            else:
-                row |= depth_metrics(predicted_m, frame.truth_m, mask)
-                if meter is not None and look is not None:
-                    row |= meter.add(predicted_m, frame.truth_m, mask, look)
-            if store is not None:
-                teacher_m = _teacher_m(store, frame)
-                seen = np.isfinite(teacher_m) & np.isfinite(depth_m)
-                seen[: round(top_share * len(seen))] = False
-                if seen.any():
-                    alike = depth_metrics(predicted_m, protocol.clamp(teacher_m), seen)
-                    row |= {f"teacher_{name}": value for name, value in alike.items()}
+            predicted_m = _prepared(depth_m, frame, protocol)
+            if predicted_m is not None:
+                row |= _against_truth(predicted_m, frame, protocol, meter, look)
+                row |= {} if store is None else _against_teacher(predicted_m, frame, protocol, store)
             rows.append(row)
             task.update()
     with_truth = [{name: row[name] for name in METRICS} for row in rows if "abs_rel" in row]
@@ -230,13 +240,68 @@ def _evaluate(
         "source": source.name,
         "truth": source.truth,
         "frames": len(with_truth),
-        "frames_without_truth": without_truth,
+        "frames_without_truth": len(rows) - len(with_truth),
         "metrics": mean_metrics(with_truth),
     }
     if store is not None:
         alike_rows = [{name: row[f"teacher_{name}"] for name in METRICS} for row in rows if "teacher_abs_rel" in row]
-        result["against_teacher"] = mean_metrics(alike_rows)
+        if alike_rows:
+            result["against_teacher"] = mean_metrics(alike_rows)
     return result | {"per_image": rows}
+
+
+def _check_store(store: Store, samples: Sequence[Sample], protocol: Protocol) -> None:
+    """Refuse, before any work, a store that cannot be compared with, or that is of another split."""
+    if protocol.align == "none" and not store.is_metric:
+        raise ValueError(
+            f"{store.name} holds {store.spec.depth_space}, and this is measured in metres: compare with a store that "
+            "was aligned to ground truth, or leave --store out"
+        )
+    for sample in samples:
+        store.index_of(sample.id)
+
+
+def _against_truth(
+    predicted_m: NDArray[np.float64],
+    frame: Frame,
+    protocol: Protocol,
+    meter: UncertaintyMeter | None,
+    look: Look | None,
+) -> dict[str, float]:
+    """Metrics of a frame, none where it has no truth within the protocol."""
+    if frame.truth_m is None:
+        return {}
+    mask = protocol.mask(frame.truth_m) & np.isfinite(predicted_m)
+    if not mask.any():
+        return {}
+    row = depth_metrics(predicted_m, frame.truth_m, mask)
+    if meter is not None and look is not None:
+        row |= meter.add(predicted_m, frame.truth_m, mask, look)
+    return row
+
+
+def _against_teacher(
+    predicted_m: NDArray[np.float64], frame: Frame, protocol: Protocol, store: Store
+) -> dict[str, float]:
+    """Metrics of a frame with the teacher's depth for truth, none where it has no value."""
+    teacher_m = _prepared(_teacher_m(store, frame), frame, protocol)
+    if teacher_m is None:
+        return {}
+    seen = np.isfinite(teacher_m) & np.isfinite(predicted_m)
+    seen[: round((TEACHER_TOP_SHARE if protocol.crop == "garg" else 0) * len(seen))] = False
+    if not seen.any():
+        return {}
+    return {f"teacher_{name}": value for name, value in depth_metrics(predicted_m, teacher_m, seen).items()}
+
+
+def _prepared(depth_m: NDArray[np.float32], frame: Frame, protocol: Protocol) -> NDArray[np.float64] | None:
+    """Depth (H, W) as it is measured; None where it is to be aligned and there is no truth to align it to."""
+    if protocol.align == "none":
+        return protocol.clamp(depth_m)
+    if frame.truth_m is None:
+        return None
+    mask = protocol.mask(frame.truth_m) & np.isfinite(depth_m)
+    return protocol.prepared(depth_m, frame.truth_m, mask) if mask.any() else None
 
 
 def _predictions(

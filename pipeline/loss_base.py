@@ -50,6 +50,8 @@ class DepthLoss(nn.Module):
         self.range_m = (float(edges[0]), float(edges[-1]))
         """Targets beyond it are clamped to it in depth terms."""
         self.skip_rows = skip_rows
+        self.depth_space = "metric_m"
+        """What a depth is, to losses that are taken in the teacher's own space."""
 
     def forward(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None = None) -> Tensor:
         """Scalar loss. See `terms` for the arguments."""

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .alignment import align_to_truth
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -25,6 +27,15 @@ _NYU_SIZE = (480, 640)
 _NYU_ROWS = slice(45, 471)  # Eigen's crop of NYU
 _NYU_COLUMNS = slice(41, 601)
 _CROPS = ("none", "garg", "eigen_nyu")
+ALIGNS = {
+    "none": "metres as they are",
+    "median": "times median of the truth / median of the prediction",
+    "scale": "times a scale, least squares",
+    "depth": "scale and shift of depth, least squares",
+    "disparity": "scale and shift of 1 / depth, least squares",
+}
+"""How a prediction is brought to the truth, image by image, before it is measured."""
+_SPACES = {"scale": "scale_invariant", "depth": "affine_depth", "disparity": "affine_disparity"}
 
 
 def depth_metrics(
@@ -97,8 +108,12 @@ class Protocol:
     """Truth at or above it does not count; predictions are lowered to it. None is no limit."""
     flip_average: bool
     """Whether the prediction is the mean of the image's and of the mirrored image's, mirrored back."""
+    align: str = "none"
+    """One of ALIGNS. What is aligned to the truth is measured for its shape alone."""
 
     def __post_init__(self) -> None:
+        if self.align not in ALIGNS:
+            raise ValueError(f"align {self.align!r}: expected one of {', '.join(ALIGNS)}")
         if self.crop not in _CROPS:
             raise ValueError(f"crop {self.crop!r}: expected one of {', '.join(_CROPS)}")
         if not 0 < self.min_m < (math.inf if self.max_m is None else self.max_m):
@@ -130,9 +145,28 @@ class Protocol:
         """The prediction (H, W), float64, within the range. NaN stays NaN."""
         return np.clip(predicted_m.astype(np.float64), self.min_m, self.max_m)
 
+    def prepared(
+        self, predicted_m: NDArray[np.floating], truth_m: NDArray[np.floating], mask: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
+        """The prediction (H, W) as it is measured: aligned to the truth over `mask`, and within the range.
+
+        Where an aligned disparity is not above 0 the pixel lies infinitely far: it is taken for the farthest that
+        counts, `max_m` or the image's largest truth.
+        """
+        aligned = predicted_m.astype(np.float64)
+        if self.align == "median":
+            aligned *= float(np.median(truth_m[mask].astype(np.float64)) / np.median(aligned[mask]))
+        elif self.align != "none":
+            values = 1 / aligned if self.align == "disparity" else aligned
+            aligned = align_to_truth(values, truth_m, mask, _SPACES[self.align]).astype(np.float64)
+            lost = self.max_m or float(truth_m[mask].max()) if self.align == "disparity" else self.min_m
+            aligned = np.where(np.isnan(aligned) & np.isfinite(values), lost, aligned)
+        return self.clamp(aligned)
+
     def as_json(self) -> dict[str, Any]:
-        """JSON form, every field present."""
-        return asdict(self)
+        """JSON form; `align` only where there is one, as results that were written before it was known have none."""
+        fields = asdict(self)
+        return fields if self.align != "none" else {name: fields[name] for name in fields if name != "align"}
 
 
 PROTOCOLS = {
@@ -152,4 +186,5 @@ def evaluate_pair(
 
     NaN or 0 in the truth is no measurement. Raises ValueError as `depth_metrics` and `Protocol.mask` do.
     """
-    return depth_metrics(protocol.clamp(predicted_m), truth_m, protocol.mask(truth_m))
+    mask = protocol.mask(truth_m)
+    return depth_metrics(protocol.prepared(predicted_m, truth_m, mask), truth_m, mask)

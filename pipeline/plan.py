@@ -5,14 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
+from .carry import are_bins
 from .dpm import parse_bins
+from .sources.view import View
 from .store.spec import StoreSpec, digest_of_ids
+from .teachers.base import VIEW, gives_maps, has_moving_bins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from .sources.base import Sample, Source
-    from .sources.view import View
     from .teachers.base import Teacher
 
 RELATIVE_BINS = 64
@@ -38,34 +45,47 @@ class CacheOptions:
     """Threads that read and encode; None is one a core, at most 8."""
 
 
+def settled_view(source: Source, teacher: Teacher, options: CacheOptions) -> View:
+    """The view that is asked for; else the one that the teacher was trained on, else the source's custom.
+
+    A network sees best what it was trained to see; at another size its depth is another.
+    """
+    return View.parse(options.view or str(teacher.card.preprocessing.get(VIEW, source.customs.view)))
+
+
 def plan_store(
     source: Source, samples: Sequence[Sample], teacher: Teacher, view: View, options: CacheOptions
 ) -> StoreSpec:
     """Settle every choice about a store, and say how large its view is (the first image is opened for that).
 
+    A teacher whose bins move is asked about that image, to learn with what they move.
+
     Raises ValueError where the source has no custom and the user said nothing, or where they do not fit.
     """
+    card = teacher.card
     kind = options.dpm
     if kind == "auto":
-        kind = "gaussian" if teacher.bin_edges_m is None else "sparse"
-    if kind in {"sparse", "dense"} and teacher.bin_edges_m is None:
+        kind = "sparse" if gives_maps(teacher) else "gaussian"
+    if kind in {"sparse", "dense"} and not gives_maps(teacher):
         raise ValueError(
-            f"--dpm {kind}: teacher {teacher.card.name!r} gives depth alone, there is no map to store; "
+            f"--dpm {kind}: teacher {card.name!r} gives depth alone, there is no map to store; "
             "use --dpm gaussian, which makes one from depth"
         )
+    if card.depth_space != "metric_m" and (options.bins or options.sigma_m):
+        raise ValueError(
+            f"--bins and --sigma-m are in metres, teacher {card.name!r} gives {card.depth_space}: "
+            "leave them out, and the maps are over each sample's own range"
+        )
+    first = source.read_image(samples[0])[0]
+    sigma_m, carried_from = None, None
     if kind != "gaussian":
-        assert teacher.bin_edges_m is not None
-        edges, sigma_m = teacher.bin_edges_m.tolist(), None
-    elif teacher.card.depth_space == "metric_m":
+        edges, carried_from = _map_bins(source, teacher, options)
+        if has_moving_bins(teacher):
+            carried_from = _moves_with(teacher, view.of_image(first), samples[0].id)
+    elif card.depth_space == "metric_m":
         edges, sigma_m = _metric_bins(source, options)
     else:
-        if options.bins or options.sigma_m:
-            raise ValueError(
-                f"--bins and --sigma-m are in metres, teacher {teacher.card.name!r} gives {teacher.card.depth_space}: "
-                "leave them out, and the maps are over each sample's own range"
-            )
         edges, sigma_m = [number / RELATIVE_BINS for number in range(RELATIVE_BINS + 1)], 1 / RELATIVE_BINS
-    first = source.read_image(samples[0])[0]
     ids = [sample.id for sample in samples]
     return StoreSpec(
         teacher=teacher.card.as_json(),
@@ -79,12 +99,40 @@ def plan_store(
         bin_edges=tuple(edges),
         sigma_m=sigma_m,
         max_dpm_kl=options.max_dpm_kl if kind == "sparse" else None,
+        carried_from=carried_from,
         samples_per_shard=options.samples_per_shard or SAMPLES_PER_SHARD[kind],
     )
 
 
-def _metric_bins(source: Source, options: CacheOptions) -> tuple[list[float], float]:
-    """Edges and width of the Gaussian maps of a metric teacher, in metres."""
+def _map_bins(source: Source, teacher: Teacher, options: CacheOptions) -> tuple[list[float], str | None]:
+    """Edges of a store of a teacher's own maps; and `fixed` where they are others than the teacher's fixed ones."""
+    if has_moving_bins(teacher) and teacher.card.depth_space != "metric_m":
+        raise ValueError(
+            f"teacher {teacher.card.name!r} gives {teacher.card.depth_space}, and maps over bins that move: there are "
+            "no bins for all images that they could be carried over onto; use --dpm gaussian, which drops them"
+        )
+    own_m = None if has_moving_bins(teacher) else teacher.bin_edges_m
+    if own_m is not None and options.bins is None:
+        return own_m.tolist(), None
+    edges_m = _asked_bins(source, options)
+    same = own_m is not None and are_bins(own_m, np.array(edges_m))
+    return edges_m, None if same else "fixed"
+
+
+def _moves_with(teacher: Teacher, image: NDArray[np.uint8], sample_id: str) -> str:
+    """Whether a teacher's bins are of each `image` or of each `pixel`, by its answer for one."""
+    shown = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    edges_m = teacher.predict(shown if teacher.needs_images else None, [sample_id]).bin_edges_m
+    if edges_m is None:
+        raise ValueError(
+            f"teacher {teacher.card.name!r} says that it emits maps over bins of their own, but gave none for "
+            f"{sample_id}: expected edges (B, K + 1) or (B, K + 1, h, w) beside each map; mend its code"
+        )
+    return "image" if edges_m.ndim == 2 else "pixel"
+
+
+def _asked_bins(source: Source, options: CacheOptions) -> list[float]:
+    """Edges in metres of the bins that the user asks for, or that are customary."""
     bins = options.bins or source.customs.bins
     if bins is None:
         raise ValueError(
@@ -92,6 +140,18 @@ def _metric_bins(source: Source, options: CacheOptions) -> tuple[list[float], fl
             "(linear:49:0.001:10, rooms), `--bins kitti` (linear:257:0.001:80, roads) or log:64:0.5:20"
         )
     edges: list[float] = parse_bins(bins).edges().tolist()
+    return edges
+
+
+def edges_or_custom(source: Source, bins: str | None) -> tuple[float, ...] | None:
+    """Edges in metres of the bins that are asked for, else of those that are customary; None where there are none."""
+    text = bins or source.customs.bins
+    return None if text is None else tuple(parse_bins(text).edges().tolist())
+
+
+def _metric_bins(source: Source, options: CacheOptions) -> tuple[list[float], float]:
+    """Edges and width of the Gaussian maps of a metric teacher, in metres."""
+    edges = _asked_bins(source, options)
     sigma_m = options.sigma_m or source.customs.sigma_m
     if sigma_m is None:
         raise ValueError(

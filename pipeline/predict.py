@@ -138,14 +138,18 @@ def validate(
     view: View,
     count: int,
     device: torch.device,
+    align: str = "none",
 ) -> dict[str, float]:
-    """Mean metrics of a network in training over `count` images of a split, spread evenly, without flip average."""
-    protocol = replace(PROTOCOLS[source.customs.protocol], flip_average=False)
+    """Mean metrics of a network in training over `count` images of a split, spread evenly, without flip average.
+
+    `align` as in `metrics.Protocol`.
+    """
+    protocol = replace(PROTOCOLS[source.customs.protocol], flip_average=False, align=align)
     found: list[dict[str, float]] = []
     for frames in frames_in_batches(source, evenly(source.samples(split), count), view, 4):
         depth_m = predict_depth_m(network, images_of(frames, device), bin_edges_m, flip_average=False).cpu().numpy()
         for frame, one in zip(frames, depth_m, strict=True):
             mask = None if frame.truth_m is None else protocol.mask(frame.truth_m)
             if mask is not None and frame.truth_m is not None and mask.any():
-                found.append(depth_metrics(protocol.clamp(one), frame.truth_m, mask))
+                found.append(depth_metrics(protocol.prepared(one, frame.truth_m, mask), frame.truth_m, mask))
     return mean_metrics(found) if found else {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .dpm import bin_centers, parse_bins
 from .fileio import canonical_json, sha256_bytes, sha256_file
 from .loss_base import ALIASES
+from .relative import BINS, METRIC, SIGMA_BINS, Range
 from .students.build import check_student
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 MAPS = ("auto", "stored", "from-depth")
 HEADS = ("dpm", "depth")
 LOSSES_OF_STORED_MAPS = ("tiekd", "dpm")
+LOSSES_IN_METRES = ("tiekd-released",)
+"""What they prescribe in metres means nothing in relative depth."""
 LOSSES_WITH_MAP = ("tiekd", "tiekd-released", "dpm", "nll")
 LOSSES = {
     "tiekd": ".losses",
@@ -33,6 +36,8 @@ LOSSES = {
     "si": ".losses",
     "ssim+si": ".losses",
     "ssim+mse": ".losses",
+    "ssi": ".relative_losses",
+    "ssi+grad": ".relative_losses",
     "nll": ".likelihood",
 }
 """Name -> module whose `build_loss` makes it."""
@@ -142,12 +147,17 @@ class Recipe:
     truth_of: str | None
     """Name of the ground truth, where it is the target."""
     store: dict[str, Any] | None
+    flips: str | None
+    """Digest of the store that mirrored crops are taught from."""
     view: str
     bin_edges_m: tuple[float, ...]
     crop_px: tuple[int, int] | None
     rotate_deg: float
     skip_rows: int
     sigma_m: float
+    sigma_bins: float | None
+    depth_space: str
+    """`metric_m`, or that of the teacher whose shapes the student learns (`relative.Range`)."""
     stored_maps: bool
     encoder_sha256: str | None
     """Of the file that the encoder starts from; where it lies makes no difference."""
@@ -160,32 +170,27 @@ class Recipe:
         samples: Sequence[Sample],
         store: Store | None,
         truth: str | None,
+        flips: Store | None = None,
     ) -> Recipe:
-        """Settle every choice. Raises ValueError where the store, the source and the options do not fit."""
+        """Settle every choice. Raises ValueError where the stores, the source and the options do not fit."""
         customs = source.customs
         if not options.on_truth and store is None:
             raise ValueError("no store to learn from: give --store, or --loss truth-si")
-        if store is None:
-            bins = options.bins or customs.bins
-            if bins is None:
-                raise ValueError(
-                    f"source {source.name!r} has no customary depth bins: give --bins, for example nyu "
-                    "(linear:49:0.001:10), kitti (linear:257:0.001:80) or log:64:0.5:20"
-                )
-            edges = _edges_m(bins)
-            view = options.view or customs.view
-        else:
-            if options.view:
-                raise ValueError("--view is the store's when there is one: leave it out")
-            if store.spec.depth_space != "metric_m":
-                raise ValueError(
-                    f"{store.name} holds {store.spec.depth_space}: this loss needs metres; use a store of a metric "
-                    "teacher"
-                )
-            edges = _edges_m(options.bins) if options.bins else store.spec.bin_edges
-            view = store.spec.view
+        if store is not None and options.view:
+            raise ValueError("--view is the store's when there is one: leave it out")
+        view = store.spec.view if store is not None else options.view or customs.view
         teacher = None if options.on_truth else store
-        has_maps = teacher is not None and teacher.spec.dpm_kind == "sparse"
+        if flips is not None:
+            _check_flips(flips, teacher, options)
+        depth_space = METRIC if teacher is None or teacher.is_metric else teacher.spec.depth_space
+        if depth_space != METRIC:
+            _check_relative(options, store)
+            edges = _edges_m(options.bins or BINS[depth_space])
+        elif options.bins or store is None or store.spec.depth_space != METRIC:
+            edges = _metric_edges_m(options, source)
+        else:
+            edges = store.spec.bin_edges
+        has_maps = teacher is not None and teacher.spec.dpm_kind == "sparse" and teacher.spec.depth_space == METRIC
         usable = has_maps and options.loss_name in LOSSES_OF_STORED_MAPS
         if options.maps == "stored" and not usable:
             raise ValueError(
@@ -200,7 +205,7 @@ class Recipe:
                 f"{asked}: the maps in {store.name} are as the teacher gave them; add --maps from-depth to learn from "
                 "maps made from its depth"
             )
-        of_store = teacher.spec.sigma_m if teacher is not None else None
+        of_store = teacher.spec.sigma_m if teacher is not None and teacher.spec.depth_space == METRIC else None
         sigma_m = options.sigma_m or of_store or customs.sigma_m or 0.5
         return cls(
             options=options,
@@ -209,6 +214,7 @@ class Recipe:
             ids_sha256=sha256_bytes("\n".join(sample.id for sample in samples).encode()),
             truth_of=truth or "default" if teacher is None else None,
             store=None if teacher is None else {"teacher": teacher.spec.teacher, "digest": teacher.spec.digest()},
+            flips=None if flips is None else flips.spec.digest(),
             view=view,
             bin_edges_m=regression_edges_m(edges[0], edges[-1]) if options.head == "depth" else edges,
             crop_px=options.crop_px or customs.crop_px,
@@ -217,6 +223,8 @@ class Recipe:
             if options.skip_rows is None
             else options.skip_rows,
             sigma_m=sigma_m,
+            sigma_bins=options.sigma_bins or (None if depth_space == METRIC else SIGMA_BINS),
+            depth_space=depth_space,
             stored_maps=stored_maps,
             encoder_sha256=_sha256_of(options.encoder_weights),
         )
@@ -232,6 +240,16 @@ class Recipe:
         """Hash of the whole recipe."""
         return sha256_bytes(canonical_json(self.as_json()))
 
+    @property
+    def relative(self) -> Range | None:
+        """Which relative depth is learned; None where the target is metres."""
+        if self.depth_space == METRIC:
+            return None
+        low, high = self.bin_edges_m[0], self.bin_edges_m[-1]
+        if self.options.head == "depth":  # its edges lie outside of what it can say
+            low, high = (low + self.bin_edges_m[1]) / 2, (self.bin_edges_m[1] + high) / 2
+        return Range(self.depth_space, low, high)
+
     def build_loss(self) -> DepthLoss:
         """Return the loss that the run minimises.
 
@@ -244,11 +262,12 @@ class Recipe:
             name,
             self.bin_edges_m,
             sigma_m=self.sigma_m,
-            sigma_bins=self.options.sigma_bins,
+            sigma_bins=self.sigma_bins,
             weight=self.options.weight,
             skip_rows=self.skip_rows,
             centred=self.options.centred,
         )
+        loss.depth_space = self.depth_space
         if self.options.head == "depth":
             lowest, highest = bin_centers(loss.bin_edges_m).tolist()
             loss.range_m = (lowest, highest)
@@ -263,6 +282,58 @@ def regression_edges_m(lo_m: float, hi_m: float) -> tuple[float, float, float]:
     """
     half_m = (hi_m - lo_m) / 2
     return (lo_m - half_m, lo_m + half_m, hi_m + half_m)
+
+
+def _check_relative(options: TrainOptions, store: Store | None) -> None:
+    """Refuse what needs metres where the store holds relative depth."""
+    assert store is not None
+    hint = f"align it to ground truth first, `pipeline store align {store.name}`, or leave it out"
+    if options.loss_name in LOSSES_IN_METRES:
+        raise ValueError(
+            f"--loss {options.loss}: its maps are 0.5 m wide, and {store.name} holds {store.spec.depth_space}; use "
+            f"--loss tiekd or ssi+grad, or align the store to ground truth, `pipeline store align {store.name}`"
+        )
+    if options.sigma_m is not None:
+        raise ValueError(
+            f"--sigma-m {options.sigma_m} is in metres, and {store.name} holds {store.spec.depth_space}: {hint} (the "
+            f"width is then {SIGMA_BINS:g} bin, or --sigma-bins)"
+        )
+
+
+def _check_flips(flips: Store, store: Store | None, options: TrainOptions) -> None:
+    """Refuse a store of the mirrored view that does not belong to the other, or that nobody would ask."""
+    if store is None or not options.flip:
+        why = "ground truth is mirrored as it is" if store is None else "nothing is mirrored"
+        raise ValueError(
+            f"--flips-store {flips.name}: with {'--no-flip' if store else options.loss} {why}: leave it out"
+        )
+    mine, theirs = store.spec, flips.spec
+    pairs = {
+        "teacher": (mine.teacher, theirs.teacher),
+        "view": (f"{mine.view},mirror", theirs.view),
+        "depth space": (mine.depth_space, theirs.depth_space),
+        "kind of maps": (mine.dpm_kind, theirs.dpm_kind),
+        "bins": (mine.bin_edges, theirs.bin_edges),
+        "alignment": (mine.alignment, theirs.alignment),
+    }
+    for name, (expected, found) in pairs.items():
+        if expected != found:
+            said = f" {expected} in {store.name} and {found}" if name not in {"teacher", "bins"} else ""
+            raise ValueError(
+                f"--flips-store {flips.name}: another {name}{said}; expected what `pipeline cache-teacher "
+                f"--cache-flips` wrote beside {store.name}"
+            )
+
+
+def _metric_edges_m(options: TrainOptions, source: Source) -> tuple[float, ...]:
+    """Edges where the store has none in metres."""
+    bins = options.bins or source.customs.bins
+    if bins is None:
+        raise ValueError(
+            f"source {source.name!r} has no customary depth bins: give --bins, for example nyu "
+            "(linear:49:0.001:10), kitti (linear:257:0.001:80) or log:64:0.5:20"
+        )
+    return _edges_m(bins)
 
 
 def _edges_m(bins: str) -> tuple[float, ...]:

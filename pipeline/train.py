@@ -28,6 +28,7 @@ from .order import EpochOrder
 from .predict import validate
 from .progress import Silent
 from .recipe import Recipe, TrainOptions
+from .relative import ALIGN
 from .sources.view import View
 from .store.sparse import weight_table
 from .students.build import build_student
@@ -67,6 +68,7 @@ def train_network(
     options: TrainOptions,
     *,
     store: Store | None = None,
+    flips: Store | None = None,
     truth: str | None = None,
     validation: Validation | None = None,
     device: str = "auto",
@@ -74,6 +76,9 @@ def train_network(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a network on a store's targets, or with `store` None on ground truth; returns the run's metrics.
+
+    `flips` holds what the same teacher said of the mirrored images; without it a mirrored crop is taught the mirrored
+    answer.
 
     Of the processes that `torchrun` started, the first returns them, and the others an empty dictionary.
 
@@ -86,7 +91,9 @@ def train_network(
     processes = collective.process_count()
     place = choose_device(device, collective.local_number() if processes > 1 else None)
     samples = source.samples(split)
-    recipe = Recipe.make(options, source, samples, store, truth)
+    if store is not None and not options.on_truth:
+        samples = _taught(samples, [one for one in (store, flips) if one is not None], progress)
+    recipe = Recipe.make(options, source, samples, store, truth, flips)
     partial = out.with_name(f".{out.name}.{recipe.digest()[:12]}.partial")
     # From here on Ctrl-C ends a step first, and leaves a checkpoint
     with collective.together(place), stop_flag() as stopped:
@@ -96,7 +103,7 @@ def train_network(
             write_durably(partial / CONFIG, pretty_json(recipe.as_json()))
         collective.wait_for_all()
         teacher = None if options.on_truth else store
-        run = _Training(source, samples, recipe, teacher, validation, place, partial)
+        run = _Training(source, samples, recipe, teacher, flips, validation, place, partial)
         collective.check_agreement("the checkpoint to go on from", run.step)
         if run.step:
             progress.note(f"going on from step {run.step} of {run.total_steps} in {partial}")
@@ -114,6 +121,23 @@ def train_network(
     return metrics
 
 
+def _taught(samples: Sequence[Sample], stores: Sequence[Store], progress: Progress) -> Sequence[Sample]:
+    """Those whose alignment to ground truth was accepted in every store; all, where no store is an aligned one."""
+    store, kept = stores[0], samples
+    for one in stores:
+        accepted = one.accepted
+        if accepted is not None:
+            kept = [sample for sample in kept if accepted[one.index_of(sample.id)]]
+    if samples and not kept:
+        raise ValueError(
+            f"{store.name}: the alignment of every sample of the split was rejected (`pipeline store info` tells why); "
+            "align it to other ground truth, or train on the store that it was made from"
+        )
+    if len(kept) < len(samples):
+        progress.note(f"{len(samples) - len(kept)} of {len(samples)} samples could not be aligned, and are left out")
+    return kept
+
+
 class _Training:
     """The state of one run, which `checkpoint.pt` holds whole."""
 
@@ -123,6 +147,7 @@ class _Training:
         samples: Sequence[Sample],
         recipe: Recipe,
         store: Store | None,
+        flips: Store | None,
         validation: Validation | None,
         device: torch.device,
         folder: Path,
@@ -158,6 +183,8 @@ class _Training:
             maps_px=None,
             augmentation=augmentation,
             seed=options.seed,
+            relative=recipe.relative,
+            flips=flips,
         )
         if recipe.stored_maps:
             assert store is not None
@@ -286,7 +313,8 @@ class _Training:
             source, split = self.validation
             count = self.options.validation_images
             edges_m = self.edges_m.to(self.device)
-            found = validate(network, edges_m, source, split, self.view, count, self.device)
+            align = ALIGN[self.recipe.depth_space]
+            found = validate(network, edges_m, source, split, self.view, count, self.device, align)
             row |= {f"val_{name}": value for name, value in found.items()}
             self.network.train()
         self.checkpoint.epochs.rows.append(row)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -137,9 +138,38 @@ class FakeTeacher:
         return TeacherOutput(*given) if isinstance(given, tuple) else TeacherOutput(given)
 
 
+class RelativeTeacher(FakeTeacher):
+    """The same without a scale: each image's numbers are an affine function of what `depth_space` is affine in.
+
+    `lopsided` adds what a real network does: its answer for a mirrored image is not its answer, mirrored.
+    """
+
+    def __init__(self, depth_space: str = "affine_disparity", *, lopsided: bool = False) -> None:
+        super().__init__(name=f"fake-{depth_space}")
+        self.card = replace(self.card, depth_space=depth_space)
+        self.lopsided = lopsided
+
+    def __call__(self, images):
+        """Images (B, 3, H, W) -> numbers (B, H, W), each image's with a scale and a shift of its own."""
+        depth_m = super().__call__(images)
+        if self.lopsided:
+            depth_m = depth_m * torch.linspace(1.0, 1.5, depth_m.shape[-1])
+        if self.card.depth_space == "metric_m":
+            return depth_m
+        brightness = images.mean(dim=(1, 2, 3))[:, None, None]
+        scale, shift = 3 + 10 * brightness, 5 - 20 * brightness
+        own = 1 / depth_m if self.card.depth_space == "affine_disparity" else depth_m
+        return own * scale + (0 if self.card.depth_space == "scale_invariant" else shift)
+
+
 def factory():
     """For `--teacher python:fakes:factory`."""
     return FakeTeacher()
+
+
+def lopsided():
+    """For `--teacher python:fakes:lopsided`: what a mirrored image gets is not the mirrored answer."""
+    return RelativeTeacher("metric_m", lopsided=True)
 
 
 def factory_with_dpm():

@@ -134,7 +134,33 @@ def loss_terms(name, logits, target_m, edges_m, *, sigma_m, weight, skip_rows=0,
     if "si" in names:
         g = np.log(depth_m[valid] + 1e-3) - np.log(clamped_m[valid] + 1e-3)
         parts["si"] = math.sqrt(((g - g.mean()) ** 2).sum() / (len(g) - 1) + 0.15 * g.mean() ** 2)
+    if "ssi" in names:
+        off = np.zeros_like(depth_m)
+        for place, known in enumerate(valid):
+            shapes = [_shape(1 / one[place], known) for one in (depth_m, clamped_m)]
+            off[place][known] = (shapes[0] - shapes[1])[known]
+        parts["ssi"] = math.fsum(np.abs(off[valid])) / valid.sum()
+    if "grad" in names:
+        parts["gradient"] = math.fsum(_slopes(off[:, ::step, ::step], valid[:, ::step, ::step]) for step in (1, 2, 4, 8))
     return {"loss": _total(name, parts, weight), **parts}
+
+
+def _shape(disparity, known):
+    """(H, W) without its median (the lower of two), by its mean deviation from it."""
+    values = np.sort(disparity[known])
+    middle = values[(len(values) - 1) // 2]
+    return (disparity - middle) / np.abs(values - middle).mean()
+
+
+def _slopes(off, valid):
+    """Sum of the differences of valid neighbours, down and right, by the number of valid pixels."""
+    total = 0.0
+    for batch, row, column in np.argwhere(valid):
+        for down, right in ((1, 0), (0, 1)):
+            other = (batch, row + down, column + right)
+            if other[1] < valid.shape[1] and other[2] < valid.shape[2] and valid[other]:
+                total += abs(off[other] - off[batch, row, column])
+    return total / valid.sum()
 
 
 def _total(name, parts, weight):
@@ -142,6 +168,8 @@ def _total(name, parts, weight):
         return 10 * (weight * parts["kl_nats"] + (1 - weight) * parts["ssim_loss"])
     if name == "dpm":
         return 10 * parts["kl_nats"]
+    if name == "ssi+grad":
+        return parts["ssi"] + 0.5 * parts["gradient"]
     if name in {"ssim+si", "ssim+mse"}:
         return SSIM_SHARE * parts["ssim_loss"] + parts["si" if name == "ssim+si" else "mse_m2"]
     return sum(parts.values())

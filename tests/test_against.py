@@ -146,6 +146,45 @@ def test_other_bins_of_a_teacher_with_maps_are_refused(tmp_path, scenes):
         compare_with_teacher(store, scenes, "all", other)
 
 
+def test_maps_over_other_bins_are_compared_where_the_store_has_them(tmp_path, scenes):
+    cache_teacher(scenes, "all", faithful("sparse"), tmp_path / "s.zarr", replace(OPTIONS, bins="log:24:1:12"))
+    store = open_store(tmp_path / "s.zarr")
+    _, maps = compare_with_teacher(store, scenes, "all", faithful("sparse"), count=5)
+    assert maps.holds
+    assert 0 < maps.cache.largest <= 0.01
+    other = faithful("sparse")
+    other.bin_edges_m = other.bin_edges_m * 0.9
+    _, maps = compare_with_teacher(store, scenes, "all", other, count=5)
+    assert not maps.holds
+
+
+def test_maps_over_moving_bins_are_compared_where_the_store_has_them(tmp_path, scenes):
+    class Moving(Changed):
+        emits_maps = True
+
+        def predict(self, images, ids):
+            depth_m, dpm, _ = super().predict(images, ids)
+            return TeacherOutput(depth_m, dpm, torch.linspace(0, 12, 17).expand(len(ids), -1) * self.stretch)
+
+        stretch = 1.0
+
+    def moving(stretch=1.0):
+        teacher = Moving(lambda depth_m, _: depth_m, scale=2, with_dpm=True)
+        teacher.stretch = stretch
+        return teacher
+
+    cache_teacher(scenes, "all", moving(), tmp_path / "s.zarr", replace(OPTIONS, bins="log:24:1:12"))
+    store = open_store(tmp_path / "s.zarr")
+    assert store.spec.carried_from == "image"
+    assert all(one.holds for one in compare_with_teacher(store, scenes, "all", moving(), count=3))
+    assert not all(one.holds for one in compare_with_teacher(store, scenes, "all", moving(0.9), count=3))
+    other = fakes.FakeTeacher(scale=2, with_dpm=True)
+    with pytest.raises(ValueError, match="maps were carried over from image bins, live they are fixed"):
+        compare_with_teacher(store, scenes, "all", other)
+    with pytest.raises(ValueError, match="carried over from image bins, live they are no maps"):
+        compare_with_teacher(store, scenes, "all", fakes.FakeTeacher(scale=2))
+
+
 def test_another_output_size_is_refused(tmp_path, scenes):
     store = store_of(tmp_path, scenes, faithful())
     with pytest.raises(ValueError, match=r"gave depth of shape \(8, 16, 32\) for 8 images, .* holds 32x64 px"):
@@ -171,7 +210,7 @@ def test_samples_are_spread_evenly_and_shown_twice(tmp_path, scenes):
     watched = Changed(lambda depth_m, ids: seen.append(list(ids)) or depth_m)
     compare_with_teacher(store, scenes, "all", watched, count=4, batch_size=3)
     ids = ["000000", "000002", "000004", "000006"]
-    assert seen == [ids[:3], ids[3:], *([one] for one in ids)]
+    assert seen == [ids[:3], *([one] for one in ids[:3]), ids[3:], ids[3:]]
 
 
 def test_the_noise_of_the_teacher_counts_twice_and_the_bound_once():

@@ -10,19 +10,20 @@ import torch
 from conftest import folder_bytes
 
 from pipeline.cache import cache_teacher
+from pipeline.carry import carry
 from pipeline.plan import CacheOptions
-from pipeline.recipe import Recipe, TrainOptions
 from pipeline.sources.registry import open_source
 from pipeline.store import open_store
 from pipeline.store.verify import verify_store
 from pipeline.teachers.base import TeacherOutput
 
 OPTIONS = CacheOptions(samples_per_shard=3, batch_size=2, bins="nyu")
+OWN_BINS = dataclasses.replace(OPTIONS, bins=None)
 
 
 def test_a_depth_teacher_makes_a_gaussian_store_and_one_with_maps_a_sparse_one(tmp_path, scenes):
     cache_teacher(scenes, "all", fakes.FakeTeacher(), tmp_path / "depth.zarr", OPTIONS)
-    cache_teacher(scenes, "all", fakes.factory_with_dpm(), tmp_path / "maps.zarr", OPTIONS)
+    cache_teacher(scenes, "all", fakes.factory_with_dpm(), tmp_path / "maps.zarr", OWN_BINS)
     depth, maps = open_store(tmp_path / "depth.zarr"), open_store(tmp_path / "maps.zarr")
     assert depth.spec.dpm_attributes() == {"kind": "gaussian", "sigma_m": 0.5}
     assert depth.spec.bin_count == 49
@@ -35,7 +36,7 @@ def test_a_depth_teacher_makes_a_gaussian_store_and_one_with_maps_a_sparse_one(t
 
 def test_a_store_holds_what_the_teacher_said(tmp_path, scenes):
     teacher = fakes.factory_with_dpm()
-    cache_teacher(scenes, "all", teacher, tmp_path / "s.zarr", OPTIONS)
+    cache_teacher(scenes, "all", teacher, tmp_path / "s.zarr", OWN_BINS)
     store = open_store(tmp_path / "s.zarr")
     frame = fakes.image_of(fakes.smooth_depth_m((32, 64), 4))
     depth, dpm = teacher(torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255)
@@ -158,8 +159,6 @@ def test_a_relative_teacher_is_stored_in_its_own_space_with_maps_over_each_sampl
     centers = (store.bin_edges_m[1:] + store.bin_edges_m[:-1]) / 2
     inside = (share > 0.1) & (share < 0.9)
     assert (maps * centers[:, None, None]).sum(axis=0)[inside] == pytest.approx(share[inside], abs=0.01)
-    with pytest.raises(ValueError, match="this loss needs metres"):
-        Recipe.make(TrainOptions(), scenes, scenes.samples("all"), store, None)
 
 
 def test_depth_beyond_the_range_is_clipped_and_counted(tmp_path, scenes):
@@ -247,4 +246,144 @@ def test_predictions_of_the_whole_image_under_a_cropped_view_are_refused(tmp_pat
         scenes,
         teacher=Whole(),
         view="center:16x32",
+    )
+
+
+# --- maps over other bins --------------------------------------------------------------------------------------------
+
+
+class Moving(fakes.FakeTeacher):
+    """Maps of 16 bins, whose edges lie elsewhere in each image or at each pixel; interrupted after some batches."""
+
+    emits_maps = True
+
+    def __init__(self, per, batches=100):
+        super().__init__(scale=2, with_dpm=True, name="moving")
+        self.edges_m, self.bin_edges_m = self.bin_edges_m, None
+        self.per, self.left = per, batches
+
+    def predict(self, images, ids):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        self.bin_edges_m = self.edges_m
+        depth, dpm = self(images)
+        self.bin_edges_m = None
+        edges_m = (
+            torch.from_numpy(self.edges_m).expand(len(ids), -1)
+            * images.mean(dim=(1, 2, 3), dtype=torch.float64)[:, None]
+        )
+        if self.per == "pixel":
+            edges_m = edges_m[..., None, None] * (1 + depth[:, None] / 40)
+        return TeacherOutput(depth, dpm, edges_m)
+
+
+@pytest.mark.parametrize("per", ["image", "pixel"])
+def test_bins_of_each_image_or_pixel_are_carried_over_onto_the_stores(tmp_path, scenes, per):
+    done = cache_teacher(scenes, "all", Moving(per), tmp_path / "s.zarr", OPTIONS)
+    store = open_store(tmp_path / "s.zarr")
+    assert (store.spec.carried_from, store.spec.dpm_kind, store.spec.bin_count) == (per, "sparse", 49)
+    frame = fakes.image_of(fakes.smooth_depth_m((32, 64), 4))
+    answer = Moving(per).predict(torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255, ["000004"])
+    dpm, cost = carry(answer.dpm[0].numpy(), answer.bin_edges_m[0].numpy(), store.bin_edges_m)
+    assert store.dpm("000004") == pytest.approx(dpm, abs=0.02)
+    assert store.rows("dpm_carried_kl_nats")[4] == pytest.approx(cost.kl_nats, rel=1e-5)
+    assert done.carried.kl_nats == pytest.approx(store.rows("dpm_carried_kl_nats").mean(), rel=1e-5)
+    assert done.carried.kl_nats > 0
+    assert 0 < done.carried.depth_share < 0.05
+    assert verify_store(tmp_path / "s.zarr") == []
+
+
+def test_a_resumed_run_tells_what_all_of_it_cost_and_ends_in_the_same_bytes(tmp_path, scenes):
+    whole = cache_teacher(scenes, "all", Moving("pixel"), tmp_path / "whole.zarr", OPTIONS)
+    with pytest.raises(KeyboardInterrupt):
+        cache_teacher(scenes, "all", Moving("pixel", 4), tmp_path / "s.zarr", OPTIONS)
+    done = cache_teacher(scenes, "all", Moving("pixel"), tmp_path / "s.zarr", OPTIONS)
+    assert done.samples_before == 3
+    assert done.carried == whole.carried
+    assert folder_bytes(tmp_path / "s.zarr") == folder_bytes(tmp_path / "whole.zarr")
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_bytes_of_carried_maps_do_not_depend_on_the_number_of_threads(tmp_path, scenes, workers):
+    for name, count in (("a", workers), ("b", None)):
+        options = dataclasses.replace(OPTIONS, workers=count)
+        cache_teacher(scenes, "all", Moving("image"), tmp_path / f"{name}.zarr", options)
+    assert folder_bytes(tmp_path / "a.zarr") == folder_bytes(tmp_path / "b.zarr")
+
+
+def test_fixed_bins_are_kept_unless_others_are_named(tmp_path, scenes):
+    teacher = fakes.factory_with_dpm()
+    for bins, carried_from, count in ((None, None, 16), ("linear:16:0:12", None, 16), ("linear:8:0:12", "fixed", 8)):
+        path = tmp_path / f"{bins}.zarr"
+        done = cache_teacher(scenes, "all", teacher, path, dataclasses.replace(OPTIONS, bins=bins))
+        spec = open_store(path).spec
+        assert (spec.carried_from, spec.bin_count, done.carried is None) == (carried_from, count, carried_from is None)
+    assert folder_bytes(tmp_path / "None.zarr") == folder_bytes(tmp_path / "linear:16:0:12.zarr")
+    pairs = open_store(tmp_path / "None.zarr").dpm(2).reshape(8, 2, 16, 32).sum(axis=1)
+    assert open_store(tmp_path / "linear:8:0:12.zarr").dpm(2) == pytest.approx(pairs, abs=0.02)
+
+
+def test_mass_beyond_the_named_bins_is_told(tmp_path, scenes):
+    options = dataclasses.replace(OPTIONS, bins="linear:16:0:6")
+    done = cache_teacher(scenes, "all", fakes.factory_with_dpm(), tmp_path / "s.zarr", options)
+    store = open_store(tmp_path / "s.zarr")
+    assert done.carried.clipped_share > 0.3
+    assert done.carried.clipped_share < np.mean([store.dpm(number)[-1].mean() for number in range(8)])
+
+
+def test_dense_maps_are_carried_over_too(tmp_path, scenes):
+    cache_teacher(scenes, "all", Moving("image"), tmp_path / "s.zarr", dataclasses.replace(OPTIONS, dpm="dense"))
+    assert (open_store(tmp_path / "s.zarr").spec.dpm_kind, verify_store(tmp_path / "s.zarr")) == ("dense", [])
+
+
+def test_gaussian_maps_drop_those_of_moving_bins(tmp_path, scenes):
+    done = cache_teacher(
+        scenes, "all", Moving("pixel"), tmp_path / "s.zarr", dataclasses.replace(OPTIONS, dpm="gaussian")
+    )
+    assert (open_store(tmp_path / "s.zarr").spec.carried_from, done.carried) == (None, None)
+
+
+class Fickle(Moving):
+    """Gives maps over moving bins for the first sample, and then something else."""
+
+    def __init__(self, gives):
+        super().__init__("image")
+        self.gives = gives
+
+    def predict(self, images, ids):
+        answer = super().predict(images, ids)
+        return answer if self.left == 99 else answer._replace(**self.gives)
+
+
+@pytest.mark.parametrize(
+    ("gives", "match"),
+    [
+        ({"dpm": None}, r"gave no map for 000000, but not for the first sample"),
+        ({"bin_edges_m": None}, r"gave a map without bins of its own for 000000"),
+        ({"bin_edges_m": torch.zeros(2, 17)}, r"000000, teacher 'moving': bin edges descend"),
+        ({"bin_edges_m": torch.ones(2, 9).cumsum(1)}, r"bin edges of shape \(9,\) for a map of 16 bins over 16x32 px"),
+    ],
+)
+def test_maps_that_are_not_as_the_first_are_refused(tmp_path, scenes, gives, match):
+    expect(match, tmp_path, scenes, teacher=Fickle(gives))
+
+
+def test_moving_bins_need_bins_to_be_carried_over_onto(tmp_path):
+    source = open_source(f"folder:{fakes.make_folder(tmp_path / 'folder', size_px=(32, 64))}")
+    expect(r"has no customary depth bins: give --bins", tmp_path, source, teacher=Moving("image"), bins=None)
+
+
+def test_moving_bins_of_a_relative_teacher_are_refused(tmp_path, scenes):
+    teacher = Moving("image")
+    teacher.card = dataclasses.replace(teacher.card, depth_space="affine_depth")
+    match = r"'moving' gives affine_depth, and maps over bins that move: .*use --dpm gaussian"
+    expect(match, tmp_path, scenes, teacher=teacher, bins=None)
+
+
+def test_a_teacher_that_says_it_has_moving_bins_and_gives_none_is_told_at_once(tmp_path, scenes):
+    teacher = fakes.factory_with_dpm()
+    teacher.emits_maps = True
+    expect(
+        r"says that it emits maps over bins of their own, but gave none for 000000", tmp_path, scenes, teacher=teacher
     )

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +25,9 @@ def blocks(text, language):
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def commands():
-    """Every shell line of README."""
-    return [line for block in blocks(README, "sh") for line in block.strip().splitlines()]
+def commands(text=README):
+    """Every shell line of a document, README if none is given."""
+    return [line for block in blocks(text, "sh") for line in block.strip().splitlines()]
 
 
 def test_readme_has_the_two_commands_first():
@@ -45,8 +46,30 @@ def test_every_command_of_readme_runs_as_it_is_written(tmp_path, monkeypatch):
     if not shared.exists():
         shared.symlink_to(ROOT.parent / "shared")
     small = small_splits(tmp_path)
+    ran = run_on_a_few_frames(commands(), small)
+    stages = {"cache-teacher", "evaluate-teacher", "train-student", "evaluate-student", "report", "store"}
+    assert stages | {"compare", "export-student", "predict"} == set(ran)
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_the_litert_file_goes_from_the_store_to_the_page_by_the_commands_of_its_document(tmp_path, monkeypatch):
+    pytest.importorskip("ai_edge_litert")
+    monkeypatch.chdir(tmp_path)
+    shared = tmp_path.parent / "shared"
+    if not shared.exists():
+        shared.symlink_to(ROOT.parent / "shared")
+    text = (ROOT / "docs" / "teachers.md").read_text()
+    (block,) = [block for block in blocks(text, "sh") if "litert:" in block]
+    ran = run_on_a_few_frames(block.strip().splitlines(), small_splits(tmp_path))
+    assert set(ran) == {"cache-teacher", "evaluate-teacher", "train-student", "evaluate-student", "report"}
+    assert (tmp_path / "office.html").stat().st_size > 50_000
+
+
+def run_on_a_few_frames(lines, small):
+    """Run the pipeline's own commands, made short; returns their names."""
     ran = []
-    for line in commands():
+    for line in lines:
         words = shlex.split(line)
         if words[0] != "pipeline" or "transformers:" in line:
             continue
@@ -59,8 +82,7 @@ def test_every_command_of_readme_runs_as_it_is_written(tmp_path, monkeypatch):
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 0, f"{line}\n{done.output}"
         ran.append(words[0])
-    stages = {"cache-teacher", "evaluate-teacher", "train-student", "evaluate-student", "report", "store"}
-    assert stages | {"compare", "export-student", "predict"} == set(ran)
+    return ran
 
 
 def small_splits(folder):
@@ -76,6 +98,8 @@ def small_splits(folder):
         path = folder / f"indoor_{split}.txt"
         path.write_text("\n".join((indoor / f"{split}.txt").read_text().splitlines()[:8]))
         small[split] = str(path)
+    (folder / "indoor_all.txt").write_text("\n".join(Path(small[split]).read_text() for split in ("train", "test")))
+    small["all"] = str(folder / "indoor_all.txt")
     return small
 
 
@@ -89,7 +113,7 @@ def test_what_readme_installs_is_an_extra():
 
 def test_the_transformers_command_of_readme_runs_with_a_model_of_that_family(tmp_path, monkeypatch):
     pytest.importorskip("transformers")
-    from test_teachers import METRIC, save_model
+    from test_transformers import METRIC, save_model
 
     (line,) = [line for line in commands() if "transformers:" in line and line.startswith("pipeline")]
     model = tmp_path / "model"
@@ -114,13 +138,52 @@ def test_the_teacher_of_readme_works(tmp_path):
     assert open_store(tmp_path / "s.zarr").spec.teacher["name"] == "mine"
 
 
-def test_the_page_of_experiments_shows_the_tables_of_the_results(monkeypatch):
+def test_the_source_of_contributing_registers_itself_and_goes_through_both_stages(tmp_path):
+    (code,) = [block for block in blocks((ROOT / "CONTRIBUTING.md").read_text(), "python") if "SOURCE" in block]
+    assert len(code.splitlines()) <= 50
+    package = tmp_path / "pipeline"
+    shutil.copytree(ROOT / "pipeline", package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "sources" / "pairs.py").write_text(code)
+    (tmp_path / "images").mkdir()
+    for number in range(6):
+        depth_m = fakes.smooth_depth_m((32, 48), number)
+        fakes.write_image(tmp_path / f"images/{number}.jpg", fakes.image_of(depth_m))
+        np.save(tmp_path / f"images/{number}.npy", depth_m)
+    shutil.copy(ROOT / "tests" / "fakes.py", tmp_path)
+    where = ["--source", "pairs:images", "--split"]
+    for words, expected in (
+        (
+            ["cache-teacher", *where, "all", "--teacher", "python:fakes:factory", "--out", "s.zarr"],
+            "6 samples of 32x48",
+        ),
+        (
+            [
+                *["train-student", *where, "train", "--store", "s.zarr", "--student", "lean-small"],
+                *["--epochs", "1", "--batch-size", "2", "--out", "run"],
+            ],
+            "2 steps",
+        ),
+        (["evaluate-student", "run", *where, "test", "--out", "m.json"], "protocol name plain"),
+        (
+            ["cache-teacher", "--source", "pear:x", "--split", "all", "--teacher", "x:y", "--out", "t.zarr"],
+            "pairs, scenes",
+        ),
+    ):
+        command = [sys.executable, "-m", "pipeline.cli.main", *words]
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."}
+        )
+        assert expected in done.stdout + done.stderr, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("page", "least"), [("experiments.md", 10), ("sources.md", 1), ("teachers.md", 3)])
+def test_a_page_shows_the_tables_of_the_results_and_of_the_code(monkeypatch, page, least):
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     import tables
 
-    page = tables.PAGE.read_text()
-    assert tables.filled(page, tables.tables()) == page, "run `python experiments/tables.py`"
-    assert page.count("<!-- table ") >= 10
+    text = (ROOT / "docs" / page).read_text()
+    assert tables.filled(text, tables.tables()) == text, "run `python experiments/tables.py`"
+    assert text.count("<!-- table ") >= least
 
 
 def test_the_training_loop_snippet_of_readme_works(tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ class Darkness:
         self.view = View.parse(view)
         self.facts = {"name": "darkness"}
         self.depth_range_m = range_m
+        self.depth_space = "metric_m"
         self.batches = 0
         self.before = before or (lambda _: None)
 
@@ -160,7 +161,7 @@ def test_near_is_light_far_is_dark_and_the_range_is_the_same_for_all(tmp_path, i
     assert light > dark + 50
     none = np.asarray(Image.open(as_file(tmp_path, colour_jpeg(np.full((8, 8), np.nan, np.float32), (1, 2)))))
     assert np.abs(none.astype(int) - 128).max() <= 2
-    assert (tmp_path / "a" / "colour-bar.jpg").read_bytes() == colour_bar_jpeg((0.5, 12.0))
+    assert (tmp_path / "a" / "colour-bar.jpg").read_bytes() == colour_bar_jpeg((0.5, 12.0), "metric_m")
     other = coloured(tmp_path, images, "b", colour_range_m=(2.0, 3.0))
     assert [path.read_bytes() for path in other] != [path.read_bytes() for path in coloured(tmp_path, images, "c")]
 

@@ -21,6 +21,7 @@ from pipeline.report.marks import Mark, Reasons, choose_marks
 from pipeline.report.page import write_report
 from pipeline.report.pictures import Scale, is_dense, map_uri, spread
 from pipeline.report.results import read_results
+from pipeline.report.shown import choose_shown
 from pipeline.report.table import DASH
 from pipeline.sources.registry import open_source
 from pipeline.store import open_store
@@ -393,12 +394,6 @@ def test_another_image_of_the_same_id_is_refused(world, tmp_path):
         report(world, tmp_path / "r.html", source=source)
 
 
-def test_a_store_that_is_not_metric_is_refused(world, tmp_path):
-    store = open_store(make_store(tmp_path / "s.zarr", "gaussian", depth_space="affine_depth"))
-    with pytest.raises(ValueError, match="the page compares metres"):
-        report(world, tmp_path / "r.html", store=store)
-
-
 @pytest.mark.parametrize("text", ["[]", '{"metrics": {}}', '{"protocol": {}, "source": "", "frames": "x"}'])
 def test_a_json_that_is_no_metrics_file_is_named(world, tmp_path, text):
     (tmp_path / "taught.json").write_text(text)
@@ -410,7 +405,7 @@ def test_a_json_that_is_no_metrics_file_is_named(world, tmp_path, text):
 def test_the_entropy_of_a_stored_map_is_the_same_in_strips(tmp_path, kind):
     store = open_store(make_store(tmp_path / "s.zarr", kind))
     whole = entropy_nats(torch.from_numpy(store.dpm(1))[None])[0, 0].numpy()
-    assert np.allclose(teacher_map(store, 1).entropy_nats(), whole, atol=1e-5, equal_nan=True)
+    assert np.allclose(teacher_map(store, 1, choose_shown(store, [])).entropy_nats(), whole, atol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "sparse", "dense"])
@@ -419,14 +414,16 @@ def test_the_width_of_a_stored_map_is_that_of_its_90_percent_interval_by_depth(t
     maps, edges_m = torch.from_numpy(store.dpm(1))[None].double(), torch.from_numpy(store.bin_edges_m)
     low_m, high_m = interval_m(maps, edges_m, 0.9)
     whole = ((high_m - low_m) / expected_depth(maps, edges_m))[0, 0].numpy()
-    found = teacher_map(store, 1).relative_width()
+    found = teacher_map(store, 1, choose_shown(store, [])).relative_width()
     assert np.isfinite(whole).any()
     assert np.allclose(found, whole, rtol=1e-3, equal_nan=True)
 
 
 def test_a_mark_is_looked_up_at_the_nearest_pixel_of_a_smaller_map(tmp_path):
     store = open_store(make_store(tmp_path / "s.zarr", "sparse"))
-    belief = teacher_map(store, 0).belief(Mark(7, 19, ""), (12, 20))  # 6x10 px, half of the view
+    belief = teacher_map(store, 0, choose_shown(store, [])).belief(
+        Mark(7, 19, ""), (12, 20)
+    )  # 6x10 px, half of the view
     assert np.array_equal(belief.probability, store.dpm(0)[:, 3, 9])
     assert belief.bin_edges_m.shape == (BINS + 1,)
     nothing = Map(lambda *_: torch.full((1, 3, 1, 1), torch.nan), (6, 10), np.arange(4.0))

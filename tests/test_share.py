@@ -547,3 +547,31 @@ def test_damage_is_not_taken_for_a_difference(tmp_path, stores):
     path = make_store(tmp_path / "t.zarr")
     flip(path / "depth/c/1/0/0")
     assert re.search(r"Error: .*t.zarr/depth/c/1/0/0, sample 5", run("diff", stores["gaussian"], path, status=1))
+
+
+# --- format version 2 ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["aligned", "carried"])
+def test_a_store_of_version_2_is_packed_cut_and_compared_as_any_other(tmp_path, name):
+    kept = Path(__file__).parent / "data" / f"v2_{name}.zarr"
+    run("pack", kept, "--out", tmp_path / "one.dstore")
+    run("unpack", tmp_path / "one.dstore", "--out", tmp_path / "back.zarr")
+    assert folder_bytes(tmp_path / "back.zarr") == folder_bytes(kept)
+    run("subset", kept, "--out", tmp_path / "cut.zarr", "--every", 3)
+    cut, whole = open_store(tmp_path / "cut.zarr"), open_store(kept)
+    assert (cut.spec.version, cut.ids) == (2, ["a/000", "a/003", "a/006"])
+    for column in ("align_scale", "align_verdict") if name == "aligned" else ("dpm_carried_kl_nats",):
+        assert np.array_equal(cut.rows(column), whole.rows(column)[[0, 3, 6]], equal_nan=True)
+    assert run("diff", kept, tmp_path / "back.zarr").endswith("identical in content\n")
+
+
+def test_maps_that_were_carried_over_are_told(stores):
+    kept = Path(__file__).parent / "data" / "v2_carried.zarr"
+    assert "the teacher's, carried over from bins of each pixel (0.0029 nats)" in run("info", kept)
+    assert "carried over at 0.0029 nats" in run("stats", kept)
+    found = store_statistics(kept)["dpm"]
+    assert (found["carried_from"], found["carried_kl_nats"]) == ("pixel", pytest.approx(3 / 1024))
+    said = run("diff", stores["sparse"], kept, status=1)
+    assert re.search(r"dpm.carried_from +absent +pixel", said)
+    assert "maps: " not in said

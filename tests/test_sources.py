@@ -13,6 +13,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import array_files
 import fakes
 import numpy as np
 import pytest
@@ -401,6 +402,96 @@ def test_an_image_without_depth_file_has_no_truth(tmp_path):
     assert source.read_truth_m(source.samples("all")[1]) is None
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pfm", ".exr"])
+def test_folder_truth_of_floats_is_in_metres_unless_the_folder_says_otherwise(tmp_path, suffix):
+    depth_m = fakes.smooth_depth_m((24, 32))
+    holed = depth_m.copy()
+    holed[0, :5] = [0, -1, np.nan, np.inf, -np.inf]
+    fakes.write_image(tmp_path / "rgb/a/0001.png", fakes.image_of(depth_m))
+    (tmp_path / "depth/a").mkdir(parents=True)
+    array_files.write(tmp_path / f"depth/a/0001{suffix}", holed)
+    expected_m = depth_m.copy()
+    expected_m[0, :5] = np.nan
+    for facts, scale in [("{}", 1), ('{"metres_per_unit": 0.5}', 0.5)]:
+        (tmp_path / "dataset.json").write_text(facts)
+        source = open_source(f"folder:{tmp_path}")
+        (sample,) = source.samples("all")
+        np.testing.assert_array_equal(source.read_truth_m(sample), expected_m * np.float32(scale))
+
+
+def test_folder_truth_of_16_bits_is_in_millimetres_whatever_holds_it(tmp_path):
+    fakes.write_image(tmp_path / "rgb/a.png", np.zeros((1, 3, 3), np.uint8))
+    (tmp_path / "depth").mkdir()
+    np.save(tmp_path / "depth/a.npy", np.array([[0, 1, 2500]], np.uint16))
+    source = open_source(f"folder:{tmp_path}")
+    truth_m = source.read_truth_m(source.samples("all")[0])
+    np.testing.assert_array_equal(truth_m, np.array([[np.nan, 0.001, 2.5]], np.float32))
+
+
+def test_each_image_of_a_folder_may_have_a_format_of_its_own(tmp_path):
+    for seed, (image, depth) in enumerate([(".jpg", ".npy"), (".webp", ".pfm"), (".jpeg", ".png")]):
+        depth_m = fakes.smooth_depth_m((24, 32), seed)
+        fakes.write_image(tmp_path / f"rgb/{seed}{image}", fakes.image_of(depth_m))
+        (tmp_path / "depth").mkdir(exist_ok=True)
+        values = (depth_m * 1000).round().astype(np.uint16) if depth == ".png" else depth_m
+        array_files.write(tmp_path / f"depth/{seed}{depth}", values)
+    (tmp_path / "depth/notes.txt").touch()
+    source = open_source(f"folder:{tmp_path}")
+    for seed, sample in enumerate(source.samples("all")):
+        depth_m = fakes.smooth_depth_m((24, 32), seed)
+        np.testing.assert_allclose(source.read_truth_m(sample), depth_m, atol=6e-4)
+        assert np.abs(source.read_image(sample)[0].astype(int) - fakes.image_of(depth_m)).mean() < 5
+
+
+def test_two_depth_files_of_one_id_are_refused(tmp_path):
+    fakes.make_folder(tmp_path)
+    np.save(tmp_path / "depth/a/0001.npy", np.ones((24, 32), np.float32))
+    with refuses("depth/a/0001", "two depth files", "'a/0001'", "remove one"):
+        open_source(f"folder:{tmp_path}").samples("train")
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        ("500.5 0 320\n0 490 240\n0 0 1\n", {}),
+        ("500.5 490 320 240", {}),
+        (None, {"intrinsics": [500.5, 490, 320, 240]}),
+        (None, {"intrinsics": [[500.5, 0, 320], [0, 490, 240], [0, 0, 1]]}),
+    ],
+)
+def test_a_folder_may_tell_its_cameras_focal_length(tmp_path, text, facts):
+    fakes.make_folder(tmp_path)
+    assert {sample.focal_px for sample in open_source(f"folder:{tmp_path}").samples("all")} == {None}
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    if text is not None:
+        (tmp_path / "K.txt").write_text(text)
+    assert {sample.focal_px for sample in open_source(f"folder:{tmp_path}").samples("all")} == {500.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "facts", "parts"),
+    [
+        ("500 320 240", {}, ["K.txt", "fx fy cx cy", "3x3"]),
+        ("fx fy cx cy", {}, ["K.txt", "3x3"]),
+        ("nan 490 320 240", {}, ["K.txt"]),
+        ("0 490 320 240", {}, ["K.txt"]),
+        ("500 0 320 0 490 240 0 0 2", {}, ["K.txt", "0 0 1"]),
+        ("1 " * 4000, {}, ["K.txt", "8000 bytes, expected at most 4096"]),
+        (None, {"intrinsics": 500}, ["dataset.json: intrinsics", "fx fy cx cy"]),
+        (None, {"intrinsics": [500, 490, 320, "240"]}, ["dataset.json: intrinsics"]),
+        (None, {"intrinsics": [True, 490, 320, 240]}, ["dataset.json: intrinsics"]),
+        ("500 490 320 240", {"intrinsics": [500, 490, 320, 240]}, ["K.txt and in dataset.json", "remove one"]),
+    ],
+)
+def test_wrong_intrinsics_of_a_folder_are_refused(tmp_path, text, facts, parts):
+    fakes.make_folder(tmp_path)
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    if text is not None:
+        (tmp_path / "K.txt").write_text(text)
+    with refuses(*parts):
+        open_source(f"folder:{tmp_path}")
+
+
 def test_images_alone_make_a_folder_source(tmp_path):
     fakes.write_image(tmp_path / "rgb/a.webp", np.zeros((4, 5, 3), np.uint8))
     (sample,) = open_source(f"folder:{tmp_path}").samples("all")
@@ -570,5 +661,6 @@ class TestRealLists:
         source = open_source(f"folder:{REAL / 'indoor'}")
         samples = source.samples(split)
         assert len(samples) == count
+        assert samples[0].focal_px == pytest.approx(495.5678, abs=1e-4)
         assert read_rgb(samples[-1].image_path).shape == (360, 540, 3)
         assert 0.2 < np.nanmedian(source.read_truth_m(samples[-1])) < 10

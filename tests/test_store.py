@@ -20,7 +20,7 @@ from pipeline.store import open_store
 from pipeline.store.codec import DamagedStoreError, LogCodec, codes_of_residual
 from pipeline.store.journal import Journal
 from pipeline.store.verify import verify_store
-from pipeline.store.writer import StoreWriter
+from pipeline.store.writer import StoreWriter, encode_sample
 
 KINDS = ["gaussian", "sparse", "dense"]
 
@@ -271,6 +271,10 @@ def set_header(key, value):
     return change
 
 
+def set_carried(node):
+    node["attributes"]["carried_from"] = "pixel"
+
+
 def drop_space(node):
     del node["attributes"]["depth_store"]["depth_space"]
 
@@ -286,7 +290,12 @@ def huge(node):
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("zarr.json", set_header("version", 2), "store format version 2: this program reads version 1"),
+        ("zarr.json", set_header("version", 3), "store format version 3: this program reads versions 1 and 2"),
+        ("zarr.json", set_header("version", value=True), "store format version True"),
+        ("zarr.json", set_header("version", 2), "hold more than format version 2 has"),
+        ("zarr.json", set_header("alignment", {"fit": "x"}), "an alignment of metric depth"),
+        ("zarr.json", set_header("alignment", None), "hold more than format version 1 has"),
+        ("dpm/zarr.json", set_carried, "gaussian maps are a function of depth"),
         ("zarr.json", drop_space, "does not say its depth_space"),
         ("zarr.json", set_header("depth_space", "furlongs"), "depth space 'furlongs'"),
         ("zarr.json", set_header("samples_per_shard", -3), "-3 in the store's attributes"),
@@ -302,6 +311,17 @@ def huge(node):
 def test_a_forged_store_is_refused_when_it_is_opened(tmp_path, file, change, message):
     path = make_store(tmp_path / "s.zarr")
     forge(path, file, change)
+    with pytest.raises(ValueError, match=message):
+        open_store(path)
+
+
+@pytest.mark.parametrize(
+    ("version", "message"), [(2, "of version 2, the store's attributes of 1"), (3, "reads 1 and 2")]
+)
+def test_a_manifest_of_another_version_than_the_store_is_refused(tmp_path, version, message):
+    path = make_store(tmp_path / "s.zarr")
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    (path / "MANIFEST.json").write_text(json.dumps(manifest | {"version": version}))
     with pytest.raises(ValueError, match=message):
         open_store(path)
 
@@ -342,6 +362,37 @@ def test_relative_depth_is_not_handed_out_as_metres(tmp_path):
     assert store.spec.dpm_attributes() == {"kind": "gaussian", "sigma_share": 2.0}
     span = np.nanmax(given) - np.nanmin(given)
     assert np.nanmax(np.abs(store.depth(0) - given)) <= 5e-4 * span
+
+
+@pytest.mark.parametrize("kind", ["sparse", "dense"])
+def test_what_carrying_maps_over_cost_is_a_column(tmp_path, kind):
+    spec, ids = make_spec(kind, carried_from="image")
+    given = [0.0, 0.25, 1e-3, 2e-3, 3e-3, 4e-3, 5e-3]
+    with StoreWriter(tmp_path / "s.zarr", spec, ids) as writer:
+        for shard in writer.todo:
+            samples = [encode_sample(spec, *make_maps(n, kind), given[n]) for n in spec.shard_samples(shard)]
+            for sample in samples:
+                sample.row.update(image_sha256="0" * 64, image_size_px=[12, 20])
+            writer.write_shard(shard, samples)
+        writer.finish()
+    store = open_store(tmp_path / "s.zarr")
+    assert store.spec.carried_from == "image"
+    assert store.rows("dpm_carried_kl_nats") == pytest.approx(given)
+    assert verify_store(tmp_path / "s.zarr") == []
+
+
+@pytest.mark.parametrize("cost", [np.nan, np.inf, -0.1])
+def test_a_cost_of_carrying_over_that_is_none_is_refused(cost):
+    spec, _ = make_spec("sparse", carried_from="fixed")
+    with pytest.raises(ValueError, match="nats: expected a finite number, 0 or above"):
+        encode_sample(spec, *make_maps(0, "sparse"), cost)
+
+
+def test_only_maps_of_the_teacher_are_carried_over():
+    with pytest.raises(ValueError, match="maps carried from 'nowhere': expected one of fixed, image, pixel"):
+        make_spec("sparse", carried_from="nowhere")
+    with pytest.raises(ValueError, match="gaussian maps are a function of depth"):
+        make_spec("gaussian", carried_from="fixed")
 
 
 def read_in_worker(store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,15 +13,17 @@ from .plain import DEVICE, OUT, RANGE, SIZE, SOURCE, PlainCommand, many, option
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..cache import CacheSummary
+    from ..sources.base import Source
     from ..teachers.registry import TeacherOptions
 
 
 TEACHER_KINDS = (
-    "checkpoint:RUN, ensemble:..., litert:FILE, onnx:FILE, predictions:DIR, python:module:factory, torchscript:FILE or "
-    "transformers:DIR_OR_ID."
+    "checkpoint:RUN, ensemble:KIND:WHAT,KIND:WHAT, ensemble:FILE.json, litert:FILE, onnx:FILE, predictions:DIR, "
+    "python:module:factory, torchscript:FILE or transformers:DIR_OR_ID."
 )
 TEACHER_FLAGS = many(
-    option("--metres-per-unit", help="Scale of predictions: mm, kitti, tiekd-kitti, 80/65535, 0.001 ..."),
+    option("--metres-per-unit", help="Scale of predictions: mm, kitti, tiekd-kitti, tiekd-nyu, 80/65535, 0.001 ..."),
     option("--depth-space", help="What the teacher's numbers mean, if it does not say: metric_m ..."),
     option("--licence", help="Licence of the teacher's output; goes into the store."),
     option("--precision", default="auto", help="auto, float32, bfloat16 or float16."),
@@ -34,6 +37,8 @@ TEACHER_FLAGS = many(
 )
 
 
+GAP_SAMPLES = 64
+"""So many samples tell how far the mirrored answers are from the answers for mirrored images."""
 PLAIN_FLAGS = (
     "channels",
     "depth_space",
@@ -61,6 +66,21 @@ def options_of_flags(flags: dict[str, Any]) -> TeacherOptions:
     )
 
 
+def with_bins_to_mix_in(
+    options: TeacherOptions, teacher_name: str, source: Source, bins: str | None, sigma_m: float | None
+) -> TeacherOptions:
+    """Add the bins and the sigma, asked for or customary, in which a teacher's answers are mixed, if they are."""
+    if not options.flip_average and not teacher_name.startswith("ensemble:"):
+        return options
+    from ..plan import edges_or_custom
+
+    return replace(
+        options,
+        map_edges_m=edges_or_custom(source, bins),
+        map_sigma_m=source.customs.sigma_m if sigma_m is None else sigma_m,
+    )
+
+
 @click.command(cls=PlainCommand)
 @SOURCE
 @option("--teacher", "teacher_name", required=True, metavar="KIND:WHAT", help=TEACHER_KINDS)
@@ -69,7 +89,7 @@ def options_of_flags(flags: dict[str, Any]) -> TeacherOptions:
     "--view",
     help="full, kb, center:HxW, each perhaps with ,resize:HxW; a checkpoint's own, or the source's custom, if absent.",
 )
-@option("--bins", help="kitti, nyu or SPACING:COUNT:LO:HI in metres; the source's custom if left out.")
+@option("--bins", help="kitti, nyu or SPACING:COUNT:LO:HI in metres; the teacher's, or else the source's, if left out.")
 @option("--sigma-m", type=float, help="Width of the Gaussian map in metres; the source's custom if left out.")
 @option(
     "--dpm",
@@ -83,9 +103,12 @@ def options_of_flags(flags: dict[str, Any]) -> TeacherOptions:
 @option("--samples-per-shard", type=int, help="What an interruption can cost at most; 128 if left out, 8 for dense.")
 @option("--batch-size", default=8, help="Images that the teacher sees at once.")
 @option("--workers", type=int, help="Threads that read and encode; one a core if left out.")
+@option("--cache-flips", is_flag=True, help="Ask about the mirrored images too, into OUT.mirrored, for --flips-store.")
 @TEACHER_FLAGS
 @DEVICE
-def cache_teacher(source_name: str, split: str, teacher_name: str, out: Path, device: str, **flags: Any) -> None:
+def cache_teacher(
+    source_name: str, split: str, teacher_name: str, out: Path, device: str, *, cache_flips: bool, **flags: Any
+) -> None:
     """Stage one: run a teacher once over a split, and write its depth and maps to a store.
 
     \b
@@ -96,6 +119,7 @@ def cache_teacher(source_name: str, split: str, teacher_name: str, out: Path, de
     """
     from ..cache import cache_teacher as run
     from ..device import choose_device
+    from ..flips import cache_with_flips, mirrored_path
     from ..plan import CacheOptions
     from ..sources.registry import open_source
     from ..store.lock import refuse_existing
@@ -104,14 +128,48 @@ def cache_teacher(source_name: str, split: str, teacher_name: str, out: Path, de
     chosen = choose_device(device)
     source = open_source(source_name)
     source.samples(split)  # a missing split is told before a heavy teacher is loaded
-    teacher_options = options_of_flags(flags)
-    refuse_existing(out)  # before a heavy teacher is loaded
+    teacher_options = with_bins_to_mix_in(
+        options_of_flags(flags), teacher_name, source, flags["bins"], flags["sigma_m"]
+    )
+    if not cache_flips or mirrored_path(out).exists():
+        refuse_existing(out)  # before a heavy teacher is loaded
     teacher = open_teacher(teacher_name, device=chosen, options=teacher_options)
-    done = run(source, split, teacher, out, CacheOptions(**flags), Console())
+    if not cache_flips:
+        click.echo(f"{out}: {_told(run(source, split, teacher, out, CacheOptions(**flags), Console()))}")
+        return
+    both = cache_with_flips(source, split, teacher, out, CacheOptions(**flags), Console())
+    for place, done in zip((out, mirrored_path(out)), both, strict=True):
+        if done is not None:
+            click.echo(f"{place}: {_told(done)}")
+    click.echo(_gap(out))
+
+
+def _gap(out: Path) -> str:
+    """How far the teacher's mirrored answers are from its answers for mirrored images, for people."""
+    from ..flips import mirrored_path
+    from ..store import open_store
+    from ..store.compare import compare_stores
+
+    found = compare_stores(open_store(out), open_store(mirrored_path(out)), GAP_SAMPLES)
+    return (
+        f"its answers for {found.compared} mirrored images differ from its answers, mirrored, by "
+        f"{found.median_rel_difference:.2%} (median), {found.max_rel_difference:.0%} at most"
+    )
+
+
+def _told(done: CacheSummary) -> str:
+    """What a run did, for people."""
     now = done.samples - done.samples_before
-    click.echo(
-        f"{out}: {done.samples} samples of {done.size_px[0]}x{done.size_px[1]} px, "
-        f"largest error {done.max_rel_error:.4%}, {done.clipped_share:.3%} clipped, {done.invalid_share:.3%} without a "
-        f"value\n{now} in {done.seconds:.1f} s ({now / max(done.seconds, 1e-9):.1f} img/s), "
+    held = (
+        f"{done.samples} samples of {done.size_px[0]}x{done.size_px[1]} px, largest error {done.max_rel_error:.4%}, "
+        f"{done.clipped_share:.3%} clipped, {done.invalid_share:.3%} without a value\n"
+    )
+    if done.carried:
+        held += (
+            f"maps carried over at {done.carried.kl_nats:.2g} nats (mean), expected depth moved by "
+            f"{done.carried.depth_share:.2%}, {done.carried.clipped_share:.3%} of mass clipped to the range\n"
+        )
+    return held + (
+        f"{now} in {done.seconds:.1f} s ({now / max(done.seconds, 1e-9):.1f} img/s), "
         f"{done.bytes_written / max(now, 1) / 1e3:.1f} KB each"
     )

@@ -12,8 +12,6 @@ from .plain import DEVICE, PATH, SOURCE, STORE, STORE_CACHE, TRUTH, PlainCommand
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..metrics import Protocol
-    from ..sources.base import Source
 
 METRIC_HEADS = {
     "abs_rel": "AbsRel",
@@ -26,12 +24,6 @@ METRIC_HEADS = {
     "delta2": "d2",
     "delta3": "d3",
 }
-
-
-def _protocol(name: str | None, source: Source, max_depth_m: float | None) -> Protocol:
-    from ..evaluate import choose_protocol
-
-    return choose_protocol(name, source, max_depth_m)
 
 
 def _show(name: str, result: dict[str, Any], out: Path) -> None:
@@ -77,6 +69,11 @@ EVALUATION = many(
     TRUTH,
     option("--protocol", help="kitti_eigen_garg80, nyu_eigen or plain; the source's custom if left out."),
     option("--max-depth-m", type=float, help="Cap of the protocol plain."),
+    option(
+        "--align",
+        help="Bring each image to its truth first: none, median, scale, depth or disparity (scale and shift); relative "
+        "depth as its teacher is relative, if left out.",
+    ),
     option("--out", type=PATH, required=True, help="JSON file; rows for each image go to a CSV beside it."),
 )
 
@@ -97,6 +94,7 @@ def evaluate_student(
     truth: str | None,
     protocol: str | None,
     max_depth_m: float | None,
+    align: str | None,
     out: Path,
     store_path: str | Path | None,
     store_cache: Path | None,
@@ -112,17 +110,19 @@ def evaluate_student(
                --protocol kitti_eigen_garg80 --out metrics.json
     """
     from ..device import choose_device
+    from ..evaluate import choose_protocol
     from ..evaluate import evaluate_student as measure
+    from ..relative import depth_space_of
     from ..sources.registry import open_source
     from ..store import open_store
     from ..students.run import load_run
 
-    source = open_source(source_name, truth)
+    source, loaded = open_source(source_name, truth), load_run(run)
     result = measure(
-        load_run(run),
+        loaded,
         source,
         split,
-        _protocol(protocol, source, max_depth_m),
+        choose_protocol(protocol, source, max_depth_m, align, depth_space_of(loaded.config)),
         store=None if store_path is None else open_store(store_path, cache=store_cache),
         uncertainty=uncertainty,
         calibration_split=calibration_split,
@@ -145,6 +145,7 @@ def evaluate_teacher(
     truth: str | None,
     protocol: str | None,
     max_depth_m: float | None,
+    align: str | None,
     out: Path,
 ) -> None:
     """Measure the depth that a store holds against ground truth: what the teacher was worth, cached.
@@ -153,11 +154,15 @@ def evaluate_teacher(
     Example: pipeline evaluate-teacher train.zarr --source kitti:ROOT --split ROOT/splits/train.txt \\
                --protocol kitti_eigen_garg80 --out teacher.json
     """
+    from ..evaluate import choose_protocol
     from ..evaluate import evaluate_teacher as measure
+    from ..relative import METRIC
     from ..sources.registry import open_source
     from ..store import open_store
 
     source = open_source(source_name, truth)
     store = open_store(store_path, cache=store_cache)
-    result = measure(store, source, split, _protocol(protocol, source, max_depth_m), Console())
+    space = METRIC if store.is_metric else store.spec.depth_space
+    terms = choose_protocol(protocol, source, max_depth_m, align, space)
+    result = measure(store, source, split, terms, Console())
     _show(str(store.spec.teacher["name"]), result, out)

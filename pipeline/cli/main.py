@@ -25,6 +25,7 @@ COMMANDS = {
 STORE_COMMANDS = {
     "info": ("store", "Say who the teacher is and what the numbers mean."),
     "verify": ("store", "Read the whole store, and name all damage."),
+    "align": ("store_align", "Bring a relative teacher's store to metres, by ground truth."),
     "estimate": ("store_share", "Say how many bytes and hours a store will take."),
     "stats": ("store_share", "Say how depth, errors and invalid pixels are spread."),
     "subset": ("store_share", "Write a store of some samples, without encoding anew."),

@@ -129,10 +129,16 @@ def many(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 SOURCE = many(
-    option("--source", "source_name", required=True, metavar="KIND:ROOT", help="kitti:, folder: or scenes:ROOT."),
+    option(
+        "--source",
+        "source_name",
+        required=True,
+        metavar="KIND:ROOT",
+        help="A kind of docs/sources.md, such as kitti:ROOT.",
+    ),
     option("--split", required=True, help="Name of a split, or a file in the data set's own list format."),
 )
-TRUTH = option("--truth", help="Which ground truth, where there are several: scenes has dense and sparse.")
+TRUTH = option("--truth", help="Which ground truth, where a source has several: dense or sparse, filled or raw ...")
 DEVICE = option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 STORE_CACHE = option(
     "--store-cache",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     type=click.Choice(["256", "mm", "none"]),
     help="16 bits: metres times 256 (up to 256 m), or millimetres (up to 65 m).",
 )
-@option("--npy", is_flag=True, help="Write float32 metres as .npy.")
+@option("--npy", is_flag=True, help="Write float32 as .npy: metres; of a relative student, what its teacher gave.")
 @option("--colour", is_flag=True, help="Write pictures for people.")
 @option("--colour-range", "colour_range_m", type=RANGE, help="Metres from light to dark; the bins' if left out.")
 @option(

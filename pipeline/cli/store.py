@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..against import Agreement
+    from ..store import Store
+    from ..teachers.registry import TeacherOptions
 
 
 @click.command(cls=PlainCommand)
@@ -91,9 +94,11 @@ def _compare(path: str | Path, teacher_name: str, source_name: str, split: str, 
 
     source = open_source(source_name)
     source.samples(split)  # a missing split is told before a heavy teacher is loaded
-    teacher = open_teacher(teacher_name, device=choose_device(flags.pop("device")), options=options_of_flags(flags))
+    store = open_store(path)
+    options = _mixing_as(store, options_of_flags(flags))
+    teacher = open_teacher(teacher_name, device=choose_device(flags.pop("device")), options=options)
     found = compare_with_teacher(
-        open_store(path),
+        store,
         source,
         split,
         teacher,
@@ -115,6 +120,19 @@ def _compare(path: str | Path, teacher_name: str, source_name: str, split: str, 
                 f"bound of {bound} beside the teacher's own noise of {noise}: the store is not what this teacher says, "
                 "make it anew with `pipeline cache-teacher`"
             )
+
+
+def _mixing_as(store: Store, options: TeacherOptions) -> TeacherOptions:
+    """Options with the bins and the sigma in which a store's teacher mixed its answers, if it did so."""
+    if store.spec.depth_space != "metric_m":
+        return options
+    stated = store.spec.teacher.get("preprocessing")
+    sigma_m = stated.get("sigma_m") if isinstance(stated, dict) else None
+    return replace(
+        options,
+        map_edges_m=store.spec.bin_edges,
+        map_sigma_m=sigma_m if isinstance(sigma_m, float) else None,  # a stranger's store may hold anything
+    )
 
 
 def _shown(one: Agreement, *values: float) -> list[str]:

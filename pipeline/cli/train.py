@@ -75,6 +75,7 @@ TRAINING = many(
 @SOURCE
 @option("--store", "store_path", type=STORE, required=True, help="The teacher's store, or its URL.")
 @STORE_CACHE
+@option("--flips-store", type=STORE, help="What cache-teacher --cache-flips wrote beside it: teaches mirrored crops.")
 @option(
     "--maps",
     default="auto",
@@ -85,10 +86,13 @@ TRAINING = many(
 @option(
     "--loss",
     default="tiekd",
-    help="tiekd, tiekd-released, dpm, ssim, mse, si, ssim+si, ssim+mse; truth-LOSS learns from ground truth.",
+    help="tiekd, tiekd-released, dpm, ssim, mse, si, ssim+si, ssim+mse, ssi, ssi+grad; truth-LOSS learns from ground "
+    "truth.",
 )
 @TRAINING
-def train_student(store_path: str | Path, store_cache: Path | None, **flags: Any) -> None:
+def train_student(
+    store_path: str | Path, store_cache: Path | None, flips_store: str | Path | None, **flags: Any
+) -> None:
     """Stage two: train a student from a store. The teacher is not needed, nor any of its packages.
 
     \b
@@ -96,14 +100,17 @@ def train_student(store_path: str | Path, store_cache: Path | None, **flags: Any
                --store train.zarr --student mobilenetv2 --loss tiekd --out runs/mobilenetv2
 
     With --loss truth-si the student learns from ground truth alone, for comparison; the store then gives no more
-    than the bins and the view. Ctrl-C leaves a checkpoint; the same command goes on from it.
+    than the bins and the view. From a store of relative depth it learns each image's shape, to be measured after
+    alignment; from one that `pipeline store align` wrote it learns metres. Ctrl-C leaves a checkpoint; the same command
+    goes on from it.
 
     Several processes, each with a GPU of its own: torchrun --nproc-per-node 4 -m pipeline.cli.main train-student ...
     They share each batch, and come to the result of one process but for rounding.
     """
     from ..store import open_store
 
-    _train(store=open_store(store_path, cache=store_cache), **flags)
+    flips = None if flips_store is None else open_store(flips_store, cache=store_cache)
+    _train(store=open_store(store_path, cache=store_cache), flips=flips, **flags)
 
 
 @click.command(cls=PlainCommand)
@@ -119,7 +126,7 @@ def train_teacher(loss: str, **flags: Any) -> None:
     Example: pipeline train-teacher --source scenes:data/scenes --split train --student lean-large \\
                --out runs/teacher
     """
-    _train(store=None, loss=f"truth-{loss}", **flags)
+    _train(store=None, flips=None, loss=f"truth-{loss}", **flags)
 
 
 def _train(
@@ -128,6 +135,7 @@ def _train(
     split: str,
     truth: str | None,
     store: Any,
+    flips: Any,
     out: Path,
     device: str,
     workers: int | None,
@@ -151,6 +159,7 @@ def _train(
             out,
             options,
             store=store,
+            flips=flips,
             truth=truth,
             validation=validation,
             device=device,

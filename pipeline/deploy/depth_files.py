@@ -17,6 +17,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..relative import METRIC
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -30,6 +32,8 @@ JPEG_QUALITY = 92
 def on_image(view_m: NDArray[np.float32], view: View, size_px: tuple[int, int]) -> NDArray[np.float32]:
     """Depth (h, w) of a view as depth (H, W) of the whole image; NaN where the view does not reach."""
     top, left, height, width = view.box_px(*size_px)
+    if view.mirror:
+        view_m = view_m[:, ::-1]
     if view_m.shape != (height, width):
         given = torch.from_numpy(np.ascontiguousarray(view_m))[None, None]
         view_m = F.interpolate(given, (height, width), mode="bilinear", align_corners=False)[0, 0].numpy()
@@ -65,11 +69,16 @@ def colour_jpeg(depth_m: NDArray[np.float32], range_m: tuple[float, float]) -> b
     return file.getvalue()
 
 
-def colour_bar_jpeg(range_m: tuple[float, float]) -> bytes:
-    """The scale of `colour_jpeg` with its depths in metres."""
+def colour_bar_jpeg(range_m: tuple[float, float], depth_space: str) -> bytes:
+    """The scale of `colour_jpeg` with its depths."""
     figure = Figure(figsize=(6.0, 0.8), dpi=110, layout="constrained")
     colours = ScalarMappable(LogNorm(*range_m), COLOURS)
-    bar = figure.colorbar(colours, cax=figure.subplots(), orientation="horizontal", label="depth in metres")
+    bar = figure.colorbar(
+        colours,
+        cax=figure.subplots(),
+        orientation="horizontal",
+        label="depth in metres" if depth_space == METRIC else "relative depth",
+    )
     ticks = [depth_m for power in range(-3, 4) for depth_m in (10.0**power, 2 * 10.0**power, 5 * 10.0**power)]
     inside = [depth_m for depth_m in ticks if range_m[0] <= depth_m <= range_m[1]]
     bar.set_ticks(inside or list(range_m), minor=False)

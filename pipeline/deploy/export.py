@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from ..dpm import entropy_nats, expected_depth, interval_m
 from ..fileio import make_folder, pretty_json, sha256_bytes, write_durably
 from ..progress import Silent
+from ..relative import depth_space_of
 from ..sources.view import View
 from ..students.run import IMAGENET_MEAN, IMAGENET_STD, has_map
-from .onnx_model import DEPTH, INPUT, OF_MAP, OnnxStudent, import_onnx, metadata
+from .onnx_model import INPUT, OF_MAP, OnnxStudent, depth_output, import_onnx, metadata
 from .parity import INTERVAL_MASS, check_parity, synthetic_images
 from .quantise import int8_of, latencies_ms, loss_of_int8
 
@@ -190,7 +191,7 @@ def _exported(run: LoadedRun, options: ExportOptions) -> Any:  # noqa: ANN401 - 
     shapes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if options.size_px is None:
         shapes |= {2: torch.export.Dim("height", min=LEAST_PX), 3: torch.export.Dim("width", min=LEAST_PX)}
-    outputs = [DEPTH, *(OF_MAP if options.uncertainty else ())]
+    outputs = [depth_output(depth_space_of(run.config)), *(OF_MAP if options.uncertainty else ())]
     with _quietly():
         program = torch.onnx.export(
             network,

@@ -37,6 +37,7 @@ from ..fileio import (
 from ..interrupt import Interrupted, stop_flag
 from ..parallel import in_order
 from ..progress import Silent
+from ..relative import METRIC, in_own_space
 from ..sources.images import IMAGE_SUFFIXES, read_image_with_sha256
 from .depth_files import MOST_UNITS, colour_bar_jpeg, colour_jpeg, depth_png, on_image
 
@@ -64,6 +65,8 @@ class Predictor(Protocol):
     facts: dict[str, Any]
     """Who it is: goes into predictions.json, and into the name of an unfinished folder."""
     depth_range_m: tuple[float, float]
+    depth_space: str
+    """What its depth is: metres, or relative depth."""
 
     def predict_m(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Depth (B, h, w) metres for images (B, h, w, 3) as the view shows them."""
@@ -205,7 +208,12 @@ def predict_folder(
 
 
 def _check_range(model: Predictor, options: FolderOptions) -> None:
-    """Refuse to write what could hold hardly any of the network's depths."""
+    """Refuse to write what could hold hardly any of the network's depths, or would be taken for what it is not."""
+    if options.depth_png != "none" and model.depth_space != METRIC:
+        raise ValueError(
+            f"--depth-png {options.depth_png} is of metres, and this network gives relative depth "
+            f"({model.depth_space}): use --depth-png none --npy, or --colour"
+        )
     if options.depth_png != "none" and model.depth_range_m[0] >= (most := MOST_UNITS * PNG_UNITS[options.depth_png]):
         raise ValueError(
             f"--depth-png {options.depth_png} holds up to {most:g} m, and this network begins at "
@@ -273,15 +281,16 @@ class _Run:
     def _write(self, read: _Read, view_m: NDArray[np.float32]) -> dict[str, Any]:
         if not np.isfinite(view_m).all():
             raise ValueError(f"{read.job.path}: the network gave NaN or inf; look at its training")
-        options, name = self.options, read.job.id
-        depth_m = view_m if options.grid == "view" else on_image(view_m, self.model.view, read.size_px)
+        options, name, model = self.options, read.job.id, self.model
+        depth_m = view_m if options.grid == "view" else on_image(view_m, model.view, read.size_px)
         beyond = 0
         if options.depth_png != "none":
             data, beyond = depth_png(depth_m, PNG_UNITS[options.depth_png])
             self._put(f"{options.folder('png')}{name}.png", data)
         if options.npy:
             file = io.BytesIO()
-            np.save(file, depth_m)
+            # A teacher's numbers are its own: of relative disparity, disparity
+            np.save(file, depth_m if model.depth_space == METRIC else in_own_space(depth_m, model.depth_space))
             self._put(f"{options.folder('npy')}{name}.npy", file.getvalue())
         if options.colour:
             self._put(f"{options.folder('colour')}{name}.jpg", colour_jpeg(depth_m, self.range_m))
@@ -297,15 +306,17 @@ class _Run:
         options = self.options
         facts = {
             **self.model.facts,
-            "depth_space": "metric_m",
+            "depth_space": self.model.depth_space,
             "view": str(self.model.view),
             "grid": options.grid,
             "images": images,
         }
         for kind in options.formats:
-            scale = {"metres_per_unit": PNG_UNITS[options.depth_png] if kind == "png" else 1.0}
+            metric = self.model.depth_space == METRIC
+            unit_m = PNG_UNITS[options.depth_png] if kind == "png" else 1.0
+            scale: dict[str, Any] = {"metres_per_unit": unit_m} if metric else {}
             if kind == "png":
                 scale |= {"farther_than_a_png_holds_px": beyond}
             self._put(f"{options.folder(kind)}predictions.json", pretty_json(facts | scale))
         if options.colour:
-            self._put("colour-bar.jpg", colour_bar_jpeg(self.range_m))
+            self._put("colour-bar.jpg", colour_bar_jpeg(self.range_m, self.model.depth_space))

@@ -1,7 +1,7 @@
 """A student as one ONNX file: what the file says of itself, and how it is run.
 
-The file takes an image as it is and gives metres: normalisation, softmax, expectation and upsampling are inside. Its
-metadata says the rest, so that nothing has to be known beside it.
+The file takes an image as it is and gives metres, or relative depth where that is what the run learned: normalisation,
+softmax, expectation and upsampling are inside. Its metadata says the rest, so that nothing has to be known beside it.
 
 Shape legend: B batch, H W pixels of the view.
 """
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..fileio import open_regular, parse_json, printable, sha256_bytes
+from ..relative import METRIC, depth_space_of
 from ..sources.view import View
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = "tiekd-student-1"
-INPUT, DEPTH = "image", "depth_m"
+INPUT, DEPTH, RELATIVE_DEPTH = "image", "depth_m", "relative_depth"
 OF_MAP = ("entropy_nats", "low_m", "high_m")
 """Further outputs of a file that was exported with uncertainty."""
 INSTALL = "pip install 'tiekd-pipeline[onnx]'"
@@ -60,6 +61,11 @@ class Card:
     """All metadata, as it lies in the file."""
 
     @property
+    def depth_space(self) -> str:
+        """What its depth means."""
+        return self.facts.get("depth_space", METRIC)
+
+    @property
     def depth_range_m(self) -> tuple[float, float]:
         """First and last edge of the bins."""
         return self.bin_edges_m[0], self.bin_edges_m[-1]
@@ -85,29 +91,38 @@ class OnnxStudent:
         self.outputs = [output.name for output in self._session.get_outputs()]
         self.card = _card(self._session.get_modelmeta().custom_metadata_map, name)
         shapes = {node.name: node.shape for node in self._session.get_inputs()}
-        if list(shapes) != [INPUT] or len(shapes[INPUT]) != 4 or DEPTH not in self.outputs:
+        expected = depth_output(self.card.depth_space)
+        if list(shapes) != [INPUT] or len(shapes[INPUT]) != 4 or self.outputs[:1] != [expected]:
             raise ValueError(
-                f"{name}: takes {', '.join(shapes)} and gives {', '.join(self.outputs)}: expected {INPUT} and {DEPTH}; "
-                "export it with export-student"
+                f"{name}: takes {', '.join(shapes)} and gives {', '.join(self.outputs)}: expected {INPUT} and "
+                f"{expected} first; export it with export-student"
             )
         height, width = shapes[INPUT][2:]
         self.size_px = (height, width) if isinstance(height, int) and isinstance(width, int) else None
         """(H, W) where the file takes one size alone."""
 
-    def run(self, images: NDArray[np.float32], outputs: Sequence[str] = (DEPTH,)) -> list[NDArray[np.float32]]:
-        """Outputs (B, H, W) for images (B, 3, H, W) float32 RGB in 0..1. Raises ValueError for another size."""
+    def run(self, images: NDArray[np.float32], outputs: Sequence[str] = ()) -> list[NDArray[np.float32]]:
+        """Outputs (B, H, W), depth if none are named, for images (B, 3, H, W) float32 RGB in 0..1.
+
+        Raises ValueError for another size.
+        """
         if self.size_px is not None and images.shape[2:] != self.size_px:
             there, expected = ("x".join(map(str, size)) for size in (images.shape[2:], self.size_px))
             raise ValueError(
                 f"{self.name} takes images of {expected} px alone, got {there}: export it without --size, or with "
                 f"--size {there}"
             )
-        found: list[NDArray[np.float32]] = self._session.run(list(outputs), {INPUT: images})
+        found: list[NDArray[np.float32]] = self._session.run(list(outputs or self.outputs[:1]), {INPUT: images})
         return [one[:, 0] for one in found]
 
     def predict_m(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Depth (B, H, W) metres for images (B, H, W, 3) uint8 RGB, as the card's view shows them."""
         return self.run(as_input(images))[0]
+
+
+def depth_output(depth_space: str) -> str:
+    """Name of the output that is depth."""
+    return DEPTH if depth_space == METRIC else RELATIVE_DEPTH
 
 
 def as_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -154,7 +169,7 @@ def metadata(run_config: dict[str, Any], edges_m: Sequence[float], weights_sha25
         "name": str(run_config["student"]),
         "view": str(view),
         "image": "RGB in 0..1, float32; normalisation is inside",
-        "depth_space": "metric_m",
+        "depth_space": depth_space_of(run_config),
         "head": str(run_config.get("head", "dpm")),
         "bin_edges_m": json.dumps([float(edge) for edge in edges_m]),
         "depth_range_m": f"{edges_m[0]:g}:{edges_m[-1]:g}",

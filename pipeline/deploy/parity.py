@@ -18,7 +18,7 @@ from ..metrics import PROTOCOLS
 from ..predict import evenly, predict_depth_m, predict_map, read_frame
 from ..progress import Silent
 from ..sources.images import read_rgb
-from .onnx_model import DEPTH, OF_MAP, as_input
+from .onnx_model import OF_MAP, as_input
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,11 +97,11 @@ def smooth(size_px: tuple[int, int], count: int, seed: int) -> NDArray[np.uint8]
 
 @torch.inference_mode()
 def reference(run: LoadedRun, images: NDArray[np.float32], outputs: Sequence[str]) -> list[NDArray[np.float32]]:
-    """What PyTorch gives (B, H, W) for images (B, 3, H, W) in 0..1: depth by the code that measures students."""
+    """What PyTorch gives (B, H, W) for images (B, 3, H, W) in 0..1, depth first, by the code that measures students."""
     given = torch.from_numpy(images)
     edges_m = torch.from_numpy(run.bin_edges_m)
-    found = {DEPTH: predict_depth_m(run.network, given, edges_m, flip_average=False)}
-    if set(outputs) - {DEPTH}:
+    found = {outputs[0]: predict_depth_m(run.network, given, edges_m, flip_average=False)}
+    if len(outputs) > 1:
         maps = predict_map(run.network, given)
         of_map = (entropy_nats(maps), *interval_m(maps, edges_m, INTERVAL_MASS))
         for name, one in zip(OF_MAP, of_map, strict=True):

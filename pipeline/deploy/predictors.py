@@ -12,6 +12,7 @@ import torch
 
 from ..device import choose_device
 from ..predict import predict_depth_m
+from ..relative import depth_space_of
 from ..sources.view import View
 from ..students.run import load_run
 from .onnx_model import open_onnx
@@ -31,6 +32,7 @@ class RunPredictor:
 
     def __init__(self, run: LoadedRun, device: torch.device, size_px: tuple[int, int] | None = None) -> None:
         self.view = _resized(View.parse(run.config["view"]), size_px)
+        self.depth_space = depth_space_of(run.config)
         self.facts: dict[str, Any] = {"name": str(run.config["student"]), "weights_sha256": run.weights_sha256}
         self.depth_range_m = float(run.bin_edges_m[0]), float(run.bin_edges_m[-1])
         self._network = run.network.to(device)
@@ -56,6 +58,7 @@ class OnnxPredictor:
             raise ValueError(
                 f"{student.name} takes {height}x{width} px alone: leave --size out, or export the run again with it"
             )
+        self.depth_space = card.depth_space
         self.facts: dict[str, Any] = {
             "name": card.name,
             "weights_sha256": card.weights_sha256,

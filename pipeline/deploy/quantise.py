@@ -14,12 +14,14 @@ import logging
 import tempfile
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..metrics import depth_metrics, mean_metrics
+from ..relative import ALIGN
 from .onnx_model import INPUT, as_input, import_onnx
 
 if TYPE_CHECKING:
@@ -95,7 +97,7 @@ def loss_of_int8(whole: OnnxStudent, small: OnnxStudent, given: ProbeImages, pro
     `against_float`: median and 99th percentile of the relative difference of depth over all pixels. `metrics`, where
     there is truth: those of both files by the images' protocol.
     """
-    protocol = given.protocol
+    protocol = replace(given.protocol, align=ALIGN[whole.card.depth_space])
     relative: list[NDArray[np.float32]] = []
     rows: dict[str, list[dict[str, float]]] = {"float32": [], "int8": []}
     with progress.task("compare int8", len(given.images), "img") as task:
@@ -108,7 +110,7 @@ def loss_of_int8(whole: OnnxStudent, small: OnnxStudent, given: ProbeImages, pro
             mask = None if one.truth_m is None else protocol.mask(one.truth_m)
             if mask is not None and one.truth_m is not None and mask.any():
                 for name, depth_m in depths_m.items():
-                    rows[name].append(depth_metrics(protocol.clamp(depth_m), one.truth_m, mask))
+                    rows[name].append(depth_metrics(protocol.prepared(depth_m, one.truth_m, mask), one.truth_m, mask))
             task.update()
     median, high = np.quantile(np.concatenate(relative), [0.5, 0.99])
     found: dict[str, Any] = {

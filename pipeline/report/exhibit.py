@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from .frames import FrameFacts, Seen
     from .maps import Belief
+    from .shown import Shown
 
 
 class Picture(NamedTuple):
@@ -78,8 +79,8 @@ class Exhibit(NamedTuple):
     has_truth: bool
 
 
-def exhibit(facts: FrameFacts, names: Sequence[str], dpm_kind: str) -> Exhibit:
-    """Turn the facts of a frame into pictures; `names` are the students'."""
+def exhibit(facts: FrameFacts, names: Sequence[str], dpm_kind: str, shown: Shown) -> Exhibit:
+    """Turn the facts of a frame into pictures, in the numbers that are shown; `names` are the students'."""
     everyone = [facts.teacher, *facts.students]
     truth_m = facts.truth_m
     on_truth = truth_m is not None and facts.truth_is_dense
@@ -114,7 +115,13 @@ def exhibit(facts: FrameFacts, names: Sequence[str], dpm_kind: str) -> Exhibit:
         "ground truth",
         "none for this frame" if shown_m is None else "" if facts.truth_is_dense else "sparse; dots enlarged",
     )
-    bars = [ColourBar("near ← depth → far", depth.gradient(), depth.ticks("m"))]
+    bars = [
+        ColourBar(
+            f"near ← {'depth' if shown.relative is None else 'relative depth'} → far",
+            depth.gradient(),
+            depth.ticks(shown.unit),
+        )
+    ]
     if error_colours is not None:
         bars.append(
             ColourBar("too near ← relative error → too far", error_colours.gradient(), error_colours.ticks("%"))
@@ -129,7 +136,7 @@ def exhibit(facts: FrameFacts, names: Sequence[str], dpm_kind: str) -> Exhibit:
         truth,
         bars,
         rows,
-        _pixels(facts, names),
+        _pixels(facts, names, shown),
         on_truth,
         truth_m is not None,
     )
@@ -165,13 +172,13 @@ def _reach_px(values: NDArray[np.float32]) -> int:
     return max(1, round(int(values.shape[1]) / 800))
 
 
-def _reading(belief: Belief | None) -> str:
+def _reading(belief: Belief | None, unit: str) -> str:
     if belief is None:
         return "no value"
-    return f"{belief.expected_m:.1f} m" + ("" if belief.probability is not None else ", no map")
+    return f"{belief.expected_m:.1f} {unit}".strip() + ("" if belief.probability is not None else ", no map")
 
 
-def _pixels(facts: FrameFacts, names: Sequence[str]) -> list[Pixel]:
+def _pixels(facts: FrameFacts, names: Sequence[str], shown: Shown) -> list[Pixel]:
     height, width = facts.image.shape[:2]
     found = []
     for place, mark in enumerate(facts.marks):
@@ -181,7 +188,7 @@ def _pixels(facts: FrameFacts, names: Sequence[str]) -> list[Pixel]:
         teacher = facts.teacher.beliefs[place]
         students = [seen.beliefs[place] for seen in facts.students]
         readings = [
-            Reading(name, series, _reading(belief))
+            Reading(name, series, _reading(belief, shown.unit))
             for name, series, belief in [
                 ("teacher", None, teacher),
                 *((name, series, belief) for series, (name, belief) in enumerate(zip(names, students, strict=True))),
@@ -193,8 +200,8 @@ def _pixels(facts: FrameFacts, names: Sequence[str]) -> list[Pixel]:
                 round(100 * (mark.column + 0.5) / width, 3),
                 round(100 * (mark.row + 0.5) / height, 3),
                 mark.why,
-                "none" if truth_m is None else f"{truth_m:.1f}",
-                belief_plot(teacher, students, truth_m),
+                "none" if truth_m is None else f"{truth_m:.1f} {shown.unit}".strip(),
+                belief_plot(teacher, students, truth_m, shown.what),
                 readings,
             )
         )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..store import Store
     from .maps import Belief
     from .results import RunResult
+    from .shown import Shown
 
 
 class Seen(NamedTuple):
@@ -58,8 +59,13 @@ class FrameFacts(NamedTuple):
     students: list[Seen]
 
 
-def frame_facts(store: Store, source: Source, sample: Sample, results: Sequence[RunResult], task: Task) -> FrameFacts:
-    """Look at one frame. Raises ValueError where the store lacks it or was made from another image."""
+def frame_facts(
+    store: Store, source: Source, sample: Sample, results: Sequence[RunResult], shown: Shown, task: Task
+) -> FrameFacts:
+    """Look at one frame, in the numbers that are shown.
+
+    Raises ValueError where the store lacks it or was made from another image.
+    """
     frame = read_frame(source, sample, View.parse(store.spec.view))
     number = store.index_of(sample.id)
     if store.image_sha256[number].tobytes().hex() != frame.image_sha256:
@@ -67,12 +73,12 @@ def frame_facts(store: Store, source: Source, sample: Sample, results: Sequence[
             f"{sample.image_path} is not the image that the teacher saw (sha256): {store.name} was made from "
             "other images; use those, or run `pipeline cache-teacher` over these"
         )
-    known = frame.truth_m is not None and bool(np.isfinite(frame.truth_m).any())
-    truth_m = frame.truth_m if known else None
-    dense = truth_m is not None and is_dense(truth_m)
     size_px = (frame.image.shape[0], frame.image.shape[1])
-    teacher_m = upsampled(store.depth_m(number), size_px)
-    belief_map = teacher_map(store, number)
+    teacher_m = shown.depth(store, number, size_px)
+    known = frame.truth_m is not None and bool(np.isfinite(frame.truth_m).any())
+    truth_m = shown.truth(frame.truth_m, teacher_m) if known and frame.truth_m is not None else None
+    dense = truth_m is not None and is_dense(truth_m)
+    belief_map = teacher_map(store, number, shown)
     teacher_entropy, teacher_width = belief_map.entropy_nats(), belief_map.relative_width()
     del belief_map
     task.update()
@@ -81,11 +87,17 @@ def frame_facts(store: Store, source: Source, sample: Sample, results: Sequence[
     for place, result in enumerate(results):
         belief_map = student_map(result.run, frame)
         depth_m = upsampled(belief_map.depth_m(), size_px)
+        change = shown.change(depth_m, teacher_m)
+        if change is not None:
+            depth_m = change.depth(depth_m)
         if place == 0:
             error = relative_error(depth_m, truth_m if truth_m is not None and dense else teacher_m)
             why = f"Largest error of {result.name} against {'truth' if dense else 'the teacher'}"
-            marks = choose_marks(_reasons(store, truth_m, teacher_m, teacher_entropy, error, why))
+            marks = choose_marks(_reasons(store, shown, truth_m, teacher_m, teacher_entropy, error, why))
         beliefs = [belief_map.belief(mark, size_px) for mark in marks]
+        if change is not None:
+            beliefs = [change.belief(belief) for belief in beliefs]
+            belief_map = belief_map._replace(bin_edges_m=change.edges(belief_map.bin_edges_m))
         if has_map(result.run.config):
             students.append(Seen(depth_m, belief_map.entropy_nats(), belief_map.relative_width(), beliefs))
         else:
@@ -93,7 +105,7 @@ def frame_facts(store: Store, source: Source, sample: Sample, results: Sequence[
             students.append(Seen(depth_m, None, None, alone))
         del belief_map  # before the next one is made
         task.update()
-    belief_map = teacher_map(store, number)  # read a second time, which is cheaper than to hold it all the while
+    belief_map = teacher_map(store, number, shown)  # read a second time, which is cheaper than to hold it all the while
     beliefs = [belief_map.belief(mark, size_px) for mark in marks]
     teacher = Seen(teacher_m, teacher_entropy, teacher_width, beliefs)
     return FrameFacts(sample.id, frame.image, truth_m, dense, marks, teacher, students)
@@ -107,6 +119,7 @@ def relative_error(depth_m: NDArray[np.float32], reference_m: NDArray[np.float32
 
 def _reasons(
     store: Store,
+    shown: Shown,
     truth_m: NDArray[np.float32] | None,
     teacher_m: NDArray[np.float32],
     entropy_nats: NDArray[np.float32],
@@ -115,7 +128,7 @@ def _reasons(
 ) -> Reasons:
     """What marks are chosen by: only pixels whose depth is known, where there is any truth, and within the bins."""
     depth_m = teacher_m if truth_m is None else truth_m
-    low_m, high_m = store.spec.bin_edges[0], store.spec.bin_edges[-1]
+    low_m, high_m = shown.bin_edges_m[0], shown.bin_edges_m[-1]
     allowed = np.isfinite(teacher_m) & (depth_m > max(low_m, 0)) & (depth_m < high_m)
     if store.spec.dpm_kind == "gaussian":  # its entropy says nothing but where the bins lie
         doubt, doubt_why = depth_step(teacher_m), "Sharpest edge of the teacher"

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from ..dpm import bin_centers, entropy_nats, expected_depth, gaussian_dpm, interval_m
+from ..dpm import bin_centers, bin_gaussian_dpm, entropy_nats, expected_depth, gaussian_dpm, interval_m
 from ..predict import images_of, predict_map
+from ..relative import METRIC
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..store import Store
     from ..students.run import LoadedRun
     from .marks import Mark
+    from .shown import Shown
 
     Part = Callable[[slice, slice], Tensor]
 
@@ -88,20 +90,23 @@ class Map(NamedTuple):
         return Belief(probability, self.bin_edges_m, float(probability @ centers_m))
 
 
-def teacher_map(store: Store, number: int) -> Map:
-    """The teacher's map of a sample. A `gaussian` one is made part by part, from depth."""
-    edges_m = store.bin_edges_m
-    if store.spec.dpm_kind != "gaussian":
-        return Map(_parts_of(torch.from_numpy(store.dpm(number))[None]), store.layout.size_px, edges_m)
-    depth_m = torch.from_numpy(store.depth_m(number))[None, None]
-    edges, sigma_m = torch.from_numpy(edges_m), store.spec.sigma_m
-    assert sigma_m is not None  # of a gaussian store: its specification sees to it
+def teacher_map(store: Store, number: int, shown: Shown) -> Map:
+    """The teacher's map of a sample. A `gaussian` one is made part by part, from depth, as students learn it."""
+    if store.spec.dpm_kind != "gaussian" and store.spec.depth_space == METRIC:
+        return Map(_parts_of(torch.from_numpy(store.dpm(number))[None]), store.layout.size_px, shown.bin_edges_m)
+    depth_m = torch.from_numpy(shown.own_depth(store, number))[None, None]
+    edges = torch.from_numpy(shown.bin_edges_m)
 
     def part(rows: slice, columns: slice) -> Tensor:
         depths_m = depth_m[:, :, rows, columns]
-        return gaussian_dpm(depths_m, edges, sigma_m).masked_fill(depths_m.isnan(), torch.nan)
+        if shown.sigma_bins is not None:
+            maps = bin_gaussian_dpm(depths_m, edges, shown.sigma_bins)
+        else:
+            assert shown.sigma_m is not None, "one of the two"
+            maps = gaussian_dpm(depths_m, edges, shown.sigma_m)
+        return maps.masked_fill(depths_m.isnan(), torch.nan)
 
-    return Map(part, store.layout.size_px, edges_m)
+    return Map(part, store.layout.size_px, shown.bin_edges_m)
 
 
 def student_map(run: LoadedRun, frame: Frame) -> Map:

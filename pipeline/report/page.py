@@ -20,6 +20,7 @@ from .exhibit import exhibit
 from .frames import frame_facts
 from .plots import SERIES, epoch_plot, finite_line, loss_plot
 from .results import read_results
+from .shown import choose_shown
 from .table import (
     COLUMNS,
     comparable,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ..sources.base import Source
     from ..store import Store
     from .results import Measured, RunResult
+    from .shown import Shown
 
 TEMPLATE = "page.html.j2"
 _PACKAGES = ("tiekd-pipeline", "torch", "numpy", "matplotlib", "pillow", "jinja2")
@@ -58,7 +60,7 @@ def write_report(
     Args:
         out: must not exist.
         runs: finished runs, whose view is the store's; the name of each directory is the name on the page.
-        store: of the teacher, metric, with the frames that are shown.
+        store: of the teacher, with the frames that are shown. All runs learned metres, or all its relative depth.
         source: of these frames.
         split: `frames` frames of it are shown, spread evenly.
         metrics_paths: JSON of evaluate-student, RUN.json for a run RUN; and of evaluate-teacher, teacher.json. Or
@@ -75,20 +77,19 @@ def write_report(
         raise ValueError("no run to report on: give one or more directories that train-student wrote")
     if frames < 1:
         raise ValueError(f"--frames {frames}: expected 1 or more")
-    if store.spec.depth_space != "metric_m":
-        raise ValueError(f"{store.name} holds {store.spec.depth_space}: the page compares metres; use a metric store")
     samples = evenly(source.samples(split), frames)
     for sample in samples:
         store.index_of(sample.id)  # a store of another split is refused before any work
     results, teacher = read_results(runs, metrics_paths, store)
+    shown = choose_shown(store, results)
     lines = page_table(results, teacher, store)
     if not comparable(results, teacher):
         progress.note("the metrics were taken by different protocols or over different frames: the page says so")
     exhibits = []
     with progress.task("report", len(samples) * (len(results) + 1), "map") as task:
         for sample in samples:
-            facts = frame_facts(store, source, sample, results, task)
-            exhibits.append(exhibit(facts, [result.name for result in results], store.spec.dpm_kind))
+            facts = frame_facts(store, source, sample, results, shown, task)
+            exhibits.append(exhibit(facts, [result.name for result in results], store.spec.dpm_kind, shown))
     text = _render(
         names=[result.name for result in results],
         series=SERIES,
@@ -98,7 +99,7 @@ def write_report(
         headline=headline(results, teacher),
         protocols=_protocols(results, teacher),
         mirrored=any(result.measured and result.measured.protocol.get("flip_average") for result in results),
-        tiles=_tiles(results, teacher, store),
+        tiles=_tiles(results, teacher, store, shown),
         curves=_curves(results),
         losses=sorted({str(result.run.config.get("loss")) for result in results}),
         devices=sorted({str(result.training.get("device")) for result in results if result.training.get("device")}),
@@ -106,7 +107,7 @@ def write_report(
         doubt=doubt_section(results),
         doubt_columns=DOUBT_COLUMNS,
         without_map=[result.name for result in results if not has_map(result.run.config)],
-        store=_store_facts(store),
+        store=_store_facts(store, shown),
         source=source.name,
         split=Path(split).stem if os.sep in split else split,
         versions=_versions(),
@@ -127,7 +128,7 @@ def _render(**values: Any) -> str:  # noqa: ANN401 - whatever the template names
     return environment.from_string(template).render(**values)
 
 
-def _store_facts(store: Store) -> dict[str, Any]:
+def _store_facts(store: Store, shown: Shown) -> dict[str, Any]:
     """What the page says of the store. Its directory's name, never the path."""
     spec = store.spec
     size_bytes = sum(size for size, _ in store.manifest.values())
@@ -135,11 +136,14 @@ def _store_facts(store: Store) -> dict[str, Any]:
         "name": Path(store.name).name,
         "images": len(store),
         "sample_kb": size_bytes / len(store) / 1e3,
-        "bins": spec.bin_count,
-        "low_m": spec.bin_edges[0],
-        "high_m": spec.bin_edges[-1],
+        "bins": len(shown.bin_edges_m) - 1,
+        "low_m": shown.bin_edges_m[0],
+        "high_m": shown.bin_edges_m[-1],
+        "depth_space": spec.depth_space,
+        "relative": shown.relative is not None,
+        "aligned": None if store.accepted is None else [int(store.accepted.sum())],
         "kind": spec.dpm_kind,
-        "sigma_m": spec.sigma_m,
+        "sigma": f"{shown.sigma_m or 0:g} m" if shown.sigma_bins is None else f"{shown.sigma_bins:g} bins",
         "view": spec.view,
         "view_px": spec.view_size_px,
         "own_px": store.layout.size_px,
@@ -148,9 +152,9 @@ def _store_facts(store: Store) -> dict[str, Any]:
     }
 
 
-def _tiles(results: Sequence[RunResult], teacher: Measured | None, store: Store) -> list[tuple[str, str]]:
+def _tiles(results: Sequence[RunResult], teacher: Measured | None, store: Store, shown: Shown) -> list[tuple[str, str]]:
     """The few figures that stand out at the top: (figure, what it is)."""
-    facts = _store_facts(store)
+    facts = _store_facts(store, shown)
     tiles = [(f"{facts['images']:,}", "images cached once"), (f"{facts['sample_kb']:.1f} KB", "per cached sample")]
     measured = [(result.measured.metrics["abs_rel"], result.name) for result in results if result.measured is not None]
     if measured and comparable(results, teacher):

@@ -19,6 +19,8 @@ from PIL import Image
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+LEAST_APART = 12.0
+"""Percent of a colour bar: nearer texts would touch."""
 WIDEST_PX = 640
 """Wider pictures are made smaller."""
 DEPTH_COLOURS, ERROR_COLOURS, DOUBT_COLOURS = "magma_r", "RdBu_r", "viridis"
@@ -60,6 +62,10 @@ class Scale:
             found = [float(step) for step in steps if self.low <= step <= self.high]
         factor, gap = (100, "") if unit == "%" else (1, "\N{NO-BREAK SPACE}")
         places = self.unit(np.array(found)) * 100
+        apart = np.diff(places, prepend=-np.inf)
+        while apart.size > 2 and apart[1:].min() < LEAST_APART:  # every other one, until their texts do not touch
+            found, places = found[::2], places[::2]
+            apart = np.diff(places, prepend=-np.inf)
         return [
             (round(float(place), 2), f"{value * factor:.3g}{gap}{unit}".replace("-", "\N{MINUS SIGN}"))
             for place, value in zip(places, found, strict=True)

@@ -105,11 +105,13 @@ def epoch_plot(name: str, lines: Sequence[Line]) -> Markup:
     return svg(f"{name} on validation images by epoch", (4.0, 2.4), draw)
 
 
-def belief_plot(teacher: Belief | None, students: Sequence[Belief | None], truth_m: float | None) -> Markup:
+def belief_plot(
+    teacher: Belief | None, students: Sequence[Belief | None], truth_m: float | None, what: str = "depth (m)"
+) -> Markup:
     """Every network's map at one pixel: density over depth, the teacher's as an area, with truth and means.
 
     Of a network without a map there is its depth alone. The depth axis is logarithmic where the bins are wider the
-    farther they are.
+    farther they are; `what` is its name.
     """
     known = [belief for belief in (teacher, *students) if belief is not None]
     mapped = [belief for belief in known if belief.probability is not None]
@@ -134,7 +136,7 @@ def belief_plot(teacher: Belief | None, students: Sequence[Belief | None], truth
         axes.set_xlim(*_window(known, truth_m, logarithmic=grows))
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(NullLocator())
-        axes.set_xlabel("depth (m)")
+        axes.set_xlabel(what)
 
     return svg("Depth probability maps at one pixel", (2.5, 1.5), draw)
 

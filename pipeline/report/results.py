@@ -49,7 +49,9 @@ class Measured:
         said = self.protocol
         cap = "no upper limit" if said.get("max_m") is None else f"below {said['max_m']:g} m"
         crop = "whole view" if said.get("crop") in {None, "none"} else f"{said['crop']} crop"
-        return f"{said.get('name')} ({crop}, truth {cap}), {self.frames} frames of {self.source}"
+        align = said.get("align", "none")
+        aligned = "" if align == "none" else f", each image aligned to its truth: {align}"
+        return f"{said.get('name')} ({crop}, truth {cap}{aligned}), {self.frames} frames of {self.source}"
 
 
 @dataclass(frozen=True)

@@ -54,19 +54,19 @@ def read_rgb(path: str) -> NDArray[np.uint8]:
     Raises ValueError for a file that is missing, does not decode, is cut off, has 16 bits, or is too large.
     """
     path = resolve_image(path)
-    return _decode_rgb(path, _read_bytes(path, "image"))
+    return _decode_rgb(path, read_bytes(path, "image"))
 
 
 def read_image_with_sha256(path: str) -> tuple[NDArray[np.uint8], str]:
     """As `read_rgb`, with the sha256 of the file's bytes; the file is read once."""
     path = resolve_image(path)
-    data = _read_bytes(path, "image")
+    data = read_bytes(path, "image")
     return _decode_rgb(path, data), sha256_bytes(data)
 
 
 def read_png16(path: str, what: str = "depth") -> NDArray[np.uint16]:
     """The numbers (H, W) uint16 of a greyscale PNG of 16 bits. Raises ValueError for any other file."""
-    image = _open(path, _read_bytes(path, what), what)
+    image = _open(path, read_bytes(path, what), what)
     if image.format != "PNG" or image.mode not in {"I;16", "I;16B"}:
         raise ValueError(
             f"{what} {path}: {image.format} of Pillow mode {image.mode!r}, expected a greyscale PNG of 16 "
@@ -86,21 +86,29 @@ def read_depth_png_m(path: str, metres_per_unit: float) -> NDArray[np.float32]:
     return depth_m
 
 
-def _read_bytes(path: str, what: str) -> bytes:
+def read_bytes(path: str, what: str, limit_bytes: int | None = None) -> bytes:
+    """All of a regular file. Raises ValueError where it is missing, not readable, or larger than the limit."""
+    limit_bytes = LIMIT_BYTES if limit_bytes is None else limit_bytes
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            if size > LIMIT_BYTES:
+            if size > limit_bytes:
                 raise ValueError(
-                    f"{what} {path}: {size} bytes, expected at most {LIMIT_BYTES}; is this an image at all?"
+                    f"{what} {path}: {size} bytes, expected at most {limit_bytes}; is this a frame at all?"
                 )
-            return file.read(LIMIT_BYTES)
+            return file.read(limit_bytes)
     except FileNotFoundError as error:
         raise ValueError(
             f"{what} {path}: no such file; check the root given to --source, and what the split lists"
         ) from error
     except OSError as error:
         raise ValueError(f"{what} {path}: {error.strerror}; expected a readable file") from error
+
+
+def check_pixels(height: int, width: int, where: str) -> None:
+    """Raises ValueError for a declared size that no frame has; to be asked before anything is allocated."""
+    if not (height > 0 and width > 0 and height * width <= LIMIT_PIXELS):
+        raise ValueError(f"{where}: declares {height}x{width} pixels, expected 1 to {LIMIT_PIXELS}")
 
 
 def _decode_rgb(path: str, data: bytes) -> NDArray[np.uint8]:

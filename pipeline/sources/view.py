@@ -1,7 +1,7 @@
 """Which part of an image both stages look at: a crop, then perhaps a resize. The store records it.
 
 Written as text: `full`, `kb` (352x1216 at the bottom centre, as in the KITTI benchmark), `center:HxW`, and
-any of them followed by `,resize:HxW`.
+any of them followed by `,resize:HxW`, and by `,mirror`.
 
 Shape legend: H, W pixels.
 """
@@ -24,22 +24,24 @@ LIMIT_PX = 2**14  # a view is read from stores of strangers too, and a resize al
 
 @dataclass(frozen=True)
 class View:
-    """A crop and an optional resize, both (height, width) in pixels."""
+    """A crop, an optional resize, both (height, width) in pixels, and perhaps left and right exchanged."""
 
     crop: str = "full"
     """`full`, `kb` or `center`."""
     crop_size_px: tuple[int, int] | None = None
     resize_px: tuple[int, int] | None = None
+    mirror: bool = False
 
     @classmethod
     def parse(cls, text: str) -> View:
         """Read the written form. Raises ValueError for anything else."""
-        match = re.fullmatch(r"(full|kb|center:(\d+)x(\d+))(?:,resize:(\d+)x(\d+))?", text)
+        match = re.fullmatch(r"(full|kb|center:(\d+)x(\d+))(?:,resize:(\d+)x(\d+))?(,mirror)?", text)
         if match is None:
             raise ValueError(
-                f"view {text!r}: expected full, kb or center:HxW, perhaps followed by ,resize:HxW (pixels)"
+                f"view {text!r}: expected full, kb or center:HxW, perhaps followed by ,resize:HxW (pixels), and by "
+                ",mirror"
             )
-        crop, height, width, resize_height, resize_width = match.groups()
+        crop, height, width, resize_height, resize_width, mirror = match.groups()
         resize = (int(resize_height), int(resize_width)) if resize_height else None
         size = (int(height), int(width)) if height else None
         if any(side > LIMIT_PX for side in (*(size or ()), *(resize or ()))):
@@ -47,12 +49,13 @@ class View:
         if (resize and 0 in resize) or (size and 0 in size):
             raise ValueError(f"view {text!r}: a size of 0 pixels")
         if crop == "kb":
-            return cls("kb", KB_SIZE_PX, resize)
-        return cls("center" if size else "full", size, resize)
+            return cls("kb", KB_SIZE_PX, resize, bool(mirror))
+        return cls("center" if size else "full", size, resize, bool(mirror))
 
     def __str__(self) -> str:
         crop = f"center:{_size(self.crop_size_px)}" if self.crop == "center" and self.crop_size_px else self.crop
-        return f"{crop},resize:{_size(self.resize_px)}" if self.resize_px else crop
+        resize = f",resize:{_size(self.resize_px)}" if self.resize_px else ""
+        return f"{crop}{resize}{',mirror' if self.mirror else ''}"
 
     def box_px(self, height_px: int, width_px: int) -> tuple[int, int, int, int]:
         """(top, left, height, width) of the crop in an image of the given size.
@@ -80,8 +83,8 @@ class View:
         view = image[top : top + height, left : left + width]
         if self.resize_px and self.resize_px != (height, width):
             picture = Image.fromarray(view).resize(self.resize_px[::-1], Image.Resampling.BILINEAR)
-            return np.array(picture)  # a copy: torch refuses the read-only one of asarray
-        return np.ascontiguousarray(view)
+            view = np.array(picture)  # a copy: torch refuses the read-only one of asarray
+        return np.ascontiguousarray(view[:, ::-1] if self.mirror else view)
 
     def of_truth_m(self, depth_m: NDArray[np.float32]) -> NDArray[np.float32]:
         """Crop ground truth (H, W); resized by nearest pixel, so that no depth is invented between two."""
@@ -90,8 +93,8 @@ class View:
         if self.resize_px and self.resize_px != (height, width):
             rows = ((np.arange(self.resize_px[0]) + 0.5) * height / self.resize_px[0]).astype(np.intp)
             columns = ((np.arange(self.resize_px[1]) + 0.5) * width / self.resize_px[1]).astype(np.intp)
-            return np.ascontiguousarray(view[rows[:, None], columns])
-        return np.ascontiguousarray(view)
+            view = view[rows[:, None], columns]
+        return np.ascontiguousarray(view[:, ::-1] if self.mirror else view)
 
 
 def _size(size_px: tuple[int, int] | None) -> str:

@@ -160,6 +160,11 @@ class AffineCodec:
         values[codes == 0] = np.nan
         return values
 
+    def share(self, values: NDArray[np.float32], scale: float, offset: float) -> NDArray[np.float32]:
+        """Where decoded values (h, w) lie in their sample's range, 0 to 1."""
+        shares: NDArray[np.float32] = ((values - offset) / (scale * (2**self.bits - 2))).astype(np.float32)
+        return shares
+
 
 def residual_of_codes(codes: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Zigzagged difference of each code (h, w) from the plane through its three earlier neighbours, modulo 2^16.

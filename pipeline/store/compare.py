@@ -50,13 +50,16 @@ class StoreDifference:
     """Share of pixels with a value in one of the stores alone."""
     different_maps: int
     """Of the compared samples, those whose stored maps differ; gaussian maps are a function of depth."""
+    different_alignments: int
+    """Of the compared samples, those whose scale, shift or verdict differ; 0 where one of the stores is not aligned."""
 
     @property
     def identical(self) -> bool:
         """Whether the content is the same, as far as it was compared."""
         fields = [name for name, _, _ in self.fields if not name.startswith(HOW_IT_WAS_MADE)]
         samples = self.only_a or self.only_b or self.other_images
-        return not (fields or samples or self.different_depth or self.different_maps)
+        numbers = self.different_depth or self.different_maps or self.different_alignments
+        return not (fields or samples or numbers)
 
     def describe(self) -> list[str]:
         """Lines for people, without the fields."""
@@ -77,6 +80,8 @@ class StoreDifference:
             )
         if self.different_maps:
             lines.append(f"maps: {self.different_maps} of {self.compared} compared samples differ")
+        if self.different_alignments:
+            lines.append(f"alignment: {self.different_alignments} of {self.compared} compared samples differ")
         return [*lines, "identical in content" if self.identical else "different"]
 
 
@@ -84,6 +89,9 @@ def compare_stores(
     first: Store, second: Store, samples: int | None = None, progress: Progress | None = None
 ) -> StoreDifference:
     """Compare two stores, over all common samples or over `samples` of them, evenly spread.
+
+    Of a view and the same view mirrored, depth is compared where both show the same: what the teacher said of a
+    mirrored image beside what it said of the image, mirrored.
 
     Raises ValueError for fewer than one sample, DamagedStoreError where one that is compared is damaged.
     """
@@ -101,9 +109,10 @@ def compare_stores(
     with (progress or Silent()).task("compare", len(chosen), "sample") as task:
         found = []
         for name in chosen:
-            found.append((*_depth_difference(first, second, name), _maps_differ(first, second, name)))
+            facts = _depth_difference(first, second, name)
+            found.append((*facts, _maps_differ(first, second, name), _alignments_differ(first, second, name)))
             task.update()
-    medians, largest, one_sided, differ, maps = zip(*found, strict=True) if found else ([],) * 5
+    medians, largest, one_sided, differ, maps, aligned = zip(*found, strict=True) if found else ([],) * 6
     known = [value for value in medians if value is not None]
     return StoreDifference(
         fields=_fields(first, second),
@@ -117,12 +126,15 @@ def compare_stores(
         max_rel_difference=max(largest, default=0.0),
         one_sided_share=float(np.mean(one_sided)) if found else 0.0,
         different_maps=sum(maps),
+        different_alignments=sum(aligned),
     )
 
 
 def _depth_difference(first: Store, second: Store, name: str) -> tuple[float | None, float, float, bool]:
     """Median (None without a common pixel) and largest difference, one-sided share, and whether any bit differs."""
     a, b = first.depth(name), second.depth(name)
+    if _is_mirrored(first) != _is_mirrored(second):
+        b = b[:, ::-1]
     both: NDArray[np.bool_] = ~(np.isnan(a) | np.isnan(b))
     one_sided = float(np.mean(np.isnan(a) != np.isnan(b)))
     if not both.any():
@@ -133,10 +145,16 @@ def _depth_difference(first: Store, second: Store, name: str) -> tuple[float | N
     return float(np.median(relative)), float(relative.max()), one_sided, not np.array_equal(a, b, equal_nan=True)
 
 
+def _is_mirrored(store: Store) -> bool:
+    return store.spec.view.endswith(",mirror")
+
+
 def _maps_differ(first: Store, second: Store, name: str) -> bool:
     """Whether stored maps differ. Equal chunks are equal maps; others are decoded: other packages pack otherwise."""
     if first.spec.dpm_kind != second.spec.dpm_kind or first.spec.dpm_kind == "gaussian":
         return False
+    if _is_mirrored(first) != _is_mirrored(second):
+        return not np.array_equal(first.dpm(name), second.dpm(name)[..., ::-1], equal_nan=True)
     pairs = zip(first.layout.sharded(), second.layout.sharded(), strict=True)
     if first.spec.bin_edges == second.spec.bin_edges and all(
         raw_chunks(first, one, first.index_of(name)) == raw_chunks(second, other, second.index_of(name))
@@ -145,6 +163,12 @@ def _maps_differ(first: Store, second: Store, name: str) -> bool:
     ):
         return False
     return not np.array_equal(first.dpm(name), second.dpm(name), equal_nan=True)
+
+
+def _alignments_differ(first: Store, second: Store, name: str) -> bool:
+    if first.spec.alignment is None or second.spec.alignment is None:
+        return False  # which is a difference of the specifications
+    return not np.array_equal(first.alignment(name), second.alignment(name), equal_nan=True)
 
 
 def _fields(first: Store, second: Store) -> list[tuple[str, str, str]]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..depth_space import DEPTH_SPACES
+from .aligned import summarise
 from .codec import LogCodec
 
 if TYPE_CHECKING:
     from .reader import Store
+
+CARRIED = {"fixed": "other bins", "image": "bins of each image", "pixel": "bins of each pixel"}
 
 
 def describe(store: Store) -> list[tuple[str, str]]:
@@ -27,21 +30,30 @@ def describe(store: Store) -> list[tuple[str, str]]:
     else:
         codes = f"{codec.bits}-bit even codes over each sample's own range"
     unit = " m" if spec.depth_space == "metric_m" else " of each sample's own range"
+    whose = "the teacher's own"
+    if spec.carried_from is not None:
+        cost = float(store.rows("dpm_carried_kl_nats").mean())
+        whose = f"the teacher's, carried over from {CARRIED[spec.carried_from]} ({cost:.4f} nats)"
     if spec.dpm_kind == "gaussian":
         maps = f"gaussian: a function of depth, sigma {spec.sigma_m:g}{unit}, no bytes"
     elif spec.dpm_kind == "sparse":
         reached = float(store.rows("dpm_kl_nats").mean())
-        maps = f"sparse: the teacher's own, at most {spec.max_dpm_kl:g} nats away, {reached:.4f} reached"
+        maps = f"sparse: {whose}, at most {spec.max_dpm_kl:g} nats away, {reached:.4f} reached"
     else:
-        maps = "dense: the teacher's own, float16"
+        maps = f"dense: {whose}, float16"
     error = float(store.rows("max_rel_error").max())
     share = {name: float(store.rows(name).mean()) for name in ("clipped_share", "invalid_share")}
     each = ", ".join(f"{name} {size / len(store) / 1e3:.1f} KB" for name, size in sizes.items())
+    aligned = []
+    if spec.alignment is not None:
+        of = f"to {spec.alignment['truth']} by {spec.alignment['fit']}, "
+        aligned.append(("aligned", of + summarise(store).describe()))
     return [
         ("teacher", f"{teacher.get('name')} ({teacher.get('kind')}), {teacher.get('precision')}"),
         ("weights", f"sha256 {weights}" if weights else "none"),
         ("licence", teacher.get("licence") or "not stated"),
         ("numbers", f"{spec.depth_space}: {DEPTH_SPACES[spec.depth_space]}"),
+        *aligned,
         (
             "source",
             f"{spec.source['name']}, {len(store)} images, ids sha256 {spec.source['ids_sha256'][:16]}...",

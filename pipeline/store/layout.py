@@ -46,6 +46,14 @@ SAMPLE_DTYPES = {
 }
 AFFINE_DTYPES = {"code_scale": ("float64", 0), "code_offset": ("float64", 0)}
 SPARSE_DTYPES = {"dpm_kl_nats": ("float32", 0), "dpm_max_kl_nats": ("float32", 0), "dpm_planes": ("int32", 0)}
+CARRIED_DTYPES = {"dpm_carried_kl_nats": ("float32", 0)}
+ALIGNMENT_DTYPES = {
+    "align_scale": ("float64", 0),
+    "align_shift": ("float64", 0),
+    "align_points": ("int32", 0),
+    "align_residual": ("float32", 0),
+    "align_verdict": ("uint8", 0),
+}
 
 
 @dataclass(frozen=True)
@@ -217,6 +225,10 @@ class StoreLayout:
             columns |= AFFINE_DTYPES
         if self.spec.dpm_kind == "sparse":
             columns |= SPARSE_DTYPES
+        if self.spec.carried_from is not None:
+            columns |= CARRIED_DTYPES
+        if self.spec.alignment is not None:
+            columns |= ALIGNMENT_DTYPES
         count = self.spec.samples
         chunk = min(count, ROWS_PER_CHUNK)
         return [

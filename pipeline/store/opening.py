@@ -1,6 +1,6 @@
 """What is looked at before any sample of a store is read: manifest and metadata, whoever wrote them.
 
-Everything is small, is checked against the manifest, and must be what format version 1 prescribes to the letter; so a
+Everything is small, is checked against the manifest, and must be what its format version prescribes to the letter; so a
 foreign codec, a shape that declares too much, or a path that leads out of the store is refused here.
 """
 
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..fileio import parse_json, sha256_bytes
+from .attributes import KNOWN_VERSIONS, is_known_version
 from .codec import DamagedStoreError, decode_chunk
 from .layout import MANIFEST, MAX_ID_BYTES, StoreLayout
-from .spec import FORMAT_VERSION, MAX_BINS, StoreSpec
+from .spec import MAX_BINS, StoreSpec
 
 if TYPE_CHECKING:
     from .files import StoreFiles
@@ -32,11 +33,13 @@ def open_layout(files: StoreFiles, name: str) -> tuple[Manifest, StoreSpec, Stor
 
     Raises ValueError, and of its kind DamagedStoreError where bytes are not those of the manifest.
     """
-    manifest = _read_manifest(files, name)
+    version, manifest = read_manifest(files, name)
     spec, layout = _read_spec(files, name, manifest)
+    if version != spec.version:
+        raise ValueError(f"{name}/{MANIFEST}: of version {version}, the store's attributes of {spec.version}")
     for path, expected in layout.metadata().items():
         if not _same(_read_node(files, name, manifest, path), expected):
-            raise ValueError(f"{name}/{path}: not the metadata that format version {FORMAT_VERSION} prescribes")
+            raise ValueError(f"{name}/{path}: not the metadata that format version {spec.version} prescribes")
     if set(manifest) != set(layout.files()):
         odd = sorted(set(manifest) ^ set(layout.files()))
         raise ValueError(f"{name}/{MANIFEST}: missing or unexpected files, such as {odd[0]}")
@@ -82,17 +85,18 @@ def _same(one: object, other: object) -> bool:
     return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
-def _read_manifest(files: StoreFiles, name: str) -> Manifest:
+def read_manifest(files: StoreFiles, name: str) -> tuple[int, Manifest]:
+    """The manifest and its version. Raises ValueError for one that leads out of the store, or is none."""
     value = _parse(name, MANIFEST, files.read(MANIFEST, MANIFEST_LIMIT_BYTES))
     try:
-        if not _same(value["version"], FORMAT_VERSION):
+        if not is_known_version(value["version"]):
             raise ValueError(
-                f"{name}: manifest version {value['version']!r}, this program reads {FORMAT_VERSION}; install the "
+                f"{name}: manifest version {value['version']!r}, this program reads {KNOWN_VERSIONS}; install the "
                 "release that wrote the store"
             )
         pairs = {path: list(entry) for path, entry in value["files"].items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{name}/{MANIFEST}: not a manifest of format version 1 ({error!r})") from error
+        raise ValueError(f"{name}/{MANIFEST}: not a manifest of a depth store ({error!r})") from error
     entries: Manifest = {}
     for path, entry in pairs.items():
         parts = path.split("/")
@@ -104,7 +108,7 @@ def _read_manifest(files: StoreFiles, name: str) -> Manifest:
         if type(size) is not int or size < 0 or not isinstance(digest, str) or not SHA256.fullmatch(digest):
             raise ValueError(f"{name}/{MANIFEST}: entry of {path[:200]!r} is not (bytes, sha256)")
         entries[path] = size, digest
-    return entries
+    return value["version"], entries
 
 
 def _read_spec(files: StoreFiles, name: str, manifest: Manifest) -> tuple[StoreSpec, StoreLayout]:

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..alignment import Fit, apply
+from .aligned import AlignmentColumns
 from .codec import AffineCodec, DamagedStoreError, LogCodec, codes_of_residual, decode_chunk
 from .files import LocalFiles, is_url
 from .layout import MANIFEST, MAX_MAP_BYTES
+from .maps import gaussian, normalised
 from .opening import open_layout, read_checked
 from .shard_reader import ShardReader
 from .sparse import SparseMap, decode_sparse
@@ -30,9 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .files import StoreFiles
-
-DENSE_TOLERANCE = 0.01
-"""How far a stored float16 map may be from a sum of 1; 4096 bins of rounding make 0.001."""
 
 
 def open_store(path: str | Path, *, check_shards: bool | None = None, cache: Path | None = None) -> Store:
@@ -149,21 +149,56 @@ class Store:
         """(K + 1,) edges of the depth bins; for relative depth they are shares of each sample's own range."""
         return np.array(self.spec.bin_edges)
 
+    @property
+    def is_metric(self) -> bool:
+        """Whether `depth_m` has metres: of a metric teacher, or of a relative one that was aligned to ground truth."""
+        return self.spec.depth_space == "metric_m" or self.spec.alignment is not None
+
+    @cached_property
+    def _alignments(self) -> AlignmentColumns:
+        if self.spec.alignment is None:
+            raise ValueError(
+                f"{self.name} is not aligned to ground truth: `pipeline store align {self.name}` writes one that is"
+            )
+        return AlignmentColumns(self.rows)
+
+    @property
+    def accepted(self) -> NDArray[np.bool_] | None:
+        """(N,) which samples of an aligned store have metres; None for a store that is not aligned."""
+        return None if self.spec.alignment is None else self._alignments.accepted
+
+    def alignment(self, sample: int | str) -> Fit:
+        """How a sample was aligned to ground truth, or why it was not.
+
+        Raises ValueError for a store that is not aligned, DamagedStoreError for a row that no fit can have.
+        """
+        number, columns = self.index_of(sample), self._alignments
+        try:
+            return columns[number]
+        except DamagedStoreError as error:
+            raise self._damaged("sample/align_verdict", number, str(error)) from error
+
     # --- maps --------------------------------------------------------------------------------------------------
 
     def depth_m(self, sample: int | str) -> NDArray[np.float32]:
         """Teacher depth (h, w) float32 metres at the teacher's own resolution, NaN where invalid.
 
-        Raises ValueError for a store whose depth is not metric, DamagedStoreError for a damaged sample.
+        Of an aligned store it is `depth` with the sample's scale and shift, within the alignment's range: NaN where
+        that is not above 0, and everywhere in a sample whose alignment was rejected.
+        Raises ValueError for a store whose depth is neither metric nor aligned, DamagedStoreError for a damaged sample.
         """
-        if self.spec.depth_space != "metric_m":
+        if self.spec.depth_space == "metric_m":
+            return self.depth(sample)
+        if self.spec.alignment is None:
             raise ValueError(
-                f"{self.name} holds {self.spec.depth_space}, which is not metres: read it with .depth(), and align it"
+                f"{self.name} holds {self.spec.depth_space}, which is not metres: read it with .depth(), or align it "
+                f"to ground truth with `pipeline store align {self.name}`"
             )
-        return self.depth(sample)
+        found, (low_m, high_m) = self.alignment(sample), self.spec.alignment["depth_range_m"]
+        return apply(self.depth(sample), found.scale, found.shift, self.spec.depth_space, (low_m, high_m))
 
     def depth(self, sample: int | str) -> NDArray[np.float32]:
-        """Teacher output (h, w) float32 in the store's depth space, NaN where invalid."""
+        """Teacher output (h, w) float32 in the store's depth space, aligned or not; NaN where invalid."""
         number = self.index_of(sample)
         residual = self._chunks("depth", number)[0]
         if residual is None:
@@ -188,7 +223,10 @@ class Store:
         return scale, offset
 
     def dpm(self, sample: int | str) -> NDArray[np.float32]:
-        """Teacher map (K, h, w) float32, which sums to 1 over K where valid and is NaN elsewhere."""
+        """Teacher map (K, h, w) float32, which sums to 1 over K where valid and is NaN elsewhere.
+
+        Its bins are those of `bin_edges_m`: of a relative teacher over each sample's own range, also after alignment.
+        """
         number = self.index_of(sample)
         if self.spec.dpm_kind == "gaussian":
             return self._gaussian(number)
@@ -201,21 +239,13 @@ class Store:
         if chunk is None:
             raise self._damaged("dpm/probability", number, "the chunk is missing")
         dense: NDArray[np.float32] = chunk[0].astype(np.float32)
-        total = dense.sum(axis=0)
-        # NaN is a pixel without a value. One probability that is NaN makes its sum so; a negative one need not.
-        if np.any(dense < 0) or not np.all(np.isnan(total) | (np.abs(total - 1) < DENSE_TOLERANCE)):
-            raise self._damaged("dpm/probability", number, "its maps are negative or do not sum to 1")
-        if np.any(np.isnan(total) != np.isnan(dense[0])):
-            raise self._damaged("dpm/probability", number, "maps are NaN in some bins alone")
-        dense /= total
-        return dense
+        try:
+            return normalised(dense)
+        except ValueError as error:
+            raise self._damaged("dpm/probability", number, str(error)) from error
 
     def _gaussian(self, number: int) -> NDArray[np.float32]:
         """Map (K, h, w) about a sample's depth: in metres, or where depth is relative over the sample's own range."""
-        import torch  # heavy, and only this kind of map needs it
-
-        from ..dpm import gaussian_dpm
-
         map_bytes = 4 * self.spec.bin_count * math.prod(self.layout.size_px)
         if map_bytes > MAX_MAP_BYTES:
             raise ValueError(
@@ -224,13 +254,9 @@ class Store:
             )
         values, codec = self.depth(number), self.spec.depth_codec()
         if isinstance(codec, AffineCodec):
-            scale, offset = self._affine(number)
-            values = ((values - offset) / (scale * (2**codec.bits - 2))).astype(np.float32)
+            values = codec.share(values, *self._affine(number))
         assert self.spec.sigma_m is not None
-        maps = gaussian_dpm(torch.from_numpy(values)[None, None], torch.from_numpy(self.bin_edges_m), self.spec.sigma_m)
-        dense: NDArray[np.float32] = maps[0].numpy()
-        dense[:, np.isnan(values)] = np.nan
-        return dense
+        return gaussian(values, self.bin_edges_m, self.spec.sigma_m)
 
     @cached_property
     def _planes(self) -> NDArray[np.int32]:
@@ -266,7 +292,8 @@ class Store:
             raise self._damaged(path, number, str(error)) from error
 
     def _damaged(self, path: str, number: int, what: str) -> DamagedStoreError:
-        file = self._arrays[path].file(number // self.spec.samples_per_shard)
+        array = self._arrays[path]
+        file = array.file(number // (array.shard or array.chunk)[0])
         try:
             sample = f"{number} ({self.ids[number]})"
         except DamagedStoreError:  # the damage at hand is the one to tell of

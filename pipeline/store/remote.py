@@ -24,7 +24,7 @@ import google_crc32c
 from ..fileio import pretty_json, sha256_bytes
 from .codec import DamagedStoreError
 from .layout import MANIFEST, MAX_CHUNK_BYTES
-from .opening import MANIFEST_LIMIT_BYTES, _read_manifest
+from .opening import MANIFEST_LIMIT_BYTES, read_manifest
 from .transport import Ask, NoRangesError, Remote, check_url
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class RemoteFiles:
             ) from error
         self._small = {MANIFEST: manifest}
         self._ahead: dict[tuple[str, int, int], bytes] = {}
-        self._entries = _read_manifest(self, self.name)
+        _, self._entries = read_manifest(self, self.name)
         self._whole_shards = whole_shards  # also set where a server sends no ranges
         # The manifest is in the key: a store that was changed never mixes with what is kept of the old one.
         key = sha256_bytes(f"{self.name}\n{sha256_bytes(manifest)}".encode())

@@ -14,10 +14,20 @@ from typing import Any
 
 from ..depth_space import check_depth_space
 from ..fileio import canonical_json, sha256_bytes
+from .attributes import (
+    FORMAT_VERSIONS,
+    KNOWN_VERSIONS,
+    check_alignment,
+    check_text,
+    is_known_version,
+    number,
+    number_or_none,
+    whole,
+)
 from .codec import LARGEST, AffineCodec, LogCodec
 
-FORMAT_VERSION = 1
 DPM_KINDS = ("gaussian", "sparse", "dense")
+CARRIED_FROM = ("fixed", "image", "pixel")
 PRODUCERS = ("tiekd-pipeline", "numcodecs", "numpy", "torch")
 MAX_BINS = 4096
 MAX_SAMPLES = 2**40
@@ -63,13 +73,17 @@ class StoreSpec:
     """Width of a `gaussian` map; in the unit of the edges."""
     max_dpm_kl: float | None = None
     """Error budget of a `sparse` map in nats, as a mean over pixels."""
+    carried_from: str | None = None
+    """What bins the teacher's own maps were over: other `fixed` ones, those of each `image` or of each `pixel`; by mass
+    they were carried over onto these. None where these are the teacher's own, or where it gave no maps."""
+    alignment: dict[str, Any] | None = None
+    """How `sample/align_*` were fitted to ground truth: `fit`, `truth`, `min_points`, `max_residual`, `depth_range_m`.
+    None for a store that is not aligned."""
     samples_per_shard: int = 128
     producer: dict[str, str] = field(default_factory=producer_versions)
 
     def __post_init__(self) -> None:
         check_depth_space(self.depth_space)
-        if self.dpm_kind not in DPM_KINDS:
-            raise ValueError(f"DPM kind {self.dpm_kind!r}: expected one of {', '.join(DPM_KINDS)}")
         edges = self.bin_edges
         if not 2 <= len(edges) <= MAX_BINS + 1 or any(not math.isfinite(edge) for edge in edges):
             raise ValueError(f"{len(edges)} bin edges: expected 2 to {MAX_BINS + 1} finite numbers")
@@ -77,18 +91,36 @@ class StoreSpec:
             raise ValueError(f"bin edges of {edges[0]:g} to {edges[-1]:g}: expected none beyond {LARGEST:g}")
         if any(high <= low for low, high in pairwise(edges)):
             raise ValueError("bin edges do not ascend: expected each larger than the one before")
-        if self.dpm_kind == "gaussian" and not (self.sigma_m and 1 / LARGEST <= self.sigma_m <= LARGEST):
-            raise ValueError(f"sigma {self.sigma_m} m of a gaussian DPM: expected a number above 0 (--sigma-m)")
-        if self.dpm_kind == "sparse" and not (self.max_dpm_kl and 0 < self.max_dpm_kl < math.inf):
-            raise ValueError(f"DPM error {self.max_dpm_kl} nats: expected a number above 0 (--max-dpm-kl)")
+        self._check_maps()
+        if self.alignment is not None:
+            check_alignment(self.alignment, self.depth_space)
         if not 1 <= self.samples_per_shard <= 2**16:
             raise ValueError(f"{self.samples_per_shard} samples a shard: expected 1 to {2**16}")
         if not 0 < self.samples <= MAX_SAMPLES:
             raise ValueError(f"{self.samples} samples: expected at least 1")
         if not 0 < self.view_size_px[0] * self.view_size_px[1] <= MAX_VIEW_PIXELS:
             raise ValueError(f"a view of {self.view_size_px} px: expected 1 to {MAX_VIEW_PIXELS} pixels")
-        _check_text([self.teacher, self.source, self.view, self.producer])
+        check_text([self.teacher, self.source, self.view, self.producer, self.alignment])
         self.depth_codec()  # its range and error are checked there
+
+    def _check_maps(self) -> None:
+        if self.dpm_kind not in DPM_KINDS:
+            raise ValueError(f"DPM kind {self.dpm_kind!r}: expected one of {', '.join(DPM_KINDS)}")
+        if self.dpm_kind == "gaussian" and not (self.sigma_m and 1 / LARGEST <= self.sigma_m <= LARGEST):
+            raise ValueError(f"sigma {self.sigma_m} m of a gaussian DPM: expected a number above 0 (--sigma-m)")
+        if self.dpm_kind == "sparse" and not (self.max_dpm_kl and 0 < self.max_dpm_kl < math.inf):
+            raise ValueError(f"DPM error {self.max_dpm_kl} nats: expected a number above 0 (--max-dpm-kl)")
+        if self.carried_from is not None and self.carried_from not in CARRIED_FROM:
+            raise ValueError(
+                f"maps carried from {str(self.carried_from)[:80]!r}: expected one of {', '.join(CARRIED_FROM)}"
+            )
+        if self.carried_from is not None and self.dpm_kind == "gaussian":
+            raise ValueError("gaussian maps are a function of depth: expected none to be carried over")
+
+    @property
+    def version(self) -> int:
+        """The format's version: 2 where something is there that version 1 has not."""
+        return 1 if self.carried_from is None and self.alignment is None else 2
 
     @property
     def samples(self) -> int:
@@ -131,7 +163,7 @@ class StoreSpec:
         )
         return {
             "depth_store": {
-                "version": FORMAT_VERSION,
+                "version": self.version,
                 "teacher": self.teacher,
                 "depth_space": self.depth_space,
                 "source": self.source,
@@ -139,6 +171,7 @@ class StoreSpec:
                 "codec": {**kind, "residual": "zigzag_2d", "max_rel_error": self.max_rel_error},
                 "samples_per_shard": self.samples_per_shard,
                 "producer": self.producer,
+                **({"alignment": self.alignment} if self.alignment is not None else {}),
             }
         }
 
@@ -146,9 +179,10 @@ class StoreSpec:
         """Attributes of the group `dpm`."""
         if self.dpm_kind == "gaussian":
             return {"kind": "gaussian", "sigma_m" if self.depth_space == "metric_m" else "sigma_share": self.sigma_m}
+        carried = {"carried_from": self.carried_from} if self.carried_from is not None else {}
         if self.dpm_kind == "sparse":
-            return {"kind": "sparse", "max_kl_nats": self.max_dpm_kl, "weight_bits": self.weight_bits}
-        return {"kind": "dense"}
+            return {"kind": "sparse", "max_kl_nats": self.max_dpm_kl, "weight_bits": self.weight_bits, **carried}
+        return {"kind": "dense", **carried}
 
     def digest(self) -> str:
         """Hash of the whole specification; it names the staging directory, so that nothing else resumes it."""
@@ -161,12 +195,14 @@ class StoreSpec:
 
         Raises ValueError for another version, a missing `depth_space`, or anything out of form.
         """
+        version: object = FORMAT_VERSIONS[0]
         try:
             header = root["depth_store"]
-            if header["version"] != FORMAT_VERSION:
+            version = header["version"]
+            if not is_known_version(version):
                 raise ValueError(
-                    f"store format version {header['version']!r}: this program reads version {FORMAT_VERSION}; "
-                    "install the release that wrote the store"
+                    f"store format version {version!r}: this program reads versions {KNOWN_VERSIONS}; install the "
+                    "release that wrote the store"
                 )
             if not isinstance(header.get("depth_space"), str):
                 raise ValueError(  # noqa: TRY004 - for people
@@ -177,50 +213,27 @@ class StoreSpec:
             spec = cls(
                 teacher=dict(header["teacher"]),
                 depth_space=header["depth_space"],
-                source={**source, "samples": _whole(source["samples"])},
+                source={**source, "samples": whole(source["samples"])},
                 view=str(header["view"]["name"]),
-                view_size_px=(_whole(height), _whole(width)),
-                max_rel_error=_number(codec["max_rel_error"]),
-                depth_range_m=(_number(codec.get("lo_m", 0.1)), _number(codec.get("hi_m", 300.0))),
+                view_size_px=(whole(height), whole(width)),
+                max_rel_error=number(codec["max_rel_error"]),
+                depth_range_m=(number(codec.get("lo_m", 0.1)), number(codec.get("hi_m", 300.0))),
                 dpm_kind=str(dpm["kind"]),
                 bin_edges=bin_edges,
-                sigma_m=_number_or_none(dpm.get("sigma_m", dpm.get("sigma_share"))),
-                max_dpm_kl=_number_or_none(dpm.get("max_kl_nats")),
-                samples_per_shard=_whole(header["samples_per_shard"]),
+                sigma_m=number_or_none(dpm.get("sigma_m", dpm.get("sigma_share"))),
+                max_dpm_kl=number_or_none(dpm.get("max_kl_nats")),
+                carried_from=dpm.get("carried_from"),
+                alignment=header.get("alignment"),
+                samples_per_shard=whole(header["samples_per_shard"]),
                 producer=dict(header["producer"]),
             )
             texts = (spec.teacher["name"], source["name"], source["ids_sha256"])
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the store's attributes are not of format version 1 ({error!r})") from error
+            raise ValueError(f"the store's attributes are not of format version {version} ({error!r})") from error
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("the teacher's or the source's name, or the ids' sha256, is no text")
         if spec.root_attributes() != root or spec.dpm_attributes() != dpm:
-            raise ValueError("the store's attributes contradict each other or hold more than format version 1 has")
+            raise ValueError(
+                f"the store's attributes contradict each other or hold more than format version {version} has"
+            )
         return spec
-
-
-def _whole(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{value!r} in the store's attributes: expected a whole number above 0")
-    return value
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} in the store's attributes: expected a number")  # noqa: TRY004 - for people
-    return value
-
-
-def _number_or_none(value: object) -> float | None:
-    return None if value is None else _number(value)
-
-
-def _check_text(value: Any) -> None:  # noqa: ANN401 - any JSON value
-    """Refuse control characters anywhere in a JSON value: printed, they could move a terminal's cursor."""
-    if isinstance(value, dict):
-        _check_text([*value, *value.values()])
-    elif isinstance(value, list | tuple):
-        for each in value:
-            _check_text(each)
-    elif isinstance(value, str) and not value.isprintable():
-        raise ValueError(f"text {value[:80]!r} of the teacher, source, view or producer holds control characters")

@@ -18,6 +18,7 @@ from dask.callbacks import Callback
 from dask.delayed import delayed
 
 from ..progress import Silent
+from .aligned import AlignmentSummary, summarise
 from .codec import AffineCodec, LogCodec, codes_of_residual
 from .reader import Store, open_store
 
@@ -82,6 +83,13 @@ def store_statistics(path: str | Path, progress: Progress | None = None) -> dict
     if entropy:
         result["dpm"]["entropy_nats"] = float(np.mean(entropy))
         result["each_sample"]["entropy_nats"] = entropy
+    if spec.carried_from is not None:
+        result["dpm"]["carried_from"] = spec.carried_from
+        result["dpm"]["carried_kl_nats"] = float(store.rows("dpm_carried_kl_nats").mean(dtype=np.float64))
+    if spec.alignment is not None:
+        result["alignment"] = summarise(store)._asdict()
+        residual = store.rows("align_residual")
+        result["each_sample"]["align_residual"] = [None if np.isnan(one) else float(one) for one in residual]
     if spec.dpm_kind == "sparse":
         result["dpm"]["kl_nats"] = float(store.rows("dpm_kl_nats").mean(dtype=np.float64))
     return result
@@ -91,7 +99,11 @@ def describe_statistics(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Lines of (name, text) about the result of `store_statistics`."""
     each, maps, (height, width) = found["each_sample"], found["dpm"], found["size_px"]
     facts = found["depth"] or {}
-    told = {"entropy_nats": "mean entropy {:.3f} nats", "kl_nats": "{:.4f} nats from the teacher's"}
+    told = {
+        "entropy_nats": "mean entropy {:.3f} nats",
+        "kl_nats": "{:.4f} nats from the teacher's",
+        "carried_kl_nats": "carried over at {:.4f} nats",
+    }
     known = [text.format(maps[key]) for key, text in told.items() if key in maps]
 
     def share(name: str) -> str:
@@ -104,6 +116,7 @@ def describe_statistics(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("clipped", share("clipped_share")),
         ("error", f"{found['max_rel_error']:.4%}, allowed {found['max_rel_error_allowed']:.4%}"),
         ("maps", ", ".join([f"{maps['kind']}, {maps['bins']} bins", *known])),
+        *([("aligned", AlignmentSummary(**found["alignment"]).describe())] if "alignment" in found else []),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -44,13 +45,13 @@ def subset_store(store: Store, out: Path, samples: Sequence[int | str], progress
     ids = [store.ids[number] for number in numbers]
     source = {**store.spec.source, "samples": len(ids), "ids_sha256": digest_of_ids(ids)}
     spec = replace(store.spec, source=source)
-    rows = _rows(store)
+    rows = columns_of(store)
     written = 0
     with StoreWriter(out, spec, ids) as writer, (progress or Silent()).task("subset", len(ids), "sample") as task:
         task.update(sum(len(spec.shard_samples(shard)) for shard in writer.finished))
         for shard in writer.todo:
             wanted = [numbers[place] for place in spec.shard_samples(shard)]
-            written += writer.write_shard(shard, [_encoded(store, number, rows) for number in wanted])
+            written += writer.write_shard(shard, [encoded_sample(store, number, rows) for number in wanted])
             task.update(len(wanted))
         writer.finish()
     return written
@@ -84,14 +85,20 @@ def _checked(array: ArrayLayout, chunk: bytes | None, length: int) -> bytes | No
     return chunk
 
 
-def _rows(store: Store) -> dict[str, NDArray[Any]]:
-    """Columns of the store as the writer takes them, except the id."""
+def columns_of(store: Store) -> dict[str, NDArray[Any]]:
+    """Columns of the store as `encoded_sample` takes them: all except the id."""
     names = [array.path.removeprefix("sample/") for array in store.layout.rows()]
     return {name: store.rows(name) for name in names if name != "id"}
 
 
-def _encoded(store: Store, number: int, rows: dict[str, NDArray[Any]]) -> EncodedSample:
+def _json(value: Any) -> Any:  # noqa: ANN401 - any value of a column
+    """A value as the journal takes it: JSON has no NaN."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def encoded_sample(store: Store, number: int, rows: dict[str, NDArray[Any]]) -> EncodedSample:
+    """A sample as the writer takes it, its chunks as they are. Raises DamagedStoreError."""
     chunks = {array.path: raw_chunks(store, array, number) for array in store.layout.sharded()}
-    row = {name: column[number].tolist() for name, column in rows.items()}
+    row = {name: _json(column[number].tolist()) for name, column in rows.items()}
     row["image_sha256"] = rows["image_sha256"][number].tobytes().hex()
     return EncodedSample(store.layout.size_px, chunks, row)

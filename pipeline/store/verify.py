@@ -16,6 +16,8 @@ from .reader import Store, open_store
 from .spec import digest_of_ids
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..progress import Progress
 
 MAX_NAMED_SAMPLES = 8
@@ -76,13 +78,24 @@ def _verify(store: Store, found: list[Damage], progress: Progress) -> list[Damag
         found.append(Damage("sample/id", str(error), []))
     with progress.task("decode", len(store), "sample") as task:
         for number in range(len(store)):
-            readers = {"depth": store.depth} | ({} if store.spec.dpm_kind == "gaussian" else {"dpm": store.dpm})
-            for array, read in readers.items():
-                try:
-                    read(number)
-                except DamagedStoreError as error:
-                    found.append(Damage(array, str(error), [_id(store, number)]))
+            found += _unreadable(store, number)
             task.update()
+    return found
+
+
+def _unreadable(store: Store, number: int) -> list[Damage]:
+    """What of a sample does not decode."""
+    readers: dict[str, Callable[[int], object]] = {"depth": store.depth}
+    if store.spec.dpm_kind != "gaussian":
+        readers["dpm"] = store.dpm
+    if store.spec.alignment is not None:
+        readers["sample/align_verdict"] = store.alignment
+    found = []
+    for array, read in readers.items():
+        try:
+            read(number)
+        except DamagedStoreError as error:
+            found.append(Damage(array, str(error), [_id(store, number)]))
     return found
 
 

@@ -48,9 +48,16 @@ class EncodedSample(NamedTuple):
         return sum(16 + len(chunk or b"") for chunks in self.chunks.values() for chunk in chunks)
 
 
-def encode_sample(spec: StoreSpec, depth: NDArray[np.float32], dpm: NDArray[np.float32] | None) -> EncodedSample:
+def encode_sample(
+    spec: StoreSpec,
+    depth: NDArray[np.float32],
+    dpm: NDArray[np.float32] | None,
+    carried_kl_nats: float | None = None,
+) -> EncodedSample:
     """Encode a depth (h, w), NaN where there is no value, and for `sparse` and `dense` stores its map (K, h, w).
 
+    `carried_kl_nats`, what carrying the teacher's map over onto the store's bins cost as a mean over pixels, goes with
+    a specification that has `carried_from`, and with no other.
     Depends on its arguments alone, and may run in many threads: the slow parts release the interpreter lock.
     Raises ValueError for values that the depth space does not allow.
     """
@@ -93,6 +100,11 @@ def encode_sample(spec: StoreSpec, depth: NDArray[np.float32], dpm: NDArray[np.f
         # A probability too small for float16 becomes the smallest there is: 0 would make divergences infinite.
         half = np.where(dpm > 0, np.maximum(dpm, np.finfo(np.float16).smallest_subnormal), dpm).astype(np.float16)
         chunks["dpm/probability"] = [encode_chunk(half[None])]
+    assert (carried_kl_nats is None) == (spec.carried_from is None)
+    if carried_kl_nats is not None:
+        if not 0 <= carried_kl_nats < np.inf:
+            raise ValueError(f"maps carried over at {carried_kl_nats} nats: expected a finite number, 0 or above")
+        row["dpm_carried_kl_nats"] = carried_kl_nats
     return EncodedSample((depth.shape[0], depth.shape[1]), chunks, row)
 
 
@@ -231,7 +243,7 @@ class StoreWriter:
         for folder in sorted({path.parent for path in self._store.rglob("*")}):
             sync_directory(folder)
         assert set(manifest) == set(layout.files())
-        write_durably(self._store / MANIFEST, pretty_json({"version": 1, "files": manifest}))
+        write_durably(self._store / MANIFEST, pretty_json({"version": self.spec.version, "files": manifest}))
         self._store.rename(self.target)
         sync_directory(self.target.parent)
         shutil.rmtree(self.staging)
@@ -261,7 +273,7 @@ def _column(name: str, records: list[ShardRecord], dtype: np.dtype[Any], shape: 
     values = [value for record in records for value in record.rows[name]]
     if name == "image_sha256":
         return np.frombuffer(bytes.fromhex("".join(values)), np.uint8).reshape(shape)
-    return np.array(values, dtype).reshape(shape)
+    return np.array(values, dtype).reshape(shape)  # None, which the journal's JSON has for NaN, becomes that again
 
 
 def _size(size_px: tuple[int, int]) -> str:

@@ -66,6 +66,8 @@ class Teacher(Protocol):
     """(K + 1,) edges of its own bins, if it emits distributions over the same ones for every image."""
     needs_images: bool
     """False for folders of predictions: then `images` is None, and only hashed."""
+    emits_maps: bool = False
+    """True if it emits distributions over bins that each image, or each pixel, has of its own. May be left out."""
 
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
         """Depth for images (B, 3, H, W) float32 RGB in 0..1, named by `ids`.
@@ -73,3 +75,21 @@ class Teacher(Protocol):
         Runs without gradients, on the teacher's own device, and returns CPU tensors.
         """
         ...
+
+
+def may_lack_values(teacher: Teacher) -> bool:
+    """Whether NaN is a teacher's word for no value: in a file, or where its numbers are integers.
+
+    Of any other network it is a fault.
+    """
+    return not teacher.needs_images or teacher.card.precision.startswith(("int", "uint"))
+
+
+def gives_maps(teacher: Teacher) -> bool:
+    """Whether a teacher's answers hold distributions, over whatever bins."""
+    return teacher.bin_edges_m is not None or has_moving_bins(teacher)
+
+
+def has_moving_bins(teacher: Teacher) -> bool:
+    """Whether the bins of its distributions differ between images or pixels."""
+    return bool(getattr(teacher, "emits_maps", False))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..dpm import expected_depth
+from ..relative import METRIC, depth_space_of, in_own_space
 from ..students.run import IMAGENET_MEAN, IMAGENET_STD, has_map, load_run, normalise
 from .base import VIEW, TeacherCard, TeacherOutput
 
@@ -32,7 +33,8 @@ class CheckpointTeacher:
 
     def __init__(self, run: LoadedRun, card: TeacherCard, device: torch.device) -> None:
         self.card = card
-        self._mapped = has_map(run.config)
+        # Relative bins are those of no store: what a relative network has to say is depth in its teacher's space.
+        self._mapped = has_map(run.config) and card.depth_space == METRIC
         self.bin_edges_m: NDArray[np.float64] | None = run.bin_edges_m if self._mapped else None
         self._edges_m = torch.from_numpy(run.bin_edges_m)
         self._network = run.network.to(device)
@@ -40,11 +42,16 @@ class CheckpointTeacher:
 
     @torch.no_grad()
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:  # noqa: ARG002 - the protocol
-        """Depth (B, h, w) metres and maps (B, K, h, w), both float32 on the CPU; no maps of a regression network."""
+        """Depth (B, h, w) metres and maps (B, K, h, w), both float32 on the CPU; no maps of a regression network.
+
+        Of a relative run, its numbers in the space of the teacher that it learned from, and no maps.
+        """
         assert images is not None, "needs_images is True"
         logits = self._network(normalise(images.to(self._device)))
         dpm = torch.softmax(logits.float(), dim=1)
         depth_m = expected_depth(dpm, self._edges_m)
+        if self.card.depth_space != METRIC:
+            depth_m = in_own_space(depth_m, self.card.depth_space)
         return TeacherOutput(depth_m.squeeze(1).cpu(), dpm.cpu() if self._mapped else None)
 
 
@@ -54,7 +61,7 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Checkp
     card = TeacherCard(
         kind="checkpoint",
         name=str(run.config["student"]),
-        depth_space="metric_m",
+        depth_space=depth_space_of(run.config),
         weights_sha256=run.weights_sha256,
         preprocessing={
             "mean": list(IMAGENET_MEAN),

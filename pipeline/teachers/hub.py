@@ -7,7 +7,7 @@ from pathlib import Path
 
 import huggingface_hub
 
-from ..fileio import sha256_bytes, sha256_file
+from ..fileio import read_json, sha256_bytes, sha256_file
 
 
 def model_folder(argument: str, revision: str | None, *, code: bool) -> tuple[Path, str | None]:
@@ -31,7 +31,10 @@ def model_folder(argument: str, revision: str | None, *, code: bool) -> tuple[Pa
             f"{where}: no such directory, and the hub does not give it ({str(error).splitlines()[0]}); check "
             "the id and --revision, or download it elsewhere and name the directory"
         ) from error
-    return Path(folder), Path(folder).name
+    commit = Path(folder).name
+    if not re.fullmatch(r"[0-9a-f]{40}", commit):
+        raise ValueError(f"{where}: it lies in {folder}, expected a folder of the hub's cache, named by its commit")
+    return Path(folder), commit
 
 
 def weights_sha256(folder: Path) -> str:
@@ -47,6 +50,34 @@ def weights_sha256(folder: Path) -> str:
             f"teacher transformers:{folder}: {found}; expected model.safetensors: load the model where you "
             "trust it and call save_pretrained(DIR)"
         )
-    if len(files) == 1:
-        return sha256_file(files[0])
-    return sha256_bytes("".join(f"{path.name} {sha256_file(path)}\n" for path in files).encode())
+    return sha256_file(files[0]) if len(files) == 1 else _digest(files, folder)
+
+
+def code_sha256(folder: Path) -> str | None:
+    """The sha256 of the list of names and sha256 of the Python files beside the weights; None where there are none.
+
+    Raises ValueError where a configuration names code in another repository, which no digest or revision would pin.
+    """
+    for path in sorted(folder.glob("*config.json")):
+        config = read_json(path, "configuration")
+        named = config.get("auto_map") if isinstance(config, dict) else None
+        elsewhere = [name for name in _names(named) if "--" in name]
+        if elsewhere:
+            raise ValueError(
+                f"teacher transformers:{folder}: {path.name} takes code from another repository ({elsewhere[0]}), of "
+                "which no revision is known; copy that code beside the weights, and name it in auto_map without `--`"
+            )
+    files = sorted(folder.rglob("*.py"))
+    return _digest(files, folder) if files else None
+
+
+def _names(auto_map: object) -> list[str]:
+    values = auto_map.values() if isinstance(auto_map, dict) else auto_map if isinstance(auto_map, list) else [auto_map]
+    return [
+        name for value in values for name in (value if isinstance(value, list) else [value]) if isinstance(name, str)
+    ]
+
+
+def _digest(files: list[Path], folder: Path) -> str:
+    lines = (f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n" for path in files)
+    return sha256_bytes("".join(lines).encode())

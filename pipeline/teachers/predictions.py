@@ -1,7 +1,7 @@
 """A folder of predictions that somebody wrote earlier, one file an image: any network, no dependency.
 
-DIR/ID.png (16 bits) or DIR/ID.npy, where `/` in the id may be a folder or written `_`, as the released TIE-KD
-code has it. DIR/predictions.json may say what the numbers mean; only its first key is needed:
+DIR/ID.png (16 bits), .npy, .npz, .pfm or .exr, where `/` in the id may be a folder or written `_`, as the released
+TIE-KD code has it. DIR/predictions.json may say what the numbers mean; only its first key is needed:
 {"metres_per_unit": 0.001, "depth_space": "metric_m", "licence": "...", "name": "..."}
 
 Shape legend: B batch, h w pixels of a file.
@@ -9,18 +9,20 @@ Shape legend: B batch, h w pixels of a file.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from ..fileio import canonical_json, read_json, sha256_bytes
-from ..sources.images import read_png16
+from ..fileio import canonical_json, open_regular, printable, sha256_bytes
+from ..sources.arrays import LIMIT_BYTES, read_array
 from .base import TeacherCard, TeacherOutput
-from .npy import read_npy
+from .sidecar import agreed, read_sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
 
     from .registry import TeacherOptions
 
-UNITS = {"mm": 0.001, "kitti": 1 / 256, "tiekd-kitti": 80 / 65535}
-SUFFIXES = (".npy", ".png")
+UNITS = {"mm": 0.001, "kitti": 1 / 256, "tiekd-kitti": 80 / 65535, "tiekd-nyu": 10 / 65535}
+"""The last two: depth/datasets/pipelines/loading.py of the released code, KDLoadAnnotations and its _NYU."""
+SUFFIXES = (".exr", ".npy", ".npz", ".pfm", ".png")
+ABOUT = "predictions.json"
 
 
 def parse_metres_per_unit(text: str) -> float:
@@ -99,7 +103,7 @@ class PredictionsTeacher:
         return name
 
     def _read(self, path: Path) -> NDArray[np.float32]:
-        values = read_png16(str(path), "prediction") if self._suffix == ".png" else read_npy(path)
+        values = read_array(path, "prediction")
         depth = (values * np.float64(self._metres_per_unit)).astype(np.float32)
         if values.dtype.kind == "u":
             depth[values == 0] = np.nan
@@ -124,70 +128,65 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Predic
     Raises ValueError for a folder that is missing, empty or holds both formats, and where nobody says the
     scale, or two say it differently.
     """
-    folder = Path(argument)
+    folder, where = Path(argument), f"teacher predictions:{argument}"
     if not folder.is_dir():
-        raise ValueError(f"teacher predictions:{argument}: no such directory, expected one of ID.png or ID.npy")
-    sizes = _list(folder)
-    suffixes = sorted({name[-4:] for name in sizes})
+        raise ValueError(f"{where}: no such directory, expected one of ID.png or ID{', ID'.join(SUFFIXES[:-1])}")
+    names = _list(folder)
+    suffixes = sorted({name[-4:] for name in names})
     if len(suffixes) != 1:
         raise ValueError(
-            f"teacher predictions:{argument}: holds {' and '.join(suffixes) or 'no .png or .npy'}, expected "
-            "files of one format; keep each format in a folder of its own"
+            f"{where}: holds {' and '.join(suffixes) or 'none of ' + ', '.join(SUFFIXES)}, expected files of one "
+            "format; keep each format in a folder of its own"
         )
-    about = folder / "predictions.json"
-    facts = read_json(about, "description") if about.is_file() else {}
-    if not isinstance(facts, dict):
-        raise ValueError(  # noqa: TRY004 - a wrong file of the user's, not a wrong call
-            f"description {about}: {type(facts).__name__}, expected an object"
+    facts = read_sidecar(folder / ABOUT)
+    depth_space = agreed(where, ABOUT, "depth_space", facts.get("depth_space"), options.depth_space) or "metric_m"
+    scale = agreed_scale(where, ABOUT, facts.get("metres_per_unit"), options.metres_per_unit, depth_space)
+    if scale is None and depth_space == "metric_m":
+        raise ValueError(
+            f"{where}: nothing says what a unit is; give --metres-per-unit 0.001, or write {folder / ABOUT} with "
+            '{"metres_per_unit": 0.001}. Usual values: 0.001 for millimetres (mm), 1/256 for KITTI (kitti), 80/65535 '
+            "for released TIE-KD predictions of KITTI (tiekd-kitti), 10/65535 of NYU (tiekd-nyu), 1 for floats in "
+            "metres. Predictions that are no metres need none: give --depth-space"
         )
-    metres_per_unit = _scale(folder, facts, options)
-    preprocessing = {"format": suffixes[0][1:], "metres_per_unit": metres_per_unit}
     card = TeacherCard(
         kind="predictions",
-        name=str(facts.get("name", folder.resolve().name)),
-        depth_space=_agreed(folder, "depth_space", facts, options.depth_space) or "metric_m",
-        weights_sha256=sha256_bytes(canonical_json(sorted(sizes.items()))),
-        preprocessing=preprocessing,
+        name=agreed(where, ABOUT, "name", facts.get("name"), None) or folder.resolve().name,
+        depth_space=depth_space,
+        weights_sha256=_digest(folder, names),
+        preprocessing={"format": suffixes[0][1:], "metres_per_unit": scale or 1.0},
         precision="float32",
-        licence=_agreed(folder, "licence", facts, options.licence),
+        licence=agreed(where, ABOUT, "licence", facts.get("licence"), options.licence),
     )
-    return PredictionsTeacher(folder, set(sizes), suffixes[0], metres_per_unit, card)
+    return PredictionsTeacher(folder, names, suffixes[0], scale or 1.0, card)
 
 
-def _scale(folder: Path, facts: dict[str, Any], options: TeacherOptions) -> float:
-    asked, written = options.metres_per_unit, facts.get("metres_per_unit")
-    if asked is None and written is None:
-        raise ValueError(
-            f"predictions in {folder}: nothing says what a unit is; give --metres-per-unit 0.001, or write "
-            f'{folder / "predictions.json"} with {{"metres_per_unit": 0.001}}. Usual values: 0.001 for '
-            "millimetres (mm), 1/256 for KITTI (kitti), 80/65535 for released TIE-KD KITTI predictions "
-            "(tiekd-kitti), 1 for .npy in metres"
-        )
+def agreed_scale(where: str, origin: str, written: object, asked: float | None, depth_space: str) -> float | None:
+    """Metres per unit that the description `origin` and the flag say, None where neither does.
+
+    Raises ValueError for two that contradict each other, for what is no scale, and for any but 1 where the
+    numbers are no metres: they are kept as they are.
+    """
     if asked is not None and not (math.isfinite(asked) and asked > 0):
         raise ValueError(f"--metres-per-unit {asked}: expected a number above 0")
-    value = asked if written is None else parse_metres_per_unit(str(written))
-    assert value is not None, "one of the two says it"
-    if asked is not None and not math.isclose(asked, value):
+    try:
+        value = asked if written is None else parse_metres_per_unit(str(written))
+    except ValueError as error:
+        raise ValueError(f"{where}: {origin}: {error}") from error
+    if asked is not None and value is not None and not math.isclose(asked, value):
         raise ValueError(
-            f"predictions in {folder}: --metres-per-unit {asked} but predictions.json says {written}; "
-            "leave the flag out, or correct the file"
+            f"{where}: --metres-per-unit {asked} but {origin} says {written}; leave the flag out, or correct the file"
+        )
+    if value not in {None, 1.0} and depth_space != "metric_m":
+        raise ValueError(
+            f"{where}: {value:g} metres per unit, but {depth_space} has no metres and is kept as it is: leave the "
+            "scale out, or say metric_m"
         )
     return value
 
 
-def _agreed(folder: Path, key: str, facts: dict[str, Any], asked: str | None) -> str | None:
-    written = facts.get(key)
-    if written is not None and asked is not None and written != asked:
-        raise ValueError(
-            f"predictions in {folder}: {key} {asked!r} asked for but predictions.json says {written!r}; "
-            "leave the flag out, or correct the file"
-        )
-    return asked if written is None else str(written)
-
-
-def _list(folder: Path) -> dict[str, int]:
-    """Name relative to `folder` -> size in bytes, of every file of SUFFIXES."""
-    sizes: dict[str, int] = {}
+def _list(folder: Path) -> set[str]:
+    """Names relative to `folder` of every file of SUFFIXES."""
+    names: set[str] = set()
     pending = [""]
     while pending:
         below = pending.pop()
@@ -197,10 +196,33 @@ def _list(folder: Path) -> dict[str, int]:
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(f"{below}{entry.name}/")
                     elif entry.name.endswith(SUFFIXES) and not entry.name.startswith("."):
-                        sizes[below + entry.name] = entry.stat().st_size
+                        names.add(below + entry.name)
         except OSError as error:
             raise ValueError(f"predictions in {folder}: {error.strerror} at {below!r}") from error
-    return sizes
+    return names
+
+
+def _digest(folder: Path, names: set[str]) -> str:
+    """A sha256 of every name and content: another teacher's files may have the same names and sizes."""
+
+    def of_file(name: str) -> str:
+        try:
+            with open_regular(folder / name) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > LIMIT_BYTES:  # a sparse file can say anything, and would be read for hours
+                    raise ValueError(
+                        f"prediction {folder / printable(name)}: {size} bytes, expected at most {LIMIT_BYTES}"
+                    )
+                digest = hashlib.sha256()
+                while piece := file.read(2**20):
+                    digest.update(piece)
+                return digest.hexdigest()
+        except OSError as error:
+            raise ValueError(f"prediction {folder / printable(name)}: {error.strerror}") from error
+
+    ordered = sorted(names)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "digest") as threads:
+        return sha256_bytes(canonical_json(list(zip(ordered, threads.map(of_file, ordered), strict=True))))
 
 
 def _size(array: NDArray[np.float32]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..carry import check_edges
 from ..fileio import canonical_json
 from .base import TeacherCard, TeacherOutput
 
@@ -48,33 +49,79 @@ class PythonTeacher:
     ) -> None:
         self.card = card
         self.bin_edges_m = bin_edges_m
+        self.emits_maps = bool(getattr(model, "emits_maps", False))
         self._model = model
         self._device = device
 
     @torch.no_grad()
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:  # noqa: ARG002 - the protocol
-        """Depth (B, h, w), and maps (B, K, h, w) if it gives them, float32 on the CPU.
+        """Depth (B, h, w), maps (B, K, h, w) and edges of their own if it gives them, on the CPU.
 
         Raises ValueError quoting what was returned, if that is anything else.
         """
         assert images is not None, "needs_images is True"
         returned = self._model(images.to(self._device))
-        depth, dpm = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
+        parts = tuple(returned) if isinstance(returned, tuple) and len(returned) in {2, 3} else (returned,)
+        depth, dpm, edges = (*parts, None, None)[:3]
         if not _is_float(depth, 3) or len(depth) != len(images) or 0 in depth.shape:
             raise ValueError(
                 f"teacher {self.card.name!r} returned {_quoted(returned)} for images {tuple(images.shape)}, "
                 f"expected depth ({len(images)}, h, w) of a float type, or a tuple of that and a dpm "
-                f"({len(images)}, K, h, w)"
+                f"({len(images)}, K, h, w), or of these and its bin edges ({len(images)}, K + 1) or "
+                f"({len(images)}, K + 1, h, w)"
             )
-        return TeacherOutput(depth.float().cpu(), None if dpm is None else self._checked_dpm(dpm, depth))
+        if dpm is None:
+            self._check_no_maps_promised(edges)
+            return TeacherOutput(depth.float().cpu())
+        edges_m = self._checked_edges(edges, dpm, depth)
+        return TeacherOutput(depth.float().cpu(), self._checked_dpm(dpm, depth, edges_m), edges_m)
 
-    def _checked_dpm(self, dpm: Any, depth: Tensor) -> Tensor:  # noqa: ANN401 - whatever the user returned
-        if self.bin_edges_m is None:
+    def _check_no_maps_promised(self, edges: Any) -> None:  # noqa: ANN401 - whatever the user returned
+        if self.emits_maps or edges is not None:
+            promised = "its emits_maps is True" if self.emits_maps else f"bin edges {_quoted(edges)}"
             raise ValueError(
-                f"teacher {self.card.name!r} returned a dpm {_quoted(dpm)} but has no bin_edges_m; give it "
-                "the attribute bin_edges_m, (K + 1,) metres, ascending"
+                f"teacher {self.card.name!r} returned no dpm, but {promised}; return (depth, dpm, bin_edges_m), or "
+                "depth alone and leave that out"
             )
-        shape = (len(depth), len(self.bin_edges_m) - 1, *depth.shape[1:])
+
+    def _checked_edges(self, edges: Any, dpm: Any, depth: Tensor) -> Tensor | None:  # noqa: ANN401 - whatever the user returned
+        """Edges (B, K + 1) or (B, K + 1, h, w) in metres as given; None where the attribute has them."""
+        if edges is None:
+            if self.bin_edges_m is None:
+                raise ValueError(
+                    f"teacher {self.card.name!r} returned a dpm {_quoted(dpm)} but has no bin_edges_m; give it the "
+                    "attribute bin_edges_m, (K + 1,) metres, ascending; or, where each image or pixel has its own, "
+                    "the attribute emits_maps = True, and return (depth, dpm, bin_edges_m)"
+                )
+            return None
+        if self.bin_edges_m is not None or not self.emits_maps:
+            fix = "set emits_maps = True" if self.bin_edges_m is None else "leave one of the two out"
+            raise ValueError(
+                f"teacher {self.card.name!r} returned bin edges {_quoted(edges)}, which are of each image or pixel, "
+                f"but its bin_edges_m is {_quoted(self.bin_edges_m)} and its emits_maps {self.emits_maps}: {fix}"
+            )
+        if not isinstance(edges, Tensor) or not edges.is_floating_point() or edges.ndim not in {2, 4}:
+            raise ValueError(
+                f"teacher {self.card.name!r} returned bin edges {_quoted(edges)}, expected a tensor "
+                f"({len(depth)}, K + 1) or ({len(depth)}, K + 1, h, w) of a float type, in metres"
+            )
+        if len(edges) != len(depth):
+            raise ValueError(
+                f"teacher {self.card.name!r} returned bin edges {_quoted(edges)}, expected them for {len(depth)} images"
+            )
+        edges_m = edges.detach().cpu()
+        edges_m = edges_m if edges_m.dtype == torch.float64 else edges_m.float()
+        try:
+            for one in edges_m.numpy():
+                check_edges(one, len(one) - 1, tuple(depth.shape[1:]))
+        except ValueError as error:
+            raise ValueError(f"teacher {self.card.name!r} returned edges that are none: {error}") from error
+        return edges_m
+
+    def _checked_dpm(self, dpm: Any, depth: Tensor, edges_m: Tensor | None) -> Tensor:  # noqa: ANN401 - as above
+        own_m = self.bin_edges_m if edges_m is None else edges_m[0]
+        assert own_m is not None, "_checked_edges refuses it"
+        shape = (len(depth), len(own_m) - 1, *depth.shape[1:])
         if not _is_float(dpm, 4) or dpm.shape != shape:
             raise ValueError(
                 f"teacher {self.card.name!r} returned a dpm {_quoted(dpm)}, expected {shape} of a float "

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..depth_space import DEPTH_SPACES
+from .mixture import flip_averaged
 
 if TYPE_CHECKING:
     import torch
@@ -39,13 +40,13 @@ class TeacherOptions:
     flip_average: bool = False
     """Whether the image and its mirrored self are both looked at; means something to every kind."""
     map_edges_m: tuple[float, ...] | None = None
-    """Edges of the bins in which answers are mixed: of an ensemble, and with `flip_average`."""
+    """Edges of the bins in which answers are mixed, of an ensemble and with `flip_average`, that share none already."""
     map_sigma_m: float | None = None
     """Width of the Gaussian that stands for an answer without a map, where answers are mixed."""
 
 
 class Kind(NamedTuple):
-    """One way a teacher comes."""
+    """One way a teacher comes. The texts make its row in docs/teachers.md."""
 
     module: str
     """Module of this package whose `load(argument, device, options)` returns the teacher."""
@@ -53,27 +54,93 @@ class Kind(NamedTuple):
     """What stands after the colon, for messages."""
     uses: frozenset[str]
     """The fields of TeacherOptions that mean something to it, beside those of ALL."""
+    what: str
+    """What it is."""
+    depth: str
+    """Which depth it gives, and who says so."""
+    stored: str
+    """What of it goes into the store."""
     needs: str | None = None
     """The optional package it imports."""
     extra: str | None = None
     """The extra of ours that brings it."""
+
+    def flags(self) -> list[str]:
+        """The flags of its own, for people."""
+        return [FLAGS[name] for name in sorted(self.uses)]
 
 
 ALL = frozenset({"licence", "flip_average", "map_edges_m", "map_sigma_m"})
 """Options that mean something to every kind."""
 FILE_OPTIONS = frozenset({"depth_space", "metres_per_unit", "input_size_px", "normalise", "channels", "output"})
 KINDS = {
-    "checkpoint": Kind("checkpoint", "RUN", frozenset()),
-    "ensemble": Kind("ensemble", "FILE.json or KIND:WHAT,KIND:WHAT", frozenset()),
-    "litert": Kind("litert_file", "FILE", FILE_OPTIONS - {"input_size_px"}, needs="ai_edge_litert", extra="litert"),
-    "onnx": Kind("onnx_file", "FILE", FILE_OPTIONS, needs="onnxruntime", extra="onnx"),
-    "predictions": Kind("predictions", "DIR", frozenset({"metres_per_unit", "depth_space"})),
-    "python": Kind("python_factory", "module:factory", frozenset({"depth_space"})),
-    "torchscript": Kind("torchscript_file", "FILE", FILE_OPTIONS | {"trust_code"}),
+    "checkpoint": Kind(
+        "checkpoint",
+        "RUN",
+        frozenset(),
+        what="a network that `train-teacher` or `train-student` made",
+        depth="metric, or as the teacher of a relative run; its configuration says",
+        stored="depth, and its maps over its own bins",
+    ),
+    "ensemble": Kind(
+        "ensemble",
+        "FILE.json or KIND:WHAT,KIND:WHAT",
+        frozenset({"trust_code"}),
+        what="2 to 64 teachers of any kind, weighed",
+        depth="metric alone: relative numbers of two networks cannot be mixed",
+        stored="mean depth, and the mixture of their maps",
+    ),
+    "litert": Kind(
+        "litert_file",
+        "FILE",
+        FILE_OPTIONS - {"input_size_px"},
+        what="a .tflite file, float or quantised",
+        depth="`--depth-space` or FILE.json; of integers, in steps of the file's scale",
+        stored="depth",
+        needs="ai_edge_litert",
+        extra="litert",
+    ),
+    "onnx": Kind(
+        "onnx_file",
+        "FILE",
+        FILE_OPTIONS,
+        what="an .onnx file, weights in it or beside it",
+        depth="`--depth-space` or FILE.json; nothing for a file of `export-student`",
+        stored="depth",
+        needs="onnxruntime",
+        extra="onnx",
+    ),
+    "predictions": Kind(
+        "predictions",
+        "DIR",
+        frozenset({"metres_per_unit", "depth_space"}),
+        what="a folder of depth that somebody wrote: 16-bit PNG, .npy, .npz, .pfm, .exr (extra `exr`)",
+        depth="metric, or `--depth-space` or predictions.json",
+        stored="depth, holes included",
+    ),
+    "python": Kind(
+        "python_factory",
+        "module:factory",
+        frozenset({"depth_space"}),
+        what="any network that a few lines of yours call",
+        depth="its card says",
+        stored="depth, and maps if it gives them: fixed bins, of each image, or of each pixel",
+    ),
+    "torchscript": Kind(
+        "torchscript_file",
+        "FILE",
+        FILE_OPTIONS | {"trust_code"},
+        what="a TorchScript or .pt2 file; both are code, so `--trust-code`",
+        depth="`--depth-space` or FILE.json",
+        stored="depth",
+    ),
     "transformers": Kind(
         "transformers_model",
         "DIR_OR_ID",
         frozenset({"depth_space", "precision", "trust_code", "revision", "input_size_px"}),
+        what="a model of the hub, or a directory of `save_pretrained`",
+        depth="its configuration says, else `--depth-space`",
+        stored="raw depth; maps of ZoeDepth and TIPSv2",
         needs="transformers",
         extra="transformers",
     ),
@@ -83,7 +150,7 @@ FLAGS = {field.name: "--" + field.name.replace("_", "-").removesuffix("-px") for
 
 
 def open_teacher(spec: str, *, device: torch.device, options: TeacherOptions) -> Teacher:
-    """Open `checkpoint:RUN`, `predictions:DIR`, `python:module:factory` or `transformers:DIR_OR_ID`.
+    """Open `checkpoint:RUN`, `python:module:factory`, or another of `KINDS`; with `flip_average`, see `mixture`.
 
     Raises ValueError for an unknown kind, an optional package that is absent, an option that means nothing to
     the kind, and for whatever the adapter finds wrong.
@@ -105,6 +172,8 @@ def open_teacher(spec: str, *, device: torch.device, options: TeacherOptions) ->
             f"run: pip install 'tiekd-pipeline[{kind.extra}]'"
         ) from error
     teacher: Teacher = module.load(argument, device, options)
+    if options.flip_average and name != "ensemble":  # which averages each of its members
+        return flip_averaged(teacher, options)
     return teacher
 
 
@@ -115,6 +184,6 @@ def _check_options(name: str, kind: Kind, options: TeacherOptions) -> None:
         value = getattr(options, field.name)
         if value != field.default and field.name not in kind.uses | ALL:
             raise ValueError(
-                f"{FLAGS[field.name]} {value!r} means nothing to a {name} teacher, which takes "
+                f"{FLAGS[field.name]} {value!r} means nothing to {name} teachers, which take "
                 f"{', '.join(FLAGS[used] for used in sorted(kind.uses | {'licence', 'flip_average'}))}: leave it out"
             )

@@ -30,6 +30,8 @@ import torch  # noqa: E402 - after the path
 from hostile import make  # noqa: E402
 
 import pipeline  # noqa: E402
+from pipeline.sources.arrays import read_array  # noqa: E402
+from pipeline.sources.hdf5 import read_hdf5  # noqa: E402
 from pipeline.sources.images import read_png16, read_rgb  # noqa: E402
 from pipeline.sources.registry import open_source  # noqa: E402
 from pipeline.store import open_store  # noqa: E402
@@ -62,11 +64,11 @@ def verify(folder: Path) -> list[str]:
     return [str(damage) for damage in verify_store(folder / "s.zarr")]
 
 
-def source(kind: str, folder: Path) -> None:
+def source(kind: str, folder: Path, split: str = "train") -> None:
     """Read all of a split."""
     opened = open_source(f"{kind}:{folder}/root")
-    for sample in opened.samples("train"):
-        read_rgb(sample.image_path)
+    for sample in opened.samples(split):
+        opened.read_image(sample)
         opened.read_truth_m(sample)
 
 
@@ -85,6 +87,12 @@ WAYS = {
     "depth": lambda folder: read_png16(str(folder / "a.png")),
     "folder": lambda folder: source("folder", folder),
     "kitti": lambda folder: source("kitti", folder),
+    "nyu": lambda folder: source("nyu", folder, "all"),
+    "nyu-split": lambda folder: source("nyu", folder, "test"),
+    "diode": lambda folder: source("diode", folder),
+    "hypersim": lambda folder: source("hypersim", folder),
+    "array": lambda folder: read_array(next(folder.glob("a.*")), "depth") is None,
+    "hdf5": lambda folder: read_hdf5(str(folder / "a.h5"), "x", 2, "depth") is None,
     "predictions": predict,
     "run": lambda folder: load_run(folder / "run"),
     "archive": lambda folder: unpack_store(folder / "s.zip", folder / "out" / "s.zarr"),

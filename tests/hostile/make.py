@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hostile import archives, inputs, stores
+from hostile import archives, arrays, inputs, stores
 from hostile.forge import Case, Forged, make_sound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CASES: list[Case] = [*stores.CASES, *inputs.CASES, *archives.CASES]
+CASES: list[Case] = [*stores.CASES, *inputs.CASES, *arrays.CASES, *archives.CASES]
 KINDS = ("gaussian", "sparse", "dense", "affine")
 
 

@@ -1,0 +1,73 @@
+"""`pipeline store align`: a relative teacher's store in metres, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .console import Console
+from .plain import OUT, RANGE, STORE, TRUTH, PlainCommand, option
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MOST_NAMED = 3
+
+
+@click.command(cls=PlainCommand)
+@click.argument("path", metavar="STORE", type=STORE)
+@option("--source", "source_name", metavar="KIND:ROOT", help="The images that the store was made from.")
+@option("--split", help="Where their ground truth is listed: the split that the store was made from, or one with more.")
+@TRUTH
+@OUT
+@option("--min-points", default=100, type=click.IntRange(min=2), help="Refuse an image with fewer pixels of truth.")
+@option(
+    "--max-residual",
+    default=0.25,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Refuse an image whose median relative error of depth is larger once it is aligned.",
+)
+@option("--depth-range-m", default="0.1:300", type=RANGE, help="Aligned depth is clipped to it on reading.")
+@option("--undo", is_flag=True, help="Write the store as it was before it was aligned, byte for byte.")
+def align(
+    path: str | Path,
+    source_name: str | None,
+    split: str | None,
+    truth: str | None,
+    out: Path,
+    min_points: int,
+    max_residual: float,
+    depth_range_m: tuple[float, float],
+    *,
+    undo: bool,
+) -> None:
+    """Align a relative teacher to ground truth, image by image; the copy can be read in metres.
+
+    \b
+    Example: pipeline store align relative.zarr --source kitti:ROOT \\
+               --split ROOT/splits/train.txt --out aligned.zarr
+             pipeline store align aligned.zarr --undo --out relative.zarr
+
+    Sparse truth is enough. Scale and shift are fitted in the teacher's own space, robustly. Images that do not fit are
+    kept, are NaN in metres, and are told with the reason. What the teacher said is copied as it is.
+    """
+    from ..align_store import AlignOptions, align_store, unalign_store
+    from ..store import open_store
+
+    if undo:
+        if source_name or split or truth:
+            raise click.UsageError("--undo needs no ground truth: leave --source, --split and --truth out")
+        count = unalign_store(open_store(path), out, Console())
+        click.echo(f"{out}: {count} samples, as they were before they were aligned")
+        return
+    if source_name is None or split is None:
+        raise click.UsageError("give the ground truth with --source and --split, or --undo")
+    from ..sources.registry import open_source
+
+    options = AlignOptions(min_points, max_residual, depth_range_m)
+    told = align_store(open_store(path), open_source(source_name, truth), split, out, options, Console())
+    click.echo(f"{out}: {told.describe()}")
+    for reason, ids in told.rejected.items():
+        more = len(ids) - MOST_NAMED
+        click.echo(f"  {reason}: {', '.join(ids[:MOST_NAMED])}{f' and {more} more' if more > 0 else ''}")

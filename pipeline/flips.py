@@ -1,0 +1,79 @@
+"""Stage one over the mirrored images too, into a store beside the first: `train.zarr` and `train.mirrored.zarr`.
+
+A network's answer for a mirrored image is not its answer, mirrored. Students see half of their crops mirrored, and what
+the teacher says of those is known only if it was asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from .cache import cache_teacher
+from .plan import CacheOptions, plan_store, settled_view
+from .progress import Silent
+from .store import open_store
+from .store.lock import refuse_existing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .cache import CacheSummary
+    from .progress import Progress
+    from .sources.base import Source
+    from .teachers.base import Teacher
+
+
+class Both(NamedTuple):
+    """What one call did of the two stores; None of a store that was there already."""
+
+    plain: CacheSummary | None
+    mirrored: CacheSummary | None
+
+
+def mirrored_path(out: Path) -> Path:
+    """Where the store of the mirrored images lies, beside `out`."""
+    return out.with_name(f"{out.stem}.mirrored{out.suffix}")
+
+
+def cache_with_flips(
+    source: Source,
+    split: str,
+    teacher: Teacher,
+    out: Path,
+    options: CacheOptions | None = None,
+    progress: Progress | None = None,
+) -> Both:
+    """Write the store `out`, then the one of the mirrored view beside it; go on where an interrupted run stopped.
+
+    A store that is finished and is what this call would write is kept: the flips can be added later. Raises ValueError
+    for a teacher that cannot be shown a mirrored image, for a store of other settings at either place, and whatever
+    `cache_teacher` raises.
+    """
+    options, progress = options or CacheOptions(), progress or Silent()
+    if not teacher.needs_images:
+        raise ValueError(
+            f"--cache-flips: teacher {teacher.card.name!r} is a folder of predictions, which nobody can ask about the "
+            "mirrored images: predict those too, into a folder of their own, and cache it with a --view that ends in "
+            ",mirror"
+        )
+    view = settled_view(source, teacher, options)
+    if view.mirror:
+        raise ValueError(f"--cache-flips beside --view {view}: it adds the mirrored view itself; leave ,mirror out")
+    done: list[CacheSummary | None] = []
+    for place, one in ((out, view), (mirrored_path(out), replace(view, mirror=True))):
+        asked = replace(options, view=str(one))
+        if place.exists():
+            _check_same(source, split, teacher, place, asked)
+            progress.note(f"{place} is there already, and is kept")
+            done.append(None)
+        else:
+            done.append(cache_teacher(source, split, teacher, place, asked, progress))
+    return Both(*done)
+
+
+def _check_same(source: Source, split: str, teacher: Teacher, place: Path, options: CacheOptions) -> None:
+    """Raise ValueError unless a finished store is the one that these settings make."""
+    spec = plan_store(source, source.samples(split), teacher, settled_view(source, teacher, options), options)
+    if open_store(place).spec.digest() != spec.digest():
+        refuse_existing(place)

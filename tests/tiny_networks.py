@@ -1,0 +1,134 @@
+"""Networks of a few numbers in the file formats that teachers come in, written in milliseconds.
+
+All of them weigh red, green and blue by WEIGHTS and add them, so that order and normalisation show in the output.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import flatbuffers
+import numpy as np
+import onnx
+import torch
+from ai_edge_litert import schema_py_generated as schema
+from onnx import TensorProto, helper, numpy_helper
+
+WEIGHTS = (0.5, 0.25, 0.125)
+TYPES = {np.float16: TensorProto.FLOAT16, np.float32: TensorProto.FLOAT, np.uint8: TensorProto.UINT8}
+LITERT_TYPES = {
+    np.float32: schema.TensorType.FLOAT32,
+    np.int32: schema.TensorType.INT32,
+    np.int8: schema.TensorType.INT8,
+    np.uint8: schema.TensorType.UINT8,
+}
+
+
+def weighed(images):
+    """What a network gives: (B, H, W) of images (B, 3, H, W)."""
+    return torch.einsum("bchw,c->bhw", images, torch.tensor(WEIGHTS))
+
+
+def make_onnx(
+    path,
+    shape=("b", 3, "h", "w"),
+    *,
+    dtype=np.float32,
+    after=(),
+    outputs=("depth",),
+    output_type=TensorProto.FLOAT,
+    metadata=None,
+    outside=None,
+):
+    """An ONNX file; `after` are further nodes from `sum` (B, 1, H, W), `outside` the name of a file for its weights."""
+    nhwc = len(shape) == 4 and shape[3] == 3 and shape[1] != 3
+    nodes = [helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT)]
+    if nhwc:
+        nodes.append(helper.make_node("Transpose", ["float"], ["nchw"], perm=[0, 3, 1, 2]))
+    nodes.append(helper.make_node("Conv", ["nchw" if nhwc else "float", "weights"], ["sum"]))
+    nodes += after or [helper.make_node("Identity", ["sum"], [name]) for name in outputs]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TYPES[dtype], shape)],
+        [helper.make_tensor_value_info(name, output_type, None) for name in outputs],
+        [numpy_helper.from_array(np.array(WEIGHTS, np.float32).reshape(1, 3, 1, 1), "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, metadata or {})
+    if outside is None:
+        onnx.save(model, path)
+    else:
+        onnx.save(model, path, save_as_external_data=True, location=outside, size_threshold=0)
+    return path
+
+
+def make_litert(path, shape=(1, 6, 8, 3), *, dtype=np.float32, given=None, gives=None, signature=None, outputs=1):
+    """A .tflite file that gives the mean over the channels; `given` and `gives` are (scale, zero point)."""
+
+    def tensor(name, sides, kind, buffer=0, quantisation=None):
+        one = schema.TensorT()
+        one.name, one.shape, one.type, one.buffer = name, list(sides), LITERT_TYPES[kind], buffer
+        if signature and len(sides) == 4:
+            one.shapeSignature = [*signature[:3], sides[3]]
+        if quantisation:
+            one.quantization = schema.QuantizationParametersT()
+            one.quantization.scale, one.quantization.zeroPoint = [quantisation[0]], [quantisation[1]]
+        return one
+
+    axis = schema.BufferT()
+    axis.data = list(np.array([3], np.int32).tobytes())
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.MEAN
+    graph = schema.SubGraphT()
+    graph.tensors = [tensor("image", shape, dtype, quantisation=given), tensor("axis", (1,), np.int32, 1)]
+    graph.inputs, graph.outputs, graph.operators = [0], [], []
+    for number in range(outputs):
+        graph.tensors.append(tensor(f"depth{number}", (*shape[:3], 1), dtype, quantisation=gives))
+        graph.outputs.append(2 + number)
+        operator = schema.OperatorT()
+        operator.inputs, operator.outputs = [0, 1], [2 + number]
+        operator.builtinOptionsType = schema.BuiltinOptions.ReducerOptions
+        operator.builtinOptions = schema.ReducerOptionsT()
+        operator.builtinOptions.keepDims = True
+        graph.operators.append(operator)
+    model = schema.ModelT()
+    model.version, model.subgraphs, model.operatorCodes = 3, [graph], [code]
+    model.buffers = [schema.BufferT(), axis]
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    path.write_bytes(bytes(builder.Output()))
+    return path
+
+
+class Weighed(torch.nn.Module):
+    """The same as a module; `form` says what it returns."""
+
+    def __init__(self, form: str = "tensor") -> None:
+        super().__init__()
+        self.form = form
+        self.register_buffer("weights", torch.tensor(WEIGHTS).view(1, 3, 1, 1))
+
+    def forward(self, image):
+        """Depth (B, 1, H, W), alone, or with the image in a tuple or a dict."""
+        depth = (image * self.get_buffer("weights")).sum(1, keepdim=True)
+        if self.form == "tuple":
+            return image, depth
+        return {"image": image, "depth": depth} if self.form == "dict" else depth
+
+
+def make_torchscript(path, form="tensor"):
+    """A file of torch.jit.save, by tracing: scripting would need one type for what is returned."""
+    network = Weighed(form).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # in favour of torch.export, which is tested too
+        traced = torch.jit.trace(network, torch.rand(1, 3, 4, 5), strict=False, check_trace=False)
+        torch.jit.save(traced, path)
+    return path
+
+
+def make_exported(path, shape=(2, 3, 6, 8), *, fixed=False):
+    """A `.pt2` of torch.export.save, of one size or of any."""
+    sides = {} if fixed else {0: torch.export.Dim("b"), 2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
+    torch.export.save(torch.export.export(Weighed().eval(), (torch.rand(shape),), dynamic_shapes=(sides,)), path)
+    return path
