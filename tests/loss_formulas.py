@@ -141,7 +141,8 @@ def loss_terms(name, logits, target_m, edges_m, *, sigma_m, weight, skip_rows=0,
             off[place][known] = (shapes[0] - shapes[1])[known]
         parts["ssi"] = math.fsum(np.abs(off[valid])) / valid.sum()
     if "grad" in names:
-        parts["gradient"] = math.fsum(_slopes(off[:, ::step, ::step], valid[:, ::step, ::step]) for step in (1, 2, 4, 8))
+        scales = ((off[:, ::step, ::step], valid[:, ::step, ::step]) for step in (1, 2, 4, 8))
+        parts["gradient"] = math.fsum(_slopes(*scale) for scale in scales)
     return {"loss": _total(name, parts, weight), **parts}
 
 
