@@ -25,7 +25,14 @@ format: $(VENV)/.setup-done
 
 bench: $(VENV)/.setup-done  ## side by side with peers; prints tables and writes benchmarks/results/
 	python benchmarks/store_read.py
+	python benchmarks/loader.py
+	python benchmarks/loss.py
+	python benchmarks/stage_one.py
+	python benchmarks/stage_two.py
+	python benchmarks/online.py
+	python benchmarks/scale.py
 	python benchmarks/students.py
+	python experiments/tables.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

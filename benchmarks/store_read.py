@@ -1,21 +1,30 @@
 """Cached depth beside its peers: bytes a frame, and one random frame from disk to float32 metres.
 
-    python benchmarks/store_read.py [--predictions DIR] [--out FILE.json]
+    python benchmarks/store_read.py [--predictions DIR] [--native DIR] [--out FILE.json]
 
 Each peer holds the same frames with at most the same error, and reads them in the same order in the same run, one
 thread, files in the page cache. DIR is a folder of 16-bit PNGs of which 65535 is 80 m, as the released TIE-KD code
-stores them; without it, ../shared/data/kitti/teacher_png16, or frames that the project renders.
+stores them, and for --native one of `.npy` in metres, before a network's output was brought to that size; without
+them, those of ../shared/data/kitti, or frames that the project renders. Writes FILE.json, and the table as FILE.md.
+
+Of MosaicML streaming only what it stores can be here: it needs torchvision, transformers below 5 and numpy below 2.2.
+Its shards hold each sample's encoded bytes one after the other behind offsets, as a tar does: read that row for both.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import platform
 import statistics
+import tarfile
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -27,14 +36,22 @@ from pipeline.store.codec import LogCodec, codes_of_residual
 from pipeline.store.spec import StoreSpec, digest_of_ids
 from pipeline.store.writer import StoreWriter, encode_sample
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 ROUNDS = 15
 METRES_PER_UNIT = 80 / 65535
 MAX_REL_ERROR = 5e-4
+KITTI = Path(__file__).parents[2] / "shared" / "data" / "kitti"
+PNG = "16-bit PNG, Pillow (what the released code stores)"
+OURS = "ours: `open_store`"
+# Ours in two other forms, and what is not compressed: no peers in "faster than every compressed peer".
+APART = (OURS, "our store through zarr-python", "float32 `.npy`, not compressed", "float16 `.npy`, not compressed")
 
 
 def load_frames(folder: Path | None) -> tuple[np.ndarray, str]:
     """(N, H, W) float32 metres, and where they come from."""
-    default = Path(__file__).parents[2] / "shared" / "data" / "kitti" / "teacher_png16"
+    default = KITTI / "teacher_png16"
     folder = folder or (default if default.is_dir() else None)
     if folder is None:
         from pipeline.render.scenes import make_scenes
@@ -54,11 +71,9 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
-def make_peers(frames: np.ndarray, place: Path) -> dict:
-    """Name -> (bytes a frame, reader of one frame)."""
+def write_store(path: Path, frames: np.ndarray) -> StoreSpec:
+    """Write frames (N, H, W) in metres as a store, with our defaults."""
     count, height, width = frames.shape
-    peers = {}
-
     ids = [f"{number:06d}" for number in range(count)]
     spec = StoreSpec(
         teacher={"kind": "predictions", "name": "benchmark"},
@@ -72,109 +87,200 @@ def make_peers(frames: np.ndarray, place: Path) -> dict:
         bin_edges=tuple(np.linspace(1e-3, 80, 258).tolist()),
         sigma_m=0.5,
     )
-    with StoreWriter(place / "ours.zarr", spec, ids) as writer:
+    with StoreWriter(path, spec, ids) as writer:
         for shard in writer.todo:
             encoded = [encode_sample(spec, frames[number], None) for number in spec.shard_samples(shard)]
             for one in encoded:
                 one.row.update(image_sha256="00" * 32, image_size_px=[height, width])
             writer.write_shard(shard, encoded)
         writer.finish()
-    store = open_store(place / "ours.zarr")
-    peers["ours: open_store"] = (size_of(place / "ours.zarr") / count, store.depth_m)
+    return spec
+
+
+def make_peers(frames: np.ndarray, place: Path) -> Iterator[tuple[str, Path, Callable[[int], np.ndarray]]]:
+    """Name, file or folder of all frames, and reader of one frame."""
+    spec = write_store(place / "ours.zarr", frames)
+    yield OURS, place / "ours.zarr", open_store(place / "ours.zarr").depth_m
 
     codec = spec.depth_codec()
     assert isinstance(codec, LogCodec)
     array = zarr.open_group(place / "ours.zarr", mode="r")["depth"]
-    peers["our store through zarr-python"] = (
-        size_of(place / "ours.zarr") / count,
+    yield (
+        "our store through zarr-python",
+        place / "ours.zarr",
         lambda number: codec.decode(codes_of_residual(array[number])),
     )
+
+    def metres_of_png(file: Path | io.BytesIO) -> np.ndarray:
+        return np.asarray(Image.open(file)).astype(np.float32) * np.float32(METRES_PER_UNIT)
 
     folder = place / "png"
     folder.mkdir()
     for number, frame in enumerate(frames):
         Image.fromarray(np.rint(frame / METRES_PER_UNIT).astype(np.uint16)).save(folder / f"{number}.png")
-    peers["16-bit PNG, Pillow"] = (
-        size_of(folder) / count,
-        lambda number: (
-            np.asarray(Image.open(folder / f"{number}.png")).astype(np.float32) * np.float32(METRES_PER_UNIT)
-        ),
-    )
+    yield PNG, folder, lambda number: metres_of_png(folder / f"{number}.png")
 
-    plain = zarr.create_array(place / "plain.zarr", shape=frames.shape, chunks=(1, height, width), dtype="float16")
-    plain[:] = frames.astype(np.float16)
-    peers["zarr-python float16, zstd"] = (
-        size_of(place / "plain.zarr") / count,
-        lambda number: plain[number].astype(np.float32),
+    with tarfile.open(place / "frames.tar", "w") as tar:
+        for number in range(len(frames)):
+            tar.add(folder / f"{number}.png", f"{number:06d}.png")
+    with tarfile.open(place / "frames.tar") as tar:
+        members = [(one.offset_data, one.size) for one in tar.getmembers()]
+    pngs = os.open(place / "frames.tar", os.O_RDONLY)
+    yield (
+        "tar of those PNGs, by offset (WebDataset, MosaicML)",
+        place / "frames.tar",
+        lambda number: metres_of_png(io.BytesIO(os.pread(pngs, members[number][1], members[number][0]))),
     )
+    yield from make_array_peers(frames.astype(np.float16), place)
+    yield from make_npy_peers(frames, place)
 
-    with h5py.File(place / "frames.h5", "w") as file:
-        file.create_dataset(
-            "depth", data=frames.astype(np.float16), chunks=(1, height, width), compression="gzip", shuffle=True
+
+def make_array_peers(half: np.ndarray, place: Path) -> Iterator[tuple[str, Path, Callable[[int], np.ndarray]]]:
+    """Peers that hold the frames as float16, which keeps the same error."""
+    chunk = (1, *half.shape[1:])
+    plain = zarr.create_array(place / "plain.zarr", shape=half.shape, chunks=chunk, dtype="float16")
+    plain[:] = half
+    yield "zarr-python, float16, zstd", place / "plain.zarr", lambda number: plain[number].astype(np.float32)
+
+    for compression in ("gzip", "lzf"):
+        path = place / f"{compression}.h5"
+        with h5py.File(path, "w") as file:
+            file.create_dataset("depth", data=half, chunks=chunk, compression=compression, shuffle=True)
+        handle = h5py.File(path, "r")["depth"]
+        yield (
+            f"h5py, float16, {compression}, shuffle",
+            path,
+            lambda number, handle=handle: handle[number].astype(np.float32),
         )
-    handle = h5py.File(place / "frames.h5", "r")["depth"]
-    peers["h5py float16, gzip, shuffle"] = (
-        size_of(place / "frames.h5") / count,
-        lambda number: handle[number].astype(np.float32),
-    )
 
-    folder_npy = place / "npy"
-    folder_npy.mkdir()
-    for number, frame in enumerate(frames):
-        np.save(folder_npy / f"{number}.npy", frame)
-    peers["float32 .npy, uncompressed"] = (
-        size_of(folder_npy) / count,
-        lambda number: np.load(folder_npy / f"{number}.npy"),
-    )
-    return peers
+    folder = place / "npz"
+    folder.mkdir()
+    for number, frame in enumerate(half):
+        np.savez_compressed(folder / f"{number}.npz", depth=frame)
+
+    def read_npz(number: int) -> np.ndarray:
+        with np.load(folder / f"{number}.npz") as file:
+            return file["depth"].astype(np.float32)
+
+    yield "float16 `.npz`, compressed", folder, read_npz
+
+
+def make_npy_peers(frames: np.ndarray, place: Path) -> Iterator[tuple[str, Path, Callable[[int], np.ndarray]]]:
+    """What reading costs where nothing is compressed."""
+    for dtype in (np.float16, np.float32):
+        name = np.dtype(dtype).name
+        folder = place / name
+        folder.mkdir()
+        for number, frame in enumerate(frames):
+            np.save(folder / f"{number}.npy", frame.astype(dtype))
+        yield (
+            f"{name} `.npy`, not compressed",
+            folder,
+            lambda number, folder=folder: np.load(folder / f"{number}.npy").astype(np.float32, copy=False),
+        )
+
+
+def measure(frames: np.ndarray, place: Path) -> list[dict]:
+    """One row a reader; they read in turn, so that the machine's moods meet all alike."""
+    peers = {name: (size_of(path) / len(frames), read) for name, path, read in make_peers(frames, place)}
+    order = np.random.default_rng(0).permutation(len(frames))
+    times: dict[str, list[float]] = {name: [] for name in peers}
+    cpu_s: dict[str, list[float]] = {name: [] for name in peers}
+    worst = {
+        name: max(float(np.abs(read(number) / frames[number] - 1).max()) for number in range(len(frames)))
+        for name, (_, read) in peers.items()
+    }
+    for _ in range(ROUNDS):
+        for name, (_, read) in peers.items():
+            begin, begin_cpu = time.perf_counter(), time.process_time()
+            for number in order:
+                read(int(number))
+            times[name].append((time.perf_counter() - begin) / len(frames))
+            cpu_s[name].append((time.process_time() - begin_cpu) / len(frames))
+    return [
+        {
+            "reader": name,
+            "bytes_per_frame": round(size),
+            "bytes_ratio_to_png": round(size / peers[PNG][0], 3),
+            "median_ms": round(1e3 * statistics.median(times[name]), 3),
+            "min_ms": round(1e3 * min(times[name]), 3),
+            "max_ms": round(1e3 * max(times[name]), 3),
+            "cpu_median_ms": round(1e3 * statistics.median(cpu_s[name]), 3),
+            "faster_than_png": round(
+                statistics.median(png / own for png, own in zip(times[PNG], times[name], strict=True)), 2
+            ),
+            "max_rel_error": worst[name],
+        }
+        for name, (size, _) in peers.items()
+    ]
+
+
+def native_bytes(folder: Path | None, place: Path) -> tuple[str, float] | None:
+    """What the frames are before they are brought to the images' size, and bytes a frame of their store."""
+    folder = folder or KITTI / "teacher_native"
+    files = sorted(folder.glob("*.npy"))
+    if not files:
+        return None
+    frames = np.stack([np.load(file).astype(np.float32) for file in files])
+    write_store(place / "native.zarr", frames)
+    return f"{frames.shape[1]}x{frames.shape[2]}", size_of(place / "native.zarr") / len(frames)
+
+
+def as_table(rows: list[dict]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        "| reader | KB a frame | of PNG | ms a frame | faster than PNG | largest error |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        error = f"{row['max_rel_error']:.4%}".replace("%", " %") if row["max_rel_error"] > 1e-6 else "-"
+        lines.append(
+            f"| {row['reader']} | {row['bytes_per_frame'] / 1e3:.1f} | {row['bytes_ratio_to_png']:.2f}x "
+            f"| {row['median_ms']:.2f} | {row['faster_than_png']:.1f}x | {error} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Measure, print a table, and write JSON."""
+    """Measure, print a table, and write JSON and Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predictions", type=Path)
+    parser.add_argument("--native", type=Path)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/store_read.json"))
     arguments = parser.parse_args()
     frames, what = load_frames(arguments.predictions)
     with tempfile.TemporaryDirectory() as place:
-        peers = make_peers(frames, Path(place))
-        order = np.random.default_rng(0).permutation(len(frames))
-        times: dict[str, list[float]] = {name: [] for name in peers}
-        worst = {}
-        for name, (_, read) in peers.items():
-            worst[name] = max(float(np.abs(read(number) / frames[number] - 1).max()) for number in range(len(frames)))
-        for _ in range(ROUNDS):  # in turn, so that the machine's moods meet all alike
-            for name, (_, read) in peers.items():
-                begin = time.perf_counter()
-                for number in order:
-                    read(int(number))
-                times[name].append((time.perf_counter() - begin) / len(frames))
-    png = "16-bit PNG, Pillow"
-    rows = []
-    for name, (size, _) in peers.items():
-        median_s = statistics.median(times[name])
-        speedups = [other / own for other, own in zip(times[png], times[name], strict=True)]
-        rows.append(
-            {
-                "reader": name,
-                "bytes_per_frame": round(size),
-                "bytes_ratio_to_png": round(size / peers[png][0], 3),
-                "median_ms": round(1e3 * median_s, 3),
-                "min_ms": round(1e3 * min(times[name]), 3),
-                "max_ms": round(1e3 * max(times[name]), 3),
-                "faster_than_png": round(statistics.median(speedups), 2),
-                "max_rel_error": worst[name],
-            }
-        )
-    print(f"{what}, {frames.shape[1]}x{frames.shape[2]} px; {ROUNDS} rounds, {platform.machine()}, one thread\n")
-    print(f"{'reader':<32}{'KB':>9}{'of PNG':>9}{'ms':>9}{'faster':>9}{'error':>10}")
-    for row in rows:
-        print(
-            f"{row['reader']:<32}{row['bytes_per_frame'] / 1e3:>9.1f}{row['bytes_ratio_to_png']:>8.2f}x"
-            f"{row['median_ms']:>9.2f}{row['faster_than_png']:>8.1f}x{row['max_rel_error']:>10.4%}"
-        )
+        rows = measure(frames, Path(place))
+        native = native_bytes(arguments.native, Path(place))
+    table = as_table(rows)
+    by_name = {row["reader"]: row for row in rows}
+    peer = min((row for row in rows if row["reader"] not in APART), key=lambda row: row["median_ms"])
+    found = {
+        "frames": f"{what}, {frames.shape[1]}x{frames.shape[2]} px",
+        "rounds": ROUNDS,
+        "machine": f"{os.cpu_count()} {platform.machine()} cores, one thread",
+        "date": datetime.now(UTC).date().isoformat(),
+        "rows": rows,
+        "faster_than_fastest_compressed_peer": {
+            "peer": peer["reader"],
+            "ratio": round(peer["median_ms"] / by_name[OURS]["median_ms"], 2),
+        },
+    }
+    print(f"{found['frames']}; {ROUNDS} rounds, {found['machine']}\n\n{table}")
+    fastest = found["faster_than_fastest_compressed_peer"]
+    print(f"Ours is {fastest['ratio']}x as fast as {fastest['peer']}, the fastest compressed peer.")
+    if native is not None:
+        size, bytes_per_frame = native
+        ratio = bytes_per_frame / by_name[PNG]["bytes_per_frame"]
+        found["native"] = {
+            "size_px": size,
+            "bytes_per_frame": round(bytes_per_frame),
+            "bytes_ratio_to_png": round(ratio, 3),
+        }
+        print(f"From the network's own {size}: {bytes_per_frame / 1e3:.1f} KB a frame, {ratio:.3f}x of the PNG.")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({"frames": what, "rounds": ROUNDS, "rows": rows}, indent=2) + "\n")
+    arguments.out.write_text(json.dumps(found, indent=2) + "\n")
+    arguments.out.with_suffix(".md").write_text(table)
 
 
 if __name__ == "__main__":

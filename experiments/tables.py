@@ -1,4 +1,4 @@
-"""Puts tables into the documents, each between its two marks: results of experiments, and what the code says of itself.
+"""Puts tables into the documents, each between its two marks: of experiments, of benchmarks, and of the code itself.
 
 `python experiments/tables.py`; `tests/test_docs.py` fails where a page shows another table.
 """
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pipeline.sources.base import Customs
 
 ROOT = Path(__file__).parents[1]
-PAGES = tuple(ROOT / "docs" / name for name in ("experiments.md", "sources.md", "teachers.md"))
+NAMES = ("benchmarks.md", "experiments.md", "scale.md", "sources.md", "teachers.md")
+PAGES = tuple(ROOT / "docs" / name for name in NAMES)
 RESULTS = ROOT / "experiments/results"
 NOT_RUN = "tests alone, with random weights"
 
@@ -29,7 +30,7 @@ NOT_RUN = "tests alone, with random weights"
 def tables() -> dict[str, str]:
     """Name -> Markdown: `street:losses` of a study, a file's stem for what a script wrote, and those of the code."""
     found = {"sources": sources(), "kinds": kinds(), "families": families()}
-    for path in sorted(RESULTS.glob("*.md")):
+    for path in sorted([*RESULTS.glob("*.md"), *(ROOT / "benchmarks/results").glob("*.md")]):
         text = path.read_text()
         parts = re.split(r"<!-- (\S+) -->\n", text)
         if len(parts) == 1:

@@ -10,10 +10,13 @@ Shape legend: B the process's share of the batch, C channels, H W pixels.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from torch.autograd.function import FunctionCtx
+    from torch.distributed.distributed_c10d import Store
 
 PATIENCE = timedelta(hours=1)
 """How long the others wait while the first process validates or writes."""
@@ -58,15 +62,53 @@ def together(device: torch.device) -> Iterator[None]:
     if process_count() == 1 or dist.is_initialized():
         yield
         return
+    from torch.distributed.rendezvous import rendezvous  # a build of torch without processes has none
+
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # Flags and steps are small and on the CPU: over gloo they do not wait for the GPU.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store, rank, processes = next(rendezvous("env://", timeout=PATIENCE))
+    dist.init_process_group(
+        backend, store=_fresh(store, rank, processes), rank=rank, world_size=processes, timeout=PATIENCE
+    )
     try:
         yield
     finally:
         # Also after a failure: the others then see at once that this process is gone, and need not wait.
         dist.destroy_process_group()
+
+
+def _fresh(store: Store, rank: int, processes: int) -> Store:
+    """A part of the store in which processes find each other that holds nothing of an earlier attempt.
+
+    `torchrun` keeps its store when it starts processes again, and they would call addresses where nobody is. So each
+    draws a name, the first calls them all, and when all have answered to this very call they are together.
+    Raises ValueError where one does not come.
+    """
+    from torch.distributed.distributed_c10d import PrefixStore  # as in `together`
+
+    mine, last = uuid4().hex, time.monotonic() + PATIENCE.total_seconds()
+    store.set(f"name {rank}", mine)
+    while time.monotonic() < last:
+        if rank == 0:
+            call = " ".join(_known(store, f"name {one}") for one in range(processes))
+            store.set("call", call)
+        else:
+            call = _known(store, "call")
+        if mine in call.split():
+            store.set(f"answer {rank}", call)
+            if rank == 0 and all(_known(store, f"answer {one}") == call for one in range(processes)):
+                store.set("together", call)
+            if _known(store, "together") == call:
+                return PrefixStore(hashlib.sha256(call.encode()).hexdigest(), store)
+        time.sleep(0.02)
+    raise ValueError(f"some of the {processes} processes of this run did not come: look what they say, and start again")
+
+
+def _known(store: Store, key: str) -> str:
+    """What a store has of a key; the empty text where it has nothing."""
+    return store.get(key).decode() if store.check([key]) else ""
 
 
 def all_sum(*parts: Tensor) -> tuple[Tensor, ...]:

@@ -8,14 +8,15 @@ Shape legend: B batch, M planes of a sparse map, K bins, H W pixels of the train
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from .augment import Augmentation, Colour, Geometry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,108 +27,9 @@ if TYPE_CHECKING:
     from .sources.base import Sample, Source
     from .sources.view import View
     from .store import Store
+    from .store.image_reader import KeptImages
 
-COLOUR_RANGE = (0.9, 1.1)
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """What is varied in training; the defaults change nothing."""
-
-    crop_px: tuple[int, int] | None = None
-    """(H, W) of a random crop; None keeps the whole view."""
-    rotate_deg: float = 0.0
-    """Half of the range of rotation, used with probability 1/2."""
-    flip: bool = False
-    """Mirror with probability 1/2."""
-    colour: bool = False
-    """Gamma, brightness and colour balance from 0.9 to 1.1, with probability 1/2; on the image alone."""
-
-
-class Geometry(NamedTuple):
-    """Where each pixel of a training crop comes from: rotate about the centre, mirror, crop, in this order."""
-
-    angle_rad: float
-    mirrored: bool
-    top: int
-    left: int
-    size_px: tuple[int, int]
-
-    @classmethod
-    def draw(cls, augmentation: Augmentation, view_px: tuple[int, int], random: np.random.Generator) -> Geometry:
-        """Choose at random. Raises ValueError where the view is smaller than the crop."""
-        size = augmentation.crop_px or view_px
-        if size[0] > view_px[0] or size[1] > view_px[1]:
-            raise ValueError(
-                f"--crop {size[0]}x{size[1]} px is larger than the view, {view_px[0]}x{view_px[1]} px: choose a smaller"
-            )
-        angle = np.deg2rad(random.uniform(-augmentation.rotate_deg, augmentation.rotate_deg))
-        rotated = random.random() < 0.5
-        mirrored = random.random() < 0.5
-        top = int(random.integers(view_px[0] - size[0] + 1))
-        left = int(random.integers(view_px[1] - size[1] + 1))
-        return cls(float(angle) if rotated else 0.0, augmentation.flip and mirrored, top, left, size)
-
-    def source_positions(
-        self, view_px: tuple[int, int], out_px: tuple[int, int]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(rows, columns), each (h, w), in the view's pixels, of a grid of `out_px` laid evenly over the crop."""
-        rows = self.top + (np.arange(out_px[0]) + 0.5) * (self.size_px[0] / out_px[0]) - 0.5
-        columns = self.left + (np.arange(out_px[1]) + 0.5) * (self.size_px[1] / out_px[1]) - 0.5
-        if self.mirrored:
-            columns = view_px[1] - 1 - columns
-        centre_row, centre_column = (view_px[0] - 1) / 2, (view_px[1] - 1) / 2
-        down, right = rows[:, None] - centre_row, columns[None, :] - centre_column
-        cos, sin = np.cos(self.angle_rad), np.sin(self.angle_rad)
-        return centre_row + cos * down + sin * right, centre_column - sin * down + cos * right
-
-    def of_map(
-        self, values: NDArray[Any], view_px: tuple[int, int], out_px: tuple[int, int], outside: float
-    ) -> NDArray[Any]:
-        """Nearest values (..., h, w) of a map (..., any size) that covers the view; `outside` beyond its edge.
-
-        Nearest, because a depth between two surfaces belongs to neither. The map may have its own resolution.
-        """
-        height, width = values.shape[-2:]
-        if self._plain(out_px) and (height, width) == view_px:
-            part = values[..., self.top : self.top + out_px[0], self._columns(view_px)]
-            return np.ascontiguousarray(part[..., ::-1] if self.mirrored else part)
-        rows, columns = self.source_positions(view_px, out_px)
-        row = np.floor((rows + 0.5) * (height / view_px[0])).astype(np.intp)
-        column = np.floor((columns + 0.5) * (width / view_px[1])).astype(np.intp)
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        taken = values[..., np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
-        return np.where(inside, taken, np.asarray(outside, values.dtype))
-
-    def of_image(self, image: NDArray[np.uint8]) -> Tensor:
-        """Bilinear image (3, H, W) float32 in 0..1 of an image (view H, view W, 3); black beyond its edge."""
-        view_px = (image.shape[0], image.shape[1])
-        if self._plain(self.size_px):
-            part = image[self.top : self.top + self.size_px[0], self._columns(view_px)]
-            part = np.ascontiguousarray(part[:, ::-1] if self.mirrored else part)
-            return torch.from_numpy(part).permute(2, 0, 1).float() / 255
-        rows, columns = self.source_positions(view_px, self.size_px)
-        grid = np.stack([columns / (view_px[1] - 1) * 2 - 1, rows / (view_px[0] - 1) * 2 - 1], -1)
-        whole = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float()[None] / 255
-        turned: Tensor = F.grid_sample(whole, torch.from_numpy(grid).float()[None], align_corners=True)[0]
-        return turned
-
-    def _plain(self, out_px: tuple[int, int]) -> bool:
-        return self.angle_rad == 0 and out_px == self.size_px
-
-    def _columns(self, view_px: tuple[int, int]) -> slice:
-        left = view_px[1] - self.left - self.size_px[1] if self.mirrored else self.left
-        return slice(left, left + self.size_px[1])
-
-
-def vary_colour(image: Tensor, random: np.random.Generator) -> Tensor:
-    """Gamma, brightness and colour balance of an image (3, H, W) in 0..1, with probability 1/2."""
-    gamma, brightness = random.uniform(*COLOUR_RANGE, 2)
-    balance = random.uniform(*COLOUR_RANGE, 3)
-    if random.random() < 0.5:
-        return image
-    scale = torch.from_numpy(brightness * balance).float().view(3, 1, 1)
-    return (image.pow(float(gamma)) * scale).clamp(0, 1)
+__all__ = ["Augmentation", "Item", "TrainingData", "collate", "cut", "dense_maps", "upsampled"]
 
 
 class Item(NamedTuple):
@@ -162,12 +64,14 @@ class TrainingData(Dataset[Item]):
         seed: int,
         relative: Range | None = None,
         flips: Store | None = None,
+        images: KeptImages | None = None,
     ) -> None:
         """`store` None trains on ground truth; `maps_px` (h, w) asks for the store's sparse maps at that size.
 
         With `relative` the target is relative depth, ranged over what the network is shown, the crop: it has no way to
         know what lies outside. `flips` is the same teacher's store of the mirrored view: a mirrored crop then gets
-        what the teacher said of the mirrored image, in place of its word of the image, mirrored.
+        what the teacher said of the mirrored image, in place of its word of the image, mirrored. `images` holds the
+        views of the source's images, which are then not read, and changes nothing else.
         """
         self.source = source
         self.samples = samples
@@ -179,10 +83,10 @@ class TrainingData(Dataset[Item]):
         self.relative = relative
         self.flips = flips
         if store is not None:
-            self.numbers = np.array([store.index_of(sample.id) for sample in samples])
+            self.numbers = store.indexes_of([sample.id for sample in samples])
         if flips is not None:
             assert store is not None
-            self.flip_numbers = np.array([flips.index_of(sample.id) for sample in samples])
+            self.flip_numbers = flips.indexes_of([sample.id for sample in samples])
             same = store.image_sha256[self.numbers] == flips.image_sha256[self.flip_numbers]
             if not same.all():
                 other = samples[int(np.flatnonzero(~same.all(axis=1))[0])].id
@@ -190,6 +94,9 @@ class TrainingData(Dataset[Item]):
                     f"{flips.name} and {store.name} were made from different images of {other!r} (sha256): make both "
                     "in one run, `pipeline cache-teacher --cache-flips`"
                 )
+        self.images = images
+        if images is not None:
+            self.image_numbers = self._kept(images)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -205,9 +112,7 @@ class TrainingData(Dataset[Item]):
         depth_m = geometry.of_map(target_m, view_px, geometry.size_px, np.nan)
         if self.relative is not None:
             depth_m = self.relative.of(depth_m)
-        picture = geometry.of_image(image)
-        if self.augmentation.colour:
-            picture = vary_colour(picture, random)
+        picture = geometry.of_image(image, Colour.draw(random) if self.augmentation.colour else None)
         planes: tuple[Tensor, Tensor, Tensor] | tuple[None, None, None] = (None, None, None)
         if self.maps_px is not None:
             store, place, back = self._teacher(number, geometry.mirrored)
@@ -218,6 +123,8 @@ class TrainingData(Dataset[Item]):
 
     def _image(self, sample: Sample, number: int) -> NDArray[np.uint8]:
         """The view of the image, if it is the one that the teacher saw."""
+        if self.images is not None:
+            return self.images.image(int(self.image_numbers[number]))
         image, sha256 = self.source.read_image(sample)
         if self.store is not None:
             expected = self.store.image_sha256[self.numbers[number]].tobytes().hex()
@@ -228,6 +135,24 @@ class TrainingData(Dataset[Item]):
                     "`pipeline cache-teacher` over these"
                 )
         return self.view.of_image(image)
+
+    def _kept(self, images: KeptImages) -> NDArray[np.int64]:
+        """Positions of the kept images. Raises ValueError unless they are what the teacher saw."""
+        if images.spec.view != str(self.view):
+            raise ValueError(
+                f"{images.name} holds the view {images.spec.view}, training looks at {self.view}: run `pipeline "
+                f"cache-images --view {self.view}`"
+            )
+        numbers = images.numbers([sample.id for sample in self.samples])
+        if self.store is not None:
+            same = images.image_sha256[numbers] == self.store.image_sha256[self.numbers]
+            if not same.all():
+                other = self.samples[int(np.flatnonzero(~same.all(axis=1))[0])].id
+                raise ValueError(
+                    f"{images.name} and {self.store.name} were made from different images of {other!r} (sha256): run "
+                    "`pipeline cache-images` and `pipeline cache-teacher` over the same"
+                )
+        return numbers
 
     def _teacher(self, number: int, mirrored: bool) -> tuple[Store, int, int]:
         """Store and position that teach a crop, and the step that brings its columns into the view's order."""

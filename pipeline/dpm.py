@@ -115,43 +115,8 @@ def gaussian_dpm(depth_m: Tensor, bin_edges_m: Tensor, sigma_m: float, *, centre
 
     Raises ValueError for a wrong shape or sigma.
     """
-    _check_depth(depth_m)
-    if not (math.isfinite(sigma_m) and sigma_m > 0):
-        raise ValueError(f"sigma_m {sigma_m}: expected a finite number above 0")
-    if centred:
-        depth_m = _centred_place(depth_m, bin_edges_m, sigma_m, in_bins=False)
-    edges = bin_edges_m.to(depth_m)
-    lo, hi = float(bin_edges_m[0]), float(bin_edges_m[-1])
-    unit_m = sigma_m * math.sqrt(2)  # erfc's own
-    depth_m = depth_m.clamp(lo - _CLAMP_SIGMAS * sigma_m, hi + _CLAMP_SIGMAS * sigma_m)  # NaN stays NaN
-    z = (edges.view(1, -1, 1, 1) - depth_m).div_(unit_m)
-    # Twice the tail beyond each edge, on the edge's own side of the depth, so that small masses keep their
-    # digits; the sign tells the side. Two edges on one side differ by the mass between; across, 2 is missing.
-    tails = z.abs().erfc_().copysign_(z)
-    del z
-    mass = tails[:, :-1] - tails[:, 1:]
-    mass.add_(tails[:, :-1].signbit() & ~tails[:, 1:].signbit(), alpha=2)
-    del tails
-    far = (depth_m < lo - _FAR_SIGMAS * sigma_m) | (depth_m > hi + _FAR_SIGMAS * sigma_m)
-    if bool(far.any()):
-        where = far.squeeze(1)
-        mass.movedim(1, -1)[where] = _far_mass(depth_m[far], edges, unit_m)
-    mass.div_(mass.sum(dim=1, keepdim=True))
-    return torch.where(depth_m.isnan(), 0.0, mass) if bool(depth_m.isnan().any()) else mass
-
-
-def _far_mass(depth_m: Tensor, edges: Tensor, unit_m: float) -> Tensor:
-    """Masses (N, K) for depths (N,) beyond the range, without the factor that makes them underflow.
-
-    erfc(x) = exp(-x^2) erfcx(x). Dividing by exp(-n^2), n being the nearest edge's x, leaves
-    exp(-(x - n)(x + n)), which is 1 at the nearest edge.
-    """
-    near = depth_m.clamp(edges[0], edges[-1])
-    x = (edges - depth_m[:, None]).abs() / unit_m
-    n = (near - depth_m).abs()[:, None] / unit_m
-    beyond = (edges - near[:, None]).abs() / unit_m  # x - n, but exact
-    tails: Tensor = torch.special.erfcx(x) * torch.exp(-beyond * (x + n))
-    return (tails[:, :-1] - tails[:, 1:]).abs()
+    place, axis = gaussian_places(depth_m, bin_edges_m, sigma_m, in_bins=False, centred=centred)
+    return gaussian_mass(place, axis.to(place).view(1, -1, 1, 1), (float(axis[0]), float(axis[-1])), sigma_m)
 
 
 @torch.no_grad()
@@ -163,13 +128,71 @@ def bin_gaussian_dpm(depth_m: Tensor, bin_edges_m: Tensor, sigma_bins: float, *,
 
     Shapes, types, invalid pixels, `centred` and errors as in `gaussian_dpm`.
     """
+    place, axis = gaussian_places(depth_m, bin_edges_m, sigma_bins, in_bins=True, centred=centred)
+    return gaussian_mass(place, axis.to(place).view(1, -1, 1, 1), (float(axis[0]), float(axis[-1])), sigma_bins)
+
+
+def gaussian_places(
+    depth_m: Tensor, bin_edges_m: Tensor, sigma: float, *, in_bins: bool, centred: bool
+) -> tuple[Tensor, Tensor]:
+    """Where the Gaussian of each depth stands, (B, 1, H, W), and the edges (K + 1,) on the same axis.
+
+    The axis is depth in metres, or the bins' own coordinate; sigma is counted on it. Shapes, types, `centred` and
+    errors as in `gaussian_dpm`.
+    """
     _check_depth(depth_m)
+    if not (math.isfinite(sigma) and sigma > 0):
+        raise ValueError(f"sigma_{'bins' if in_bins else 'm'} {sigma}: expected a finite number above 0")
+    axis = torch.arange(len(bin_edges_m), dtype=torch.float64) if in_bins else bin_edges_m
     if centred:
-        place = _centred_place(depth_m, bin_edges_m, sigma_bins, in_bins=True)
-    else:
-        place = _bin_coordinate(depth_m, bin_edges_m)
-    steps = torch.arange(len(bin_edges_m), dtype=torch.float64)
-    return gaussian_dpm(place, steps, sigma_bins)
+        return _centred_place(depth_m, bin_edges_m, sigma, in_bins=in_bins), axis
+    return (_bin_coordinate(depth_m, bin_edges_m) if in_bins else depth_m), axis
+
+
+def gaussian_mass(place: Tensor, edges: Tensor, ends: tuple[float, float], sigma: float) -> Tensor:
+    """Mass of N(place, sigma) between neighbouring edges, of sum 1; zeros where the place is NaN.
+
+    Args:
+        place: (B, 1, H, W).
+        edges: (1, K + 1, 1, 1), or (B, K + 1, H, W) where each pixel has its own.
+        ends: of the whole range. Beyond them, edges must include the nearer one.
+        sigma: standard deviation, in the unit of place and edges.
+
+    Returns:
+        (B, K, H, W).
+    """
+    lo, hi = ends
+    unit = sigma * math.sqrt(2)  # erfc's own
+    place = place.clamp(lo - _CLAMP_SIGMAS * sigma, hi + _CLAMP_SIGMAS * sigma)  # NaN stays NaN
+    z = (edges - place).div_(unit)
+    # Twice the tail beyond each edge, on the edge's own side of the depth, so that small masses keep their
+    # digits; the sign tells the side. Two edges on one side differ by the mass between; across, 2 is missing.
+    tails = z.abs().erfc_().copysign_(z)
+    del z
+    mass = tails[:, :-1] - tails[:, 1:]
+    mass.add_(tails[:, :-1].signbit() & ~tails[:, 1:].signbit(), alpha=2)
+    del tails
+    far = (place < lo - _FAR_SIGMAS * sigma) | (place > hi + _FAR_SIGMAS * sigma)
+    if bool(far.any()):
+        where = far.squeeze(1)
+        own = edges.expand(place.shape[0], -1, *place.shape[2:]).movedim(1, -1)[where]
+        mass.movedim(1, -1)[where] = _far_mass(place[far], own, ends, unit)
+    mass.div_(mass.sum(dim=1, keepdim=True))
+    return torch.where(place.isnan(), 0.0, mass) if bool(place.isnan().any()) else mass
+
+
+def _far_mass(place: Tensor, edges: Tensor, ends: tuple[float, float], unit: float) -> Tensor:
+    """Masses (N, K) for places (N,) beyond the range, without the factor that makes them underflow.
+
+    erfc(x) = exp(-x^2) erfcx(x). Dividing by exp(-n^2), n being the nearest edge's x, leaves
+    exp(-(x - n)(x + n)), which is 1 at the nearest edge.
+    """
+    near = place.clamp(*ends)
+    x = (edges - place[:, None]).abs() / unit
+    n = (near - place).abs()[:, None] / unit
+    beyond = (edges - near[:, None]).abs() / unit  # x - n, but exact
+    tails: Tensor = torch.special.erfcx(x) * torch.exp(-beyond * (x + n))
+    return (tails[:, :-1] - tails[:, 1:]).abs()
 
 
 def _bin_coordinate(depth_m: Tensor, bin_edges_m: Tensor) -> Tensor:

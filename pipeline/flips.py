@@ -7,18 +7,19 @@ the teacher says of those is known only if it was asked.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from .cache import cache_teacher
-from .plan import CacheOptions, plan_store, settled_view
+from .cache import cache_teacher, plan_cache
+from .plan import CacheOptions
 from .progress import Silent
+from .sources.view import View
 from .store import open_store
 from .store.lock import refuse_existing
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .cache import CacheSummary
+    from .cache import CacheSummary, Planned
     from .progress import Progress
     from .sources.base import Source
     from .teachers.base import Teacher
@@ -36,6 +37,34 @@ def mirrored_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}.mirrored{out.suffix}")
 
 
+class Maker(Protocol):
+    """Who makes a store: this process, or `cluster.Cluster`."""
+
+    def plan(self, options: CacheOptions) -> Planned:
+        """What the store will be."""
+        ...
+
+    def cache(self, out: Path, options: CacheOptions, progress: Progress) -> CacheSummary:
+        """As `cache.cache_teacher`."""
+        ...
+
+
+class OneProcess(NamedTuple):
+    """This process makes stores, with an opened teacher."""
+
+    source: Source
+    split: str
+    teacher: Teacher
+
+    def plan(self, options: CacheOptions) -> Planned:
+        """As `Maker`."""
+        return plan_cache(self.source, self.source.samples(self.split), self.teacher, options)
+
+    def cache(self, out: Path, options: CacheOptions, progress: Progress) -> CacheSummary:
+        """As `Maker`."""
+        return cache_teacher(self.source, self.split, self.teacher, out, options, progress)
+
+
 def cache_with_flips(
     source: Source,
     split: str,
@@ -50,30 +79,30 @@ def cache_with_flips(
     for a teacher that cannot be shown a mirrored image, for a store of other settings at either place, and whatever
     `cache_teacher` raises.
     """
+    return make_both(OneProcess(source, split, teacher), out, options, progress)
+
+
+def make_both(maker: Maker, out: Path, options: CacheOptions | None = None, progress: Progress | None = None) -> Both:
+    """`cache_with_flips` by whoever makes stores."""
     options, progress = options or CacheOptions(), progress or Silent()
-    if not teacher.needs_images:
+    planned = maker.plan(options)
+    if not planned.needs_images:
         raise ValueError(
-            f"--cache-flips: teacher {teacher.card.name!r} is a folder of predictions, which nobody can ask about the "
+            f"--cache-flips: teacher {planned.teacher!r} is a folder of predictions, which nobody can ask about the "
             "mirrored images: predict those too, into a folder of their own, and cache it with a --view that ends in "
             ",mirror"
         )
-    view = settled_view(source, teacher, options)
+    view = View.parse(planned.view)
     if view.mirror:
         raise ValueError(f"--cache-flips beside --view {view}: it adds the mirrored view itself; leave ,mirror out")
     done: list[CacheSummary | None] = []
     for place, one in ((out, view), (mirrored_path(out), replace(view, mirror=True))):
         asked = replace(options, view=str(one))
         if place.exists():
-            _check_same(source, split, teacher, place, asked)
+            if open_store(place).spec.digest() != maker.plan(asked).spec.digest():
+                refuse_existing(place)
             progress.note(f"{place} is there already, and is kept")
             done.append(None)
         else:
-            done.append(cache_teacher(source, split, teacher, place, asked, progress))
+            done.append(maker.cache(place, asked, progress))
     return Both(*done)
-
-
-def _check_same(source: Source, split: str, teacher: Teacher, place: Path, options: CacheOptions) -> None:
-    """Raise ValueError unless a finished store is the one that these settings make."""
-    spec = plan_store(source, source.samples(split), teacher, settled_view(source, teacher, options), options)
-    if open_store(place).spec.digest() != spec.digest():
-        refuse_existing(place)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .collective import all_sum
-from .dpm import bin_centers
-from .loss_base import DepthLoss, is_valid, scale_invariant
+from .dpm import bin_centers, expected_depth
+from .loss_base import DepthLoss, is_valid, scale_invariant, widened
 
 
 class LikelihoodLoss(DepthLoss):
@@ -27,7 +27,7 @@ class LikelihoodLoss(DepthLoss):
 
     def _terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None) -> dict[str, Tensor]:
         assert target_dpm is None, "ground truth is one depth, not a distribution"
-        log_student = torch.log_softmax(logits, dim=1)
+        log_student = torch.log_softmax(widened(logits), dim=1)
         target_m = target_depth_m[:, 0, self.skip_rows :]
         batch, row, column = is_valid(target_m).nonzero(as_tuple=True)
         truth_m = target_m[batch, row, column]
@@ -44,7 +44,7 @@ class LikelihoodLoss(DepthLoss):
         low, high = flat.gather(0, place - height * width), flat.gather(0, place)
         total, count = all_sum((low + share * (high - low)).sum(), is_valid(target_m).sum())
         nll_nats = -total / count.clamp_min(1)
-        si = scale_invariant(*self._depths(log_student.exp(), target_depth_m))
+        si = scale_invariant(*self._depths(expected_depth(log_student.exp(), self.bin_edges_m), target_depth_m))
         return {"loss": nll_nats + si, "nll_nats": nll_nats, "si": si}
 
 

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .collective import all_sum
-from .dpm import expected_depth
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,10 +73,8 @@ class DepthLoss(nn.Module):
         self._check(logits, target_depth_m, target_dpm)
         # float16 and TF32 have three digits: 80 m would be known to 5 cm
         with torch.autocast(logits.device.type, enabled=False):
-            logits = logits if logits.dtype == torch.float64 else logits.float()
-            logits = logits.contiguous()  # teacher maps are; two layouts at once cost a third more time
-            target_depth_m = target_depth_m.detach().to(logits.dtype)
-            return self._terms(logits, target_depth_m, target_dpm)
+            kind = torch.float64 if logits.dtype == torch.float64 else torch.float32
+            return self._terms(logits, target_depth_m.detach().to(kind), target_dpm)
 
     def _terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -99,18 +96,23 @@ class DepthLoss(nn.Module):
         """How many of `rows` rows have their centre within the skipped rows of the target."""
         return max(0, math.ceil(self.skip_rows * rows / target_rows - 0.5))
 
-    def _depths(self, student: Tensor, target_m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Student's depth at the target's size, target, and validity, (B, 1, H, W) below the skipped rows.
+    def _depths(self, depth_m: Tensor, target_m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Student's depth (B, 1, h, w) at the target's size, target, and validity, below the skipped rows.
 
-        Where the target is invalid it is the student's own depth, which teaches nothing.
+        All are (B, 1, H - skipped, W). Where the target is invalid it is the student's own depth, which teaches
+        nothing.
         """
-        depth_m = expected_depth(student, self.bin_edges_m)
         if depth_m.shape[2:] != target_m.shape[2:]:
             depth_m = F.interpolate(depth_m, target_m.shape[2:], mode="bilinear", align_corners=False)
         depth_m, target_m = depth_m[:, :, self.skip_rows :], target_m[:, :, self.skip_rows :]
         valid = is_valid(target_m)
         target_m = target_m.clamp(*self.range_m)
         return depth_m, torch.where(valid, target_m, depth_m.detach()), valid
+
+
+def widened(logits: Tensor) -> Tensor:
+    """Logits in float32, or float64 if they are, in plain order, as maps are: two orders cost a third more time."""
+    return (logits if logits.dtype == torch.float64 else logits.float()).contiguous()
 
 
 def scale_invariant(depth_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:

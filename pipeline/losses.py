@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .dpm import RELEASED_SIGMA_M, bin_gaussian_dpm, gaussian_dpm, released_dpm
-from .loss_base import ALIASES, DepthLoss, is_valid, mean_where, nearest, scale_invariant
+from .dpm import RELEASED_SIGMA_M, expected_depth, released_dpm
+from .fused import Fused, fused
+from .loss_base import ALIASES, DepthLoss, is_valid, mean_where, nearest, scale_invariant, widened
 from .ssim import ssim_map
+from .targets import GaussianTarget, GivenTarget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,36 +86,47 @@ class TieKdLoss(DepthLoss):
 
     def _terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None) -> dict[str, Tensor]:
         released = self.kind == "released"
-        teacher, valid = self._teacher_map(logits, target_depth_m, target_dpm)
-        log_student = torch.log_softmax(logits, dim=1)
-        # The released code takes a softmax, which underflows at other logits: its sum over S != 0 tells the difference.
-        student = torch.softmax(logits, dim=1) if released else log_student.exp()
-        kl = _released_kl(student, teacher) if released else _kl(log_student, teacher)
+        depth_of_map_m = nearest(target_depth_m, logits.shape[2:])
+        valid = is_valid(depth_of_map_m)
+        if released:
+            found = self._released_map(widened(logits), depth_of_map_m, target_dpm)
+        else:
+            found = fused(logits, self.bin_edges_m, self._target(logits, depth_of_map_m, target_dpm))
+        depth_m, kl, mass = found
+        assert kl is not None
+        assert mass is not None
         skipped = self._skipped_rows(logits.shape[2], target_depth_m.shape[2])
-        kl_nats = mean_where(valid[:, :, skipped:], kl[:, :, skipped:])
+        kl_nats = mean_where((valid & (mass > 0))[:, :, skipped:], kl[:, :, skipped:])
         parts = {"kl_nats": kl_nats}
         loss = self.weight * kl_nats
         if self.weight < 1:
-            parts["ssim_loss"] = _ssim_loss(*self._depths(student, target_depth_m), released=released)
+            parts["ssim_loss"] = _ssim_loss(*self._depths(depth_m, target_depth_m), released=released)
             loss = loss + (1 - self.weight) * parts["ssim_loss"]
         return {"loss": SCALE * loss, **parts}
 
-    def _teacher_map(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The teacher's map (B, K, h, w), zeros where invalid, and validity (B, 1, h, w)."""
-        size = logits.shape[2:]
-        depth_m = nearest(target_depth_m, size)
-        valid = is_valid(depth_m)
+    def _target(self, logits: Tensor, depth_m: Tensor, target_dpm: Tensor | None) -> GaussianTarget | GivenTarget:
+        """The teacher's maps, given or of depth (B, 1, h, w)."""
+        if target_dpm is not None:
+            return GivenTarget(target_dpm, logits.shape[2:], depth_m.dtype)
+        in_bins = self.sigma_bins is not None
+        sigma = self.sigma_m if self.sigma_bins is None else self.sigma_bins
+        depth_m = depth_m.where(is_valid(depth_m), math.nan)
+        return GaussianTarget(depth_m, self.bin_edges_m, sigma, in_bins=in_bins, centred=self.centred)
+
+    def _released_map(self, logits: Tensor, depth_m: Tensor, target_dpm: Tensor | None) -> Fused:
+        """What `fused` gives, in the released code's order of operations."""
         if target_dpm is None:
-            depth_m = depth_m.where(valid, math.nan)
-            if self.kind == "released":
-                return released_dpm(depth_m, self.bin_edges_m, self.sigma_m), valid
-            if self.sigma_bins is not None:
-                return bin_gaussian_dpm(depth_m, self.bin_edges_m, self.sigma_bins, centred=self.centred), valid
-            return gaussian_dpm(depth_m, self.bin_edges_m, self.sigma_m, centred=self.centred), valid
-        teacher = nearest(target_dpm.detach().to(logits.dtype), size)
+            teacher = released_dpm(depth_m.where(is_valid(depth_m), math.nan), self.bin_edges_m, self.sigma_m)
+        else:
+            teacher = nearest(target_dpm.detach().to(logits.dtype), logits.shape[2:])
         mass = teacher.sum(dim=1, keepdim=True)
-        valid = valid & mass.isfinite() & (mass > 0)
-        return teacher if bool(valid.all()) else teacher.where(valid, 0.0), valid
+        known = mass.isfinite() & (mass > 0)
+        if not bool(known.all()):
+            teacher, mass = teacher.where(known, 0.0), mass.where(known, 0.0)
+        # The released code takes a softmax, which underflows at other logits than a log_softmax: its sum over S != 0
+        # tells the difference.
+        student = torch.softmax(logits, dim=1)
+        return Fused(expected_depth(student, self.bin_edges_m), _released_kl(student, teacher), mass)
 
 
 class ResponseLoss(DepthLoss):
@@ -139,7 +152,7 @@ class ResponseLoss(DepthLoss):
         target_depth_m: Tensor,
         target_dpm: Tensor | None,  # noqa: ARG002 - one call for every loss
     ) -> dict[str, Tensor]:
-        depth_m, target_m, valid = self._depths(torch.softmax(logits, dim=1), target_depth_m)
+        depth_m, target_m, valid = self._depths(fused(logits, self.bin_edges_m).depth_m, target_depth_m)
         names = self.kind.split("+")
         parts: dict[str, Tensor] = {}
         if "ssim" in names:
@@ -178,12 +191,6 @@ def build_loss(
         share = 1.0 if known == "dpm" else weight
         return TieKdLoss(bin_edges_m, sigma_m, share, skip_rows=skip_rows, sigma_bins=sigma_bins, centred=centred)
     return ResponseLoss(bin_edges_m, known, skip_rows)
-
-
-def _kl(log_student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(T || S) (B, 1, h, w) in nats. T ln T, a constant, and the cross term are summed on their own."""
-    cross = (teacher * log_student).sum(dim=1, keepdim=True)
-    return torch.xlogy(teacher, teacher).sum(dim=1, keepdim=True) - cross
 
 
 def _released_kl(student: Tensor, teacher: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from .carry import are_bins
 from .dpm import parse_bins
 from .sources.view import View
+from .store.grouping import usual_samples_per_shard
 from .store.spec import StoreSpec, digest_of_ids
 from .teachers.base import VIEW, gives_maps, has_moving_bins
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from .teachers.base import Teacher
 
 RELATIVE_BINS = 64
-SAMPLES_PER_SHARD = {"gaussian": 128, "sparse": 128, "dense": 8}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class CacheOptions:
     depth_range_m: tuple[float, float] = (0.1, 300.0)
     max_dpm_kl: float = 0.01
     samples_per_shard: int | None = None
-    """None is 128, and 8 for dense maps, of which a shard would not fit into memory."""
+    """None is 128, more for a store of millions, and 8 for dense maps, of which a shard would not fit into memory."""
     batch_size: int = 8
     workers: int | None = None
     """Threads that read and encode; None is one a core, at most 8."""
@@ -100,7 +100,7 @@ def plan_store(
         sigma_m=sigma_m,
         max_dpm_kl=options.max_dpm_kl if kind == "sparse" else None,
         carried_from=carried_from,
-        samples_per_shard=options.samples_per_shard or SAMPLES_PER_SHARD[kind],
+        samples_per_shard=options.samples_per_shard or usual_samples_per_shard(kind, len(samples), len(edges) - 1),
     )
 
 

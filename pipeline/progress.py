@@ -5,10 +5,15 @@ A `Progress` is handed down to every long function. `Silent` is what they use wh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, Self
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
+
+A = TypeVar("A")
 
 
 class Task(Protocol):
@@ -25,7 +30,12 @@ class Task(Protocol):
         ...
 
     def update(self, done: int = 1, **facts: object) -> None:
-        """Count `done` more units; `facts` (such as loss=0.12) are shown beside the count."""
+        """Count `done` more units; `facts` (such as loss=0.12) are shown beside the count until they change.
+
+        Three facts have a meaning of their own: `img_each`, images of a unit, where the rate is better told in images;
+        `kb_each`, what a sample takes in KB of 1000 bytes; and `waits_for`, seconds since the start that the work has
+        waited for each thing by its name (a dictionary that may grow in place), shown as shares of the recent past.
+        """
         ...
 
 
@@ -61,3 +71,26 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Drop the remark."""
+
+
+class Waits(dict[str, float]):
+    """Seconds that work has spent on each thing, or waited for it, by name: what a task shows as `waits_for`."""
+
+    @contextmanager
+    def while_at(self, name: str) -> Iterator[None]:
+        """Count the time in the context as spent on `name`."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self[name] = self.get(name, 0.0) + time.monotonic() - begin
+
+    def before_each(self, name: str, items: Iterable[A]) -> Iterator[A]:
+        """The items, each of which was waited for as `name`."""
+        rest, end = iter(items), object()
+        while True:
+            with self.while_at(name):
+                item = next(rest, end)
+            if item is end:
+                return
+            yield item  # type: ignore[misc]  # it is no end

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .collective import all_sum
+from .fused import fused
 from .loss_base import DepthLoss
 from .relative import in_own_space
 
@@ -47,7 +48,7 @@ class ScaleShiftInvariantLoss(DepthLoss):
         target_depth_m: Tensor,
         target_dpm: Tensor | None,  # noqa: ARG002 - one call for every loss
     ) -> dict[str, Tensor]:
-        depth_m, target_m, valid = self._depths(torch.softmax(logits, dim=1), target_depth_m)
+        depth_m, target_m, valid = self._depths(fused(logits, self.bin_edges_m).depth_m, target_depth_m)
         student, teacher = (_without_scale(in_own_space(one, self.depth_space), valid) for one in (depth_m, target_m))
         off = torch.where(valid, student - teacher, 0.0)
         total, count = all_sum(off.abs().sum(), valid.sum())

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from . import collective
+from .batches import Batches
 from .checkpoint import Checkpoint
-from .dataset import Augmentation, TrainingData, collate, cut, dense_maps
+from .dataset import Augmentation, TrainingData, cut, dense_maps
 from .device import choose_device, peak_memory_bytes
 from .fileio import pretty_json, sync_directory, write_durably
 from .interrupt import Interrupted, stop_flag
 from .optimiser import Optimiser
 from .order import EpochOrder
 from .predict import validate
-from .progress import Silent
+from .progress import Silent, Waits
 from .recipe import Recipe, TrainOptions
 from .relative import ALIGN
 from .sources.view import View
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .progress import Progress, Task
     from .sources.base import Sample, Source
     from .store import Store
+    from .store.image_reader import KeptImages
 
 CHECKPOINT_EVERY_S = 120.0
 MAX_NAMED = 32
@@ -69,6 +70,7 @@ def train_network(
     *,
     store: Store | None = None,
     flips: Store | None = None,
+    images: KeptImages | None = None,
     truth: str | None = None,
     validation: Validation | None = None,
     device: str = "auto",
@@ -78,7 +80,8 @@ def train_network(
     """Train a network on a store's targets, or with `store` None on ground truth; returns the run's metrics.
 
     `flips` holds what the same teacher said of the mirrored images; without it a mirrored crop is taught the mirrored
-    answer.
+    answer. `images` are those of the split, decoded before; they change nothing but the time, so a run may go on with
+    or without them.
 
     Of the processes that `torchrun` started, the first returns them, and the others an empty dictionary.
 
@@ -103,7 +106,7 @@ def train_network(
             write_durably(partial / CONFIG, pretty_json(recipe.as_json()))
         collective.wait_for_all()
         teacher = None if options.on_truth else store
-        run = _Training(source, samples, recipe, teacher, flips, validation, place, partial)
+        run = _Training(source, samples, recipe, teacher, flips, images, validation, place, partial)
         collective.check_agreement("the checkpoint to go on from", run.step)
         if run.step:
             progress.note(f"going on from step {run.step} of {run.total_steps} in {partial}")
@@ -148,6 +151,7 @@ class _Training:
         recipe: Recipe,
         store: Store | None,
         flips: Store | None,
+        images: KeptImages | None,
         validation: Validation | None,
         device: torch.device,
         folder: Path,
@@ -185,6 +189,7 @@ class _Training:
             seed=options.seed,
             relative=recipe.relative,
             flips=flips,
+            images=images,
         )
         if recipe.stored_maps:
             assert store is not None
@@ -220,36 +225,31 @@ class _Training:
 
     def train(self, workers: int | None, stopped: threading.Event, task: Task) -> bool:
         """Train to the end, or until `stopped` is set; returns whether the end was reached."""
-        if workers is None:
-            # On a CPU the network has every core, and reading in turn with it costs less than contending with it.
-            workers = 0 if self.device.type == "cpu" else 8
-        loader = DataLoader(
-            self.data,
-            batch_sampler=self.order,
-            collate_fn=collate,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=self.device.type == "cuda",
-        )
+        batches = Batches(self.data, self.order, workers, self.device)
+        waits = Waits()
+        images, epochs = self.options.batch_size, self.options.epochs
         saved = begin = time.monotonic()
         while self.step < self.total_steps:
             epoch, first_batch = divmod(self.step, len(self.order))
             self.order.start_at(epoch, first_batch)
             self.network.train()
-            for batch in loader:
-                row = self._one_step(batch)
+            for batch in waits.before_each("data", batches):
+                with waits.while_at("network"):
+                    row = self._one_step(batch)
                 self.epoch_loss += row["loss"]
                 if self.step % self.log_every == 0:
                     self.checkpoint.steps.rows.append({"step": self.step, "epoch": epoch, **row})
                 self.step += 1
-                task.update(1, epoch=f"{epoch + 1}/{self.options.epochs}", loss=f"{row['loss']:.3f}")
+                task.update(1, img_each=images, epoch=f"{epoch + 1}/{epochs}", loss=row["loss"], waits_for=waits)
                 if self.step % len(self.order) == 0:
-                    self._end_epoch(epoch)
+                    with waits.while_at("validation"):
+                        self._end_epoch(epoch)
                 now = time.monotonic()
                 stop = collective.any_of(stopped.is_set())
                 if stop or now - saved > CHECKPOINT_EVERY_S:
                     self.seconds, begin = self.seconds + now - begin, now
-                    self.save()
+                    with waits.while_at("writing"):
+                        self.save()
                     saved = now
                 if stop:
                     collective.wait_for_all()  # once one process has ended, torchrun does not let the first write on

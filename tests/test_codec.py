@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from pipeline.store import scan, sparse
 from pipeline.store.codec import (
     AffineCodec,
     DamagedStoreError,
@@ -58,6 +59,59 @@ def test_a_chunk_that_declares_more_than_its_array_has_is_refused_before_it_is_u
     assert len(bomb) < 50_000
     with pytest.raises(DamagedStoreError, match="declares 10000000 bytes: expected 8"):
         decode_chunk(bomb, (4,), np.dtype(np.uint16))
+
+
+@st.composite
+def residuals(draw):
+    """A residual as it is read: sound, rotten in one value, or anything; of any number of bits and any width."""
+    bits, shape = draw(st.integers(2, 16)), draw(images)
+    if draw(st.booleans()):
+        return bits, draw(arrays(np.uint16, shape))
+    codes = draw(arrays(np.uint16, shape, elements=st.one_of(st.integers(0, 2**bits - 1), st.just(2**bits - 1))))
+    residual = residual_of_codes(codes)
+    if draw(st.booleans()):
+        place = tuple(draw(st.integers(0, side - 1)) for side in shape)
+        residual[place] ^= 1 << draw(st.integers(0, 15))
+    return bits, residual
+
+
+def outcome(decode, *given):
+    try:
+        return decode(*given)
+    except DamagedStoreError:
+        return "damaged"
+
+
+@settings(max_examples=200, deadline=None)
+@given(residuals())
+def test_sums_by_words_are_sums_modulo_2_to_the_16_or_refused_as_those_are(given_residual):
+    bits, residual = given_residual
+    codes = codes_of_residual(residual)
+    log, affine = LogCodec(bits, 0.1, 300.0), AffineCodec(bits)
+    for codec, more in ((log, ()), (affine, (0.37, -5.0))):
+        plain = outcome(codec.decode, codes, *more)
+        quick = outcome(codec.decode_residual, residual.copy(), *more)
+        assert isinstance(quick, str) == isinstance(plain, str) == (int(codes.max()) >= 2**bits)
+        assert isinstance(quick, str) or np.array_equal(quick, plain, equal_nan=True)
+
+
+@pytest.mark.parametrize("last", [2**13 - 1, 2**14 - 1])
+def test_sums_by_words_bear_the_steepest_image(last):
+    codes = (np.indices((40, 37)).sum(axis=0) % 2 * last).astype(np.uint16)
+    assert np.array_equal(scan.sum_by_words(residual_of_codes(codes)), codes)
+
+
+def test_relative_values_are_the_formula_of_the_format_to_the_last_bit():
+    codes = np.random.default_rng(0).integers(0, 2**13, (31, 50), dtype=np.uint16)
+    expected = ((codes.astype(np.float64) - 1) * 0.123 + 4.5).astype(np.float32)
+    expected[codes == 0] = np.nan
+    assert np.array_equal(AffineCodec(13).decode(codes, 0.123, 4.5), expected, equal_nan=True)
+
+
+def test_large_memory_is_not_kept():
+    wide = scan.scratch("test", (scan.KEPT_BYTES + 1,), np.uint8)
+    assert not np.shares_memory(wide, scan.scratch("test", (8,), np.uint8))
+    assert np.shares_memory(scan.scratch("test", (8,), np.uint8), scan.scratch("test", (2, 2), np.uint16))
 
 
 ranges = st.tuples(st.floats(1e-3, 10), st.floats(1.01, 1e4)).map(lambda pair: (pair[0], pair[0] * pair[1]))
@@ -148,6 +202,51 @@ def test_a_sparse_map_stays_within_its_budget_and_says_how_far_it_is(seed, bins,
     assert back.sum(axis=0) == pytest.approx(1, abs=1e-5)
     assert divergence == pytest.approx(stated, abs=1e-4)
     assert divergence.mean() <= budget + 1e-6
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 5), (6, 1, 1), (9, 5, 7)])
+def test_a_map_is_stored_alike_in_blocks_of_any_size_and_left_as_it_is(monkeypatch, shape):
+    dpm = random_maps(5, shape[0], 2.0, shape[1:])
+    dpm[:, 0, 0] = np.nan
+    before = dpm.copy()
+    whole, stated = encode_sparse(dpm, 0.01, 8)
+    read = decode_sparse(whole, shape[0], 8)
+    monkeypatch.setattr(sparse, "VALUES_AT_ONCE", 3 * shape[0])
+    parts, stated_of_parts = encode_sparse(dpm, 0.01, 8)
+    assert all(np.array_equal(one, other) for one, other in zip(whole, parts, strict=True))
+    assert np.array_equal(stated, stated_of_parts, equal_nan=True)
+    assert np.array_equal(read, decode_sparse(whole, shape[0], 8), equal_nan=True)
+    assert np.array_equal(dpm, before, equal_nan=True)
+
+
+def test_of_equal_bins_the_first_are_kept_and_no_more_than_are_needed():
+    dpm = np.array([0.05, 0.3, 0.05, 0.3, 0.0, 0.3], np.float32).reshape(6, 1, 1)
+    stored, _ = encode_sparse(dpm, 0.1, 8)
+    assert stored.gap[:, 0, 0].tolist() == [2, 2, 2]
+    stored, _ = encode_sparse(dpm, 0.046, 8)
+    assert stored.gap[:, 0, 0].tolist() == [1, 1, 2, 2]
+
+
+@given(st.integers(0, 2**32), st.integers(1, 40), st.floats(0, 20), st.floats(1e-4, 0.5))
+def test_the_fewest_bins_within_the_budget_are_kept(seed, bins, sharpness, budget):
+    dpm = random_maps(seed, bins, sharpness, (2, 2)).astype(np.float64)
+    ranked = np.sort((dpm / dpm.sum(axis=0)).reshape(bins, -1), axis=0)[::-1]
+    for pixel, count in zip(ranked.T, fewest(ranked, budget), strict=True):
+        costs = [spread_cost(pixel[kept:]) for kept in range(1, bins + 1)]
+        near = 1e-9 * (1 + budget)
+        assert costs[count - 1] <= budget + near
+        assert all(cost > budget - near for cost in costs[: count - 1])
+
+
+def fewest(ranked, budget):
+    own = ranked * np.log(np.maximum(ranked, 1e-300))
+    return sparse._fewest_bins(np.cumsum(ranked.T, axis=1), np.cumsum(own.T, axis=1), budget)
+
+
+def spread_cost(left):
+    """Divergence, in nats, of probabilities from their own mean."""
+    total = left.sum()
+    return 0.0 if total <= 0 else float(sum(p * np.log(p * left.size / total) for p in left if p > 0))
 
 
 def test_a_tight_budget_takes_16_bit_weights():

@@ -7,10 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.augment import Augmentation, Colour, Geometry
 from pipeline.cache import cache_teacher
 from pipeline.dataset import (
-    Augmentation,
-    Geometry,
     Item,
     TrainingData,
     collate,
@@ -66,6 +65,51 @@ def test_a_map_of_half_the_resolution_lies_where_the_full_one_does(geometry):
     coarse = geometry.of_map(half, VIEW_PX, geometry.size_px, np.nan)
     fine = geometry.of_map(full, VIEW_PX, geometry.size_px, np.nan)
     assert np.array_equal(coarse, fine, equal_nan=True)
+
+
+@given(geometries, st.sampled_from([(24, 40), (12, 20), (31, 17)]), st.sampled_from([(16, 30), (8, 15)]))
+def test_the_nearest_value_is_the_one_whose_pixel_a_position_lies_in(geometry, map_px, out_px):
+    values = np.random.default_rng(0).integers(1, 200, (2, *map_px)).astype(np.uint8)
+    found = geometry.of_map(values, VIEW_PX, out_px, 0)
+    rows, columns = geometry.source_positions(VIEW_PX, out_px)
+    for y in range(out_px[0]):
+        for x in range(out_px[1]):
+            row = int(np.floor((rows[y, x] + 0.5) * (map_px[0] / VIEW_PX[0])))
+            column = int(np.floor((columns[y, x] + 0.5) * (map_px[1] / VIEW_PX[1])))
+            inside = 0 <= row < map_px[0] and 0 <= column < map_px[1]
+            assert (found[:, y, x] == (values[:, row, column] if inside else 0)).all()
+
+
+@given(geometries)
+def test_a_rotated_image_is_the_bilinear_one_at_each_position(geometry):
+    image = np.random.default_rng(1).integers(0, 256, (*VIEW_PX, 3), np.uint8)
+    turned = geometry.of_image(image).numpy()
+    padded = np.pad(image.astype(np.float64) / 255, ((2, 2), (2, 2), (0, 0)))
+    rows, columns = (at + 2 for at in geometry.source_positions(VIEW_PX, geometry.size_px))
+    rows, columns = np.clip(rows, 0, VIEW_PX[0] + 2), np.clip(columns, 0, VIEW_PX[1] + 2)  # all black out there
+    row, column = rows.astype(int), columns.astype(int)
+    down, right = (rows - row)[..., None], (columns - column)[..., None]
+    above = padded[row, column] * (1 - right) + padded[row, column + 1] * right
+    below = padded[row + 1, column] * (1 - right) + padded[row + 1, column + 1] * right
+    assert np.abs(turned.transpose(1, 2, 0) - (above * (1 - down) + below * down)).max() < 1e-4
+
+
+@given(geometries)
+def test_an_image_is_laid_out_colour_by_colour_wherever_it_comes_from(geometry):
+    image = np.random.default_rng(2).integers(0, 256, (*VIEW_PX, 3), np.uint8)
+    by_colour = np.ascontiguousarray(image.transpose(0, 2, 1)).transpose(0, 2, 1)
+    for colour in (None, Colour(1.07, (0.9, 1.0, 1.1))):
+        found = geometry.of_image(image, colour)
+        assert found.is_contiguous()
+        assert torch.equal(found, geometry.of_image(by_colour, colour))
+
+
+@given(st.floats(0.9, 1.1), st.tuples(*[st.floats(0.81, 1.21)] * 3))
+def test_colours_by_table_are_those_by_powers(gamma, scale):
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(3, 2, 1)
+    colour = Colour(gamma, scale)
+    found, expected = colour.of_bytes(pixels), colour.of(pixels.float() / 255)
+    assert torch.allclose(found, expected, rtol=2e-7, atol=0)  # a vector's end is rounded otherwise than its middle
 
 
 def test_the_corner_of_a_rotated_view_is_invalid_and_not_invented():

@@ -588,6 +588,17 @@ def test_a_store_in_fsspecs_memory_is_read(tmp_path):
         store.depth_m(6)
 
 
+def test_an_upload_is_no_store_until_its_manifest_is_there_which_may_come_last(tmp_path):
+    path, memory = copy_store(tmp_path / "s.zarr", "sparse"), fsspec.filesystem("memory")
+    for name, data in folder_bytes(path).items():
+        if name != "MANIFEST.json":
+            memory.pipe_file(f"/bucket/late.zarr/{name}", data)
+    with pytest.raises(ValueError, match=r"late.zarr is no finished store \(it has no MANIFEST.json\)"):
+        open_store("memory://bucket/late.zarr")
+    memory.pipe_file("/bucket/late.zarr/MANIFEST.json", (path / "MANIFEST.json").read_bytes())
+    assert same(open_store("memory://bucket/late.zarr").dpm(6), open_store(path).dpm(6))
+
+
 def test_a_package_that_is_missing_is_told_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(ImportError, match=r"s3://bucket/s.zarr needs .*pip install 'tiekd-pipeline\[s3\]'"):

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
 
+from pipeline import ssim
 from pipeline.losses import build_loss
 from pipeline.ssim import ssim_map
 
@@ -129,3 +130,31 @@ def test_a_window_cached_in_inference_mode_can_be_trained_with():
     x.requires_grad_()
     ssim_map(x, x.detach() + 1).sum().backward()
     assert bool(x.grad.isfinite().all())
+
+
+def plain_ssim(x, y, *, released):
+    """SSIM of maps (B, 1, H, W) by whole convolutions, which autograd takes the slope of."""
+    weights = torch.from_numpy(loss_formulas.window())[None, None]
+
+    def means(maps):
+        return torch.nn.functional.conv2d(maps, weights, padding=5)
+
+    mean_x, mean_y = means(x), means(y)
+    var_x, var_y, covariance = means(x * x) - mean_x**2, means(y * y) - mean_y**2, means(x * y) - mean_x * mean_y
+    if released:
+        var_x, var_y, covariance = var_x.abs(), var_y.abs(), covariance.abs()
+    top = (2 * mean_x * mean_y + 0.01**2) * (2 * covariance + 0.03**2)
+    return top / ((mean_x**2 + mean_y**2 + 0.01**2) * (var_x + var_y + 0.03**2))
+
+
+@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize("size", [(3, 4), (57, 21)])
+def test_strip_by_strip_ssim_and_its_gradient_are_those_of_whole_convolutions(size, released, monkeypatch):
+    monkeypatch.setattr(ssim, "STRIP_PIXELS", 1)  # as few rows as there may be: 20
+    x, y = made(*size), made(*size, seed=1).flip(2)
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x.requires_grad_()
+    found, expected = ssim_map(x, y, released=released), plain_ssim(x, y, released=released)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+    slopes = [torch.autograd.grad((one * weights).sum(), x)[0] for one in (found, expected)]
+    torch.testing.assert_close(*slopes, rtol=1e-7, atol=1e-9)

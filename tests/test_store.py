@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 import warnings
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -351,6 +352,28 @@ def test_a_sample_that_the_store_lacks_is_named_with_what_to_do(tmp_path):
         store.depth_m("b/000")
     with pytest.raises(IndexError, match="samples 0 to 6, asked for 7"):
         store.depth_m(7)
+
+
+def test_depth_that_was_read_stays_as_it_is_when_others_are_read(tmp_path):
+    path = make_store(tmp_path / "s.zarr")
+    kept = [open_store(path).depth_m(number) for number in range(7)]
+    store = open_store(path)
+    read = [store.depth_m(number) for number in range(7)]
+    assert all(np.array_equal(one, other, equal_nan=True) for one, other in zip(kept, read, strict=True))
+    assert not any(np.shares_memory(one, other) for one, other in pairwise(read))
+
+
+def test_threads_with_a_store_each_read_what_one_reads_alone(tmp_path):
+    path = make_store(tmp_path / "s.zarr")
+    alone = [open_store(path).depth_m(number) for number in range(7)]
+
+    def same(start):
+        store = open_store(path)
+        order = [(start + step) % 7 for step in range(70)]
+        return all(np.array_equal(store.depth_m(number), alone[number], equal_nan=True) for number in order)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(same, range(4)))
 
 
 def test_relative_depth_is_not_handed_out_as_metres(tmp_path):

@@ -1,6 +1,8 @@
 """Several processes come to what one comes to. As a script under `torchrun`, this file is one of the processes."""
 
 import csv
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline import collective
+from pipeline import train as train_module
 from pipeline.cache import cache_teacher
 from pipeline.cli.train import train_student
 from pipeline.interrupt import Interrupted
@@ -95,13 +98,31 @@ def main(root):
     dist.destroy_process_group()
 
 
+class DiesOnce(fakes.StopAt):
+    """Progress that kills its process at a step of the first attempt."""
+
+    def update(self, done=1, **facts):
+        self.done += done
+        if self.done == self.step and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def elastic(root, name, victim):
+    """What each process does that torchrun starts again: a checkpoint each step, and one is killed after the second."""
+    train_module.CHECKPOINT_EVERY_S = 0.0
+    progress = DiesOnce(3) if os.environ["RANK"] == victim else fakes.StopAt(None)
+    train(root, root / "elastic", name, OPTIONS, progress)
+    if os.environ["RANK"] == "0":
+        (root / "elastic" / f"{name}.said").write_text(progress.said)
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Runs of two processes in `two`, of one in `one`; some went on from what the other kind had left."""
     root = tmp_path_factory.mktemp("torchrun")
     source = open_source(f"scenes:{fakes.make_scenes_folder(root / 'scenes', 8, (32, 64))}")
     cache_teacher(source, "all", fakes.factory_with_dpm(), root / "t.zarr", CacheOptions(batch_size=2))
-    for name in ("one", "two", "goes_on", "stops"):
+    for name in ("one", "two", "goes_on", "stops", "elastic"):
         (root / name).mkdir()
     with pytest.raises(Interrupted):
         train(root, root / "goes_on", "tiekd", OPTIONS, fakes.StopAt(2))
@@ -169,6 +190,16 @@ def test_a_signal_to_one_process_stops_all_after_one_step_and_one_process_can_go
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("victim", ["0", "1"])
+def test_torchrun_starts_a_killed_run_again_from_its_last_checkpoint(root, victim):
+    command = [*TORCHRUN, "--max-restarts", "1", __file__, str(root), f"killed{victim}", victim]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (root / "elastic" / f"killed{victim}.said").read_text().startswith("going on from step 2 of 4")
+    assert_same_run(root / "one" / "tiekd", root / "elastic" / f"killed{victim}")
+
+
+@pytest.mark.slow
 def test_processes_that_disagree_are_told(root):
     for rank in range(2):
         assert "the processes of this run disagree on their number" in (root / f"disagreed{rank}").read_text()
@@ -214,4 +245,7 @@ def test_a_norm_that_processes_cannot_share_is_told(monkeypatch):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if len(sys.argv) == 2:
+        main(Path(sys.argv[1]))
+    else:
+        elastic(Path(sys.argv[1]), *sys.argv[2:])

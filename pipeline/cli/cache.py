@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,10 +13,13 @@ from .console import Console
 from .plain import DEVICE, OUT, RANGE, SIZE, SOURCE, PlainCommand, many, option
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from contextlib import AbstractContextManager
 
     from ..cache import CacheSummary
+    from ..cluster import Cluster
+    from ..flips import Maker
     from ..sources.base import Source
+    from ..station import Question
     from ..teachers.registry import TeacherOptions
 
 
@@ -104,10 +109,23 @@ def with_bins_to_mix_in(
 @option("--batch-size", default=8, help="Images that the teacher sees at once.")
 @option("--workers", type=int, help="Threads that read and encode; one a core if left out.")
 @option("--cache-flips", is_flag=True, help="Ask about the mirrored images too, into OUT.mirrored, for --flips-store.")
+@option(
+    "--scheduler",
+    metavar="ADDRESS|local:N",
+    help="Let workers do it: N processes here, or those of a dask scheduler, one a GPU, on a disk that all share.",
+)
 @TEACHER_FLAGS
 @DEVICE
 def cache_teacher(
-    source_name: str, split: str, teacher_name: str, out: Path, device: str, *, cache_flips: bool, **flags: Any
+    source_name: str,
+    split: str,
+    teacher_name: str,
+    out: Path,
+    device: str,
+    *,
+    cache_flips: bool,
+    scheduler: str | None,
+    **flags: Any,
 ) -> None:
     """Stage one: run a teacher once over a split, and write its depth and maps to a store.
 
@@ -116,32 +134,59 @@ def cache_teacher(
                --teacher predictions:DIR --metres-per-unit tiekd-kitti --out train.zarr
 
     Interrupted runs go on where they stopped, when the same command is given again.
+
+    With --scheduler each worker makes whole files of the store and may be killed, or join, at any time; the store has
+    the bytes that one process writes. local:N starts N processes, of which each takes a GPU; for several machines run
+    `dask scheduler` on one and, for each GPU, CUDA_VISIBLE_DEVICES=I `dask worker ADDRESS --nthreads 2` on all.
     """
-    from ..cache import cache_teacher as run
+    import torch
+
     from ..device import choose_device
-    from ..flips import cache_with_flips, mirrored_path
+    from ..flips import OneProcess, make_both, mirrored_path
     from ..plan import CacheOptions
     from ..sources.registry import open_source
+    from ..station import Question
     from ..store.lock import refuse_existing
     from ..teachers.registry import open_teacher
 
-    chosen = choose_device(device)
     source = open_source(source_name)
     source.samples(split)  # a missing split is told before a heavy teacher is loaded
     teacher_options = with_bins_to_mix_in(
         options_of_flags(flags), teacher_name, source, flags["bins"], flags["sigma_m"]
     )
     if not cache_flips or mirrored_path(out).exists():
-        refuse_existing(out)  # before a heavy teacher is loaded
-    teacher = open_teacher(teacher_name, device=chosen, options=teacher_options)
-    if not cache_flips:
-        click.echo(f"{out}: {_told(run(source, split, teacher, out, CacheOptions(**flags), Console()))}")
-        return
-    both = cache_with_flips(source, split, teacher, out, CacheOptions(**flags), Console())
-    for place, done in zip((out, mirrored_path(out)), both, strict=True):
-        if done is not None:
-            click.echo(f"{place}: {_told(done)}")
-    click.echo(_gap(out))
+        refuse_existing(out)  # as above
+    options, console = CacheOptions(**flags), Console()
+    with ExitStack() as stack:
+        maker: Maker
+        if scheduler is None:
+            teacher = open_teacher(teacher_name, device=choose_device(device), options=teacher_options)
+            maker = OneProcess(source, split, teacher)
+        else:
+            question = Question(
+                source_name, split, teacher_name, teacher_options, device, str(Path.cwd()), torch.get_num_threads()
+            )
+            maker = stack.enter_context(_cluster(scheduler, question))
+        done = make_both(maker, out, options, console) if cache_flips else (maker.cache(out, options, console), None)
+    for place, one in zip((out, mirrored_path(out)), done, strict=True):
+        if one is not None:
+            click.echo(f"{place}: {_told(one)}")
+    if cache_flips:
+        click.echo(_gap(out))
+
+
+def _cluster(scheduler: str, question: Question) -> AbstractContextManager[Cluster]:
+    """Workers by their scheduler. Raises ValueError where the package is absent."""
+    try:
+        from ..cluster import cluster_of
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "distributed":
+            raise
+        raise ValueError(
+            f"--scheduler {scheduler}: the package distributed is not installed; run: pip install "
+            "'tiekd-pipeline[cluster]'"
+        ) from error
+    return cluster_of(scheduler, question)
 
 
 def _gap(out: Path) -> str:

@@ -1,13 +1,17 @@
 """What the command line shows: progress with the time left, and tables.
 
-In a terminal there is one line that moves; in a log, plain lines now and then.
+In a terminal there is one line that moves; in a log, plain lines now and then. Both say the same:
+
+    cache teacher: 120/400 img, 17.3 img/s, 0:16 left, 82.4 KB each, waits: teacher 93 %, reading 5 %, writing 2 %
 """
 
 from __future__ import annotations
 
 import sys
-import time
-from typing import TYPE_CHECKING, Self
+from collections import deque
+from collections.abc import Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import click
 
@@ -17,7 +21,23 @@ if TYPE_CHECKING:
 
     from tqdm import tqdm
 
+LOG_FIRST_S = 2.0
+"""A log shows life early."""
 LOG_EVERY_S = 10.0
+TERMINAL_EVERY_S = 0.1
+RECENT_S = 60.0
+"""Rates, shares and the time left are those of so long a time before now."""
+LOOK_EVERY_S = 1.0
+LEAST_SHARE = 0.005
+"""What is waited for less than this is left out."""
+
+
+class _Look(NamedTuple):
+    """How far the work was at a moment."""
+
+    at_s: float
+    done: int
+    waits_s: Mapping[str, float]
 
 
 class ConsoleTask:
@@ -25,20 +45,24 @@ class ConsoleTask:
 
     def __init__(self, title: str, total: int, unit: str, done: int) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self.done = self.before = done
+        self.done = done
+        self._facts: dict[str, object] = {}
+        self._looks: deque[_Look] = deque()
         self._bar: tqdm[None] | None = None
-        self._begin = self._told = 0.0
 
     def __enter__(self) -> Self:
-        self._begin = self._told = time.monotonic()
+        self._first = _Look(monotonic(), self.done, {})
+        self._looks.append(self._first)
+        self._next_s = self._first.at_s + LOG_FIRST_S
         if sys.stderr.isatty():
             from tqdm import tqdm
 
+            self._next_s = self._first.at_s
             self._bar = tqdm(
                 desc=self.title,
                 total=self.total,
                 initial=self.done,
-                unit=self.unit,
+                bar_format="{desc} {percentage:3.0f}%|{bar:12}|{postfix}",
                 dynamic_ncols=True,
                 leave=True,
             )
@@ -47,30 +71,73 @@ class ConsoleTask:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        now = self._look()
+        ended = "in" if kind is None and self.done >= self.total else "stopped after"
+        rate, *others = self._told(self._first, now)
+        took = f"{self._count()} {ended} {_duration(now.at_s - self._first.at_s)}"
+        self._say([took, *([rate] if now.done > self._first.done else []), *others])
         if self._bar is not None:
             self._bar.close()
-        elif kind is None and self.total:
-            seconds = time.monotonic() - self._begin
-            click.echo(f"{self.title}: {self.done}/{self.total} {self.unit} in {_duration(seconds)}", err=True)
 
     def update(self, done: int = 1, **facts: object) -> None:
         """Count, and say so if it is time."""
         self.done += done
+        self._facts |= facts
+        now = self._look()
+        if now.at_s - self._looks[-1].at_s >= LOOK_EVERY_S:
+            self._looks.append(now)
+        # An older look stays where it is the only one, so that slow work has a rate too
+        while len(self._looks) > 2 and now.at_s - self._looks[1].at_s >= RECENT_S:
+            self._looks.popleft()
+        if now.at_s < self._next_s:
+            return
+        self._next_s = now.at_s + (LOG_EVERY_S if self._bar is None else TERMINAL_EVERY_S)
+        since = self._looks[0]
+        rate, *others = self._told(since, now)
+        finished = now.done - since.done
+        left = _duration((self.total - now.done) * (now.at_s - since.at_s) / finished) if finished else "?"
+        self._say([self._count(), rate, f"{left} left", *others])
+
+    def _look(self) -> _Look:
+        waits = self._facts.get("waits_for")
+        return _Look(monotonic(), self.done, dict(waits) if isinstance(waits, Mapping) else {})
+
+    def _count(self) -> str:
+        if self.unit == "B":
+            return f"{_bytes(self.done)}/{_bytes(self.total)}"
+        return f"{self.done}/{self.total} {self.unit}"
+
+    def _told(self, since: _Look, now: _Look) -> list[str]:
+        """The rate between two moments, the facts, and what was waited for between them."""
+        facts = dict(self._facts)
+        each, unit = facts.pop("img_each", None), self.unit
+        rate = (now.done - since.done) / max(now.at_s - since.at_s, 1e-9)
+        if isinstance(each, int | float):
+            rate, unit = rate * each, "img"
+        told = [f"{_bytes(rate)}/s" if unit == "B" else f"{_number(rate)} {unit}/s"]
+        waits, kb_each = facts.pop("waits_for", None), facts.pop("kb_each", None)
+        told += [f"{name} {_number(value)}" for name, value in facts.items()]
+        if isinstance(kb_each, int | float):
+            told.append(f"{_bytes(1e3 * kb_each)} each")
+        if isinstance(waits, str):
+            told.append(f"waits for {waits}")
+        seconds = {name: now.waits_s[name] - since.waits_s.get(name, 0.0) for name in now.waits_s}
+        whole = sum(seconds.values())
+        if whole > 0:
+            most_first = sorted(seconds, key=lambda name: -seconds[name])
+            shares = [
+                f"{name} {seconds[name] / whole:.0%}" for name in most_first if seconds[name] > LEAST_SHARE * whole
+            ]
+            told.append(f"waits: {', '.join(shares)}".replace("%", " %"))
+        return told
+
+    def _say(self, told: list[str]) -> None:
+        text = ", ".join(told)
         if self._bar is not None:
-            self._bar.set_postfix({name: str(value) for name, value in facts.items()}, refresh=False)
-            self._bar.update(done)
-            return
-        now = time.monotonic()
-        if now - self._told < LOG_EVERY_S:
-            return
-        self._told = now
-        rate = (self.done - self.before) / (now - self._begin)
-        left = _duration((self.total - self.done) / rate) if rate else "?"
-        told = "".join(f", {name} {value}" for name, value in facts.items())
-        click.echo(
-            f"{self.title}: {self.done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s, {left} left{told}",
-            err=True,
-        )
+            self._bar.n = self.done
+            self._bar.set_postfix_str(text)
+        elif self.total:
+            click.echo(f"{self.title}: {text}", err=True)
 
 
 class Console:
@@ -89,6 +156,23 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _number(value: object) -> str:
+    """A float with three digits, or with all of those before its point; others as they are."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if 100 <= abs(value) < 1e9 else f"{value:#.3g}".rstrip(".")
+
+
+def _bytes(count: float) -> str:
+    """A number of bytes with three digits: 82.4 KB."""
+    value, unit = count / 1e3, "KB"
+    for larger in ("MB", "GB", "TB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1e3, larger
+    return f"{_number(value)} {unit}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""`pipeline store estimate`, `stats`, `subset`, `pack`, `unpack` and `diff`: before a store is made, and after."""
+"""`pipeline store estimate`, before a store is made; `stats`, `subset`, `merge`, `pack`, `unpack` and `diff` after."""
 
 from __future__ import annotations
 
@@ -169,6 +169,26 @@ def _listed(split: Path, store: Store) -> list[str]:
         found.append(name)
     ids.check_not_empty()
     return found
+
+
+@click.command(cls=PlainCommand)
+@click.argument("paths", metavar="STORE STORE...", type=STORE, nargs=-1, required=True)
+@OUT
+def merge(paths: tuple[str | Path, ...], out: Path) -> None:
+    """Write one store of several that were made apart, in the order given; nothing is encoded anew.
+
+    \b
+    Example: pipeline store merge first-half.zarr second-half.zarr --out train.zarr
+
+    They must be of one teacher, view and codec, and share no sample. Parts of a split in its order give the very bytes
+    of one store of it.
+    """
+    from ..store import open_store
+    from ..store.merge import merge_stores
+
+    stores = [open_store(path) for path in paths]
+    size = merge_stores(stores, out, Console())
+    click.echo(f"{out}: {sum(map(len, stores))} samples of {len(stores)} stores, {_size(size)} of maps copied")
 
 
 @click.command(cls=PlainCommand)

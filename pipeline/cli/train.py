@@ -60,11 +60,12 @@ TRAINING = many(
     ),
     option("--weight", default=0.1, help="Share of the KL in the TIE-KD loss."),
     option("--skip-rows", type=int, help="Top rows that the loss leaves out; the source's custom if left out."),
+    option("--images", type=PATH, help="What cache-images wrote: the same pixels, quicker to read."),
     option("--seed", default=0),
     option("--precision", default="auto", help="auto, float32, bfloat16 or float16."),
     option("--validation-split", help="Split to measure after each epoch."),
     option("--validation-images", default=32, help="How many of it, spread evenly."),
-    option("--workers", type=int, help="Loader processes; 0 on a CPU and 8 with a GPU if left out."),
+    option("--workers", type=int, help="Loader processes; 0 is one thread. 0 on a CPU and 8 with a GPU if left out."),
     TRUTH,
     DEVICE,
     OUT,
@@ -136,6 +137,7 @@ def _train(
     truth: str | None,
     store: Any,
     flips: Any,
+    images: Path | None,
     out: Path,
     device: str,
     workers: int | None,
@@ -145,6 +147,7 @@ def _train(
     from ..collective import process_number
     from ..recipe import TrainOptions
     from ..sources.registry import open_source
+    from ..store.image_reader import open_images
     from ..train import Validation, train_network
 
     first = process_number() == 0  # of several processes it alone says what all of them do
@@ -160,6 +163,7 @@ def _train(
             options,
             store=store,
             flips=flips,
+            images=None if images is None else open_images(images),
             truth=truth,
             validation=validation,
             device=device,

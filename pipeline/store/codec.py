@@ -5,6 +5,7 @@ Shape legend: h, w pixels of the teacher's own output.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 import google_crc32c
 import numcodecs.blosc
 import numpy as np
+
+from .scan import WORD_BITS, WORDS_WORK, look_up, scratch, sum_by_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,11 +101,11 @@ class LogCodec:
 
     def decode(self, codes: NDArray[np.uint16]) -> NDArray[np.float32]:
         """Depth (h, w) float32 metres of codes (h, w), NaN for 0. Raises DamagedStoreError beyond the last code."""
-        table = _log_table(self.bits, self.lo_m, self.hi_m)
-        if codes.size and int(codes.max()) >= table.size:
-            raise DamagedStoreError(f"depth code {int(codes.max())}: expected at most {table.size - 1}")
-        depth_m: NDArray[np.float32] = table[codes]
-        return depth_m
+        return look_up(_log_table(self.bits, self.lo_m, self.hi_m), _within(codes, self.bits))
+
+    def decode_residual(self, residual: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """`decode` of a contiguous residual (h, w), which is overwritten. Raises DamagedStoreError as it does."""
+        return look_up(_log_table(self.bits, self.lo_m, self.hi_m), _codes_in_place(residual, self.bits))
 
 
 @cache
@@ -152,13 +155,18 @@ class AffineCodec:
 
     def decode(self, codes: NDArray[np.uint16], scale: float, offset: float) -> NDArray[np.float32]:
         """Values (h, w) float32 of codes (h, w), NaN for 0. Raises DamagedStoreError beyond the last code."""
-        if codes.size and int(codes.max()) > 2**self.bits - 1:
-            raise DamagedStoreError(f"depth code {int(codes.max())}: expected at most {2**self.bits - 1}")
+        return look_up(self._table(scale, offset), _within(codes, self.bits))
+
+    def decode_residual(self, residual: NDArray[np.uint16], scale: float, offset: float) -> NDArray[np.float32]:
+        """`decode` of a contiguous residual (h, w), which is overwritten. Raises DamagedStoreError as it does."""
+        return look_up(self._table(scale, offset), _codes_in_place(residual, self.bits))
+
+    def _table(self, scale: float, offset: float) -> NDArray[np.float32]:
         if not (scale > 0 and abs(offset) + scale * 2**self.bits < np.finfo(np.float32).max):  # nor NaN
             raise DamagedStoreError(f"scale {scale} and offset {offset}: expected finite numbers, scale above 0")
-        values = ((codes.astype(np.float64) - 1) * scale + offset).astype(np.float32)
-        values[codes == 0] = np.nan
-        return values
+        table = ((np.arange(2**self.bits, dtype=np.float64) - 1) * scale + offset).astype(np.float32)
+        table[0] = np.nan
+        return table
 
     def share(self, values: NDArray[np.float32], scale: float, offset: float) -> NDArray[np.float32]:
         """Where decoded values (h, w) lie in their sample's range, 0 to 1."""
@@ -189,6 +197,20 @@ def codes_of_residual(residual: NDArray[np.uint16]) -> NDArray[np.uint16]:
     return difference
 
 
+def _codes_in_place(residual: NDArray[np.uint16], bits: int) -> NDArray[np.uint16]:
+    """Codes (h, w) of at most `bits` bits, of a residual (h, w) that is overwritten. Raises DamagedStoreError."""
+    by_words = bits <= WORD_BITS and WORDS_WORK
+    return _within(sum_by_words(residual) if by_words else codes_of_residual(residual), bits)
+
+
+def _within(codes: NDArray[np.uint16], bits: int) -> NDArray[np.uint16]:
+    """The codes, none of which has more than `bits` bits. Raises DamagedStoreError."""
+    largest = int(codes.max(initial=0))
+    if largest >= 2**bits:
+        raise DamagedStoreError(f"depth code {largest}: expected at most {2**bits - 1}")
+    return codes
+
+
 def encode_chunk(array: NDArray[np.generic]) -> bytes:
     """Bytes of a chunk as Zarr's codecs `bytes, blosc(zstd, shuffle), crc32c` write it. Depends on the values alone."""
     raw = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
@@ -199,8 +221,10 @@ def encode_chunk(array: NDArray[np.generic]) -> bytes:
     return data + checksum.to_bytes(4, "little")
 
 
-def decode_chunk(chunk: bytes, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
-    """Array of a chunk written by `encode_chunk`.
+def decode_chunk(
+    chunk: bytes, shape: tuple[int, ...], dtype: np.dtype[np.generic], *, reuse: bool = False
+) -> NDArray[np.generic]:
+    """Array of a chunk written by `encode_chunk`; with `reuse` it is valid until this thread's next such call.
 
     Raises DamagedStoreError where the checksum fails, or where the header declares another size than the array
     has: a few bytes of zstd can ask for gigabytes, so that is looked at before anything is allocated.
@@ -208,7 +232,7 @@ def decode_chunk(chunk: bytes, shape: tuple[int, ...], dtype: np.dtype[np.generi
     packed, stored = chunk[:-4], int.from_bytes(chunk[-4:], "little")
     if len(chunk) < 20 or google_crc32c.value(packed) != stored:
         raise DamagedStoreError("checksum (crc32c) of a chunk does not match its bytes")
-    expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    expected = math.prod(shape) * dtype.itemsize
     declared = int.from_bytes(packed[4:8], "little")
     if declared != expected:
         raise DamagedStoreError(f"a chunk declares {declared} bytes: expected {expected} for {shape} {dtype}")
@@ -216,7 +240,7 @@ def decode_chunk(chunk: bytes, shape: tuple[int, ...], dtype: np.dtype[np.generi
         raise DamagedStoreError(
             f"a chunk of {len(chunk)} bytes for {shape} {dtype}: its blosc header is not as written"
         )
-    flat = np.empty(expected, np.uint8)
+    flat = scratch("chunk", (expected,), np.uint8) if reuse else np.empty(expected, np.uint8)
     try:
         numcodecs.blosc.decompress(packed, flat)
     except (RuntimeError, ValueError) as error:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ..progress import Progress
     from .reader import Store
+    from .spec import StoreSpec
 
 HOW_IT_WAS_MADE = ("producer.", "samples_per_shard")
 """Fields that say how the bytes came to be; two stores that differ in these alone are the same in content."""
@@ -172,20 +173,28 @@ def _alignments_differ(first: Store, second: Store, name: str) -> bool:
 
 
 def _fields(first: Store, second: Store) -> list[tuple[str, str, str]]:
-    a, b = _facts(first), _facts(second)
+    sizes = [{"size_px": list(store.layout.size_px)} for store in (first, second)]
+    return _different(facts_of(first.spec) | sizes[0], facts_of(second.spec) | sizes[1])
+
+
+def differing_fields(first: StoreSpec, second: StoreSpec) -> list[tuple[str, str, str]]:
+    """(name, in the first, in the second) of each field of two specifications that differs, for people."""
+    return _different(facts_of(first), facts_of(second))
+
+
+def _different(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, str, str]]:
     names = [name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]
     return [(name, _short(a.get(name)), _short(b.get(name))) for name in names]
 
 
-def _facts(store: Store) -> dict[str, Any]:
-    """Every field of a store's specification by its dotted name."""
-    edges = store.spec.bin_edges
+def facts_of(spec: StoreSpec) -> dict[str, Any]:
+    """Every field of a specification by its dotted name."""
+    edges = spec.bin_edges
     return {
         "bins": f"{len(edges) - 1} from {edges[0]:g} to {edges[-1]:g}",
         "bin_edges_sha256": sha256_bytes(np.array(edges).tobytes()),  # two spacings may share count and ends
-        "size_px": list(store.layout.size_px),
-        **_flat(store.spec.root_attributes()["depth_store"]),
-        **_flat({"dpm": store.spec.dpm_attributes()}),
+        **_flat(spec.root_attributes()["depth_store"]),
+        **_flat({"dpm": spec.dpm_attributes()}),
     }
 
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 
 from ..fileio import append_durably, canonical_json, cut_durably, sync_directory, write_durably
+from .packed import PackedRows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -25,12 +27,23 @@ class ShardRecord:
     size_px: tuple[int, int]
     """(h, w) of the teacher's output; the same in every record of a journal."""
     files: dict[str, tuple[int, str]]
-    rows: dict[str, list[Any]]
-    """Columns of the `sample` arrays except the id."""
+    rows: Mapping[str, list[Any]]
+    """Columns of the `sample` arrays except the id; whatever is given, it is kept packed."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rows, PackedRows):
+            object.__setattr__(self, "rows", PackedRows(self.rows))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its files."""
+        return sum(size for size, _ in self.files.values())
 
     def line(self) -> bytes:
         """The journal line."""
-        text = canonical_json({"shard": self.shard, "size_px": self.size_px, "files": self.files, "rows": self.rows})
+        assert isinstance(self.rows, PackedRows)
+        rows = self.rows.as_json()
+        text = canonical_json({"shard": self.shard, "size_px": self.size_px, "files": self.files, "rows": rows})
         return b"%08x %s\n" % (google_crc32c.value(text), text)
 
     @classmethod
@@ -47,7 +60,7 @@ class ShardRecord:
         value = json.loads(text)
         height, width = value["size_px"]
         files = {path: (size, digest) for path, (size, digest) in value["files"].items()}
-        return cls(value["shard"], (height, width), files, value["rows"])
+        return cls(value["shard"], (height, width), files, PackedRows.from_json(value["rows"]))
 
 
 class Journal:

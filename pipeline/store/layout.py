@@ -32,10 +32,10 @@ MAX_MAP_BYTES = 2**31
 """A whole map (K, h, w) in float32."""
 MAX_INDEX_BYTES = 2**22
 """Readers keep the indexes of several shards."""
-MAX_ROW_BYTES = 2**28
-"""The widest column of `sample/`, which is read as a whole."""
+MAX_ROW_BYTES = 3 * 2**27
+"""The widest column of `sample/`, which is read as a whole: the images' sha256 of twelve million samples."""
 MAX_FILES = 100_000
-"""The manifest is parsed as a whole; with 128 samples a shard these are three million samples, maps included."""
+"""The manifest is parsed as a whole, by every process that opens the store; shards grow with it (`grouping`)."""
 
 SAMPLE_DTYPES = {
     "image_sha256": ("uint8", 32),
@@ -175,11 +175,11 @@ class StoreLayout:
         map_bytes = 4 * self.spec.bin_count * height * width
         if self.spec.dpm_kind != "gaussian" and map_bytes > MAX_MAP_BYTES:
             raise ValueError(f"one map takes {map_bytes} bytes, expected at most {MAX_MAP_BYTES}; use fewer bins")
-        widest = max(self.id_bytes, 32) * self.spec.samples
+        widest = 32 * self.spec.samples  # ids, which may be wider, are read chunk by chunk
         if widest > MAX_ROW_BYTES:
             raise ValueError(
-                f"{self.spec.samples} samples with ids of up to {self.id_bytes} bytes take {widest} bytes, expected at "
-                f"most {MAX_ROW_BYTES}; make a store of each part"
+                f"{self.spec.samples} samples take {widest} bytes of images' sha256 alone, expected at most "
+                f"{MAX_ROW_BYTES}; make a store of each part"
             )
         files = sum(array.files for array in self.arrays())
         if files > MAX_FILES:

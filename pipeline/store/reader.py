@@ -10,8 +10,7 @@ Shape legend: N samples, K bins, h w pixels of the teacher's own output.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,9 @@ import numpy as np
 
 from ..alignment import Fit, apply
 from .aligned import AlignmentColumns
-from .codec import AffineCodec, DamagedStoreError, LogCodec, codes_of_residual, decode_chunk
+from .codec import AffineCodec, DamagedStoreError, LogCodec, decode_chunk
 from .files import LocalFiles, is_url
+from .ids import IdTable, StoredIds
 from .layout import MANIFEST, MAX_MAP_BYTES
 from .maps import gaussian, normalised
 from .opening import open_layout, read_checked
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .files import StoreFiles
+    from .layout import ArrayLayout
 
 
 def open_store(path: str | Path, *, check_shards: bool | None = None, cache: Path | None = None) -> Store:
@@ -92,44 +93,43 @@ class Store:
         """A whole column of `sample/`, one row a sample, by its name in the format."""
         array = self._arrays[f"sample/{name}"]
         whole = np.empty(array.shape, array.dtype)
-        chunk_bytes = int(np.prod(array.chunk)) * array.dtype.itemsize
         for number in range(array.files):
-            part = decode_chunk(
-                read_checked(self._files, self.name, self.manifest, array.file(number), 2 * chunk_bytes + 1024),
-                array.chunk,
-                array.dtype,
-            )
             first = number * array.chunk[0]
-            whole[first : first + array.chunk[0]] = part[: len(whole) - first]
+            whole[first : first + array.chunk[0]] = self._part(array, number)
         return whole
 
-    @cached_property
+    def _part(self, array: ArrayLayout, number: int) -> NDArray[Any]:
+        """Rows of chunk `number` of a column; of the last chunk the used ones alone."""
+        data = read_checked(self._files, self.name, self.manifest, array.file(number), 2 * array.chunk_bytes + 1024)
+        part: NDArray[Any] = decode_chunk(data, array.chunk, array.dtype)
+        return part[: array.shape[0] - number * array.chunk[0]]
+
+    @property
     def ids(self) -> Sequence[str]:
-        """Sample ids in the store's order."""
-        joined = self.rows("id")
-        try:
-            ids = [row.tobytes().rstrip(b"\0").decode() for row in joined]
-        except UnicodeDecodeError as error:
-            raise DamagedStoreError(f"{self.name}: a sample id is not UTF-8 ({error})") from error
-        for number, one in enumerate(ids):
-            if not one or not one.isprintable():
-                raise DamagedStoreError(
-                    f"{self.name}: id {one!r} of sample {number} is empty or has control characters"
-                )
-        if len(set(ids)) != len(ids):
-            twice, count = Counter(ids).most_common(1)[0]
-            raise DamagedStoreError(f"{self.name}: {count} samples have the id {twice!r}, expected each once")
-        return ids
+        """Sample ids in the store's order, read from it as they are asked for."""
+        return self._stored_ids
 
     @cached_property
-    def _number_of_id(self) -> dict[str, int]:
-        return {name: number for number, name in enumerate(self.ids)}
+    def _stored_ids(self) -> StoredIds:
+        array = self._arrays["sample/id"]
+        return StoredIds(len(self), array.chunk[0], partial(self._part, array), self.name)
+
+    @cached_property
+    def _table(self) -> IdTable:
+        return IdTable(self._stored_ids)
+
+    def indexes_of(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Positions of many samples at once. Raises ValueError for the first that the store lacks."""
+        numbers = self._table.find(ids)
+        if (numbers < 0).any():
+            self.index_of(ids[int(np.argmax(numbers < 0))])
+        return numbers
 
     def index_of(self, sample: int | str) -> int:
         """Position of a sample given by its id or position. Raises ValueError if the store lacks it."""
         if isinstance(sample, str):
-            number = self._number_of_id.get(sample)
-            if number is None:
+            number = int(self._table.find([sample])[0])
+            if number < 0:
                 raise ValueError(
                     f"{self.name} holds no sample {sample!r} (it has {len(self)}, such as {self.ids[0]!r}): was it "
                     "made from another split? Run `pipeline cache-teacher` with a split that has this image"
@@ -200,17 +200,19 @@ class Store:
     def depth(self, sample: int | str) -> NDArray[np.float32]:
         """Teacher output (h, w) float32 in the store's depth space, aligned or not; NaN where invalid."""
         number = self.index_of(sample)
-        residual = self._chunks("depth", number)[0]
+        residual = self._chunks("depth", number, reuse=True)[0]
         if residual is None:
             raise self._damaged("depth", number, "the chunk is missing")
-        codes = codes_of_residual(residual[0])
-        codec = self.spec.depth_codec()
         try:
-            if isinstance(codec, LogCodec):
-                return codec.decode(codes)
-            return codec.decode(codes, *self._affine(number))
+            if isinstance(self._codec, LogCodec):
+                return self._codec.decode_residual(residual[0])
+            return self._codec.decode_residual(residual[0], *self._affine(number))
         except DamagedStoreError as error:
             raise self._damaged("depth", number, str(error)) from error
+
+    @cached_property
+    def _codec(self) -> LogCodec | AffineCodec:
+        return self.spec.depth_codec()
 
     @cached_property
     def _affine_rows(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -252,9 +254,9 @@ class Store:
                 f"{self.name}: one map takes {map_bytes} bytes, expected at most {MAX_MAP_BYTES}; read .depth(), and "
                 "make maps of parts of it"
             )
-        values, codec = self.depth(number), self.spec.depth_codec()
-        if isinstance(codec, AffineCodec):
-            values = codec.share(values, *self._affine(number))
+        values = self.depth(number)
+        if isinstance(self._codec, AffineCodec):
+            values = self._codec.share(values, *self._affine(number))
         assert self.spec.sigma_m is not None
         return gaussian(values, self.bin_edges_m, self.spec.sigma_m)
 
@@ -283,11 +285,11 @@ class Store:
             raise self._damaged("dpm/tail", number, "the chunk is missing")
         return SparseMap(parts[0], parts[1], tail[0])
 
-    def _chunks(self, path: str, number: int) -> list[NDArray[Any] | None]:
-        """The chunks of a sample in one of the large arrays."""
+    def _chunks(self, path: str, number: int, *, reuse: bool = False) -> list[NDArray[Any] | None]:
+        """The chunks of a sample in one of the large arrays; `reuse` as in `ShardReader.read`."""
         array = self._arrays[path]
         try:
-            return self._shards.read(array, *divmod(number, self.spec.samples_per_shard))
+            return self._shards.read(array, *divmod(number, self.spec.samples_per_shard), reuse=reuse)
         except DamagedStoreError as error:
             raise self._damaged(path, number, str(error)) from error
 

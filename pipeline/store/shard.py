@@ -68,16 +68,21 @@ def parse_index(layout: ArrayLayout, head: bytes, file_bytes: int) -> NDArray[np
 
 
 def read_chunk(
-    layout: ArrayLayout, index: NDArray[np.uint64], number: int, read: Callable[[int, int], bytes]
+    layout: ArrayLayout,
+    index: NDArray[np.uint64],
+    number: int,
+    read: Callable[[int, int], bytes],
+    *,
+    reuse: bool = False,
 ) -> NDArray[np.generic] | None:
-    """Chunk `number` of a shard, through `read(offset, length)`; None if it is empty.
+    """Chunk `number` of a shard, through `read(offset, length)`; None if it is empty. `reuse` as in `decode_chunk`.
 
     Raises DamagedStoreError.
     """
-    offset, length = (int(value) for value in index[number])
+    offset, length = index[number].tolist()
     if offset == EMPTY:
         return None
     chunk = read(offset, length)
     if len(chunk) != length:
         raise DamagedStoreError(f"the shard ends early: {len(chunk)} bytes of {length} at {offset}")
-    return decode_chunk(chunk, layout.chunk, layout.dtype)
+    return decode_chunk(chunk, layout.chunk, layout.dtype, reuse=reuse)

@@ -37,20 +37,22 @@ class ShardReader:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_indexes": OrderedDict(), "_checked": set()}
 
-    def read(self, array: ArrayLayout, shard: int, place: int) -> list[NDArray[Any] | None]:
+    def read(self, array: ArrayLayout, shard: int, place: int, *, reuse: bool = False) -> list[NDArray[Any] | None]:
         """Chunks of the sample at `place` in a shard of an array; None for one that is empty.
 
+        With `reuse`, for arrays of one chunk a sample, a chunk is valid until this thread's next such call.
         Raises DamagedStoreError.
         """
         file = array.file(shard)
         rows = self.entries(array, shard, place)
+        assert len(rows) == 1 or not reuse
         if len(rows) > 1 and isinstance(self.files, FarFiles):
             self.files.expect(file, [(int(at), int(length)) for at, length in rows if at != EMPTY])
 
         def read_range(offset: int, length: int) -> bytes:
             return self.files.read_range(file, offset, length)
 
-        return [read_chunk(array, rows, step, read_range) for step in range(len(rows))]
+        return [read_chunk(array, rows, step, read_range, reuse=reuse) for step in range(len(rows))]
 
     def entries(self, array: ArrayLayout, shard: int, place: int) -> NDArray[np.uint64]:
         """(chunks, 2) offset and length of the chunks of the sample at `place`; EMPTY for one of zeros."""

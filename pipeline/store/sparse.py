@@ -20,7 +20,8 @@ SMALLEST = 1e-6
 """Weights below this are stored as this."""
 TRUNCATION_SHARE = 0.8
 """Part of the budget that leaving bins out may use; the rest is for the codes of the weights."""
-PIXELS_AT_ONCE = 16384
+VALUES_AT_ONCE = 2**17
+"""Probabilities of so many pixels as stay in a processor's cache, with what is made of them on the way."""
 SUM_TOLERANCE = 1e-3
 
 
@@ -60,10 +61,11 @@ def encode_sparse(
     probabilities that are negative or do not sum to 1, and where the mean divergence exceeds the budget.
     """
     bins, height, width = probability.shape
-    flat = probability.reshape(bins, -1).T
+    flat = probability.reshape(bins, -1)
+    each = _pixels_at_once(bins)
     parts = [
-        _encode_pixels(flat[start : start + PIXELS_AT_ONCE], max_kl_nats, weight_bits)
-        for start in range(0, len(flat), PIXELS_AT_ONCE)
+        _encode_pixels(flat[:, start : start + each].T.copy(), max_kl_nats, weight_bits)
+        for start in range(0, flat.shape[1], each)
     ]
     planes = max(gap.shape[1] for gap, _, _, _ in parts)
 
@@ -96,49 +98,77 @@ def _encode_pixels(
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint16], NDArray[np.float64]]:
     """Gap (P, M), weight (P, M), tail (P,) and divergence (P,) of maps (P, K)."""
     pixels, bins = given.shape
-    absent: NDArray[np.bool_] = np.asarray(np.isnan(given).any(axis=1))
-    total: NDArray[np.float64] = np.where(absent, 1.0, given.sum(axis=1, dtype=np.float64))
+    total: NDArray[np.float64] = given.sum(axis=1, dtype=np.float64)
+    absent = np.isnan(total)  # as soon as one bin is; infinities of both signs are refused as negative
+    total[absent] = 1
     off: NDArray[np.float64] = np.abs(total - 1)
     if np.any(given < 0) or float(off.max(initial=0)) > SUM_TOLERANCE:
         worst = float(total[off.argmax()])
         raise ValueError(f"a teacher's map sums to {worst:.6g} or is negative: expected probabilities that sum to 1")
-    true: NDArray[np.float64] = np.where(absent[:, np.newaxis], 0.0, given / total[:, np.newaxis])
-    order = np.argsort(-true, axis=1, kind="stable")
-    ranked = np.take_along_axis(true, order, axis=1)
-    own = _x_log(ranked, ranked)
-    rest = np.maximum(1 - np.cumsum(ranked, axis=1), 0)
-    rest_own = own.sum(axis=1, keepdims=True) - np.cumsum(own, axis=1)
-    others = bins - 1 - np.arange(bins)
-    cost = rest_own - _x_log(rest, rest / np.maximum(others, 1))
-    cost[:, -1] = 0  # nothing is left out
-    count = 1 + np.argmax(cost <= TRUNCATION_SHARE * max_kl_nats, axis=1)
+    given[absent] = 0
+    ranked = np.sort(given, axis=1)[:, ::-1]
+    true = ranked / total[:, np.newaxis]
+    own = _x_log(true, true)
+    count = _fewest_bins(np.cumsum(true, axis=1), np.cumsum(own, axis=1), TRUNCATION_SHARE * max_kl_nats)
+    kept = _largest(given, ranked[np.arange(pixels), count - 1], count)
+    kept[absent] = False
     count[absent] = 0
 
-    ranks = np.arange(bins)
-    kept = np.zeros(true.shape, bool)
-    np.put_along_axis(kept, order, ranks < count[:, None], axis=1)
     planes = int(count.max(initial=0))
     row, which = np.nonzero(kept)  # ascending bins within each pixel
-    place = (np.cumsum(kept, axis=1) - 1)[row, which]
-    position = np.zeros((pixels, planes), np.int64)
-    position[row, place] = which + 1
-    gap = np.diff(position, axis=1, prepend=0)
-    gap[position == 0] = 0
+    place = np.arange(row.size) - (np.cumsum(count) - count)[row]
+    gap = np.zeros((pixels, planes), np.uint16)
+    gap[row, place] = np.where(place == 0, which + 1, np.diff(which, prepend=0))
+    value = given[row, which] / total[row]
+    code = encode_weight(value, weight_bits)
     weight = np.zeros((pixels, planes), np.uint16)
-    weight[row, place] = encode_weight(true[row, which], weight_bits)
-    left = np.where(kept, 0, true).sum(axis=1)
-    tail = encode_weight(np.where(count < bins, left, 0), weight_bits)
+    weight[row, place] = code
+    left = (given * ~kept).sum(axis=1, dtype=np.float64) / total
+    tail = encode_weight(left, weight_bits)
 
-    stored = _decode_pixels(gap.T, weight.T, tail, bins, weight_bits).T
-    divergence = (_x_log(true, true) - _x_log(true, stored)).sum(axis=1)
+    # What `_decode_pixels` will make of it, for the bins that were kept and for the share of each other one.
+    table = weight_table(weight_bits)
+    share = (table[tail] / np.maximum(bins - count, 1)).astype(np.float32)
+    whole = np.bincount(row, table[code], pixels) + share.astype(np.float64) * (bins - count)
+    whole[absent] = 1
+    cost = _x_log(value, (table[code] / whole[row]).astype(np.float32))
+    divergence = own.sum(axis=1) - np.bincount(row, cost, pixels) - _x_log(left, (share / whole).astype(np.float32))
     divergence[absent] = np.nan
-    return gap.astype(np.uint16), weight, tail, divergence
+    return gap, weight, tail, divergence
+
+
+def _fewest_bins(mass: NDArray[np.float64], own: NDArray[np.float64], budget_nats: float) -> NDArray[np.int64]:
+    """How many of its largest bins (P,) each pixel must keep, at least one.
+
+    From cumulative sums (P, K) over bins by falling probability p, of p and of p log p. What it costs to spread the
+    rest evenly falls with each bin that is kept (the chain rule of the divergence), so the place is found by halving.
+    """
+    pixels, bins = mass.shape
+    row = np.arange(pixels)
+    low, high = np.ones(pixels, np.int64), np.full(pixels, bins)
+    while np.any(low < high):
+        middle = (low + high) // 2
+        rest = np.maximum(1 - mass[row, middle - 1], 0)
+        cost = own[:, -1] - own[row, middle - 1] - _x_log(rest, rest / np.maximum(bins - middle, 1))
+        enough = cost <= budget_nats
+        high = np.where(enough, middle, high)
+        low = np.where(enough, low, np.minimum(middle + 1, high))
+    return high
+
+
+def _largest(given: NDArray[np.float32], least: NDArray[np.float32], count: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which bins (P, K) are the `count` (P,) largest, the last of them being `least` (P,); of equal ones the first."""
+    kept: NDArray[np.bool_] = given >= least[:, np.newaxis]
+    (many,) = np.nonzero(kept.sum(axis=1) > count)
+    equal = given[many] == least[many, np.newaxis]
+    spare = count[many] - (kept[many] & ~equal).sum(axis=1)
+    kept[many] &= ~equal | (np.cumsum(equal, axis=1) <= spare[:, np.newaxis])
+    return kept
 
 
 def _x_log(x: NDArray[np.float64], y: NDArray[np.float64] | NDArray[np.float32]) -> NDArray[np.float64]:
     """`x log y`, and 0 where x is 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        product: NDArray[np.float64] = np.where(x > 0, x * np.log(y), 0.0)
+    product: NDArray[np.float64] = x * np.log(np.maximum(y, np.finfo(y.dtype).tiny))
     return product
 
 
@@ -146,24 +176,30 @@ def _decode_pixels(
     gap: NDArray[np.integer], weight: NDArray[np.integer], tail: NDArray[np.integer], bins: int, bits: int
 ) -> NDArray[np.float32]:
     """Maps (K, P) of planes (M, P) and tails (P,); pixels that keep nothing are NaN."""
-    table = weight_table(bits)
-    present = gap > 0
-    # Planes that a pixel does not use write to a row of their own, which is cut off.
     last = gap.sum(axis=0, dtype=np.int64).max(initial=0) - 1
     if last >= bins:
         raise ValueError(f"a sparse map names bin {int(last)}: expected at most {bins - 1}")
-    target = np.where(present, np.cumsum(gap, axis=0, dtype=np.int64) - 1, bins)
-    count = present.sum(axis=0)
-    share = table[tail] / np.maximum(bins - count, 1)
-    whole = np.broadcast_to(share.astype(np.float32), (bins + 1, gap.shape[1])).copy()
-    np.put_along_axis(whole, target, table[weight], axis=0)
-    whole = whole[:bins]
-    whole[:, count == 0] = np.nan
-    total = whole.sum(axis=0, dtype=np.float64)
-    if np.any(total <= 0):
-        raise ValueError("a sparse map keeps bins but no probability: expected weights above 0")
-    whole /= total
-    return whole
+    table, each, pixels = weight_table(bits), _pixels_at_once(bins), gap.shape[1]
+    maps = np.empty((bins, pixels), np.float32)
+    for start in range(0, pixels, each):
+        here = slice(start, start + each)
+        present = gap[:, here] > 0
+        count = present.sum(axis=0)
+        # Planes that a pixel does not use write to a row of their own, which is cut off.
+        target = np.where(present, np.cumsum(gap[:, here], axis=0, dtype=np.intp) - 1, bins)
+        whole = np.empty((bins + 1, count.size), np.float32)
+        whole[:] = table[tail[here]] / np.maximum(bins - count, 1)
+        whole.reshape(-1)[target * count.size + np.arange(count.size)] = table.take(weight[:, here])
+        total = whole[:bins].sum(axis=0, dtype=np.float64)
+        total[count == 0] = np.nan
+        if np.any(total <= 0):
+            raise ValueError("a sparse map keeps bins but no probability: expected weights above 0")
+        np.divide(whole[:bins], total, out=maps[:, here], casting="same_kind")
+    return maps
+
+
+def _pixels_at_once(bins: int) -> int:
+    return max(1, VALUES_AT_ONCE // bins)
 
 
 def decode_sparse(stored: SparseMap, bins: int, weight_bits: int) -> NDArray[np.float32]:
@@ -173,8 +209,8 @@ def decode_sparse(stored: SparseMap, bins: int, weight_bits: int) -> NDArray[np.
     """
     planes, height, width = stored.gap.shape
     flat = _decode_pixels(
-        stored.gap.reshape(planes, -1),
-        stored.weight.reshape(planes, -1),
+        stored.gap.reshape(planes, height * width),  # planes may be none
+        stored.weight.reshape(planes, height * width),
         stored.tail.reshape(-1),
         bins,
         weight_bits,

@@ -6,11 +6,12 @@ the same inputs give the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from itertools import pairwise
-from typing import Any
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING, Any
 
 from ..depth_space import check_depth_space
 from ..fileio import canonical_json, sha256_bytes
@@ -26,12 +27,16 @@ from .attributes import (
 )
 from .codec import LARGEST, AffineCodec, LogCodec
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 DPM_KINDS = ("gaussian", "sparse", "dense")
 CARRIED_FROM = ("fixed", "image", "pixel")
 PRODUCERS = ("tiekd-pipeline", "numcodecs", "numpy", "torch")
 MAX_BINS = 4096
 MAX_SAMPLES = 2**40
 MAX_VIEW_PIXELS = 2**27
+IDS_AT_ONCE = 4096
 
 
 def producer_versions() -> dict[str, str]:
@@ -45,9 +50,13 @@ def producer_versions() -> dict[str, str]:
     return found
 
 
-def digest_of_ids(ids: list[str]) -> str:
-    """Hash of a source list: the ids in their order."""
-    return sha256_bytes("\n".join(ids).encode())
+def digest_of_ids(ids: Iterable[str]) -> str:
+    """Hash of a source list: the ids in their order, joined by newlines. Holds a few thousand of them at a time."""
+    hasher, rest, between = hashlib.sha256(), iter(ids), b""
+    while part := list(islice(rest, IDS_AT_ONCE)):
+        hasher.update(between + "\n".join(part).encode())
+        between = b"\n"
+    return hasher.hexdigest()
 
 
 @dataclass(frozen=True)

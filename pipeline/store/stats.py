@@ -9,6 +9,7 @@ Shape legend: C codes, K bins, h w pixels of the teacher's own output.
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -50,7 +51,8 @@ def store_statistics(path: str | Path, progress: Progress | None = None) -> dict
     Raises ValueError where the store does not open, DamagedStoreError for the first sample that is damaged.
     """
     store = open_store(path)
-    tasks = [delayed(shard_facts)(str(path), shard) for shard in range(store.spec.shards)]
+    opened = _Opened(path)
+    tasks = [delayed(shard_facts)(opened, shard) for shard in range(store.spec.shards)]
     workers = min(8, os.cpu_count() or 1)
     with (progress or Silent()).task("statistics", len(store), "sample") as task, _Told(task):
         found: tuple[ShardFacts, ...] = compute(  # type: ignore[no-untyped-call]  # dask's
@@ -120,9 +122,16 @@ def describe_statistics(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def shard_facts(path: str, shard: int) -> ShardFacts:
-    """Count the samples of one shard, one at a time. Opens the store anew: a Store is for one thread."""
-    store = open_store(path)
+class _Opened(threading.local):
+    """A store of each thread's own: a Store is for one thread, and opening reads the list of all files."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.store = open_store(path)
+
+
+def shard_facts(opened: _Opened, shard: int) -> ShardFacts:
+    """Count the samples of one shard, one at a time."""
+    store = opened.store
     codec = store.spec.depth_codec()
     counts = np.zeros(2**codec.bits, np.int64)
     invalid, entropy = [], []

@@ -72,8 +72,9 @@ def _verify(store: Store, found: list[Damage], progress: Progress) -> list[Damag
         return found
     # The bytes are those that the manifest was made for: see that they also mean something.
     try:
-        if digest_of_ids(list(store.ids)) != store.spec.source.get("ids_sha256"):
+        if digest_of_ids(store.ids) != store.spec.source.get("ids_sha256"):
             found.append(Damage("sample/id", "the ids' sha256 is not the one in the store's attributes", []))
+        store.index_of(store.ids[0])  # to find one, all are looked at: each must be there once
     except DamagedStoreError as error:
         found.append(Damage("sample/id", str(error), []))
     with progress.task("decode", len(store), "sample") as task:

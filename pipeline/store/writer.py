@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -121,6 +121,45 @@ def _plane_chunks(planes: NDArray[np.unsignedinteger], blocks: int) -> list[byte
     return chunks
 
 
+def write_shard_files(
+    folder: Path,
+    spec: StoreSpec,
+    shard: int,
+    samples: dict[str, EncodedSample],
+    id_bytes: int,
+    size_px: tuple[int, int] | None = None,
+) -> ShardRecord:
+    """Write the files of a shard below `folder`, each whole or absent, of its samples by id, in order.
+
+    `id_bytes` is the length of the longest id of the whole store, `size_px` the size of the other shards, if it is
+    known. Raises ValueError if a sample's size is another, OSError where the disk refuses.
+    """
+    assert len(samples) == len(spec.shard_samples(shard))
+    encoded = list(samples.values())
+    size_px = size_px or encoded[0].size_px
+    for name, sample in samples.items():
+        if sample.size_px != size_px:
+            _refuse_size(name, sample.size_px, size_px)
+    files: dict[str, tuple[int, str]] = {}
+    for array in StoreLayout(spec, size_px, id_bytes).sharded():
+        data = build_shard(array, [sample.chunks[array.path] for sample in encoded])
+        path = folder / array.file(shard)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, data)
+        files[array.file(shard)] = (len(data), sha256_bytes(data))
+    return ShardRecord(
+        shard, size_px, files, {name: [sample.row[name] for sample in encoded] for name in encoded[0].row}
+    )
+
+
+def _refuse_size(sample_id: str, size_px: tuple[int, int], first_px: tuple[int, int] | None) -> NoReturn:
+    assert first_px is not None
+    raise ValueError(
+        f"the teacher's output for {sample_id} is {_size(size_px)} px, for the first sample {_size(first_px)}: a store "
+        "holds one size; choose a --view that makes all images alike (kb, center:HxW or full,resize:HxW)"
+    )
+
+
 class StoreWriter:
     """Writes one store; a context manager that holds the target's lock.
 
@@ -136,6 +175,7 @@ class StoreWriter:
         self._store = self.staging / "store"
         self._journal = Journal(self.staging / "journal")
         self._lock = TargetLock(target)
+        self._id_bytes = max(len(name.encode()) for name in ids)
         self.finished: dict[int, ShardRecord] = {}
 
     def __enter__(self) -> Self:
@@ -184,35 +224,43 @@ class StoreWriter:
 
         Raises ValueError if a sample's size differs from the others', OSError where the disk refuses.
         """
-        indexes = self.spec.shard_samples(shard)
-        assert len(samples) == len(indexes)
+        names = [self.ids[index] for index in self.spec.shard_samples(shard)]
+        named = dict(zip(names, samples, strict=True))
+        record = write_shard_files(self._store, self.spec, shard, named, self._id_bytes, self.size_px)
+        self._note(record)
+        return record.size_bytes
+
+    @property
+    def size_px(self) -> tuple[int, int] | None:
+        """(h, w) of the teacher's output, once a shard is finished."""
         known = next(iter(self.finished.values()), None)
-        size_px = known.size_px if known else samples[0].size_px
-        for index, sample in zip(indexes, samples, strict=True):
-            if sample.size_px != size_px:
-                raise ValueError(
-                    f"the teacher's output for {self.ids[index]} is {_size(sample.size_px)} px, for the first sample "
-                    f"{_size(size_px)}: a store holds one size; choose a --view that makes all images alike "
-                    "(kb, center:HxW or full,resize:HxW)"
-                )
-        files: dict[str, tuple[int, str]] = {}
-        for array in self._layout(size_px).sharded():
-            data = build_shard(array, [sample.chunks[array.path] for sample in samples])
-            path = self._store / array.file(shard)
+        return known.size_px if known else None
+
+    def adopt_shard(self, record: ShardRecord, folder: Path) -> int:
+        """Take over a shard whose files another process wrote durably below `folder`, as `write_shard`.
+
+        Who wrote it never touches the store itself: so one that is late, and was given up, cannot change a shard that
+        somebody else has made meanwhile.
+        """
+        if self.size_px not in {None, record.size_px}:
+            _refuse_size(self.ids[self.spec.shard_samples(record.shard)[0]], record.size_px, self.size_px)
+        for file in record.files:
+            path = self._store / file
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(path, data)
-            files[array.file(shard)] = (len(data), sha256_bytes(data))
+            (folder / file).replace(path)
+        self._note(record)
+        return record.size_bytes
+
+    def _note(self, record: ShardRecord) -> None:
+        """Make the names of a shard's files durable, then the note that it is finished."""
         # All of them, and not only those that were made here: a killed run may have made some, and synced none.
-        for folder in sorted({folder for file in files for folder in PurePosixPath(file).parents}):
+        for folder in sorted({folder for file in record.files for folder in PurePosixPath(file).parents}):
             sync_directory(self._store / folder)
-        rows = {name: [sample.row[name] for sample in samples] for name in samples[0].row}
-        record = ShardRecord(shard, size_px, files, rows)
         self._journal.append(record)
-        self.finished[shard] = record
-        return sum(size for size, _ in files.values())
+        self.finished[record.shard] = record
 
     def _layout(self, size_px: tuple[int, int]) -> StoreLayout:
-        return StoreLayout(self.spec, size_px, max(len(name.encode()) for name in self.ids))
+        return StoreLayout(self.spec, size_px, self._id_bytes)
 
     def finish(self) -> None:
         """Verify every shard, write the rows and the manifest, and give the store its name.

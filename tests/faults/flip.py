@@ -85,6 +85,7 @@ class Subject:
         self.kind = kind
         self.bytes = folder_bytes(self.path)
         self.store = open_store(self.path)
+        self.ids = list(self.store.ids)  # as they were when it was sound
         self.sound = {read: value_of(self.store, read).tobytes() for read in self.reads()}
         self.by_zarr = read_with_zarr(self.path)
         self.shards = {
@@ -118,7 +119,7 @@ class Subject:
         return set(self.sound) if file != MANIFEST else set()
 
     def named(self, file: str) -> list[tuple[set[str], list[str]]]:
-        return [({file}, [self.store.ids[number] for number in self.samples_in(file)])]
+        return [({file}, [self.ids[number] for number in self.samples_in(file)])]
 
     def place(self, file: str) -> str:
         if file in self.shards:

@@ -1,0 +1,220 @@
+"""The TIE-KD loss, forward and backward, beside plain PyTorch: time, and the most memory it holds.
+
+    python benchmarks/loss.py [--threads N] [--compile] [--out FILE.json]
+
+257 bins over 1e-3 to 80 m, sigma 0.5 m, float32, for two crops of half and one of full resolution. `plain` is what one
+writes from the paper with whole tensors: differences of the Gaussian's CDF, log_softmax, kl_div, expected depth, SSIM
+by convolution. Both are called in turn, and a round's ratio is of neighbours. `--compile` puts torch.compile of `plain`
+beside them, where a C++ compiler is at hand; its compilation is not counted. `response` is the same for 1.5 SSIM + SI,
+which needs no teacher's map.
+
+Memory is measured in a process of its own for each loss: what it held at most (`VmHWM` of /proc/self/status, reset by
+/proc/self/clear_refs) above what it held before the logits were made, by the size of the logits. Logits and their
+gradient are in it, so 2 is the least. Linux alone tells it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from students import cpu_model, memory_mb
+
+from pipeline.dpm import parse_bins
+from pipeline.losses import build_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+SHAPES = ((2, 257, 176, 352), (1, 257, 352, 704))
+SIGMA_M = 0.5
+WEIGHT = 0.1
+ROUNDS = 5
+EDGES_M = parse_bins("kitti").edges().float()
+CENTERS_M = ((EDGES_M[:-1] + EDGES_M[1:]) / 2).view(1, -1, 1, 1)
+
+
+def plain_ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Mean SSIM of depth (B, 1, H, W): 11x11 Gaussian window of sigma 1.5, C1 = 0.01^2, C2 = 0.03^2."""
+    taps = torch.exp(-((torch.arange(11.0) - 5) ** 2) / (2 * 1.5**2))
+    taps = taps / taps.sum()
+    window = torch.outer(taps, taps)[None, None]
+    mean_x, mean_y = F.conv2d(x, window, padding=5), F.conv2d(y, window, padding=5)
+    var_x = F.conv2d(x * x, window, padding=5) - mean_x**2
+    var_y = F.conv2d(y * y, window, padding=5) - mean_y**2
+    cov = F.conv2d(x * y, window, padding=5) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    similar = (2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    return similar.mean()
+
+
+def plain_tiekd(logits: Tensor, depth_m: Tensor) -> Tensor:
+    """10 (w KL + (1 - w) (1 - SSIM)), as the paper has it."""
+    with torch.no_grad():
+        cdf = torch.erf((EDGES_M.view(1, -1, 1, 1) - depth_m) / (SIGMA_M * math.sqrt(2)))
+        teacher = cdf[:, 1:] - cdf[:, :-1]
+        teacher = teacher / teacher.sum(dim=1, keepdim=True)
+    log_student = F.log_softmax(logits, dim=1)
+    kl = F.kl_div(log_student, teacher, reduction="none").sum(dim=1).mean()
+    student_m = (log_student.exp() * CENTERS_M).sum(dim=1, keepdim=True)
+    return 10 * (WEIGHT * kl + (1 - WEIGHT) * (1 - plain_ssim(student_m, depth_m)))
+
+
+def plain_response(logits: Tensor, depth_m: Tensor) -> Tensor:
+    """1.5 (1 - SSIM) + the scale-invariant log error."""
+    student_m = (F.softmax(logits, dim=1) * CENTERS_M).sum(dim=1, keepdim=True)
+    log_ratio = torch.log(student_m + 1e-3) - torch.log(depth_m + 1e-3)
+    si = torch.sqrt(log_ratio.var() + 0.15 * log_ratio.mean() ** 2)
+    return 1.5 * (1 - plain_ssim(student_m, depth_m)) + si
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "tiekd, plain PyTorch": plain_tiekd,
+    "tiekd, ours": build_loss("tiekd", parse_bins("kitti").edges(), SIGMA_M, WEIGHT),
+    "response, plain PyTorch": plain_response,
+    "response, ours": build_loss("ssim+si", parse_bins("kitti").edges()),
+}
+
+
+def made(shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
+    """Logits, some of their mass near the depth, and a depth (B, 1, H, W) of slopes and steps within the bins."""
+    batch, bins, height, width = shape
+    torch.manual_seed(0)
+    steps = F.interpolate(torch.rand(batch, 1, 6, 12), (height, width), mode="nearest")
+    slopes = torch.linspace(60, 4, height).view(1, 1, -1, 1) + torch.linspace(0, 8, width)
+    depth_m = slopes + 8 * steps
+    logits = torch.empty(shape).normal_()
+    near = (depth_m / 80 * bins).long().clamp(0, bins - 1)
+    logits.scatter_add_(1, near, torch.full_like(depth_m, math.log(bins / 2)))
+    return logits, depth_m
+
+
+def one_pass(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, depth_m: Tensor) -> float:
+    """Forward and backward; the loss. The gradient is left in `logits.grad`."""
+    logits.grad = None
+    value = loss(logits, depth_m)
+    value.backward()
+    return float(value.detach())
+
+
+def times_s(names: list[str], losses: dict[str, Callable], shape: tuple[int, int, int, int]) -> dict[str, list[float]]:
+    """Seconds of each loss in each round, after one round that warms up; losses are checked to agree."""
+    logits, depth_m = made(shape)
+    logits.requires_grad_()
+    found: dict[str, list[float]] = {name: [] for name in names}
+    values, gradients = {}, {}
+    for name in names:
+        values[name] = one_pass(losses[name], logits, depth_m)
+        gradients[name] = logits.grad
+    for name in names[1:]:
+        apart = float((gradients[name] - gradients[names[0]]).norm() / gradients[names[0]].norm())
+        # SSIM in float32, as one writes it, is itself right to some percent only.
+        assert math.isclose(values[name], values[names[0]], rel_tol=0.02), values
+        assert apart < 0.2, f"{name}: the gradient is {apart:.2%} from that of {names[0]}"
+    gradients.clear()
+    for _ in range(ROUNDS):
+        for name in names:
+            begin = time.perf_counter()
+            one_pass(losses[name], logits, depth_m)
+            found[name].append(time.perf_counter() - begin)
+    return found
+
+
+def peak_ratio(name: str, shape: tuple[int, int, int, int], threads: int) -> float | None:
+    """Peak memory by the size of the logits; to be called in a fresh process."""
+    torch.set_num_threads(threads)
+    one_pass(LOSSES[name], *(part.requires_grad_(index == 0) for index, part in enumerate(made((1, 257, 32, 32)))))
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    before_mb = memory_mb("VmRSS")
+    logits, depth_m = made(shape)
+    logits.requires_grad_()
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making them
+    one_pass(LOSSES[name], logits, depth_m)
+    return round((memory_mb("VmHWM") - before_mb) * 2**20 / (logits.numel() * 4), 3)
+
+
+def measure(shape: tuple[int, int, int, int], threads: int, *, compiled: bool) -> list[dict]:
+    """A row for each loss at a shape."""
+    rows = []
+    losses = dict(LOSSES)
+    if compiled:
+        losses = {}
+        for name, loss in LOSSES.items():
+            losses[name] = loss
+            if "plain" in name:
+                losses[name.replace("plain PyTorch", "plain, torch.compile")] = torch.compile(loss)
+    context = multiprocessing.get_context("spawn")
+    for kind in ("tiekd", "response"):
+        names = [name for name in losses if name.startswith(kind)]
+        times = times_s(names, losses, shape)
+        for name in names:
+            memory = None
+            if name in LOSSES:
+                with ProcessPoolExecutor(1, mp_context=context) as pool:
+                    memory = pool.submit(peak_ratio, name, shape, threads).result()
+            faster = [plain / own for plain, own in zip(times[names[0]], times[name], strict=True)]
+            rows.append(
+                {
+                    "logits": "x".join(map(str, shape)),
+                    "loss": name,
+                    "median_ms": round(1e3 * statistics.median(times[name]), 1),
+                    "min_ms": round(1e3 * min(times[name]), 1),
+                    "faster_than_plain": round(statistics.median(faster), 2),
+                    "peak_by_logits": memory,
+                }
+            )
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown."""
+    lines = ["| logits | loss | ms | faster | peak memory, by the logits |", "| --- | --- | --- | --- | --- |"]
+    for row in rows:
+        peak = "-" if row["peak_by_logits"] is None else f"{row['peak_by_logits']:.2f}x"
+        faster = f"{row['faster_than_plain']:.1f}x"
+        lines.append(f"| {row['logits']} | {row['loss']} | {row['median_ms']:.0f} | {faster} | {peak} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, print a table, and write JSON and Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/loss.json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    machine = {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "load_average_at_start": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": arguments.threads,
+        "date": datetime.now().astimezone().date().isoformat(),
+    }
+    rows = [row for shape in SHAPES for row in measure(shape, arguments.threads, compiled=arguments.compile)]
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    print(f"median of {ROUNDS} rounds, losses in turn\n\n{table(rows)}", end="")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps({"machine": machine, "rounds": ROUNDS, "rows": rows}, indent=2) + "\n")
+    arguments.out.with_suffix(".md").write_text(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,368 @@
+"""Ten million images on paper, and what of it can be run: the planner, opening, look-up and resumption at each size.
+
+    python benchmarks/scale.py [--largest 10000000] [--out FILE.json]
+
+A store is simulated by everything that grows with the number of samples and is not a map: its metadata, manifest, ids,
+journal, and shard files of the right length without content. Each measurement runs in a process of its own, which says
+how much memory it took. The plan's formulas are below; its inputs are bytes a sample and milliseconds that
+docs/benchmarks.md has, and list prices that docs/scale.md cites. Writes scale.json and scale.md beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.fileio import pretty_json, sha256_bytes
+from pipeline.sources.base import Sample
+from pipeline.store import open_store
+from pipeline.store.codec import encode_chunk
+from pipeline.store.estimate import reference_costs
+from pipeline.store.grouping import usual_samples_per_shard
+from pipeline.store.journal import ShardRecord
+from pipeline.store.layout import MANIFEST, StoreLayout
+from pipeline.store.spec import StoreSpec
+from pipeline.store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a disk takes minutes to make the files
+NATIVE_PX, FULL_PX = (192, 640), (352, 1216)
+BINS = 64
+GPUS, GPUS_PER_NODE, WORKERS_PER_GPU = 64, 8, 8
+MS_PER_IMAGE = (50, 200)
+NETWORK_BYTES_PER_S = 1.25e9
+"""Of the one machine that uploads: 10 Gbit/s."""
+HASH_MS_PER_MB = 0.7
+DECODE_MS = 1.42
+PART_BYTES = 8 * 2**20
+"""The AWS command line sends and fetches larger objects in parts of this size, each of them a request."""
+S3_GETS_PER_S, S3_PUTS_PER_S = 5500, 3500
+USD_PER_PUT, USD_PER_GET = 0.005 / 1000, 0.0004 / 1000
+USD_PER_GB_MONTH = ((50e3, 0.023), (450e3, 0.022), (math.inf, 0.021))
+USD_PER_GB_OUT = ((0.1e3, 0.0), (9.9e3, 0.09), (40e3, 0.085), (100e3, 0.07), (math.inf, 0.05))
+
+
+def tiered(gigabytes: float, prices: tuple[tuple[float, float], ...]) -> float:
+    """US dollars for an amount whose first part costs another price than its next."""
+    total = 0.0
+    for width, price in prices:
+        total += min(gigabytes, width) * price
+        gigabytes -= min(gigabytes, width)
+    return total
+
+
+def spec_of(kind: str, samples: int) -> StoreSpec:
+    """Settings of a simulated store."""
+    return StoreSpec(
+        teacher={"kind": "python", "name": "simulated"},
+        depth_space="metric_m",
+        source={"name": "simulated", "samples": samples, "ids_sha256": "0" * 64},
+        view="full",
+        view_size_px=FULL_PX,
+        max_rel_error=5e-4,
+        depth_range_m=(0.1, 300.0),
+        dpm_kind=kind,
+        bin_edges=tuple(np.linspace(1e-3, 80, BINS + 1).tolist()),
+        sigma_m=0.5 if kind == "gaussian" else None,
+        max_dpm_kl=0.01 if kind == "sparse" else None,
+        samples_per_shard=usual_samples_per_shard(kind, samples, BINS),
+    )
+
+
+def id_of(number: int) -> str:
+    """An id of 31 characters."""
+    return f"drive_{number // 1000:05d}/image_02/{number:010d}"
+
+
+def make_store(root: Path, spec: StoreSpec) -> int:
+    """Write manifest, metadata and ids of a store without shards. Returns the manifest's bytes."""
+    layout = StoreLayout(spec, NATIVE_PX, len(id_of(0)))
+    manifest = dict.fromkeys(layout.files(), (10**4, "0" * 64))
+    small = {path: pretty_json(node) for path, node in layout.metadata().items()}
+    small[layout.edges().file(0)] = encode_chunk(np.array(spec.bin_edges))
+    ids = next(array for array in layout.rows() if array.path == "sample/id")
+    for number in range(ids.files):
+        first = number * ids.chunk[0]
+        rows = "".join([id_of(one) for one in range(first, min(first + ids.chunk[0], spec.samples))])
+        part = np.zeros(ids.chunk, np.uint8).reshape(-1)
+        part[: len(rows)] = np.frombuffer(rows.encode(), np.uint8)
+        small[ids.file(number)] = encode_chunk(part.reshape(ids.chunk))
+    for path, data in small.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(data)
+        manifest[path] = (len(data), sha256_bytes(data))
+    data = pretty_json({"version": spec.version, "files": manifest})
+    (root / MANIFEST).write_bytes(data)
+    return len(data)
+
+
+def make_staging(target: Path, spec: StoreSpec) -> tuple[int, float]:
+    """Write what a run leaves that is killed at its end. Returns the journal's bytes, and the seconds they took."""
+    staging = StoreWriter(target, spec, [""] * spec.samples).staging
+    arrays = StoreLayout(spec, NATIVE_PX, len(id_of(0))).sharded()
+    random, seconds = np.random.default_rng(0), 0.0
+    columns = ["max_rel_error", "clipped_share", "invalid_share"]
+    if spec.dpm_kind == "sparse":
+        columns += ["dpm_kl_nats", "dpm_max_kl_nats"]
+    count = spec.samples_per_shard
+    rows: dict[str, Any] = {name: random.random(count).tolist() for name in columns}
+    rows |= {"image_sha256": [random.bytes(32).hex() for _ in range(count)], "image_size_px": [[375, 1242]] * count}
+    rows |= {"dpm_planes": [BINS] * count} if spec.dpm_kind == "sparse" else {}
+    staging.mkdir()
+    with (staging / "journal").open("wb") as journal:
+        for shard in range(spec.shards):
+            files = {array.file(shard): (10**5, f"{shard:064x}") for array in arrays}
+            for path, (size, _) in files.items():
+                (staging / "store" / path).parent.mkdir(parents=True, exist_ok=True)
+                with (staging / "store" / path).open("wb") as file:
+                    file.truncate(size)
+            used = len(spec.shard_samples(shard))
+            begin = time.perf_counter()
+            record = ShardRecord(shard, NATIVE_PX, files, {name: values[:used] for name, values in rows.items()})
+            journal.write(record.line())
+            seconds += time.perf_counter() - begin
+    return (staging / "journal").stat().st_size, seconds
+
+
+# --- in a process of its own ---------------------------------------------------------------------------------------
+
+
+def grown_mb(since: float = 0.0) -> float:
+    """Most memory that this process had since the last call with `since` 0, which is told how much it has."""
+    if not since:
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak; what getrusage tells outlives exec
+    (line,) = [one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024 - since
+
+
+def timed_open(path: str) -> dict[str, float]:
+    """Seconds and memory of opening a store, and of the first look-up by id."""
+    before, begin = grown_mb(), time.perf_counter()
+    store = open_store(path)
+    opened, opened_mb, begin = time.perf_counter() - begin, grown_mb(before), time.perf_counter()
+    assert store.index_of(id_of(len(store) - 1)) == len(store) - 1
+    looked_up = time.perf_counter() - begin
+    return {"open_s": opened, "open_mb": opened_mb, "look_up_s": looked_up, "look_up_mb": grown_mb(before)}
+
+
+def timed_resume(target: str, kind: str, samples: str) -> dict[str, float]:
+    """Seconds and memory of going on where a run was killed, without the source's own list."""
+    spec, ids = spec_of(kind, int(samples)), [""] * int(samples)
+    before, begin = grown_mb(), time.perf_counter()
+    with StoreWriter(Path(target), spec, ids) as writer:
+        seconds = time.perf_counter() - begin
+        assert len(writer.finished) == spec.shards
+    return {"resume_s": seconds, "resume_mb": grown_mb(before)}
+
+
+def sample_list(count: str) -> dict[str, float]:
+    """Bytes a sample of a split's list, in the process that reads it and in each worker that it forks."""
+
+    def private_bytes() -> int:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+
+    begin = private_bytes()
+    ids = [id_of(number) for number in range(int(count))]
+    rows = [Sample(name, f"/data/kitti/input/{name}.png", f"/data/kitti/gt_depth/{name}.png", 721.5) for name in ids]
+    listed, (reader, writer) = private_bytes() - begin, os.pipe()
+    if not os.fork():
+        begin = private_bytes()
+        for row in rows:
+            _ = row.id
+        os.write(writer, str(private_bytes() - begin).encode())
+        os._exit(0)
+    os.wait()
+    return {"list_bytes": listed / len(rows), "worker_bytes": int(os.read(reader, 32)) / len(rows)}
+
+
+PARTS = {"open": timed_open, "resume": timed_resume, "list": sample_list}
+
+
+def apart(*arguments: object) -> dict[str, float]:
+    """Run one of PARTS in a fresh process."""
+    command = [sys.executable, __file__, "--part", *map(str, arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ourselves
+    return json.loads(done.stdout)
+
+
+def simulate(kind: str, samples: int) -> dict[str, Any]:
+    """One row of the first table."""
+    begin = time.perf_counter()
+    spec = spec_of(kind, samples)
+    files = sum(1 for _ in StoreLayout(spec, NATIVE_PX, len(id_of(0))).files())
+    row: dict[str, Any] = {"maps": kind, "samples": samples, "samples_per_shard": spec.samples_per_shard}
+    row |= {"files": files, "plan_s": time.perf_counter() - begin}
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as place:
+        row["manifest_bytes"] = make_store(Path(place) / "s.zarr", spec)
+        row |= apart("open", Path(place) / "s.zarr")
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as place:
+        row["journal_bytes"], row["journal_s"] = make_staging(Path(place) / "s.zarr", spec)
+        row |= apart("resume", Path(place) / "s.zarr", kind, samples)
+    return row
+
+
+# --- on paper ------------------------------------------------------------------------------------------------------
+
+
+def plan(name: str, kind: str, size_px: tuple[int, int], samples: int) -> dict[str, Any]:
+    """Bytes, files, requests, hours and dollars of one store."""
+    upsampled, native, *_ = reference_costs(5e-4, kind, BINS)
+    each = (native if size_px == NATIVE_PX else upsampled).bytes(1, size_px)
+    spec = spec_of(kind, samples)
+    arrays = StoreLayout(spec, size_px, len(id_of(0))).sharded()
+    size, shards = each * samples, spec.shards * len(arrays)
+    parts = max(1, math.ceil(size / shards / PART_BYTES))
+    transfers = shards * (1 if parts == 1 else parts + 2)  # a multipart upload is opened and closed
+    gets = samples * len(arrays) + GPUS // GPUS_PER_NODE * shards
+    return {
+        "store": name,
+        "bytes_per_sample": each,
+        "bytes": size,
+        "shard_bytes": each * spec.samples_per_shard,
+        "files": sum(array.files for array in StoreLayout(spec, size_px, len(id_of(0))).arrays()),
+        "puts": transfers,
+        "gets_first_epoch": gets,
+        "write_bytes_per_s": [size / (samples * ms / 1e3 / GPUS) for ms in MS_PER_IMAGE],
+        "upload_h": size / NETWORK_BYTES_PER_S / 3600,
+        "finish_h": size / 1e6 * HASH_MS_PER_MB / 3.6e6,
+        "samples_per_s_and_gpu": S3_GETS_PER_S / len(arrays) / GPUS,
+        "usd_puts": transfers * USD_PER_PUT,
+        "usd_gets_first_epoch": gets * USD_PER_GET,
+        "usd_month": tiered(size / 1e9, USD_PER_GB_MONTH),
+        "usd_out": tiered(size / 1e9, USD_PER_GB_OUT),
+    }
+
+
+def amount(number: float, unit: str = "B") -> str:
+    """A number with a prefix, three digits."""
+    for power, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k" if not unit else "K")):
+        if number >= power:
+            return f"{number / power:.3g} {prefix}{unit}".strip()
+    return f"{number:.3g} {unit}".strip()
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
+
+
+def measured_cells(row: dict[str, Any]) -> list[str]:
+    """One line of the first table."""
+    return [
+        row["maps"],
+        f"{row['samples']:,}",
+        str(row["samples_per_shard"]),
+        f"{row['files']:,}",
+        amount(row["manifest_bytes"]),
+        f"{row['plan_s']:.2f} s",
+        f"{row['open_s']:.2f} s, {row['open_mb']:.0f} MB",
+        f"{row['look_up_s']:.2f} s, {row['look_up_mb']:.0f} MB",
+        f"{amount(row['journal_bytes'])}, written in {row['journal_s']:.1f} s",
+        f"{row['resume_s']:.2f} s, {row['resume_mb']:.0f} MB",
+    ]
+
+
+def tables(found: dict[str, Any]) -> dict[str, str]:
+    """Name -> Markdown, of what was measured and what follows from it."""
+    head = ["maps", "samples", "a shard", "files", "manifest", "planned", "opened", "first look-up by id"]
+    measured = markdown([*head, "journal", "resumed"], [measured_cells(row) for row in found["simulated"]])
+    plans = found["plans"]
+
+    def line(name: str, cell: Callable[[dict[str, Any]], str]) -> list[str]:
+        return [name, *(cell(one) for one in plans)]
+
+    paper = markdown(
+        ["", *(one["store"] for one in plans)],
+        [
+            line("a sample; all", lambda one: f"{amount(one['bytes_per_sample'])}; {amount(one['bytes'])}"),
+            line("files; a shard of all arrays", lambda one: f"{one['files']:,}; {amount(one['shard_bytes'])}"),
+            line(
+                "to disk while the teacher runs, a second",
+                lambda one: " to ".join(amount(rate) for rate in reversed(one["write_bytes_per_s"])),
+            ),
+            line("last check before the store gets its name, one process", lambda one: f"{one['finish_h']:.2f} h"),
+            line("upload at 10 Gbit/s", lambda one: f"{one['upload_h']:.2f} h"),
+            line("PUT", lambda one: f"{one['puts']:,}; ${one['usd_puts']:.2f}"),
+            line("a month of storage", lambda one: f"${one['usd_month']:,.0f}"),
+            line(
+                "GET of a first epoch", lambda one: f"{one['gets_first_epoch']:,}; ${one['usd_gets_first_epoch']:.2f}"
+            ),
+            line("5,500 GET a second are", lambda one: f"{one['samples_per_s_and_gpu']:.0f} samples a second and GPU"),
+            line("one copy out to the Internet", lambda one: f"${one['usd_out']:,.0f}"),
+        ],
+    )
+    count, rows = found["largest"], found["list"]
+    process, worker = rows["list_bytes"] * count, rows["worker_bytes"] * count
+    last = found["simulated"][-1]
+    peak = last["look_up_mb"] - last["open_mb"]
+    memory = markdown(
+        ["memory", "a sample", f"{count:,} samples", "who has it"],
+        [
+            ["rows of the split", f"{rows['list_bytes']:.0f} B", amount(process), "each GPU's process"],
+            ["the same, copied by touch", f"{rows['worker_bytes']:.0f} B", amount(worker), "each loader worker"],
+            ["manifest", "", f"{last['open_mb']:.0f} MB", "each GPU's process"],
+            ["table of ids", "20 B", f"{amount(20 * count)}, {peak:.0f} MB once", "each GPU's process"],
+            ["sha256 of the images", "32 B", amount(32 * count), "each GPU's process"],
+            ["journal's rows", "", f"{last['resume_mb']:.0f} MB", "the writer"],
+        ],
+    )
+    node = GPUS_PER_NODE * (process + WORKERS_PER_GPU * worker)
+    slow, fast = MS_PER_IMAGE[::-1]
+    note = (
+        f"Teacher: {count * fast / 3.6e6:.0f} to {count * slow / 3.6e6:.0f} GPU hours at {fast} to {slow} ms an image, "
+        f"{count * fast / 3.6e6 / GPUS:.1f} to {count * slow / 3.6e6 / GPUS:.1f} h on {GPUS} GPUs. `store verify` of "
+        f"gaussian maps: {count * DECODE_MS / 3.6e6:.1f} h at {DECODE_MS} ms a sample. Rows of the split on a machine "
+        f"of {GPUS_PER_NODE} GPUs with {WORKERS_PER_GPU} loader workers each: {amount(node)}."
+    )
+    return {"scale": measured, "scale:plan": paper, "scale:memory": memory, "scale:hours": note}
+
+
+def main() -> None:
+    """Measure, print the tables, and write them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--largest", type=int, default=SIZES[-1])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/scale.json")
+    parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.part:
+        name, *rest = arguments.part
+        print(json.dumps(PARTS[name](*rest)))
+        return
+    sizes = sorted({size for size in SIZES if size < arguments.largest} | {arguments.largest})
+    found: dict[str, Any] = {
+        "machine": f"{os.cpu_count()} {platform.machine()} cores",
+        "date": date.today().isoformat(),  # noqa: DTZ011 - the machine's
+        "largest": arguments.largest,
+        "simulated": [simulate(kind, size) for kind in ("gaussian", "sparse") for size in sizes],
+        "list": apart("list", 200_000),
+        "plans": [
+            plan(f"gaussian, {NATIVE_PX[0]}x{NATIVE_PX[1]}", "gaussian", NATIVE_PX, arguments.largest),
+            plan(f"gaussian, {FULL_PX[0]}x{FULL_PX[1]}", "gaussian", FULL_PX, arguments.largest),
+            plan(f"sparse, {BINS} bins, {NATIVE_PX[0]}x{NATIVE_PX[1]}", "sparse", NATIVE_PX, arguments.largest),
+        ],
+    }
+    text = "\n\n".join(f"<!-- {name} -->\n{table}" for name, table in tables(found).items())
+    print(text)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(found, indent=2) + "\n")
+    arguments.out.with_suffix(".md").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

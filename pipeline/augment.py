@@ -1,0 +1,172 @@
+"""How training varies a sample: one joint geometry for image, teacher and truth, and colours for the image alone.
+
+Nothing here draws by itself: a generator is handed in, so that what is drawn depends on seed, epoch and sample alone.
+
+Shape legend: H, W pixels of the training crop, h w of any map over it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+COLOUR_RANGE = (0.9, 1.1)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is varied in training; the defaults change nothing."""
+
+    crop_px: tuple[int, int] | None = None
+    """(H, W) of a random crop; None keeps the whole view."""
+    rotate_deg: float = 0.0
+    """Half of the range of rotation, used with probability 1/2."""
+    flip: bool = False
+    """Mirror with probability 1/2."""
+    colour: bool = False
+    """Gamma, brightness and colour balance from 0.9 to 1.1, with probability 1/2; on the image alone."""
+
+
+class Geometry(NamedTuple):
+    """Where each pixel of a training crop comes from: rotate about the centre, mirror, crop, in this order."""
+
+    angle_rad: float
+    mirrored: bool
+    top: int
+    left: int
+    size_px: tuple[int, int]
+
+    @classmethod
+    def draw(cls, augmentation: Augmentation, view_px: tuple[int, int], random: np.random.Generator) -> Geometry:
+        """Choose at random. Raises ValueError where the view is smaller than the crop."""
+        size = augmentation.crop_px or view_px
+        if size[0] > view_px[0] or size[1] > view_px[1]:
+            raise ValueError(
+                f"--crop {size[0]}x{size[1]} px is larger than the view, {view_px[0]}x{view_px[1]} px: choose a smaller"
+            )
+        angle = np.deg2rad(random.uniform(-augmentation.rotate_deg, augmentation.rotate_deg))
+        rotated = random.random() < 0.5
+        mirrored = random.random() < 0.5
+        top = int(random.integers(view_px[0] - size[0] + 1))
+        left = int(random.integers(view_px[1] - size[1] + 1))
+        return cls(float(angle) if rotated else 0.0, augmentation.flip and mirrored, top, left, size)
+
+    def source_positions(
+        self, view_px: tuple[int, int], out_px: tuple[int, int]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(rows, columns), each (h, w), in the view's pixels, of a grid of `out_px` laid evenly over the crop."""
+        (row_down, row_right), (column_down, column_right) = self._positions(view_px, out_px)
+        return row_down + row_right, column_down + column_right
+
+    def _positions(
+        self, view_px: tuple[int, int], out_px: tuple[int, int]
+    ) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """`source_positions` as the sums they are: of what goes down (h, 1) and what goes right (1, w)."""
+        rows = self.top + (np.arange(out_px[0]) + 0.5) * (self.size_px[0] / out_px[0]) - 0.5
+        columns = self.left + (np.arange(out_px[1]) + 0.5) * (self.size_px[1] / out_px[1]) - 0.5
+        if self.mirrored:
+            columns = view_px[1] - 1 - columns
+        centre_row, centre_column = (view_px[0] - 1) / 2, (view_px[1] - 1) / 2
+        down, right = rows[:, None] - centre_row, columns[None, :] - centre_column
+        cos, sin = np.cos(self.angle_rad), np.sin(self.angle_rad)
+        return (centre_row + cos * down, sin * right), (centre_column - sin * down, cos * right)
+
+    def of_map(
+        self, values: NDArray[Any], view_px: tuple[int, int], out_px: tuple[int, int], outside: float
+    ) -> NDArray[Any]:
+        """Nearest values (..., h, w) of a map (..., any size) that covers the view; `outside` beyond its edge.
+
+        Nearest, because a depth between two surfaces belongs to neither. The map may have its own resolution.
+        """
+        height, width = values.shape[-2:]
+        if self._plain(out_px) and (height, width) == view_px:
+            part = values[..., self.top : self.top + out_px[0], self._columns(view_px)]
+            return np.ascontiguousarray(part[..., ::-1] if self.mirrored else part)
+        rows, columns = self.source_positions(view_px, out_px)
+        row, column = _whole(rows, height / view_px[0]), _whole(columns, width / view_px[1])
+        # A negative number is a large one without its sign: one comparison for both edges.
+        inside = (row.view(np.uint32) < height) & (column.view(np.uint32) < width)
+        row *= width
+        row += column
+        flat = values.reshape(*values.shape[:-2], height * width)
+        taken: NDArray[Any] = flat.take(row, axis=-1, mode="clip")  # clipped where it is outside, and then not used
+        np.copyto(taken, np.asarray(outside, values.dtype), where=~inside)
+        return taken
+
+    def of_image(self, image: NDArray[np.uint8], colour: Colour | None = None) -> Tensor:
+        """Bilinear image (3, H, W) float32 in 0..1 of an image (view H, view W, 3); black beyond its edge.
+
+        With `colour` as `colour.of` would change it.
+        """
+        view_px = (image.shape[0], image.shape[1])
+        if self._plain(self.size_px):
+            part = image[self.top : self.top + self.size_px[0], self._columns(view_px)]
+            pixels = torch.from_numpy(part).permute(2, 0, 1)
+            if self.mirrored:
+                pixels = pixels.flip(-1)
+            return _unit(pixels) if colour is None else colour.of_bytes(pixels)
+        (row_down, row_right), (column_down, column_right) = self._positions(view_px, self.size_px)
+        grid = np.empty((*self.size_px, 2), np.float32)  # -1 to 1 over the view, as grid_sample wants it
+        span_row, span_column = (view_px[0] - 1) / 2, (view_px[1] - 1) / 2
+        np.add(column_down / span_column - 1, column_right / span_column, out=grid[..., 0], casting="same_kind")
+        np.add(row_down / span_row - 1, row_right / span_row, out=grid[..., 1], casting="same_kind")
+        # Each colour as an image of its own: the same values in half the time, as one plane stays in the cache
+        planes = _unit(torch.from_numpy(image).permute(2, 0, 1))[:, None]
+        places = torch.from_numpy(grid).expand(3, -1, -1, -1)
+        turned: Tensor = F.grid_sample(planes, places, align_corners=True)[:, 0]
+        return turned if colour is None else colour.of(turned)
+
+    def _plain(self, out_px: tuple[int, int]) -> bool:
+        return self.angle_rad == 0 and out_px == self.size_px
+
+    def _columns(self, view_px: tuple[int, int]) -> slice:
+        left = view_px[1] - self.left - self.size_px[1] if self.mirrored else self.left
+        return slice(left, left + self.size_px[1])
+
+
+def _whole(positions: NDArray[np.float64], scale: float) -> NDArray[np.int32]:
+    """The pixel of a map that a position in the view's pixels lies in; the positions are used up."""
+    positions += 0.5
+    if scale != 1:
+        positions *= scale
+    return np.floor(positions, out=positions).astype(np.int32)
+
+
+def _unit(pixels: Tensor) -> Tensor:
+    """An image (3, H, W) uint8, however it lies in memory, as float32 in 0..1, colour by colour."""
+    return torch.empty(pixels.shape).copy_(pixels).div_(255)
+
+
+class Colour(NamedTuple):
+    """How the colours of one image are varied."""
+
+    gamma: float
+    scale: tuple[float, float, float]
+    """Brightness and balance of red, green and blue."""
+
+    @classmethod
+    def draw(cls, random: np.random.Generator) -> Colour | None:
+        """Gamma, brightness and colour balance, with probability 1/2."""
+        gamma, brightness = random.uniform(*COLOUR_RANGE, 2)
+        red, green, blue = (brightness * random.uniform(*COLOUR_RANGE, 3)).tolist()
+        return None if random.random() < 0.5 else cls(float(gamma), (red, green, blue))
+
+    def of(self, image: Tensor) -> Tensor:
+        """The image (3, H, W) in 0..1, changed in its place."""
+        scale = torch.tensor(self.scale, dtype=torch.float32).view(3, 1, 1)
+        return image.pow_(self.gamma).mul_(scale).clamp_(0, 1)
+
+    def of_bytes(self, pixels: Tensor) -> Tensor:
+        """The same of an image (3, H, W) uint8: it has 256 values a colour, and so many powers are taken."""
+        steps = (torch.arange(256, dtype=torch.float32) / 255).expand(3, 1, 256)
+        tables = self.of(steps.clone())[:, 0]
+        changed = [table.index_select(0, plane.reshape(-1).int()) for table, plane in zip(tables, pixels, strict=True)]
+        return torch.stack(changed).view(pixels.shape)
