@@ -1,13 +1,15 @@
-"""Batches of training data, read while the network works on those before them.
+"""Batches of training data, read while the network works on those before them, where a core is free.
 
 What a batch holds depends on seed, epoch and numbers alone, so that it is the same whoever reads it.
 """
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import torch
 from torch.utils.data import DataLoader
 
 from .dataset import collate
@@ -15,8 +17,6 @@ from .parallel import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import torch
 
     from .dataset import Item, TrainingData
     from .order import EpochOrder
@@ -26,14 +26,19 @@ AHEAD = 2
 GPU_WORKERS = 8
 
 
+def a_core_is_free() -> bool:
+    """Whether this process may use more cores than torch does."""
+    return torch.get_num_threads() < len(os.sched_getaffinity(0))
+
+
 class Batches:
     """The rest of an epoch's batches, each time it is iterated.
 
     Args:
         data: the samples.
         order: which of them make a batch; `order.start_at` chooses the epoch.
-        workers: processes that read; 0 is one thread. None is a thread beside a CPU, whose cores the network needs,
-            and 8 processes beside a GPU.
+        workers: processes that read; 0 reads here. None is 0 beside a CPU, whose cores the network needs, and 8
+            processes beside a GPU.
         device: the network's.
     """
 
@@ -54,7 +59,11 @@ class Batches:
             )
 
     def __iter__(self) -> Iterator[Item]:
-        return iter(self.loader) if self.loader is not None else self._in_a_thread()
+        if self.loader is not None:
+            return iter(self.loader)
+        # A thread beside a network that has every core takes twice as long as reading in turn: OpenMP's threads spin
+        # while they wait for each other, and there is no core to wait on.
+        return self._in_a_thread() if a_core_is_free() else map(self._read, self.order)
 
     def _in_a_thread(self) -> Iterator[Item]:
         with ThreadPoolExecutor(1, "read") as pool:

@@ -48,7 +48,7 @@ def test_every_command_of_readme_runs_as_it_is_written(tmp_path, monkeypatch):
     small = small_splits(tmp_path)
     ran = run_on_a_few_frames(commands(), small)
     stages = {"cache-teacher", "evaluate-teacher", "train-student", "evaluate-student", "report", "store"}
-    assert stages | {"compare", "export-student", "predict"} == set(ran)
+    assert stages | {"cache-images", "compare", "export-student", "predict"} == set(ran)
 
 
 @pytest.mark.realdata
