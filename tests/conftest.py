@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 from pipeline.cache import cache_teacher
@@ -31,6 +32,15 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("realdata"):
             item.add_marker(pytest.mark.skip(reason="../shared/data is absent"))
+
+
+@pytest.fixture(autouse=True)
+def _as_many_threads_as_before():
+    """A command may choose torch's threads for its own process; here that is everybody's, and weights depend on it."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture
