@@ -11,8 +11,10 @@ demo: $(VENV)/.setup-done  ## render, train a teacher, cache it, train students 
 	dvc repro
 	@echo "Look at data/report.html; 'dvc metrics show' prints every figure."
 
+# One thread of torch in each test process: on a machine that others use too, threads that wait for each other made the
+# tests 5 times slower. Fixtures of a file are made once, so a file's tests stay together.
 test: $(VENV)/.setup-done
-	python -m pytest -q --durations=10
+	OMP_NUM_THREADS=1 python -m pytest -q --durations=10 -n logical --maxprocesses 8 --dist loadfile --max-worker-restart 0
 
 lint: $(VENV)/.setup-done
 	ruff check .
