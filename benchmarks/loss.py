@@ -1,6 +1,7 @@
 """The TIE-KD loss, forward and backward, beside plain PyTorch: time, and the most memory it holds.
 
     python benchmarks/loss.py [--threads N] [--compile] [--out FILE.json]
+    python benchmarks/loss.py --device cuda [--out FILE.json]
 
 257 bins over 1e-3 to 80 m, sigma 0.5 m, float32, for two crops of half and one of full resolution. `plain` is what one
 writes from the paper with whole tensors: differences of the Gaussian's CDF, log_softmax, kl_div, expected depth, SSIM
@@ -11,6 +12,9 @@ which needs no teacher's map.
 Memory is measured in a process of its own for each loss: what it held at most (`VmHWM` of /proc/self/status, reset by
 /proc/self/clear_refs) above what it held before the logits were made, by the size of the logits. Logits and their
 gradient are in it, so 2 is the least. Linux alone tells it.
+
+`--device cuda` measures on a GPU, with rows for both kernels of ours and for torch.compile, and with bfloat16 logits:
+`loss_gpu.py` tells how. It writes results of its own, loss_gpu.json and loss_gpu.md.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import loss_gpu
 import torch
 import torch.nn.functional as F
 from students import cpu_model, memory_mb
@@ -50,7 +55,7 @@ CENTERS_M = ((EDGES_M[:-1] + EDGES_M[1:]) / 2).view(1, -1, 1, 1)
 
 def plain_ssim(x: Tensor, y: Tensor) -> Tensor:
     """Mean SSIM of depth (B, 1, H, W): 11x11 Gaussian window of sigma 1.5, C1 = 0.01^2, C2 = 0.03^2."""
-    taps = torch.exp(-((torch.arange(11.0) - 5) ** 2) / (2 * 1.5**2))
+    taps = torch.exp(-((torch.arange(11.0, device=x.device) - 5) ** 2) / (2 * 1.5**2))
     taps = taps / taps.sum()
     window = torch.outer(taps, taps)[None, None]
     mean_x, mean_y = F.conv2d(x, window, padding=5), F.conv2d(y, window, padding=5)
@@ -62,21 +67,26 @@ def plain_ssim(x: Tensor, y: Tensor) -> Tensor:
     return similar.mean()
 
 
-def plain_tiekd(logits: Tensor, depth_m: Tensor) -> Tensor:
-    """10 (w KL + (1 - w) (1 - SSIM)), as the paper has it."""
+def plain_depth_and_kl(logits: Tensor, depth_m: Tensor) -> tuple[Tensor, Tensor]:
+    """Expected depth (B, 1, H, W), and the mean KL from the Gaussian of a depth."""
     with torch.no_grad():
-        cdf = torch.erf((EDGES_M.view(1, -1, 1, 1) - depth_m) / (SIGMA_M * math.sqrt(2)))
+        cdf = torch.erf((EDGES_M.to(depth_m.device).view(1, -1, 1, 1) - depth_m) / (SIGMA_M * math.sqrt(2)))
         teacher = cdf[:, 1:] - cdf[:, :-1]
         teacher = teacher / teacher.sum(dim=1, keepdim=True)
-    log_student = F.log_softmax(logits, dim=1)
+    log_student = F.log_softmax(logits, dim=1, dtype=torch.float32)
     kl = F.kl_div(log_student, teacher, reduction="none").sum(dim=1).mean()
-    student_m = (log_student.exp() * CENTERS_M).sum(dim=1, keepdim=True)
+    return (log_student.exp() * CENTERS_M.to(depth_m.device)).sum(dim=1, keepdim=True), kl
+
+
+def plain_tiekd(logits: Tensor, depth_m: Tensor) -> Tensor:
+    """10 (w KL + (1 - w) (1 - SSIM)), as the paper has it."""
+    student_m, kl = plain_depth_and_kl(logits, depth_m)
     return 10 * (WEIGHT * kl + (1 - WEIGHT) * (1 - plain_ssim(student_m, depth_m)))
 
 
 def plain_response(logits: Tensor, depth_m: Tensor) -> Tensor:
     """1.5 (1 - SSIM) + the scale-invariant log error."""
-    student_m = (F.softmax(logits, dim=1) * CENTERS_M).sum(dim=1, keepdim=True)
+    student_m = (F.softmax(logits, dim=1, dtype=torch.float32) * CENTERS_M.to(depth_m.device)).sum(dim=1, keepdim=True)
     log_ratio = torch.log(student_m + 1e-3) - torch.log(depth_m + 1e-3)
     si = torch.sqrt(log_ratio.var() + 0.15 * log_ratio.mean() ** 2)
     return 1.5 * (1 - plain_ssim(student_m, depth_m)) + si
@@ -196,9 +206,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/loss.json"))
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--out", type=Path, help="benchmarks/results/loss.json, or loss_gpu.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    on_gpu = arguments.device != "cpu"
+    if on_gpu and not torch.cuda.is_available():
+        parser.error(f"--device {arguments.device}: no GPU that torch {torch.__version__} can use; expected cpu here")
+    out = arguments.out or Path("benchmarks/results/loss_gpu.json" if on_gpu else "benchmarks/results/loss.json")
     machine = {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
@@ -208,12 +223,22 @@ def main() -> None:
         "threads": arguments.threads,
         "date": datetime.now().astimezone().date().isoformat(),
     }
-    rows = [row for shape in SHAPES for row in measure(shape, arguments.threads, compiled=arguments.compile)]
+    if on_gpu:
+        plain = {
+            "tiekd": plain_tiekd,
+            "response": plain_response,
+            "depth and KL": lambda logits, depth_m: sum(part.mean() for part in plain_depth_and_kl(logits, depth_m)),
+        }
+        rows, known = loss_gpu.run(torch.device(arguments.device), plain, made, SIGMA_M)
+        machine, rounds, text = {**known, **machine}, loss_gpu.ROUNDS, loss_gpu.table(rows)
+    else:
+        rows = [row for shape in SHAPES for row in measure(shape, arguments.threads, compiled=arguments.compile)]
+        rounds, text = ROUNDS, table(rows)
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    print(f"median of {ROUNDS} rounds, losses in turn\n\n{table(rows)}", end="")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({"machine": machine, "rounds": ROUNDS, "rows": rows}, indent=2) + "\n")
-    arguments.out.with_suffix(".md").write_text(table(rows))
+    print(f"median of {rounds} rounds, losses in turn\n\n{text}", end="")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"machine": machine, "rounds": rounds, "rows": rows}, indent=2) + "\n")
+    out.with_suffix(".md").write_text(text)
 
 
 if __name__ == "__main__":

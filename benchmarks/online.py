@@ -28,12 +28,12 @@ from pipeline.losses import TieKdLoss
 from pipeline.optimiser import Optimiser
 from pipeline.order import EpochOrder
 from pipeline.plan import CacheOptions
-from pipeline.recipe import TrainOptions
 from pipeline.sources.registry import open_source
 from pipeline.sources.view import View
 from pipeline.store import open_store
 from pipeline.students.build import build_student
 from pipeline.students.run import normalise
+from pipeline.train_options import TrainOptions
 
 FRAMES, BATCH = 16, 4
 SIZE_PX = (96, 320)

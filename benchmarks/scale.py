@@ -27,6 +27,7 @@ import numpy as np
 
 from pipeline.fileio import pretty_json, sha256_bytes
 from pipeline.sources.base import Sample
+from pipeline.sources.table import SampleTable
 from pipeline.store import open_store
 from pipeline.store.codec import encode_chunk
 from pipeline.store.estimate import reference_costs
@@ -37,7 +38,7 @@ from pipeline.store.spec import StoreSpec
 from pipeline.store.writer import StoreWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a disk takes minutes to make the files
@@ -171,16 +172,26 @@ def timed_resume(target: str, kind: str, samples: str) -> dict[str, float]:
 
 
 def sample_list(count: str) -> dict[str, float]:
-    """Bytes a sample of a split's list, in the process that reads it and in each worker that it forks."""
-
-    def private_bytes() -> int:
-        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
-
+    """Bytes a row of a split takes, as a list and as a table, in the process that has it and in a worker it forks."""
     begin = private_bytes()
     ids = [id_of(number) for number in range(int(count))]
     rows = [Sample(name, f"/data/kitti/input/{name}.png", f"/data/kitti/gt_depth/{name}.png", 721.5) for name in ids]
-    listed, (reader, writer) = private_bytes() - begin, os.pipe()
+    found = {"list_bytes": (private_bytes() - begin) / len(rows), "list_worker_bytes": copied_by_touch(rows)}
+    begin = private_bytes()
+    table = SampleTable(rows)
+    taken = (private_bytes() - begin) / len(rows)
+    return {**found, "table_bytes": taken, "table_worker_bytes": copied_by_touch(table)}
+
+
+def private_bytes() -> int:
+    """What this process has for itself alone."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+
+
+def copied_by_touch(rows: Sequence[Sample]) -> float:
+    """Bytes a row that a forked process copies when it looks at each."""
+    reader, writer = os.pipe()
     if not os.fork():
         begin = private_bytes()
         for row in rows:
@@ -188,7 +199,7 @@ def sample_list(count: str) -> dict[str, float]:
         os.write(writer, str(private_bytes() - begin).encode())
         os._exit(0)
     os.wait()
-    return {"list_bytes": listed / len(rows), "worker_bytes": int(os.read(reader, 32)) / len(rows)}
+    return int(os.read(reader, 32)) / len(rows)
 
 
 PARTS = {"open": timed_open, "resume": timed_resume, "list": sample_list}
@@ -308,14 +319,21 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
         ],
     )
     count, rows = found["largest"], found["list"]
-    process, worker = rows["list_bytes"] * count, rows["worker_bytes"] * count
+    each = {name: rows[f"{name}_bytes"] for name in ("list", "table", "table_worker")}
+    listed, process, worker = (each[name] * count for name in each)
     last = found["simulated"][-1]
     peak = last["look_up_mb"] - last["open_mb"]
     memory = markdown(
         ["memory", "a sample", f"{count:,} samples", "who has it"],
         [
-            ["rows of the split", f"{rows['list_bytes']:.0f} B", amount(process), "each GPU's process"],
-            ["the same, copied by touch", f"{rows['worker_bytes']:.0f} B", amount(worker), "each loader worker"],
+            [
+                "rows of the split, as they are read",
+                f"{each['list']:.0f} B",
+                amount(listed),
+                "each GPU's process, once",
+            ],
+            ["rows of the split, as they stay", f"{each['table']:.0f} B", amount(process), "each GPU's process"],
+            ["copied of them", f"{each['table_worker']:.1f} B", amount(worker), "each loader worker"],
             ["manifest", "", f"{last['open_mb']:.0f} MB", "each GPU's process"],
             ["table of ids", "20 B", f"{amount(20 * count)}, {peak:.0f} MB once", "each GPU's process"],
             ["sha256 of the images", "32 B", amount(32 * count), "each GPU's process"],

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from .dataset import collate
 from .parallel import in_order
@@ -31,6 +31,36 @@ def a_core_is_free() -> bool:
     return torch.get_num_threads() < len(os.sched_getaffinity(0))
 
 
+class _Failure(NamedTuple):
+    """What was wrong with the input, as a worker process tells it."""
+
+    message: str
+
+
+class _Telling(Dataset["Item | _Failure"]):
+    """Samples, or what is wrong with them: torch would put a worker's traceback before the message."""
+
+    def __init__(self, data: TrainingData) -> None:
+        self.data = data
+
+    def __getitem__(self, key: tuple[int, int]) -> Item | _Failure:
+        try:
+            return self.data[key]
+        except ValueError as error:
+            return _Failure(str(error))
+
+
+def _collate_or_tell(items: list[Item | _Failure]) -> Item | _Failure:
+    read = [item for item in items if not isinstance(item, _Failure)]
+    return collate(read) if len(read) == len(items) else next(item for item in items if isinstance(item, _Failure))
+
+
+def _checked(batch: Item | _Failure) -> Item:
+    if isinstance(batch, _Failure):
+        raise ValueError(batch.message)  # noqa: TRY004 - of the input, not of a type
+    return batch
+
+
 class Batches:
     """The rest of an epoch's batches, each time it is iterated.
 
@@ -47,12 +77,12 @@ class Batches:
         if workers is None:
             workers = GPU_WORKERS if on_gpu else 0
         self.data, self.order = data, order
-        self.loader: DataLoader[Item] | None = None
+        self.loader: DataLoader[Item | _Failure] | None = None
         if workers or on_gpu:
             self.loader = DataLoader(
-                data,
+                _Telling(data),
                 batch_sampler=order,
-                collate_fn=collate,
+                collate_fn=_collate_or_tell,
                 num_workers=workers,
                 persistent_workers=workers > 0,
                 pin_memory=on_gpu,
@@ -60,7 +90,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Item]:
         if self.loader is not None:
-            return iter(self.loader)
+            return map(_checked, self.loader)
         # A thread beside a network that has every core takes twice as long as reading in turn: OpenMP's threads spin
         # while they wait for each other, and there is no core to wait on.
         return self._in_a_thread() if a_core_is_free() else map(self._read, self.order)

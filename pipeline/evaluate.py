@@ -257,8 +257,7 @@ def _check_store(store: Store, samples: Sequence[Sample], protocol: Protocol) ->
             f"{store.name} holds {store.spec.depth_space}, and this is measured in metres: compare with a store that "
             "was aligned to ground truth, or leave --store out"
         )
-    for sample in samples:
-        store.index_of(sample.id)
+    store.indexes_of([sample.id for sample in samples])
 
 
 def _against_truth(

@@ -10,6 +10,8 @@ Shape legend: B batch, K bins, h w pixels, P = h w, n pixels of a block, W bins 
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -26,6 +28,9 @@ BLOCK_VALUES = 2**17
 GPU_BLOCK_VALUES = 2**26
 """The same for an accelerator, where a block is large enough to be worth the start of a dozen kernels."""
 
+KERNELS = ("blocks", "triton")
+"""What computes it: a dozen operations of torch a block, on any device; or one kernel each way (`fused_triton`)."""
+
 
 class Fused(NamedTuple):
     """What is known of each pixel, all (B, 1, h, w)."""
@@ -38,22 +43,52 @@ class Fused(NamedTuple):
     """sum of the target's map: 1, or 0 where it has none. No gradient"""
 
 
-def fused(logits: Tensor, bin_edges_m: Tensor, target: GaussianTarget | GivenTarget | None = None) -> Fused:
+def fused(
+    logits: Tensor,
+    bin_edges_m: Tensor,
+    target: GaussianTarget | GivenTarget | None = None,
+    kernel: str = "blocks",
+) -> Fused:
     """Depth of logits, and KL from a target's maps.
 
     Args:
         logits: (B, K, h, w), in any order of memory. Half precision is widened, block by block; float64 stays.
         bin_edges_m: (K + 1,) ascending.
         target: maps of the logits' size.
+        kernel: one of KERNELS. They differ by rounding, and where a map holds 0 in a bin whose logit is -inf: `blocks`
+            then gives a KL of NaN, `triton` leaves the bin out.
 
     Returns:
         float32 (B, 1, h, w), or float64 for float64 logits. The gradient of logits has their type and order of memory.
         It cannot be differentiated again.
+
+    Raises ValueError for a kernel that cannot run: see `check_kernel`.
     """
+    check_kernel(kernel, logits.device, logits.dtype)
     if logits.stride(2) != logits.shape[3] * logits.stride(3):
         logits = logits.contiguous()  # part of an image: its pixels do not lie at one distance
+    if kernel == "triton":
+        from .fused_triton import fused_triton
+
+        return Fused(*fused_triton(logits, bin_centers(bin_edges_m), target))
     found = _Fused.apply(logits, bin_centers(bin_edges_m), target)  # type: ignore[no-untyped-call]  # torch's
     return Fused(*found)
+
+
+def check_kernel(kernel: str, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+    """Raise ValueError unless `fused` can run that kernel on logits of this device and type."""
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel {kernel!r}: expected one of {', '.join(KERNELS)}")
+    if kernel == "blocks":
+        return
+    if find_spec("triton") is None:
+        raise ValueError(
+            "kernel 'triton': the package is not installed: pip install 'tiekd-pipeline[triton]', or use blocks"
+        )
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f"kernel 'triton': expected logits on a CUDA device, not on {device}: use blocks there")
+    if dtype == torch.float64:
+        raise ValueError("kernel 'triton': expected float32, float16 or bfloat16 logits, not float64: use blocks")
 
 
 def _work_type(logits: Tensor) -> torch.dtype:

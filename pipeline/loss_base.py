@@ -51,6 +51,8 @@ class DepthLoss(nn.Module):
         self.skip_rows = skip_rows
         self.depth_space = "metric_m"
         """What a depth is, to losses that are taken in the teacher's own space."""
+        self.kernel = "blocks"
+        """What computes depth and KL from logits (`fused.KERNELS`): a matter of the machine, not of the recipe."""
 
     def forward(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None = None) -> Tensor:
         """Scalar loss. See `terms` for the arguments."""

@@ -91,7 +91,8 @@ class TieKdLoss(DepthLoss):
         if released:
             found = self._released_map(widened(logits), depth_of_map_m, target_dpm)
         else:
-            found = fused(logits, self.bin_edges_m, self._target(logits, depth_of_map_m, target_dpm))
+            target = self._target(logits, depth_of_map_m, target_dpm)
+            found = fused(logits, self.bin_edges_m, target, self.kernel)
         depth_m, kl, mass = found
         assert kl is not None
         assert mass is not None
@@ -152,7 +153,8 @@ class ResponseLoss(DepthLoss):
         target_depth_m: Tensor,
         target_dpm: Tensor | None,  # noqa: ARG002 - one call for every loss
     ) -> dict[str, Tensor]:
-        depth_m, target_m, valid = self._depths(fused(logits, self.bin_edges_m).depth_m, target_depth_m)
+        student_m = fused(logits, self.bin_edges_m, kernel=self.kernel).depth_m
+        depth_m, target_m, valid = self._depths(student_m, target_depth_m)
         names = self.kind.split("+")
         parts: dict[str, Tensor] = {}
         if "ssim" in names:

@@ -15,7 +15,7 @@ from .device import autocast_type
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .recipe import TrainOptions
+    from .train_options import TrainOptions
 
 BETAS = (0.95, 0.99)
 DIV_FACTOR = 25

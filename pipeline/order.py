@@ -50,6 +50,7 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
         self.parts, self.process, self.processes = parts, process, processes
         self.epoch = 0
         self.first_batch = 0
+        self._drawn: tuple[int, NDArray[np.int64]] | None = None
 
     def start_at(self, epoch: int, first_batch: int) -> None:
         """Choose the epoch, and the batch to begin with (after an interruption)."""
@@ -60,8 +61,13 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
 
     def numbers(self, epoch: int, batch: int) -> NDArray[np.int64]:
         """Numbers of the samples of a whole batch, over all processes."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.samples)
-        return order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        return self._order(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """All numbers as the epoch has them. To draw ten million takes half a second, so the last one is kept."""
+        if self._drawn is None or self._drawn[0] != epoch:
+            self._drawn = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.samples)
+        return self._drawn[1]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for batch in range(self.first_batch, len(self)):

@@ -48,7 +48,8 @@ class ScaleShiftInvariantLoss(DepthLoss):
         target_depth_m: Tensor,
         target_dpm: Tensor | None,  # noqa: ARG002 - one call for every loss
     ) -> dict[str, Tensor]:
-        depth_m, target_m, valid = self._depths(fused(logits, self.bin_edges_m).depth_m, target_depth_m)
+        student_m = fused(logits, self.bin_edges_m, kernel=self.kernel).depth_m
+        depth_m, target_m, valid = self._depths(student_m, target_depth_m)
         student, teacher = (_without_scale(in_own_space(one, self.depth_space), valid) for one in (depth_m, target_m))
         off = torch.where(valid, student - teacher, 0.0)
         total, count = all_sum(off.abs().sum(), valid.sum())

@@ -67,38 +67,45 @@ def _parts(x: Tensor, y: Tensor, *, released: bool) -> _Parts:
     return _Parts(mu_x, mu_y, n1, 2 * covariance + C2, d1, variances + C2, (var_x >= 0).to(x.dtype), 1.0)
 
 
+def _slopes(parts: _Parts) -> Tensor:
+    """What similarity changes by, (3, B, R, W): with the mean of x, of x^2 and of xy."""
+    below = parts.d1 * parts.d2
+    of_product = 2 * parts.n1 * parts.slope_covariance / below
+    similar = parts.n1 * parts.n2 / below
+    of_square = -similar * parts.slope_variance / parts.d2
+    of_mean = 2 * (parts.mu_y * parts.n2 / below - parts.mu_x * similar / parts.d1)
+    of_mean -= parts.mu_y * of_product + 2 * parts.mu_x * of_square
+    return torch.stack([of_mean, of_square, of_product])
+
+
 class _Ssim(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, released: bool) -> Tensor:  # noqa: ANN401 - autograd's shape
-        ctx.save_for_backward(x, y)
-        ctx.released = released
         found = torch.empty_like(x, memory_format=torch.contiguous_format)
+        batch, _, height, width = x.shape
+        # Kept for the way back, where five of eight means would otherwise be made again
+        kept = (batch, height, width) if ctx.needs_input_grad[0] else (0, 0, 0)
+        slopes = torch.empty(3, *kept, dtype=_work_type(x), device=x.device)
         for begin, end in _strips(x):
-            parts = _parts(*(_rows(one, begin - REACH, end + REACH) for one in (x, y)), released=released)
+            around = (begin - REACH, end + REACH)
+            parts = _parts(_rows(x[:, 0], *around), _rows(y[:, 0], *around), released=released)
             found[:, 0, begin:end] = parts.n1 * parts.n2 / (parts.d1 * parts.d2)
+            if ctx.needs_input_grad[0]:
+                slopes[:, :, begin:end] = _slopes(parts)
+        ctx.save_for_backward(x, y, slopes)
         return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_map: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401 - as above
-        x, y = ctx.saved_tensors
+        x, y, slopes = ctx.saved_tensors
         gradient = torch.empty_like(x, memory_format=torch.contiguous_format)
-        inside = (slice(None), slice(2 * REACH, -2 * REACH), slice(REACH, -REACH))
         for begin, end in _strips(x):
-            # A pixel is in the windows of rows up to 5 away, which look 5 further.
-            near_x, near_y = (_rows(one, begin - 2 * REACH, end + 2 * REACH) for one in (x, y))
-            parts = _parts(near_x, near_y, released=ctx.released)
-            around = _rows(of_map, begin - REACH, end + REACH)
-            # Of the mean of xy, of x^2 and of x itself.
-            below = parts.d1 * parts.d2
-            of_product = 2 * parts.n1 * parts.slope_covariance / below
-            similar = parts.n1 * parts.n2 / below
-            of_square = -similar * parts.slope_variance / parts.d2
-            of_mean = 2 * (parts.mu_y * parts.n2 / below - parts.mu_x * similar / parts.d1)
-            of_mean -= parts.mu_y * of_product + 2 * parts.mu_x * of_square
-            slopes = torch.stack([F.pad(one, (REACH, REACH)) for one in (of_mean, of_square, of_product)])
-            direct, twice, crossed = _means(slopes * around).unbind()
-            gradient[:, 0, begin:end] = direct + 2 * near_x[inside] * twice + near_y[inside] * crossed
+            # A pixel is in the windows of rows up to 5 away.
+            around = (begin - REACH, end + REACH)
+            direct, twice, crossed = _means(_rows(slopes, *around) * _rows(of_map[:, 0], *around)).unbind()
+            here_x, here_y = (one[:, 0, begin:end].to(slopes.dtype) for one in (x, y))
+            gradient[:, 0, begin:end] = direct + 2 * here_x * twice + here_y * crossed
         return gradient, None, None
 
 
@@ -109,11 +116,14 @@ def _strips(maps: Tensor) -> list[tuple[int, int]]:
     return [(begin, min(begin + rows, height)) for begin in range(0, height, rows)]
 
 
+def _work_type(maps: Tensor) -> torch.dtype:
+    return torch.float32 if maps.device.type == "mps" else torch.float64  # MPS has no float64
+
+
 def _rows(maps: Tensor, begin: int, end: int) -> Tensor:
-    """Rows of maps (B, 1, H, W) as (B, end - begin, W + 10), with zeros beyond the border, in the type of the sums."""
-    height = maps.shape[2]
-    work = torch.float32 if maps.device.type == "mps" else torch.float64  # MPS has no float64
-    some = maps[:, 0, max(begin, 0) : min(end, height)].to(work)
+    """Rows of maps (..., H, W) as (..., end - begin, W + 10), with zeros beyond the border, in the type of the sums."""
+    height = maps.shape[-2]
+    some = maps[..., max(begin, 0) : min(end, height), :].to(_work_type(maps))
     return F.pad(some, (REACH, REACH, max(-begin, 0), max(end - height, 0)))
 
 

@@ -3,63 +3,39 @@
 A run lies in a hidden directory beside its target until it is finished, with a checkpoint now and then; the same
 call goes on from the last one, and comes to the same weights as if it had never stopped. Under `torchrun` several
 processes are one run: each has a share of every batch, and the first alone writes.
-
-Shape legend: B batch, K bins, H W pixels of the training crop, h w of the logits.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from . import collective
-from .batches import Batches
-from .checkpoint import Checkpoint
-from .dataset import Augmentation, TrainingData, cut, dense_maps
-from .device import choose_device, peak_memory_bytes
+from .device import choose_device
 from .fileio import pretty_json, sync_directory, write_durably
+from .fused import check_kernel
 from .interrupt import Interrupted, stop_flag
-from .optimiser import Optimiser
-from .order import EpochOrder
-from .predict import validate
-from .progress import Silent, Waits
-from .recipe import Recipe, TrainOptions
-from .relative import ALIGN
-from .sources.view import View
-from .store.sparse import weight_table
-from .students.build import build_student
-from .students.pretrained import load_encoder_weights
-from .students.run import CONFIG, METRICS, WEIGHTS, normalise, save_weights
+from .progress import Silent
+from .recipe import Recipe
+from .sources.table import SampleTable
+from .students.run import CONFIG
+from .train_options import LOSSES_WITH_ONE_KERNEL
+from .trainer import Training, Validation
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Sequence
     from pathlib import Path
 
-    from torch import Tensor
-
-    from .dataset import Item
-    from .progress import Progress, Task
-    from .sources.base import Sample, Source
+    from .progress import Progress
+    from .sources.base import Source
     from .store import Store
     from .store.image_reader import KeptImages
+    from .train_options import TrainOptions
+
+__all__ = ["CHECKPOINT_EVERY_S", "Validation", "train_network"]
 
 CHECKPOINT_EVERY_S = 120.0
-MAX_NAMED = 32
-"""So many samples of a batch that went wrong are named."""
-MAX_LOGGED_STEPS = 20_000
-"""A longer run logs every n-th step, so that its table does not grow with the data set."""
-
-
-class Validation(NamedTuple):
-    """What each epoch is judged on."""
-
-    source: Source
-    split: str
 
 
 def train_network(
@@ -75,13 +51,15 @@ def train_network(
     validation: Validation | None = None,
     device: str = "auto",
     workers: int | None = None,
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+    loss_kernel: str = "blocks",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a network on a store's targets, or with `store` None on ground truth; returns the run's metrics.
 
     `flips` holds what the same teacher said of the mirrored images; without it a mirrored crop is taught the mirrored
     answer. `images` are those of the split, decoded before; they change nothing but the time, so a run may go on with
-    or without them.
+    or without them. `loss_kernel` is one of `fused.KERNELS`, and changes nothing but the time and the last bits.
 
     Of the processes that `torchrun` started, the first returns them, and the others an empty dictionary.
 
@@ -93,7 +71,10 @@ def train_network(
         raise ValueError(f"{out} exists: a finished run is never written over; remove it or choose another --out")
     processes = collective.process_count()
     place = choose_device(device, collective.local_number() if processes > 1 else None)
-    samples = source.samples(split)
+    check_kernel(loss_kernel, place)
+    if loss_kernel != "blocks" and options.loss_name in LOSSES_WITH_ONE_KERNEL:
+        raise ValueError(f"--loss-kernel {loss_kernel}: --loss {options.loss} has no other kernel than blocks")
+    samples = SampleTable(source.samples(split))
     if store is not None and not options.on_truth:
         samples = _taught(samples, [one for one in (store, flips) if one is not None], progress)
     recipe = Recipe.make(options, source, samples, store, truth, flips)
@@ -106,12 +87,13 @@ def train_network(
             write_durably(partial / CONFIG, pretty_json(recipe.as_json()))
         collective.wait_for_all()
         teacher = None if options.on_truth else store
-        run = _Training(source, samples, recipe, teacher, flips, images, validation, place, partial)
+        run = Training(source, samples, recipe, teacher, flips, images, validation, place, partial)
+        run.loss.kernel = loss_kernel
         collective.check_agreement("the checkpoint to go on from", run.step)
         if run.step:
             progress.note(f"going on from step {run.step} of {run.total_steps} in {partial}")
         with progress.task("train", run.total_steps, "step", done=run.step) as task:
-            finished = run.train(workers, stopped, task)
+            finished = run.train(workers, checkpoint_every_s, stopped, task)
         if not finished:
             raise Interrupted(
                 f"stopped at step {run.step} of {run.total_steps}; run the same command again to go on from {partial}"
@@ -124,218 +106,18 @@ def train_network(
     return metrics
 
 
-def _taught(samples: Sequence[Sample], stores: Sequence[Store], progress: Progress) -> Sequence[Sample]:
+def _taught(samples: SampleTable, stores: Sequence[Store], progress: Progress) -> SampleTable:
     """Those whose alignment to ground truth was accepted in every store; all, where no store is an aligned one."""
-    store, kept = stores[0], samples
-    for one in stores:
-        accepted = one.accepted
-        if accepted is not None:
-            kept = [sample for sample in kept if accepted[one.index_of(sample.id)]]
-    if samples and not kept:
+    kept = np.ones(len(samples), bool)
+    for store in stores:
+        if store.accepted is not None:
+            kept &= store.accepted[store.indexes_of(samples.ids)]
+    if kept.all():
+        return samples
+    if not kept.any():
         raise ValueError(
-            f"{store.name}: the alignment of every sample of the split was rejected (`pipeline store info` tells why); "
-            "align it to other ground truth, or train on the store that it was made from"
+            f"{stores[0].name}: the alignment of every sample of the split was rejected (`pipeline store info` tells "
+            "why); align it to other ground truth, or train on the store that it was made from"
         )
-    if len(kept) < len(samples):
-        progress.note(f"{len(samples) - len(kept)} of {len(samples)} samples could not be aligned, and are left out")
-    return kept
-
-
-class _Training:
-    """The state of one run, which `checkpoint.pt` holds whole."""
-
-    def __init__(
-        self,
-        source: Source,
-        samples: Sequence[Sample],
-        recipe: Recipe,
-        store: Store | None,
-        flips: Store | None,
-        images: KeptImages | None,
-        validation: Validation | None,
-        device: torch.device,
-        folder: Path,
-    ) -> None:
-        options = recipe.options
-        self.recipe, self.options, self.device, self.folder = recipe, options, device, folder
-        self.validation = validation
-        self.view = View.parse(recipe.view)
-        torch.manual_seed(options.seed)
-        self.loss = recipe.build_loss()
-        student = build_student(options.student, len(recipe.bin_edges_m) - 1)
-        if options.encoder_weights is not None:
-            sha256 = load_encoder_weights(student, options.encoder_weights)
-            if sha256 != recipe.encoder_sha256:
-                raise ValueError(f"{options.encoder_weights} changed while it was read: run the same command again")
-        collective.share_norms(student)
-        self.network = student.to(device)
-        self.edges_m = torch.tensor(recipe.bin_edges_m, dtype=torch.float64)
-        augmentation = Augmentation(recipe.crop_px, recipe.rotate_deg, options.flip, options.colour)
-        self.order = EpochOrder(
-            len(samples),
-            options.batch_size,
-            options.seed,
-            parts=options.accumulate,
-            process=collective.process_number(),
-            processes=collective.process_count(),
-        )
-        self.data = TrainingData(
-            source,
-            samples,
-            self.view,
-            store=store,
-            maps_px=None,
-            augmentation=augmentation,
-            seed=options.seed,
-            relative=recipe.relative,
-            flips=flips,
-            images=images,
-        )
-        if recipe.stored_maps:
-            assert store is not None
-            self.data.maps_px = self._logits_px()
-            self.weights = torch.from_numpy(weight_table(store.spec.weight_bits)).to(device)
-        self.total_steps = options.epochs * len(self.order)
-        self.optimiser = Optimiser(self.network, options, self.total_steps, device)
-        self.log_every = -(-self.total_steps // MAX_LOGGED_STEPS)
-        self.step = 0
-        self.epoch_loss = 0.0
-        self.seconds = 0.0
-        self.checkpoint = Checkpoint(folder)
-        state = self.checkpoint.read(device, len(self.order))
-        if state is not None:
-            self.optimiser.load_state_dict(state)
-            self.step, self.epoch_loss, self.seconds = state["step"], state["epoch_loss"], state["seconds"]
-
-    def _logits_px(self) -> tuple[int, int]:
-        """(h, w) of the student's logits for a training crop."""
-        height, width = self.data[0, 0].image.shape[1:]
-        self.network.eval()
-        with torch.inference_mode():
-            logits = self.network(torch.zeros(1, 3, height, width, device=self.device))
-        return logits.shape[2], logits.shape[3]
-
-    def save(self) -> None:
-        """Write the checkpoint. Raises ValueError, and keeps the last one, where weights are no longer finite."""
-        if collective.process_number() > 0:
-            return
-        self._check_weights()
-        progress = {"step": self.step, "epoch_loss": self.epoch_loss, "seconds": self.seconds}
-        self.checkpoint.write({**self.optimiser.state_dict(), **progress})
-
-    def train(self, workers: int | None, stopped: threading.Event, task: Task) -> bool:
-        """Train to the end, or until `stopped` is set; returns whether the end was reached."""
-        batches = Batches(self.data, self.order, workers, self.device)
-        waits = Waits()
-        images, epochs = self.options.batch_size, self.options.epochs
-        saved = begin = time.monotonic()
-        while self.step < self.total_steps:
-            epoch, first_batch = divmod(self.step, len(self.order))
-            self.order.start_at(epoch, first_batch)
-            self.network.train()
-            for batch in waits.before_each("data", batches):
-                with waits.while_at("network"):
-                    row = self._one_step(batch)
-                self.epoch_loss += row["loss"]
-                if self.step % self.log_every == 0:
-                    self.checkpoint.steps.rows.append({"step": self.step, "epoch": epoch, **row})
-                self.step += 1
-                task.update(1, img_each=images, epoch=f"{epoch + 1}/{epochs}", loss=row["loss"], waits_for=waits)
-                if self.step % len(self.order) == 0:
-                    with waits.while_at("validation"):
-                        self._end_epoch(epoch)
-                now = time.monotonic()
-                stop = collective.any_of(stopped.is_set())
-                if stop or now - saved > CHECKPOINT_EVERY_S:
-                    self.seconds, begin = self.seconds + now - begin, now
-                    with waits.while_at("writing"):
-                        self.save()
-                    saved = now
-                if stop:
-                    collective.wait_for_all()  # once one process has ended, torchrun does not let the first write on
-                    return False
-        self.seconds += time.monotonic() - begin
-        return True
-
-    def _one_step(self, batch: Item) -> dict[str, float]:
-        """Move the weights by one batch; returns what the table says of it.
-
-        Raises ValueError, before any weight has moved, where the loss or its gradient is not finite.
-        """
-        # What a network draws, such as dropout, depends on seed and step alone, like all that is drawn here
-        key = [self.options.seed, self.step, collective.process_number()]
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-        learning_rate = self.optimiser.learning_rate
-        self.optimiser.begin()
-        parts = self.options.accumulate
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for part in cut(batch, parts):
-            terms = self._terms(part)
-            self.optimiser.backward(terms["loss"] / parts)
-            total = total + torch.stack([value.detach().double() for value in terms.values()])
-        *values, norm = torch.cat([total / parts, self.optimiser.clip().double()[None]]).tolist()
-        row = dict(zip(terms, values, strict=True))
-        if not math.isfinite(row["loss"]):
-            self._refuse(f"the loss is {row['loss']}", self.step)
-        if not self.optimiser.tolerates(norm):
-            self._refuse(f"the gradient's norm is {norm}", self.step)
-        self.optimiser.move()
-        return {"learning_rate": learning_rate, **row}
-
-    def _terms(self, part: Item) -> dict[str, Tensor]:
-        """The loss of a part of a batch, and its terms."""
-        on_device = [None if one is None else one.to(self.device, non_blocking=True) for one in part]
-        part = type(part)(*on_device)  # type: ignore[arg-type]  # image and depth are never None
-        maps = dense_maps(part, len(self.edges_m) - 1, self.weights) if self.recipe.stored_maps else None
-        with self.optimiser.autocast():
-            logits = self.network(normalise(part.image))
-        return self.loss.terms(logits, part.target_depth_m, maps)
-
-    def _check_weights(self) -> None:
-        broken = self.optimiser.broken_weight()
-        if broken is not None:
-            self._refuse(f"{broken} is no longer finite", self.step - 1)
-
-    def _refuse(self, what: str, step: int) -> NoReturn:
-        numbers = self.order.numbers(*divmod(step, len(self.order)))
-        ids = [self.data.samples[number].id for number in numbers[:MAX_NAMED]]
-        more = f" and {len(numbers) - MAX_NAMED} more" if len(numbers) > MAX_NAMED else ""
-        raise ValueError(
-            f"{what} at step {step} (samples {', '.join(ids)}{more}): lower --learning-rate, or use --precision "
-            "float32, or look at these samples; the last checkpoint is kept"
-        )
-
-    def _end_epoch(self, epoch: int) -> None:
-        row: dict[str, Any] = {"epoch": epoch, "train_loss": self.epoch_loss / len(self.order)}
-        self.epoch_loss = 0.0
-        if self.validation and collective.process_number() == 0:
-            network = self.optimiser.result.eval()
-            source, split = self.validation
-            count = self.options.validation_images
-            edges_m = self.edges_m.to(self.device)
-            align = ALIGN[self.recipe.depth_space]
-            found = validate(network, edges_m, source, split, self.view, count, self.device, align)
-            row |= {f"val_{name}": value for name, value in found.items()}
-            self.network.train()
-        self.checkpoint.epochs.rows.append(row)
-
-    def finish(self) -> dict[str, Any]:
-        """Write weights, tables and metrics, and remove the checkpoint."""
-        self._check_weights()
-        self.checkpoint.write_tables()
-        save_weights(self.optimiser.result, self.folder / WEIGHTS)
-        images = self.total_steps * self.options.batch_size
-        metrics = {
-            "epochs": self.options.epochs,
-            "steps": self.total_steps,
-            "parameters": sum(part.numel() for part in self.network.parameters()),
-            "seconds": round(self.seconds, 2),
-            "images_per_second": round(images / max(self.seconds, 1e-9), 2),
-            "peak_memory_mb": round(peak_memory_bytes(self.device) / 2**20, 1),
-            "device": self.device.type,
-            "processes": collective.process_count(),
-            "last_epoch": {name: value for name, value in self.checkpoint.epochs.rows[-1].items() if name != "epoch"},
-        }
-        write_durably(self.folder / METRICS, pretty_json(metrics))
-        self.checkpoint.remove()
-        return metrics
+    progress.note(f"{np.sum(~kept)} of {len(samples)} samples could not be aligned, and are left out")
+    return SampleTable([samples[int(number)] for number in np.flatnonzero(kept)])

@@ -169,9 +169,9 @@ def test_depth_beyond_the_range_is_clipped_and_counted(tmp_path, scenes):
 
 
 def test_a_full_disk_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, scenes, monkeypatch):
-    from pipeline.store import writer
+    from pipeline.store import staging
 
-    real, count = writer.write_durably, [0]
+    real, count = staging.write_durably, [0]
 
     def full(path, data):
         count[0] += 1
@@ -179,13 +179,13 @@ def test_a_full_disk_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, scen
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real(path, data)
 
-    monkeypatch.setattr(writer, "write_durably", full)
+    monkeypatch.setattr(staging, "write_durably", full)
     with pytest.raises(
         ValueError,
         match=r"is full \(No space left on device\): \d of 3 shards are safe in .*make room and run the same command",
     ):
         cache_teacher(scenes, "all", fakes.factory_with_dpm(), tmp_path / "s.zarr", OPTIONS)
-    monkeypatch.setattr(writer, "write_durably", real)
+    monkeypatch.setattr(staging, "write_durably", real)
     cache_teacher(scenes, "all", fakes.factory_with_dpm(), tmp_path / "s.zarr", OPTIONS)
     assert verify_store(tmp_path / "s.zarr") == []
 

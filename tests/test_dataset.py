@@ -213,3 +213,15 @@ def test_the_order_depends_on_seed_and_epoch_alone_and_can_begin_anywhere():
     assert len({number for batch in whole for _, number in batch}) == 9
     order.start_at(3, 0)
     assert [number for _, number in next(iter(order))] != [number for _, number in whole[0]]
+
+
+def test_an_epoch_is_drawn_once_however_many_batches_it_has(monkeypatch):
+    drawn = []
+    generator = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or generator(seed))
+    order = EpochOrder(1000, 4, seed=1)
+    for epoch in range(2):
+        order.start_at(epoch, 0)
+        assert len(list(order)) == 250
+    assert drawn == [[1, 0], [1, 1]]
+    assert order.numbers(0, 3).tolist() == generator([1, 0]).permutation(1000)[12:16].tolist()

@@ -9,10 +9,10 @@ import time
 import pytest
 from conftest import folder_bytes
 
-from pipeline.recipe import TrainOptions
 from pipeline.store import open_store
 from pipeline.store.verify import verify_store
 from pipeline.train import train_network
+from pipeline.train_options import TrainOptions
 
 pytest.importorskip("dvc")
 pytestmark = [

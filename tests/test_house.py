@@ -21,7 +21,10 @@ MAY_IMPORT = {
     "augment": set(),
     "carry": set(),
     "targets": {"dpm"},
-    "fused": {"dpm", "targets"},
+    "fused": {"dpm", "fused_triton", "targets"},
+    "fused_triton": {"targets", "triton_kernels", "triton_maps"},
+    "triton_kernels": {"triton_maps"},
+    "triton_maps": {"targets"},
     "dpm": set(),
     "relative": set(),
     "ssim": set(),
@@ -46,7 +49,18 @@ MAY_IMPORT = {
     "checkpoint": set(),
     "optimiser": set(),
     "predict": {"dpm", "metrics", "sources", "students"},
-    "recipe": {"dpm", "loss_base", "losses", "likelihood", "relative", "relative_losses", "store", "students"},
+    "train_options": {"loss_base", "students"},
+    "recipe": {
+        "dpm",
+        "likelihood",
+        "loss_base",
+        "losses",
+        "relative",
+        "relative_losses",
+        "sources",
+        "store",
+        "train_options",
+    },
     "plan": {"carry", "dpm", "sources", "store", "teachers"},
     "shard_maker": {"carry", "plan", "sources", "store", "teachers"},
     "cache": {"carry", "plan", "shard_maker", "sources", "store", "teachers"},
@@ -55,7 +69,8 @@ MAY_IMPORT = {
     "flips": {"cache", "plan", "sources", "store", "teachers"},
     "against": {"carry", "predict", "sources", "store", "teachers"},
     "align_store": {"alignment", "dataset", "sources", "store"},
-    "train": {
+    "train": {"fused", "recipe", "sources", "store", "students", "train_options", "trainer"},
+    "trainer": {
         "batches",
         "checkpoint",
         "dataset",
@@ -84,7 +99,6 @@ MAY_IMPORT = {
         "flips",
         "metrics",
         "plan",
-        "recipe",
         "relative",
         "render",
         "report",
@@ -97,6 +111,7 @@ MAY_IMPORT = {
         "study",
         "teachers",
         "train",
+        "train_options",
     },
 }
 
@@ -135,6 +150,7 @@ def test_one_room_names_each_foreign_thing():
         "distributed": {"cluster"},
         "h5py": {"sources"},
         "OpenEXR": {"sources"},
+        "triton": {"fused_triton", "triton_kernels", "triton_maps"},
         "yaml": {"study"},
     }
     known = modules()

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 
 from pipeline.dataset import Augmentation, TrainingData
 from pipeline.dpm import bin_edges
-from pipeline.recipe import LOSSES, Recipe, TrainOptions
+from pipeline.recipe import Recipe
 from pipeline.sources.view import View
 from pipeline.store import open_store
+from pipeline.train_options import LOSSES, TrainOptions
 
 EDGES = bin_edges(12, 0.5, 20.0, "log")
 SETTINGS = {"sigma_m": 0.8, "weight": 0.3}

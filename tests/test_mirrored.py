@@ -15,12 +15,13 @@ from pipeline.cli.main import main
 from pipeline.dataset import Augmentation, TrainingData
 from pipeline.flips import cache_with_flips, mirrored_path
 from pipeline.plan import CacheOptions
-from pipeline.recipe import Recipe, TrainOptions
+from pipeline.recipe import Recipe
 from pipeline.relative import Range
 from pipeline.sources.view import View
 from pipeline.store import open_store
 from pipeline.store.compare import compare_stores
 from pipeline.train import train_network
+from pipeline.train_options import TrainOptions
 
 FLIP = Augmentation(flip=True)
 OPTIONS = TrainOptions(student="lean-small", epochs=1, batch_size=2, seed=1)

@@ -8,9 +8,9 @@ import pytest
 from pipeline import progress
 from pipeline.cli import console
 from pipeline.cli.console import Console
-from pipeline.recipe import TrainOptions
 from pipeline.store import open_store
 from pipeline.train import Validation, train_network
+from pipeline.train_options import TrainOptions
 
 
 class Clock:

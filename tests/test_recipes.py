@@ -12,9 +12,9 @@ import yaml
 from conftest import REAL
 
 from pipeline.cli.main import main
-from pipeline.recipe import TrainOptions
 from pipeline.sources.registry import open_source
 from pipeline.study import read_study
+from pipeline.train_options import TrainOptions
 
 ROOT = Path(__file__).parents[1]
 STUDIES = [("recipes/kitti/params.yaml", "kitti")]

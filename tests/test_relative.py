@@ -18,7 +18,7 @@ from pipeline.deploy.predictors import open_model
 from pipeline.dpm import parse_bins
 from pipeline.evaluate import choose_protocol, evaluate_student, evaluate_teacher
 from pipeline.plan import CacheOptions
-from pipeline.recipe import Recipe, TrainOptions
+from pipeline.recipe import Recipe
 from pipeline.relative import ALIGN, BINS, LEAST_PIXELS, WHOLE, Range, in_own_space
 from pipeline.relative_losses import ScaleShiftInvariantLoss
 from pipeline.report.maps import Belief
@@ -28,6 +28,7 @@ from pipeline.store import open_store
 from pipeline.students.run import load_run
 from pipeline.teachers.registry import TeacherOptions, open_teacher
 from pipeline.train import Validation, train_network
+from pipeline.train_options import TrainOptions
 
 SPACES = tuple(BINS)
 OPTIONS = TrainOptions(student="lean-small", epochs=2, batch_size=2, learning_rate=3e-3, seed=1)

@@ -17,17 +17,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline import collective
-from pipeline import train as train_module
 from pipeline.cache import cache_teacher
 from pipeline.cli.train import train_student
 from pipeline.interrupt import Interrupted
 from pipeline.order import EpochOrder
 from pipeline.plan import CacheOptions
-from pipeline.recipe import LOSSES, TrainOptions
 from pipeline.sources.registry import open_source
 from pipeline.store import open_store
 from pipeline.students.build import build_student
 from pipeline.train import train_network
+from pipeline.train_options import LOSSES, TrainOptions
 
 TORCHRUN = [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", "2"]
 # Slow steps: AdamW turns the rounding of a gradient that is 0 into a step as long as any other.
@@ -67,9 +66,11 @@ def gradients(loss_name, process, processes):
     return {"loss": value.detach(), **found, **{f"buffer {name}": part for name, part in network.named_buffers()}}
 
 
-def train(root, out, name, options, progress=None):
+def train(root, out, name, options, progress=None, **more):
     source = open_source(f"scenes:{root / 'scenes'}")
-    return train_network(source, "all", out / name, options, store=open_store(root / "t.zarr"), progress=progress)
+    return train_network(
+        source, "all", out / name, options, store=open_store(root / "t.zarr"), progress=progress, **more
+    )
 
 
 def main(root):
@@ -109,9 +110,8 @@ class DiesOnce(fakes.StopAt):
 
 def elastic(root, name, victim):
     """What each process does that torchrun starts again: a checkpoint each step, and one is killed after the second."""
-    train_module.CHECKPOINT_EVERY_S = 0.0
     progress = DiesOnce(3) if os.environ["RANK"] == victim else fakes.StopAt(None)
-    train(root, root / "elastic", name, OPTIONS, progress)
+    train(root, root / "elastic", name, OPTIONS, progress, checkpoint_every_s=0.0)
     if os.environ["RANK"] == "0":
         (root / "elastic" / f"{name}.said").write_text(progress.said)
 

@@ -22,12 +22,13 @@ from pipeline.fileio import sha256_file
 from pipeline.loss_base import DepthLoss
 from pipeline.optimiser import Optimiser
 from pipeline.predict import predict_depth_m, validate
-from pipeline.recipe import Recipe, TrainOptions
+from pipeline.recipe import Recipe
 from pipeline.sources.view import View
 from pipeline.store import open_store
 from pipeline.students.build import build_student
 from pipeline.students.run import load_run, normalise
 from pipeline.train import Interrupted, Validation, train_network
+from pipeline.train_options import TrainOptions
 
 CPU = torch.device("cpu")
 OPTIONS = TrainOptions(student="lean", epochs=2, batch_size=2, learning_rate=3e-3, seed=1)
@@ -119,12 +120,11 @@ KILLED = """
 import sys
 from pathlib import Path
 import pipeline.train
-from pipeline.recipe import TrainOptions
+from pipeline.train_options import TrainOptions
 from pipeline.sources.registry import open_source
 from pipeline.store import open_store
 
 root, workers = Path(sys.argv[1]), int(sys.argv[2])
-pipeline.train.CHECKPOINT_EVERY_S = 0.03
 class Told:
     def task(self, *_, **__): return self
     def note(self, text): pass
@@ -133,8 +133,48 @@ class Told:
     def update(self, *_, **__): print("step", flush=True)
 source, store = open_source(f"scenes:{root / 'scenes'}"), open_store(root / "teacher.zarr")
 options = TrainOptions(**eval(sys.argv[3]))
-pipeline.train.train_network(source, "all", root / "killed", options, store=store, workers=workers, progress=Told())
+pipeline.train.train_network(
+    source, "all", root / "killed", options, store=store, workers=workers, checkpoint_every_s=0.03, progress=Told()
+)
 """
+
+
+@pytest.mark.parametrize(
+    ("kernel", "loss", "said"),
+    [
+        (
+            "triton",
+            "tiekd",
+            "kernel 'triton': (expected logits on a CUDA device, not on cpu|the package is not installed)",
+        ),
+        ("cuda", "tiekd", "kernel 'cuda': expected one of blocks, triton"),
+    ],
+)
+def test_a_kernel_that_cannot_run_is_refused_before_any_work(tmp_path, scenes, teacher_store, kernel, loss, said):
+    with pytest.raises(ValueError, match=said):
+        train_network(
+            scenes, "train", tmp_path / "run", options(loss=loss), store=open_store(teacher_store), loss_kernel=kernel
+        )
+    assert not list(tmp_path.glob(".run*"))
+
+
+@pytest.mark.parametrize("loss", ["tiekd-released", "truth-nll"])
+def test_a_loss_without_that_kernel_says_so(tmp_path, scenes, teacher_store, monkeypatch, loss):
+    monkeypatch.setattr("pipeline.train.check_kernel", lambda *_: None)  # as on a GPU
+    with pytest.raises(ValueError, match=f"--loss-kernel triton: --loss {loss} has no other kernel than blocks"):
+        train_network(
+            scenes, "train", tmp_path / "run", options(loss=loss), store=open_store(teacher_store), loss_kernel="triton"
+        )
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_changed_is_one_clear_error_whoever_reads_it(tmp_path, scenes, teacher_store, workers):
+    sample = scenes.samples("train")[3]
+    Path(sample.image_path).write_bytes(Path(scenes.samples("test")[0].image_path).read_bytes())
+    with pytest.raises(ValueError, match="is not the image that the teacher saw") as raised:
+        train_network(scenes, "train", tmp_path / "run", options(), store=open_store(teacher_store), workers=workers)
+    assert str(raised.value).startswith(sample.image_path)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def cache_images(
              pipeline train-student ... --images images.zarr
 
     Worth it for PNG: it takes about the disk space that they take. JPEGs are a fifth of that, and gain little.
-    Interrupted runs go on where they stopped.
+    Interrupted runs go on where they stopped. `pipeline store` info, verify, pack and unpack take the result too.
 
     These are somebody's images: keep them to yourself where their licence does not let you share copies.
     """

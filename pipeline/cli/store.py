@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 @click.command(cls=PlainCommand)
 @click.argument("path", metavar="STORE", type=STORE)
 def info(path: str | Path) -> None:
-    """Say who the teacher is, what the numbers mean, and what a sample costs.
+    """Say who the teacher is, what the numbers mean, and what a sample costs; of kept images, what they are.
 
     \b
     Example: pipeline store info train.zarr
+             pipeline store info images.zarr
     """
-    from ..store import open_store
+    from ..store.either import open_either
     from ..store.info import describe
 
-    for name, value in describe(open_store(path)):
+    for name, value in describe(open_either(path)):
         click.echo(f"{name:<12} {value}")
 
 
@@ -47,7 +48,7 @@ def info(path: str | Path) -> None:
 def verify(
     path: str | Path, teacher_name: str | None, source_name: str | None, split: str | None, **flags: Any
 ) -> None:
-    """Read the whole store, and name every file that is not as it was written.
+    """Read the whole store, and name every file that is not as it was written. Kept images are a store too.
 
     \b
     Example: pipeline store verify train.zarr
@@ -63,8 +64,11 @@ def verify(
         )
     if teacher_name and not (source_name and split):
         raise click.UsageError("--against needs the images too: give --source and --split as to cache-teacher")
+    from ..store import open_store
     from ..store.verify import verify_store
 
+    if teacher_name:
+        open_store(path)  # kept images have no teacher: told before all of them are read
     damage = verify_store(path, Console())
     for one in damage:
         click.echo(str(one), err=True)

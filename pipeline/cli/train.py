@@ -66,6 +66,18 @@ TRAINING = many(
     option("--validation-split", help="Split to measure after each epoch."),
     option("--validation-images", default=32, help="How many of it, spread evenly."),
     option("--workers", type=int, help="Loader processes; 0 is one thread. 0 on a CPU and 8 with a GPU if left out."),
+    option(
+        "--loss-kernel",
+        default="blocks",
+        type=click.Choice(["blocks", "triton"]),
+        help="What computes the loss: torch, block by block, or on a CUDA device Triton (extra triton; untimed).",
+    ),
+    option(
+        "--checkpoint-every-s",
+        type=click.FloatRange(min=0),
+        default=120.0,
+        help="Seconds between two checkpoints; what came after the last is what a killed run has to do again.",
+    ),
     TRUTH,
     DEVICE,
     OUT,
@@ -141,14 +153,16 @@ def _train(
     out: Path,
     device: str,
     workers: int | None,
+    loss_kernel: str,
+    checkpoint_every_s: float,
     validation_split: str | None,
     **flags: Any,
 ) -> None:
     from ..collective import process_number
-    from ..recipe import TrainOptions
     from ..sources.registry import open_source
     from ..store.image_reader import open_images
     from ..train import Validation, train_network
+    from ..train_options import TrainOptions
 
     first = process_number() == 0  # of several processes it alone says what all of them do
     source = open_source(source_name, truth)
@@ -168,6 +182,8 @@ def _train(
             validation=validation,
             device=device,
             workers=workers,
+            loss_kernel=loss_kernel,
+            checkpoint_every_s=checkpoint_every_s,
             progress=Console() if first else None,
         )
     except KeyboardInterrupt:

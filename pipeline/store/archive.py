@@ -1,4 +1,4 @@
-"""A store as one file: an uncompressed ZIP, whose bytes depend on the store alone, and back again.
+"""A store of either kind as one file: an uncompressed ZIP, whose bytes depend on the store alone, and back again.
 
 The members are the store's files under their own names, MANIFEST.json first, without compression (they are compressed
 already), dates or rights; so Zarr's `ZipStore` opens an archive as it is. An archive that came from somebody else is
@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 from ..fileio import make_folder, open_regular, sync_directory
 from ..progress import Silent
 from .codec import DamagedStoreError
+from .either import either_layout, open_either
 from .layout import MANIFEST
 from .lock import TargetLock
-from .opening import MANIFEST_LIMIT_BYTES, open_layout
-from .reader import open_store
+from .opening import MANIFEST_LIMIT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +48,7 @@ def pack_store(store_path: Path, archive: Path, progress: Progress | None = None
     Raises ValueError where the store does not open or `archive` exists, and DamagedStoreError for a file that does not
     match the manifest; then nothing is left behind.
     """
-    store = open_store(store_path)
+    store = open_either(store_path)
     files = store._files  # noqa: SLF001 - same room
     beside = archive.with_name(f".{archive.name}.packing")
     # The manifest's own size is not in it; what it says was checked when the store was opened.
@@ -79,7 +79,7 @@ def pack_store(store_path: Path, archive: Path, progress: Progress | None = None
 def unpack_store(archive: Path, target: Path, progress: Progress | None = None) -> int:
     """Write the store that `pack_store` put into `archive` as the directory `target`. Returns its samples.
 
-    Raises ValueError where `target` exists, or where the archive is not exactly a store of format version 1, and
+    Raises ValueError where `target` exists, or where the archive is not exactly a store that its format allows, and
     DamagedStoreError where its bytes do not match its manifest; then nothing is left behind.
     """
     try:
@@ -88,7 +88,7 @@ def unpack_store(archive: Path, target: Path, progress: Progress | None = None) 
         raise ValueError(f"{archive}: {error.strerror}; expected a file of `pipeline store pack`") from error
     with whole as file, _zip_errors(archive), zipfile.ZipFile(file) as packed:
         members = _checked_members(packed, archive)
-        manifest, spec, _ = open_layout(ZipFiles(packed, members, archive), str(archive))
+        manifest, spec = either_layout(ZipFiles(packed, members, archive), str(archive))
         for name in sorted((members.keys() ^ manifest.keys()) - {MANIFEST}):
             raise ValueError(f"{archive}: member {name!r} is in the archive or in its manifest, but not in both")
         for name, (size, _) in manifest.items():

@@ -80,6 +80,11 @@ class ImageSpec:
         check_text([self.source, self.view, self.producer])
 
     @property
+    def version(self) -> int:
+        """Of the format."""
+        return VERSION
+
+    @property
     def samples(self) -> int:
         """How many images there are."""
         return int(self.source["samples"])
@@ -101,6 +106,10 @@ class ImageSpec:
         one = (height, 3, width)
         return ArrayLayout("rgb", (self.samples, *one), np.dtype("uint8"), (1, *one), (self.samples_per_shard, *one))
 
+    def sharded(self) -> list[ArrayLayout]:
+        """Arrays whose files hold many samples each."""
+        return [self.rgb]
+
     def rows(self) -> list[ArrayLayout]:
         """Arrays with one row a sample."""
         columns = {"id": ("uint8", self.id_bytes), **COLUMNS}
@@ -109,6 +118,10 @@ class ImageSpec:
             ArrayLayout(f"sample/{name}", (self.samples, width), np.dtype(dtype), (chunk, width))
             for name, (dtype, width) in columns.items()
         ]
+
+    def arrays(self) -> list[ArrayLayout]:
+        """All arrays."""
+        return [*self.sharded(), *self.rows()]
 
     def attributes(self) -> dict[str, Any]:
         """Attributes of the store's group."""
@@ -130,7 +143,7 @@ class ImageSpec:
 
     def metadata(self) -> dict[str, dict[str, Any]]:
         """Content of every `zarr.json`, by its path in the store."""
-        nodes = {"sample": group_metadata({})} | {one.path: one.metadata() for one in [self.rgb, *self.rows()]}
+        nodes = {"sample": group_metadata({})} | {one.path: one.metadata() for one in self.arrays()}
         root = group_metadata(self.attributes())
         root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": nodes}
         return {"zarr.json": root} | {f"{path}/zarr.json": node for path, node in nodes.items()}
@@ -138,7 +151,7 @@ class ImageSpec:
     def files(self) -> Iterator[str]:
         """Every file of a complete store except the manifest."""
         yield from self.metadata()
-        for array in (self.rgb, *self.rows()):
+        for array in self.arrays():
             for number in range(array.files):
                 yield array.file(number)
 
@@ -152,17 +165,18 @@ class ImageSpec:
                     f"images of format version {header['version']!r}, this program reads {VERSION}: run "
                     "`pipeline cache-images` again"
                 )
-            height, width = header["view"]["size_px"]
-            source = header["source"]
+            size_px, source = header["view"]["size_px"], header["source"]
+            if len(size_px) != 2:
+                raise ValueError(f"a size of {len(size_px)} numbers: expected height and width in pixels")
             if not all(isinstance(text, str) for text in (source["name"], source["ids_sha256"])):
                 raise ValueError("the source's name, or the ids' sha256, is no text")
             spec = cls(
                 source={**source, "samples": whole(source["samples"])},
                 view=str(header["view"]["name"]),
-                size_px=(whole(height), whole(width)),
+                size_px=(whole(size_px[0]), whole(size_px[1])),
                 id_bytes=whole(header["id_bytes"]),
                 samples_per_shard=whole(header["samples_per_shard"]),
-                producer=dict(header["producer"]),
+                producer={**header["producer"]},
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..depth_space import DEPTH_SPACES
 from .aligned import summarise
 from .codec import LogCodec
+from .image_reader import KeptImages
 
 if TYPE_CHECKING:
     from .reader import Store
@@ -14,8 +15,43 @@ if TYPE_CHECKING:
 CARRIED = {"fixed": "other bins", "image": "bins of each image", "pixel": "bins of each pixel"}
 
 
-def describe(store: Store) -> list[tuple[str, str]]:
-    """Lines of (name, text): who the teacher is, what the numbers mean, what a sample costs and how exact it is."""
+def describe(store: Store | KeptImages) -> list[tuple[str, str]]:
+    """Lines of (name, text): what the store is, where it came from and what a sample costs.
+
+    Of a store of depth also who the teacher is, what the numbers mean and how exact they are.
+    """
+    return _images(store) if isinstance(store, KeptImages) else _depth(store)
+
+
+def _images(images: KeptImages) -> list[tuple[str, str]]:
+    spec = images.spec
+    height, width = spec.size_px
+    each = sum(images.manifest[spec.rgb.file(number)][0] for number in range(spec.shards)) / len(images)
+    pixels = 3 * height * width
+    return [
+        ("kind", "kept images, decoded: each view bit for bit, for train-student --images"),
+        ("source", _source(spec.source)),
+        ("view", f"{spec.view}, {height}x{width} px"),
+        ("size", f"{_whole_mb(images)} MB; an image: {each / 1e3:.1f} KB, {each / pixels:.0%} of its pixels' bytes"),
+        ("shards", f"{spec.shards}, of {spec.samples_per_shard} images each"),
+        ("made by", _producer(spec.producer)),
+    ]
+
+
+def _source(source: dict[str, Any]) -> str:
+    """Which images; a split has no name in a store, and is known by the hash of its ids."""
+    return f"{source['name']}, {source['samples']} images, ids sha256 {source['ids_sha256'][:16]}..."
+
+
+def _whole_mb(store: Store | KeptImages) -> str:
+    return f"{sum(size for size, _ in store.manifest.values()) / 1e6:.1f}"
+
+
+def _producer(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _depth(store: Store) -> list[tuple[str, str]]:
     spec, teacher = store.spec, store.spec.teacher
     height, width = store.layout.size_px
     codec = spec.depth_codec()
@@ -23,7 +59,6 @@ def describe(store: Store) -> list[tuple[str, str]]:
         array.path: sum(store.manifest[array.file(n)][0] for n in range(array.files))
         for array in store.layout.sharded()
     }
-    whole = sum(size for size, _ in store.manifest.values())
     weights = teacher.get("weights_sha256")
     if isinstance(codec, LogCodec):
         codes = f"{codec.bits}-bit logarithmic codes over {codec.lo_m:g}-{codec.hi_m:g} m"
@@ -54,10 +89,7 @@ def describe(store: Store) -> list[tuple[str, str]]:
         ("licence", teacher.get("licence") or "not stated"),
         ("numbers", f"{spec.depth_space}: {DEPTH_SPACES[spec.depth_space]}"),
         *aligned,
-        (
-            "source",
-            f"{spec.source['name']}, {len(store)} images, ids sha256 {spec.source['ids_sha256'][:16]}...",
-        ),
+        ("source", _source(spec.source)),
         (
             "view",
             f"{spec.view}, {spec.view_size_px[0]}x{spec.view_size_px[1]} px; stored at {height}x{width} px",
@@ -66,6 +98,6 @@ def describe(store: Store) -> list[tuple[str, str]]:
         ("pixels", f"{share['clipped_share']:.3%} clipped, {share['invalid_share']:.3%} without a value"),
         ("maps", maps),
         ("bins", f"{spec.bin_count} from {spec.bin_edges[0]:g} to {spec.bin_edges[-1]:g}{unit}"),
-        ("size", f"{whole / 1e6:.1f} MB; a sample: {each}"),
-        ("made by", ", ".join(f"{name} {version}" for name, version in spec.producer.items())),
+        ("size", f"{_whole_mb(store)} MB; a sample: {each}"),
+        ("made by", _producer(spec.producer)),
     ]

@@ -11,7 +11,7 @@ from ..progress import Silent
 from .compare import HOW_IT_WAS_MADE, differing_fields
 from .spec import digest_of_ids
 from .subset import columns_of, encoded_sample
-from .writer import EncodedSample, StoreWriter
+from .writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..progress import Progress
+    from .encode import EncodedSample
     from .reader import Store
 
 OF_THE_PART = ("source.samples", "source.ids_sha256", *HOW_IT_WAS_MADE)

@@ -18,14 +18,27 @@ from .layout import MANIFEST, MAX_ID_BYTES, StoreLayout
 from .spec import MAX_BINS, StoreSpec
 
 if TYPE_CHECKING:
+    from .faces import Layout
     from .files import StoreFiles
 
+DEPTH, IMAGES = "depth/zarr.json", "rgb/zarr.json"
+"""Only a store of depth lists the first in its manifest, only one of kept images the second."""
 MANIFEST_LIMIT_BYTES = 2**25
 NODE_LIMIT_BYTES = 2**20
 SHA256 = re.compile("[0-9a-f]{64}")
 
 Manifest = dict[str, tuple[int, str]]
 """Path in the store -> (bytes, sha256)."""
+
+
+class HoldsImagesError(ValueError):
+    """A store of depth was expected, and there is one of kept images."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} holds kept images (of `pipeline cache-images`), not depth: train-student takes it as --images, "
+            "`pipeline store` info, verify, pack and unpack as it is; expected a store of `pipeline cache-teacher`"
+        )
 
 
 def open_layout(files: StoreFiles, name: str) -> tuple[Manifest, StoreSpec, StoreLayout]:
@@ -38,8 +51,14 @@ def open_layout(files: StoreFiles, name: str) -> tuple[Manifest, StoreSpec, Stor
     if version != spec.version:
         raise ValueError(f"{name}/{MANIFEST}: of version {version}, the store's attributes of {spec.version}")
     for path, expected in layout.metadata().items():
-        if not _same(_read_node(files, name, manifest, path), expected):
+        if not _same(read_node(files, name, manifest, path), expected):
             raise ValueError(f"{name}/{path}: not the metadata that format version {spec.version} prescribes")
+    check_listed(name, manifest, layout)
+    return manifest, spec, layout
+
+
+def check_listed(name: str, manifest: Manifest, layout: Layout) -> None:
+    """Raise ValueError unless the manifest lists exactly the files of a layout, none larger than it can be."""
     if set(manifest) != set(layout.files()):
         odd = sorted(set(manifest) ^ set(layout.files()))
         raise ValueError(f"{name}/{MANIFEST}: missing or unexpected files, such as {odd[0]}")
@@ -50,7 +69,6 @@ def open_layout(files: StoreFiles, name: str) -> tuple[Manifest, StoreSpec, Stor
                 raise ValueError(
                     f"{name}/{MANIFEST}: {array.file(number)} of {size} bytes, expected at most {array.max_file_bytes}"
                 )
-    return manifest, spec, layout
 
 
 def read_checked(files: StoreFiles, name: str, manifest: Manifest, path: str, limit_bytes: int) -> bytes:
@@ -65,7 +83,8 @@ def read_checked(files: StoreFiles, name: str, manifest: Manifest, path: str, li
     return data
 
 
-def _read_node(files: StoreFiles, name: str, manifest: Manifest, path: str) -> Any:  # noqa: ANN401 - any JSON value
+def read_node(files: StoreFiles, name: str, manifest: Manifest, path: str) -> Any:  # noqa: ANN401 - any JSON value
+    """A `zarr.json`, if it is what the manifest says. Raises DamagedStoreError if not, or for what is no JSON."""
     return _parse(name, path, read_checked(files, name, manifest, path, NODE_LIMIT_BYTES))
 
 
@@ -112,8 +131,10 @@ def read_manifest(files: StoreFiles, name: str) -> tuple[int, Manifest]:
 
 
 def _read_spec(files: StoreFiles, name: str, manifest: Manifest) -> tuple[StoreSpec, StoreLayout]:
+    if IMAGES in manifest and DEPTH not in manifest:
+        raise HoldsImagesError(name)
     paths = ("dpm/bin_edges/zarr.json", "depth/zarr.json", "sample/id/zarr.json", "zarr.json", "dpm/zarr.json")
-    nodes = {path: _read_node(files, name, manifest, path) for path in paths}
+    nodes = {path: read_node(files, name, manifest, path) for path in paths}
     try:
         (edge_count,) = nodes["dpm/bin_edges/zarr.json"]["shape"]
         count, height, width = nodes["depth/zarr.json"]["shape"]

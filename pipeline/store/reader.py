@@ -10,30 +10,27 @@ Shape legend: N samples, K bins, h w pixels of the teacher's own output.
 from __future__ import annotations
 
 import math
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..alignment import Fit, apply
 from .aligned import AlignmentColumns
-from .codec import AffineCodec, DamagedStoreError, LogCodec, decode_chunk
+from .codec import AffineCodec, DamagedStoreError, LogCodec
 from .files import LocalFiles, is_url
-from .ids import IdTable, StoredIds
 from .layout import MANIFEST, MAX_MAP_BYTES
 from .maps import gaussian, normalised
-from .opening import open_layout, read_checked
-from .shard_reader import ShardReader
+from .opening import IMAGES, HoldsImagesError, open_layout
+from .samples import StoredSamples
 from .sparse import SparseMap, decode_sparse
+from .spec import StoreSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from .files import StoreFiles
-    from .layout import ArrayLayout
 
 
 def open_store(path: str | Path, *, check_shards: bool | None = None, cache: Path | None = None) -> Store:
@@ -57,92 +54,36 @@ def open_store(path: str | Path, *, check_shards: bool | None = None, cache: Pat
         return Store(remote, remote.name, check_shards=False)  # it compares whole shards itself
     root = Path(path)
     if not (root / MANIFEST).is_file():
-        staged = sorted(root.parent.glob(f".{root.name}.*.staging")) if root.parent.is_dir() else []
-        if staged:
-            raise ValueError(
-                f"{root} is not finished ({staged[0]} holds what there is): run its `pipeline cache-teacher` command "
-                "again, which goes on where it stopped"
-            )
-        raise ValueError(
-            f"{root} is no finished store (it has no {MANIFEST}): expected a directory written by "
-            "`pipeline cache-teacher`"
-        )
+        raise _unfinished(root)
     return Store(LocalFiles(root), str(root), check_shards=check_shards is not False)
 
 
-class Store:
-    """A store opened for reading. Picklable, and safe in forked and spawned loader workers."""
+def _unfinished(root: Path) -> ValueError:
+    """What to say of a path that has no manifest."""
+    staged = sorted(root.parent.glob(f".{root.name}.*.staging")) if root.parent.is_dir() else []
+    if staged:
+        images = (staged[0] / "store" / IMAGES).parent.is_dir()
+        return ValueError(
+            f"{root} is not finished ({staged[0]} holds what there is): run its `pipeline "
+            f"{'cache-images' if images else 'cache-teacher'}` command again, which goes on where it stopped"
+        )
+    if (root / IMAGES).is_file():
+        return HoldsImagesError(str(root))
+    return ValueError(
+        f"{root} is no finished store (it has no {MANIFEST}): expected a directory written by `pipeline cache-teacher`"
+    )
+
+
+class Store(StoredSamples[StoreSpec]):
+    """A store of depth opened for reading. Picklable, and safe in forked and spawned loader workers."""
 
     def __init__(self, files: StoreFiles, name: str, *, check_shards: bool = True) -> None:
-        self.name = name
-        self._files = files
-        self.manifest, self.spec, self.layout = open_layout(files, name)
-        self._arrays = {array.path: array for array in self.layout.arrays()}
-        self._shards = ShardReader(files, self.manifest, check_shards=check_shards)
-
-    def __len__(self) -> int:
-        return self.spec.samples
+        manifest, spec, self.layout = open_layout(files, name)
+        super().__init__(files, name, manifest, spec, self.layout.arrays(), check_shards=check_shards)
 
     def __repr__(self) -> str:
         height, width = self.layout.size_px
         return f"<Store {self.name}: {len(self)} x {height}x{width} px of {self.spec.teacher['name']}>"
-
-    # --- rows --------------------------------------------------------------------------------------------------
-
-    def rows(self, name: str) -> NDArray[Any]:
-        """A whole column of `sample/`, one row a sample, by its name in the format."""
-        array = self._arrays[f"sample/{name}"]
-        whole = np.empty(array.shape, array.dtype)
-        for number in range(array.files):
-            first = number * array.chunk[0]
-            whole[first : first + array.chunk[0]] = self._part(array, number)
-        return whole
-
-    def _part(self, array: ArrayLayout, number: int) -> NDArray[Any]:
-        """Rows of chunk `number` of a column; of the last chunk the used ones alone."""
-        data = read_checked(self._files, self.name, self.manifest, array.file(number), 2 * array.chunk_bytes + 1024)
-        part: NDArray[Any] = decode_chunk(data, array.chunk, array.dtype)
-        return part[: array.shape[0] - number * array.chunk[0]]
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Sample ids in the store's order, read from it as they are asked for."""
-        return self._stored_ids
-
-    @cached_property
-    def _stored_ids(self) -> StoredIds:
-        array = self._arrays["sample/id"]
-        return StoredIds(len(self), array.chunk[0], partial(self._part, array), self.name)
-
-    @cached_property
-    def _table(self) -> IdTable:
-        return IdTable(self._stored_ids)
-
-    def indexes_of(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Positions of many samples at once. Raises ValueError for the first that the store lacks."""
-        numbers = self._table.find(ids)
-        if (numbers < 0).any():
-            self.index_of(ids[int(np.argmax(numbers < 0))])
-        return numbers
-
-    def index_of(self, sample: int | str) -> int:
-        """Position of a sample given by its id or position. Raises ValueError if the store lacks it."""
-        if isinstance(sample, str):
-            number = int(self._table.find([sample])[0])
-            if number < 0:
-                raise ValueError(
-                    f"{self.name} holds no sample {sample!r} (it has {len(self)}, such as {self.ids[0]!r}): was it "
-                    "made from another split? Run `pipeline cache-teacher` with a split that has this image"
-                )
-            return number
-        if not 0 <= sample < len(self):
-            raise IndexError(f"{self.name} has samples 0 to {len(self) - 1}, asked for {sample}")
-        return sample
-
-    @cached_property
-    def image_sha256(self) -> NDArray[np.uint8]:
-        """(N, 32) sha256 of each source image's file."""
-        return self.rows("image_sha256")
 
     @property
     def bin_edges_m(self) -> NDArray[np.float64]:
@@ -285,27 +226,8 @@ class Store:
             raise self._damaged("dpm/tail", number, "the chunk is missing")
         return SparseMap(parts[0], parts[1], tail[0])
 
-    def _chunks(self, path: str, number: int, *, reuse: bool = False) -> list[NDArray[Any] | None]:
-        """The chunks of a sample in one of the large arrays; `reuse` as in `ShardReader.read`."""
-        array = self._arrays[path]
-        try:
-            return self._shards.read(array, *divmod(number, self.spec.samples_per_shard), reuse=reuse)
-        except DamagedStoreError as error:
-            raise self._damaged(path, number, str(error)) from error
-
-    def _damaged(self, path: str, number: int, what: str) -> DamagedStoreError:
-        array = self._arrays[path]
-        file = array.file(number // (array.shard or array.chunk)[0])
-        try:
-            sample = f"{number} ({self.ids[number]})"
-        except DamagedStoreError:  # the damage at hand is the one to tell of
-            sample = str(number)
-        return DamagedStoreError(
-            f"{self.name}/{file}, sample {sample}: {what}; "
-            f"`pipeline store verify {self.name}` lists all damage, fetch the file again"
+    def _lacks(self, sample: str) -> str:
+        return (
+            f"{self.name} holds no sample {sample!r} (it has {len(self)}, such as {self.ids[0]!r}): was it made from "
+            "another split? Run `pipeline cache-teacher` with a split that has this image"
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Columns are read again where they are needed: a worker of a large store should not be sent them.
-        kept = ("name", "_files", "manifest", "spec", "layout", "_arrays", "_shards")
-        return {name: self.__dict__[name] for name in kept}

@@ -11,9 +11,10 @@ import google_crc32c
 
 from ..progress import Silent
 from .codec import DamagedStoreError
+from .encode import EncodedSample
 from .shard import EMPTY
 from .spec import digest_of_ids
-from .writer import EncodedSample, StoreWriter
+from .writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

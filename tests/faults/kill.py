@@ -1,11 +1,11 @@
 """Kill stage one again and again, let it go on, and compare every finished store with an uninterrupted one.
 
-    python tests/faults/kill.py [--kills 200] [--workers 1]
+    python tests/faults/kill.py [--kills 200] [--workers 1] [--images]
 
 A process that has imported everything forks one child a try, which runs `cache_teacher`; it gets SIGKILL at a random
 moment of its run, and some of them just when the store is about to get its name. The next child goes on, and is
 perhaps killed too. Kills are counted as survived when the store comes out with the bytes of an uninterrupted run,
-nothing is left beside it, and one more run says that it exists.
+nothing is left beside it, and one more run says that it exists. `--images` kills `cache_images` in its place.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ import torch
 from conftest import folder_bytes
 
 from pipeline.cache import cache_teacher
+from pipeline.cache_images import cache_images
 from pipeline.plan import CacheOptions
 from pipeline.sources.registry import open_source
 
 FRAMES = 8
-ARRAYS = 4
-"""Sharded arrays of a sparse store: depth, gap, weight, tail."""
+ARRAYS = {False: 4, True: 1}
+"""Sharded arrays: of a sparse store depth, gap, weight and tail, of kept images (True) one."""
 PHASES = (
     "before there is a staging directory",
     "the teacher at work, before the next shard",
@@ -49,9 +50,10 @@ PHASES = (
 
 
 class Trials:
-    """Runs of stage one over one small source, in children of this process."""
+    """Runs of stage one, or of `cache_images`, over one small source, in children of this process."""
 
-    def __init__(self, folder, workers):
+    def __init__(self, folder, workers, *, images):
+        self.images = images
         self.scenes = fakes.make_scenes_folder(folder / "scenes", FRAMES, (16, 32))
         self.workers = workers
         self.target = folder / "out" / "s.zarr"
@@ -65,8 +67,12 @@ class Trials:
         status = 3
         try:
             torch.set_num_threads(1)
-            options = CacheOptions(samples_per_shard=1, batch_size=1, workers=self.workers)
-            cache_teacher(open_source(f"scenes:{self.scenes}"), "all", fakes.factory_with_dpm(), self.target, options)
+            source = open_source(f"scenes:{self.scenes}")
+            if self.images:
+                cache_images(source, "all", self.target, samples_per_shard=1, workers=self.workers)
+            else:
+                options = CacheOptions(samples_per_shard=1, batch_size=1, workers=self.workers)
+                cache_teacher(source, "all", fakes.factory_with_dpm(), self.target, options)
             status = 0
         except ValueError as error:
             status = 4 if "exists: a finished store is never written over" in str(error) else 3
@@ -103,9 +109,9 @@ class Trials:
         # A run with one worker or many writes its shards in order.
         files = [path for path in store.glob(f"**/c/{noted}/**/*") if path.is_file()]
         whole = [path for path in files if path.suffix != ".tmp"]
-        if len(whole) == ARRAYS:
+        if len(whole) == ARRAYS[self.images]:
             return PHASES[3]
-        return PHASES[2 if list(store.glob(f"depth/c/{noted}")) else 1]
+        return PHASES[2 if list(store.glob(f"*/c/{noted}")) else 1]
 
     def fault(self, reference):
         """What is wrong with the finished store, or None."""
@@ -142,12 +148,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--workers", type=int, default=1, help="threads that read and encode")
+    parser.add_argument("--images", action="store_true", help="kill the keeping of images")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     chance = random.Random(asked.seed)  # noqa: S311 - nothing is secret here
     kills, survived, pending, phases, faults = 0, 0, 0, Counter(), []
     with tempfile.TemporaryDirectory() as folder:  # on a real disk: most of the time goes into its syncs
-        trials = Trials(Path(folder), asked.workers)
+        trials = Trials(Path(folder), asked.workers, images=asked.images)
         begin = time.monotonic()
         assert trials.finish() == 0, trials.log.read_text()
         whole_s = time.monotonic() - begin

@@ -1,6 +1,6 @@
 """Cut the power after every single operation of a cache run, and see that the next run comes to the same bytes.
 
-    python tests/faults/power_loss.py [--every 1] [--kills 2]
+    python tests/faults/power_loss.py [--every 1] [--kills 2] [--images]
 
 A run is recorded: each mkdir, create, write, fsync, rename and unlink under its folder, through the functions of
 `os` that pipeline/fileio.py and the writer call. For every prefix of them a disk is laid out as it may be found
@@ -12,7 +12,8 @@ after power loss at that moment, in three modes:
 
 Then the same call is made on it. It has to keep every shard that the recorded run had noted as finished, come to the
 bytes of an uninterrupted run, and leave nothing else behind. `--kills` repeats all that for runs that go on where a
-killed one stopped, whose unsynced operations are still at stake.
+killed one stopped, whose unsynced operations are still at stake. `--images` tries `cache_images` in the place of stage
+one.
 
 What is assumed of a disk: a rename happens whole or not at all, and a synced thing stays.
 """
@@ -37,9 +38,10 @@ import torch
 from conftest import folder_bytes
 
 from pipeline.cache import cache_teacher
+from pipeline.cache_images import cache_images
 from pipeline.plan import CacheOptions
 from pipeline.sources.registry import open_source
-from pipeline.store.writer import StoreWriter
+from pipeline.store.staging import StagedWriter
 
 MODES = ("synced", "issued", "mixed")
 TARGET = "new/deeper/s.zarr"
@@ -49,10 +51,16 @@ SHARD = ("shard is finished",)
 """An operation that changes nothing: from here on the shard must not be lost."""
 
 
-def run(scenes, root):
+def cache_depth(scenes, root):
     """Stage one over the little scenes; returns what it did."""
     options = CacheOptions(samples_per_shard=PER_SHARD, batch_size=PER_SHARD, workers=1)
     return cache_teacher(open_source(f"scenes:{scenes}"), "all", fakes.factory_with_dpm(), root / TARGET, options)
+
+
+def keep_images(scenes, root):
+    """Their images kept; returns what it did."""
+    source = open_source(f"scenes:{scenes}")
+    return cache_images(source, "all", root / TARGET, samples_per_shard=PER_SHARD, workers=1)
 
 
 # --- recording -----------------------------------------------------------------------------------------------------
@@ -117,18 +125,17 @@ class Recorder:
         own = {"open": self.open, "close": self.close, "write": self.write, "pwrite": self.write}
         for name in self.NAMES:
             setattr(os, name, own.get(name) or partial(self.change, name))
-        self.write_shard = StoreWriter.write_shard
+        self.note = StagedWriter._note
 
-        def noting(writer, shard, samples):
-            size = self.write_shard(writer, shard, samples)
+        def noting(writer, record):
+            self.note(writer, record)
             self.operations.append(SHARD)
-            return size
 
-        StoreWriter.write_shard = noting
+        StagedWriter._note = noting
         return self.operations
 
     def __exit__(self, *_):
-        StoreWriter.write_shard = self.write_shard
+        StagedWriter._note = self.note
         for name, function in self.real.items():
             setattr(os, name, function)
 
@@ -233,7 +240,7 @@ def damaged(durable, issued, chance):
 # --- the trial -----------------------------------------------------------------------------------------------------
 
 
-def fault_after(scenes, root, promised, *, finished):
+def fault_after(run, scenes, root, promised, *, finished):
     """Go on after power loss. Returns what is wrong, or None."""
     target = root / TARGET
     named = target.exists()
@@ -255,7 +262,7 @@ def fault_after(scenes, root, promised, *, finished):
     return fault or (f"{', '.join(left)} stayed behind" if left else None)
 
 
-def try_prefixes(disk, operations, scenes, place_for_trials, every, promised, counts, faults, chance):
+def try_prefixes(run, disk, operations, scenes, place_for_trials, every, promised, counts, faults, chance):
     """Replay the operations on a disk, one by one, with a trial of each mode after each."""
     finished = False
     for number in range(len(operations) + 1):
@@ -268,7 +275,7 @@ def try_prefixes(disk, operations, scenes, place_for_trials, every, promised, co
         for mode in MODES:
             root = place_for_trials / "trial"
             disk.lay_out(root, mode, chance)
-            fault = fault_after(scenes, root, min(promised, FRAMES), finished=finished)
+            fault = fault_after(run, scenes, root, min(promised, FRAMES), finished=finished)
             counts[mode, fault is None] += 1
             if fault:
                 before = operations[number - 1][:2] if number else "nothing"
@@ -284,8 +291,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1, help="try each n-th prefix alone")
     parser.add_argument("--kills", type=int, default=2, help="killed runs to go on from, beside the fresh one")
+    parser.add_argument("--images", action="store_true", help="of kept images, not of depth")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    run = keep_images if asked.images else cache_depth
     torch.set_num_threads(1)
     chance = random.Random(asked.seed)  # noqa: S311 - nothing is secret here
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - syncs cost nothing there
@@ -303,7 +312,7 @@ def main():
             everything.apply(*operation)
         everything.lay_out(here / "replayed", "issued", chance)
         assert folder_bytes(here / "replayed") == folder_bytes(here / "whole"), "an operation was not recorded"
-        try_prefixes(Disk(), operations, scenes, here, asked.every, 0, counts, faults, chance)
+        try_prefixes(run, Disk(), operations, scenes, here, asked.every, 0, counts, faults, chance)
         runs = [f"{len(operations)} operations of a fresh run"]
         for _ in range(asked.kills):
             killed = chance.randrange(len(operations))
@@ -319,7 +328,7 @@ def main():
                 run(scenes, here / "resumed")
             shutil.rmtree(here / "resumed")
             runs.append(f"{len(more)} of a run after a kill at {killed}")
-            try_prefixes(disk, more, scenes, here, asked.every, promised, counts, faults, chance)
+            try_prefixes(run, disk, more, scenes, here, asked.every, promised, counts, faults, chance)
     print("; ".join(runs))  # noqa: T201 - a script for maintainers
     for mode in MODES:
         tried = counts[mode, True] + counts[mode, False]

@@ -13,11 +13,15 @@ import google_crc32c
 import numpy as np
 from conftest import BINS, make_spec
 
-from pipeline.fileio import sha256_bytes
+from pipeline.fileio import pretty_json, sha256_bytes
 from pipeline.store import open_store
 from pipeline.store.codec import encode_chunk
+from pipeline.store.image_layout import ImageSpec
+from pipeline.store.image_reader import open_images
+from pipeline.store.image_writer import ImageWriter, encode_image
 from pipeline.store.layout import MANIFEST, StoreLayout
 from pipeline.store.shard import build_shard, parse_index
+from pipeline.store.spec import digest_of_ids
 from pipeline.store.writer import StoreWriter, encode_sample
 
 if TYPE_CHECKING:
@@ -61,11 +65,32 @@ def make_sound(folder: Path, kind: str) -> Path:
     return path
 
 
+def make_sound_images(folder: Path) -> Path:
+    """A sound store of 7 kept images, 3 a shard."""
+    ids = [f"a/{number:03d}" for number in range(7)]
+    source = {"name": "fake", "samples": 7, "ids_sha256": digest_of_ids(ids)}
+    spec = ImageSpec(source, "full", SIZE_PX, 5, samples_per_shard=3)
+    path = folder / "images.zarr"
+    with ImageWriter(path, spec, ids) as writer:
+        for shard in writer.todo:
+            images = []
+            for number in spec.shard_samples(shard):
+                slope = np.add.outer(np.arange(SIZE_PX[0]), np.arange(SIZE_PX[1])) + number
+                view = np.stack([slope] * 3, -1).astype(np.uint8)
+                images.append(encode_image(view, f"{number:064x}", SIZE_PX))
+            writer.write_shard(shard, images)
+        writer.finish()
+    return path
+
+
 class Forged:
     """A copy of a sound store to change. What is changed through it stays consistent with the manifest."""
 
     sound: dict[str, Path]
     """Kind -> sound store; set once by `make.write_all`."""
+    header_key = "depth_store"
+    dump: Callable[[object], bytes] = staticmethod(lambda value: json.dumps(value).encode())
+    """How metadata is written."""
 
     def __init__(self, folder: Path, kind: str = "gaussian") -> None:
         self.path = folder / STORE
@@ -101,12 +126,12 @@ class Forged:
         """Change a `zarr.json`, and the copy of it in the root's."""
         value = json.loads((self.path / file).read_text())
         change(value)
-        self.write(file, json.dumps(value).encode())
+        self.write(file, self.dump(value))
         name = file.removesuffix("zarr.json").rstrip("/")
         if name:
             root = json.loads((self.path / "zarr.json").read_text())
             root["consolidated_metadata"]["metadata"][name] = value
-            self.write("zarr.json", json.dumps(root).encode())
+            self.write("zarr.json", self.dump(root))
 
     def replace(self, file: str, old: str, new: str) -> None:
         """Change the text of a `zarr.json` where no JSON writer would."""
@@ -115,8 +140,8 @@ class Forged:
         self.write(file, text.replace(old, new, 1).encode())
 
     def header(self, **values: object) -> None:
-        """Set keys of `depth_store`."""
-        self.node("zarr.json", lambda node: node["attributes"]["depth_store"].update(values))
+        """Set keys of what the store says of itself."""
+        self.node("zarr.json", lambda node: node["attributes"][self.header_key].update(values))
 
     def declare(self, size_px: tuple[int, int] = SIZE_PX, id_bytes: int = 5, **changes: object) -> None:
         """Rewrite all metadata for a store of another shape, as its writer would if it had one."""
@@ -140,7 +165,7 @@ class Forged:
         whole = [*ids, *(b"a/%03d" % number for number in range(len(ids), 7))]
         self.rows("id", np.frombuffer(b"".join(one.ljust(5, b"\0") for one in whole), np.uint8).reshape(7, 5))
         digest = sha256_bytes(b"\n".join(whole))
-        self.node("zarr.json", lambda node: node["attributes"]["depth_store"]["source"].update(ids_sha256=digest))
+        self.node("zarr.json", lambda node: node["attributes"][self.header_key]["source"].update(ids_sha256=digest))
 
     def chunks(self, path: str, change: Callable[[list], None], shard: int = 0) -> None:
         """Change the list of a shard's chunks (None is an empty one), and build it anew."""
@@ -162,6 +187,29 @@ class Forged:
         index = np.frombuffer(data[: array.index_bytes - 4], "<u8").reshape(-1, 2).copy()
         change(index, len(data))
         self.write(array.file(0), with_crc(index.tobytes()) + data[array.index_bytes :])
+
+
+class ForgedImages(Forged):
+    """The same of kept images, whose metadata must be what is written to the byte."""
+
+    header_key = "image_store"
+    dump = staticmethod(pretty_json)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "images")
+
+    @property
+    def layout(self):
+        """The layout that the store had."""
+        return open_images(self.sound["images"]).layout
+
+    def declare(self, **changes: object) -> None:
+        """Rewrite all metadata for a store of another specification, as its writer would if it had one."""
+        spec = copy.copy(self.layout)
+        for name, value in changes.items():
+            object.__setattr__(spec, name, value)
+        for file, node in spec.metadata().items():
+            self.write(file, pretty_json(node))
 
 
 def _put(chunks: list, number: int, chunk: bytes | None) -> None:

@@ -36,6 +36,8 @@ from pipeline.sources.images import read_png16, read_rgb  # noqa: E402
 from pipeline.sources.registry import open_source  # noqa: E402
 from pipeline.store import open_store  # noqa: E402
 from pipeline.store.archive import unpack_store  # noqa: E402
+from pipeline.store.either import open_either  # noqa: E402
+from pipeline.store.image_reader import open_images  # noqa: E402
 from pipeline.store.info import describe  # noqa: E402
 from pipeline.store.verify import verify_store  # noqa: E402
 from pipeline.students.run import load_run  # noqa: E402
@@ -59,6 +61,15 @@ def read(folder: Path) -> None:
         store.dpm(name)
 
 
+def read_images(folder: Path) -> None:
+    """Open kept images, and look at all of them as training does."""
+    kept = open_images(folder / "s.zarr")
+    kept.numbers(["a/000"])
+    assert kept.image_sha256.shape == (len(kept), 32)
+    for number in range(len(kept)):
+        kept.image(number)
+
+
 def verify(folder: Path) -> list[str]:
     """What `pipeline store verify` says."""
     return [str(damage) for damage in verify_store(folder / "s.zarr")]
@@ -80,8 +91,9 @@ def predict(folder: Path) -> None:
 
 WAYS = {
     "read": read,
+    "images": read_images,
     "verify": verify,
-    "info": lambda folder: describe(open_store(folder / "s.zarr")) and None,
+    "info": lambda folder: describe(open_either(folder / "s.zarr")) and None,
     "dpm": lambda folder: open_store(folder / "s.zarr").dpm(0),
     "image": lambda folder: read_rgb(str(folder / "a.png")),
     "depth": lambda folder: read_png16(str(folder / "a.png")),

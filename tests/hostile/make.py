@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hostile import archives, arrays, inputs, stores
-from hostile.forge import Case, Forged, make_sound
+from hostile import archives, arrays, images, inputs, stores
+from hostile.forge import Case, Forged, make_sound, make_sound_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CASES: list[Case] = [*stores.CASES, *inputs.CASES, *arrays.CASES, *archives.CASES]
+CASES: list[Case] = [*stores.CASES, *images.CASES, *inputs.CASES, *arrays.CASES, *archives.CASES]
 KINDS = ("gaussian", "sparse", "dense", "affine")
 
 
 def write_all(root: Path, words: str = "") -> Iterator[tuple[Case, Path]]:
     """Write each case whose name holds `words` into ROOT/NAME/case, beside a folder that nobody may touch."""
     Forged.sound = {kind: make_sound(root / "sound", kind) for kind in KINDS}
+    Forged.sound["images"] = make_sound_images(root / "sound")
     for case in CASES:
         if words in case.name:
             folder = root / case.name / "case"

@@ -148,7 +148,7 @@ case("dense-zero", "do not sum to 1", dense(0, ALL), "dense")
 # --- the index of a shard --------------------------------------------------------------------------------------------
 
 
-def entry(row: int, offset: int | None, length: int | None) -> Callable[[Forged], None]:
+def entry(row: int, offset: int | None, length: int | None, array: str = "depth") -> Callable[[Forged], None]:
     """Set an entry of the index; None leaves a number as it is."""
 
     def change(index: np.ndarray, _: int) -> None:
@@ -156,7 +156,7 @@ def entry(row: int, offset: int | None, length: int | None) -> Callable[[Forged]
             old if new is None else np.uint64(new) for old, new in zip(index[row], (offset, length), strict=True)
         ]
 
-    return lambda store: store.index("depth", change)
+    return lambda store: store.index(array, change)
 
 
 def overlap(index: np.ndarray, _: int) -> None:
@@ -451,12 +451,12 @@ def instead(name: str, put: Callable[[Path], None]) -> Callable[[Forged], None]:
     return change
 
 
-def link(target: str) -> Callable[[Path], None]:
+def link(target: str, kind: str = "gaussian") -> Callable[[Path], None]:
     """A symbolic link to a twin of the file outside of the store, so that what it leads to is sound."""
 
     def put(path: Path) -> None:
         case_folder = next(parent for parent in path.parents if parent.name == "s.zarr").parent
-        twin = Forged.sound["gaussian"] / path.relative_to(case_folder / "s.zarr")
+        twin = Forged.sound[kind] / path.relative_to(case_folder / "s.zarr")
         path.symlink_to(twin if target == "twin" else target)
 
     return put
