@@ -20,6 +20,7 @@ gradient are in it, so 2 is the least. Linux alone tells it.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import math
 import multiprocessing
@@ -29,6 +30,7 @@ import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,8 +39,10 @@ import torch
 import torch.nn.functional as F
 from students import cpu_model, memory_mb
 
-from pipeline.dpm import parse_bins
+from pipeline.dpm import gaussian_dpm, parse_bins
+from pipeline.loss_base import StoredMaps
 from pipeline.losses import build_loss
+from pipeline.store.sparse import encode_sparse, weight_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,9 +96,47 @@ def plain_response(logits: Tensor, depth_m: Tensor) -> Tensor:
     return 1.5 * (1 - plain_ssim(student_m, depth_m)) + si
 
 
+@cache
+def stored_maps(shape: tuple[int, ...], bits: int = 8) -> StoredMaps:
+    """The Gaussian maps of `made`'s depth as a store keeps them."""
+    _, depth_m = made(shape)
+    maps = gaussian_dpm(depth_m, EDGES_M, SIGMA_M)
+    found = [encode_sparse(one.numpy(), 0.01, bits)[0] for one in maps]
+    deepest = max(len(one.gap) for one in found)
+    gap, weight = (
+        torch.stack([F.pad(torch.from_numpy(one[part]), (0, 0, 0, 0, 0, deepest - len(one[part]))) for one in found])
+        for part in (0, 1)
+    )
+    tail = torch.stack([torch.from_numpy(one.tail) for one in found])
+    return StoredMaps(gap, weight, tail, shape[1], torch.from_numpy(weight_table(bits)))
+
+
+def plain_stored(logits: Tensor, depth_m: Tensor) -> Tensor:
+    """`plain_tiekd` with stored maps, spread over all bins first."""
+    stored = stored_maps(tuple(logits.shape))
+    with torch.no_grad():
+        gap = stored.gap.long()
+        place = torch.where(gap > 0, gap.cumsum(dim=1) - 1, stored.bins)
+        count = (gap > 0).sum(dim=1, keepdim=True)
+        share = stored.table[stored.tail.long()][:, None] / (stored.bins - count)
+        teacher = share.repeat(1, stored.bins + 1, 1, 1).scatter_(1, place, stored.table[stored.weight.long()])
+        teacher = teacher[:, :-1] / teacher[:, :-1].sum(dim=1, keepdim=True)
+    log_student = F.log_softmax(logits, dim=1, dtype=torch.float32)
+    kl = F.kl_div(log_student, teacher, reduction="none").sum(dim=1).mean()
+    student_m = (log_student.exp() * CENTERS_M).sum(dim=1, keepdim=True)
+    return 10 * (WEIGHT * kl + (1 - WEIGHT) * (1 - plain_ssim(student_m, depth_m)))
+
+
+def our_stored(logits: Tensor, depth_m: Tensor) -> Tensor:
+    """`tiekd` with stored maps."""
+    return LOSSES["tiekd, ours"](logits, depth_m, stored_maps(tuple(logits.shape)))
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "tiekd, plain PyTorch": plain_tiekd,
     "tiekd, ours": build_loss("tiekd", parse_bins("kitti").edges(), SIGMA_M, WEIGHT),
+    "stored maps, plain PyTorch": plain_stored,
+    "stored maps, ours": our_stored,
     "response, plain PyTorch": plain_response,
     "response, ours": build_loss("ssim+si", parse_bins("kitti").edges()),
 }
@@ -150,9 +192,12 @@ def peak_ratio(name: str, shape: tuple[int, int, int, int], threads: int) -> flo
     one_pass(LOSSES[name], *(part.requires_grad_(index == 0) for index, part in enumerate(made((1, 257, 32, 32)))))
     if not Path("/proc/self/clear_refs").exists():
         return None
-    before_mb = memory_mb("VmRSS")
     logits, depth_m = made(shape)
     logits.requires_grad_()
+    if "stored" in name:
+        stored_maps(shape)
+    ctypes.CDLL(None).malloc_trim(0)  # what making them has freed is not to be had again for nothing
+    before_mb = memory_mb("VmRSS") - logits.numel() * 4 / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making them
     one_pass(LOSSES[name], logits, depth_m)
     return round((memory_mb("VmHWM") - before_mb) * 2**20 / (logits.numel() * 4), 3)
@@ -169,7 +214,7 @@ def measure(shape: tuple[int, int, int, int], threads: int, *, compiled: bool) -
             if "plain" in name:
                 losses[name.replace("plain PyTorch", "plain, torch.compile")] = torch.compile(loss)
     context = multiprocessing.get_context("spawn")
-    for kind in ("tiekd", "response"):
+    for kind in ("tiekd", "stored maps", "response"):
         names = [name for name in losses if name.startswith(kind)]
         times = times_s(names, losses, shape)
         for name in names:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .store import Store
     from .store.image_reader import KeptImages
 
-__all__ = ["Augmentation", "Item", "TrainingData", "collate", "cut", "dense_maps", "upsampled"]
+__all__ = ["Augmentation", "Item", "TrainingData", "collate", "cut", "upsampled"]
 
 
 class Item(NamedTuple):
@@ -209,22 +209,3 @@ def cut(batch: Item, parts: int) -> list[Item]:
     """A batch as equal parts, in order."""
     pieces = [[None] * parts if whole is None else whole.chunk(parts) for whole in batch]
     return [Item(*part) for part in zip(*pieces, strict=True)]
-
-
-def dense_maps(batch: Item, bins: int, table: Tensor) -> Tensor | None:
-    """Maps (B, K, h, w) float32 of a batch on its device, zero where there is no value; None if it has none.
-
-    `table` is the probability of each weight code, from the store's format. Mirrors `store.sparse.decode_sparse`.
-    """
-    if batch.gap is None or batch.weight is None or batch.tail is None:
-        return None
-    gap = batch.gap.long()
-    present = gap > 0
-    # Planes that a pixel does not use write to a row of their own, which is cut off.
-    target = torch.where(present, gap.cumsum(1) - 1, bins)
-    count = present.sum(1, keepdim=True)
-    share = table[batch.tail.long()][:, None] / (bins - count).clamp(min=1)
-    whole = share.expand(-1, bins + 1, -1, -1).clone()
-    whole.scatter_(1, target, table[batch.weight.long()])
-    whole = whole[:, :bins] * (count > 0)
-    return whole / whole.sum(1, keepdim=True).clamp(min=torch.finfo(whole.dtype).tiny)

@@ -19,9 +19,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .dpm import bin_centers
+from .loss_base import DepthLoss
+from .targets import GivenTarget, StoredTarget
 
 if TYPE_CHECKING:
-    from .targets import GaussianTarget, GivenTarget
+    from .targets import AnyTarget
 
 BLOCK_VALUES = 2**17
 """Logits in a block, for each thread: 512 KB in float32, which a core's cache holds."""
@@ -46,7 +48,7 @@ class Fused(NamedTuple):
 def fused(
     logits: Tensor,
     bin_edges_m: Tensor,
-    target: GaussianTarget | GivenTarget | None = None,
+    target: AnyTarget | None = None,
     kernel: str = "blocks",
 ) -> Fused:
     """Depth of logits, and KL from a target's maps.
@@ -70,6 +72,8 @@ def fused(
     if kernel == "triton":
         from .fused_triton import fused_triton
 
+        if isinstance(target, StoredTarget):
+            target = GivenTarget(target.dense(), logits.shape[2:], torch.float32)
         return Fused(*fused_triton(logits, bin_centers(bin_edges_m), target))
     found = _Fused.apply(logits, bin_centers(bin_edges_m), target)  # type: ignore[no-untyped-call]  # torch's
     return Fused(*found)
@@ -89,6 +93,17 @@ def check_kernel(kernel: str, device: torch.device, dtype: torch.dtype = torch.f
         raise ValueError(f"kernel 'triton': expected logits on a CUDA device, not on {device}: use blocks there")
     if dtype == torch.float64:
         raise ValueError("kernel 'triton': expected float32, float16 or bfloat16 logits, not float64: use blocks")
+
+
+class FusedLoss(DepthLoss):
+    """A loss of what `fused` gives."""
+
+    kernel = "blocks"
+
+    def use_kernel(self, kernel: str, device: torch.device) -> None:
+        """As `DepthLoss.use_kernel`, with those of `fused`."""
+        check_kernel(kernel, device)
+        self.kernel = kernel
 
 
 def _work_type(logits: Tensor) -> torch.dtype:
@@ -115,7 +130,7 @@ class _Fused(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401 - autograd's
         logits: Tensor,
         centers_m: Tensor,
-        target: GaussianTarget | GivenTarget | None,
+        target: AnyTarget | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         batch, bins, height, width = logits.shape
         kind = _work_type(logits)

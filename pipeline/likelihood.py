@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .collective import all_sum
 from .dpm import bin_centers, expected_depth
-from .loss_base import DepthLoss, is_valid, scale_invariant, widened
+from .loss_base import DepthLoss, Maps, is_valid, scale_invariant, widened
 
 
 class LikelihoodLoss(DepthLoss):
@@ -25,7 +25,7 @@ class LikelihoodLoss(DepthLoss):
     Terms: "loss", "nll_nats", "si".
     """
 
-    def _terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None) -> dict[str, Tensor]:
+    def _terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None) -> dict[str, Tensor]:
         assert target_dpm is None, "ground truth is one depth, not a distribution"
         log_student = torch.log_softmax(widened(logits), dim=1)
         target_m = target_depth_m[:, 0, self.skip_rows :]

@@ -5,13 +5,13 @@ parts too. Pixels where the target is NaN, infinite or not above 0 count nowhere
 without any valid pixel the loss is 0 and can still be differentiated. Where several processes share a batch, means
 are over the valid pixels of all: whatever adds up pixels goes through `all_sum` before it is divided.
 
-Shape legend: B batch, K bins, H W pixels of the target, h w pixels of the logits.
+Shape legend: B batch, K bins, M planes of a sparse map, H W pixels of the target, h w pixels of the logits.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,28 @@ ALIASES = {"gaussian": "tiekd", "released": "tiekd-released"}
 """Other names of losses."""
 SI_MEAN_WEIGHT = 0.15
 SI_EPSILON_M = 1e-3
+
+
+class StoredMaps(NamedTuple):
+    """Sparse maps as a store holds them."""
+
+    gap: Tensor
+    """(B, M, h, w) steps from bin to bin, 0 in planes that a pixel does not use; a pixel without any has no map"""
+    weight: Tensor
+    """(B, M, h, w) code of the probability of each"""
+    tail: Tensor
+    """(B, h, w) code of what all other bins share"""
+    bins: int
+    table: Tensor
+    """probability of each code, from the store's format"""
+
+    @property
+    def shape(self) -> torch.Size:
+        """(B, K, h, w)."""
+        return torch.Size((len(self.gap), self.bins, *self.gap.shape[2:]))
+
+
+Maps: TypeAlias = Tensor | StoredMaps
 
 
 class DepthLoss(nn.Module):
@@ -51,21 +73,27 @@ class DepthLoss(nn.Module):
         self.skip_rows = skip_rows
         self.depth_space = "metric_m"
         """What a depth is, to losses that are taken in the teacher's own space."""
-        self.kernel = "blocks"
-        """What computes depth and KL from logits (`fused.KERNELS`): a matter of the machine, not of the recipe."""
 
-    def forward(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None = None) -> Tensor:
+    def use_kernel(self, kernel: str, device: torch.device) -> None:  # noqa: ARG002 - for those that have several
+        """Choose what computes the loss, one of `fused.KERNELS`: a matter of the machine, not of the recipe.
+
+        Raises ValueError for one that this loss has not, or that cannot run there.
+        """
+        if kernel != "blocks":
+            raise ValueError(f"kernel {kernel!r}: this loss has no other than blocks, plain torch")
+
+    def forward(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None = None) -> Tensor:
         """Scalar loss. See `terms` for the arguments."""
         return self.terms(logits, target_depth_m, target_dpm)["loss"]
 
-    def terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None = None) -> dict[str, Tensor]:
+    def terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None = None) -> dict[str, Tensor]:
         """The loss and its unweighted parts.
 
         Args:
             logits: (B, K, h, w) of the student. Half precision is widened.
             target_depth_m: (B, 1, H, W) metres; NaN, infinite or not above 0 is invalid.
             target_dpm: (B, K, h, w) or (B, K, H, W), used in place of the map made from depth. Pixels where
-                it holds a NaN or nothing are invalid.
+                it holds a NaN or nothing are invalid. Or stored maps of the logits' size, for losses that take them.
 
         Returns:
             Scalars: "loss" is the total, the others are its parts.
@@ -78,10 +106,10 @@ class DepthLoss(nn.Module):
             kind = torch.float64 if logits.dtype == torch.float64 else torch.float32
             return self._terms(logits, target_depth_m.detach().to(kind), target_dpm)
 
-    def _terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None) -> dict[str, Tensor]:
+    def _terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def _check(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None) -> None:
+    def _check(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None) -> None:
         count = self.bin_edges_m.numel() - 1
         if logits.ndim != 4 or logits.shape[1] != count:
             raise ValueError(f"logits of shape {tuple(logits.shape)}: expected (B, {count}, h, w)")

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from .dpm import RELEASED_SIGMA_M, expected_depth, released_dpm
-from .fused import Fused, fused
-from .loss_base import ALIASES, DepthLoss, is_valid, mean_where, nearest, scale_invariant, widened
+from .fused import Fused, FusedLoss, fused
+from .loss_base import ALIASES, DepthLoss, Maps, StoredMaps, is_valid, mean_where, nearest, scale_invariant, widened
 from .ssim import ssim_map
-from .targets import GaussianTarget, GivenTarget
+from .targets import AnyTarget, GaussianTarget, GivenTarget, StoredTarget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ LOSSES = {
 }
 
 
-class TieKdLoss(DepthLoss):
+class TieKdLoss(FusedLoss):
     """The TIE-KD loss: 10 (w mean KL(T || S) + (1 - w) (1 - mean SSIM)), means over valid pixels.
 
     Args:
@@ -84,7 +84,11 @@ class TieKdLoss(DepthLoss):
         self.weight = weight
         self.kind = kind
 
-    def _terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Tensor | None) -> dict[str, Tensor]:
+    def use_kernel(self, kernel: str, device: torch.device) -> None:
+        """As `DepthLoss.use_kernel`; the released order of operations has one."""
+        (DepthLoss if self.kind == "released" else FusedLoss).use_kernel(self, kernel, device)
+
+    def _terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None) -> dict[str, Tensor]:
         released = self.kind == "released"
         depth_of_map_m = nearest(target_depth_m, logits.shape[2:])
         valid = is_valid(depth_of_map_m)
@@ -105,8 +109,10 @@ class TieKdLoss(DepthLoss):
             loss = loss + (1 - self.weight) * parts["ssim_loss"]
         return {"loss": SCALE * loss, **parts}
 
-    def _target(self, logits: Tensor, depth_m: Tensor, target_dpm: Tensor | None) -> GaussianTarget | GivenTarget:
+    def _target(self, logits: Tensor, depth_m: Tensor, target_dpm: Maps | None) -> AnyTarget:
         """The teacher's maps, given or of depth (B, 1, h, w)."""
+        if isinstance(target_dpm, StoredMaps):
+            return StoredTarget(target_dpm, depth_m.dtype)
         if target_dpm is not None:
             return GivenTarget(target_dpm, logits.shape[2:], depth_m.dtype)
         in_bins = self.sigma_bins is not None
@@ -114,11 +120,12 @@ class TieKdLoss(DepthLoss):
         depth_m = depth_m.where(is_valid(depth_m), math.nan)
         return GaussianTarget(depth_m, self.bin_edges_m, sigma, in_bins=in_bins, centred=self.centred)
 
-    def _released_map(self, logits: Tensor, depth_m: Tensor, target_dpm: Tensor | None) -> Fused:
+    def _released_map(self, logits: Tensor, depth_m: Tensor, target_dpm: Maps | None) -> Fused:
         """What `fused` gives, in the released code's order of operations."""
         if target_dpm is None:
             teacher = released_dpm(depth_m.where(is_valid(depth_m), math.nan), self.bin_edges_m, self.sigma_m)
         else:
+            assert isinstance(target_dpm, Tensor), "stored maps are for the losses in LOSSES_OF_STORED_MAPS"
             teacher = nearest(target_dpm.detach().to(logits.dtype), logits.shape[2:])
         mass = teacher.sum(dim=1, keepdim=True)
         known = mass.isfinite() & (mass > 0)
@@ -130,7 +137,7 @@ class TieKdLoss(DepthLoss):
         return Fused(expected_depth(student, self.bin_edges_m), _released_kl(student, teacher), mass)
 
 
-class ResponseLoss(DepthLoss):
+class ResponseLoss(FusedLoss):
     """Losses on depth alone, the paper's response-based baselines (released `si_loss.py`, `ssim_si_loss.py`).
 
     `ssim`: 1 - mean SSIM. `mse`: mean squared error. `si`: sqrt(var(g) + 0.15 mean(g)^2) with
@@ -151,7 +158,7 @@ class ResponseLoss(DepthLoss):
         self,
         logits: Tensor,
         target_depth_m: Tensor,
-        target_dpm: Tensor | None,  # noqa: ARG002 - one call for every loss
+        target_dpm: Maps | None,  # noqa: ARG002 - one call for every loss
     ) -> dict[str, Tensor]:
         student_m = fused(logits, self.bin_edges_m, kernel=self.kernel).depth_m
         depth_m, target_m, valid = self._depths(student_m, target_depth_m)

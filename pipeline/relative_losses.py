@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from .collective import all_sum
-from .fused import fused
-from .loss_base import DepthLoss
+from .fused import FusedLoss, fused
 from .relative import in_own_space
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+
+    from .loss_base import Maps
 
 LOSSES = ("ssi", "ssi+grad")
 GRADIENT_WEIGHT = 0.5
@@ -29,7 +30,7 @@ LEAST_DEVIATION = 1e-6
 """Of an image's disparity: what is flatter has no shape to compare, and is not blown up."""
 
 
-class ScaleShiftInvariantLoss(DepthLoss):
+class ScaleShiftInvariantLoss(FusedLoss):
     """Mean |s - t|, both without their median and divided by their mean deviation from it, image by image.
 
     With `gradients`, 0.5 times the gradients of s - t are added, along rows and columns at four scales, each a half of
@@ -46,7 +47,7 @@ class ScaleShiftInvariantLoss(DepthLoss):
         self,
         logits: Tensor,
         target_depth_m: Tensor,
-        target_dpm: Tensor | None,  # noqa: ARG002 - one call for every loss
+        target_dpm: Maps | None,  # noqa: ARG002 - one call for every loss
     ) -> dict[str, Tensor]:
         student_m = fused(logits, self.bin_edges_m, kernel=self.kernel).depth_m
         depth_m, target_m, valid = self._depths(student_m, target_depth_m)

@@ -1,17 +1,21 @@
 """What a student's maps are compared with, made a block of pixels at a time, so that no map exists as a whole.
 
-Shape legend: B batch, K bins, h w pixels of the logits, P = h w, n pixels of a block, W bins of a window.
+Shape legend: B batch, K bins, M planes of a sparse map, h w pixels of the logits, P = h w, n pixels of a block, W bins
+of a window.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .dpm import gaussian_mass, gaussian_places
+
+if TYPE_CHECKING:
+    from .loss_base import StoredMaps
 
 REACH_SIGMAS = {torch.float32: 6.0, torch.float64: 9.0}
 """How far from its middle a Gaussian is looked at. Beyond lies less than the type can tell from 0: 2e-9, 2e-19."""
@@ -100,3 +104,32 @@ class GivenTarget:
         mass = maps.sum(dim=0)
         valid = mass.isfinite() & (mass > 0)
         return Block(maps if bool(valid.all()) else maps.where(valid, 0.0), None)
+
+
+class StoredTarget:
+    """A store's sparse maps, spread over all bins a block at a time; mirrors `store.sparse.decode_sparse`."""
+
+    def __init__(self, stored: StoredMaps, dtype: torch.dtype) -> None:
+        self.stored, self.table = stored, stored.table.to(dtype)
+
+    def block(self, image: int, begin: int, end: int) -> Block:
+        """Maps of pixels `begin` to `end` of an image of the batch."""
+        bins = self.stored.bins
+        gap, weight = (one[image].flatten(1)[:, begin:end].long() for one in (self.stored.gap, self.stored.weight))
+        present = gap > 0
+        # Planes that a pixel does not use write to a row of their own, which is cut off.
+        places = torch.where(present, gap.cumsum(0) - 1, bins)
+        count = present.sum(0)
+        share = self.table[self.stored.tail[image].flatten()[begin:end].long()] / (bins - count).clamp(min=1)
+        whole = share.expand(bins + 1, -1).clone()
+        whole.scatter_(0, places, self.table[weight])
+        maps = whole[:bins] * (count > 0)
+        return Block(maps / maps.sum(0).clamp(min=torch.finfo(maps.dtype).tiny), None)
+
+    def dense(self) -> Tensor:
+        """All maps (B, K, h, w), for what cannot take them block by block."""
+        shape = self.stored.shape
+        return torch.stack([self.block(image, 0, shape[2:].numel()).maps for image in range(shape[0])]).view(shape)
+
+
+AnyTarget: TypeAlias = GaussianTarget | GivenTarget | StoredTarget

@@ -14,13 +14,11 @@ import numpy as np
 from . import collective
 from .device import choose_device
 from .fileio import pretty_json, sync_directory, write_durably
-from .fused import check_kernel
 from .interrupt import Interrupted, stop_flag
 from .progress import Silent
 from .recipe import Recipe
 from .sources.table import SampleTable
 from .students.run import CONFIG
-from .train_options import LOSSES_WITH_ONE_KERNEL
 from .trainer import Training, Validation
 
 if TYPE_CHECKING:
@@ -71,13 +69,12 @@ def train_network(
         raise ValueError(f"{out} exists: a finished run is never written over; remove it or choose another --out")
     processes = collective.process_count()
     place = choose_device(device, collective.local_number() if processes > 1 else None)
-    check_kernel(loss_kernel, place)
-    if loss_kernel != "blocks" and options.loss_name in LOSSES_WITH_ONE_KERNEL:
-        raise ValueError(f"--loss-kernel {loss_kernel}: --loss {options.loss} has no other kernel than blocks")
     samples = SampleTable(source.samples(split))
     if store is not None and not options.on_truth:
         samples = _taught(samples, [one for one in (store, flips) if one is not None], progress)
     recipe = Recipe.make(options, source, samples, store, truth, flips)
+    loss = recipe.build_loss()
+    loss.use_kernel(loss_kernel, place)
     partial = out.with_name(f".{out.name}.{recipe.digest()[:12]}.partial")
     # From here on Ctrl-C ends a step first, and leaves a checkpoint
     with collective.together(place), stop_flag() as stopped:
@@ -87,8 +84,7 @@ def train_network(
             write_durably(partial / CONFIG, pretty_json(recipe.as_json()))
         collective.wait_for_all()
         teacher = None if options.on_truth else store
-        run = Training(source, samples, recipe, teacher, flips, images, validation, place, partial)
-        run.loss.kernel = loss_kernel
+        run = Training(source, samples, recipe, loss, teacher, flips, images, validation, place, partial)
         collective.check_agreement("the checkpoint to go on from", run.step)
         if run.step:
             progress.note(f"going on from step {run.step} of {run.total_steps} in {partial}")

@@ -18,8 +18,6 @@ LOSSES_OF_STORED_MAPS = ("tiekd", "dpm")
 LOSSES_IN_METRES = ("tiekd-released",)
 """What they prescribe in metres means nothing in relative depth."""
 LOSSES_WITH_MAP = ("tiekd", "tiekd-released", "dpm", "nll")
-LOSSES_WITH_ONE_KERNEL = ("tiekd-released", "nll")
-"""They compute in an order of their own, in plain torch alone."""
 LOSSES = {
     "tiekd": ".losses",
     "tiekd-released": ".losses",

@@ -15,9 +15,10 @@ import torch
 from . import collective
 from .batches import Batches
 from .checkpoint import Checkpoint
-from .dataset import Augmentation, TrainingData, cut, dense_maps
+from .dataset import Augmentation, TrainingData, cut
 from .device import peak_memory_bytes
 from .fileio import pretty_json, write_durably
+from .loss_base import StoredMaps
 from .optimiser import Optimiser
 from .order import EpochOrder
 from .predict import validate
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .dataset import Item
+    from .loss_base import DepthLoss
     from .progress import Task
     from .recipe import Recipe
     from .sources.base import Sample, Source
@@ -64,6 +66,7 @@ class Training:
         source: Source,
         samples: Sequence[Sample],
         recipe: Recipe,
+        loss: DepthLoss,
         store: Store | None,
         flips: Store | None,
         images: KeptImages | None,
@@ -76,7 +79,7 @@ class Training:
         self.validation = validation
         self.view = View.parse(recipe.view)
         torch.manual_seed(options.seed)
-        self.loss = recipe.build_loss()
+        self.loss = loss
         student = build_student(options.student, len(recipe.bin_edges_m) - 1)
         if options.encoder_weights is not None:
             sha256 = load_encoder_weights(student, options.encoder_weights)
@@ -204,7 +207,12 @@ class Training:
         """The loss of a part of a batch, and its terms."""
         on_device = [None if one is None else one.to(self.device, non_blocking=True) for one in part]
         part = type(part)(*on_device)  # type: ignore[arg-type]  # image and depth are never None
-        maps = dense_maps(part, len(self.edges_m) - 1, self.weights) if self.recipe.stored_maps else None
+        maps = None
+        if self.recipe.stored_maps:
+            assert part.gap is not None
+            assert part.weight is not None
+            assert part.tail is not None
+            maps = StoredMaps(part.gap, part.weight, part.tail, len(self.edges_m) - 1, self.weights)
         with self.optimiser.autocast():
             logits = self.network(normalise(part.image))
         return self.loss.terms(logits, part.target_depth_m, maps)

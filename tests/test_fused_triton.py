@@ -13,6 +13,8 @@ from triton_cases import CASES
 
 from pipeline import fused as module
 from pipeline.fused import fused
+from pipeline.loss_base import StoredMaps
+from pipeline.targets import StoredTarget
 
 SCRIPT = Path(__file__).with_name("triton_cases.py")
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton: pip install '.[triton]'")
@@ -99,3 +101,16 @@ def test_logits_that_triton_cannot_take_are_refused(monkeypatch, dtype, interpre
     monkeypatch.setenv("TRITON_INTERPRET", interpret)
     with pytest.raises(ValueError, match=match):
         fused(torch.zeros(1, 3, 2, 2, dtype=dtype), torch.arange(4.0), kernel="triton")
+
+
+@needs_triton
+def test_the_kernels_get_stored_maps_spread_over_all_bins(monkeypatch):
+    given = []
+    monkeypatch.setattr(module, "check_kernel", lambda *_: None)
+    monkeypatch.setattr(
+        "pipeline.fused_triton.fused_triton", lambda *parts: given.append(parts[2]) or (None, None, None)
+    )
+    gap, weight = (torch.tensor(one, dtype=torch.uint8).view(1, 2, 1, 1) for one in ([2, 1], [1, 3]))
+    stored = StoredMaps(gap, weight, torch.zeros(1, 1, 1, dtype=torch.uint8), 3, torch.tensor([0.0, 1.0, 0.5, 0.25]))
+    fused(torch.zeros(1, 3, 1, 1), torch.arange(4.0), StoredTarget(stored, torch.float32), "triton")
+    assert given[0].block(0, 0, 1).maps.flatten().tolist() == pytest.approx([0, 0.8, 0.2])

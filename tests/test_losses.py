@@ -10,9 +10,11 @@ import torch.nn.functional as F
 
 from pipeline.dpm import bin_edges, expected_depth_of_logits, gaussian_dpm, released_dpm
 from pipeline.likelihood import LikelihoodLoss
+from pipeline.loss_base import StoredMaps
 from pipeline.losses import ALIASES, LOSSES, ResponseLoss, TieKdLoss
 from pipeline.losses import build_loss as build_distillation_loss
 from pipeline.ssim import ssim_map
+from pipeline.store.sparse import decode_sparse, encode_sparse, weight_table
 
 EDGES = bin_edges(12, 0.5, 20.0, "log")
 EVERY_LOSS = sorted([*LOSSES, *ALIASES, "nll"])
@@ -185,6 +187,32 @@ def test_the_order_of_memory_does_not_change_the_loss():
     logits, target = made()
     last = logits.to(memory_format=torch.channels_last)
     assert float(TieKdLoss(EDGES)(last, target)) == pytest.approx(float(TieKdLoss(EDGES)(logits, target)))
+
+
+@pytest.mark.parametrize("name", ["tiekd", "dpm"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_stored_maps_teach_what_they_are_when_spread_over_all_bins(name, dtype):
+    logits, depth_m = made(dtype=dtype)
+    maps = gaussian_dpm(depth_m.float(), EDGES, 1.5)
+    maps[1, :, 3:9] = math.nan  # pixels without a map
+    encoded = [encode_sparse(one.numpy(), 0.01, 8)[0] for one in maps]
+    deepest = max(len(one.gap) for one in encoded)
+    planes = [
+        torch.stack([F.pad(torch.from_numpy(one[part]), (0, 0, 0, 0, 0, deepest - len(one[part]))) for one in encoded])
+        for part in (0, 1)
+    ]
+    tail = torch.stack([torch.from_numpy(one.tail) for one in encoded])
+    stored = StoredMaps(*planes, tail, 12, torch.from_numpy(weight_table(8)))
+    dense = torch.stack([torch.from_numpy(decode_sparse(one, 12, 8)) for one in encoded])
+    assert dense[1, 0, 3:9].isnan().all()
+    found = []
+    for given in (stored, dense):
+        leaf = logits.clone().requires_grad_()
+        value = build_loss(name)(leaf, depth_m, given)
+        value.backward()
+        found.append((value.detach(), leaf.grad))
+    assert torch.allclose(*(value for value, _ in found), rtol=1e-6)
+    assert torch.allclose(*(gradient for _, gradient in found), rtol=1e-4, atol=1e-9)
 
 
 def test_every_name_and_alias_builds_and_an_unknown_one_is_refused_with_the_list():

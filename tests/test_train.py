@@ -160,8 +160,8 @@ def test_a_kernel_that_cannot_run_is_refused_before_any_work(tmp_path, scenes, t
 
 @pytest.mark.parametrize("loss", ["tiekd-released", "truth-nll"])
 def test_a_loss_without_that_kernel_says_so(tmp_path, scenes, teacher_store, monkeypatch, loss):
-    monkeypatch.setattr("pipeline.train.check_kernel", lambda *_: None)  # as on a GPU
-    with pytest.raises(ValueError, match=f"--loss-kernel triton: --loss {loss} has no other kernel than blocks"):
+    monkeypatch.setattr("pipeline.fused.check_kernel", lambda *_: None)  # as on a GPU
+    with pytest.raises(ValueError, match="kernel 'triton': this loss has no other than blocks"):
         train_network(
             scenes, "train", tmp_path / "run", options(loss=loss), store=open_store(teacher_store), loss_kernel="triton"
         )
