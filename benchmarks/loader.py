@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.augment import by_table
 from pipeline.cache import cache_teacher
 from pipeline.cache_images import cache_images
 from pipeline.dataset import Augmentation, TrainingData, collate
@@ -185,7 +186,7 @@ def measure(readers: dict[str, Dataset], rounds: int, workers: int) -> dict[str,
             begin = clock()
             for batch in loader:
                 # The released way has normalised in the loader; ours does where the network is.
-                images = normalise(batch.image) if name in {OURS, KEPT} else batch[0]
+                images = by_table(batch.image, normalise(batch.colours)) if name in {OURS, KEPT} else batch[0]
                 count += len(images)
             if number:  # the first warms caches and starts workers
                 rates[name].append(count / (clock() - begin) / max(workers, 1))

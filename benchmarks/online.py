@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from overheads import BINS, RandomTeacher, machine, render, write
 
+from pipeline.augment import by_table
 from pipeline.batches import Batches
 from pipeline.cache import cache_teacher
 from pipeline.dataset import Augmentation, TrainingData
@@ -70,9 +71,9 @@ def measure(root: Path, student: str, teacher_name: str | None, threads: int, st
         for batch in Batches(data, order, 0, CPU):
             target_m = batch.target_depth_m
             if teacher is not None:
-                target_m = teacher.predict(batch.image, []).depth[:, None]
+                target_m = teacher.predict(by_table(batch.image, batch.colours), []).depth[:, None]
             optimiser.begin()
-            optimiser.backward(loss.terms(network(normalise(batch.image)), target_m)["loss"])
+            optimiser.backward(loss.terms(network(by_table(batch.image, normalise(batch.colours))), target_m)["loss"])
             optimiser.clip()
             optimiser.move()
             now = time.perf_counter()

@@ -7,6 +7,7 @@ Shape legend: H, W pixels of the training crop, h w of any map over it.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -101,28 +102,21 @@ class Geometry(NamedTuple):
         np.copyto(taken, np.asarray(outside, values.dtype), where=~inside)
         return taken
 
-    def of_image(self, image: NDArray[np.uint8], colour: Colour | None = None) -> Tensor:
-        """Bilinear image (3, H, W) float32 in 0..1 of an image (view H, view W, 3); black beyond its edge.
-
-        With `colour` as `colour.of` would change it.
-        """
+    def of_image(self, image: NDArray[np.uint8]) -> Tensor:
+        """Bilinear image (3, H, W) uint8 of an image (view H, view W, 3); black beyond its edge."""
         view_px = (image.shape[0], image.shape[1])
         if self._plain(self.size_px):
             part = image[self.top : self.top + self.size_px[0], self._columns(view_px)]
             pixels = torch.from_numpy(part).permute(2, 0, 1)
-            if self.mirrored:
-                pixels = pixels.flip(-1)
-            return _unit(pixels) if colour is None else colour.of_bytes(pixels)
+            return (pixels.flip(-1) if self.mirrored else pixels).contiguous()
         (row_down, row_right), (column_down, column_right) = self._positions(view_px, self.size_px)
         grid = np.empty((*self.size_px, 2), np.float32)  # -1 to 1 over the view, as grid_sample wants it
         span_row, span_column = (view_px[0] - 1) / 2, (view_px[1] - 1) / 2
         np.add(column_down / span_column - 1, column_right / span_column, out=grid[..., 0], casting="same_kind")
         np.add(row_down / span_row - 1, row_right / span_row, out=grid[..., 1], casting="same_kind")
-        # Each colour as an image of its own: the same values in half the time, as one plane stays in the cache
-        planes = _unit(torch.from_numpy(image).permute(2, 0, 1))[:, None]
-        places = torch.from_numpy(grid).expand(3, -1, -1, -1)
-        turned: Tensor = F.grid_sample(planes, places, align_corners=True)[:, 0]
-        return turned if colour is None else colour.of(turned)
+        pixels = torch.from_numpy(image).float().permute(2, 0, 1)  # a pixel's colours stay side by side in memory
+        turned: Tensor = F.grid_sample(pixels[None], torch.from_numpy(grid)[None], align_corners=True)[0]
+        return turned.round_().to(torch.uint8)
 
     def _plain(self, out_px: tuple[int, int]) -> bool:
         return self.angle_rad == 0 and out_px == self.size_px
@@ -140,11 +134,6 @@ def _whole(positions: NDArray[np.float64], scale: float) -> NDArray[np.int32]:
     return np.floor(positions, out=positions).astype(np.int32)
 
 
-def _unit(pixels: Tensor) -> Tensor:
-    """An image (3, H, W) uint8, however it lies in memory, as float32 in 0..1, colour by colour."""
-    return torch.empty(pixels.shape).copy_(pixels).div_(255)
-
-
 class Colour(NamedTuple):
     """How the colours of one image are varied."""
 
@@ -159,14 +148,22 @@ class Colour(NamedTuple):
         red, green, blue = (brightness * random.uniform(*COLOUR_RANGE, 3)).tolist()
         return None if random.random() < 0.5 else cls(float(gamma), (red, green, blue))
 
-    def of(self, image: Tensor) -> Tensor:
-        """The image (3, H, W) in 0..1, changed in its place."""
+    def table(self) -> Tensor:
+        """(3, 1, 256) float32 in 0..1: what each value of each colour becomes."""
         scale = torch.tensor(self.scale, dtype=torch.float32).view(3, 1, 1)
-        return image.pow_(self.gamma).mul_(scale).clamp_(0, 1)
+        return plain_table().pow(self.gamma).mul_(scale).clamp_(0, 1)
 
-    def of_bytes(self, pixels: Tensor) -> Tensor:
-        """The same of an image (3, H, W) uint8: it has 256 values a colour, and so many powers are taken."""
-        steps = (torch.arange(256, dtype=torch.float32) / 255).expand(3, 1, 256)
-        tables = self.of(steps.clone())[:, 0]
-        changed = [table.index_select(0, plane.reshape(-1).int()) for table, plane in zip(tables, pixels, strict=True)]
-        return torch.stack(changed).view(pixels.shape)
+
+@functools.cache
+def plain_table() -> Tensor:
+    """(3, 1, 256) float32: each value of each colour, from 0..255 to 0..1."""
+    return (torch.arange(256, dtype=torch.float32) / 255).repeat(3, 1, 1)
+
+
+def by_table(images: Tensor, tables: Tensor) -> Tensor:
+    """Images (B, 3, H, W) uint8 as their tables (B, 3, 1, 256) have each of their values."""
+    found = torch.empty(images.shape, dtype=tables.dtype, device=images.device)
+    # One by one: the indexes of a whole batch would take eight times its memory
+    for image, table, out in zip(images.flatten(2), tables.flatten(2), found.flatten(2), strict=True):
+        torch.gather(table, 1, image.long(), out=out)
+    return found

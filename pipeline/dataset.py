@@ -14,9 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
-from .augment import Augmentation, Colour, Geometry
+from .augment import Augmentation, Colour, Geometry, plain_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,9 @@ class Item(NamedTuple):
     """What a student learns from: one sample, or a batch with B in front of each shape."""
 
     image: Tensor
-    """(3, H, W) float32 in 0..1."""
+    """(3, H, W) uint8, a quarter of what floats would take from process to process and to the device."""
+    colours: Tensor
+    """(3, 1, 256) float32 in 0..1: what each value of each colour stands for (`augment.by_table`)."""
     target_depth_m: Tensor
     """(1, H, W) float32 metres, NaN where there is none: the teacher's depth, or ground truth. Of a relative teacher it
     is relative depth (`relative.Range`)."""
@@ -112,14 +114,15 @@ class TrainingData(Dataset[Item]):
         depth_m = geometry.of_map(target_m, view_px, geometry.size_px, np.nan)
         if self.relative is not None:
             depth_m = self.relative.of(depth_m)
-        picture = geometry.of_image(image, Colour.draw(random) if self.augmentation.colour else None)
+        colour = Colour.draw(random) if self.augmentation.colour else None
+        colours = plain_table() if colour is None else colour.table()
         planes: tuple[Tensor, Tensor, Tensor] | tuple[None, None, None] = (None, None, None)
         if self.maps_px is not None:
             store, place, back = self._teacher(number, geometry.mirrored)
             stored = store.sparse_dpm(place)
             gap, weight, tail = (geometry.of_map(part[..., ::back], view_px, self.maps_px, 0) for part in stored)
             planes = (torch.from_numpy(gap), torch.from_numpy(weight), torch.from_numpy(tail))
-        return Item(picture, torch.from_numpy(depth_m)[None], *planes)
+        return Item(geometry.of_image(image), colours, torch.from_numpy(depth_m)[None], *planes)
 
     def _image(self, sample: Sample, number: int) -> NDArray[np.uint8]:
         """The view of the image, if it is the one that the teacher saw."""
@@ -192,13 +195,13 @@ def collate(items: list[Item]) -> Item:
         if known[0].ndim == 3:
             deepest = max(len(part) for part in known)
             known = [F.pad(part, (0, 0, 0, 0, 0, deepest - len(part))) for part in known]
-        return torch.stack(known)
+        stacked: Tensor = default_collate(known)  # in a loader process, straight into memory that processes share
+        return stacked
 
-    images = torch.stack([item.image for item in items])
-    depth_m = torch.stack([item.target_depth_m for item in items])
     return Item(
-        images,
-        depth_m,
+        default_collate([item.image for item in items]),
+        default_collate([item.colours for item in items]),
+        default_collate([item.target_depth_m for item in items]),
         stack([item.gap for item in items]),
         stack([item.weight for item in items]),
         stack([item.tail for item in items]),

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from . import collective
+from .augment import by_table
 from .batches import Batches
 from .checkpoint import Checkpoint
 from .dataset import Augmentation, TrainingData, cut
@@ -214,7 +215,7 @@ class Training:
             assert part.tail is not None
             maps = StoredMaps(part.gap, part.weight, part.tail, len(self.edges_m) - 1, self.weights)
         with self.optimiser.autocast():
-            logits = self.network(normalise(part.image))
+            logits = self.network(by_table(part.image, normalise(part.colours)))
         return self.loss.terms(logits, part.target_depth_m, maps)
 
     def _check_weights(self) -> None:

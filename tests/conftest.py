@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from pipeline.store.writer import StoreWriter, encode_sample
 import fakes  # isort: skip  # beside this file; pytest puts its folder on the path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A shell that starts a job in the background has it ignore Ctrl-C, which tests press.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # A shared machine may take long over one example without anything being wrong.
 settings.register_profile("steady", deadline=None)
 settings.load_profile("steady")

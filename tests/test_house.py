@@ -71,6 +71,7 @@ MAY_IMPORT = {
     "align_store": {"alignment", "dataset", "sources", "store"},
     "train": {"recipe", "sources", "store", "students", "train_options", "trainer"},
     "trainer": {
+        "augment",
         "batches",
         "checkpoint",
         "dataset",

@@ -60,7 +60,7 @@ def test_a_mirrored_crop_gets_what_the_teacher_said_of_the_mirrored_image(tmp_pa
     for epoch in range(4):
         for number in range(len(samples)):
             item = data[epoch, number]
-            said_m = teacher(item.image[None])[0]
+            said_m = teacher(item.image[None] / 255)[0]
             assert np.allclose(item.target_depth_m[0], said_m, rtol=6e-4)
             same = np.allclose(without[epoch, number].target_depth_m[0], said_m, rtol=6e-4)
             seen.add(same)
@@ -89,7 +89,7 @@ def test_relative_targets_are_ranged_after_the_mirroring(tmp_path, scenes):
     data = TrainingData(scenes, scenes.samples("train"), View(), **given, flips=flips)
     for number in range(4):
         item = data[1, number]
-        expected = relative.of(teacher(item.image[None])[0].numpy())
+        expected = relative.of(teacher(item.image[None] / 255)[0].numpy())
         assert np.allclose(1 / item.target_depth_m[0].numpy(), 1 / expected, atol=2e-3)
 
 

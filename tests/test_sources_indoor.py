@@ -126,7 +126,7 @@ def test_each_layout_can_be_cached_and_trained_on(laid_out, tmp_path):
         )
         item = data[0, len(samples) - 1]
         assert item.image.shape == (3, 16, 16)
-        close = (item.target_depth_m - 12 * (1 - item.image.mean(0, keepdim=True))).abs()
+        close = (item.target_depth_m - 12 * (1 - item.image.float().mean(0, keepdim=True) / 255)).abs()
         assert close[item.target_depth_m.isfinite()].max() < 1.5
 
 
