@@ -307,7 +307,7 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
                 "to disk while the teacher runs, a second",
                 lambda one: " to ".join(amount(rate) for rate in reversed(one["write_bytes_per_s"])),
             ),
-            line("last check before the store gets its name, one process", lambda one: f"{one['finish_h']:.2f} h"),
+            line("last check before the store gets its name, one core", lambda one: f"{one['finish_h']:.2f} h"),
             line("upload at 10 Gbit/s", lambda one: f"{one['upload_h']:.2f} h"),
             line("PUT", lambda one: f"{one['puts']:,}; ${one['usd_puts']:.2f}"),
             line("a month of storage", lambda one: f"${one['usd_month']:,.0f}"),

@@ -21,7 +21,7 @@ from .sources.view import View
 from .store import open_store
 from .store.aligned import AlignmentSummary, row_of_fit, summarise
 from .store.subset import columns_of, encoded_sample
-from .store.writer import StoreWriter
+from .store.writer import StoreWriter, write_shards
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +72,7 @@ def align_store(
     Raises ValueError for metric depth, a sample that the split lacks, an image that is not the one that the teacher
     saw, truth at fault, or an `out` that exists, and DamagedStoreError for a damaged sample.
     """
-    options = options or AlignOptions()
+    options, progress = options or AlignOptions(), progress or Silent()
     if store.spec.depth_space == "metric_m":
         raise ValueError(f"{store.name} holds metric_m: metres need no alignment, use the store as it is")
     aligner = _Aligner(source, View.parse(store.spec.view), store.name, store.spec.depth_space, options)
@@ -90,7 +90,7 @@ def align_store(
         found = in_order(pool, aligner.fit, wanted, ahead=2 * workers)
         before = sum(len(members[shard]) for shard in writer.finished)
         try:
-            with (progress or Silent()).task("align", len(store), "sample", done=before) as task:
+            with progress.task("align", len(store), "sample", done=before) as task:
                 for shard in writer.todo:
                     rows = []
                     for _ in members[shard]:
@@ -99,7 +99,7 @@ def align_store(
                     writer.write_shard(shard, _moved(store, columns, members[shard], rows))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        writer.finish()
+        writer.finish(progress)
     return summarise(open_store(out))
 
 
@@ -112,16 +112,12 @@ def unalign_store(store: Store, out: Path, progress: Progress | None = None) -> 
         raise ValueError(f"{store.name} is not aligned: there is nothing to undo, use the store as it is")
     spec = replace(store.spec, alignment=None)
     columns = columns_of(store)
-    with (
-        StoreWriter(out, spec, list(store.ids)) as writer,
-        (progress or Silent()).task("undo", len(store), "sample") as task,
-    ):
-        task.update(sum(len(spec.shard_samples(shard)) for shard in writer.finished))
-        for shard in writer.todo:
-            members = spec.shard_samples(shard)
-            writer.write_shard(shard, _moved(store, columns, members, [{}] * len(members)))
-            task.update(len(members))
-        writer.finish()
+    write_shards(
+        StoreWriter(out, spec, list(store.ids)),
+        lambda members: _moved(store, columns, members, [{}] * len(members)),
+        "undo",
+        progress,
+    )
     return len(store)
 
 

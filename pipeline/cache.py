@@ -109,7 +109,7 @@ def fill_store(writer: StoreWriter, make: Callable[[StoreWriter, Task], int], pr
                 progress.note(f"going on with {before} of {spec.samples} samples that are finished in {writer.staging}")
             with progress.task("cache teacher", spec.samples, "img", done=before) as task:
                 written = make(writer, task)
-            writer.finish()
+            writer.finish(progress)
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise ValueError(

@@ -97,6 +97,6 @@ def cache_images(
                     writer.write_shard(shard, encoded)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        writer.finish()
+        writer.finish(progress)
         size = sum(size for record in writer.finished.values() for size, _ in record.files.values())
     return ImageSummary(len(samples), before, size)

@@ -21,6 +21,7 @@ from pipeline.cli.cache import cache_teacher as command
 from pipeline.cluster import cluster_of
 from pipeline.flips import cache_with_flips, make_both, mirrored_path
 from pipeline.plan import CacheOptions
+from pipeline.progress import Silent
 from pipeline.sources.registry import open_source
 from pipeline.station import Fault, OtherStore, Place, Question, Station, check_shared
 from pipeline.teachers.registry import TeacherOptions
@@ -74,13 +75,13 @@ def at_home(home, monkeypatch):
 
 
 class Watch:
-    """Progress that does something as shards come, and keeps what was said."""
+    """Progress that does something as shards come, counts their images, and keeps what was said."""
 
     def __init__(self, act=lambda _: None):
         self.act, self.done, self.facts, self.said = act, 0, {}, []
 
     def task(self, title, total, unit, done=0):
-        return self
+        return self if unit == "img" else Silent().task(title, total, unit)
 
     def note(self, text):
         self.said.append(text)

@@ -199,8 +199,10 @@ def test_packed_rows_are_the_values_that_the_store_will_have():
     again = PackedRows.from_json(json.loads(json.dumps(rows.as_json())))
     assert again == rows == PackedRows(rows) == PackedRows.from_json(ROWS)
     assert dict(rows) == ROWS | {"max_rel_error": [0.25, float(np.float32(1 / 3))]}
-    assert len(rows.raw("image_sha256")) == 64
-    assert rows.raw("max_rel_error") == np.array(ROWS["max_rel_error"], "<f4").tobytes()
+    assert rows.array("image_sha256", np.dtype(np.uint8), (32,)).tobytes().hex() == "".join(ROWS["image_sha256"])
+    assert rows.array("image_size_px", np.dtype(np.int32), (2,)).tolist() == ROWS["image_size_px"]
+    assert np.array_equal(rows.array("max_rel_error", np.dtype(np.float32), ()), np.float32([0.25, 1 / 3]))
+    assert np.array_equal(rows.array("align_scale", np.dtype(np.float64), ()), [0.1, np.nan], equal_nan=True)
 
 
 def test_rows_that_are_not_of_their_type_stay_as_they_are():

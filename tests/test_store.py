@@ -12,14 +12,17 @@ from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
+import fakes
 import numpy as np
 import pytest
 import zarr
 from conftest import BINS, SIZE_PX, encode, folder_bytes, make_maps, make_spec, make_store, write_shards
 
 from pipeline.store import open_store
-from pipeline.store.codec import DamagedStoreError, LogCodec, codes_of_residual
-from pipeline.store.journal import Journal
+from pipeline.store.codec import DamagedStoreError, LogCodec, codes_of_residual, decode_chunk
+from pipeline.store.journal import Journal, ShardRecord
+from pipeline.store.layout import ArrayLayout
+from pipeline.store.rows import column_files
 from pipeline.store.verify import verify_store
 from pipeline.store.writer import StoreWriter, encode_sample
 
@@ -103,6 +106,50 @@ def test_a_torn_journal_line_costs_its_shard_alone(tmp_path):
     with StoreWriter(tmp_path / "s.zarr", spec, ids) as writer:
         assert writer.todo == [1, 2]
     assert list(Journal(journal).read()) == [0]
+
+
+def test_the_last_check_tells_how_far_it_is(tmp_path):
+    class Told(fakes.StopAt):
+        def task(self, title, total, unit, done=0):
+            self.announced = (title, total, unit)
+            return super().task(title, total, unit, done)
+
+    spec, ids = make_spec()
+    told = Told(None)
+    with StoreWriter(tmp_path / "s.zarr", spec, ids) as writer:
+        write_shards(writer, writer.todo)
+        size = sum(record.size_bytes for record in writer.finished.values())
+        writer.finish(told)
+    assert told.announced == ("check what was written", size, "B")
+    assert told.done == size
+
+
+@pytest.mark.parametrize("rows_a_file", [1, 2, 5, 7, 8, 100])
+def test_columns_are_cut_into_files_wherever_the_shards_end(rows_a_file):
+    shas = np.random.default_rng(0).integers(0, 256, (7, 32), np.uint8)
+    records = [
+        ShardRecord(
+            shard,
+            (1, 1),
+            {},
+            {
+                "image_sha256": [row.tobytes().hex() for row in shas[begin:end]],
+                "align_scale": [None if number == 4 else number / 3 for number in range(begin, end)],
+            },
+        )
+        for shard, (begin, end) in enumerate(pairwise([0, 3, 6, 7]))
+    ]
+    ids = [f"{number}" * (number + 1) for number in range(7)]
+    scales = np.array([0, 1 / 3, 2 / 3, 1, np.nan, 5 / 3, 2])
+    named = np.array([list(name.encode().ljust(8, b"\0")) for name in ids], np.uint8)
+    for name, whole in (("image_sha256", shas), ("align_scale", scales), ("id", named)):
+        array = ArrayLayout(f"sample/{name}", whole.shape, whole.dtype, (rows_a_file, *whole.shape[1:]))
+        files = dict(column_files(array, ids, records))
+        assert list(files) == [array.file(number) for number in range(array.files)]
+        parts = [decode_chunk(data, array.chunk, array.dtype) for data in files.values()]
+        found = np.concatenate(parts)
+        assert np.array_equal(found[:7], whole, equal_nan=whole.dtype.kind == "f")
+        assert not found[7:].any()
 
 
 def test_a_shard_that_rotted_before_the_end_is_made_again(tmp_path):

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 
 @dataclass(frozen=True)
 class ShardRecord:
@@ -33,6 +36,11 @@ class ShardRecord:
     def __post_init__(self) -> None:
         if not isinstance(self.rows, PackedRows):
             object.__setattr__(self, "rows", PackedRows(self.rows))
+
+    def column(self, name: str, dtype: np.dtype[Any], width: tuple[int, ...]) -> NDArray[Any]:
+        """A column (rows, *width) as the store has it. Raises ValueError or TypeError where it is not of that type."""
+        assert isinstance(self.rows, PackedRows)
+        return self.rows.array(name, dtype, width)
 
     @property
     def size_bytes(self) -> int:

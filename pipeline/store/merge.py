@@ -7,11 +7,10 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from ..progress import Silent
 from .compare import HOW_IT_WAS_MADE, differing_fields
 from .spec import digest_of_ids
 from .subset import columns_of, encoded_sample
-from .writer import StoreWriter
+from .writer import StoreWriter, write_shards
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,15 +45,9 @@ def merge_stores(stores: Sequence[Store], out: Path, progress: Progress | None =
     source = {**first.source, "samples": len(ids), "ids_sha256": digest_of_ids(ids)}
     spec = replace(first, source=source, producer=_producers(stores))
     parts = _Parts(stores)
-    written = 0
-    with StoreWriter(out, spec, ids) as writer, (progress or Silent()).task("merge", len(ids), "sample") as task:
-        task.update(sum(len(spec.shard_samples(shard)) for shard in writer.finished))
-        for shard in writer.todo:
-            wanted = spec.shard_samples(shard)
-            written += writer.write_shard(shard, [parts.encoded(number) for number in wanted])
-            task.update(len(wanted))
-        writer.finish()
-    return written
+    return write_shards(
+        StoreWriter(out, spec, ids), lambda members: [parts.encoded(number) for number in members], "merge", progress
+    )
 
 
 def _check_alike(first: Store, other: Store) -> None:

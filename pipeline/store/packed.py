@@ -18,6 +18,8 @@ from .layout import AFFINE_DTYPES, ALIGNMENT_DTYPES, CARRIED_DTYPES, SAMPLE_DTYP
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
+
 COLUMNS = SAMPLE_DTYPES | AFFINE_DTYPES | SPARSE_DTYPES | CARRIED_DTYPES | ALIGNMENT_DTYPES
 """Type and width of the columns that are packed; any other one stays a list."""
 
@@ -45,11 +47,12 @@ class PackedRows(Mapping[str, list[Any]]):
     def __len__(self) -> int:
         return len(self._columns)
 
-    def raw(self, name: str) -> bytes:
-        """A packed column as bytes, little endian."""
+    def array(self, name: str, dtype: np.dtype[Any], width: tuple[int, ...]) -> NDArray[Any]:
+        """A column (rows, *width) as the store has it. Raises ValueError or TypeError where it is not of that type."""
         column = self._columns[name]
-        assert isinstance(column, bytes)
-        return column
+        if isinstance(column, bytes):
+            return np.frombuffer(column, dtype.newbyteorder("<")).reshape(-1, *width)
+        return np.array(column, dtype).reshape(-1, *width)
 
     def as_json(self) -> dict[str, str | list[Any]]:
         """The columns as a line of the journal has them: bytes in base64."""

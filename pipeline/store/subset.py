@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 
-from ..progress import Silent
 from .codec import DamagedStoreError
 from .encode import EncodedSample
 from .shard import EMPTY
 from .spec import digest_of_ids
-from .writer import StoreWriter
+from .writer import StoreWriter, write_shards
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,15 +46,12 @@ def subset_store(store: Store, out: Path, samples: Sequence[int | str], progress
     source = {**store.spec.source, "samples": len(ids), "ids_sha256": digest_of_ids(ids)}
     spec = replace(store.spec, source=source)
     rows = columns_of(store)
-    written = 0
-    with StoreWriter(out, spec, ids) as writer, (progress or Silent()).task("subset", len(ids), "sample") as task:
-        task.update(sum(len(spec.shard_samples(shard)) for shard in writer.finished))
-        for shard in writer.todo:
-            wanted = [numbers[place] for place in spec.shard_samples(shard)]
-            written += writer.write_shard(shard, [encoded_sample(store, number, rows) for number in wanted])
-            task.update(len(wanted))
-        writer.finish()
-    return written
+    return write_shards(
+        StoreWriter(out, spec, ids),
+        lambda members: [encoded_sample(store, numbers[place], rows) for place in members],
+        "subset",
+        progress,
+    )
 
 
 def raw_chunks(store: Store, array: ArrayLayout, number: int) -> list[bytes | None]:

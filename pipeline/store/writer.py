@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
+from ..progress import Silent
 from .codec import encode_chunk
 from .encode import EncodedSample, encode_sample
 from .journal import ShardRecord
@@ -14,10 +15,12 @@ from .spec import StoreSpec
 from .staging import StagedWriter, write_shard_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-__all__ = ["EncodedSample", "StoreWriter", "encode_sample", "write_shard_files"]
+    from ..progress import Progress
+
+__all__ = ["EncodedSample", "StoreWriter", "encode_sample", "write_shard_files", "write_shards"]
 
 
 def write_shard_files(
@@ -103,6 +106,23 @@ class StoreWriter(StagedWriter[StoreSpec]):
 
     def _more_files(self) -> list[tuple[str, bytes]]:
         return [("dpm/bin_edges/c/0", encode_chunk(np.array(self.spec.bin_edges, np.float64)))]
+
+
+def write_shards(
+    writer: StoreWriter, encoded: Callable[[range], Sequence[EncodedSample]], title: str, progress: Progress | None
+) -> int:
+    """Write all shards that are missing, of what `encoded` says of their samples, and finish. Returns their bytes."""
+    progress = progress or Silent()
+    written = 0
+    with writer:
+        done = sum(len(writer.spec.shard_samples(shard)) for shard in writer.finished)
+        with progress.task(title, len(writer.ids), "sample", done=done) as task:
+            for shard in writer.todo:
+                members = writer.spec.shard_samples(shard)
+                written += writer.write_shard(shard, encoded(members))
+                task.update(len(members))
+        writer.finish(progress)
+    return written
 
 
 def _size(size_px: tuple[int, int]) -> str:
