@@ -39,6 +39,7 @@ import torch
 import torch.nn.functional as F
 from students import cpu_model, memory_mb
 
+from pipeline.cli.console import Console
 from pipeline.dpm import gaussian_dpm, parse_bins
 from pipeline.loss_base import StoredMaps
 from pipeline.losses import build_loss
@@ -277,7 +278,11 @@ def main() -> None:
         rows, known = loss_gpu.run(torch.device(arguments.device), plain, made, SIGMA_M)
         machine, rounds, text = {**known, **machine}, loss_gpu.ROUNDS, loss_gpu.table(rows)
     else:
-        rows = [row for shape in SHAPES for row in measure(shape, arguments.threads, compiled=arguments.compile)]
+        rows = []
+        with Console().task("losses", len(SHAPES), "shape") as task:
+            for shape in SHAPES:
+                rows += measure(shape, arguments.threads, compiled=arguments.compile)
+                task.update()
         rounds, text = ROUNDS, table(rows)
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     print(f"median of {rounds} rounds, losses in turn\n\n{text}", end="")

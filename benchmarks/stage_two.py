@@ -23,6 +23,7 @@ from overheads import RandomTeacher, machine, ratio, render, write
 from pipeline import trainer
 from pipeline.batches import Batches, a_core_is_free
 from pipeline.cache import cache_teacher
+from pipeline.cli.console import Console
 from pipeline.plan import CacheOptions
 from pipeline.store import open_store
 from pipeline.train import train_network
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.dataset import Item
+    from pipeline.progress import Progress
     from pipeline.sources.base import Source
     from pipeline.store import Store
 
@@ -71,7 +73,7 @@ def main() -> None:
     times: dict[tuple[str, str], list[float]] = {}
     for who in arguments.students:
         with tempfile.TemporaryDirectory() as folder:
-            for what, found in measure(who, arguments.rounds, Path(folder)).items():
+            for what, found in measure(who, arguments.rounds, Path(folder), Console()).items():
                 times[who, what] = found
     rows, data = [], []
     for (who, what), found in times.items():
@@ -84,7 +86,7 @@ def main() -> None:
     write("stage_two", about, ["student", "targets", "ms an image", "of `truth-si`", "of minima"], rows, data)
 
 
-def measure(who: str, rounds: int, place: Path) -> dict[str, list[float]]:
+def measure(who: str, rounds: int, place: Path, progress: Progress) -> dict[str, list[float]]:
     """Seconds of an epoch by each way, a figure a round."""
     source = render(place / "scenes", FRAMES[who], SIZE_PX)
     options = CacheOptions(bins="linear:64:0.001:80", sigma_m=0.5, samples_per_shard=16)
@@ -101,11 +103,13 @@ def measure(who: str, rounds: int, place: Path) -> dict[str, list[float]]:
         "`tiekd`, stored sparse maps, read the other way": (sparse, "tiekd", TheOtherWay),
     }
     times: dict[str, list[float]] = {what: [] for what in ways}
-    for number in range(rounds + 1):  # the first warms up
-        for row, (what, (store, loss, batches)) in enumerate(ways.items()):
-            found = epoch_s(source, store, loss, who, place / f"run-{number}-{row}", batches)
-            if number:
-                times[what].append(found)
+    with progress.task(who, (rounds + 1) * len(ways), "epoch") as task:
+        for number in range(rounds + 1):  # the first warms up
+            for row, (what, (store, loss, batches)) in enumerate(ways.items()):
+                found = epoch_s(source, store, loss, who, place / f"run-{number}-{row}", batches)
+                task.update()
+                if number:
+                    times[what].append(found)
     return times
 
 
