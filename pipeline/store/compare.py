@@ -100,9 +100,7 @@ def compare_stores(
         raise ValueError(f"{samples} samples: expected at least 1")
     mine, theirs = set(first.ids), set(second.ids)
     common = [name for name in first.ids if name in theirs]
-    hashes = [
-        store.image_sha256[[store.index_of(name) for name in common]].reshape(-1, 32) for store in (first, second)
-    ]
+    hashes = [store.image_sha256[store.indexes_of(common)] for store in (first, second)]
     alike = first.layout.size_px == second.layout.size_px and first.spec.depth_space == second.spec.depth_space
     chosen = common if alike else []
     if chosen and samples is not None and samples < len(chosen):

@@ -36,7 +36,8 @@ def subset_store(store: Store, out: Path, samples: Sequence[int | str], progress
     where an interrupted call stopped. Raises ValueError for no samples, one that the store lacks or that is named
     twice, or an `out` that exists, and DamagedStoreError for a damaged chunk.
     """
-    numbers = [store.index_of(sample) for sample in samples]
+    by_id = iter(store.indexes_of([sample for sample in samples if isinstance(sample, str)]).tolist())
+    numbers = [next(by_id) if isinstance(sample, str) else store.index_of(sample) for sample in samples]
     if not numbers:
         raise ValueError(f"no samples of {store.name} were asked for: expected at least one")
     number, times = Counter(numbers).most_common(1)[0]
