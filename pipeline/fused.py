@@ -114,8 +114,7 @@ def _blocks(logits: Tensor) -> list[tuple[int, int, int]]:
     """Image, first and last pixel of each block, the same for one shape and number of threads."""
     batch, bins, height, width = logits.shape
     values = BLOCK_VALUES * torch.get_num_threads() if logits.device.type == "cpu" else GPU_BLOCK_VALUES
-    # An odd number of cache lines: rows that lie a power of two apart would share the same few lines of the cache
-    pixels = max((values // bins // 16 - 1) // 2 * 2 + 1, 1) * 16
+    pixels = max(values // bins // 16 * 16, 16)
     begins = range(0, height * width, pixels)
     return [(image, begin, min(begin + pixels, height * width)) for image in range(batch) for begin in begins]
 

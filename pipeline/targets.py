@@ -115,14 +115,14 @@ class StoredTarget:
     def block(self, image: int, begin: int, end: int) -> Block:
         """Maps of pixels `begin` to `end` of an image of the batch."""
         bins = self.stored.bins
-        gap, weight = (one[image].flatten(1)[:, begin:end].long() for one in (self.stored.gap, self.stored.weight))
+        gap, weight = (one[image].flatten(1)[:, begin:end] for one in (self.stored.gap, self.stored.weight))
         present = gap > 0
         # Planes that a pixel does not use write to a row of their own, which is cut off.
-        places = torch.where(present, gap.cumsum(0) - 1, bins)
+        places = torch.where(present, _running_sum(gap) - 1, bins)
         count = present.sum(0)
         share = self.table[self.stored.tail[image].flatten()[begin:end].long()] / (bins - count).clamp(min=1)
         whole = share.expand(bins + 1, -1).clone()
-        whole.scatter_(0, places, self.table.expand(len(weight), -1).gather(1, weight))
+        whole.scatter_(0, places, self.table.expand(len(weight), -1).gather(1, weight.long()))
         maps = whole[:bins] * (count > 0)
         return Block(maps / maps.sum(0).clamp(min=torch.finfo(maps.dtype).tiny), None)
 
@@ -130,6 +130,13 @@ class StoredTarget:
         """All maps (B, K, h, w), for what cannot take them block by block."""
         shape = self.stored.shape
         return torch.stack([self.block(image, 0, shape[2:].numel()).maps for image in range(shape[0])]).view(shape)
+
+
+def _running_sum(rows: Tensor) -> Tensor:
+    """`rows.cumsum(0)` in int64: on a CPU a tenth of the time where rows would lie a power of two apart in memory."""
+    height, width = rows.shape
+    apart = torch.empty(height, width + 8, dtype=torch.int64, device=rows.device)[:, :width]  # a cache line more
+    return apart.copy_(rows).cumsum_(0)
 
 
 AnyTarget: TypeAlias = GaussianTarget | GivenTarget | StoredTarget
