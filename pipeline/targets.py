@@ -116,7 +116,7 @@ class StoredTarget:
         """Maps of pixels `begin` to `end` of an image of the batch."""
         bins = self.stored.bins
         gap, weight = (one[image].flatten(1)[:, begin:end] for one in (self.stored.gap, self.stored.weight))
-        present = gap > 0
+        present = gap.bool()  # of 16-bit steps, torch cannot tell which are above 0
         # Planes that a pixel does not use write to a row of their own, which is cut off.
         places = torch.where(present, _running_sum(gap) - 1, bins)
         count = present.sum(0)

@@ -191,7 +191,8 @@ def test_the_order_of_memory_does_not_change_the_loss():
 
 @pytest.mark.parametrize("name", ["tiekd", "dpm"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_stored_maps_teach_what_they_are_when_spread_over_all_bins(name, dtype):
+@pytest.mark.parametrize("steps", [torch.uint8, torch.uint16])  # of up to 255 bins, and of more
+def test_stored_maps_teach_what_they_are_when_spread_over_all_bins(name, dtype, steps):
     logits, depth_m = made(dtype=dtype)
     maps = gaussian_dpm(depth_m.float(), EDGES, 1.5)
     maps[1, :, 3:9] = math.nan  # pixels without a map
@@ -202,7 +203,7 @@ def test_stored_maps_teach_what_they_are_when_spread_over_all_bins(name, dtype):
         for part in (0, 1)
     ]
     tail = torch.stack([torch.from_numpy(one.tail) for one in encoded])
-    stored = StoredMaps(*planes, tail, 12, torch.from_numpy(weight_table(8)))
+    stored = StoredMaps(planes[0].to(steps), planes[1], tail, 12, torch.from_numpy(weight_table(8)))
     dense = torch.stack([torch.from_numpy(decode_sparse(one, 12, 8)) for one in encoded])
     assert dense[1, 0, 3:9].isnan().all()
     found = []
