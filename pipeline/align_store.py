@@ -88,9 +88,8 @@ def align_store(
             for number in members[shard]
         )
         found = in_order(pool, aligner.fit, wanted, ahead=2 * workers)
-        before = sum(len(members[shard]) for shard in writer.finished)
         try:
-            with progress.task("align", len(store), "sample", done=before) as task:
+            with progress.task("align", len(store), "sample", done=writer.samples_done) as task:
                 for shard in writer.todo:
                     rows = []
                     for _ in members[shard]:

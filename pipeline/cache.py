@@ -104,7 +104,7 @@ def fill_store(writer: StoreWriter, make: Callable[[StoreWriter, Task], int], pr
         with writer:
             for other in writer.other_stagings():
                 progress.note(f"{other} is an unfinished store of other settings; remove it if you do not need it")
-            before = sum(len(spec.shard_samples(shard)) for shard in writer.finished)
+            before = writer.samples_done
             if before:
                 progress.note(f"going on with {before} of {spec.samples} samples that are finished in {writer.staging}")
             with progress.task("cache teacher", spec.samples, "img", done=before) as task:

@@ -81,7 +81,7 @@ def cache_images(
 
     threads = workers or min(8, os.cpu_count() or 1)
     with ImageWriter(out, spec, ids) as writer, ThreadPoolExecutor(threads, "image") as pool:
-        before = sum(len(spec.shard_samples(shard)) for shard in writer.finished)
+        before = writer.samples_done
         if before:
             progress.note(f"going on with {before} of {len(samples)} images that are finished in {writer.staging}")
         todo = (samples[number] for shard in writer.todo for number in spec.shard_samples(shard))
@@ -98,5 +98,5 @@ def cache_images(
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         writer.finish(progress)
-        size = sum(size for record in writer.finished.values() for size, _ in record.files.values())
+        size = sum(record.size_bytes for record in writer.finished.values())
     return ImageSummary(len(samples), before, size)

@@ -115,8 +115,7 @@ def write_shards(
     progress = progress or Silent()
     written = 0
     with writer:
-        done = sum(len(writer.spec.shard_samples(shard)) for shard in writer.finished)
-        with progress.task(title, len(writer.ids), "sample", done=done) as task:
+        with progress.task(title, len(writer.ids), "sample", done=writer.samples_done) as task:
             for shard in writer.todo:
                 members = writer.spec.shard_samples(shard)
                 written += writer.write_shard(shard, encoded(members))
