@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..against import Agreement
     from ..store import Store
+    from ..store.verify import Damage
     from ..teachers.registry import TeacherOptions
 
 
@@ -65,6 +66,7 @@ def verify(
     if teacher_name and not (source_name and split):
         raise click.UsageError("--against needs the images too: give --source and --split as to cache-teacher")
     from ..store import open_store
+    from ..store.addresses import hidden
     from ..store.verify import verify_store
 
     if teacher_name:
@@ -72,11 +74,31 @@ def verify(
     damage = verify_store(path, Console())
     for one in damage:
         click.echo(str(one), err=True)
+    name = hidden(str(path))
     if damage:
-        raise click.ClickException(f"{path}: {len(damage)} files are damaged; fetch them again, or make the store anew")
-    click.echo(f"{path}: sound")
+        raise click.ClickException(f"{name}: {_verdict(damage)}")
+    click.echo(f"{name}: sound")
     if teacher_name and source_name and split:
         _compare(path, teacher_name, source_name, split, flags)
+
+
+def _verdict(damage: list[Damage]) -> str:
+    """What to do about what `verify` found."""
+    number = {kind: sum(one.kind == kind for one in damage) for kind in ("damaged", "unreadable", "kept")}
+    texts = []
+    if number["damaged"]:
+        texts.append(f"{number['damaged']} files are damaged; fetch them again, or make the store anew")
+    if number["unreadable"]:
+        texts.append(
+            f"{number['unreadable']} files could not be read, which says nothing of their bytes: mend permissions, "
+            "disk or mount, then verify again"
+        )
+    if number["kept"]:
+        texts.append(
+            f"{number['kept']} file{'s were' if number['kept'] > 1 else ' was'} kept wrongly on this machine, and what "
+            "was learned or measured from this address before may be wrong: run that again"
+        )
+    return "; ".join(texts)
 
 
 def _given_beside(*names: str) -> list[str]:
@@ -120,9 +142,9 @@ def _compare(path: str | Path, teacher_name: str, source_name: str, split: str, 
         if not one.holds:
             largest, bound, noise = _shown(one, one.cache.largest, one.bound, one.noise.largest)
             raise click.ClickException(
-                f"{path}: its {one.name} is up to {largest} from the live teacher (sample {one.worst}); expected its "
-                f"bound of {bound} beside the teacher's own noise of {noise}: the store is not what this teacher says, "
-                "make it anew with `pipeline cache-teacher`"
+                f"{store.name}: its {one.name} is up to {largest} from the live teacher (sample {one.worst}); expected "
+                f"its bound of {bound} beside the teacher's own noise of {noise}: the store is not what this teacher "
+                "says, make it anew with `pipeline cache-teacher`"
             )
 
 

@@ -4,42 +4,48 @@ Opening fetches the manifest, the root metadata, the bin edges and the ids: four
 other `zarr.json` files are rebuilt from their copy in the root and compared with the manifest's sha256, as if they had
 been fetched. A sample costs its shard's index, once, and its own chunks.
 
-What is kept is checked again whenever it is taken: a small file by the manifest's sha256, a range by the crc32c that
-ends it (every index and every chunk ends in one). What fails is fetched anew.
+A range cannot be compared with the manifest, which hashes whole files. It is tied to the version of its file instead:
+the ETag, else Last-Modified, and the length, which must be the manifest's. The first range that a run and its workers
+read of a file pins its version, and asks whether the manifest is still the one that was opened. Later ranges must be
+of that version, and what is kept is taken for no other. What differs is settled by the whole file's sha256.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
+import secrets
 import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import google_crc32c
-
 from ..fileio import pretty_json, sha256_bytes
+from .addresses import check_url
 from .codec import DamagedStoreError
+from .kept import CACHE_VARIABLE, Kept, cache_folder, ends_in_its_crc
 from .layout import MANIFEST, MAX_CHUNK_BYTES
-from .opening import MANIFEST_LIMIT_BYTES, read_manifest
-from .transport import Ask, NoRangesError, Remote, check_url
+from .opening import MANIFEST_LIMIT_BYTES, NODE_LIMIT_BYTES, read_manifest
+from .ranges import NoRangesError
+from .served import Ask, Version
+from .transport import Remote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-CACHE_VARIABLE = "TIEKD_STORE_CACHE"
+    from .served import Answer
+
+__all__ = ["CACHE_VARIABLE", "RemoteFiles", "StoreChangedError", "cache_folder", "ends_in_its_crc", "fetched_anew"]
+
 IDS_LIMIT_BYTES = 2**26
+NODES_LIMIT, NODES_LIMIT_BYTES = 64, 2**22
+"""Files of metadata, and bytes of them all: four times what a store of the format's largest could have."""
+PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
-def cache_folder(chosen: Path | None = None) -> Path:
-    """Where fetched parts of stores are kept: as chosen, else TIEKD_STORE_CACHE, else the user's cache folder."""
-    given = chosen or os.environ.get(CACHE_VARIABLE)
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tiekd-pipeline"
+class StoreChangedError(ValueError):
+    """A store behind a URL is no longer the one that was opened."""
 
 
 class RemoteFiles:
@@ -63,25 +69,29 @@ class RemoteFiles:
                 f"{self.name} is no finished store (it has no {MANIFEST}): expected the address of a directory written "
                 "by `pipeline cache-teacher`, with everything in it"
             ) from error
-        self._small = {MANIFEST: manifest}
+        self._small = {MANIFEST: manifest.data}
         self._ahead: dict[tuple[str, int, int], bytes] = {}
         _, self._entries = read_manifest(self, self.name)
         self._whole_shards = whole_shards  # also set where a server sends no ranges
+        self._whole_files: set[str] = set()
+        self._versions = {MANIFEST: manifest.version}
+        self._sha256 = sha256_bytes(manifest.data)
         # The manifest is in the key: a store that was changed never mixes with what is kept of the old one.
-        key = sha256_bytes(f"{self.name}\n{sha256_bytes(manifest)}".encode())
         title = re.sub(r"[^A-Za-z0-9._-]", "_", self.name.rpartition("/")[2])[:64]
-        self.folder = cache_folder(folder) / f"{title}-{key[:24]}"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"store cache {self.folder}: {error.strerror}; choose a folder that can be written with --store-cache "
-                f"or {CACHE_VARIABLE}"
-            ) from error
+        key = sha256_bytes(f"{self.name}\n{self._sha256}".encode())[:24]
+        place = cache_folder(folder) / f"{title}-{key}"
+        self.kept = Kept(place, self.name, secrets.token_hex(6))
+        if not manifest.version.is_known and not whole_shards:
+            warnings.warn(
+                f"{self.name}: the server gives neither ETag nor Last-Modified, so a file that is replaced there while "
+                "it is read is not noticed; serve the store from one that does (nginx, caddy, S3), or copy it to this "
+                "machine",
+                stacklevel=2,
+            )
         self._fetch_ahead(rebuild=rebuild)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_ahead": {}, "_small": {}}
+        return self.__dict__ | {"_ahead": {}, "_small": {}, "_whole_files": set()}
 
     # --- StoreFiles --------------------------------------------------------------------------------------------
 
@@ -94,7 +104,7 @@ class RemoteFiles:
         return self._whole([path])[0] if data is None else data
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        """At most `length` bytes from `offset`. A part is kept if it ends in its crc32c, a whole by its sha256."""
+        """At most `length` bytes from `offset`. Raises StoreChangedError where they are of another version."""
         length = min(length, max(0, self.size(path) - offset))
         if length == self.size(path):
             return self._whole([path])[0]
@@ -110,12 +120,12 @@ class RemoteFiles:
         size = self.size(path)
         self._ahead = self._get(path, [(offset, min(length, max(0, size - offset))) for offset, length in ranges])
 
-    # --- fetching ----------------------------------------------------------------------------------------------
+    # --- opening -----------------------------------------------------------------------------------------------
 
     def _entry(self, path: str) -> tuple[int, str]:
         if path not in self._entries:
             raise DamagedStoreError(f"{self.name}/{MANIFEST} does not list {path}: the store is damaged or foreign")
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", path):
+        if not PATH.fullmatch(path):
             raise DamagedStoreError(f"{self.name}/{MANIFEST}: path {path!r} is none of the format's")
         return self._entries[path]
 
@@ -125,8 +135,15 @@ class RemoteFiles:
         ids = ids if sum(self._entries[path][0] for path in ids) <= IDS_LIMIT_BYTES else []
         nodes = [path for path in self._entries if path.endswith("/zarr.json")]
         first = [path for path in ("zarr.json", "dpm/bin_edges/c/0", *ids) if path in self._entries]
-        # Every path is looked at before the first request.
-        small = {path for path in {*first, *nodes} if self._entry(path)[0] <= IDS_LIMIT_BYTES}
+        # Every path is looked at before the first request; what is too large is refused when it is read.
+        sizes = {path: self._entry(path)[0] for path in {*first, *nodes}}
+        small = {path for path, size in sizes.items() if size <= (NODE_LIMIT_BYTES if path not in ids else size)}
+        total = sum(sizes[path] for path in small.difference(ids))
+        if len(nodes) > NODES_LIMIT or total > NODES_LIMIT_BYTES:
+            raise ValueError(
+                f"{self.name}/{MANIFEST}: {len(nodes)} files of metadata with {total} bytes, expected at most "
+                f"{NODES_LIMIT} with {NODES_LIMIT_BYTES}: not a store of `pipeline cache-teacher`"
+            )
         ahead: dict[str, bytes] = {}
         for part in (first if rebuild else first + nodes, nodes):
             paths = [path for path in part if path in small and path not in ahead]
@@ -145,28 +162,13 @@ class RemoteFiles:
                     found[f"{name}/zarr.json"] = data
         return found
 
-    def _get(self, path: str, ranges: Sequence[tuple[int, int]]) -> dict[tuple[str, int, int], bytes]:
-        """Ranges that lie inside a file, from what is kept or from the other side."""
-        found, missing = {}, []
-        for offset, length in sorted(set(ranges)):
-            if length > MAX_CHUNK_BYTES:
-                raise DamagedStoreError(f"{self.name}/{path}: {length} bytes at once, expected at most a chunk")
-            data = self._kept(path, offset, length)
-            if data is None:
-                missing.append((offset, length))
-            else:
-                found[path, offset, length] = data
-        for (offset, length), data in zip(missing, self._ranges(path, missing), strict=True):
-            found[path, offset, length] = data
-            if ends_in_its_crc(data) and not self._whole_shards:
-                self._keep(path, f"{offset}-{length}", data)
-        return found
+    # --- whole files -------------------------------------------------------------------------------------------
 
     def _whole(self, paths: Sequence[str]) -> list[bytes]:
         """Files as they are, all at once; those that the manifest knows so are kept."""
         found: dict[str, bytes] = {}
         for path in paths:
-            data = self._open_kept(path, "whole", 0, self._entries[path][0])
+            data = self.kept.read(path, "whole", 0, self._entries[path][0])
             if data is not None and self._is_right(path, data):
                 found[path] = data
         missing = [path for path in paths if path not in found]
@@ -176,12 +178,13 @@ class RemoteFiles:
             fetched = self.remote.fetch(asks)
         except NoRangesError as error:
             raise self._longer(str(error)) from error
-        for path, data in zip(missing, fetched, strict=True):
-            if len(data) > self._entries[path][0]:
+        for path, answer in zip(missing, fetched, strict=True):
+            if len(answer.data) > self._entries[path][0]:
                 raise self._longer(path)
-            found[path] = data
-            if self._is_right(path, data):
-                self._keep(path, "whole", data)
+            found[path] = answer.data
+            self._arrived(path, 0, answer.data)
+            if self._is_right(path, answer.data):
+                self.kept.write(path, "whole", answer.data)
         return [found[path] for path in paths]
 
     def _longer(self, path: str) -> DamagedStoreError:
@@ -190,31 +193,17 @@ class RemoteFiles:
     def _is_right(self, path: str, data: bytes) -> bool:
         return (len(data), sha256_bytes(data)) == self._entries[path]
 
-    def _ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Ranges in ascending order from the other side; from the whole file where it gives no less."""
-        runs: list[list[tuple[int, int]]] = []
-        for offset, length in ranges:
-            if runs and sum(runs[-1][-1]) == offset:
-                runs[-1].append((offset, length))
-            else:
-                runs.append([(offset, length)])
-        asks = [Ask(path, run[0][0], sum(run[-1]), sum(run[-1]) - run[0][0]) for run in runs]
-        answers: list[bytes] = []
-        if not self._whole_shards:
-            try:
-                answers = self.remote.fetch(asks)
-            except NoRangesError:
-                self._whole_shards = True
-        if self._whole_shards and asks:
-            whole = self._whole_shard(path)
-            answers = [whole[ask.start : ask.end] for ask in asks]
-        parts = []
-        for run, answer in zip(runs, answers, strict=True):
-            start = run[0][0]
-            parts += [answer[offset - start : offset - start + length] for offset, length in run]
-        return parts
+    def _is_kept_whole(self, path: str) -> bool:
+        """Whether all of a file is kept; compared with the manifest once in this process."""
+        if path not in self._whole_files:
+            data = self.kept.read(path, "whole", 0, self.size(path))
+            if data is None or not self._is_right(path, data):
+                return False
+            self._whole_files.add(path)
+        return True
 
     def _whole_shard(self, path: str) -> bytes:
+        """A file whose sha256 is the manifest's, for reading it by parts from then on."""
         size = self.size(path)
         if size > MAX_CHUNK_BYTES:
             raise ConnectionError(
@@ -224,56 +213,165 @@ class RemoteFiles:
         (whole,) = self._whole([path])
         if not self._is_right(path, whole):
             raise DamagedStoreError("its sha256 is not the manifest's")
+        self._whole_files.add(path)
         return whole
 
-    # --- what is kept ------------------------------------------------------------------------------------------
+    def _arrived(self, path: str, offset: int, data: bytes) -> None:
+        """Bytes have come from the server."""
 
-    def _kept(self, path: str, offset: int, length: int) -> bytes | None:
-        for name, start in ((f"{offset}-{length}", 0), ("whole", offset)):
-            data = self._open_kept(path, name, start, length)
-            if data is not None and ends_in_its_crc(data):
-                return data
-        return None
+    # --- ranges ------------------------------------------------------------------------------------------------
 
-    def _open_kept(self, path: str, name: str, start: int, length: int) -> bytes | None:
+    def _get(self, path: str, ranges: Sequence[tuple[int, int]]) -> dict[tuple[str, int, int], bytes]:
+        """Ranges that lie inside a file, from what is kept or from the other side."""
+        wanted = sorted(set(ranges))
+        if any(length > MAX_CHUNK_BYTES for _, length in wanted):
+            raise DamagedStoreError(f"{self.name}/{path}: more than a chunk at once, expected at most that")
+        if self._whole_shards or self._is_kept_whole(path):
+            return self._of_whole(path, wanted)
         try:
-            with (self.folder / path / name).open("rb") as file:
-                file.seek(start)
-                data = file.read(length)
-        except OSError:
-            return None
-        return data if len(data) == length else None
+            if self._version(path) is None and any(self.kept.ranges(path)):
+                self._fetch(path, [Ask(path, 0, 1, 1)])  # is it still the file that these are of?
+            found, version = {}, self._version(path)
+            if version is not None:
+                kept = {(path, *part): self.kept.part(path, *part, version) for part in wanted}
+                found = {key: data for key, data in kept.items() if data is not None}
+            missing = [part for part in wanted if (path, *part) not in found]
+            for (offset, length), data in self._fetched(path, missing).items():
+                found[path, offset, length] = data
+                self.kept.keep_part(path, offset, data, self._versions[path])
+        except NoRangesError:
+            self._whole_shards = True
+            return self._of_whole(path, wanted)
+        except _OtherVersionError as error:
+            self._settle(path, error)
+            return self._of_whole(path, wanted)
+        return found
 
-    def _keep(self, path: str, name: str, data: bytes) -> None:
-        """Write beside and rename: another worker sees the whole part or none."""
-        folder = self.folder / path
+    def _of_whole(self, path: str, ranges: list[tuple[int, int]]) -> dict[tuple[str, int, int], bytes]:
+        """Ranges of a file that was compared with the manifest, once in this process and whenever it is fetched."""
+        found = {}
+        if path in self._whole_files:
+            for offset, length in ranges:
+                data = self.kept.read(path, "whole", offset, length)
+                if data is not None and ends_in_its_crc(data):
+                    found[path, offset, length] = data
+        if len(found) < len(ranges):
+            whole = self._whole_shard(path)
+            found = {(path, offset, length): whole[offset : offset + length] for offset, length in ranges}
+        return found
+
+    def _fetched(self, path: str, ranges: list[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+        """Ranges in ascending order from the other side; neighbours come in one request."""
+        runs: list[list[tuple[int, int]]] = []
+        for offset, length in ranges:
+            if runs and sum(runs[-1][-1]) == offset:
+                runs[-1].append((offset, length))
+            else:
+                runs.append([(offset, length)])
+        known = self._version(path)
+        asks = [Ask(path, run[0][0], sum(run[-1]), sum(run[-1]) - run[0][0], known) for run in runs]
+        parts: dict[tuple[int, int], bytes] = {}
+        for run, data in zip(runs, self._fetch(path, asks) if asks else [], strict=True):
+            start = run[0][0]
+            self._arrived(path, start, data)
+            parts |= {(offset, length): data[offset - start : offset - start + length] for offset, length in run}
+        return parts
+
+    def _fetch(self, path: str, asks: list[Ask]) -> list[bytes]:
+        """Answers for one file, all of its one version; with the first of a file it is seen that the manifest holds."""
+        opened = self._versions[MANIFEST]
+        manifest = [Ask(MANIFEST, 0, 1, 1, opened)] if self._version(path) is None and opened.is_known else []
+        *answers, last = [*self.remote.fetch([*asks, *manifest]), None][: len(asks) + 1]
+        if last is not None:
+            self._check_manifest(last)
+        for answer in answers:
+            assert answer is not None
+            self._check_version(path, answer.version)
+        return [answer.data for answer in answers if answer is not None]
+
+    # --- versions ----------------------------------------------------------------------------------------------
+
+    def _version(self, path: str) -> Version | None:
+        """The version of a file that this run reads; None before the first range of it."""
+        known = self._versions.get(path) or self.kept.pinned(path)
+        if known is not None:
+            self._versions[path] = known
+        return known
+
+    def _check_version(self, path: str, version: Version) -> None:
+        """Pin the version of a file, or compare it with the pinned one."""
+        size = self.size(path)
+        known = self._version(path)
+        if known is None:
+            if version.length not in {None, size}:
+                raise DamagedStoreError(
+                    f"{self.name}/{path} has {version.length} bytes on the server, the manifest says {size}: it was "
+                    "cut off or replaced; upload it again"
+                )
+            known = self._versions[path] = self.kept.pin(path, version)
+        if not known.agrees(version):
+            raise _OtherVersionError(known, version)
+
+    def _check_manifest(self, answer: Answer) -> None:
+        if self._versions[MANIFEST].agrees(answer.version):
+            return
+        (manifest,) = self.remote.fetch([Ask(MANIFEST, 0, MANIFEST_LIMIT_BYTES + 1, 1)])
+        if sha256_bytes(manifest.data) != self._sha256:
+            raise self._changed(MANIFEST, self._versions[MANIFEST], manifest.version)
+        self._versions[MANIFEST] = manifest.version  # the same, from another of its servers
+
+    def _settle(self, path: str, found: _OtherVersionError) -> None:
+        """Go on with the whole file, if it is the manifest's and so are the parts of it that were read before.
+
+        Servers that share their work may name the same file differently. Raises StoreChangedError for another file.
+        """
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            handle, beside = tempfile.mkstemp(prefix=".", dir=folder)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                Path(beside).replace(folder / name)
-            except BaseException:
-                Path(beside).unlink(missing_ok=True)
-                raise
-        except OSError as error:  # a full disk must not end a training run that can go on without
-            warnings.warn(
-                f"store cache {self.folder}: {error.strerror}; parts of {self.name} are fetched again each epoch: make "
-                f"room, or choose another folder with --store-cache or {CACHE_VARIABLE}",
-                stacklevel=2,
-            )
+            whole = self._whole_shard(path)
+        except (DamagedStoreError, ConnectionError) as error:
+            raise self._changed(path, *found.args) from error
+        for place, offset, length in self.kept.ranges(path):
+            if self.kept.read(path, place.name, 0, length) != whole[offset : offset + length]:
+                raise self._changed(path, *found.args)
+        if self.kept.failed:  # what was read before is not there to compare
+            raise self._changed(path, *found.args)
+
+    def _changed(self, path: str, then: Version, now: Version) -> StoreChangedError:
+        return StoreChangedError(
+            f"{self.name}: {path} changed on the server since the store was opened (then {then}; now {now}). What was "
+            f"read before may be of another store: run `pipeline store verify {self.name}`, then start again"
+        )
 
 
-def ends_in_its_crc(data: bytes) -> bool:
-    """Whether the last four bytes are the crc32c of the others, as in every index and chunk of a store."""
-    return len(data) > 4 and google_crc32c.value(data[:-4]) == int.from_bytes(data[-4:], "little")
+class _OtherVersionError(Exception):
+    """Of a file came another version (second argument) than was read before (first)."""
+
+
+class Anew(RemoteFiles):
+    """Files of which nothing is taken from the cache, while what the cache holds is compared with what comes."""
+
+    def __init__(self, url: str, empty: Path, cache: Path) -> None:
+        """`empty` is where parts are kept meanwhile, `cache` is the folder of caches."""
+        self.cache = cache
+        self.wrong: dict[str, set[Path]] = {}
+        """Kept parts that are not what came, by the store's files."""
+        self._against: Kept | None = None
+        super().__init__(url, empty, rebuild=False)
+        self._against = Kept(cache / self.kept.folder.name, self.name, self.kept.run)
+
+    def _arrived(self, path: str, offset: int, data: bytes) -> None:
+        against, end = self._against, offset + len(data)
+        for place, at, length in against.ranges(path) if against is not None else ():
+            low, high = max(at, offset), min(at + length, end)
+            if against is not None and low < high:
+                kept = against.read(path, place.name, low - at, high - low)
+                if kept != data[low - offset : high - offset]:
+                    self.wrong.setdefault(path, set()).add(place)
 
 
 @contextlib.contextmanager
-def fetched_anew(url: str) -> Iterator[RemoteFiles]:
+def fetched_anew(url: str) -> Iterator[Anew]:
     """Files of a store of which nothing is taken from the cache, and nothing from the root's copies."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".anew-", dir=folder) as empty:
-        yield RemoteFiles(url, Path(empty), rebuild=False)
+        yield Anew(url, Path(empty), folder)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..fileio import printable
 from ..progress import Silent
@@ -21,20 +23,30 @@ if TYPE_CHECKING:
 
     from ..progress import Progress
     from .reader import Store
+    from .remote import Anew
 
 MAX_NAMED_SAMPLES = 8
 PIECE_BYTES = 2**25
 """A shard may be larger than memory; a request to a far store takes as long as many bytes."""
+OF_THE_SYSTEM = re.compile(r"(.*/)?(\.DS_Store|Thumbs\.db|\._[^/]*|\.nfs[0-9a-fA-F]+)|(.*/)?@eaDir(/.*)?")
+"""Files that macOS, Windows, Synology's indexer and NFS put into any folder. No reader of the format looks at them."""
+Kind = Literal["damaged", "unreadable", "kept"]
+_DAMAGED: Kind = "damaged"
+_UNREADABLE: Kind = "unreadable"
+OF_THIS_PROCESS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""Errors that say nothing of a file, and would be every file's."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One file of a store that is not what the manifest says."""
+    """One file of a store that is not what the manifest says, or of which that is not known."""
 
     file: str
     what: str
     samples: list[str]
     """Ids of the samples that the file holds, all of them suspect; empty where it holds none alone."""
+    kind: Kind = "damaged"
+    """`unreadable`: the system gave no bytes to compare. `kept`: it was kept wrongly of a sound store behind a URL."""
 
     def __str__(self) -> str:
         if not self.samples:
@@ -49,26 +61,64 @@ def verify_store(path: str | Path, progress: Progress | None = None) -> list[Dam
 
     `path` may be a URL: all of it is fetched anew. What else lies there is not asked for, since not every server tells.
 
-    Raises ValueError where the store cannot be opened at all, ConnectionError where the other side stays away.
+    Files that operating systems put into any folder are noted and otherwise left alone.
+
+    Raises ValueError where the store cannot be opened at all, ConnectionError where the other side stays away, and
+    OSError where this process may open no more files.
     """
     progress = progress or Silent()
     if is_url(path):
         from .remote import fetched_anew
 
         with fetched_anew(str(path)) as files:
-            return _verify(either_of(files, files.name, check_shards=False), [], progress)
+            store = either_of(files, files.name, check_shards=False)
+            return _kept_wrongly(files, store, _verify(store, [], progress))
     store = open_either(path, check_shards=False)  # all are hashed here
-    strange = [Damage(name, "does not belong to the store", []) for name in _strangers(Path(path), store)]
-    return _verify(store, strange, progress)
+    strange = _strangers(Path(path), store)
+    if ignored := [name for name in strange if OF_THE_SYSTEM.fullmatch(name) and not (Path(path) / name).is_symlink()]:
+        progress.note(
+            f"{len(ignored)} files of the operating system lie in the store and are ignored, such as "
+            f"{printable(ignored[0])}"
+        )
+    found = [Damage(name, "does not belong to the store", []) for name in strange if name not in ignored]
+    return _verify(store, found, progress)
+
+
+def _kept_wrongly(files: Anew, store: Store | KeptImages, found: list[Damage]) -> list[Damage]:
+    """Remove what this machine keeps of files that are sound on the server, and is not theirs; and name them."""
+    damaged, shard_of = {one.file for one in found}, _shards(store)
+    for name in sorted(set(files.wrong) - damaged):
+        for place in files.wrong[name]:
+            place.unlink(missing_ok=True)
+        inside = store.spec.shard_samples(shard_of[name]) if name in shard_of else range(0)
+        what = (
+            f"{len(files.wrong[name])} parts kept in {files.cache} were not the server's bytes, which match the "
+            "manifest; they are removed"
+        )
+        found.append(Damage(name, what, [_id(store, number) for number in inside], "kept"))
+    return found
+
+
+def _shards(store: Store | KeptImages) -> dict[str, int]:
+    """Number of each file of the large arrays."""
+    return {array.file(shard): shard for array in store.layout.sharded() for shard in range(store.spec.shards)}
 
 
 def _verify(store: Store | KeptImages, found: list[Damage], progress: Progress) -> list[Damage]:
-    shard_of = {array.file(shard): shard for array in store.layout.sharded() for shard in range(store.spec.shards)}
+    shard_of = _shards(store)
     with progress.task("verify", len(store.manifest), "file") as task:
         for name in store.manifest:
-            if what := _difference(store, name):
-                inside = store.spec.shard_samples(shard_of[name]) if name in shard_of else range(0)
-                found.append(Damage(name, what, [_id(store, number) for number in inside]))
+            inside = store.spec.shard_samples(shard_of[name]) if name in shard_of else range(0)
+            try:
+                what, kind = _difference(store, name), _DAMAGED
+            except ConnectionError:  # says nothing of the file
+                raise
+            except OSError as error:
+                if error.errno in OF_THIS_PROCESS:
+                    raise
+                what, kind = f"cannot be read: {error.strerror or error}", _UNREADABLE
+            if what:
+                found.append(Damage(name, what, [_id(store, number) for number in inside], kind))
             task.update()
     if found:
         return found
@@ -106,6 +156,8 @@ def _readers(store: Store | KeptImages) -> dict[str, Callable[[int], object]]:
     readers: dict[str, Callable[[int], object]] = {"depth": store.depth}
     if store.spec.dpm_kind != "gaussian":
         readers["dpm"] = store.dpm
+    if store.spec.dpm_kind == "sparse":
+        readers["dpm/gap"] = store.check_planes
     if store.spec.alignment is not None:
         readers["sample/align_verdict"] = store.alignment
     return readers
@@ -130,7 +182,7 @@ def _strangers(path: Path, store: Store | KeptImages) -> list[str]:
 
 
 def _difference(store: Store | KeptImages, name: str) -> str:
-    """What a file has that the manifest does not say; empty where they agree."""
+    """What a file has that the manifest does not say; empty where they agree. Raises OSError where it is not read."""
     size, digest = store.manifest[name]
     try:
         length = store._files.size(name)  # noqa: SLF001 - same room
@@ -139,10 +191,6 @@ def _difference(store: Store | KeptImages, name: str) -> str:
             hasher.update(store._files.read_range(name, offset, PIECE_BYTES))  # noqa: SLF001 - same room
     except DamagedStoreError as error:
         return str(error)
-    except ConnectionError:  # says nothing of the file
-        raise
-    except OSError as error:  # a bad sector, or a folder in the place of a file
-        return f"cannot be read: {error.strerror or error}"
     if length != size:
         return f"{length} bytes, the manifest says {size}"
     return "" if hasher.hexdigest() == digest else "sha256 differs from the manifest"
@@ -151,5 +199,5 @@ def _difference(store: Store | KeptImages, name: str) -> str:
 def _id(store: Store | KeptImages, number: int) -> str:
     try:
         return store.ids[number]
-    except DamagedStoreError:  # the ids are damaged too, which is told on its own
+    except (DamagedStoreError, OSError):  # the ids are at fault too, which is told on its own
         return f"number {number}"

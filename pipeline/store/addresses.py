@@ -1,0 +1,75 @@
+"""Addresses of stores: which are accepted, and how messages show them without passwords or signatures."""
+
+from __future__ import annotations
+
+import base64
+import netrc
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+PROTOCOLS = {
+    "http": "pip install 'tiekd-pipeline[http]'",
+    "https": "pip install 'tiekd-pipeline[http]'",
+    "s3": "pip install 'tiekd-pipeline[s3]'",
+    "gs": "pip install gcsfs",
+    "az": "pip install adlfs",
+    "memory": "pip install fsspec",
+}
+"""Protocols that a store may come by, and what to install where the package behind one is missing."""
+
+# A password may hold `@`, so all up to the last `@` before the path is hidden. Where what follows the first colon is no
+# port, the password holds `/`, `?` or `#`, and everything up to the last `@` is hidden.
+_LOGIN = re.compile(r"(?<=://)(?:[^\s/?#]*@|[^\s/?#:@]*:(?!\d+(?:[/?#]|$))\S*@)")
+_QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\")>]*")
+
+
+def check_url(url: str) -> str:
+    """Return the URL of a store without a slash at its end.
+
+    Raises ValueError for another protocol, a chain of them, or a URL that is more than a plain address.
+    """
+    protocol, _, rest = url.partition("://")
+    if protocol not in PROTOCOLS:
+        hint = "; give a path on this machine without file://" if protocol in {"file", "local"} else ""
+        raise ValueError(f"{hidden(url)}: protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}{hint}")
+    rest = rest.rstrip("/")
+    if not rest.strip("/") or (rest.startswith("/") and protocol != "memory"):
+        raise ValueError(f"{hidden(url)}: expected {protocol}://HOST_OR_BUCKET/PATH/NAME.zarr")
+    if re.search(r"[?#\s\\]|::|%2[ef]", rest, re.IGNORECASE) or {".", ".."} & set(rest.split("/")):
+        raise ValueError(
+            f"{hidden(url)}: expected a plain address without ?, #, '..', '::' or blanks; a signed address names one "
+            "file and cannot serve a store"
+        )
+    return f"{protocol}://{rest}"
+
+
+def hidden(text: str) -> str:
+    """Return a URL, or a text with URLs in it, without names, passwords and signatures."""
+    return _QUERY.sub(r"\1?***", _LOGIN.sub("***@", text))
+
+
+def without_login(url: str) -> tuple[str, str | None]:
+    """Split an http(s) URL into the URL without name and password, and the Authorization header that these make."""
+    head, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    parts = urlsplit(url)
+    plain = f"{head}://{host.rpartition('@')[2]}{slash}{path}"
+    if parts.username is None:
+        return plain, None
+    return plain, _basic(unquote(parts.username), unquote(parts.password or ""))
+
+
+def login_of_host(host: str | None) -> str | None:
+    """Authorization header for a host from the user's .netrc file, if there is one."""
+    try:
+        path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+        found = netrc.netrc(path).authenticators(host or "") if path.is_file() else None
+    except (OSError, RuntimeError, netrc.NetrcParseError):  # no home directory, or a file that is not to be read
+        return None
+    return None if found is None else _basic(found[0], found[2] or "")
+
+
+def _basic(name: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
