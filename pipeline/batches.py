@@ -6,6 +6,7 @@ What a batch holds depends on seed, epoch and numbers alone, so that it is the s
 from __future__ import annotations
 
 import os
+import resource
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 AHEAD = 2
 """So many batches are read ahead where a thread reads them."""
 GPU_WORKERS = 8
+HANDLES, HANDLES_A_WORKER = 128, 48
+"""Open files of a run, and of each worker: two batches ahead of seven tensors each, and its pipes, twice over."""
 
 
 def a_core_is_free() -> bool:
@@ -48,6 +51,8 @@ class _Telling(Dataset["Item | _Failure"]):
             return self.data[key]
         except ValueError as error:
             return _Failure(str(error))
+        except OSError as error:  # too many open files, a disk or a connection that failed
+            return _Failure(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def _collate_or_tell(items: list[Item | _Failure]) -> Item | _Failure:
@@ -59,6 +64,13 @@ def _checked(batch: Item | _Failure) -> Item:
     if isinstance(batch, _Failure):
         raise ValueError(batch.message)  # noqa: TRY004 - of the input, not of a type
     return batch
+
+
+def _share_with_few_handles(workers: int) -> None:
+    """Where this process may open few files, let workers hand over memory by name: else each tensor takes a handle."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit < HANDLES + HANDLES_A_WORKER * workers:
+        torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]
 
 
 class Batches:
@@ -78,6 +90,8 @@ class Batches:
             workers = GPU_WORKERS if on_gpu else 0
         self.data, self.order = data, order
         self.loader: DataLoader[Item | _Failure] | None = None
+        if workers:
+            _share_with_few_handles(workers)
         if workers or on_gpu:
             self.loader = DataLoader(
                 _Telling(data),

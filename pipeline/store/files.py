@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from .codec import DamagedStoreError
@@ -12,6 +14,19 @@ from .codec import DamagedStoreError
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+
+MOST_HANDLES = 64
+OUT_OF_HANDLES = {errno.EMFILE, errno.ENFILE}
+NOT_AS_WRITTEN = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO}
+"""Something else is there than the file that was written, or nothing."""
+HINTS = {
+    errno.EMFILE: "this process may open no more files: raise the limit with `ulimit -n 4096`, or use fewer --workers",
+    errno.ENFILE: "this machine may open no more files: end other programs, or raise fs.file-max",
+    errno.EIO: "the disk or mount gave no bytes: look at the system's log, then read it again or fetch the store again",
+    errno.ESTALE: "the network mount lost the file: mount it again",
+}
+"""What to do about what says nothing of a store's bytes."""
 
 
 class StoreFiles(Protocol):
@@ -44,14 +59,23 @@ def is_url(path: str | Path) -> bool:
     return isinstance(path, str) and "://" in path
 
 
-class LocalFiles:
-    """A store in a directory. Holds a few open files; safe to pickle and to fork (reads carry their own offset)."""
+class _Handle:
+    """An open file, closed once nobody reads from it."""
 
-    OPEN_FILES = 64
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        # A forked child shares the parent's numbers, but its copies are its own to close.
+        os.close(self.number)
+
+
+class LocalFiles:
+    """A store in a directory. Holds a few open files; safe to pickle, to fork and for threads."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._handles: dict[str, int] = {}
+        self._handles: dict[str, _Handle] = {}
 
     def __getstate__(self) -> dict[str, object]:
         return {"root": self.root}
@@ -59,25 +83,37 @@ class LocalFiles:
     def __setstate__(self, state: dict[str, Path]) -> None:
         self.__init__(state["root"])  # type: ignore[misc]  # pickling restores by making anew
 
-    def __del__(self) -> None:
-        # A forked child shares the parent's numbers, but its copies are its own to close.
-        for handle in self.__dict__.get("_handles", {}).values():
-            os.close(handle)
-
-    def _handle(self, path: str) -> int:
+    def _handle(self, path: str) -> _Handle:
         handle = self._handles.pop(path, None)
         if handle is None:
-            whole = self.root / path
-            try:
-                handle = _open_below(self.root, path)
-            except OSError as error:
-                raise DamagedStoreError(
-                    f"{whole}: {error.strerror}; run `pipeline store verify {self.root}`"
-                ) from error
-            if len(self._handles) >= self.OPEN_FILES:
-                os.close(self._handles.pop(next(iter(self._handles))))
+            while len(self._handles) >= _most_handles():
+                self._close_one()
+            handle = self._open(path)
         self._handles[path] = handle
         return handle
+
+    def _open(self, path: str) -> _Handle:
+        while True:
+            try:
+                return _Handle(_open_below(self.root, path))
+            except OSError as error:
+                if error.errno in OUT_OF_HANDLES and self._handles:
+                    self._close_one()
+                    continue
+                raise self._refusal(path, error) from error
+
+    def _close_one(self) -> None:
+        """Let the file go that was not read for the longest time; another thread may be at it too."""
+        with suppress(KeyError, StopIteration, RuntimeError):
+            del self._handles[next(iter(self._handles))]
+
+    def _refusal(self, path: str, error: OSError) -> Exception:
+        """What to raise: a file that is not there or no file is damage, and nothing else that a system may say."""
+        whole = self.root / path
+        if error.errno in NOT_AS_WRITTEN:
+            return DamagedStoreError(f"{whole}: {error.strerror}; run `pipeline store verify {self.root}`")
+        hint = HINTS.get(error.errno or 0)
+        return OSError(error.errno, f"{error.strerror}{f'; {hint}' if hint else ''}", str(whole))
 
     def read(self, path: str, limit_bytes: int) -> bytes:
         """Whole content of a small file."""
@@ -88,11 +124,22 @@ class LocalFiles:
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset`."""
-        return os.pread(self._handle(path), length, offset)
+        handle = self._handle(path)
+        try:
+            return os.pread(handle.number, length, offset)
+        except OSError as error:
+            raise self._refusal(path, error) from error
 
     def size(self, path: str) -> int:
         """Bytes of a file."""
-        return os.fstat(self._handle(path)).st_size
+        handle = self._handle(path)
+        return os.fstat(handle.number).st_size
+
+
+def _most_handles() -> int:
+    """How many files one store keeps open: an eighth of what the process may open."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_HANDLES if limit == resource.RLIM_INFINITY else max(1, min(MOST_HANDLES, limit // 8))
 
 
 def _open_below(root: Path, path: str) -> int:

@@ -96,12 +96,12 @@ def _parse(name: str, path: str, data: bytes) -> Any:  # noqa: ANN401 - any JSON
 
 
 def _same(one: object, other: object) -> bool:
-    """Equal as JSON: unlike in Python, `true` is not 1."""
+    """Equal as JSON: unlike in Python, `true` is not 1, and neither is 1.0, at which other readers stop."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_same, one, other))
-    return isinstance(one, bool) == isinstance(other, bool) and one == other
+    return type(one) is type(other) and one == other
 
 
 def read_manifest(files: StoreFiles, name: str) -> tuple[int, Manifest]:

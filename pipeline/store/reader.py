@@ -226,6 +226,25 @@ class Store(StoredSamples[StoreSpec]):
             raise self._damaged("dpm/tail", number, "the chunk is missing")
         return SparseMap(parts[0], parts[1], tail[0])
 
+    def check_planes(self, sample: int | str) -> None:
+        """Raise DamagedStoreError for planes that this reader ignores and another might not.
+
+        These are planes of the last chunk beyond `sample/dpm_planes`, weights without a bin, and bins after a pixel's
+        last one. A writer leaves all of them 0.
+        """
+        stored, number = self.sparse_dpm(sample), self.index_of(sample)
+        for path in ("dpm/gap", "dpm/weight"):
+            array = self._arrays[path]
+            chunks = [chunk for chunk in self._chunks(path, number) if chunk is not None]
+            spare = len(stored.gap) - (len(chunks) - 1) * array.chunk[1]
+            if chunks and chunks[-1][0, spare:].any():
+                raise self._damaged(path, number, f"planes beyond the {len(stored.gap)} that the sample uses are not 0")
+        absent = stored.gap == 0
+        if stored.weight[absent].any():
+            raise self._damaged("dpm/weight", number, "weights of no bin are not 0")
+        if (absent[:-1] & ~absent[1:]).any():
+            raise self._damaged("dpm/gap", number, "bins follow a pixel's last one")
+
     def _lacks(self, sample: str) -> str:
         return (
             f"{self.name} holds no sample {sample!r} (it has {len(self)}, such as {self.ids[0]!r}): was it made from "
