@@ -17,6 +17,7 @@ from .alignment import DEPTH_RANGE_M, FIT, MAX_RESIDUAL, MIN_POINTS, NO_TRUTH, F
 from .dataset import upsampled
 from .parallel import in_order
 from .progress import Silent
+from .sources.truth import of_view_m
 from .sources.view import View
 from .store import open_store
 from .store.aligned import AlignmentSummary, row_of_fit, summarise
@@ -165,18 +166,15 @@ class _Aligner(NamedTuple):
         truth_m = self.source.read_truth_m(one.sample)
         if truth_m is None:
             return NO_TRUTH
-        _, sha256 = self.source.read_image(one.sample)
+        image, sha256 = self.source.read_image(one.sample)
         if sha256 != one.sha256:
             raise ValueError(
                 f"{one.sample.image_path} is not the image that the teacher saw: its sha256 is {sha256[:16]}..., "
                 f"{self.store_name} was made from {one.sha256[:16]}...; so the truth is not of that image either: use "
                 "the images that the store was made from"
             )
-        try:
-            # Not resized as the view is, which would lose points: the map is brought to the size of the crop instead.
-            truth_m = replace(self.view, resize_px=None).of_truth_m(truth_m)
-        except ValueError as error:
-            raise ValueError(f"truth of {one.sample.id}: {error}") from error
+        # Not resized as the view is, which would lose points: the map is brought to the size of the truth instead.
+        truth_m = of_view_m(truth_m, one.sample, self.view, (image.shape[0], image.shape[1]), own_pixels=True)
         values = upsampled(one.values, (truth_m.shape[0], truth_m.shape[1]))
         return fit(
             values,

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from .augment import Augmentation, Colour, Geometry, plain_table
+from .sources.truth import read_truth_of_view_m
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,10 +108,13 @@ class TrainingData(Dataset[Item]):
         epoch, number = key
         random = np.random.default_rng([self.seed, epoch, number])
         sample = self.samples[number]
-        image = self._image(sample, number)
+        image, image_px = self._image(sample, number)
         view_px = (image.shape[0], image.shape[1])
         geometry = Geometry.draw(self.augmentation, view_px, random)
-        target_m = self._target_m(sample, number, view_px, geometry.mirrored)
+        if self.store is None:
+            target_m = self._truth_m(sample, image_px, view_px)
+        else:
+            target_m = self._taught_m(number, view_px, geometry.mirrored)
         depth_m = geometry.of_map(target_m, view_px, geometry.size_px, np.nan)
         if self.relative is not None:
             depth_m = self.relative.of(depth_m)
@@ -124,10 +128,12 @@ class TrainingData(Dataset[Item]):
             planes = (torch.from_numpy(gap), torch.from_numpy(weight), torch.from_numpy(tail))
         return Item(geometry.of_image(image), colours, torch.from_numpy(depth_m)[None], *planes)
 
-    def _image(self, sample: Sample, number: int) -> NDArray[np.uint8]:
-        """The view of the image, if it is the one that the teacher saw."""
+    def _image(self, sample: Sample, number: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """The view of the image, if it is the one that the teacher saw, and the size (H, W) of the whole image."""
         if self.images is not None:
-            return self.images.image(int(self.image_numbers[number]))
+            place = int(self.image_numbers[number])
+            height, width = self.images.image_size_px[place].tolist()
+            return self.images.image(place), (height, width)
         image, sha256 = self.source.read_image(sample)
         if self.store is not None:
             expected = self.store.image_sha256[self.numbers[number]].tobytes().hex()
@@ -137,7 +143,7 @@ class TrainingData(Dataset[Item]):
                     f"{self.store.name} was made from {expected[:16]}...; use the same images, or run "
                     "`pipeline cache-teacher` over these"
                 )
-        return self.view.of_image(image)
+        return self.view.of_image(image), (image.shape[0], image.shape[1])
 
     def _kept(self, images: KeptImages) -> NDArray[np.int64]:
         """Positions of the kept images. Raises ValueError unless they are what the teacher saw."""
@@ -164,13 +170,13 @@ class TrainingData(Dataset[Item]):
         assert self.store is not None
         return self.store, int(self.numbers[number]), 1
 
-    def _target_m(self, sample: Sample, number: int, view_px: tuple[int, int], mirrored: bool) -> NDArray[np.float32]:
-        """What is learned, (H, W) as the view lies, before the crop and its mirroring."""
-        if self.store is None:
-            truth_m = self.source.read_truth_m(sample)
-            if truth_m is None:
-                return np.full(view_px, np.nan, np.float32)
-            return self.view.of_truth_m(truth_m)
+    def _truth_m(self, sample: Sample, image_px: tuple[int, int], view_px: tuple[int, int]) -> NDArray[np.float32]:
+        """Ground truth (H, W) of the view, NaN where there is none."""
+        truth_m = read_truth_of_view_m(self.source, sample, self.view, image_px)
+        return np.full(view_px, np.nan, np.float32) if truth_m is None else truth_m
+
+    def _taught_m(self, number: int, view_px: tuple[int, int], mirrored: bool) -> NDArray[np.float32]:
+        """What the teacher said, (H, W) as the view lies, before the crop and its mirroring."""
         store, place, back = self._teacher(number, mirrored)
         depth_m = store.depth_m(place) if self.relative is None else store.depth(place)
         return upsampled(depth_m, view_px)[:, ::back]

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from .dpm import expected_depth
 from .metrics import PROTOCOLS, depth_metrics, mean_metrics
 from .parallel import in_order
+from .sources.truth import read_truth_of_view_m
 from .students.run import normalise
 
 if TYPE_CHECKING:
@@ -43,13 +44,8 @@ class Frame(NamedTuple):
 def read_frame(source: Source, sample: Sample, view: View) -> Frame:
     """Read an image and its truth. Raises ValueError naming the file that is at fault."""
     image, sha256 = source.read_image(sample)
-    truth_m = source.read_truth_m(sample)
-    if truth_m is not None and truth_m.shape != image.shape[:2]:
-        raise ValueError(
-            f"{sample.truth_path}: ground truth of {truth_m.shape[0]}x{truth_m.shape[1]} px for an image of "
-            f"{image.shape[0]}x{image.shape[1]} px ({sample.image_path}): expected the same size"
-        )
-    return Frame(sample, view.of_image(image), sha256, None if truth_m is None else view.of_truth_m(truth_m))
+    truth_m = read_truth_of_view_m(source, sample, view, (image.shape[0], image.shape[1]))
+    return Frame(sample, view.of_image(image), sha256, truth_m)
 
 
 def frames_in_batches(source: Source, samples: Sequence[Sample], view: View, batch_size: int) -> Iterator[list[Frame]]:

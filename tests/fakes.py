@@ -167,6 +167,11 @@ def factory():
     return FakeTeacher()
 
 
+def relative():
+    """For `--teacher python:fakes:relative`: disparities."""
+    return RelativeTeacher()
+
+
 def lopsided():
     """For `--teacher python:fakes:lopsided`: what a mirrored image gets is not the mirrored answer."""
     return RelativeTeacher("metric_m", lopsided=True)

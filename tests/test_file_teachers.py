@@ -603,7 +603,8 @@ class TestFastDepth:
         for sample in source.samples("all")[::20]:
             image = torch.from_numpy(view.of_image(source.read_image(sample)[0])).permute(2, 0, 1)[None] / 255
             depth = depth_of(teacher, image)
-            truth_m = view.of_truth_m(source.read_truth_m(sample))
+            truth_m = source.read_truth_m(sample)
+            truth_m = view.of_depth(truth_m, truth_m.shape)
             assert torch.unique(depth[depth.isfinite()] / 0.0717).numel() <= 255
             depth_m = torch.nn.functional.interpolate(depth.nan_to_num()[:, None], truth_m.shape, mode="bilinear")
             there = (truth_m > 1e-3) & (truth_m < 10)

@@ -44,7 +44,7 @@ def test_a_mirrored_view_is_the_view_mirrored(text):
     mirrored, plain = View.parse(text), View.parse(text.removesuffix(",mirror"))
     assert str(mirrored) == text
     assert np.array_equal(mirrored.of_image(image), plain.of_image(image)[:, ::-1])
-    assert np.array_equal(mirrored.of_truth_m(truth_m), plain.of_truth_m(truth_m)[:, ::-1])
+    assert np.array_equal(mirrored.of_depth(truth_m, truth_m.shape), plain.of_depth(truth_m, truth_m.shape)[:, ::-1])
     assert mirrored.box_px(360, 1230) == plain.box_px(360, 1230)
 
 

@@ -325,7 +325,8 @@ class TestRealPredictions:
         teacher = opened(f"predictions:{real / 'kitti/teacher_png16'}", metres_per_unit=UNITS["tiekd-kitti"])
         errors = []
         for sample in source.samples(split):
-            truth_m = View.parse("kb").of_truth_m(source.read_truth_m(sample))
+            truth_m = source.read_truth_m(sample)
+            truth_m = View.parse("kb").of_depth(truth_m, truth_m.shape)
             # The crop of Garg et al. on 352x1216, as the README of the data has it.
             crop = (
                 slice(int(0.40810811 * 352), int(0.99189189 * 352)),

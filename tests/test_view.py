@@ -47,7 +47,7 @@ def test_image_and_truth_have_the_size_that_the_view_says(crop, resize):
     view = View("center", crop, resize)
     height, width = crop[0] + 3, crop[1] + 2
     assert view.of_image(np.zeros((height, width, 3), np.uint8)).shape == (*view.size_px(height, width), 3)
-    assert view.of_truth_m(np.zeros((height, width), np.float32)).shape == view.size_px(height, width)
+    assert view.of_depth(np.zeros((height, width), np.float32), (height, width)).shape == view.size_px(height, width)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_view_without_resize_copies_the_very_pixels():
 
 def test_resizing_truth_takes_the_nearest_pixel_and_invents_none():
     truth_m = np.array([[1, 9], [np.nan, 3]], np.float32)
-    seen = View.parse("full,resize:4x4").of_truth_m(truth_m)
+    seen = View.parse("full,resize:4x4").of_depth(truth_m, truth_m.shape)
     np.testing.assert_array_equal(seen, np.repeat(np.repeat(truth_m, 2, 0), 2, 1))
 
 

@@ -8,6 +8,7 @@ Shape legend: H, W pixels.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KB_SIZE_PX = (352, 1216)
+ALIKE_PX = 2.0
+"""One pixel at each of two borders. ScanNet's depth of 480x640 needs 1.98 for its images of 968x1296."""
 LIMIT_PX = 2**14  # a view is read from stores of strangers too, and a resize allocates what it says
 
 
@@ -86,15 +89,46 @@ class View:
             view = np.array(picture)  # a copy: torch refuses the read-only one of asarray
         return np.ascontiguousarray(view[:, ::-1] if self.mirror else view)
 
-    def of_truth_m(self, depth_m: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Crop ground truth (H, W); resized by nearest pixel, so that no depth is invented between two."""
-        top, left, height, width = self.box_px(*depth_m.shape)
-        view = depth_m[top : top + height, left : left + width]
-        if self.resize_px and self.resize_px != (height, width):
-            rows = ((np.arange(self.resize_px[0]) + 0.5) * height / self.resize_px[0]).astype(np.intp)
-            columns = ((np.arange(self.resize_px[1]) + 0.5) * width / self.resize_px[1]).astype(np.intp)
-            view = view[rows[:, None], columns]
+    def of_depth(
+        self, depth: NDArray[np.float32], image_px: tuple[int, int], *, own_pixels: bool = False
+    ) -> NDArray[np.float32]:
+        """Crop and resize depth (any H, W) of a whole image of `image_px`, by nearest pixel: no depth between two.
+
+        The result is as large as the view, whatever the resolution of the depth; with `own_pixels` it is the crop
+        without the resize, in pixels of the depth's own size. Raises ValueError as `box_px`.
+        """
+        top, left, height, width = self.box_px(*image_px)
+        size = self.size_px(*image_px)
+        if own_pixels:
+            sides = zip((height, width), depth.shape, image_px, strict=True)
+            size_of_crop = [max(1, round(side * own / whole)) for side, own, whole in sides]
+            size = (size_of_crop[0], size_of_crop[1])
+        if depth.shape == image_px and size == (height, width):
+            view = depth[top : top + height, left : left + width]
+        else:
+            rows = _nearest(top, height, size[0], image_px[0], depth.shape[0])
+            columns = _nearest(left, width, size[1], image_px[1], depth.shape[1])
+            view = depth[rows[:, None], columns]
         return np.ascontiguousarray(view[:, ::-1] if self.mirror else view)
+
+
+def aspect_off_px(one_px: tuple[int, ...], other_px: tuple[int, ...]) -> float:
+    """By how many pixels of the smaller one two sizes (height, width) differ in aspect."""
+    (height, width), (large_height, large_width) = sorted((one_px, other_px), key=math.prod)
+    return min(abs(height - large_height * width / large_width), abs(width - large_width * height / large_height))
+
+
+def same_aspect(one_px: tuple[int, ...], other_px: tuple[int, ...]) -> bool:
+    """Whether two sizes (height, width) can be of one picture: centred on each other, each border is within a pixel."""
+    return aspect_off_px(one_px, other_px) <= ALIKE_PX
+
+
+def _nearest(start: int, length: int, count: int, image: int, own: int) -> NDArray[np.intp]:
+    """Positions, along one side of `own` pixels, of `count` pixels spread over `length` of an image's `image`."""
+    places = (np.arange(count) + 0.5) * length / count
+    if own == image:
+        return start + places.astype(np.intp)
+    return np.minimum((start + places) * own / image, own - 1).astype(np.intp)
 
 
 def _size(size_px: tuple[int, int] | None) -> str:

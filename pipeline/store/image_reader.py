@@ -5,6 +5,7 @@ Shape legend: N samples, H W pixels of the view.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,11 @@ class KeptImages(StoredSamples[ImageSpec]):
     def numbers(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Positions of samples. Raises ValueError if an image was not kept."""
         return self.indexes_of(ids)
+
+    @cached_property
+    def image_size_px(self) -> NDArray[np.int32]:
+        """(N, 2) height and width of each whole image, of which the view was kept."""
+        return self.rows("image_size_px")
 
     def image(self, number: int) -> NDArray[np.uint8]:
         """The view (H, W, 3) uint8 of an image, bit for bit; its memory lies (H, 3, W).
