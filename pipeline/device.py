@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 
 import torch
+
+OUT_OF_MEMORY = (
+    "out of memory",  # CUDA, where the error is not of torch's own class
+    "can't allocate memory",  # torch on a CPU
+    "not enough memory",  # the same on other systems
+    "std::bad_alloc",
+    "Failed to allocate memory",  # ONNX Runtime
+    "ALLOC_FAILED",  # cuBLAS, cuDNN
+)
+"""What the message of an error holds that came of too little memory, where its class does not say so."""
 
 
 def choose_device(name: str = "auto", process: int | None = None) -> torch.device:
@@ -53,3 +64,21 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, came of too little memory: of the GPU, or of this process.
+
+    torch has a class of its own for GPUs alone; on a CPU, and in the libraries that it calls, the message has to tell.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(found, OSError):
+            if found.errno == errno.ENOMEM:
+                return True
+        elif not isinstance(found, ValueError) and any(text in str(found) for text in OUT_OF_MEMORY):
+            return True
+        found = found.__cause__
+    return False
