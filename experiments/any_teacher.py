@@ -93,7 +93,7 @@ def cases(work: Path) -> list[Case]:
             kitti,
             sample,
             garg,
-            ["--metres-per-unit", "1"],
+            ["--metres-per-unit", "1", "--input-size", "192x640"],
         ),
         Case(
             "litert",

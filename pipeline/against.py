@@ -20,7 +20,7 @@ from .fileio import canonical_json
 from .predict import evenly
 from .progress import Silent
 from .sources.view import View
-from .teachers.base import gives_maps, has_moving_bins
+from .teachers.base import Framing, answer_of, gives_maps, has_moving_bins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,11 +103,13 @@ def compare_with_teacher(
     with (progress or Silent()).task("ask the teacher twice", 2 * len(samples), "img") as task:
         for start in range(0, len(samples), batch_size):
             batch = samples[start : start + batch_size]
-            images = [_image(store, source, sample, view) for sample in batch]
-            first = _answers(store, teacher, batch, images)
+            seen = [_image(store, source, sample, view) for sample in batch]
+            images, framing = [one for one, _ in seen], Framing(view, [image_px for _, image_px in seen])
+            first = _answers(store, teacher, batch, images, framing)
             task.update(len(batch))
             for number, sample in enumerate(batch):
-                (second,) = _answers(store, teacher, [sample], images[number : number + 1])
+                alone = framing._replace(images_px=framing.images_px[number : number + 1])
+                (second,) = _answers(store, teacher, [sample], images[number : number + 1], alone)
                 beside.add(sample, first[number], second)
                 task.update(1)
     return beside.agreements()
@@ -142,11 +144,11 @@ def _check_card(store: Store, teacher: Teacher) -> None:
 
 
 def _answers(
-    store: Store, teacher: Teacher, batch: Sequence[Sample], images: Sequence[NDArray[np.uint8]]
+    store: Store, teacher: Teacher, batch: Sequence[Sample], images: Sequence[NDArray[np.uint8]], framing: Framing
 ) -> list[_Answer]:
     """What the teacher says of images that the store was made from, at its own size, maps over the store's bins."""
     shown = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255 if teacher.needs_images else None
-    depth, dpm, moving = teacher.predict(shown, [sample.id for sample in batch])
+    depth, dpm, moving = answer_of(teacher, shown, [sample.id for sample in batch], framing)
     if tuple(depth.shape) != (len(batch), *store.layout.size_px):
         height, width = store.layout.size_px
         raise ValueError(
@@ -173,8 +175,8 @@ def _answers(
     return [_Answer(one, its) for one, its in zip(depths, maps, strict=True)]
 
 
-def _image(store: Store, source: Source, sample: Sample, view: View) -> NDArray[np.uint8]:
-    """The view of an image, if it is the one that the store was made from."""
+def _image(store: Store, source: Source, sample: Sample, view: View) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """The view of an image, if it is the one that the store was made from, and the size (H, W) of the whole image."""
     image, sha256 = source.read_image(sample)
     expected = store.image_sha256[store.index_of(sample.id)].tobytes().hex()
     if sha256 != expected:
@@ -182,7 +184,7 @@ def _image(store: Store, source: Source, sample: Sample, view: View) -> NDArray[
             f"{sample.image_path} is not the image that the teacher saw: its sha256 is {sha256[:16]}..., {store.name} "
             f"was made from {expected[:16]}...; give --source the same images"
         )
-    return view.of_image(image)
+    return view.of_image(image), (image.shape[0], image.shape[1])
 
 
 class _Beside:

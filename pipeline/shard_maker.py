@@ -20,7 +20,7 @@ import torch
 from .carry import CarryCost, carry
 from .parallel import in_order
 from .store.writer import EncodedSample, encode_sample
-from .teachers.base import may_lack_values
+from .teachers.base import Framing, answer_of, may_lack_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -150,19 +150,14 @@ class ShardMaker:
         if self._teacher.needs_images:
             stacked = np.stack([frame.view for frame in batch])
             images = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
-        depth, dpm, edges = self._teacher.predict(images, [frame.sample.id for frame in batch])
+        framing = Framing(self._view, [frame.image_size_px for frame in batch])
+        depth, dpm, edges = answer_of(self._teacher, images, [frame.sample.id for frame in batch], framing)
         if depth.ndim != 3 or len(depth) != len(batch):
             raise ValueError(
                 f"teacher {self._teacher.card.name!r} gave depth of shape {tuple(depth.shape)} for {len(batch)} "
                 "images: expected (B, h, w)"
             )
         for frame, one in zip(batch, depth, strict=True):
-            whole = frame.image_size_px
-            if tuple(one.shape) == whole != self.spec.view_size_px:
-                raise ValueError(
-                    f"the teacher's output for {frame.sample.id} has the size of the whole image, "
-                    f"{whole[0]}x{whole[1]} px, but the view {self._view} is a part of it: use --view full"
-                )
             wrong = one.isinf() if may_lack_values(self._teacher) else ~one.isfinite()
             if self._teacher.needs_images and bool(wrong.any()):
                 bad = int(wrong.sum())

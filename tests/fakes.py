@@ -167,6 +167,19 @@ def factory():
     return FakeTeacher()
 
 
+class Transposed(FakeTeacher):
+    """Rows and columns exchanged, as of a network that was written for (W, H)."""
+
+    def __call__(self, images):
+        """Images (B, 3, H, W) -> depth (B, W, H)."""
+        return super().__call__(images).transpose(1, 2)
+
+
+def transposed():
+    """For `--teacher python:fakes:transposed`."""
+    return Transposed()
+
+
 def relative():
     """For `--teacher python:fakes:relative`: disparities."""
     return RelativeTeacher()

@@ -233,22 +233,6 @@ def test_predictions_in_the_released_layout_are_cached_with_their_missing_pixels
     assert store.depth_m(1)[5] == pytest.approx(fakes.smooth_depth_m((20, 60), 1)[5], rel=1e-3)
 
 
-def test_predictions_of_the_whole_image_under_a_cropped_view_are_refused(tmp_path, scenes):
-    class Whole(fakes.FakeTeacher):
-        needs_images = False
-
-        def predict(self, images, ids):
-            return TeacherOutput(torch.full((len(ids), 32, 64), 5.0))
-
-    expect(
-        r"has the size of the whole image, 32x64 px, .*use --view full",
-        tmp_path,
-        scenes,
-        teacher=Whole(),
-        view="center:16x32",
-    )
-
-
 # --- maps over other bins --------------------------------------------------------------------------------------------
 
 

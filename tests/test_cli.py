@@ -164,7 +164,7 @@ def test_a_prediction_of_another_size_is_told(tmp_path, folder):
     fails(r"16x64", *cache(folder, tmp_path / "s.zarr", *more, teacher=f"predictions:{path}"))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -2.0])
+@pytest.mark.parametrize("value", [np.inf, -2.0])
 def test_a_prediction_that_is_no_depth_is_told(tmp_path, folder, value):
     path = tmp_path / "teacher"
     path.mkdir()

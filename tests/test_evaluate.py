@@ -152,7 +152,7 @@ def test_caching_the_native_output_is_smaller_and_as_good(tmp_path, real):
     kitti = real / "kitti"
     source = open_source(f"kitti:{kitti}")
     name = str(kitti / "splits" / "sample_test.txt")
-    options = TeacherOptions(metres_per_unit=1.0)
+    options = TeacherOptions(metres_per_unit=1.0, input_size_px=(192, 640))
     teacher = open_teacher(f"predictions:{kitti / 'teacher_native'}", device=torch.device("cpu"), options=options)
     done = cache_teacher(source, name, teacher, tmp_path / "s.zarr")
     result = evaluate_teacher(open_store(tmp_path / "s.zarr"), source, name, choose_protocol(None, source))

@@ -214,24 +214,68 @@ def test_one_file_for_two_ids_is_refused(tmp_path):
         teacher.predict(None, ["a_b/c"])
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0, 0.0])
+@pytest.mark.parametrize("bad", [np.inf, -1.0, 0.0])
 def test_float_metres_that_are_no_depth_are_refused_with_their_number(tmp_path, bad):
     array = DEPTH_M.copy()
     array[0, :2] = bad
     spec = write_predictions(tmp_path, {"a.npy": array}, metres_per_unit=1)
-    with refuses(tmp_path / "a.npy", "2 of 6 pixels", "above 0", "metric_m", "write uint16"):
+    with refuses(tmp_path / "a.npy", "2 of 6 pixels", f"{bad:g}", "above 0", "metric_m", f"--invalid {bad:g}"):
         opened(spec).predict(None, ["a"])
 
 
-def test_relative_predictions_may_be_0_or_negative_but_not_nan(tmp_path):
+def test_nan_in_float_predictions_is_no_value(tmp_path):
+    array = DEPTH_M.copy()
+    array[0, :2] = np.nan
+    spec = write_predictions(tmp_path, {"a.npy": array}, metres_per_unit=2)
+    np.testing.assert_array_equal(opened(spec).predict(None, ["a"]).depth[0], 2 * array)
+
+
+def test_relative_predictions_may_be_0_or_negative_but_not_infinite(tmp_path):
     spec = write_predictions(
         tmp_path,
-        {"a.npy": DEPTH_M - 2, "b.npy": DEPTH_M * np.nan},
+        {"a.npy": DEPTH_M - 2, "b.npy": DEPTH_M * np.inf},
         depth_space="affine_disparity",
     )
     np.testing.assert_array_equal(opened(spec).predict(None, ["a"]).depth[0], DEPTH_M - 2)
-    with refuses("b.npy", "6 of 6 pixels", "finite numbers in a float format of affine_disparity"):
+    with refuses("b.npy", "6 of 6 pixels", "finite numbers", "affine_disparity"):
         opened(spec).predict(None, ["b"])
+
+
+@pytest.mark.parametrize("said", ["flag", "file", "both"])
+def test_declared_numbers_are_no_value_and_are_recorded(tmp_path, said):
+    array = np.array([[0, 65535, 4000], [1, 2000, 65534]], np.uint16)
+    about = {"invalid": 65535} if said == "file" else {"invalid": [65535, 1]} if said == "both" else {}
+    spec = write_predictions(tmp_path, {"a.png": array}, metres_per_unit=0.001, **about)
+    flag = {"file": (1.0,), "flag": (65535.0, 1.0), "both": (1.0,)}[said]
+    teacher = opened(spec, invalid=flag)
+    expected = np.array([[np.nan, np.nan, 4], [np.nan, 2, 65.534]], np.float32)
+    np.testing.assert_array_equal(teacher.predict(None, ["a"]).depth[0], expected)
+    assert teacher.card.preprocessing["invalid"] == [65535, 1]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pfm"])
+def test_declared_numbers_of_a_float_format_are_those_that_its_type_holds(tmp_path, suffix):
+    array = np.array([[0.0, -1.0, 0.1, 5.0]], np.float32)
+    spec = write_predictions(tmp_path, {f"a{suffix}": array}, metres_per_unit=1, invalid=[0, -1, 0.1])
+    np.testing.assert_array_equal(opened(spec).predict(None, ["a"]).depth[0], [[np.nan, np.nan, np.nan, 5]])
+
+
+@pytest.mark.parametrize(
+    ("about", "parts"),
+    [
+        ({"invalid": "65535"}, ["predictions.json", "invalid 65535", "expected a number"]),
+        ({"invalid": [True]}, ["invalid [True]"]),
+        ({"invalid": list(range(17))}, ["up to 16"]),
+        ({"metre_per_unit": 0.001}, ["key 'metre_per_unit'", "metres_per_unit", "take it out"]),
+        ({"grid": "crop"}, ["grid 'crop'", "image or view"]),
+        ({"view": "middle"}, ["predictions.json", "'middle'", "center:HxW"]),
+        ({"input_size": [192]}, ["input_size [192]", "[height, width]"]),
+    ],
+    ids=["text", "bool", "many", "misspelt", "grid", "view", "size"],
+)
+def test_a_statement_that_is_none_is_refused(tmp_path, about, parts):
+    with refuses(*parts):
+        opened(write_predictions(tmp_path, {"a.npy": DEPTH_M}, metres_per_unit=1, **about))
 
 
 @pytest.mark.parametrize(

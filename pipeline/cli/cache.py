@@ -33,10 +33,11 @@ TEACHER_FLAGS = many(
     option("--licence", help="Licence of the teacher's output; goes into the store."),
     option("--precision", default="auto", help="auto, float32, bfloat16 or float16."),
     option("--revision", help="Revision of a model of a hub."),
-    option("--input-size", type=SIZE, help="What the teacher sees, if it is not its own custom."),
+    option("--input-size", type=SIZE, help="What the teacher sees, or saw (predictions), if it is not its own custom."),
     option("--normalise", help="Pixels of a file's network: imagenet, half, unit, bytes, or MEAN/STD."),
     option("--channels", type=click.Choice(["rgb", "bgr"]), help="Order of the input channels of a file's network."),
     option("--output", help="Which output of a file's network is depth, where it has several."),
+    option("--invalid", metavar="VALUE[,VALUE]", help="Numbers of predictions that say no value, such as 65535."),
     option("--flip-average", is_flag=True, help="Mix each answer with that for the mirrored image: a real map."),
     option("--trust-code", is_flag=True, help="Let code that comes with the weights run."),
 )
@@ -60,13 +61,15 @@ PLAIN_FLAGS = (
 
 def options_of_flags(flags: dict[str, Any]) -> TeacherOptions:
     """Take TEACHER_FLAGS out of a command's flags. Raises ValueError for a scale that is none."""
+    from ..sources.arrays import parse_invalid
     from ..teachers.predictions import parse_metres_per_unit
     from ..teachers.registry import TeacherOptions
 
-    scale = flags.pop("metres_per_unit")
+    scale, invalid = flags.pop("metres_per_unit"), flags.pop("invalid")
     return TeacherOptions(
         metres_per_unit=None if scale is None else parse_metres_per_unit(scale),
         input_size_px=flags.pop("input_size"),
+        invalid=() if invalid is None else parse_invalid(invalid),
         **{name: flags.pop(name) for name in PLAIN_FLAGS},
     )
 

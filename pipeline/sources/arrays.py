@@ -20,6 +20,7 @@ from .exr import read_exr
 from .images import LIMIT_PIXELS, check_pixels, read_bytes, read_png16
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -33,6 +34,8 @@ PIECE_BYTES = 2**20
 NPZ_KEY = "depth"
 LIMIT_MEMBERS = 64
 PFM_HEADER = re.compile(rb"Pf\s+(\d{1,9})\s+(\d{1,9})\s+([-+]?[0-9.]{1,20}(?:[eE][-+]?\d{1,3})?)(?=\s)")
+MOST_INVALID = 16
+"""So many numbers can be declared to be no value; each is a pass over the file."""
 LIMIT_M = 1e6
 """What is farther is no measurement: Blender writes 1e10 where a ray meets nothing."""
 
@@ -175,8 +178,44 @@ def _number(text: bytes) -> float:
         return float("nan")
 
 
-def metres(values: NDArray[Any], metres_per_unit: float = 1.0) -> NDArray[np.float32]:
-    """Depth (H, W) float32 metres of a file's numbers; NaN where they are 0, negative, not finite or beyond LIMIT_M."""
+def is_any_of(values: NDArray[Any], numbers: Sequence[float]) -> NDArray[np.bool_]:
+    """Where (H, W) a file's values are one of some numbers, as the file's type holds them."""
+    found = np.zeros(values.shape, np.bool_)
+    with np.errstate(over="ignore"):
+        for number in numbers:
+            found |= values == (values.dtype.type(number) if values.dtype.kind == "f" else number)
+    return found
+
+
+def parse_invalid(text: str) -> tuple[float, ...]:
+    """Numbers with commas between, which say in a file that there is no value. Raises ValueError for anything else."""
+    try:
+        return invalid_numbers([float(word) for word in text.split(",")], "--invalid")
+    except ValueError:
+        raise ValueError(
+            f"--invalid {text!r}: expected the numbers that say in the files that there is no value, such as 65535 or "
+            "65535,-1"
+        ) from None
+
+
+def invalid_numbers(written: object, where: str) -> tuple[float, ...]:
+    """Numbers that a description declares to be no value: one, or a list. Raises ValueError for anything else."""
+    listed: list[Any] = written if isinstance(written, list) else [] if written is None else [written]
+    if len(listed) > MOST_INVALID or not all(type(one) in {int, float} and not np.isnan(one) for one in listed):
+        raise ValueError(
+            f"{where}: invalid {str(written)[:80]}, expected a number of the files' own, or a list of up to "
+            f"{MOST_INVALID}, such as 65535"
+        )
+    return tuple(float(one) for one in listed)
+
+
+def metres(values: NDArray[Any], metres_per_unit: float = 1.0, invalid: Sequence[float] = ()) -> NDArray[np.float32]:
+    """Depth (H, W) float32 metres of a file's numbers.
+
+    NaN where they are 0, negative, not finite, beyond LIMIT_M or one of `invalid`, which are the file's own numbers.
+    """
     depth_m = (values * np.float64(metres_per_unit)).astype(np.float32)
     depth_m[~((depth_m > 0) & (depth_m <= LIMIT_M))] = np.nan
+    if invalid:
+        depth_m[is_any_of(values, invalid)] = np.nan
     return depth_m

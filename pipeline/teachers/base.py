@@ -9,14 +9,19 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..depth_space import check_depth_space
+from ..sources.view import same_aspect
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from ..sources.view import View
+
+STRIDES = (4, 8, 14, 16, 32, 64)
+"""Of patches and of the deepest layers of networks; sides that they do not divide may be rounded to them."""
 VIEW = "trained_view"
 """Key of a card's preprocessing: the view that a network of ours was trained on, which stage one then takes."""
 
@@ -58,6 +63,17 @@ class TeacherOutput(NamedTuple):
     """(B, K + 1) or (B, K + 1, h, w) ascending edges of `dpm`, where each image, or each pixel, has bins of its own."""
 
 
+class Framing(NamedTuple):
+    """Which part of which images a batch is, for a teacher of files, which does not see them.
+
+    A teacher that has `wants_framing = True` is given one as a third argument of `predict`.
+    """
+
+    view: View
+    images_px: Sequence[tuple[int, int]]
+    """(height, width) of each whole image."""
+
+
 class Teacher(Protocol):
     """A loaded teacher."""
 
@@ -75,6 +91,43 @@ class Teacher(Protocol):
         Runs without gradients, on the teacher's own device, and returns CPU tensors.
         """
         ...
+
+
+def answer_of(
+    teacher: Teacher, images: Tensor | None, ids: Sequence[str], framing: Framing | None = None
+) -> TeacherOutput:
+    """What a teacher says of a batch, with the framing where it wants that."""
+    if getattr(teacher, "wants_framing", False):
+        framed: Any = teacher.predict  # its third argument is not in the protocol, which most teachers do without
+        output: TeacherOutput = framed(images, ids, framing)
+        return output
+    return teacher.predict(images, ids)
+
+
+def check_covers(
+    where: str, output_px: Sequence[int], input_px: Sequence[int], remedy: str, *, strict: bool = False
+) -> None:
+    """Refuse an output (h, w) that cannot cover an input (H, W): another aspect, such as that of a transposed one.
+
+    Within a pixel, or, unless `strict`, that of the input with its sides rounded to a multiple of a stride or a patch,
+    as some networks round them. Raises ValueError with both sizes and the remedy.
+    """
+    (height, width), given_px = output_px, (input_px[0], input_px[1])
+    if any(same_aspect((height, width), one) for one in ([given_px] if strict else _rounded(given_px))):
+        return
+    turned = same_aspect((width, height), given_px)
+    raise ValueError(
+        f"{where} gave depth of {height}x{width} px for {given_px[0]}x{given_px[1]} px: expected the same aspect, "
+        f"within a pixel; {'rows and columns are exchanged: transpose it back' if turned else remedy}"
+    )
+
+
+def _rounded(size_px: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    height, width = size_px
+    yield size_px
+    for step in STRIDES:
+        yield max(height // step, 1) * step, max(width // step, 1) * step
+        yield -(-height // step) * step, -(-width // step) * step
 
 
 def may_lack_values(teacher: Teacher) -> bool:

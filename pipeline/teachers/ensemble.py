@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..fileio import canonical_json, read_json, sha256_bytes
+from ..sources.arrays import invalid_numbers, parse_invalid
 from .base import VIEW, TeacherCard, TeacherOutput
 from .mixture import Answer, ask, bins_to_mix_in, mix, sigma_to_mix_with
 from .predictions import parse_metres_per_unit
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from .base import Teacher
+    from .base import Framing, Teacher
 
 MAX_MEMBERS = 64
 EXAMPLE = '{"members": [{"teacher": "checkpoint:runs/a", "weight": 1}, {"teacher": "checkpoint:runs/b", "weight": 1}]}'
@@ -67,18 +68,19 @@ class EnsembleTeacher:
         self.card = card
         self.bin_edges_m: NDArray[np.float64] | None = bin_edges_m
         self.needs_images = any(teacher.needs_images for teacher in teachers)
+        self.wants_framing = any(getattr(teacher, "wants_framing", False) for teacher in teachers)
         self._teachers = teachers
         self._weights = weights
         self._edges_m = bin_edges_m
         self._sigma_m = sigma_m
 
-    def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
+    def predict(self, images: Tensor | None, ids: Sequence[str], framing: Framing | None = None) -> TeacherOutput:
         """The members' weighted mean depth (B, h, w) metres, and the mixture (B, L, h, w) of their maps, on the CPU.
 
         Raises ValueError for what a member finds wrong, and for depth of a member that is none.
         """
         answers = [
-            Answer(ask(teacher, images, ids), teacher.bin_edges_m, weight)
+            Answer(ask(teacher, images, ids, framing), teacher.bin_edges_m, weight)
             for teacher, weight in zip(self._teachers, self._weights, strict=True)
         ]
         return mix(answers, self._edges_m, self._sigma_m)
@@ -162,6 +164,8 @@ def _member(path: Path, given: Any, shared: TeacherOptions, *, trusted: bool) ->
 
 
 def _option(where: str, key: str, value: Any) -> Any:  # noqa: ANN401 - any JSON value, and what it means
+    if key == "invalid":
+        return parse_invalid(value) if isinstance(value, str) else invalid_numbers(value, where)
     if key == "metres-per-unit" and isinstance(value, str | int | float) and not isinstance(value, bool):
         return parse_metres_per_unit(str(value))
     if key == "input-size":

@@ -16,7 +16,7 @@ from ..depth_space import DEPTH_SPACES
 from ..sources.images import LIMIT_PIXELS
 from ..students.run import IMAGENET_MEAN, IMAGENET_STD
 from .predictions import agreed_scale
-from .sidecar import agreed
+from .sidecar import agreed, agreed_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 KEYS = ("channels", "depth_space", "input_size", "licence", "metres_per_unit", "name", "normalise", "output")
 """What FILE.json may say: the flags' names, and whose the network is."""
-LIMIT_PX = 2**14
 CHANNELS = ("rgb", "bgr")
 NORMALISE = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
@@ -105,7 +104,7 @@ def settle(where: str, name: str, facts: Mapping[str, Any], origin: str, options
         name=text("name", None) or name,
         depth_space=depth_space,
         metres_per_unit=agreed_scale(where, origin, facts.get("metres_per_unit"), options.metres_per_unit, depth_space),
-        input_size_px=_agreed_size(where, origin, facts.get("input_size"), options.input_size_px),
+        input_size_px=agreed_size(where, origin, facts.get("input_size"), options.input_size_px),
         normalise=text("normalise", options.normalise),
         channels=channels,
         # The place in a tuple may be written as a number.
@@ -216,21 +215,6 @@ class Preparation:
             "layout": self.layout,
             "input_type": self._tensor.dtype,
         }
-
-
-def _agreed_size(where: str, origin: str, written: object, asked: tuple[int, int] | None) -> tuple[int, int] | None:
-    if written is None:
-        return asked
-    if not isinstance(written, list) or len(written) != 2:
-        raise ValueError(f"{where}: {origin} says input_size {written!r}, expected [height, width] in pixels")
-    if not all(type(side) is int and 0 < side <= LIMIT_PX for side in written):
-        raise ValueError(f"{where}: {origin} says input_size {written!r}, expected sides of 1 to {LIMIT_PX} pixels")
-    size = (written[0], written[1])
-    if asked not in {None, size}:
-        raise ValueError(
-            f"{where}: input_size {asked} asked for but {origin} says {size}; leave the flag out, or correct the file"
-        )
-    return size
 
 
 def _times(sides: Iterable[int | None]) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from ..fileio import open_regular, printable
-from .base import TeacherCard, TeacherOutput
+from .base import TeacherCard, TeacherOutput, check_covers
+from .file_input import AXES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -82,6 +83,13 @@ class FileTeacher:
                 f"expected numbers ({len(given)}, h, w), ({len(given)}, 1, h, w) or ({len(given)}, h, w, 1); choose "
                 "another with --output"
             )
+        rows, columns = AXES[self._prepare.layout][1:]
+        check_covers(
+            f"{self._where}: output {self._answer.name}",
+            values.shape[1:],
+            (given.shape[rows], given.shape[columns]),
+            "choose another with --output, or call the network from a python:module:factory that puts it right",
+        )
         whole = values.dtype.kind in "ui"
         if whole and self._metres_per_unit is None and self._answer.scale is None:
             check_scale_is_said(self._where, str(values.dtype), self.card.depth_space)

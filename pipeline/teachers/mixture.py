@@ -18,14 +18,14 @@ from torch import Tensor
 
 from ..carry import carry
 from ..dpm import gaussian_dpm
-from .base import TeacherOutput, gives_maps, may_lack_values
+from .base import TeacherOutput, answer_of, gives_maps, may_lack_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from .base import Teacher
+    from .base import Framing, Teacher
     from .registry import TeacherOptions
 
 
@@ -124,12 +124,12 @@ def sigma_to_mix_with(teachers: Sequence[Teacher], options: TeacherOptions) -> f
     return sigma_m
 
 
-def ask(teacher: Teacher, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
+def ask(teacher: Teacher, images: Tensor | None, ids: Sequence[str], framing: Framing | None = None) -> TeacherOutput:
     """What a teacher of metres says of images (B, 3, H, W), once it is known to be depth.
 
     Raises ValueError for a network's NaN, infinite, zero or negative depth, which a mixture would hide.
     """
-    output = teacher.predict(images if teacher.needs_images else None, ids)
+    output = answer_of(teacher, images if teacher.needs_images else None, ids, framing)
     depth = output.depth
     if depth.ndim != 3 or len(depth) != len(ids):
         raise ValueError(

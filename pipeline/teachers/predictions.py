@@ -1,8 +1,10 @@
 """A folder of predictions that somebody wrote earlier, one file an image: any network, no dependency.
 
 DIR/ID.png (16 bits), .npy, .npz, .pfm or .exr, where `/` in the id may be a folder or written `_`, as the released
-TIE-KD code has it. DIR/predictions.json may say what the numbers mean; only its first key is needed:
-{"metres_per_unit": 0.001, "depth_space": "metric_m", "licence": "...", "name": "..."}
+TIE-KD code has it. DIR/predictions.json may say what the numbers mean, and what part of an image they show; only its
+first key is needed:
+{"metres_per_unit": 0.001, "depth_space": "metric_m", "invalid": [65535], "licence": "...", "name": "...",
+"grid": "view", "view": "kb", "input_size": [192, 640]}
 
 Shape legend: B batch, h w pixels of a file.
 """
@@ -14,15 +16,17 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ..fileio import canonical_json, open_regular, printable, sha256_bytes
-from ..sources.arrays import LIMIT_BYTES, read_array
-from .base import TeacherCard, TeacherOutput
-from .sidecar import agreed, read_sidecar
+from ..sources.arrays import LIMIT_BYTES, invalid_numbers, is_any_of, read_array
+from ..sources.view import View
+from .base import VIEW, TeacherCard, TeacherOutput
+from .extent import GRIDS, Extent
+from .sidecar import agreed, agreed_size, read_sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,12 +34,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from .base import Framing
     from .registry import TeacherOptions
 
 UNITS = {"mm": 0.001, "kitti": 1 / 256, "tiekd-kitti": 80 / 65535, "tiekd-nyu": 10 / 65535}
 """The last two: depth/datasets/pipelines/loading.py of the released code, KDLoadAnnotations and its _NYU."""
 SUFFIXES = (".exr", ".npy", ".npz", ".pfm", ".png")
 ABOUT = "predictions.json"
+KEYS = ("depth_space", "grid", "input_size", "invalid", "licence", "metres_per_unit", "name", "view")
+"""What people may say in it."""
+KEYS_OF_OURS = ("farther_than_a_png_holds_px", "images", "onnx_sha256", "precision", "weights_sha256")
+"""What `pipeline predict` writes there besides, for people to read."""
 
 
 def parse_metres_per_unit(text: str) -> float:
@@ -61,23 +70,48 @@ class PredictionsTeacher:
 
     bin_edges_m: NDArray[np.float64] | None = None
     needs_images = False
+    wants_framing = True
 
-    def __init__(self, folder: Path, files: set[str], suffix: str, metres_per_unit: float, card: TeacherCard) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        files: set[str],
+        suffix: str,
+        metres_per_unit: float,
+        card: TeacherCard,
+        extent: Extent,
+        invalid: Sequence[float],
+    ) -> None:
         self.card = card
+        self._extent = extent
+        self._invalid = invalid
         self._folder = folder
         self._files = files
         self._suffix = suffix
         self._metres_per_unit = metres_per_unit
         self._owners: dict[str, str] = {}
 
-    def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:  # noqa: ARG002 - the protocol
-        """Depth (B, h, w) float32 of the files of `ids`; NaN where an integer format holds 0. CPU.
+    def predict(
+        self,
+        images: Tensor | None,  # noqa: ARG002 - the protocol
+        ids: Sequence[str],
+        framing: Framing | None = None,
+    ) -> TeacherOutput:
+        """Depth (B, h, w) float32 of the files of `ids`, of the part that the framing shows. CPU.
 
-        Raises ValueError for an id without file, two ids of one file, files of two sizes, and a file that
-        cannot be read or holds values that are no depth.
+        NaN where a file says so: NaN, a number that is declared invalid, or 0 in an integer format. Without a framing
+        the files come as they are.
+
+        Raises ValueError for an id without file, two ids of one file, files of two sizes, a file that shows another
+        part of its image, and one that cannot be read or holds values that are no depth.
         """
         names = [self._find(sample_id) for sample_id in ids]
         arrays = [self._read(self._folder / name) for name in names]
+        if framing is not None:
+            arrays = [
+                self._extent.of_view(array, framing.view, image_px, f"prediction {self._folder / name}")
+                for name, array, image_px in zip(names, arrays, framing.images_px, strict=True)
+            ]
         for name, array in zip(names, arrays, strict=True):
             if array.shape != arrays[0].shape:
                 raise ValueError(
@@ -105,19 +139,20 @@ class PredictionsTeacher:
     def _read(self, path: Path) -> NDArray[np.float32]:
         values = read_array(path, "prediction")
         depth = (values * np.float64(self._metres_per_unit)).astype(np.float32)
+        depth[is_any_of(values, self._invalid)] = np.nan
         if values.dtype.kind == "u":
             depth[values == 0] = np.nan
             return depth
-        bad = ~np.isfinite(depth)
-        expected = "finite numbers"
+        bad, expected = np.isinf(depth), "finite numbers"
         if self.card.depth_space in {"metric_m", "scale_invariant"}:
-            bad |= ~(depth > 0)
-            expected = "finite numbers above 0"
+            bad |= depth <= 0
+            expected += " above 0"
         if bad.any():
             raise ValueError(
-                f"prediction {path}: {int(bad.sum())} of {bad.size} pixels are NaN, infinite, 0 or negative, "
-                f"expected {expected} in a float format of {self.card.depth_space}; mend the writer, or "
-                "write uint16, where 0 says that there is no value"
+                f"prediction {path}: {int(bad.sum())} of {bad.size} pixels are infinite, 0 or negative, such as "
+                f"{values[bad][0]:g}; expected {expected}, or NaN for no value, in a float format of "
+                f"{self.card.depth_space}; where the number says that there is no value, give --invalid "
+                f"{values[bad][0]:g}"
             )
         return depth
 
@@ -138,7 +173,9 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Predic
             f"{where}: holds {' and '.join(suffixes) or 'none of ' + ', '.join(SUFFIXES)}, expected files of one "
             "format; keep each format in a folder of its own"
         )
-    facts = read_sidecar(folder / ABOUT)
+    facts = read_sidecar(folder / ABOUT, (*KEYS, *KEYS_OF_OURS))
+    extent = _extent(where, facts, options)
+    invalid = tuple(dict.fromkeys((*invalid_numbers(facts.get("invalid"), f"{where}: {ABOUT}"), *options.invalid)))
     depth_space = agreed(where, ABOUT, "depth_space", facts.get("depth_space"), options.depth_space) or "metric_m"
     scale = agreed_scale(where, ABOUT, facts.get("metres_per_unit"), options.metres_per_unit, depth_space)
     if scale is None and depth_space == "metric_m":
@@ -153,11 +190,39 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Predic
         name=agreed(where, ABOUT, "name", facts.get("name"), None) or folder.resolve().name,
         depth_space=depth_space,
         weights_sha256=_digest(folder, names),
-        preprocessing={"format": suffixes[0][1:], "metres_per_unit": scale or 1.0},
+        preprocessing={"format": suffixes[0][1:], "metres_per_unit": scale or 1.0, **_stated(extent, invalid)},
         precision="float32",
         licence=agreed(where, ABOUT, "licence", facts.get("licence"), options.licence),
     )
-    return PredictionsTeacher(folder, names, suffixes[0], scale or 1.0, card)
+    return PredictionsTeacher(folder, names, suffixes[0], scale or 1.0, card, extent, invalid)
+
+
+def _extent(where: str, facts: dict[str, Any], options: TeacherOptions) -> Extent:
+    """What is stated of the part that the files show. Raises ValueError for what is no statement."""
+    grid, view = (agreed(where, ABOUT, key, facts.get(key), None) for key in ("grid", "view"))
+    if grid not in {None, *GRIDS}:
+        raise ValueError(f"{where}: {ABOUT} says grid {grid!r}, expected image or view")
+    try:
+        seen = None if view is None else View.parse(view)
+    except ValueError as error:
+        raise ValueError(f"{where}: {ABOUT}: {error}") from error
+    if grid is None and seen is not None:
+        grid = "view"
+    return Extent(grid, seen, agreed_size(where, ABOUT, facts.get("input_size"), options.input_size_px))
+
+
+def _stated(extent: Extent, invalid: Sequence[float]) -> dict[str, Any]:
+    """What of this decides the numbers of a store, for the card; nothing where nothing was stated."""
+    stated: dict[str, Any] = {}
+    if extent.grid is not None:
+        stated["grid"] = extent.grid
+    if extent.grid == "view" and extent.view is not None:
+        stated[VIEW] = str(extent.view)
+    if extent.input_px is not None:
+        stated["input_size_px"] = list(extent.input_px)
+    if invalid:
+        stated["invalid"] = list(invalid)
+    return stated
 
 
 def agreed_scale(where: str, origin: str, written: object, asked: float | None, depth_space: str) -> float | None:

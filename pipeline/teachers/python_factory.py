@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..carry import check_edges
 from ..fileio import canonical_json
-from .base import TeacherCard, TeacherOutput
+from ..sources.view import same_aspect
+from .base import TeacherCard, TeacherOutput, check_covers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,11 +71,25 @@ class PythonTeacher:
                 f"({len(images)}, K, h, w), or of these and its bin edges ({len(images)}, K + 1) or "
                 f"({len(images)}, K + 1, h, w)"
             )
+        self._check_size(depth, images)
         if dpm is None:
             self._check_no_maps_promised(edges)
             return TeacherOutput(depth.float().cpu())
         edges_m = self._checked_edges(edges, dpm, depth)
         return TeacherOutput(depth.float().cpu(), self._checked_dpm(dpm, depth, edges_m), edges_m)
+
+    def _check_size(self, depth: Tensor, images: Tensor) -> None:
+        """Refuse depth of another aspect than the view's, and than the input size's that the card may state."""
+        view_px = (images.shape[2], images.shape[3])
+        if same_aspect(depth.shape[1:], view_px):
+            return
+        stated_px = _size_of(self.card.preprocessing.get("input_size_px"))
+        remedy = (
+            'where its network resizes the view to a size of its own, say so in its card, "preprocessing": '
+            '{"input_size_px": [height, width]}'
+        )
+        where = f"teacher {self.card.name!r}"
+        check_covers(where, depth.shape[1:], stated_px or view_px, remedy, strict=stated_px is None)
 
     def _check_no_maps_promised(self, edges: Any) -> None:  # noqa: ANN401 - whatever the user returned
         if self.emits_maps or edges is not None:
@@ -214,6 +229,13 @@ def _edges(argument: str, edges: Any) -> NDArray[np.float64] | None:  # noqa: AN
             "ascending, of two bins or more"
         )
     return edges_m
+
+
+def _size_of(value: Any) -> tuple[int, int] | None:  # noqa: ANN401 - any JSON value of a card
+    """A size (height, width) that a card states, None where it states none."""
+    if not isinstance(value, list | tuple) or len(value) != 2 or not all(type(side) is int for side in value):
+        return None
+    return (value[0], value[1]) if min(value) > 0 else None
 
 
 def _is_float(value: Any, dimensions: int) -> bool:  # noqa: ANN401 - whatever the user returned

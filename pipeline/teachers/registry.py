@@ -26,11 +26,13 @@ class TeacherOptions:
     licence: str | None = None
     precision: str = "auto"
     """`auto`, `float32`, `bfloat16` or `float16`."""
+    invalid: tuple[float, ...] = ()
+    """Numbers that say in a file of predictions that there is no value, besides those of its description."""
     trust_code: bool = False
     """Whether code that lies beside the weights may run."""
     revision: str | None = None
     input_size_px: tuple[int, int] | None = None
-    """(height, width) that the network sees, in place of its own custom."""
+    """(height, width) that the network sees, in place of its own custom; or saw, of predictions."""
     normalise: str | None = None
     """How a file's network wants its pixels: `imagenet`, `half`, `unit`, `bytes` or `MEAN/STD`, each one or three."""
     channels: str | None = None
@@ -113,7 +115,7 @@ KINDS = {
     "predictions": Kind(
         "predictions",
         "DIR",
-        frozenset({"metres_per_unit", "depth_space"}),
+        frozenset({"metres_per_unit", "depth_space", "input_size_px", "invalid"}),
         what="a folder of depth that somebody wrote: 16-bit PNG, .npy, .npz, .pfm, .exr (extra `exr`)",
         depth="metric, or `--depth-space` or predictions.json",
         stored="depth, holes included",

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 from ..fileio import printable, read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+LIMIT_PX = 2**14
 LIMIT_TEXT = 4096
 """Characters of one fact. It goes into every store of the teacher."""
 
 
-def read_sidecar(path: Path) -> dict[str, Any]:
+def read_sidecar(path: Path, keys: Sequence[str] | None = None) -> dict[str, Any]:
     """The facts of a JSON file, none where no such file is there.
 
-    Raises ValueError for what is there and is no JSON object, a pipe or a dangling link included.
+    Raises ValueError for what is there and is no JSON object, a pipe or a dangling link included, and for a key that is
+    none of `keys`.
     """
     if not os.path.lexists(path):
         return {}
@@ -26,7 +29,28 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         raise ValueError(  # noqa: TRY004 - a wrong file of the user's, not a wrong call
             f"description {path}: {type(facts).__name__}, expected an object"
         )
+    unknown = sorted(set(facts) - set(facts if keys is None else keys))
+    if unknown:
+        raise ValueError(
+            f"description {path}: key {printable(unknown[0])[:80]!r}, expected {', '.join(keys or ())}: take it out"
+        )
     return facts
+
+
+def agreed_size(where: str, origin: str, written: object, asked: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The (height, width) that both say, or the one that says anything. Raises ValueError as `agreed`."""
+    if written is None:
+        return asked
+    if not isinstance(written, list) or len(written) != 2:
+        raise ValueError(f"{where}: {origin} says input_size {written!r}, expected [height, width] in pixels")
+    if not all(type(side) is int and 0 < side <= LIMIT_PX for side in written):
+        raise ValueError(f"{where}: {origin} says input_size {written!r}, expected sides of 1 to {LIMIT_PX} pixels")
+    size = (written[0], written[1])
+    if asked not in {None, size}:
+        raise ValueError(
+            f"{where}: input_size {asked} asked for but {origin} says {size}; leave the flag out, or correct the file"
+        )
+    return size
 
 
 def agreed(where: str, origin: str, key: str, written: object, asked: str | None) -> str | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from .base import TeacherCard, TeacherOutput
+from .base import TeacherCard, TeacherOutput, check_covers
 from .hub import code_sha256, model_folder, weights_sha256
 from .transformers_families import FAMILIES, REFUSED, UNKNOWN
 from .transformers_processing import open_processing
@@ -95,6 +95,8 @@ class TransformersTeacher:
         depth = output.predicted_depth
         assert depth.ndim == 3, "predicted_depth is (B, h, w)"
         assert len(depth) == len(pixels), "one depth an image"
+        remedy = "choose another --input-size, or call the network from a python:module:factory that puts it right"
+        check_covers(f"teacher {self.card.name!r}", depth.shape[1:], pixels.shape[2:], remedy)
         if self.card.precision == "float16" and not bool(depth.isfinite().all()):
             raise ValueError(
                 f"teacher {self.card.name!r}: its depth overflows in float16 (images {', '.join(ids)}); use "
