@@ -8,15 +8,19 @@ Shape legend: H, W pixels of the view's truth, h w pixels of the teacher's own o
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from .alignment import DEPTH_RANGE_M, FIT, MAX_RESIDUAL, MIN_POINTS, NO_TRUTH, Fit, fit
 from .dataset import upsampled
 from .parallel import in_order
 from .progress import Silent
+from .sources.base import truth_name
 from .sources.truth import of_view_m
 from .sources.view import View
 from .store import open_store
@@ -27,7 +31,6 @@ from .store.writer import StoreWriter, write_shards
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from .progress import Progress
@@ -88,17 +91,21 @@ def align_store(
             for shard in writer.todo
             for number in members[shard]
         )
+        depths = _Depths(options.depth_range_m)
         found = in_order(pool, aligner.fit, wanted, ahead=2 * workers)
         try:
             with progress.task("align", len(store), "sample", done=writer.samples_done) as task:
                 for shard in writer.todo:
                     rows = []
                     for _ in members[shard]:
-                        rows.append(row_of_fit(next(found).result()))
+                        fitted, truth_m = next(found).result()
+                        depths.add(truth_m)
+                        rows.append(row_of_fit(fitted))
                         task.update()
                     writer.write_shard(shard, _moved(store, columns, members[shard], rows))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+        depths.tell(progress)
         writer.finish(progress)
     return summarise(open_store(out))
 
@@ -155,17 +162,17 @@ class _Aligner(NamedTuple):
         """What the store says of its alignment."""
         return {
             "fit": FIT,
-            "truth": f"{self.source.name}/{self.source.truth}",
+            "truth": f"{self.source.name}/{truth_name(self.source)}",
             "min_points": self.options.min_points,
             "max_residual": self.options.max_residual,
             "depth_range_m": list(self.options.depth_range_m),
         }
 
-    def fit(self, one: _Wanted) -> Fit:
-        """Fit a sample to its truth, if that is of the image that the teacher saw."""
+    def fit(self, one: _Wanted) -> tuple[Fit, float]:
+        """Fit a sample to its truth, if that is of the image that the teacher saw; with the median of that truth."""
         truth_m = self.source.read_truth_m(one.sample)
         if truth_m is None:
-            return NO_TRUTH
+            return NO_TRUTH, math.nan
         image, sha256 = self.source.read_image(one.sample)
         if sha256 != one.sha256:
             raise ValueError(
@@ -176,10 +183,39 @@ class _Aligner(NamedTuple):
         # Not resized as the view is, which would lose points: the map is brought to the size of the truth instead.
         truth_m = of_view_m(truth_m, one.sample, self.view, (image.shape[0], image.shape[1]), own_pixels=True)
         values = upsampled(one.values, (truth_m.shape[0], truth_m.shape[1]))
-        return fit(
+        fitted = fit(
             values,
             truth_m,
             self.depth_space,
             min_points=self.options.min_points,
             max_residual=self.options.max_residual,
         )
+        known_m = truth_m[np.isfinite(truth_m)]
+        return fitted, float(np.median(known_m)) if known_m.size else math.nan
+
+
+class _Depths:
+    """Whether ground truth is in metres, by its depths: what is outside of the store's range is clipped on reading."""
+
+    def __init__(self, range_m: tuple[float, float]) -> None:
+        self.range_m = range_m
+        self.samples, self.outside = 0, 0
+        self.example_m = math.nan
+
+    def add(self, median_m: float) -> None:
+        """Count a sample by the median of its truth; NaN is no truth."""
+        if math.isnan(median_m):
+            return
+        self.samples += 1
+        if not self.range_m[0] <= median_m <= self.range_m[1]:
+            self.outside += 1
+            self.example_m = median_m
+
+    def tell(self, progress: Progress) -> None:
+        """Say so where most samples lie outside."""
+        if 2 * self.outside > self.samples:
+            low, high = self.range_m
+            progress.note(
+                f"the median truth of {self.outside} of {self.samples} samples, such as {self.example_m:.3g} m, is "
+                f"outside of --depth-range-m {low:g}:{high:g}: unit? Depth is clipped to that range on reading"
+            )

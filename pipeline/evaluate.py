@@ -13,11 +13,12 @@ import torch
 
 from .dataset import upsampled
 from .fileio import CsvTable, pretty_json, write_durably
-from .metrics import METRICS, PROTOCOLS, depth_metrics, mean_metrics
+from .metrics import METRICS, PROTOCOLS, depth_metrics, mean_metrics, unit_hint, unit_ratio
 from .predict import frames_in_batches, images_of, predict_depth_m, predict_looks
 from .progress import Silent
 from .relative import ALIGN, METRIC, WHOLE, Range
 from .risk import ErrorSpread, relative_difference
+from .sources.base import truth_name
 from .sources.view import View
 from .students.run import has_map
 from .uncertainty import Look, UncertaintyMeter
@@ -217,18 +218,24 @@ def _evaluate(
     progress: Progress,
 ) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
+    ratios: list[float] = []
     samples = source.samples(split)
     if store is not None:
         _check_store(store, samples, protocol)
     with progress.task("evaluate", len(samples), "img") as task:
         for frame, (depth_m, look) in _predictions(source, split, view, batch_size, predict):
             row: dict[str, Any] = {"id": frame.sample.id}
+            if protocol.align == "none" and frame.truth_m is not None:
+                ratios.append(unit_ratio(depth_m, frame.truth_m))
             predicted_m = _prepared(depth_m, frame, protocol)
             if predicted_m is not None:
                 row |= _against_truth(predicted_m, frame, protocol, meter, look)
                 row |= {} if store is None else _against_teacher(predicted_m, frame, protocol, store)
             rows.append(row)
             task.update()
+    hint = unit_hint(ratios)
+    if hint is not None:
+        progress.note(hint)
     with_truth = [{name: row[name] for name in METRICS} for row in rows if "abs_rel" in row]
     if not with_truth:
         raise ValueError(
@@ -238,7 +245,7 @@ def _evaluate(
     result: dict[str, Any] = {
         "protocol": protocol.as_json(),
         "source": source.name,
-        "truth": source.truth,
+        "truth": truth_name(source),
         "frames": len(with_truth),
         "frames_without_truth": len(rows) - len(with_truth),
         "metrics": mean_metrics(with_truth),

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 METRICS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
 LOWER_IS_BETTER = METRICS[:6]
 
+UNIT_FACTOR = 2.0
+"""A median this many times too far or too near is rather a wrong unit than a wrong prediction."""
+
 _GARG_ROWS = (0.40810811, 0.99189189)  # fractions of the height and width (Garg et al. 2016, as BTS has it)
 _GARG_COLUMNS = (0.03594771, 0.96405229)
 _NYU_SIZE = (480, 640)
@@ -83,6 +86,24 @@ def _positive(what: str, depth_m: NDArray[np.floating]) -> NDArray[np.float64]:
     if bad.any():
         raise ValueError(f"{what} of {values[bad][0]} m at {bad.sum()} pixels: expected positive, finite depth")
     return values
+
+
+def unit_ratio(predicted_m: NDArray[np.floating], truth_m: NDArray[np.floating]) -> float:
+    """Median of prediction / truth (H, W) as they come, where both have a value; NaN where none has."""
+    known = np.isfinite(predicted_m) & np.isfinite(truth_m) & (truth_m > 0)
+    return float(np.median(predicted_m[known] / truth_m[known])) if known.any() else math.nan
+
+
+def unit_hint(ratios: Sequence[float]) -> str | None:
+    """What to say of the median of images' ratios to truth where no teacher is so wrong; None where it may be right."""
+    known = [ratio for ratio in ratios if math.isfinite(ratio)]
+    middle = float(np.median(known)) if known else 1.0
+    if 1 / UNIT_FACTOR <= middle <= UNIT_FACTOR:
+        return None
+    return (
+        f"median ratio to truth {middle:.3g}: unit? Compare the metres per unit of the predictions with those of the "
+        "ground truth (--metres-per-unit, metres_per_unit of dataset.json)"
+    )
 
 
 def mean_metrics(images: Sequence[Mapping[str, float]]) -> dict[str, float]:

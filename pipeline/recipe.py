@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .dpm import bin_centers, parse_bins
 from .fileio import canonical_json, sha256_bytes, sha256_file
 from .relative import BINS, METRIC, SIGMA_BINS, Range
+from .sources.base import truth_name
 from .train_options import LOSSES, LOSSES_IN_METRES, LOSSES_OF_STORED_MAPS
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Recipe:
             source=source.name,
             samples=len(samples),
             ids_sha256=sha256_bytes("\n".join(sample.id for sample in samples).encode()),
-            truth_of=truth or "default" if teacher is None else None,
+            truth_of=truth_name(source, truth or "default") if teacher is None else None,
             store=None if teacher is None else {"teacher": teacher.spec.teacher, "digest": teacher.spec.digest()},
             flips=None if flips is None else flips.spec.digest(),
             view=view,

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from .results import Group
 
 KEYS = {"train", "evaluate", "seeds", "block", "teachers", "runs", "tables"}
+TABLE_NEEDS = {"first", "runs"}
+TABLE_KEYS = TABLE_NEEDS | {"title", "metric"}
 METRIC = "abs_rel"
 """What intervals are taken of; and differences, where a table names no other."""
 HEADS = {"abs_rel": "AbsRel", "rmse": "RMSE", "delta1": "δ1"}
@@ -121,6 +123,11 @@ def read_study(path: Path, name: str) -> Study:
         raise ValueError(f"{where}: seeds {seeds!r}, expected a list of whole numbers such as [0, 1, 2]")
     tables = []
     for table, said in section.get("tables", {}).items():
+        if not isinstance(said, dict) or set(said) - TABLE_KEYS or not set(said) >= TABLE_NEEDS:
+            keys = sorted(map(str, said)) if isinstance(said, dict) else said
+            raise ValueError(
+                f"{where}: table {table!r} has {keys}, expected first and runs, perhaps with title and metric"
+            )
         listed = [said["first"], *said["runs"]]
         absent = [run for run in listed if run not in runs]
         if absent:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console
-from .plain import DEVICE, OUT, RANGE, SIZE, SOURCE, PlainCommand, many, option
+from .plain import DEVICE, INVALID, OUT, RANGE, SIZE, SOURCE, PlainCommand, many, option
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -37,7 +37,7 @@ TEACHER_FLAGS = many(
     option("--normalise", help="Pixels of a file's network: imagenet, half, unit, bytes, or MEAN/STD."),
     option("--channels", type=click.Choice(["rgb", "bgr"]), help="Order of the input channels of a file's network."),
     option("--output", help="Which output of a file's network is depth, where it has several."),
-    option("--invalid", metavar="VALUE[,VALUE]", help="Numbers of predictions that say no value, such as 65535."),
+    option("--invalid", type=INVALID, help="Numbers of predictions that say no value, such as 65535."),
     option("--flip-average", is_flag=True, help="Mix each answer with that for the mirrored image: a real map."),
     option("--trust-code", is_flag=True, help="Let code that comes with the weights run."),
 )
@@ -61,7 +61,6 @@ PLAIN_FLAGS = (
 
 def options_of_flags(flags: dict[str, Any]) -> TeacherOptions:
     """Take TEACHER_FLAGS out of a command's flags. Raises ValueError for a scale that is none."""
-    from ..sources.arrays import parse_invalid
     from ..teachers.predictions import parse_metres_per_unit
     from ..teachers.registry import TeacherOptions
 
@@ -69,7 +68,7 @@ def options_of_flags(flags: dict[str, Any]) -> TeacherOptions:
     return TeacherOptions(
         metres_per_unit=None if scale is None else parse_metres_per_unit(scale),
         input_size_px=flags.pop("input_size"),
-        invalid=() if invalid is None else parse_invalid(invalid),
+        invalid=invalid or (),
         **{name: flags.pop(name) for name in PLAIN_FLAGS},
     )
 

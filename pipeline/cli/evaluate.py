@@ -92,6 +92,7 @@ def evaluate_student(
     source_name: str,
     split: str,
     truth: str | None,
+    invalid: tuple[float, ...] | None,
     protocol: str | None,
     max_depth_m: float | None,
     align: str | None,
@@ -117,7 +118,7 @@ def evaluate_student(
     from ..store import open_store
     from ..students.run import load_run
 
-    source, loaded = open_source(source_name, truth), load_run(run)
+    source, loaded = open_source(source_name, truth, invalid or ()), load_run(run)
     result = measure(
         loaded,
         source,
@@ -143,6 +144,7 @@ def evaluate_teacher(
     source_name: str,
     split: str,
     truth: str | None,
+    invalid: tuple[float, ...] | None,
     protocol: str | None,
     max_depth_m: float | None,
     align: str | None,
@@ -160,7 +162,7 @@ def evaluate_teacher(
     from ..sources.registry import open_source
     from ..store import open_store
 
-    source = open_source(source_name, truth)
+    source = open_source(source_name, truth, invalid or ())
     store = open_store(store_path, cache=store_cache)
     space = METRIC if store.is_metric else store.spec.depth_space
     terms = choose_protocol(protocol, source, max_depth_m, align, space)

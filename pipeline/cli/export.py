@@ -42,6 +42,7 @@ def export_student(
     source_name: str | None,
     split: str | None,
     truth: str | None,
+    invalid: tuple[float, ...] | None,
     images: Path | None,
     frames: int,
     max_rel_error: float,
@@ -65,7 +66,9 @@ def export_student(
     options = ExportOptions(size_px, opset, uncertainty, max_rel_error)
     loaded = load_run(run)
     counts = frames, calibration_frames
-    given, calibration = _images(options.view(loaded), source_name, split, truth, images, counts, calibration_split)
+    given, calibration = _images(
+        options.view(loaded), source_name, split, truth, invalid, images, counts, calibration_split
+    )
     if given is None:
         click.echo("no --source and no --images: compared on synthetic images alone", err=True)
     summary = export(
@@ -86,6 +89,7 @@ def _images(
     source_name: str | None,
     split: str | None,
     truth: str | None,
+    invalid: tuple[float, ...] | None,
     folder: Path | None,
     counts: tuple[int, int],
     calibration_split: str | None,
@@ -102,7 +106,7 @@ def _images(
     if (source_name is None) != (split is None):
         raise ValueError("--source and --split belong together: give both, or neither")
     if source_name is not None and split is not None:
-        source = open_source(source_name, truth)
+        source = open_source(source_name, truth, invalid or ())
         given = images_of_source(source, split, view, counts[0])
         seen = [one.name for one in given.images]
         return given, images_of_source(source, calibration_split or split, view, counts[1], seen)

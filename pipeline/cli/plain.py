@@ -138,7 +138,30 @@ SOURCE = many(
     ),
     option("--split", required=True, help="Name of a split, or a file in the data set's own list format."),
 )
-TRUTH = option("--truth", help="Which ground truth, where a source has several: dense or sparse, filled or raw ...")
+
+
+class NumbersType(click.ParamType[tuple[float, ...]]):
+    """Numbers with commas between."""
+
+    name = "VALUE[,VALUE]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse `65535,-1`."""
+        from ..sources.arrays import parse_invalid
+
+        if isinstance(value, tuple):
+            return value
+        try:
+            return parse_invalid(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+INVALID = NumbersType()
+TRUTH = many(
+    option("--truth", help="Which ground truth, where a source has several: dense or sparse, filled or raw ..."),
+    option("--invalid", type=INVALID, help="Numbers of the truth's files that say no value, such as 65535."),
+)
 DEVICE = option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 STORE_CACHE = option(
     "--store-cache",

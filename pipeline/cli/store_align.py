@@ -35,6 +35,7 @@ def align(
     source_name: str | None,
     split: str | None,
     truth: str | None,
+    invalid: tuple[float, ...] | None,
     out: Path,
     min_points: int,
     max_residual: float,
@@ -56,8 +57,8 @@ def align(
     from ..store import open_store
 
     if undo:
-        if source_name or split or truth:
-            raise click.UsageError("--undo needs no ground truth: leave --source, --split and --truth out")
+        if source_name or split or truth or invalid:
+            raise click.UsageError("--undo needs no ground truth: leave --source, --split, --truth and --invalid out")
         count = unalign_store(open_store(path), out, Console())
         click.echo(f"{out}: {count} samples, as they were before they were aligned")
         return
@@ -66,7 +67,7 @@ def align(
     from ..sources.registry import open_source
 
     options = AlignOptions(min_points, max_residual, depth_range_m)
-    told = align_store(open_store(path), open_source(source_name, truth), split, out, options, Console())
+    told = align_store(open_store(path), open_source(source_name, truth, invalid or ()), split, out, options, Console())
     click.echo(f"{out}: {told.describe()}")
     for reason, ids in told.rejected.items():
         more = len(ids) - MOST_NAMED

@@ -147,6 +147,7 @@ def _train(
     source_name: str,
     split: str,
     truth: str | None,
+    invalid: tuple[float, ...] | None,
     store: Any,
     flips: Any,
     images: Path | None,
@@ -165,9 +166,10 @@ def _train(
     from ..train_options import TrainOptions
 
     first = process_number() == 0  # of several processes it alone says what all of them do
-    source = open_source(source_name, truth)
+    source = open_source(source_name, truth, invalid or ())
     # What is learned from may be sparse; what is measured against is the source's own ground truth.
-    validation = Validation(open_source(source_name), validation_split) if validation_split else None
+    judge = open_source(source_name, None, invalid or ()) if validation_split else None
+    validation = Validation(judge, validation_split) if judge and validation_split else None
     options = TrainOptions(**flags)
     try:
         metrics = train_network(

@@ -209,7 +209,9 @@ def invalid_numbers(written: object, where: str) -> tuple[float, ...]:
     return tuple(float(one) for one in listed)
 
 
-def metres(values: NDArray[Any], metres_per_unit: float = 1.0, invalid: Sequence[float] = ()) -> NDArray[np.float32]:
+def metres(
+    values: NDArray[Any], metres_per_unit: float = 1.0, invalid: Sequence[float] | None = None
+) -> NDArray[np.float32]:
     """Depth (H, W) float32 metres of a file's numbers.
 
     NaN where they are 0, negative, not finite, beyond LIMIT_M or one of `invalid`, which are the file's own numbers.

@@ -75,12 +75,29 @@ class Source(Protocol):
         ...
 
 
-class ImageFiles:
+class Declared:
+    """What a source inherits whose truth is read from numbers of files.
+
+    A source that honours `invalid` sets it to (); None refuses it.
+    """
+
+    invalid: tuple[float, ...] | None = None
+    """The files' own numbers, before any scale, that say that there is no measurement, besides the usual ones."""
+
+
+class ImageFiles(Declared):
     """What a source inherits whose images are PNG, JPEG or WebP, a file each."""
 
     def read_image(self, sample: Sample) -> tuple[NDArray[np.uint8], str]:
         """As `Source.read_image`."""
         return read_image_with_sha256(sample.image_path)
+
+
+def truth_name(source: Source, asked: str | None = None) -> str:
+    """Which ground truth a source reads, by the name that is asked for or its own, with what is declared invalid."""
+    invalid = getattr(source, "invalid", None) or ()
+    name = asked or source.truth
+    return f"{name} without {', '.join(f'{number:g}' for number in invalid)}" if invalid else name
 
 
 @dataclass(frozen=True)

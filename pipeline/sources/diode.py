@@ -46,6 +46,7 @@ class DiodeSource(ImageFiles):
             hint = next((f"; {one} looks like one: give diode:{one}" for one in near if _is_root(one)), "")
             raise ValueError(f"source diode:{root}: no train/ or val/ with indoors/ or outdoor/ below it{hint}")
         self.root = root
+        self.invalid = ()
 
     def samples(self, split: str) -> list[Sample]:
         """Rows of a folder below the root, sorted; of ROOT/NAME.txt, or a list file: an image's path a line.
@@ -82,7 +83,7 @@ class DiodeSource(ImageFiles):
         """
         if sample.truth_path is None:
             return None
-        depth_m = metres(read_array(Path(sample.truth_path), "depth"))
+        depth_m = metres(read_array(Path(sample.truth_path), "depth"), 1.0, self.invalid)
         path = Path(sample.truth_path.removesuffix(DEPTH) + MASK)
         mask = read_array(path, "mask", MASK_DTYPES)
         if mask.shape != depth_m.shape:

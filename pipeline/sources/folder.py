@@ -1,7 +1,8 @@
 """A plain folder: ROOT/rgb/ID.(png|jpg|jpeg|webp), perhaps beside ROOT/depth/ID.(png|npy|npz|pfm|exr).
 
 Metres = value * `metres_per_unit` of ROOT/dataset.json. Where that is not said, 1 of a float is a metre, and 1 of
-16 bits a millimetre, as RGB-D cameras write. 0, NaN, infinity and numbers below 0 say that there is no measurement.
+16 bits a millimetre, as RGB-D cameras write. 0, NaN, infinity and numbers below 0 say that there is no measurement, and
+the files' own numbers that `invalid` of dataset.json lists, such as 65535.
 
 An id may have folders in it (`room/0001`). ROOT/NAME.txt lists a split: ids one a line, perhaps with the
 image's suffix; a line that begins with `#` is a comment. Hidden files are passed over. ROOT/K.txt, or `intrinsics` in
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..fileio import printable, read_json
-from .arrays import ARRAY_SUFFIXES, metres, read_array
+from .arrays import ARRAY_SUFFIXES, invalid_numbers, metres, read_array
 from .base import Customs, ImageFiles, Sample, SourceKind
 from .images import IMAGE_SUFFIXES, read_bytes
 from .lists import Ids, checked_path, find_list, rows, without_suffix
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 
 MILLIMETRE = 0.001
 INTRINSICS_BYTES = 4096
+FACTS = "dataset.json"
+KEYS = ("intrinsics", "invalid", "metres_per_unit")
+"""What people may say in it."""
+KEYS_OF_OURS = ("count", "generator_version", "seed", "size_px", "truths", "world")
+"""What `make-scenes` writes there besides."""
 
 
 class FolderSource(ImageFiles):
@@ -38,7 +44,12 @@ class FolderSource(ImageFiles):
     """
 
     def __init__(
-        self, root: Path, truth: str | None = None, *, name: str = "folder", customs: Customs | None = None
+        self,
+        root: Path,
+        truth: str | None = None,
+        *,
+        name: str = "folder",
+        customs: Customs | None = None,
     ) -> None:
         self.name = name
         self.root = root
@@ -56,6 +67,7 @@ class FolderSource(ImageFiles):
             )
         self.truth = truth or "depth"
         facts = _facts(root)
+        self.invalid = invalid_numbers(facts.get("invalid"), f"data set description {root / FACTS}")
         self.metres_per_unit = _metres_per_unit(root, facts)
         self.focal_px = _focal_px(root, facts)
 
@@ -95,7 +107,7 @@ class FolderSource(ImageFiles):
             return None
         values = read_array(Path(sample.truth_path), "depth")
         usual = MILLIMETRE if values.dtype.kind == "u" else 1.0
-        return metres(values, usual if self.metres_per_unit is None else self.metres_per_unit)
+        return metres(values, usual if self.metres_per_unit is None else self.metres_per_unit, self.invalid)
 
     def _truths(self) -> dict[str, str]:
         """Id -> suffix of its depth file."""
@@ -145,13 +157,18 @@ class FolderSource(ImageFiles):
 
 
 def _facts(root: Path) -> dict[str, Any]:
-    path = root / "dataset.json"
+    path = root / FACTS
     if not os.path.lexists(path):
         return {}
     facts = read_json(path, "data set description")
     if not isinstance(facts, dict):
         raise ValueError(  # noqa: TRY004 - a wrong file of the user's, not a wrong call
             f'data set description {path}: {type(facts).__name__}, expected an object like {{"metres_per_unit": 0.001}}'
+        )
+    unknown = sorted(set(facts) - {*KEYS, *KEYS_OF_OURS})
+    if unknown:
+        raise ValueError(
+            f"data set description {path}: key {printable(unknown[0])[:80]!r}, expected {', '.join(KEYS)}: take it out"
         )
     return facts
 
@@ -245,7 +262,7 @@ SOURCE = SourceKind(
     splits="`all`, NAME of NAME.txt, or a list file: an id a line",
     truth=(
         "`--truth` names the folder; metres = value * metres_per_unit of dataset.json (else 0.001 for 16 bits, 1 for "
-        "float); 0, NaN, infinite = none"
+        "float); 0, NaN, infinite and its `invalid` = none"
     ),
     licence="yours",
     customs=Customs(),

@@ -56,6 +56,7 @@ class HypersimSource(ImageFiles):
         if truth not in {None, "depth"}:
             raise ValueError(f"source hypersim:{root}: truth {truth!r}, expected depth: leave the option out")
         self.root = root
+        self.invalid = ()
         self._scenes = _scenes(root)
         if not self._scenes:
             near = [*root.absolute().parents[:3], *(root / name for name in folder_names(root)[:50])]
@@ -88,7 +89,7 @@ class HypersimSource(ImageFiles):
         Raises ValueError for a file that is missing or does not read.
         """
         assert sample.truth_path is not None
-        return planar_m(metres(read_hdf5(sample.truth_path, "dataset", 2, "depth")))
+        return planar_m(metres(read_hdf5(sample.truth_path, "dataset", 2, "depth"), 1.0, self.invalid))
 
     def _sample(self, sample_id: str) -> Sample:
         scene, camera, frame = sample_id.split("/")

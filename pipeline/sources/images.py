@@ -18,6 +18,8 @@ from PIL import Image
 from ..fileio import open_regular, sha256_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -75,14 +77,15 @@ def read_png16(path: str, what: str = "depth") -> NDArray[np.uint16]:
     return np.array(image, dtype=np.uint16)
 
 
-def read_depth_png_m(path: str, metres_per_unit: float) -> NDArray[np.float32]:
-    """Depth (H, W) float32 metres of a 16-bit PNG, NaN where the file holds 0.
+def read_depth_png_m(path: str, metres_per_unit: float, invalid: Iterable[float] | None = None) -> NDArray[np.float32]:
+    """Depth (H, W) float32 metres of a 16-bit PNG, NaN where the file holds 0 or one of `invalid`.
 
     Raises ValueError for a file that is missing, does not decode, or is no greyscale PNG of 16 bits.
     """
     units = read_png16(path)
     depth_m = (units * np.float64(metres_per_unit)).astype(np.float32)
-    depth_m[units == 0] = np.nan
+    for number in (0, *(invalid or ())):
+        depth_m[units == number] = np.nan
     return depth_m
 
 

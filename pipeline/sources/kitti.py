@@ -50,6 +50,7 @@ class KittiSource(ImageFiles):
             raise ValueError(f"source kitti:{root}: truth {truth!r}, expected gt_depth: leave the option out")
         self.root = root
         self.truth = "gt_depth"
+        self.invalid = ()
 
     def samples(self, split: str) -> list[Sample]:
         """Rows of a list file, or of ROOT/splits/NAME.txt. An id is the image's path without its suffix.
@@ -73,7 +74,7 @@ class KittiSource(ImageFiles):
 
         Raises ValueError for a file that is missing or no 16-bit PNG.
         """
-        return None if sample.truth_path is None else read_depth_png_m(sample.truth_path, METRES_PER_UNIT)
+        return None if sample.truth_path is None else read_depth_png_m(sample.truth_path, METRES_PER_UNIT, self.invalid)
 
 
 def _parse_row(row: str, where: str) -> tuple[str, str, str | None, float]:

@@ -78,6 +78,7 @@ class KittiRawSource(ImageFiles):
                 "N.bin: unpack the drives' zips (synced+rectified) whole, or use --truth annotated"
             )
         self.truth = "velodyne" if scans and not annotated else "annotated"
+        self.invalid = () if self.truth == "annotated" else None
 
     def samples(self, split: str) -> list[Sample]:
         """Rows of `all`, of a date, a drive, `image_02`, several of these joined by `/`, or of a list.
@@ -115,7 +116,7 @@ class KittiRawSource(ImageFiles):
                 f"depth {sample.truth_path}: no such file, nor in {', '.join(ANNOTATED_BELOW[1:])} below {self.root}; "
                 "unpack data_depth_annotated.zip, or write None for it in the list"
             )
-        return read_depth_png_m(sample.truth_path, METRES_PER_UNIT)
+        return read_depth_png_m(sample.truth_path, METRES_PER_UNIT, self.invalid)
 
     def _drives(self, date: str) -> list[str]:
         return [name for name in folder_names(self.images / date) if re.fullmatch(DRIVE, name)]

@@ -38,6 +38,7 @@ class PngNyu(ImageFiles):
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.invalid = ()
         self._scenes: dict[str, list[str]] = {}
 
     def samples(self, split: str) -> list[Sample]:
@@ -70,7 +71,7 @@ class PngNyu(ImageFiles):
 
         Raises ValueError for a file that is missing or no 16-bit PNG.
         """
-        return None if sample.truth_path is None else read_depth_png_m(sample.truth_path, METRES_PER_UNIT)
+        return None if sample.truth_path is None else read_depth_png_m(sample.truth_path, METRES_PER_UNIT, self.invalid)
 
     def _official(self, folder: Path) -> list[Sample]:
         samples = []

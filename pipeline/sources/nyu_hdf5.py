@@ -12,7 +12,7 @@ import numpy as np
 
 from ..fileio import sha256_bytes
 from .arrays import metres
-from .base import Customs, Sample
+from .base import Customs, Declared, Sample
 from .hdf5 import Hdf5File, read_hdf5
 from .images import LIMIT_PIXELS
 from .listing import file_names, find_list_or_name, folder_names
@@ -32,7 +32,7 @@ CUSTOMS = Customs(view="full", bins="nyu", sigma_m=0.15, protocol="nyu_eigen", c
 TRUTHS = {"filled": "depths", "raw": "rawDepths"}
 
 
-class LabelledNyu:
+class LabelledNyu(Declared):
     """The labelled file: `images` (N, 3, W, H) uint8, `depths` and `rawDepths` (N, W, H) float32 metres.
 
     MATLAB counts axes from the other end. Ids are numbers from 0001, as in `splits.mat`. An image's
@@ -44,6 +44,7 @@ class LabelledNyu:
 
     def __init__(self, root: Path, truth: str) -> None:
         self.root = root
+        self.invalid = ()
         self.truth = truth
         self._file = Hdf5File(root / LABELLED, "NYU file")
         count, channels, width, height = self._file.frames("images", 4)
@@ -76,7 +77,7 @@ class LabelledNyu:
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Ground truth (H, W) float32 metres, NaN without measurement. Raises ValueError where it does not read."""
         values = self._file.read(TRUTHS[self.truth], 3, int(sample.id) - 1)
-        return metres(np.ascontiguousarray(values.T))
+        return metres(np.ascontiguousarray(values.T), 1.0, self.invalid)
 
     def _official(self, path: Path, split: str) -> list[int]:
         numbers = read_mat5(str(path), "splits").get(f"{split}Ndxs", np.array([]))
@@ -104,7 +105,7 @@ class LabelledNyu:
         return numbers
 
 
-class FastDepthNyu:
+class FastDepthNyu(Declared):
     """ROOT/train/SCENE/00001.h5 and ROOT/val/official/00001.h5: `rgb` (3, H, W) uint8, `depth` (H, W) float32 metres.
 
     Ids are paths without suffix. An image's sha256 is that of its pixels, H * W * 3 bytes uint8 in C order.
@@ -116,6 +117,7 @@ class FastDepthNyu:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.invalid = ()
 
     def samples(self, split: str) -> list[Sample]:
         """Rows of `train`, `val`, or a scene of them (`train/cafe_0001a`); of ROOT/NAME.txt or a list file: ids.
@@ -144,7 +146,7 @@ class FastDepthNyu:
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Ground truth (H, W) float32 metres, NaN without measurement. Raises ValueError where it does not read."""
         assert sample.truth_path is not None
-        return metres(read_hdf5(sample.truth_path, "depth", 2, "depth"))
+        return metres(read_hdf5(sample.truth_path, "depth", 2, "depth"), 1.0, self.invalid)
 
     def _listed(self, split: str) -> list[str]:
         path = find_list_or_name(split, self.root, "`train`, `val`, or a scene like train/cafe_0001a")

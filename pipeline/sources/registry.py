@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from .base import SourceKind
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .base import Source
 
 
@@ -20,10 +22,11 @@ def source_kinds() -> dict[str, SourceKind]:
     return {name: kind for name, kind in found.items() if kind is not None}
 
 
-def open_source(spec: str, truth: str | None = None) -> Source:
+def open_source(spec: str, truth: str | None = None, invalid: Sequence[float] = ()) -> Source:
     """Open `kitti:ROOT`, `folder:ROOT`, or another of `source_kinds()`.
 
-    `truth` chooses among several ground truths, where a source has them. Raises ValueError for an unknown
+    `truth` chooses among several ground truths, where a source has them. `invalid` are numbers of its files that say
+    that there is no measurement, besides the usual ones. Raises ValueError for an unknown
     kind, a missing root, or a root without the files that the source expects.
     """
     name, _, root = spec.partition(":")
@@ -36,7 +39,16 @@ def open_source(spec: str, truth: str | None = None) -> Source:
     if not path.is_dir():
         state = "is not a directory" if path.exists() else "does not exist"
         raise ValueError(f"source {spec!r}: {path} {state}; expected the directory of the data set")
-    return kind.open(path, truth)
+    source = kind.open(path, truth)
+    if invalid:
+        declared = getattr(source, "invalid", None)
+        if declared is None:
+            raise ValueError(
+                f"source {spec!r}: its ground truth {source.truth} holds no numbers that can be declared invalid: "
+                "leave --invalid out"
+            )
+        source.invalid = tuple(dict.fromkeys((*declared, *invalid)))  # type: ignore[attr-defined]  # of `Declared`
+    return source
 
 
 def _kind(module: str) -> SourceKind | None:

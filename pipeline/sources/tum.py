@@ -60,6 +60,7 @@ class TumSource(ImageFiles):
         if truth not in {None, "depth"}:
             raise ValueError(f"source tum:{root}: truth {truth!r}, expected depth: leave the option out")
         self.truth = "depth"
+        self.invalid = ()
         single = _is_sequence(root)
         self.sequences = [""] if single else [name for name in folder_names(root) if _is_sequence(root / name)]
         if not self.sequences:
@@ -103,7 +104,7 @@ class TumSource(ImageFiles):
 
         Raises ValueError for a file that is missing or no 16-bit PNG.
         """
-        return None if sample.truth_path is None else read_depth_png_m(sample.truth_path, METRES_PER_UNIT)
+        return None if sample.truth_path is None else read_depth_png_m(sample.truth_path, METRES_PER_UNIT, self.invalid)
 
     def _sequence(self, name: str) -> list[Sample]:
         folder, prefix = self.root / name, f"{name}/" if name else ""

@@ -13,10 +13,8 @@ import math
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from .base import ImageFiles, Sample, SourceKind
-from .images import IMAGE_SUFFIXES, read_png16
+from .images import IMAGE_SUFFIXES, read_depth_png_m
 from .kitti import KittiSource
 from .listing import file_names, find_list_or_name, folder_names
 from .lists import Ids, rows, without_suffix
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
 METRES_PER_UNIT = 0.01
@@ -62,6 +61,7 @@ class VirtualKittiSource(ImageFiles):
         if truth not in {None, "depth"}:
             raise ValueError(f"source vkitti2:{root}: truth {truth!r}, expected depth: leave the option out")
         self.truth = "depth"
+        self.invalid = ()
         found = [root / below for below in RGB_BELOW if _has_images(root / below)]
         if not found:
             raise ValueError(_wrong_root(root))
@@ -94,10 +94,7 @@ class VirtualKittiSource(ImageFiles):
         """
         if sample.truth_path is None:
             return None
-        units = read_png16(sample.truth_path)
-        depth_m = (units * np.float64(METRES_PER_UNIT)).astype(np.float32)
-        depth_m[(units == SKY) | (units == 0)] = np.nan
-        return depth_m
+        return read_depth_png_m(sample.truth_path, METRES_PER_UNIT, (SKY, *(self.invalid or ())))
 
     def _variations(self) -> list[str]:
         return [
