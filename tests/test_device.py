@@ -16,10 +16,9 @@ def raised(function):
 
 
 def wrapped(error):
-    try:
-        raise ValueError("its network refuses an input of 9x9 px") from error
-    except ValueError as outer:
-        return outer
+    outer = ValueError("its network refuses an input of 9x9 px")
+    outer.__cause__ = error
+    return outer
 
 
 @pytest.mark.parametrize(
