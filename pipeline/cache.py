@@ -10,15 +10,17 @@ import errno
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .carry import CarryCost
+from .conditions import conditions_of, notes_on_resume
 from .plan import CacheOptions, plan_store, settled_view
 from .progress import Silent, Waits
 from .shard_maker import CARRIED_ROWS, ShardMaker
 from .sources.view import View
+from .store.info import unstated
 from .store.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -57,13 +59,15 @@ class Planned(NamedTuple):
     needs_images: bool
     teacher: str
     """Its name."""
+    conditions: dict[str, str]
+    """As `conditions.conditions_of`, of the process that has the teacher."""
 
 
 def plan_cache(source: Source, samples: Sequence[Sample], teacher: Teacher, options: CacheOptions) -> Planned:
     """Settle what the store will be. Raises ValueError as `plan.plan_store`."""
     view = settled_view(source, teacher, options)
     spec = plan_store(source, samples, teacher, view, options)
-    return Planned(spec, str(view), teacher.needs_images, teacher.card.name)
+    return Planned(spec, str(view), teacher.needs_images, teacher.card.name, conditions_of(spec.teacher))
 
 
 def cache_teacher(
@@ -83,17 +87,20 @@ def cache_teacher(
     if options.batch_size < 1:
         raise ValueError(f"batch size {options.batch_size}: expected at least 1")
     samples = source.samples(split)
-    spec, written_view, _, _ = plan_cache(source, samples, teacher, options)
-    view = View.parse(written_view)
+    planned = plan_cache(source, samples, teacher, options)
+    spec, view = planned.spec, View.parse(planned.view)
 
     def make(writer: StoreWriter, task: Task) -> int:
         with ShardMaker(spec, source, samples, view, teacher, options) as maker:
             return _OneProcess(maker, writer, task).run()
 
-    return fill_store(StoreWriter(out, spec, [sample.id for sample in samples]), make, progress or Silent())
+    writer = StoreWriter(out, spec, [sample.id for sample in samples])
+    return fill_store(writer, make, progress or Silent(), planned.conditions)
 
 
-def fill_store(writer: StoreWriter, make: Callable[[StoreWriter, Task], int], progress: Progress) -> CacheSummary:
+def fill_store(
+    writer: StoreWriter, make: Callable[[StoreWriter, Task], int], progress: Progress, conditions: dict[str, str]
+) -> CacheSummary:
     """Have `make` write all shards that are missing, then finish the store. `make` returns the bytes that it wrote.
 
     Raises what `make` and the writer raise; a full disk is a ValueError that says how to go on.
@@ -102,8 +109,8 @@ def fill_store(writer: StoreWriter, make: Callable[[StoreWriter, Task], int], pr
     spec = writer.spec
     try:
         with writer:
-            for other in writer.other_stagings():
-                progress.note(f"{other} is an unfinished store of other settings; remove it if you do not need it")
+            for note in [*_unstated(spec.teacher), *notes_on_resume(writer, conditions)]:
+                progress.note(note)
             before = writer.samples_done
             if before:
                 progress.note(f"going on with {before} of {spec.samples} samples that are finished in {writer.staging}")
@@ -136,6 +143,15 @@ def fill_store(writer: StoreWriter, make: Callable[[StoreWriter, Task], int], pr
         if spec.carried_from is None
         else CarryCost(*(float(np.mean(column(name))) for name in CARRIED_ROWS)),
     )
+
+
+def _unstated(teacher: dict[str, Any]) -> list[str]:
+    missing = unstated(teacher)
+    note = (
+        f"not stated: {', '.join(missing)}; a change of them goes unnoticed, so that a store could hold two teachers. "
+        'Name the files in the card, "weights": ["net.pth"], or [] where there are none'
+    )
+    return [note] if missing else []
 
 
 def check_room(writer: StoreWriter, each_bytes: float | None = None) -> None:

@@ -109,7 +109,8 @@ class Cluster:
         if options.batch_size < 1:
             raise ValueError(f"batch size {options.batch_size}: expected at least 1")
         ids = [sample.id for sample in open_source(self.question.source_name).samples(self.question.split)]
-        spec = self.plan(options, progress).spec
+        planned = self.plan(options, progress)
+        spec = planned.spec
         if spec.source["ids_sha256"] != digest_of_ids(ids):
             raise ValueError(
                 f"split {self.question.split!r} lists other samples for a worker ({spec.samples}) than here "
@@ -119,7 +120,7 @@ class Cluster:
         def make(writer: StoreWriter, task: Task) -> int:
             return self._make(writer, options, task, progress)
 
-        return fill_store(StoreWriter(out, spec, ids), make, progress)
+        return fill_store(StoreWriter(out, spec, ids), make, progress, planned.conditions)
 
     def _make(self, writer: StoreWriter, options: CacheOptions, task: Task, progress: Progress) -> int:
         """Have every missing shard made; returns the bytes written."""

@@ -47,6 +47,11 @@ class Fixed:
         return (depth_m, *self.gives[1:]) if len(self.gives) > 2 or self.gives[1] is not None else depth_m
 
 
+def without_code(card):
+    """A card's preprocessing but for the hashes of the factory's source."""
+    return {name: value for name, value in card.preprocessing.items() if name != "python"}
+
+
 @pytest.fixture
 def made(monkeypatch):
     """Makes teachers that `python:fakes:NAME` opens."""
@@ -121,9 +126,9 @@ def test_the_card_says_flip_average_and_sigma_where_gaussians_stand_in(made):
     made("ramp", RAMP_M, preprocessing={"size": 7})
     made("soft", RAMP_M, SOFT)
     card = opened("python:fakes:ramp", flip_average=True).card
-    assert card.preprocessing == {"size": 7, "flip_average": True, "sigma_m": 0.8}
+    assert without_code(card) == {"size": 7, "flip_average": True, "sigma_m": 0.8}
     assert (card.kind, card.name, card.weights_sha256) == ("python", "ramp", "ramp" * 8)
-    assert opened("python:fakes:soft", flip_average=True).card.preprocessing == {"flip_average": True}
+    assert without_code(opened("python:fakes:soft", flip_average=True).card) == {"flip_average": True}
 
 
 def test_a_folder_of_predictions_cannot_be_mirrored(tmp_path):
@@ -257,7 +262,7 @@ def test_an_ensemble_with_flip_average_has_members_with_flip_average(made):
     torch.testing.assert_close(teacher.predict(IMAGES, IDS).depth, torch.full((2, 8, 10), (5.5 + 3) / 2))
     assert teacher.card.preprocessing["sigma_m"] == 0.8
     for member in teacher.card.preprocessing["members"]:
-        assert member["card"]["preprocessing"] == {"flip_average": True, "sigma_m": 0.8}
+        assert without_code(TeacherCard(**member["card"])) == {"flip_average": True, "sigma_m": 0.8}
 
 
 @pytest.mark.parametrize(

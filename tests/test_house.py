@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "students": {"dpm"},
     # A network trained here can teach: checkpoint.py is the one adapter that knows students.
     "teachers": {"carry", "dpm", "relative", "sources", "students"},
+    "conditions": {"store"},
     "cache_images": {"sources", "store"},
     "batches": {"dataset"},
     "dataset": {"augment", "relative", "sources", "store"},
@@ -63,7 +64,7 @@ MAY_IMPORT = {
     },
     "plan": {"carry", "dpm", "sources", "store", "teachers"},
     "shard_maker": {"carry", "plan", "sources", "store", "teachers"},
-    "cache": {"carry", "plan", "shard_maker", "sources", "store", "teachers"},
+    "cache": {"carry", "conditions", "plan", "shard_maker", "sources", "store", "teachers"},
     "station": {"cache", "plan", "shard_maker", "sources", "store", "teachers"},
     "cluster": {"cache", "plan", "sources", "station", "store"},
     "flips": {"cache", "plan", "sources", "store", "teachers"},

@@ -49,6 +49,18 @@ def test_the_card_says_weights_processor_and_precision_but_no_path(tmp_path):
     assert str(tmp_path) not in canonical_json(card.as_json()).decode()
 
 
+def test_another_configuration_of_the_same_weights_is_another_teacher(tmp_path):
+    save_model(tmp_path, "depth_anything", **METRIC)
+    path = tmp_path / "config.json"
+    before, config = opened(tmp_path).card, json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"_name_or_path": "elsewhere", "transformers_version": "0"}))
+    assert opened(tmp_path).card == before
+    path.write_text(json.dumps(config | {"max_depth": 4 * config["max_depth"]}))
+    after = opened(tmp_path).card
+    assert after.weights_sha256 == before.weights_sha256
+    assert after != before
+
+
 def test_an_asked_input_size_is_what_the_network_sees(tmp_path):
     save_model(tmp_path, "depth_anything")
     teacher = opened(tmp_path, input_size_px=(42, 56))

@@ -51,6 +51,45 @@ def _producer(versions: dict[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
+def unstated(teacher: dict[str, Any]) -> list[str]:
+    """What decides a teacher's numbers and is not in its card, nor in those of its members: `weights of my-net`.
+
+    Raises nothing for a card that comes from anybody.
+    """
+    settings = teacher.get("preprocessing")
+    settings = settings if isinstance(settings, dict) else {}
+    members = settings.get("members")
+    if teacher.get("kind") == "ensemble" and isinstance(members, list):
+        cards = [member.get("card") for member in members if isinstance(member, dict)]
+        return [one for card in cards if isinstance(card, dict) for one in unstated(card)]
+    name = teacher.get("name")
+    code = settings.get("python")
+    if not isinstance(code, dict):
+        missing = [f"code of {name}"] if teacher.get("kind") == "python" else []
+        return missing + ([] if teacher.get("weights_sha256") else [f"weights of {name}"])
+    missing = [] if code.get("source") else [f"code of {name}"]
+    return missing + ([] if teacher.get("weights_sha256") or code.get("weights") else [f"weights of {name}"])
+
+
+def _weights(teacher: dict[str, Any]) -> str:
+    sha256, missing = teacher.get("weights_sha256"), unstated(teacher)
+    if teacher.get("kind") == "ensemble":
+        return f"sha256 of its members' cards {sha256}" + (f"; not stated: {', '.join(missing)}" if missing else "")
+    if sha256:
+        return f"sha256 {sha256}"
+    return "not stated" if any(one.startswith("weights") for one in missing) else "none"
+
+
+def _code(teacher: dict[str, Any]) -> list[tuple[str, str]]:
+    """A line about the code of a `python:` teacher; none of other teachers."""
+    settings = teacher.get("preprocessing")
+    made_of = settings.get("python") if isinstance(settings, dict) else None
+    source = made_of.get("source") if isinstance(made_of, dict) else None
+    if isinstance(source, dict) and source:
+        return [("code", ", ".join(f"{name} {str(sha256)[:16]}..." for name, sha256 in source.items()))]
+    return [("code", "not stated")] if teacher.get("kind") == "python" else []
+
+
 def _depth(store: Store) -> list[tuple[str, str]]:
     spec, teacher = store.spec, store.spec.teacher
     height, width = store.layout.size_px
@@ -59,7 +98,6 @@ def _depth(store: Store) -> list[tuple[str, str]]:
         array.path: sum(store.manifest[array.file(n)][0] for n in range(array.files))
         for array in store.layout.sharded()
     }
-    weights = teacher.get("weights_sha256")
     if isinstance(codec, LogCodec):
         codes = f"{codec.bits}-bit logarithmic codes over {codec.lo_m:g}-{codec.hi_m:g} m"
     else:
@@ -85,7 +123,8 @@ def _depth(store: Store) -> list[tuple[str, str]]:
         aligned.append(("aligned", of + summarise(store).describe()))
     return [
         ("teacher", f"{teacher.get('name')} ({teacher.get('kind')}), {teacher.get('precision')}"),
-        ("weights", f"sha256 {weights}" if weights else "none"),
+        ("weights", _weights(teacher)),
+        *_code(teacher),
         ("licence", teacher.get("licence") or "not stated"),
         ("numbers", f"{spec.depth_space}: {DEPTH_SPACES[spec.depth_space]}"),
         *aligned,

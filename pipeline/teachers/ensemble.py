@@ -190,7 +190,9 @@ def _check_distinct(argument: str, members: Sequence[Member], teachers: Sequence
         card = teacher.card
         # A copy of a network has another name and the same weights; a folder's digest is of names and sizes alone.
         named = card.name if card.weights_sha256 is None or not teacher.needs_images else ""
-        looks = {key: value for key, value in card.preprocessing.items() if key not in {"flip_average", "sigma_m"}}
+        # Nor does it matter what code calls it, where its weights are known.
+        apart = {"flip_average", "sigma_m"} | (set() if card.weights_sha256 is None else {"python"})
+        looks = {key: value for key, value in card.preprocessing.items() if key not in apart}
         same = canonical_json([card.kind, named, card.weights_sha256, card.revision, looks, card.precision])
         if same in seen:
             raise ValueError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import huggingface_hub
 
-from ..fileio import read_json, sha256_bytes, sha256_file
+from ..fileio import canonical_json, read_json, sha256_bytes, sha256_file
 
 
 def model_folder(argument: str, revision: str | None, *, code: bool) -> tuple[Path, str | None]:
@@ -51,6 +51,17 @@ def weights_sha256(folder: Path) -> str:
             "trust it and call save_pretrained(DIR)"
         )
     return sha256_file(files[0]) if len(files) == 1 else _digest(files, folder)
+
+
+def config_sha256(folder: Path) -> str:
+    """The sha256 of what `config.json` says of a network, such as its largest depth; not of where it came from.
+
+    Raises ValueError where it is not JSON.
+    """
+    config = read_json(folder / "config.json", "configuration")
+    if isinstance(config, dict):
+        config = {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
+    return sha256_bytes(canonical_json(config))
 
 
 def code_sha256(folder: Path) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,11 @@ from ..carry import check_edges
 from ..fileio import canonical_json
 from ..sources.view import same_aspect
 from .base import TeacherCard, TeacherOutput, check_covers
+from .python_source import source_of, weights_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from types import ModuleType
 
     from numpy.typing import NDArray
 
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """for example
     class Mine:
-        card = {"name": "my-net", "depth_space": "metric_m"}  # fields of pipeline.teachers.base.TeacherCard
+        card = {"name": "my-net", "depth_space": "metric_m", "weights": ["net.pth"]}  # or fields of TeacherCard
         def __init__(self, device): self.net = build().eval().to(device)
         def __call__(self, images): return self.net(images)  # (B, 3, H, W) in 0..1 -> (B, h, w)"""
 SUM_TOLERANCE = 1e-3
@@ -156,7 +159,8 @@ class PythonTeacher:
 def load(argument: str, device: torch.device, options: TeacherOptions) -> PythonTeacher:
     """Import `module:factory`, also from the current directory, and call `factory(device)` or `factory()`.
 
-    Raises ValueError for a module, factory, card or bin edges that are missing or wrong.
+    Modules of torch in what it returns are put into eval mode. The card gets hashes of the source and of the weights
+    that it names. Raises ValueError for a module, factory, card or bin edges that are missing or wrong.
     """
     module_name, _, factory_name = argument.partition(":")
     if not module_name or not factory_name:
@@ -182,7 +186,9 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Python
         raise ValueError(  # noqa: TRY004 - as above
             f"teacher python:{argument}: the factory returned {_quoted(model)}, {EXAMPLE}"
         )
-    card = _card(argument, model, options)
+    for network in _networks(model):
+        network.eval()
+    card = _card(argument, model, module, options)
     return PythonTeacher(model, card, _edges(argument, getattr(model, "bin_edges_m", None)), device)
 
 
@@ -194,9 +200,29 @@ def _takes_device(factory: Callable[..., Any]) -> bool:
     return any(parameter.kind not in {parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD} for parameter in parameters)
 
 
-def _card(argument: str, model: Any, options: TeacherOptions) -> TeacherCard:  # noqa: ANN401 - the user's object
-    card = getattr(model, "card", None)
+def _networks(model: Any) -> Iterator[torch.nn.Module]:  # noqa: ANN401 - the user's object
+    """Modules of torch that a model is, has as attributes or in lists of them, or closes over as a function."""
+    cells = getattr(model, "__closure__", None) or ()
+    held = [model, getattr(model, "__self__", None), *getattr(model, "__dict__", {}).values()]
+    for cell in cells:
+        with suppress(ValueError):  # an empty one
+            held.append(cell.cell_contents)
+    for one in held:
+        several = one.values() if isinstance(one, dict) else one if isinstance(one, list | tuple) else [one]
+        yield from (each for each in several if isinstance(each, torch.nn.Module))
+
+
+def _card(argument: str, model: Any, module: ModuleType, options: TeacherOptions) -> TeacherCard:  # noqa: ANN401 - the user's object
+    where, card = f"teacher python:{argument}", getattr(model, "card", None)
+    unhashed = object()
+    weights: object = unhashed
     if isinstance(card, dict):
+        card = dict(card)
+        weights = card.pop("weights", unhashed)
+        if weights is not unhashed:
+            if card.get("weights_sha256") is not None:
+                raise ValueError(f"{where}: its card has both weights and weights_sha256; leave one of the two out")
+            card["weights_sha256"] = weights_sha256(where, weights)
         try:
             card = TeacherCard(**{"kind": "python", "name": argument, **card})
         except (TypeError, ValueError) as error:
@@ -212,6 +238,10 @@ def _card(argument: str, model: Any, options: TeacherOptions) -> TeacherCard:  #
             f"teacher python:{argument}: --depth-space {options.depth_space} but its card says "
             f"{card.depth_space}; leave the flag out, or correct the card"
         )
+    made_of = source_of(module).as_json(argument)
+    if weights is not unhashed and card.weights_sha256 is None:
+        made_of["weights"] = "none"
+    card = replace(card, preprocessing={**card.preprocessing, "python": made_of})
     try:
         canonical_json(card.as_json())
     except (TypeError, ValueError) as error:

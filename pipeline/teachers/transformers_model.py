@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from .base import TeacherCard, TeacherOutput, check_covers
-from .hub import code_sha256, model_folder, weights_sha256
+from .hub import code_sha256, config_sha256, model_folder, weights_sha256
 from .transformers_families import FAMILIES, REFUSED, UNKNOWN
 from .transformers_processing import open_processing
 
@@ -164,6 +164,8 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Transf
             "settings": processing.settings,
             "input_size_px": list(size) if size else None,
             **({"code_sha256": code} if code else {}),
+            # A commit of the hub pins it; a directory is anybody's to edit.
+            **({} if commit else {"config_sha256": config_sha256(folder)}),
         },
         precision=_precision(options.precision, family, device, where),
         licence=options.licence,
