@@ -168,8 +168,8 @@ def test_a_run_that_goes_on_under_other_conditions_says_which(write, source, tmp
     out = tmp_path / "s.zarr"
     interrupted(source, write(), out)
     before = conditions.conditions_of(write().card.as_json())
-    monkeypatch.setattr(conditions, "conditions_of", lambda card: {**before, what: "99"})
-    monkeypatch.setattr("pipeline.cache.conditions_of", lambda card: {**before, what: "99"})
+    monkeypatch.setattr(conditions, "conditions_of", lambda _: {**before, what: "99"})
+    monkeypatch.setattr("pipeline.cache.conditions_of", lambda _: {**before, what: "99"})
     progress = Notes()
     cache_teacher(source, "all", write(), out, OPTIONS, progress)
     (note,) = [note for note in progress.notes if "other conditions" in note]
@@ -280,10 +280,12 @@ def test_changed_code_is_refused_as_the_teacher_of_a_store(write, source, tmp_pa
 # Eval mode
 
 
-class Bound:
-    card = {"name": "bound", "depth_space": "metric_m"}
+CARD = {"name": "bound", "depth_space": "metric_m"}
 
+
+class Bound:
     def __init__(self, network):
+        self.card = CARD
         self.parts = {"net": network}
 
     def __call__(self, images):
@@ -294,13 +296,13 @@ def as_function(network):
     def call(images):
         return network(images)[:, 0] + 2
 
-    call.card = Bound.card
+    call.card = CARD
     return call
 
 
 def as_module(network):
     module = torch.nn.Sequential(network, torch.nn.Flatten(1, 2))
-    module.card = Bound.card
+    module.card = CARD
     return module
 
 
@@ -313,7 +315,8 @@ def test_networks_of_a_python_teacher_are_put_into_eval_mode(monkeypatch, form):
     assert not any(module.training for module in network.modules())
 
 
-def test_the_command_hints_at_weights_that_are_not_named(write, source, tmp_path, capfd):
+@pytest.mark.usefixtures("source")
+def test_the_command_hints_at_weights_that_are_not_named(write, tmp_path, capfd):
     write()
     flags = ["--source", f"scenes:{tmp_path / 'scenes'}", "--split", "all", "--bins", "nyu", "--sigma-m", "0.2"]
     main(["cache-teacher", *flags, "--teacher", "python:some_teacher:load", "--out", "s.zarr"], standalone_mode=False)

@@ -63,11 +63,7 @@ def source_of(module: ModuleType) -> Source:
         for imported in _imports(data, package):
             parts = imported.split(".")
             pending += [".".join(parts[: end + 1]) for end in range(len(parts))]
-            if (
-                parts[0] not in {OURS, *sys.stdlib_module_names}
-                and _file(parts[0], root) is None
-                and not _is_folder(parts, root)
-            ):
+            if not _is_ours(parts[0], root):
                 packages.add(parts[0])
     return Source(dict(sorted(files.items())), sorted(packages))
 
@@ -123,9 +119,14 @@ def _file(name: str, root: Path | None) -> Path | None:
     return next((path for path in (base / "__init__.py", base.with_name(f"{base.name}.py")) if path.is_file()), None)
 
 
-def _is_folder(parts: list[str], root: Path | None) -> bool:
-    """Whether a name is that of a folder beside the module, which needs no `__init__.py` to be imported from."""
-    return root is not None and parts[0] not in sys.modules and (root / parts[0]).is_dir()
+def _is_ours(top: str, root: Path | None) -> bool:
+    """Whether a top-level name is not of an installed package: Python's, this package, or beside the module.
+
+    A folder there needs no `__init__.py` to be imported from.
+    """
+    if top in {OURS, *sys.stdlib_module_names} or _file(top, root) is not None:
+        return True
+    return root is not None and getattr(sys.modules.get(top), "__file__", None) is None and (root / top).is_dir()
 
 
 def _refuse_stale(name: str, sha256: str, path: Path) -> None:
