@@ -74,13 +74,14 @@ def weights_sha256(where: str, named: object) -> str | None:
     `named` is a path or a list of paths, relative ones from the current folder; of a folder all files count. Raises
     ValueError for anything else, and for what is not there.
     """
-    paths = named if isinstance(named, list | tuple) else [named]
-    if not all(isinstance(path, str | Path) for path in paths):
+    given = named if isinstance(named, list | tuple) else [named]
+    paths = [Path(path) for path in given if isinstance(path, str | Path)]
+    if len(paths) != len(given):
         raise ValueError(
             f'{where}: its card has weights {named!r}, expected a path or a list of paths, such as ["net.pth"]; [] '
             "where it has none"
         )
-    digests = [line for path in paths for line in _digests(Path(path), where)]
+    digests = [line for path in paths for line in _digests(path, where)]
     if len(digests) < 2:
         return digests[0][1] if digests else None
     return sha256_bytes("".join(f"{name} {digest}\n" for name, digest in sorted(digests)).encode())
