@@ -8,6 +8,7 @@ Shape legend: S seeds, F frames.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ def read_result(path: Path, metric: str) -> Result:
 def join(groups: Sequence[tuple[str, Sequence[Path]]], metric: str, *, seeds_known: bool = False) -> Comparable:
     """Read the evaluations of each group (name, files), if all can be compared.
 
-    Frames are brought into the order of the first file. Raises ValueError where protocol, source or frames differ,
+    Frames are brought into the natural order of their ids (2 before 10), in which blocks of video are. Raises ValueError where protocol, source or frames differ,
     naming the first difference; for a name or file that is given twice; and where two files of a group hold the same
     numbers, which two seeds hardly do (networks that gave up and say the same of every image): with `seeds_known` it is
     known that they are two seeds.
@@ -108,7 +109,7 @@ def join(groups: Sequence[tuple[str, Sequence[Path]]], metric: str, *, seeds_kno
     first = results[0][0]
     for result in (result for listed in results for result in listed):
         _check_alike(first, result)
-    ids = tuple(first.by_id)
+    ids = tuple(sorted(first.by_id, key=natural_key))
     joined = []
     for (name, _), listed in zip(groups, results, strict=True):
         values = np.array([[result.by_id[sample] for sample in ids] for result in listed])
@@ -122,6 +123,13 @@ def join(groups: Sequence[tuple[str, Sequence[Path]]], metric: str, *, seeds_kno
         joined.append(Group(name, tuple(result.path for result in listed), values))
     flips = {name: bool(listed[0].protocol.get(OF_ONE_SIDE)) for name, listed in zip(names, results, strict=True)}
     return Comparable(first.protocol, first.source, ids, tuple(joined), flips)
+
+
+def natural_key(text: str) -> tuple[tuple[str, int, str], ...]:
+    """What sorts text as people count: `frame-2` before `frame-10`."""
+    parts = re.findall(r"([^0-9]*)([0-9]*)", text)
+    numbered = ((words, number.lstrip("0")) for words, number in parts)
+    return (*((words, len(number), number) for words, number in numbered), (text, 0, ""))
 
 
 def _twice(values: Sequence[str]) -> list[str]:

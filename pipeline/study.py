@@ -30,7 +30,7 @@ import yaml
 from .fileio import pretty_json, read_json, write_durably
 from .metrics import METRICS
 from .results import join
-from .significance import holm, mean_interval, paired_bootstrap
+from .significance import corrected_p_values, enough, mean_interval, paired_difference, too_few
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -237,14 +237,14 @@ def _compare(table: Table, found: Mapping[str, _Measured], block: int) -> dict[s
     """Each run of a table against its first, p values corrected for their number (Holm).
 
     Seeds are paired as frames are: a seed decides the first weights, the order of samples and how they are varied, so
-    that runs of one seed are good or bad together. What is resampled is the difference, seed by seed.
+    that runs of one seed are good or bad together. What is judged is the difference, seed by seed.
     """
     base = found[table.first].per_image[table.metric]
     nothing = np.zeros(base.shape[1])
     differences = [
-        paired_bootstrap(found[name].per_image[table.metric] - base, nothing, block=block) for name in table.runs
+        paired_difference(found[name].per_image[table.metric] - base, nothing, block=block) for name in table.runs
     ]
-    corrected = holm([one.p_value for one in differences]) if differences else []
+    corrected = corrected_p_values(differences)
     percent = 100 / float(base.mean())
     return {
         "title": table.title,
@@ -253,9 +253,9 @@ def _compare(table: Table, found: Mapping[str, _Measured], block: int) -> dict[s
         "against_first": {
             name: {
                 "difference_percent": percent * one.difference,
-                "low_percent": percent * one.low,
-                "high_percent": percent * one.high,
-                "p_holm": float(p),
+                "low_percent": None if one.low is None else percent * one.low,
+                "high_percent": None if one.high is None else percent * one.high,
+                "p_holm": p,
             }
             for name, one, p in zip(table.runs, differences, corrected, strict=True)
         },
@@ -272,7 +272,10 @@ def markdown(results: Mapping[str, Any]) -> str:
         listed = [table["first"], *table["against_first"]]
         rows = [_teacher_row(teacher, metrics) for teacher, metrics in results["teachers"].items()]
         rows += [_row(run, results["runs"][run], table["against_first"].get(run)) for run in listed]
-        parts.append(f"<!-- {results['study']}:{name} -->\n**{table['title']}**\n\n{_table(head, rows)}")
+        few = (
+            "" if enough(results["frames"], results["block"]) else f"\n\n{too_few(results['frames'], results['block'])}"
+        )
+        parts.append(f"<!-- {results['study']}:{name} -->\n**{table['title']}**\n\n{_table(head, rows)}{few}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -287,12 +290,14 @@ def _row(name: str, run: Mapping[str, Any], against: Mapping[str, float] | None)
     difference = p_value = ""
     if against is not None:
         low, high = against["low_percent"], against["high_percent"]
-        difference = f"{against['difference_percent']:+.1f} % ({low:+.1f} to {high:+.1f})"
-        p_value = f"{against['p_holm']:.3f}" if against["p_holm"] >= 0.001 else "< 0.001"
+        difference = f"{against['difference_percent']:+.1f} %"
+        if low is not None and against["p_holm"] is not None:
+            difference += f" ({low:+.1f} to {high:+.1f})"
+            p_value = f"{against['p_holm']:.3f}" if against["p_holm"] >= 0.001 else "< 0.001"
     return [
         f"`{name}`",
         f"{metrics['abs_rel']:.4f}",
-        f"{run['low']:.4f}-{run['high']:.4f}",
+        "" if run["low"] is None else f"{run['low']:.4f}-{run['high']:.4f}",
         f"{metrics['rmse']:.3f}",
         f"{metrics['delta1']:.4f}",
         alike,

@@ -11,7 +11,7 @@ from pipeline.cli.compare import compare
 from pipeline.evaluate import write_result
 from pipeline.metrics import METRICS, PROTOCOLS, mean_metrics
 from pipeline.results import join, read_result
-from pipeline.significance import holm, paired_bootstrap
+from pipeline.significance import holm, paired_difference
 
 IDS = [f"{number:03d}" for number in range(12)]
 
@@ -70,7 +70,7 @@ def test_compare_tells_means_intervals_and_corrected_p_values_and_writes_them(me
     assert found["groups"][2]["seeds_sd"] is None
     values = [[list(read_result(measured / f"{name}-{seed}.json", "abs_rel").by_id.values()) for seed in range(2)]
               for name in ("poor", "good")]  # fmt: skip
-    expected = paired_bootstrap(*values)
+    expected = paired_difference(*values)
     first = found["comparisons"][0]
     assert first["difference"] == pytest.approx(expected.difference, rel=1e-12)
     assert (first["low"], first["p_value"]) == (expected.low, expected.p_value)
@@ -188,4 +188,30 @@ def test_wrong_usage_of_compare_is_told(measured):
     assert "'--metric'" in again(measured / "alone.json", "--metric", "absrel")
     output = refused(measured / "alone.json", "--out", measured / "alone.json")
     assert "is one of the evaluations" in output
-    assert "expected 1 to 3 for 12 frames" in refused(measured / "alone.json", "--block", 4)
+    assert "expected 1 to 12, the number of frames" in refused(measured / "alone.json", "--block", 13)
+
+
+def test_too_few_frames_give_differences_without_interval_or_p_and_the_reason(measured):
+    few = {}
+    for name, factor in (("good", 0.8), ("poor", 1.0)):
+        few[name] = evaluation(measured / f"few-{name}.json", factor * np.linspace(0.1, 0.2, 9), ids=IDS[:9])
+    done = run(few["poor"], few["good"], "--out", measured / "few.out")
+    assert done.exit_code == 0, done.output
+    assert row_of(done.output, "few-good  ") == ["few-good", "1", "0.1200"]
+    assert "-0.0300" in done.output
+    assert "-20.0 %" in done.output
+    assert "No intervals and no p values: 9 frames are too few" in done.output
+    assert not any(word in done.output for word in ("Holm", "<0.001", "% interval"))
+    found = json.loads((measured / "few.out").read_text())["comparisons"][0]
+    assert (found["difference"], found["low"], found["p_holm"]) == (pytest.approx(-0.03), None, None)
+    done = run(measured / "alone.json", measured / "good-0.json", "--block", 2)
+    assert "12 frames in blocks of 2 (6 blocks) are too few" in done.output
+
+
+def test_frames_come_in_blocks_as_people_count_them(measured):
+    ids = [f"video/{number}" for number in range(12)]
+    shuffled = sorted(ids)  # 1, 10, 11, 2: as a list in the order of its text has them
+    evaluation(measured / "a.json", [float(sample[6:]) + 1 for sample in shuffled], ids=shuffled)
+    found = join([("a", [measured / "a.json"])], "abs_rel")
+    assert found.ids == tuple(ids)
+    assert found.groups[0].values[0] == pytest.approx(np.arange(12) + 1.0)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ..results import Comparable
     from ..significance import Difference, Mean
 
+    Compared = tuple[str, str, Difference, float | None]
+
 
 class GroupType(click.ParamType[tuple[str, list[Path]]]):
     """A student and its evaluations, written [NAME=]FILE[,FILE...]."""
@@ -61,8 +63,8 @@ class GroupType(click.ParamType[tuple[str, list[Path]]]):
 @option("--block", type=click.IntRange(min=1), default=1, help="Frames in a row that are alike, in video.")
 @option("--all-pairs", is_flag=True, help="Compare every two, and not each with the first.")
 @option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.95, help="Of the intervals.")
-@option("--resamples", type=click.IntRange(min=1000, max=1_000_000), default=10_000, help="Bootstrap samples.")
-@option("--seed", default=0, help="Of the bootstrap.")
+@option("--resamples", type=click.IntRange(min=1000, max=1_000_000), default=10_000, help="Random draws for intervals.")
+@option("--seed", default=0, help="Of the random draws.")
 @option("--out", type=PATH, help="Write all figures as JSON too.")
 def compare(
     groups: tuple[tuple[str, list[Path]], ...],
@@ -86,9 +88,9 @@ def compare(
     """
     from ..metrics import LOWER_IS_BETTER
     from ..results import join
-    from ..significance import holm, mean_interval, paired_bootstrap
+    from ..significance import corrected_p_values, mean_interval, paired_difference
 
-    settings: dict[str, Any] = {"resamples": resamples, "seed": seed, "confidence": confidence, "block": block}
+    settings: dict[str, Any] = {"draws": resamples, "seed": seed, "confidence": confidence, "block": block}
     lower = metric in LOWER_IS_BETTER
     found = join(groups, metric)
     if out and out.resolve() in {path.resolve() for group in found.groups for path in group.paths}:
@@ -97,22 +99,23 @@ def compare(
     places = range(len(groups))
     pairs = list(combinations(places, 2)) if all_pairs else [(place, 0) for place in places[1:]]
     differences = [
-        paired_bootstrap(found.groups[one].values, found.groups[other].values, lower_is_better=lower, **settings)
+        paired_difference(found.groups[one].values, found.groups[other].values, lower_is_better=lower, **settings)
         for one, other in pairs
     ]
-    corrected = holm([difference.p_value for difference in differences])
+    corrected = corrected_p_values(differences)
     names = [group.name for group in found.groups]
     compared = [
         (names[one], names[other], difference, p_value)
         for (one, other), difference, p_value in zip(pairs, differences, corrected, strict=True)
     ]
     if out:
-        _write(out, found, means, compared, {"metric": metric, "lower_is_better": lower, **settings})
+        chosen = {"resamples": resamples, "seed": seed, "confidence": confidence, "block": block}
+        _write(out, found, means, compared, {"metric": metric, "lower_is_better": lower, **chosen})
     click.echo(_head(found, metric, block, lower=lower))
     click.echo(_means(names, means, metric, confidence))
     if compared:
         click.echo("\n" + _differences(compared, confidence))
-    for note in _notes(found, means):
+    for note in _notes(found, means, block):
         click.echo(f"\n{note}")
 
 
@@ -128,55 +131,49 @@ def _head(found: Comparable, metric: str, block: int, *, lower: bool) -> str:
 
 
 def _means(names: Sequence[str], means: Sequence[Mean], metric: str, confidence: float) -> str:
-    rows = [
-        [
-            name,
-            str(mean.seeds),
-            f"{mean.mean:.4f}",
-            f"{mean.low:.4f} to {mean.high:.4f}",
-            "" if mean.seeds_sd is None else f"{mean.seeds_sd:.4f}",
-        ]
-        for name, mean in zip(names, means, strict=True)
-    ]
-    return table(["", "seeds", METRIC_HEADS[metric], f"{100 * confidence:.4g} % interval", "sd of seeds"], rows)
+    rows = []
+    for name, mean in zip(names, means, strict=True):
+        interval = "" if mean.low is None else f"{mean.low:.4f} to {mean.high:.4f}"
+        spread = "" if mean.seeds_sd is None else f"{mean.seeds_sd:.4f}"
+        rows.append([name, str(mean.seeds), f"{mean.mean:.4f}", interval, spread])
+    return _filled(["", "seeds", METRIC_HEADS[metric], f"{100 * confidence:.4g} % interval", "sd of seeds"], rows)
 
 
-def _differences(compared: Sequence[tuple[str, str, Difference, float]], confidence: float) -> str:
-    rows = [
-        [
-            f"{one} - {other}",
-            f"{found.difference:+.4f}",
-            f"{found.low:+.4f} to {found.high:+.4f}",
-            f"{found.relative_percent:+.1f} %",
-            f"{found.relative_low_percent:+.1f} to {found.relative_high_percent:+.1f} %",
-            f"{found.share_better:.1%}",
-            _p(found.p_value),
-            _p(p_holm),
-        ]
-        for one, other, found, p_holm in compared
-    ]
-    head = [
-        "",
-        "difference",
-        f"{100 * confidence:.4g} % interval",
-        "relative",
-        "interval",
-        "better in",
-        "p",
-        "p (Holm)",
-    ]
-    return table(head, rows)
+def _differences(compared: Sequence[Compared], confidence: float) -> str:
+    rows = []
+    for one, other, found, p_holm in compared:
+        relative = "" if found.relative_percent is None else f"{found.relative_percent:+.1f} %"
+        row = [f"{one} - {other}", f"{found.difference:+.4f}", "", relative, "", "", "", ""]
+        if found.low is not None:
+            row[2] = f"{found.low:+.4f} to {found.high:+.4f}"
+            row[5:] = [f"{found.share_better:.1%}", _p(found.p_value), _p(p_holm)]
+        if found.relative_low_percent is not None:
+            row[4] = f"{found.relative_low_percent:+.1f} to {found.relative_high_percent:+.1f} %"
+        rows.append(row)
+    interval = f"{100 * confidence:.4g} % interval"
+    head = ["", "difference", interval, "relative", "interval", "better in", "p", "p (Holm)"]
+    return _filled(head, rows)
 
 
-def _p(value: float) -> str:
+def _filled(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table without the columns that are empty in every row."""
+    shown = [place for place, name in enumerate(head) if not name or any(row[place] for row in rows)]
+    return table([head[place] for place in shown], [[row[place] for place in shown] for row in rows])
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return ""
     return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
-def _notes(found: Comparable, means: Sequence[Mean]) -> list[str]:
+def _notes(found: Comparable, means: Sequence[Mean], block: int) -> list[str]:
     """What the figures do not say of themselves."""
-    notes = []
+    from ..significance import enough, too_few
+
+    notes = [] if enough(len(found.ids), block) else [too_few(len(found.ids), block)]
     single = [group.name for group, mean in zip(found.groups, means, strict=True) if mean.seeds == 1]
-    if single:
+    if single and not notes:
         notes.append(
             f"One seed of {', '.join(single)}: intervals cover other frames, and say nothing of what another seed "
             "would give."
@@ -191,14 +188,11 @@ def _write(
     out: Path,
     found: Comparable,
     means: Sequence[Mean],
-    compared: Sequence[tuple[str, str, Difference, float]],
+    compared: Sequence[Compared],
     settings: dict[str, Any],
 ) -> None:
     """Write everything as JSON; what is not defined is null."""
     from ..fileio import pretty_json, write_durably
-
-    def plain(values: dict[str, Any]) -> dict[str, Any]:
-        return {name: None if value != value else value for name, value in values.items()}  # noqa: PLR0124 - NaN
 
     value = {
         **settings,
@@ -206,11 +200,11 @@ def _write(
         "source": found.source,
         "frames": len(found.ids),
         "groups": [
-            {"name": group.name, "files": [str(path) for path in group.paths], **plain(asdict(mean))}
+            {"name": group.name, "files": [str(path) for path in group.paths], **asdict(mean)}
             for group, mean in zip(found.groups, means, strict=True)
         ],
         "comparisons": [
-            {"first": one, "second": other, **plain(asdict(difference)), "p_holm": p_holm}
+            {"first": one, "second": other, **asdict(difference), "p_holm": p_holm}
             for one, other, difference, p_holm in compared
         ],
     }
