@@ -116,6 +116,7 @@ def fill_store(
                 progress.note(f"going on with {before} of {spec.samples} samples that are finished in {writer.staging}")
             with progress.task("cache teacher", spec.samples, "img", done=before) as task:
                 written = make(writer, task)
+            _check_any_value(writer)
             writer.finish(progress)
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -152,6 +153,16 @@ def _unstated(teacher: dict[str, Any]) -> list[str]:
         'Name the files in the card, "weights": ["net.pth"], or [] where there are none'
     )
     return [note] if missing else []
+
+
+def _check_any_value(writer: StoreWriter) -> None:
+    """Refuse a store without a value at any pixel. Raises ValueError."""
+    if all(value == 1 for record in writer.finished.values() for value in record.rows["invalid_share"]):
+        teacher = writer.spec.teacher["name"]
+        raise ValueError(
+            f"teacher {teacher!r} gave no value at 100 % of the pixels of {writer.spec.samples} samples: nothing to "
+            "learn; look at its files, their unit, and what is declared invalid"
+        )
 
 
 def check_room(writer: StoreWriter, each_bytes: float | None = None) -> None:

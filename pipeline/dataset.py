@@ -128,6 +128,16 @@ class TrainingData(Dataset[Item]):
             planes = (torch.from_numpy(gap), torch.from_numpy(weight), torch.from_numpy(tail))
         return Item(geometry.of_image(image), colours, torch.from_numpy(depth_m)[None], *planes)
 
+    def whole_target_m(self, number: int) -> NDArray[np.float32]:
+        """What is learned of a sample, (H, W) of the whole view, neither cropped nor mirrored; NaN for no value."""
+        sample = self.samples[number]
+        image, image_px = self._image(sample, number)
+        view_px = (image.shape[0], image.shape[1])
+        if self.store is None:
+            return self._truth_m(sample, image_px, view_px)
+        target = self._taught_m(number, view_px, mirrored=False)
+        return target if self.relative is None else self.relative.of(target)
+
     def _image(self, sample: Sample, number: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """The view of the image, if it is the one that the teacher saw, and the size (H, W) of the whole image."""
         if self.images is not None:

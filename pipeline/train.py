@@ -15,6 +15,7 @@ from . import collective
 from .device import choose_device
 from .fileio import pretty_json, sync_directory, write_durably
 from .interrupt import Interrupted, stop_flag
+from .learnable import check_something_to_learn
 from .progress import Silent
 from .recipe import Recipe
 from .sources.table import SampleTable
@@ -86,6 +87,8 @@ def train_network(
         teacher = None if options.on_truth else store
         run = Training(source, samples, recipe, loss, teacher, flips, images, validation, place, partial)
         collective.check_agreement("the checkpoint to go on from", run.step)
+        if run.step == 0:
+            check_something_to_learn(run.data, progress)
         if run.step:
             progress.note(f"going on from step {run.step} of {run.total_steps} in {partial}")
         with progress.task("train", run.total_steps, "step", done=run.step) as task:

@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "conditions": {"store"},
     "cache_images": {"sources", "store"},
     "batches": {"dataset"},
+    "learnable": {"dataset", "sources"},
     "dataset": {"augment", "relative", "sources", "store"},
     "order": set(),
     "checkpoint": set(),
@@ -70,7 +71,7 @@ MAY_IMPORT = {
     "flips": {"cache", "plan", "sources", "store", "teachers"},
     "against": {"carry", "predict", "sources", "store", "teachers"},
     "align_store": {"alignment", "dataset", "sources", "store"},
-    "train": {"recipe", "sources", "store", "students", "train_options", "trainer"},
+    "train": {"learnable", "recipe", "sources", "store", "students", "train_options", "trainer"},
     "trainer": {
         "augment",
         "batches",
