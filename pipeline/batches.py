@@ -5,7 +5,6 @@ What a batch holds depends on seed, epoch and numbers alone, so that it is the s
 
 from __future__ import annotations
 
-import os
 import resource
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .dataset import collate
-from .parallel import in_order
+from .parallel import cores, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,13 +24,27 @@ if TYPE_CHECKING:
 AHEAD = 2
 """So many batches are read ahead where a thread reads them."""
 GPU_WORKERS = 8
+SHARED_MEMORY = (
+    "the shared memory in /dev/shm is too small for the batches: use fewer --workers (0 needs none), a smaller "
+    "--batch-size, or more of it (docker run --shm-size=8g, or --ipc=host)"
+)
+OF_WORKERS = {
+    "Bus error": SHARED_MEMORY,
+    "shared memory": SHARED_MEMORY,
+    "No space left on device": SHARED_MEMORY,
+    "/torch_": SHARED_MEMORY,  # the name of a file in it
+    "Too many open files": "too many open files: use fewer --workers, or raise the limit (ulimit -n 4096)",
+    "signal: Killed": "it was killed, perhaps for want of memory: use fewer --workers or a smaller --batch-size",
+    "exited unexpectedly": "it ended, perhaps for want of memory: use fewer --workers or a smaller --batch-size",
+}
+"""Part of what torch says of a loader process -> what to do about it."""
 HANDLES, HANDLES_A_WORKER = 128, 48
 """Open files of a run, and of each worker: two batches ahead of seven tensors each, and its pipes, twice over."""
 
 
 def a_core_is_free() -> bool:
     """Whether this process may use more cores than torch does."""
-    return torch.get_num_threads() < len(os.sched_getaffinity(0))
+    return torch.get_num_threads() < cores()
 
 
 class _Failure(NamedTuple):
@@ -104,10 +117,26 @@ class Batches:
 
     def __iter__(self) -> Iterator[Item]:
         if self.loader is not None:
-            return map(_checked, self.loader)
+            return self._in_processes(self.loader)
         # A thread beside a network that has every core takes twice as long as reading in turn: OpenMP's threads spin
         # while they wait for each other, and there is no core to wait on.
         return self._in_a_thread() if a_core_is_free() else map(self._read, self.order)
+
+    def _in_processes(self, loader: DataLoader[Item | _Failure]) -> Iterator[Item]:
+        batches = iter(loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (RuntimeError, OSError) as error:
+                hint = next((hint for text, hint in OF_WORKERS.items() if text in str(error)), None)
+                if hint is None:
+                    raise
+                raise ValueError(
+                    f"a loader process failed with --workers {loader.num_workers}: {hint}; the last checkpoint is kept"
+                ) from error
+            yield _checked(batch)
 
     def _in_a_thread(self) -> Iterator[Item]:
         with ThreadPoolExecutor(1, "read") as pool:

@@ -109,7 +109,7 @@ def fill_store(
     spec = writer.spec
     try:
         with writer:
-            for note in [*_unstated(spec.teacher), *notes_on_resume(writer, conditions)]:
+            for note in [*writer.notes, *_unstated(spec.teacher), *notes_on_resume(writer, conditions)]:
                 progress.note(note)
             before = writer.samples_done
             if before:

@@ -81,6 +81,8 @@ def cache_images(
 
     threads = workers or min(8, os.cpu_count() or 1)
     with ImageWriter(out, spec, ids) as writer, ThreadPoolExecutor(threads, "image") as pool:
+        for note in writer.notes:
+            progress.note(note)
         before = writer.samples_done
         if before:
             progress.note(f"going on with {before} of {len(samples)} images that are finished in {writer.staging}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .fileio import CsvTable, write_durably
+from .fileio import CsvTable, open_regular, write_durably
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,10 +41,14 @@ class Checkpoint:
         write_durably(self.path, data.getvalue())
 
     def read(self, device: torch.device, steps_an_epoch: int) -> dict[str, Any] | None:
-        """The state that was written last, or None; rows that came after it are dropped from the tables."""
+        """The state that was written last, or None; rows that came after it are dropped from the tables.
+
+        Raises what torch and CSV raise for files that are cut or damaged.
+        """
         if not self.path.exists():
             return None
-        state: dict[str, Any] = torch.load(self.path, weights_only=True, map_location=device)
+        with open_regular(self.path) as file:
+            state: dict[str, Any] = torch.load(file, weights_only=True, map_location=device)
         self.steps.read(lambda row: int(row["step"]) < state["step"])
         self.epochs.read(lambda row: (int(row["epoch"]) + 1) * steps_an_epoch <= state["step"])
         return state

@@ -12,8 +12,11 @@ import os
 import re
 import stat
 from collections import Counter
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
+
+from .own_files import hidden_name, naming, open_new, open_to_append, refused_link
+from .own_files import make_folder as make_folder  # noqa: PLC0414 - to be had from here too
+from .own_files import sync_directory as sync_directory  # noqa: PLC0414 - as above
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,56 +28,44 @@ JSON_MARKS = 2**20
 JSON_DEPTH = 64
 
 
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable (a rename is not, until its directory is synced)."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it that are missing, each with a durable name."""
-    if not path.exists():
-        make_folder(path.parent)
-    path.mkdir(exist_ok=True)
-    # Also where it was there: whoever made it may have been killed before the name was durable.
-    with suppress(PermissionError):  # /home of others often may not be opened, and then we made nothing in it
-        sync_directory(path.parent)
-
-
 def write_durably(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that after a crash it holds the old content or the new, never a part."""
-    beside = path.with_name(f".{path.name}.tmp")
-    _write_and_sync(beside, data, os.O_TRUNC)
+    """Write `data` to `path` so that after a crash it holds the old content or the new, never a part.
+
+    Raises OSError with the path.
+    """
+    beside = hidden_name(path, "tmp")
+    _write_and_sync(open_new(beside), path, data)
     beside.replace(path)
     sync_directory(path.parent)
 
 
 def append_durably(path: Path, data: bytes) -> None:
     """Add `data` to the end of `path`; after a crash a part of it, or none, may be there."""
-    _write_and_sync(path, data, os.O_APPEND)
+    _write_and_sync(open_to_append(path), path, data)
 
 
 def cut_durably(path: Path, size: int) -> None:
     """Drop what follows the first `size` bytes of a file."""
-    handle = os.open(path, os.O_WRONLY)
     try:
-        os.truncate(handle, size)
-        os.fsync(handle)
+        handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise refused_link(path, error) from None
+    try:
+        with naming(path):
+            os.truncate(handle, size)
+            os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def _write_and_sync(path: Path, data: bytes, flags: int) -> None:
+def _write_and_sync(handle: int, path: Path, data: bytes) -> None:
     # Calls of `os` alone: tests/faults/power_loss.py records them, and lays out what a disk may hold after each.
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o666)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(handle, rest) :]
-        os.fsync(handle)
+        with naming(path):
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+            os.fsync(handle)
     finally:
         os.close(handle)
 
@@ -89,7 +80,7 @@ def pretty_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
     return (json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> io.BufferedReader:
     """Open a file for reading. Raises OSError for a pipe or a device too, which could make a reader wait for ever."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     mode = os.fstat(handle).st_mode
@@ -193,7 +184,7 @@ def sha256_bytes(data: bytes) -> str:
 
 def sha256_file(path: Path) -> str:
     """Lower-case hex sha256 of a file, read in pieces."""
-    with path.open("rb") as file:
+    with open_regular(path) as file, naming(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -217,5 +208,5 @@ class CsvTable:
     def read(self, keep: Callable[[dict[str, str]], bool]) -> None:
         """Take back the rows of the file that `keep` accepts; values are text."""
         if self.path.exists():
-            with self.path.open(newline="") as file:
+            with io.TextIOWrapper(open_regular(self.path), encoding="utf-8", newline="") as file:
                 self.rows = [row for row in csv.DictReader(file) if keep(row)]

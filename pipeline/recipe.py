@@ -35,6 +35,7 @@ class Recipe:
     store: dict[str, Any] | None
     flips: str | None
     """Digest of the store that mirrored crops are taught from."""
+    flips_manifest_sha256: str | None
     view: str
     bin_edges_m: tuple[float, ...]
     crop_px: tuple[int, int] | None
@@ -99,8 +100,9 @@ class Recipe:
             samples=len(samples),
             ids_sha256=sha256_bytes("\n".join(sample.id for sample in samples).encode()),
             truth_of=truth_name(source, truth or "default") if teacher is None else None,
-            store=None if teacher is None else {"teacher": teacher.spec.teacher, "digest": teacher.spec.digest()},
+            store=None if teacher is None else _identity(teacher),
             flips=None if flips is None else flips.spec.digest(),
+            flips_manifest_sha256=None if flips is None else flips.manifest_sha256,
             view=view,
             bin_edges_m=regression_edges_m(edges[0], edges[-1]) if options.head == "depth" else edges,
             crop_px=options.crop_px or customs.crop_px,
@@ -120,6 +122,8 @@ class Recipe:
         whole = asdict(self)
         options = whole.pop("options")
         del options["encoder_weights"]  # a path, which another machine does not have
+        if self.flips is None:
+            del whole["flips_manifest_sha256"]
         return {**options, **whole, "bin_edges_m": list(self.bin_edges_m)}
 
     def digest(self) -> str:
@@ -158,6 +162,15 @@ class Recipe:
             lowest, highest = bin_centers(loss.bin_edges_m).tolist()
             loss.range_m = (lowest, highest)
         return loss
+
+
+def _identity(store: Store) -> dict[str, Any]:
+    """What a store was asked to be, and what it holds: another of the same specification has other numbers."""
+    return {
+        "teacher": store.spec.teacher,
+        "digest": store.spec.digest(),
+        "manifest_sha256": store.manifest_sha256,
+    }
 
 
 def regression_edges_m(lo_m: float, hi_m: float) -> tuple[float, float, float]:

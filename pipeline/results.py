@@ -96,7 +96,8 @@ def read_result(path: Path, metric: str) -> Result:
 def join(groups: Sequence[tuple[str, Sequence[Path]]], metric: str, *, seeds_known: bool = False) -> Comparable:
     """Read the evaluations of each group (name, files), if all can be compared.
 
-    Frames are brought into the natural order of their ids (2 before 10), in which blocks of video are. Raises ValueError where protocol, source or frames differ,
+    Frames are brought into the natural order of their ids (2 before 10), in which blocks of video are. Raises
+    ValueError where protocol, source or frames differ,
     naming the first difference; for a name or file that is given twice; and where two files of a group hold the same
     numbers, which two seeds hardly do (networks that gave up and say the same of every image): with `seeds_known` it is
     known that they are two seeds.

@@ -7,23 +7,29 @@ processes are one run: each has a share of every batch, and the first alone writ
 
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import collective
-from .device import choose_device
-from .fileio import pretty_json, sync_directory, write_durably
+from .checkpoint import CHECKPOINT
+from .device import choose_device, is_out_of_memory
+from .fileio import pretty_json, write_durably
 from .interrupt import Interrupted, stop_flag
 from .learnable import check_something_to_learn
+from .locks import locked
+from .own_files import make_folder, make_own_folder, sync_directory
 from .progress import Silent
 from .recipe import Recipe
 from .sources.table import SampleTable
 from .students.run import CONFIG
 from .trainer import Training, Validation
+from .unfinished import note_others, partial_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from .progress import Progress
@@ -66,8 +72,7 @@ def train_network(
     In either case the same call goes on from the last checkpoint.
     """
     progress = progress or Silent()
-    if out.exists():
-        raise ValueError(f"{out} exists: a finished run is never written over; remove it or choose another --out")
+    _refuse_existing(out)
     processes = collective.process_count()
     place = choose_device(device, collective.local_number() if processes > 1 else None)
     samples = SampleTable(source.samples(split))
@@ -76,12 +81,13 @@ def train_network(
     recipe = Recipe.make(options, source, samples, store, truth, flips)
     loss = recipe.build_loss()
     loss.use_kernel(loss_kernel, place)
-    partial = out.with_name(f".{out.name}.{recipe.digest()[:12]}.partial")
+    partial = partial_folder(out, recipe.as_json())
     # From here on Ctrl-C ends a step first, and leaves a checkpoint
-    with collective.together(place), stop_flag() as stopped:
+    with collective.together(place), stop_flag() as stopped, _the_only_run(out, progress):
         collective.check_agreement("what to train", int(recipe.digest()[:12], 16))
         if collective.process_number() == 0:
-            partial.mkdir(parents=True, exist_ok=True)
+            note_others(partial, out, CONFIG, recipe.as_json(), CHECKPOINT, progress)
+            make_own_folder(partial)
             write_durably(partial / CONFIG, pretty_json(recipe.as_json()))
         collective.wait_for_all()
         teacher = None if options.on_truth else store
@@ -92,7 +98,12 @@ def train_network(
         if run.step:
             progress.note(f"going on from step {run.step} of {run.total_steps} in {partial}")
         with progress.task("train", run.total_steps, "step", done=run.step) as task:
-            finished = run.train(workers, checkpoint_every_s, stopped, task)
+            try:
+                finished = run.train(workers, checkpoint_every_s, stopped, task)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise _too_little_memory(run, partial) from error
+                raise
         if not finished:
             raise Interrupted(
                 f"stopped at step {run.step} of {run.total_steps}; run the same command again to go on from {partial}"
@@ -100,9 +111,36 @@ def train_network(
         if collective.process_number() > 0:
             return {}
         metrics = run.finish()
-    partial.rename(out)
-    sync_directory(out.parent)
+        partial.rename(out)
+        sync_directory(out.parent)
     return metrics
+
+
+def _refuse_existing(out: Path) -> None:
+    if os.path.lexists(out):
+        raise ValueError(f"{out} exists: a finished run is never written over; remove it or choose another --out")
+
+
+@contextmanager
+def _the_only_run(out: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock of a run's target, in the process that writes. Raises ValueError where another command has it."""
+    if collective.process_number() > 0:
+        yield
+        return
+    make_folder(out.parent)
+    with locked(out, progress):
+        _refuse_existing(out)  # another may have finished while we came to the lock
+        yield
+
+
+def _too_little_memory(run: Training, partial: Path) -> ValueError:
+    options = run.options
+    return ValueError(
+        f"out of memory on {run.device} at step {run.step} of {run.total_steps}, with --batch-size "
+        f"{options.batch_size} in {options.accumulate} parts: use more parts (--accumulate), a smaller --batch-size or "
+        "--crop; or make memory free and run the same command again, which goes on from the last checkpoint in "
+        f"{partial}"
+    )
 
 
 def _taught(samples: SampleTable, stores: Sequence[Store], progress: Progress) -> SampleTable:

@@ -17,8 +17,8 @@ from .augment import by_table
 from .batches import Batches
 from .checkpoint import Checkpoint
 from .dataset import Augmentation, TrainingData, cut
-from .device import peak_memory_bytes
-from .fileio import pretty_json, write_durably
+from .device import is_out_of_memory, peak_memory_bytes
+from .fileio import pretty_json, printable, write_durably
 from .loss_base import StoredMaps
 from .optimiser import Optimiser
 from .order import EpochOrder
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from .store import Store
     from .store.image_reader import KeptImages
 
+IMAGES = "images_manifest_sha256"
+"""In a checkpoint: which image cache a run read from, so that another does not go on with it."""
 MAX_NAMED = 32
 """So many samples of a batch that went wrong are named."""
 MAX_LOGGED_STEPS = 20_000
@@ -120,11 +122,33 @@ class Training:
         self.step = 0
         self.epoch_loss = 0.0
         self.seconds = 0.0
+        self.images_sha256 = None if images is None else images.manifest_sha256
         self.checkpoint = Checkpoint(folder)
-        state = self.checkpoint.read(device, len(self.order))
-        if state is not None:
+        self._go_on(images)
+
+    def _go_on(self, images: KeptImages | None) -> None:
+        """Take up the checkpoint, if there is one. Raises ValueError for one that does not serve."""
+        try:
+            state = self.checkpoint.read(self.device, len(self.order))
+            if state is None:
+                return
             self.optimiser.load_state_dict(state)
             self.step, self.epoch_loss, self.seconds = state["step"], state["epoch_loss"], state["seconds"]
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            what = printable(str(error).splitlines()[0] if str(error) else type(error).__name__)[:200]
+            raise ValueError(
+                f"{self.checkpoint.path}: cannot go on from it ({what}): it or the tables beside it are cut or "
+                f"damaged; remove {self.folder} to start from step 0"
+            ) from error
+        before = state.get(IMAGES)
+        if images is not None and before not in {None, self.images_sha256}:
+            raise ValueError(
+                f"{images.name} holds other images than the image cache that this run began with: give that one, "
+                f"leave --images out, or remove {self.folder} to start from step 0"
+            )
+        self.images_sha256 = before or self.images_sha256
 
     def _logits_px(self) -> tuple[int, int]:
         """(h, w) of the student's logits for a training crop."""
@@ -139,7 +163,12 @@ class Training:
         if collective.process_number() > 0:
             return
         self._check_weights()
-        progress = {"step": self.step, "epoch_loss": self.epoch_loss, "seconds": self.seconds}
+        progress = {
+            "step": self.step,
+            "epoch_loss": self.epoch_loss,
+            "seconds": self.seconds,
+            IMAGES: self.images_sha256,
+        }
         self.checkpoint.write({**self.optimiser.state_dict(), **progress})
 
     def train(self, workers: int | None, every_s: float, stopped: threading.Event, task: Task) -> bool:

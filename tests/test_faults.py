@@ -14,6 +14,7 @@ import pytest
 from conftest import folder_bytes, make_spec, make_store, write_shards
 
 from pipeline.cache import cache_teacher
+from pipeline.locks import TargetLock
 from pipeline.plan import CacheOptions
 from pipeline.progress import Silent
 from pipeline.store import lock
@@ -148,14 +149,14 @@ def test_a_second_run_while_the_first_teaches_is_refused_and_the_first_goes_on(t
 
 def test_a_store_that_another_writer_finishes_before_the_lock_is_had_is_not_written_over(tmp_path, monkeypatch):
     spec, ids = make_spec()
-    real = lock.TargetLock.__enter__
+    real = TargetLock.__enter__
 
     def late(self):
-        monkeypatch.setattr(lock.TargetLock, "__enter__", real)
+        monkeypatch.setattr(TargetLock, "__enter__", real)
         make_store(tmp_path / "s.zarr")
         return real(self)
 
-    monkeypatch.setattr(lock.TargetLock, "__enter__", late)
+    monkeypatch.setattr(TargetLock, "__enter__", late)
     with pytest.raises(ValueError, match="s.zarr exists"), StoreWriter(tmp_path / "s.zarr", spec, ids):
         pass
     assert listed(tmp_path) == ["s.zarr"]

@@ -14,7 +14,18 @@ from imports import DVC_FILES, STAGES, closure, imports_of, modules
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = {"collective", "depth_space", "device", "fileio", "interrupt", "parallel", "progress"}
+GROUND = {
+    "collective",
+    "depth_space",
+    "device",
+    "fileio",
+    "interrupt",
+    "locks",
+    "own_files",
+    "parallel",
+    "progress",
+    "unfinished",
+}
 """Small helpers without a subject of their own; anybody may import them, and they import none of us."""
 MAY_IMPORT = {
     "alignment": set(),
@@ -71,7 +82,7 @@ MAY_IMPORT = {
     "flips": {"cache", "plan", "sources", "store", "teachers"},
     "against": {"carry", "predict", "sources", "store", "teachers"},
     "align_store": {"alignment", "dataset", "sources", "store"},
-    "train": {"learnable", "recipe", "sources", "store", "students", "train_options", "trainer"},
+    "train": {"checkpoint", "learnable", "recipe", "sources", "store", "students", "train_options", "trainer"},
     "trainer": {
         "augment",
         "batches",

@@ -5,10 +5,9 @@ Shape legend: H, W pixels, R sample rows (3 a pixel row).
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
-import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.locks import TargetLock
 from pipeline.progress import Silent
 from pipeline.render import scenes as scenes_module
 from pipeline.render import shade
@@ -390,15 +390,21 @@ def test_frames_beyond_a_smaller_count_are_not_kept(tmp_path, monkeypatch):
 
 
 def test_a_second_run_into_the_same_folder_is_refused(tmp_path):
-    staging = tmp_path / ".scenes.staging"
-    staging.mkdir()
-    handle = os.open(staging, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another run is writing"):
-            make_scenes(tmp_path / "scenes", count=2, size_px=SMALL, workers=1)
-    finally:
-        os.close(handle)
+    with TargetLock(tmp_path / "scenes"), pytest.raises(ValueError, match="scenes is being written by process"):
+        make_scenes(tmp_path / "scenes", count=2, size_px=SMALL, workers=1)
+
+
+def test_a_planted_link_in_the_staging_folder_costs_no_file_of_the_folder_that_it_leads_to(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "wedding.png").write_bytes(b"dear")
+    out = tmp_path / "scenes"
+    interrupt(out)
+    shutil.rmtree(tmp_path / ".scenes.staging" / "rgb")
+    (tmp_path / ".scenes.staging" / "rgb").symlink_to(photos)
+    with pytest.raises(ValueError, match="rgb is a symbolic link, expected a folder of this program"):
+        make_scenes(out, count=4, size_px=SMALL, seed=7, workers=1)
+    assert [path.name for path in photos.iterdir()] == ["wedding.png"]
 
 
 def test_a_staging_folder_that_holds_something_else_is_left_alone(tmp_path):

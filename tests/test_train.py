@@ -352,7 +352,7 @@ def test_a_run_of_other_settings_is_not_resumed(tmp_path, scenes, teacher_store)
     fresh = fakes.StopAt(None)
     train_network(scenes, "train", tmp_path / "run", options(weight=0.5), store=store, progress=fresh)
     assert fresh.done == 6
-    assert not hasattr(fresh, "said")
+    assert "is unfinished work with other settings (weight: 0.1 there, 0.5 here)" in fresh.said
 
 
 def test_a_finished_run_is_never_written_over(tmp_path, scenes, teacher_store):

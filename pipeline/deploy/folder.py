@@ -23,25 +23,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ..device import is_out_of_memory
 from ..fileio import (
     append_durably,
     canonical_json,
-    make_folder,
-    parse_json,
     pretty_json,
-    sha256_bytes,
     sha256_file,
-    sync_directory,
     write_durably,
 )
 from ..interrupt import Interrupted, stop_flag
+from ..locks import locked
+from ..own_files import make_folder, make_folder_below, make_own_folder, sync_directory
 from ..parallel import in_order
 from ..progress import Silent
 from ..relative import METRIC, in_own_space
 from ..sources.images import IMAGE_SUFFIXES, read_image_with_sha256
+from ..unfinished import note_others, partial_folder
 from .depth_files import MOST_UNITS, colour_bar_jpeg, colour_jpeg, depth_png, on_image
+from .done import read_done
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
@@ -54,6 +56,8 @@ PNG_UNITS = {"256": 1 / 256, "mm": 0.001}
 OTHER_IMAGES = (".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".ppm", ".pgm")
 """Images that are not read (see `sources.images`): passed over, but not in silence."""
 JOURNAL = "journal"
+SETTINGS = "settings.json"
+"""What was asked for, in an unfinished folder."""
 COLOUR_SPAN = 100.0
 """How many times the nearest colour's depth the farthest is at most, unless a range is asked for."""
 
@@ -173,37 +177,50 @@ def predict_folder(
     same call goes on from it.
     """
     options, progress = options or FolderOptions(), progress or Silent()
-    if out.exists() or out.is_symlink():
-        raise ValueError(f"{out} exists: nothing is ever written over; remove it or choose another --out")
+    _refuse_existing(out)
     _check_range(model, options)
     jobs = [_Job(image_id, str(path)) for image_id, path in find_images(images, progress)]
     asked = {"model": model.facts, "images": str(images.resolve()), "options": asdict(options) | {"batch_size": 0}}
-    partial = out.with_name(f".{out.name}.{sha256_bytes(canonical_json(asked))[:12]}.partial")
-    with stop_flag() as stopped:
-        make_folder(partial)
-        before = _journal(partial / JOURNAL)
-        known = {job.id for job in jobs if job.id in before and before[job.id]["sha256"] == sha256_file(Path(job.path))}
-        for stale in before.keys() - known:
-            _forget(partial, stale, options)
-        beyond = sum(before[image_id]["beyond"] for image_id in known)
-        if known:
-            progress.note(f"going on from {len(known)} of {len(jobs)} images in {partial}")
-        left = [job for job in jobs if job.id not in known]
-        run = _Run(model, options, partial)
-        with progress.task("predict", len(jobs), "img", done=len(known)) as task:
-            for rows in run.predict(left):
-                beyond += sum(row["beyond"] for row in rows)
-                task.update(len(rows))
-                if stopped.is_set():
-                    break
-        if len(known) + run.done < len(jobs):
-            raise Interrupted(
-                f"stopped after {len(known) + run.done} of {len(jobs)} images; run the same command again"
-            )
-        run.finish(len(jobs), beyond)
-    (partial / JOURNAL).unlink()
-    partial.rename(out)
-    sync_directory(out.parent)
+    partial = partial_folder(out, asked)
+    make_folder(out.parent)
+    with stop_flag() as stopped, locked(out, progress):
+        _refuse_existing(out)  # another may have finished while we came to the lock
+        note_others(partial, out, SETTINGS, asked, JOURNAL, progress)
+        make_own_folder(partial)
+        write_durably(partial / SETTINGS, pretty_json(asked))
+        done = _predict_all(_Run(model, options, partial), jobs, stopped, progress)
+        (partial / SETTINGS).unlink()
+        (partial / JOURNAL).unlink()
+        partial.rename(out)
+        sync_directory(out.parent)
+    return done
+
+
+def _refuse_existing(out: Path) -> None:
+    if os.path.lexists(out):
+        raise ValueError(f"{out} exists: nothing is ever written over; remove it or choose another --out")
+
+
+def _predict_all(run: _Run, jobs: Sequence[_Job], stopped: threading.Event, progress: Progress) -> Done:
+    """Predict what an earlier call did not finish. Raises Interrupted where `stopped` is set."""
+    partial = run.folder
+    before = read_done(partial / JOURNAL)
+    known = {job.id for job in jobs if job.id in before and before[job.id]["sha256"] == sha256_file(Path(job.path))}
+    for stale in before.keys() - known:
+        _forget(partial, stale, run.options)
+    beyond = sum(before[image_id]["beyond"] for image_id in known)
+    if known:
+        progress.note(f"going on from {len(known)} of {len(jobs)} images in {partial}")
+    left = [job for job in jobs if job.id not in known]
+    with progress.task("predict", len(jobs), "img", done=len(known)) as task:
+        for rows in run.predict(left):
+            beyond += sum(row["beyond"] for row in rows)
+            task.update(len(rows))
+            if stopped.is_set():
+                break
+    if len(known) + run.done < len(jobs):
+        raise Interrupted(f"stopped after {len(known) + run.done} of {len(jobs)} images; run the same command again")
+    run.finish(len(jobs), beyond)
     return Done(len(jobs), run.done, beyond)
 
 
@@ -221,18 +238,12 @@ def _check_range(model: Predictor, options: FolderOptions) -> None:
         )
 
 
-def _journal(path: Path) -> dict[str, dict[str, Any]]:
-    """Id -> row of each image that an earlier call finished. A last line cut off by a crash is none."""
-    if not path.exists():
-        return {}
-    rows = [parse_json(line) for line in path.read_bytes().split(b"\n")[:-1]]
-    return {row["id"]: row for row in rows}
-
-
 def _forget(partial: Path, image_id: str, options: FolderOptions) -> None:
     """Remove what was written for an image that is gone, or another by now."""
     for kind in (*options.formats, "colour"):
-        (partial / f"{options.folder(kind)}{image_id}.{'jpg' if kind == 'colour' else kind}").unlink(missing_ok=True)
+        name = f"{options.folder(kind)}{image_id}.{'jpg' if kind == 'colour' else kind}"
+        make_folder_below(partial, name.rpartition("/")[0])  # raises for a link, which could lead elsewhere
+        (partial / name).unlink(missing_ok=True)
 
 
 class _Run:
@@ -244,6 +255,8 @@ class _Run:
         # Bins may begin at 1 mm, and a scale from there on would have no colours left for what is seen.
         self.range_m = options.colour_range_m or (max(low, high / COLOUR_SPAN), high)
         self.done = 0
+        self._durable: set[str] = set()
+        """Folders whose names are on the disk."""
 
     def predict(self, jobs: Sequence[_Job]) -> Iterator[list[dict[str, Any]]]:
         """Predict batch by batch, reading ahead; gives the journal's rows of each batch once it is written."""
@@ -265,7 +278,15 @@ class _Run:
                 yield self._predict(batch, writers)
 
     def _predict(self, batch: list[_Read], writers: ThreadPoolExecutor) -> list[dict[str, Any]]:
-        depths_m = self.model.predict_m(np.stack([read.view for read in batch]))
+        try:
+            depths_m = self.model.predict_m(np.stack([read.view for read in batch]))
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise ValueError(
+                    f"out of memory with a batch of {len(batch)}: use a smaller --batch-size, or --device cpu; the "
+                    f"same command goes on from what is finished in {self.folder}"
+                ) from error
+            raise
         rows = list(writers.map(self._write, batch, depths_m))
         append_durably(self.folder / JOURNAL, b"".join(canonical_json(row) + b"\n" for row in rows))
         self.done += len(rows)
@@ -297,9 +318,14 @@ class _Run:
         return {"id": name, "sha256": read.sha256, "beyond": beyond}
 
     def _put(self, name: str, data: bytes) -> None:
-        path = self.folder / name
-        make_folder(path.parent)
-        write_durably(path, data)
+        below = name.rpartition("/")[0]
+        make_folder_below(self.folder, below)
+        if below not in self._durable:
+            for place in [self.folder / below, *(self.folder / below).parents]:
+                if place != self.folder and place.is_relative_to(self.folder):
+                    sync_directory(place.parent)
+            self._durable.add(below)
+        write_durably(self.folder / name, data)
 
     def finish(self, images: int, beyond: int) -> None:
         """Write what describes the folder."""

@@ -7,10 +7,8 @@ path is complete, and an interrupted run goes on where it stopped.
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
-import shutil
 import signal
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -24,7 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..fileio import pretty_json, read_json, sync_directory, write_durably
+from ..fileio import pretty_json, read_json, write_durably
+from ..locks import locked
+from ..own_files import make_own_folder, remove_own, sync_directory
+from ..parallel import cores
 from ..progress import Silent
 from .worlds import WORLDS
 
@@ -81,7 +82,7 @@ def make_scenes(
         # The picture is written last of a frame's three files.
         todo = [index for index in range(count) if not (staging / "rgb" / f"{_frame_id(index)}.png").exists()]
         with progress.task("render", count, "frame", done=count - len(todo)) as task:
-            _render_all((staging, seed, size_px, world), todo, workers or len(os.sched_getaffinity(0)), task)
+            _render_all((staging, seed, size_px, world), todo, workers or cores(), task)
         _write_lists(staging, count, world, size_px, seed, test_share)
         if os.path.lexists(out):
             raise ValueError(f"output appeared meanwhile: {out}: move it away and run again, the frames are kept")
@@ -123,19 +124,12 @@ def _staging_folder(out: Path, settings: dict[str, Any], progress: Progress) -> 
     staging = out.with_name(f".{out.name}.staging")
     if staging.is_symlink() or (staging.exists() and not staging.is_dir()):
         raise ValueError(f"{staging} is no folder: remove it, its name is where {out} is prepared")
-    staging.mkdir(exist_ok=True)
-    handle = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"another run is writing {out}: wait for it, or choose another folder") from error
-        if not staging.exists() or staging.stat().st_ino != os.fstat(handle).st_ino:
+    with locked(out, progress):
+        if os.path.lexists(out):
             raise ValueError(f"another run has just written {out}: use it, or choose another folder")
+        make_own_folder(staging)
         _prepare(staging, settings, progress)
         yield staging
-    finally:
-        os.close(handle)
 
 
 def _settings(world: str, seed: int, size_px: tuple[int, int], count: int) -> dict[str, Any]:
@@ -166,16 +160,16 @@ def _prepare(staging: Path, settings: dict[str, Any], progress: Progress) -> Non
             progress.note(f"discarding frames of an interrupted run with other settings in {staging}")
             described.unlink()
             for folder in FOLDERS:
-                shutil.rmtree(staging / folder, ignore_errors=True)
+                remove_own(staging / folder)
     elif any(path.name not in FOLDERS and path.name != ".dataset.json.tmp" for path in staging.iterdir()):
         raise ValueError(f"{staging} holds other files: remove it, its name is where the frames are prepared")
     else:
         for folder in FOLDERS:  # frames that nothing describes: a run killed while it discarded them
-            shutil.rmtree(staging / folder, ignore_errors=True)
+            remove_own(staging / folder)
     write_durably(described, pretty_json(settings))
     wanted = {f"{_frame_id(index)}.png" for index in range(settings["count"])}
     for folder in FOLDERS:
-        (staging / folder).mkdir(exist_ok=True)
+        make_own_folder(staging / folder)  # never a link: what is not wanted in it is removed
         for path in (staging / folder).iterdir():
             if path.name not in wanted:
                 path.unlink()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import stat
 import struct
 import zipfile
@@ -19,12 +18,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..fileio import make_folder, open_regular, sync_directory
+from ..fileio import open_regular
+from ..locks import locked
+from ..own_files import make_folder, make_folder_below, naming, open_new, remove_own, sync_directory
 from ..progress import Silent
 from .codec import DamagedStoreError
 from .either import either_layout, open_either
 from .layout import MANIFEST
-from .lock import TargetLock
 from .opening import MANIFEST_LIMIT_BYTES
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ def pack_store(store_path: Path, archive: Path, progress: Progress | None = None
     manifest = files.read(MANIFEST, MANIFEST_LIMIT_BYTES)
     whole = {MANIFEST: (len(manifest), hashlib.sha256(manifest).hexdigest()), **store.manifest}
     total = sum(size for size, _ in whole.values())
-    with _new_target(archive), (progress or Silent()).task("pack", total, "B") as task:
+    with _new_target(archive, progress), (progress or Silent()).task("pack", total, "B") as task:
         try:
-            with beside.open("wb") as out:
+            with naming(archive), os.fdopen(open_new(beside), "wb") as out:
                 with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as packed:
                     for name in sorted(whole):  # upper case sorts first
                         info = zipfile.ZipInfo(name, NO_DATE)
@@ -97,10 +97,12 @@ def unpack_store(archive: Path, target: Path, progress: Progress | None = None) 
                 raise DamagedStoreError(f"{archive}: member {name} has {there} bytes, the manifest says {size}")
         staging = target.with_name(f".{target.name}.unpacking")
         total = sum(info.file_size for info in members.values())
-        with _new_target(target), (progress or Silent()).task("unpack", total, "B") as task:
-            shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed: the lock says that it is nobody's
+        with _new_target(target, progress), (progress or Silent()).task("unpack", total, "B") as task:
+            remove_own(staging)  # of a run that was killed: the lock says that it is nobody's
             try:
+                make_folder(staging)
                 for name in [*manifest, MANIFEST]:
+                    make_folder_below(staging, name.rpartition("/")[0])
                     facts = manifest.get(name, (members[name].file_size, None))
                     with packed.open(members[name]) as member:
                         pieces = iter(partial(member.read, PIECE_BYTES), b"")
@@ -109,7 +111,7 @@ def unpack_store(archive: Path, target: Path, progress: Progress | None = None) 
                     sync_directory(folder)
                 staging.rename(target)
             finally:
-                shutil.rmtree(staging, ignore_errors=True)
+                remove_own(staging)
             sync_directory(target.parent)
     return spec.samples
 
@@ -189,8 +191,7 @@ def _copy(
 
 def _write_new(path: Path, pieces: Iterator[bytes], where: str, facts: tuple[int, str | None], task: Task) -> None:
     """As `_copy`, into a file that must not be there, durably."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as out:
+    with naming(path), path.open("xb") as out:
         _copy(pieces, out.write, where, facts, task)
         out.flush()
         os.fsync(out.fileno())
@@ -204,10 +205,10 @@ def _pieces_of(files: StoreFiles, name: str) -> Iterator[bytes]:
 
 
 @contextmanager
-def _new_target(target: Path) -> Iterator[None]:
+def _new_target(target: Path, progress: Progress | None) -> Iterator[None]:
     """Hold the lock of a path that must not be there yet."""
     make_folder(target.parent)
-    with TargetLock(target):
+    with locked(target, progress or Silent()):
         if os.path.lexists(target):
             raise ValueError(f"{target} exists: nothing is ever written over; remove it or choose another --out")
         yield

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 
+from ..fileio import pretty_json, sha256_bytes
 from .codec import DamagedStoreError, decode_chunk
 from .faces import S
 from .ids import IdTable, StoredIds
@@ -56,6 +57,11 @@ class StoredSamples(Generic[S]):
             for name, value in self.__dict__.items()
             if not isinstance(getattr(type(self), name, None), cached_property)
         }
+
+    @property
+    def manifest_sha256(self) -> str:
+        """Hash of all that the store holds: of its MANIFEST.json, as this program writes it."""
+        return sha256_bytes(pretty_json({"version": self.spec.version, "files": self.manifest}))
 
     def rows(self, name: str) -> NDArray[Any]:
         """A whole column of `sample/`, one row a sample, by its name in the format."""

@@ -13,18 +13,19 @@ the record did: so a shard with a record is never made again, unless one of its 
 from __future__ import annotations
 
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Generic
 
-from ..fileio import make_folder, pretty_json, sha256_bytes, sha256_file, sync_directory, write_durably
+from ..fileio import pretty_json, sha256_bytes, sha256_file, write_durably
+from ..locks import TargetLock
+from ..own_files import make_folder, make_folder_below, make_own_folder, remove_own, sync_directory
 from ..parallel import in_order
 from ..progress import Silent
 from .faces import S
 from .journal import Journal, ShardRecord
 from .layout import MANIFEST
-from .lock import TargetLock, refuse_existing, remove_leftovers, stagings
+from .lock import refuse_existing, remove_leftovers, stagings
 from .rows import column_files
 from .shard import build_shard
 
@@ -68,8 +69,8 @@ class StagedWriter(Generic[S]):
         try:
             refuse_existing(self.target)  # another writer may have finished while we came to the lock
             remove_leftovers(self.target)
-            make_folder(self.staging)
-            make_folder(self._store)
+            make_own_folder(self.staging)
+            make_own_folder(self._store)
             self.finished = {
                 number: record for number, record in self._journal.read().items() if self._is_there(record)
             }
@@ -92,6 +93,11 @@ class StagedWriter(Generic[S]):
             except FileNotFoundError:
                 return False
         return True
+
+    @property
+    def notes(self) -> list[str]:
+        """What to tell about the target's file system."""
+        return [self._lock.note] if self._lock.note else []
 
     @property
     def todo(self) -> list[int]:
@@ -126,9 +132,8 @@ class StagedWriter(Generic[S]):
         self._refuse_changed(records, progress or Silent())
         manifest = {path: facts for record in records for path, facts in record.files.items()}
         for path, data in self._small_files(layout, records):
-            whole = self._store / path
-            whole.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(whole, data)
+            make_folder_below(self._store, str(PurePosixPath(path).parent))
+            write_durably(self._store / path, data)
             manifest[path] = (len(data), sha256_bytes(data))
         for folder in sorted({path.parent for path in self._store.rglob("*")}):
             sync_directory(folder)
@@ -136,7 +141,7 @@ class StagedWriter(Generic[S]):
         write_durably(self._store / MANIFEST, pretty_json({"version": self.spec.version, "files": manifest}))
         self._store.rename(self.target)
         sync_directory(self.target.parent)
-        shutil.rmtree(self.staging)
+        remove_own(self.staging)
 
     def _refuse_changed(self, records: Sequence[ShardRecord], progress: Progress) -> None:
         files = [(record.shard, path, facts) for record in records for path, facts in record.files.items()]
@@ -184,7 +189,6 @@ def write_shard_file(
     """
     data = build_shard(array, samples)
     file = array.file(shard)
-    path = folder / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, data)
+    make_folder_below(folder, str(PurePosixPath(file).parent))
+    write_durably(folder / file, data)
     return file, (len(data), sha256_bytes(data))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
+from ..own_files import make_folder_below
 from ..progress import Silent
 from .codec import encode_chunk
 from .encode import EncodedSample, encode_sample
@@ -95,9 +97,8 @@ class StoreWriter(StagedWriter[StoreSpec]):
         if self.size_px not in {None, record.size_px}:
             _refuse_size(self.ids[self.spec.shard_samples(record.shard)[0]], record.size_px, self.size_px)
         for file in record.files:
-            path = self._store / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).replace(path)
+            make_folder_below(self._store, str(PurePosixPath(file).parent))
+            (folder / file).replace(self._store / file)
         self._note(record)
         return record.size_bytes
 
@@ -115,6 +116,8 @@ def write_shards(
     progress = progress or Silent()
     written = 0
     with writer:
+        for note in writer.notes:
+            progress.note(note)
         with progress.task(title, len(writer.ids), "sample", done=writer.samples_done) as task:
             for shard in writer.todo:
                 members = writer.spec.shard_samples(shard)

@@ -1,0 +1,33 @@
+"""Which images an earlier call finished, as the journal of an unfinished folder tells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..fileio import open_regular, parse_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read_done(path: Path) -> dict[str, dict[str, Any]]:
+    """Id -> row of each image that an earlier call finished. A last line cut off by a crash is none.
+
+    Raises ValueError for a file that this program did not write: what its rows name would be removed.
+    """
+    if not path.exists():
+        return {}
+    try:
+        with open_regular(path) as file:
+            lines = file.read().split(b"\n")[:-1]
+        return dict(_row(line) for line in lines)
+    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+        raise ValueError(f"{path}: {error}; expected what `pipeline predict` wrote: remove {path.parent}") from error
+
+
+def _row(line: bytes) -> tuple[str, dict[str, Any]]:
+    row = parse_json(line)
+    image_id = row["id"]
+    if image_id.startswith("/") or ".." in image_id.split("/"):
+        raise ValueError(f"id {image_id!r} is outside of the folder")
+    return image_id, {"id": image_id, "sha256": str(row["sha256"]), "beyond": int(row["beyond"])}

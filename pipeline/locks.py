@@ -1,0 +1,184 @@
+"""One writer for one target. The kernel drops the lock of a process that is killed, so none is left behind.
+
+Some file systems have no such locks (Lustre mounted without flock, some of NFS and FUSE). There the lock is the file
+itself, which holds the process and the host: it is taken over from a process of this host that is gone, and only a
+person can tell whether a process of another host is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from .own_files import hidden_name, naming, refused_link
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where the command line says that it does not run
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from .progress import Progress
+
+NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+"""What a file system answers that has no locks."""
+WITHOUT_FLOCK = "without flock"
+EMPTY_FOR_S = 10.0
+"""A lock file that says nothing for so long was left by a process that was killed while it made it."""
+MOST_HOLDER_BYTES = 400
+
+
+class TargetLock:
+    """Held while something is written to a target; a context manager.
+
+    Attributes:
+        note: after entry, what to tell about a file system without locks, or None.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = hidden_name(target, "lock")
+        self.note: str | None = None
+        self._handle: int | None = None
+
+    def __enter__(self) -> Self:
+        """Take the lock. Raises ValueError at once, saying who holds it, if another process has it."""
+        while True:
+            handle, made = self._open()
+            try:
+                with naming(self.path):
+                    taken = self._take(handle, made=made)
+            except BaseException:
+                os.close(handle)
+                raise
+            if taken:
+                break
+            os.close(handle)
+        host = f"{_here()} {WITHOUT_FLOCK}" if self.note else socket.gethostname()
+        with suppress(OSError):  # on a full disk nobody is told who holds the lock, and it holds all the same
+            os.truncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {host}\n".encode(), 0)
+        self._handle = handle
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the file while the lock is still held, then let go."""
+        assert self._handle is not None
+        self.path.unlink(missing_ok=True)
+        os.close(self._handle)
+        self._handle = None
+
+    def _open(self) -> tuple[int, bool]:
+        """An open lock file, and whether it was made here. Raises OSError, ValueError for what is no file of ours."""
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        while True:
+            with suppress(FileExistsError):
+                return os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o644), True
+            try:
+                handle = os.open(self.path, flags)
+            except FileNotFoundError:
+                continue  # its holder has let go
+            except OSError as error:
+                raise refused_link(self.path, error) from None
+            if os.fstat(handle).st_nlink > 1:
+                os.close(handle)
+                raise ValueError(f"{self.path} is another name of a file elsewhere, expected a lock file: remove it")
+            return handle, False
+
+    def _take(self, handle: int, *, made: bool) -> bool:
+        """Lock an open file; False where it has to be opened again. Raises ValueError where another process has it."""
+        try:
+            if fcntl is None:
+                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))  # noqa: TRY301 - as a file system without
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise self._is_held(self._holder(handle)) from None
+        except OSError as error:
+            if error.errno not in NO_FLOCK:
+                raise
+            self.note = (
+                f"the file system of {self.target.parent or '.'} has no locks ({os.strerror(error.errno)}): "
+                f"{self.path.name} keeps other processes away; remove it if this one is killed on a host that is gone"
+            )
+            return made or self._take_over(handle)
+        # Whoever held it before may have removed the file between our open and our lock.
+        if not _is_at(self.path, handle):
+            return False
+        # A process that sees the same files without locks may hold it by the file alone.
+        return not self._holder(handle).endswith(WITHOUT_FLOCK) or self._take_over(handle)
+
+    def _take_over(self, handle: int) -> bool:
+        """Remove the file of a process that is gone; returns False. Raises ValueError for one that may be there."""
+        holder = self._holder(handle)
+        if not _is_gone(holder) and (holder or time.time() - os.fstat(handle).st_mtime < EMPTY_FOR_S):
+            raise self._is_held(holder)
+        aside = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        with suppress(FileNotFoundError):
+            self.path.rename(aside)  # of several that find it so, one alone moves it
+            aside_is_ours = _is_at(aside, handle)
+            if not aside_is_ours:  # another was quicker, and this is its new one
+                with suppress(OSError):
+                    aside.rename(self.path)
+                raise self._is_held("another process")
+            aside.unlink(missing_ok=True)
+        return False
+
+    def _holder(self, handle: int) -> str:
+        return os.pread(handle, MOST_HOLDER_BYTES, 0).decode(errors="replace").strip()
+
+    def _is_held(self, holder: str) -> ValueError:
+        hint = f" (if that process is gone, remove {self.path})" if holder.endswith(WITHOUT_FLOCK) or not holder else ""
+        return ValueError(
+            f"{self.target} is being written by {holder or 'another process'}{hint}: wait for it, or choose another "
+            "--out"
+        )
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    """Whether an open file still has that name."""
+    try:
+        return path.stat().st_ino == os.fstat(handle).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _here() -> str:
+    """Host and process namespace: containers may have the name of their host, and processes that it cannot see."""
+    try:
+        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _is_gone(holder: str) -> bool:
+    """Whether a holder is a process of this host that no longer runs."""
+    match = re.fullmatch(rf"process (\d{{1,9}}) on (.+) {WITHOUT_FLOCK}", holder)
+    if match is None or match[2] != _here():
+        return False
+    try:
+        os.kill(int(match[1]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # of another user
+        return False
+    return False
+
+
+@contextmanager
+def locked(target: Path, progress: Progress) -> Iterator[None]:
+    """Hold a target's lock; a file system without locks is noted."""
+    with TargetLock(target) as lock:
+        if lock.note:
+            progress.note(lock.note)
+        yield

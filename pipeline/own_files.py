@@ -1,0 +1,129 @@
+"""Files and folders whose names this program makes up, such as `.NAME.tmp`, and names that outlive a crash.
+
+Such a name may have been planted, as a link to a file of the user's. Nothing is written or removed through one.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS, errno.EISDIR}
+"""What file systems answer that cannot sync a directory (some of FUSE, SMB, the network): nothing more can be done."""
+LONGEST_NAME = 255
+"""Bytes of a file's name, on every common file system."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Add the path to an OSError that has none: those of open handles do not say which file they are about."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def hidden_name(path: Path, ending: str) -> Path:
+    """`.NAME.ENDING` beside a path; a hash stands for a NAME that would make it too long for a file system."""
+    name = f".{path.name}.{ending}"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.{ending}"
+    return path.with_name(name)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable (a rename is not, until its directory is synced).
+
+    Nothing happens on a file system that cannot.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with naming(path):
+            os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_DIRECTORY_SYNC:
+            raise
+    finally:
+        os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it that are missing, each with a durable name."""
+    if not path.exists():
+        make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    # Also where it was there: whoever made it may have been killed before the name was durable.
+    with suppress(PermissionError):  # /home of others often may not be opened, and then we made nothing in it
+        sync_directory(path.parent)
+
+
+def make_own_folder(path: Path) -> None:
+    """As `make_folder`, for a folder whose name the program chose. Raises ValueError for a link of that name."""
+    _refuse_link(path)
+    make_folder(path)
+
+
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise ValueError(f"{path} is a symbolic link, expected a folder of this program: remove the link")
+
+
+def make_folder_below(root: Path, folder: str) -> None:
+    """Make `root`/`folder`, with folders between them; their names are not made durable.
+
+    Raises ValueError for a link on the way, or for `..`.
+    """
+    place = root
+    for part in folder.split("/"):
+        if part == "..":
+            raise ValueError(f"{root}/{folder} is outside of {root}: expected a path without `..`")
+        if part not in {"", "."}:
+            place /= part
+            _refuse_link(place)
+            place.mkdir(exist_ok=True)
+
+
+def remove_own(path: Path) -> None:
+    """Remove a file or folder whose name the program chose, if it is there; of a link the link alone."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def open_new(path: Path) -> int:
+    """Open a file for writing that is not there yet, after removing what had its name (of a link the link alone).
+
+    The name must be one that the program chose. Raises OSError.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o666)
+    except FileExistsError:
+        os.unlink(path)  # noqa: PTH108 - calls of `os` alone, see `_write_and_sync`
+        return os.open(path, flags, 0o666)
+
+
+def open_to_append(path: Path) -> int:
+    """Open a file, made if it is missing, for writing at its end. Raises OSError, for a link too."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise refused_link(path, error) from None
+
+
+def refused_link(path: Path, error: OSError) -> OSError:
+    """O_NOFOLLOW's error in words: the system's speak of many levels."""
+    if error.errno != errno.ELOOP:
+        return error
+    return OSError(errno.ELOOP, "a symbolic link, expected a file of this program: remove the link", str(path))
