@@ -1,36 +1,25 @@
 """A study: many students that differ in a few flags, over several seeds, and what the differences are worth.
 
-A study stands in a YAML file, below `studies`:
-
-    studies:
-      street:
-        train: {source: ..., split: train, store: ..., epochs: 6}   # flags that all runs share
-        evaluate: {source: ..., split: test, protocol: plain}
-        seeds: [0, 1, 2]
-        block: 1                                 # frames in a row that are alike (video), for the intervals
-        teachers: {exact: exact.json}            # results of evaluate-teacher, shown in the tables
-        runs:
-          tiekd: {loss: tiekd}                   # flags of its own, over those of `train`
-          ssim: {loss: ssim}
-        tables:
-          losses: {title: "Losses", first: tiekd, runs: [ssim], metric: delta1}   # all are compared with the first
-
-It knows nothing of processes or of the command line: `cli/study.py` runs what `Study.runs_to_do` lists.
+`study_file` reads what is asked for. This knows nothing of processes or of the command line: `cli/study.py` runs what
+`Study.runs_to_do` lists.
 """
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
-from .fileio import pretty_json, read_json, write_durably
+from .fileio import open_regular, read_json, write_durably
 from .metrics import METRICS
+from .own_files import remove_own
+from .progress import Silent
 from .results import join
 from .significance import corrected_p_values, enough, mean_interval, paired_difference, too_few
+from .study_file import HEADS, METRIC
+from .study_file import Study as Study  # noqa: PLC0414 - to be had from here too
+from .study_file import read_study as read_study  # noqa: PLC0414 - as above
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,128 +27,43 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .progress import Progress
     from .results import Group
-
-KEYS = {"train", "evaluate", "seeds", "block", "teachers", "runs", "tables"}
-TABLE_NEEDS = {"first", "runs"}
-TABLE_KEYS = TABLE_NEEDS | {"title", "metric"}
-METRIC = "abs_rel"
-"""What intervals are taken of; and differences, where a table names no other."""
-HEADS = {"abs_rel": "AbsRel", "rmse": "RMSE", "delta1": "δ1"}
-"""What differences can be taken of, and how it is called."""
+    from .study_file import Run, Table
 
 
-@dataclass(frozen=True)
-class Table:
-    """Runs beside each other; all are compared with the first."""
-
-    name: str
-    title: str
-    first: str
-    runs: tuple[str, ...]
-    metric: str
-    """Of the differences."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One student of one seed: the flags of the two commands that make and measure it."""
-
-    name: str
-    seed: int
-    train: dict[str, Any]
-    evaluate: dict[str, Any]
-
-    @property
-    def stem(self) -> str:
-        """Name of its files."""
-        return f"{self.name}-{self.seed}"
-
-    def flags_json(self) -> bytes:
-        """What its files were made with, kept beside them."""
-        return pretty_json({"train": self.train, "evaluate": self.evaluate})
-
-
-@dataclass(frozen=True)
-class Study:
-    """A section of a study file, checked."""
-
-    name: str
-    train: dict[str, Any]
-    evaluate: dict[str, Any]
-    seeds: tuple[int, ...]
-    block: int
-    teachers: dict[str, str]
-    runs: dict[str, dict[str, Any]]
-    tables: tuple[Table, ...]
-
-    def runs_to_do(self) -> list[Run]:
-        """Every run of every seed, seed by seed, so that an early end leaves whole tables of fewer seeds."""
-        return [
-            Run(name, seed, {**self.train, **flags, "seed": seed}, self.evaluate)
-            for seed in self.seeds
-            for name, flags in self.runs.items()
-        ]
-
-
-def read_study(path: Path, name: str) -> Study:
-    """Read a study of a YAML file. Raises ValueError naming what is wrong with it."""
-    try:
-        studies = yaml.safe_load(path.read_text(encoding="utf-8"))["studies"]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ValueError(f"study file {path}: {error}; expected YAML with a section `studies`") from error
-    if not isinstance(studies, dict) or name not in studies:
-        raise ValueError(f"study {name!r} is not in {path}: expected one of: {', '.join(studies or [])}")
-    section = studies[name]
-    where = f"study {name!r} of {path}"
-    if not isinstance(section, dict) or not section.get("runs"):
-        raise ValueError(f"{where}: expected a mapping with `runs`, see the head of pipeline/study.py")
-    unknown = sorted(set(section) - KEYS)
-    if unknown:
-        raise ValueError(f"{where}: key {unknown[0]!r}, expected one of {', '.join(sorted(KEYS))}")
-    runs = {str(run): dict(flags or {}) for run, flags in section["runs"].items()}
-    seeds = section.get("seeds", [0])
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise ValueError(f"{where}: seeds {seeds!r}, expected a list of whole numbers such as [0, 1, 2]")
-    tables = []
-    for table, said in section.get("tables", {}).items():
-        if not isinstance(said, dict) or set(said) - TABLE_KEYS or not set(said) >= TABLE_NEEDS:
-            keys = sorted(map(str, said)) if isinstance(said, dict) else said
-            raise ValueError(
-                f"{where}: table {table!r} has {keys}, expected first and runs, perhaps with title and metric"
-            )
-        listed = [said["first"], *said["runs"]]
-        absent = [run for run in listed if run not in runs]
-        if absent:
-            raise ValueError(f"{where}: table {table!r} names run {absent[0]!r}, expected one of {', '.join(runs)}")
-        metric = said.get("metric", METRIC)
-        if metric not in HEADS:
-            raise ValueError(f"{where}: table {table!r}: metric {metric!r}, expected one of {', '.join(HEADS)}")
-        tables.append(Table(table, said.get("title", table), said["first"], tuple(said["runs"]), metric))
-    return Study(
-        name=name,
-        train=section.get("train", {}),
-        evaluate=section.get("evaluate", {}),
-        seeds=tuple(seeds),
-        block=int(section.get("block", 1)),
-        teachers=section.get("teachers", {}),
-        runs=runs,
-        tables=tuple(tables),
-    )
-
-
-def unfinished(study: Study, folder: Path) -> list[Run]:
-    """Runs that are still to do; what was made with other flags than theirs is removed first."""
+def unfinished(study: Study, folder: Path, progress: Progress | None = None) -> list[Run]:
+    """Runs that are still to do; what was made with other flags than theirs is removed first, and noted."""
     todo = []
     for run in study.runs_to_do():
         described, result = folder / f"{run.stem}.flags.json", folder / f"{run.stem}.json"
-        if not described.exists() or described.read_bytes() != run.flags_json():
-            result.unlink(missing_ok=True)
-            shutil.rmtree(folder / run.stem, ignore_errors=True)
+        before = _content(described)
+        if before != run.flags_json():
+            if before is not None and (result.exists() or (folder / run.stem).exists()):
+                (progress or Silent()).note(f"{folder / run.stem} was made with other flags: it is made again")
+            for made in (result, result.with_suffix(".csv"), folder / run.stem):
+                remove_own(made)
             write_durably(described, run.flags_json())
         if not result.exists():
             todo.append(run)
     return todo
+
+
+def _content(path: Path) -> bytes | None:
+    if not path.exists():
+        return None
+    with open_regular(path) as file:
+        return file.read()
+
+
+def read_teacher(path: Path) -> dict[str, Any]:
+    """Metrics of a result of `evaluate-teacher`. Raises ValueError for another file."""
+    result = read_json(path, "metrics")
+    metrics = result.get("metrics") if isinstance(result, dict) else None
+    wrong = not isinstance(metrics, dict) or not all(isinstance(metrics.get(name), int | float) for name in HEADS)
+    if wrong or not isinstance(metrics, dict):
+        raise ValueError(f"metrics {path}: no {', '.join(HEADS)} in `metrics`; expected what evaluate-teacher wrote")
+    return metrics
 
 
 @dataclass(frozen=True)
@@ -199,7 +103,7 @@ def gather(study: Study, folder: Path) -> dict[str, Any]:
         "block": study.block,
         "train": study.train,
         "evaluate": study.evaluate,
-        "teachers": {name: read_json(folder / file, "metrics")["metrics"] for name, file in study.teachers.items()},
+        "teachers": {name: read_teacher(folder / file) for name, file in study.teachers.items()},
         "runs": {
             name: {
                 "flags": study.runs[name],

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from pipeline.cli.main import main
+from pipeline.locks import TargetLock
 from pipeline.metrics import METRICS
 from pipeline.study import Study, gather, markdown, read_study, unfinished
 
@@ -195,3 +198,127 @@ def test_a_run_whose_flags_changed_is_made_anew(tmp_path):
     assert unfinished(other, folder) == [changed]
     assert not (folder / "tiekd-0.json").exists()
     assert not (folder / "tiekd-0").exists()
+
+
+# --- a file of anybody's ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/x", "../x", "a/b", "..", ".hidden", "", "a\\b", "a\n", "x" * 101, "dot.", " a"], ids=repr
+)
+def test_a_name_that_is_no_plain_word_is_refused(write, name):
+    with pytest.raises(ValueError, match="expected a plain word"):
+        write(runs={name: {}, **SECTION["runs"]})
+    with pytest.raises(ValueError, match="expected a plain word"):
+        write(teachers={name: "exact.json"})
+
+
+def test_plain_words_are_taken(write):
+    names = ["ssim+si", "sigma-0.5", "w_2", "größe", "a b", "lr=0.1", "50%"]
+    assert set(names) <= set(write(runs={**SECTION["runs"], **{name: {} for name in names}}).runs)
+
+
+def test_a_study_removes_nothing_outside_of_its_folder(tmp_path):
+    precious = tmp_path / "precious-0"
+    precious.mkdir()
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump({"studies": {"s": {"runs": {str(tmp_path / "precious"): {}}}}}))
+    done = CliRunner().invoke(main, ["study", f"{path}:s", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert "expected a plain word" in done.output
+    assert precious.is_dir()
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["precious-0", "s.yaml"]
+
+
+def test_a_run_folder_that_is_a_link_is_removed_as_a_link(tmp_path):
+    folder, precious = tmp_path / ".out.partial", tmp_path / "precious"
+    for one in (folder, precious):
+        one.mkdir()
+    (precious / "thesis.txt").touch()
+    (folder / "tiekd-0").symlink_to(precious)
+    unfinished(Study("small", {}, {}, (0,), 1, {}, {"tiekd": {}}, ()), folder)
+    assert (precious / "thesis.txt").exists()
+    assert not (folder / "tiekd-0").exists()
+
+
+DEEP = "studies: " + "[" * 500 + "]" * 500
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (b"", "no section `studies`"),
+        (b"[1, 2]", "no section `studies`"),
+        (b"studies: 7", "studies: '7', expected a mapping"),
+        (b"studies: {s: 7}", "expected a mapping with `runs`"),
+        (b"studies: {s: {runs: [a, b]}}", "runs: .* expected a mapping"),
+        (b"studies: {s: {runs: {a: 7}}}", "run 'a': '7', expected a mapping"),
+        (b"studies: {s: {runs: {yes: {}}}}", "run: 'True', expected a text .in quotes"),
+        (b"studies: {s: {runs: {a: {loss: [1]}}}}", "flag loss: .* expected a text, a number, true or false"),
+        (b"studies: {s: {runs: {a: {--loss: x}}}}", "flag '--loss', expected a name"),
+        (b"studies: {s: {runs: {a: {}}, train: [x]}}", "train: .* expected a mapping"),
+        (b"studies: {s: {runs: {a: {}}, block: many}}", "block 'many', expected a whole number"),
+        (b"studies: {s: {runs: {a: {}}, seeds: [0, 0]}}", "seed 0 is there twice"),
+        (b"studies: {s: {runs: {a: {}}, tables: {t: {first: a, runs: a}}}}", "runs 'a', expected a list"),
+        (b"studies: {s: {runs: {a: {}, a: {}}}}", "key 'a' is there twice"),
+        (b"studies: {s: {runs: {a: {}}, teachers: {t: {}}}}", "teacher 't': .* expected a text"),
+        (b"studies: \xff", "can't decode byte 0xff"),
+        (b"studies: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        (b"studies: &a [*a]", "alias .a is of what it stands in"),
+        (DEEP.encode(), "nested deeper than 64"),
+        (BOMB.encode(), "it stands for more than 100000 values"),
+        (MERGES.encode(), "it stands for more than 100000 values"),
+        (b"#" * 2**21, "more than 1048576 bytes"),
+    ],
+    ids=lambda value: None if isinstance(value, bytes) else value[:30],
+)
+def test_a_malformed_file_is_one_clear_message(tmp_path, data, match):
+    path = tmp_path / "s.yaml"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=match):
+        read_study(path, "s")
+
+
+def test_a_study_file_that_is_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "s.yaml")
+    with pytest.raises(ValueError, match="not a regular file"):
+        read_study(tmp_path / "s.yaml", "s")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"runs": {"a": {"epohcs": 3}}}, "run a of study small: train-student: No such option.*--epohcs"),
+        ({"runs": {"a": {"epochs": "many"}}}, "Invalid value for '--epochs'"),
+        ({"evaluate": {"protocl": "plain"}}, "evaluate-student: No such option.*--protocl"),
+        ({"train": {}}, "Missing option '--source'"),
+        ({"teachers": {"t": "none.json"}}, "none.json: No such file"),
+        ({"teachers": {"t": "odd.json"}}, "odd.json: no abs_rel, rmse, delta1 in `metrics`; expected what evaluate-t"),
+    ],
+    ids=["a flag", "a value", "an evaluation's flag", "a flag that is missing", "no teacher", "no result"],
+)
+def test_flags_and_teachers_are_looked_at_before_anything_runs(tmp_path, monkeypatch, changes, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd.json").write_text('{"metrics": [1]}')
+    section = {
+        "train": {"source": "scenes:s", "split": "train", "store": "t.zarr"},
+        "evaluate": {"source": "scenes:s", "split": "test"},
+        "runs": {"a": {}},
+    }
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"studies": {"small": section | changes}}))
+    done = CliRunner().invoke(main, ["study", "s.yaml:small", "--out", "out"])
+    assert done.exit_code == 1
+    assert re.search(said, done.output), done.output
+    assert not (tmp_path / ".out.partial").exists()
+
+
+def test_a_study_that_is_at_work_is_not_started_twice(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "studies: {s: {runs: {a: {}}, train: {source: 's:s', split: a, store: a}, evaluate: {source: 's:s', split: a}}}"
+    )
+    with TargetLock(tmp_path / "out"):
+        done = CliRunner().invoke(main, ["study", f"{path}:s", "--out", str(tmp_path / "out")])
+    assert "out is being written by process" in done.output

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,7 +19,7 @@ from .plain import OUT, PlainCommand, option
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..study import Run, Study
+    from ..study_file import Run, Study
 
 
 @click.command(cls=PlainCommand)
@@ -39,8 +39,10 @@ def study(study_name: str, out: Path, jobs: int | None, seeds: str | None, resul
     """
     from dataclasses import replace
 
-    from ..fileio import pretty_json, write_durably
-    from ..study import gather, markdown, read_study
+    from ..fileio import open_regular, pretty_json, write_durably
+    from ..locks import locked
+    from ..own_files import make_folder, make_own_folder
+    from ..study import gather, markdown, read_study, read_teacher
 
     path, _, name = study_name.rpartition(":")
     if not path:
@@ -50,19 +52,27 @@ def study(study_name: str, out: Path, jobs: int | None, seeds: str | None, resul
         chosen = replace(chosen, seeds=tuple(_whole(part) for part in seeds.split(",")))
     if os.path.lexists(out):
         raise ValueError(f"output exists: {out}: remove it or choose another --out")
+    _check_flags(chosen)
+    for file in chosen.teachers.values():
+        read_teacher(Path(file))
     partial = out.with_name(f".{out.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    _run_all(chosen, partial, jobs)
-    for teacher, file in chosen.teachers.items():
-        shutil.copyfile(file, partial / f"{teacher}.teacher.json")
-    named = replace(chosen, teachers={teacher: f"{teacher}.teacher.json" for teacher in chosen.teachers})
-    found = gather(named, partial)
-    text = markdown(found)
-    for target in [partial / "results.json", *([results] if results else [])]:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(target, pretty_json(found))
-        write_durably(target.with_suffix(".md"), text.encode())
-    partial.rename(out)
+    make_folder(out.parent)
+    with locked(out, Console()):
+        if os.path.lexists(out):
+            raise ValueError(f"output exists: {out}: remove it or choose another --out")
+        make_own_folder(partial)
+        _run_all(chosen, partial, jobs)
+        for teacher, file in chosen.teachers.items():
+            with open_regular(file) as whole:
+                write_durably(partial / f"{teacher}.teacher.json", whole.read())
+        named = replace(chosen, teachers={teacher: f"{teacher}.teacher.json" for teacher in chosen.teachers})
+        found = gather(named, partial)
+        text = markdown(found)
+        for target in [partial / "results.json", *([results] if results else [])]:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(target, pretty_json(found))
+            write_durably(target.with_suffix(".md"), text.encode())
+        partial.rename(out)
     click.echo(text)
 
 
@@ -73,18 +83,37 @@ def _whole(text: str) -> int:
         raise ValueError(f"--seeds {text!r}: expected whole numbers, such as 0,1,2") from None
 
 
+def _check_flags(chosen: Study) -> None:
+    """Parse the flags of every run, so that a misspelt one is told before hours of work. Raises ValueError."""
+    from .evaluate import evaluate_student
+    from .train import train_student
+
+    for run in chosen.runs_to_do():
+        for command, arguments in (
+            (train_student, [*_flags(run.train), "--out", run.stem]),
+            (evaluate_student, [run.stem, *_flags(run.evaluate), "--out", f"{run.stem}.json"]),
+        ):
+            try:
+                command.make_context(command.name, arguments)
+            except click.ClickException as error:
+                raise ValueError(
+                    f"run {run.name} of study {chosen.name}: {command.name}: {error.format_message()}"
+                ) from error
+
+
 def _run_all(chosen: Study, folder: Path, jobs: int | None) -> None:
     """Run what is not finished, side by side. Raises ValueError for the first run that fails, the others kept."""
     import torch
 
+    from ..parallel import cores as usable_cores
     from ..study import unfinished
 
     gpus = torch.cuda.device_count()
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     jobs = jobs or gpus or cores
     if jobs < 1:
         raise ValueError(f"--jobs {jobs}: expected 1 or more")
-    runs, todo = chosen.runs_to_do(), unfinished(chosen, folder)
+    runs, todo = chosen.runs_to_do(), unfinished(chosen, folder, Console())
     context = get_context("spawn")  # torch's threads do not survive a fork
     numbers = context.Queue()
     for number in range(jobs):
@@ -97,8 +126,13 @@ def _run_all(chosen: Study, folder: Path, jobs: int | None) -> None:
                 run = futures[future]
                 try:
                     abs_rel = future.result()
-                except click.ClickException as error:
-                    raise ValueError(f"run {run.stem} of study {chosen.name}: {error.message}") from error
+                except BrokenProcessPool as error:
+                    raise ValueError(
+                        f"a run of study {chosen.name} was killed, perhaps for want of memory: use fewer --jobs; the "
+                        "same command goes on with those that are not finished"
+                    ) from error
+                except ValueError as error:
+                    raise ValueError(f"run {run.stem} of study {chosen.name}: {error}") from error
                 task.update(1, last=run.stem, AbsRel=f"{abs_rel:.4f}")
         finally:
             pool.shutdown(cancel_futures=True)
@@ -117,14 +151,23 @@ def _begin_worker(numbers: Any, threads: int, gpus: int) -> None:
 def _run_one(run: Run, folder: Path) -> float:
     """Train and measure one student in this process; returns its AbsRel. What it says goes to STEM.log."""
     from ..fileio import read_json
+    from ..own_files import open_to_append
     from .evaluate import evaluate_student
     from .train import train_student
 
     target, result = folder / run.stem, folder / f"{run.stem}.json"
-    with (folder / f"{run.stem}.log").open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
-        if not target.exists():
-            _call(train_student, [*_flags(run.train), "--out", str(target)])
-        _call(evaluate_student, [str(target), *_flags(run.evaluate), "--out", str(result)])
+    with (
+        os.fdopen(open_to_append(folder / f"{run.stem}.log"), "a", encoding="utf-8") as log,
+        redirect_stdout(log),
+        redirect_stderr(log),
+    ):
+        try:
+            if not target.exists():
+                _call(train_student, [*_flags(run.train), "--out", str(target)])
+            _call(evaluate_student, [str(target), *_flags(run.evaluate), "--out", str(result)])
+        except click.ClickException as error:
+            # A plain one: click's own hold the command, which does not go from process to process
+            raise ValueError(error.format_message()) from None
     return float(read_json(result, "metrics")["metrics"]["abs_rel"])
 
 
