@@ -240,6 +240,34 @@ def test_holes_around_the_view_of_a_prediction_are_no_value(root, tmp_path):
     assert np.isfinite(depth_m[14:34, 28:68]).all()
 
 
+def test_infinity_can_be_declared_no_value(root, tmp_path):
+    (tmp_path / "p").mkdir()
+    for number in range(3):
+        depth_m = fakes.smooth_depth_m(IMAGE_PX, number)
+        depth_m[:4] = np.inf
+        np.save(tmp_path / "p" / f"{number}.npy", depth_m)
+    done = cached(root, tmp_path / "p", tmp_path / "s.zarr", "--metres-per-unit", "1")
+    assert done.exit_code == 1
+    assert "384 of 4608 pixels are infinite" in done.output
+    done = cached(root, tmp_path / "p", tmp_path / "s.zarr", "--metres-per-unit", "1", "--invalid", "inf")
+    assert done.exit_code == 0, done.output
+    store = open_store(tmp_path / "s.zarr")
+    assert store.spec.teacher["preprocessing"]["invalid"] == ["inf"]
+    assert np.isnan(store.depth_m(0)).sum() == 384
+
+
+def test_a_member_of_an_ensemble_declares_its_own_numbers(root, tmp_path):
+    members = [
+        {"teacher": f"predictions:{root / 'depth'}", "metres-per-unit": 0.001, "invalid": "5000,6000"},
+        {"teacher": f"predictions:{root / 'depth'}", "metres-per-unit": 0.001, "invalid": 7000},
+    ]
+    (tmp_path / "both.json").write_text(json.dumps({"members": members}))
+    options = TeacherOptions(map_edges_m=(1.0, 5.0, 10.0), map_sigma_m=0.2)
+    teacher = open_teacher(f"ensemble:{tmp_path / 'both.json'}", device=CPU, options=options)
+    stated = [one["card"]["preprocessing"]["invalid"] for one in teacher.card.preprocessing["members"]]
+    assert stated == [[5000, 6000], [7000]]
+
+
 # What networks give
 
 

@@ -221,7 +221,7 @@ def _stated(extent: Extent, invalid: Sequence[float]) -> dict[str, Any]:
     if extent.input_px is not None:
         stated["input_size_px"] = list(extent.input_px)
     if invalid:
-        stated["invalid"] = list(invalid)
+        stated["invalid"] = [number if math.isfinite(number) else str(number) for number in invalid]  # JSON has no inf
     return stated
 
 

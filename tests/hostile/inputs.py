@@ -294,7 +294,7 @@ for _name, _data, _words in [
     ("npy-of-text", npy((4, 4), "<U4"), "expected (height, width)"),
     ("npy-code", npy("__import__('os').system('touch ../outside/owned')"), "no .npy file"),
     ("npy-deep-header", npy("(" * 9000), "no .npy file"),
-    ("npy-nan", npy((4, 4), body=np.full(16, np.nan, "<f4").tobytes()), "are NaN, infinite, 0 or negative"),
+    ("npy-infinite", npy((4, 4), body=np.full(16, np.inf, "<f4").tobytes()), "are infinite, 0 or negative"),
     ("npy-cut-off", npy((4, 4), body=bytes(63)), "its header says 64 bytes of numbers, it holds 63"),
 ]:
     case(f"prediction-{_name}", "predictions", _words, prediction(_data))
