@@ -21,7 +21,7 @@ from pipeline.cli.main import main
 from pipeline.fileio import sha256_bytes
 from pipeline.store import open_store, ranges, transport
 from pipeline.store.codec import DamagedStoreError
-from pipeline.store.remote import CACHE_VARIABLE, RemoteFiles, cache_folder
+from pipeline.store.remote import CACHE_VARIABLE, RemoteFiles, StoreChangedError, cache_folder
 from pipeline.store.verify import verify_store
 from pipeline.store.writer import StoreWriter, encode_sample
 
@@ -586,3 +586,25 @@ def test_a_url_as_files_can_be_sent_to_a_worker_without_its_connections(server):
     files = RemoteFiles(server.url("s.zarr"))
     assert files.remote._made is not None
     assert pickle.loads(pickle.dumps(files)).remote._made is None
+
+
+@pytest.mark.slow
+def test_an_object_in_s3_that_changes_between_two_reads_is_one_error_and_is_not_taken_from_the_cache(bucket, tmp_path):
+    path = copy_store(tmp_path / "s.zarr")
+
+    def put(name, data):
+        bucket.put_object(Bucket="bucket", Key=f"s.zarr/{name}", Body=data)
+
+    for name, data in folder_bytes(path).items():
+        put(name, data)
+    shard, sound = "depth/c/1/0/0", (path / "depth/c/1/0/0").read_bytes()
+    store = open_store("s3://bucket/s.zarr")
+    store.depth_m(3)
+    put(shard, sound[:-1] + bytes([sound[-1] ^ 1]))
+    with pytest.raises(StoreChangedError, match=rf"s3://bucket/s.zarr: {shard} changed on the server"):
+        store.depth_m(5)
+    with pytest.raises(DamagedStoreError, match="checksum"):
+        open_store("s3://bucket/s.zarr").depth_m(5)
+    put(shard, sound)
+    for number in (3, 5):
+        assert same(open_store("s3://bucket/s.zarr").depth_m(number), open_store(path).depth_m(number))

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,13 +13,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import make_store
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.cli.main import main
 from pipeline.fileio import sha256_bytes
-from pipeline.store import files, open_store
+from pipeline.store import files, maps, open_store, planes
 from pipeline.store.codec import DamagedStoreError, decode_chunk, encode_chunk
 from pipeline.store.files import LocalFiles
 from pipeline.store.shard import EMPTY, build_shard, parse_index
+from pipeline.store.sparse import decode_planes, decode_sparse, encode_sparse
 from pipeline.store.verify import verify_store
 
 HERE = Path(__file__).parent
@@ -257,3 +261,58 @@ def test_a_whole_number_that_is_written_as_another_type_is_refused(tmp_path, nod
     (path / "MANIFEST.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match=r"whole numbers above 0|not the metadata that format version 1 prescribes"):
         open_store(path)
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["sparse", "gaussian"])
+def test_maps_that_are_made_a_part_at_a_time_are_those_made_at_once(tmp_path, monkeypatch, kind):
+    store = open_store(make_store(tmp_path / "s.zarr", kind, samples=9))
+    at_once = [store.dpm(number) for number in range(9)]
+    monkeypatch.setattr(planes, "MAX_PLANES_BYTES", 0)
+    monkeypatch.setattr(maps, "AT_ONCE_BYTES", 0)
+    monkeypatch.setattr(maps, "PART_BYTES", 1000)
+    for number in range(9):
+        if kind == "sparse":
+            assert store.dpm(number).tobytes() == at_once[number].tobytes()
+        np.testing.assert_allclose(store.dpm(number), at_once[number], rtol=1e-5, atol=1e-7)
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 30), st.integers(0, 2**32))
+def test_planes_that_come_a_few_at_a_time_make_the_same_map(bins, height, width, seed):
+    random = np.random.default_rng(seed)
+    given_map = random.dirichlet(np.ones(bins) / 3, (height, width)).transpose(2, 0, 1).astype(np.float32)
+    given_map[:, random.random((height, width)) < 0.1] = np.nan
+    for bits, budget in ((8, 0.01), (16, 1e-4)):
+        stored, _ = encode_sparse(given_map, budget, bits)
+        pairs = [(stored.gap[at : at + 3], stored.weight[at : at + 3]) for at in range(0, len(stored.gap), 3)]
+        there = decode_planes(pairs, stored.tail, bins, bits)
+        assert there.tobytes() == decode_sparse(stored, bins, bits).tobytes()
+
+
+@pytest.mark.parametrize(("kind", "planes_used"), [("sparse", 128), ("gaussian", 0)])
+def test_the_largest_maps_take_little_more_memory_than_themselves(monkeypatch, kind, planes_used):
+    monkeypatch.setattr(planes, "MAX_PLANES_BYTES", 2**20)
+    monkeypatch.setattr(maps, "AT_ONCE_BYTES", 2**20)
+    monkeypatch.setattr(maps, "PART_BYTES", 2**20)
+    bins, size = 128, (160, 200)
+    depth_m = np.full(size, 5, np.float32)
+    if kind == "gaussian":
+        tracemalloc.start()
+        try:
+            assert maps.gaussian(depth_m, np.linspace(0, 10, bins + 1), 0.5).shape == (bins, *size)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    else:
+        chunk = np.ones((8, *size), np.uint8)
+        pairs = ((chunk, chunk) for _ in range(planes_used // 8))
+        tracemalloc.start()
+        try:
+            assert decode_planes(pairs, chunk[0], bins, 8).shape == (bins, *size)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 1.5 * 4 * bins * size[0] * size[1]

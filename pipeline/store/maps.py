@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 DENSE_TOLERANCE = 0.01
 """How far a stored float16 map may be from a sum of 1; 4096 bins of rounding make 0.001."""
 
+AT_ONCE_BYTES, PART_BYTES = 2**29, 2**27
+"""Of a map that is made of depth at once, and of its parts where it is larger: on the way it takes twice that again.
+257 bins of a full KITTI frame are 479 MB. The last bit of a part may be another than that of the whole."""
+
 
 def gaussian(values: NDArray[np.float32], bin_edges: NDArray[np.float64], sigma: float) -> NDArray[np.float32]:
     """Map (K, h, w) about values (h, w) in the unit of the edges (K + 1,) and of `sigma`; NaN where a value is."""
@@ -22,8 +26,16 @@ def gaussian(values: NDArray[np.float32], bin_edges: NDArray[np.float64], sigma:
 
     from ..dpm import gaussian_dpm
 
-    maps = gaussian_dpm(torch.from_numpy(values)[None, None], torch.from_numpy(bin_edges), sigma)
-    dense: NDArray[np.float32] = maps[0].numpy()
+    edges, (height, width) = torch.from_numpy(bin_edges), values.shape
+    bins = len(bin_edges) - 1
+    if 4 * bins * height * width <= AT_ONCE_BYTES:
+        dense: NDArray[np.float32] = gaussian_dpm(torch.from_numpy(values)[None, None], edges, sigma)[0].numpy()
+    else:
+        dense = np.empty((bins, height, width), np.float32)
+        step = max(1, PART_BYTES // (4 * bins * width))
+        for row in range(0, height, step):
+            part = torch.from_numpy(values[row : row + step])[None, None]
+            dense[:, row : row + step] = gaussian_dpm(part, edges, sigma)[0].numpy()
     dense[:, np.isnan(values)] = np.nan
     return dense
 

@@ -23,9 +23,7 @@ from .files import LocalFiles, is_url
 from .layout import MANIFEST, MAX_MAP_BYTES
 from .maps import gaussian, normalised
 from .opening import IMAGES, HoldsImagesError, open_layout
-from .samples import StoredSamples
-from .sparse import SparseMap, decode_sparse
-from .spec import StoreSpec
+from .planes import SparsePlanes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,7 +72,7 @@ def _unfinished(root: Path) -> ValueError:
     )
 
 
-class Store(StoredSamples[StoreSpec]):
+class Store(SparsePlanes):
     """A store of depth opened for reading. Picklable, and safe in forked and spawned loader workers."""
 
     def __init__(self, files: StoreFiles, name: str, *, check_shards: bool = True) -> None:
@@ -175,7 +173,7 @@ class Store(StoredSamples[StoreSpec]):
             return self._gaussian(number)
         if self.spec.dpm_kind == "sparse":
             try:
-                return decode_sparse(self.sparse_dpm(number), self.spec.bin_count, self.spec.weight_bits)
+                return self.decoded(number)
             except ValueError as error:
                 raise self._damaged("dpm/gap", number, str(error)) from error
         chunk = self._chunks("dpm/probability", number)[0]
@@ -200,50 +198,6 @@ class Store(StoredSamples[StoreSpec]):
             values = self._codec.share(values, *self._affine(number))
         assert self.spec.sigma_m is not None
         return gaussian(values, self.bin_edges_m, self.spec.sigma_m)
-
-    @cached_property
-    def _planes(self) -> NDArray[np.int32]:
-        return self.rows("dpm_planes")
-
-    def sparse_dpm(self, sample: int | str) -> SparseMap:
-        """Teacher map of a `sparse` store as it is stored. Raises ValueError for other stores."""
-        if self.spec.dpm_kind != "sparse":
-            raise ValueError(f"{self.name} holds {self.spec.dpm_kind} maps, not sparse ones: read them with .dpm()")
-        number = self.index_of(sample)
-        planes = int(self._planes[number])
-        parts = []
-        for path in ("dpm/gap", "dpm/weight"):
-            chunks = self._chunks(path, number)
-            used = [chunk[0] for chunk in chunks if chunk is not None]
-            gapless = all(chunk is not None for chunk in chunks[: len(used)])
-            needed = -(-planes // self._arrays[path].chunk[1])
-            if not (0 <= planes <= self.spec.bin_count and gapless and len(used) == needed):
-                raise self._damaged(path, number, f"{len(used)} chunks for {planes} planes")
-            empty = np.zeros((0, *self.layout.size_px), self._arrays[path].dtype)
-            parts.append(np.concatenate([empty, *used])[:planes])
-        tail = self._chunks("dpm/tail", number)[0]
-        if tail is None:
-            raise self._damaged("dpm/tail", number, "the chunk is missing")
-        return SparseMap(parts[0], parts[1], tail[0])
-
-    def check_planes(self, sample: int | str) -> None:
-        """Raise DamagedStoreError for planes that this reader ignores and another might not.
-
-        These are planes of the last chunk beyond `sample/dpm_planes`, weights without a bin, and bins after a pixel's
-        last one. A writer leaves all of them 0.
-        """
-        stored, number = self.sparse_dpm(sample), self.index_of(sample)
-        for path in ("dpm/gap", "dpm/weight"):
-            array = self._arrays[path]
-            chunks = [chunk for chunk in self._chunks(path, number) if chunk is not None]
-            spare = len(stored.gap) - (len(chunks) - 1) * array.chunk[1]
-            if chunks and chunks[-1][0, spare:].any():
-                raise self._damaged(path, number, f"planes beyond the {len(stored.gap)} that the sample uses are not 0")
-        absent = stored.gap == 0
-        if stored.weight[absent].any():
-            raise self._damaged("dpm/weight", number, "weights of no bin are not 0")
-        if (absent[:-1] & ~absent[1:]).any():
-            raise self._damaged("dpm/gap", number, "bins follow a pixel's last one")
 
     def _lacks(self, sample: str) -> str:
         return (

@@ -16,9 +16,7 @@ import contextlib
 import json
 import re
 import secrets
-import tempfile
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..fileio import pretty_json, sha256_bytes
@@ -32,11 +30,12 @@ from .served import Ask, Version
 from .transport import Remote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from .served import Answer
 
-__all__ = ["CACHE_VARIABLE", "RemoteFiles", "StoreChangedError", "cache_folder", "ends_in_its_crc", "fetched_anew"]
+__all__ = ["CACHE_VARIABLE", "RemoteFiles", "StoreChangedError", "cache_folder"]
 
 IDS_LIMIT_BYTES = 2**26
 NODES_LIMIT, NODES_LIMIT_BYTES = 64, 2**22
@@ -118,7 +117,8 @@ class RemoteFiles:
     def expect(self, path: str, ranges: Sequence[tuple[int, int]]) -> None:
         """Get ranges (offset, length) ready that are about to be read; neighbours come in one request."""
         size = self.size(path)
-        self._ahead = self._get(path, [(offset, min(length, max(0, size - offset))) for offset, length in ranges])
+        got = self._get(path, [(offset, min(length, max(0, size - offset))) for offset, length in ranges])
+        self._ahead = {key: data for key, data in self._ahead.items() if key[0] != path} | got
 
     # --- opening -----------------------------------------------------------------------------------------------
 
@@ -344,34 +344,3 @@ class RemoteFiles:
 
 class _OtherVersionError(Exception):
     """Of a file came another version (second argument) than was read before (first)."""
-
-
-class Anew(RemoteFiles):
-    """Files of which nothing is taken from the cache, while what the cache holds is compared with what comes."""
-
-    def __init__(self, url: str, empty: Path, cache: Path) -> None:
-        """`empty` is where parts are kept meanwhile, `cache` is the folder of caches."""
-        self.cache = cache
-        self.wrong: dict[str, set[Path]] = {}
-        """Kept parts that are not what came, by the store's files."""
-        self._against: Kept | None = None
-        super().__init__(url, empty, rebuild=False)
-        self._against = Kept(cache / self.kept.folder.name, self.name, self.kept.run)
-
-    def _arrived(self, path: str, offset: int, data: bytes) -> None:
-        against, end = self._against, offset + len(data)
-        for place, at, length in against.ranges(path) if against is not None else ():
-            low, high = max(at, offset), min(at + length, end)
-            if against is not None and low < high:
-                kept = against.read(path, place.name, low - at, high - low)
-                if kept != data[low - offset : high - offset]:
-                    self.wrong.setdefault(path, set()).add(place)
-
-
-@contextlib.contextmanager
-def fetched_anew(url: str) -> Iterator[Anew]:
-    """Files of a store of which nothing is taken from the cache, and nothing from the root's copies."""
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".anew-", dir=folder) as empty:
-        yield Anew(url, Path(empty), folder)

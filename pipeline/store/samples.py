@@ -15,10 +15,11 @@ from .codec import DamagedStoreError, decode_chunk
 from .faces import S
 from .ids import IdTable, StoredIds
 from .opening import read_checked
+from .shard import EMPTY
 from .shard_reader import ShardReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -124,6 +125,24 @@ class StoredSamples(Generic[S]):
         array = self._arrays[path]
         try:
             return self._shards.read(array, *divmod(number, self.spec.samples_per_shard), reuse=reuse)
+        except DamagedStoreError as error:
+            raise self._damaged(path, number, str(error)) from error
+
+    def _used_chunks(self, path: str, number: int) -> NDArray[np.bool_]:
+        """(chunks,) which chunks of a sample are there; the others are zeros."""
+        array = self._arrays[path]
+        try:
+            entries = self._shards.entries(array, *divmod(number, self.spec.samples_per_shard))
+        except DamagedStoreError as error:
+            raise self._damaged(path, number, str(error)) from error
+        used: NDArray[np.bool_] = entries[:, 0] != EMPTY
+        return used
+
+    def _each_chunk(self, path: str, number: int) -> Iterator[NDArray[Any] | None]:
+        """As `_chunks`, one at a time."""
+        array = self._arrays[path]
+        try:
+            yield from self._shards.each(array, *divmod(number, self.spec.samples_per_shard))
         except DamagedStoreError as error:
             raise self._damaged(path, number, str(error)) from error
 

@@ -13,6 +13,8 @@ from .files import FarFiles
 from .shard import EMPTY, parse_index, read_chunk
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -43,16 +45,21 @@ class ShardReader:
         With `reuse`, for arrays of one chunk a sample, a chunk is valid until this thread's next such call.
         Raises DamagedStoreError.
         """
+        assert array.chunks_per_sample == 1 or not reuse
+        return list(self.each(array, shard, place, reuse=reuse))
+
+    def each(self, array: ArrayLayout, shard: int, place: int, *, reuse: bool = False) -> Iterator[NDArray[Any] | None]:
+        """As `read`, one chunk at a time: those of a map may together take gigabytes."""
         file = array.file(shard)
         rows = self.entries(array, shard, place)
-        assert len(rows) == 1 or not reuse
         if len(rows) > 1 and isinstance(self.files, FarFiles):
             self.files.expect(file, [(int(at), int(length)) for at, length in rows if at != EMPTY])
 
         def read_range(offset: int, length: int) -> bytes:
             return self.files.read_range(file, offset, length)
 
-        return [read_chunk(array, rows, step, read_range, reuse=reuse) for step in range(len(rows))]
+        for step in range(len(rows)):
+            yield read_chunk(array, rows, step, read_range, reuse=reuse)
 
     def entries(self, array: ArrayLayout, shard: int, place: int) -> NDArray[np.uint64]:
         """(chunks, 2) offset and length of the chunks of the sample at `place`; EMPTY for one of zeros."""

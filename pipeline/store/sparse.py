@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 SMALLEST = 1e-6
@@ -190,12 +192,49 @@ def _decode_pixels(
         whole = np.empty((bins + 1, count.size), np.float32)
         whole[:] = table[tail[here]] / np.maximum(bins - count, 1)
         whole.reshape(-1)[target * count.size + np.arange(count.size)] = table.take(weight[:, here])
-        total = whole[:bins].sum(axis=0, dtype=np.float64)
-        total[count == 0] = np.nan
-        if np.any(total <= 0):
-            raise ValueError("a sparse map keeps bins but no probability: expected weights above 0")
-        np.divide(whole[:bins], total, out=maps[:, here], casting="same_kind")
+        np.divide(whole[:bins], _totals(whole[:bins], count), out=maps[:, here], casting="same_kind")
     return maps
+
+
+def decode_planes(
+    pairs: Iterable[tuple[NDArray[np.unsignedinteger], NDArray[np.unsignedinteger]]],
+    tail: NDArray[np.unsignedinteger],
+    bins: int,
+    weight_bits: int,
+) -> NDArray[np.float32]:
+    """`decode_sparse`, to the same bits, of gaps and weights (M, h, w) that come a few planes at a time.
+
+    Takes no memory beside the map but for those few. Planes beyond the last used one are 0.
+    """
+    table, pixels, rest = weight_table(weight_bits), tail.size, tail.reshape(-1)
+    maps = np.full((bins, pixels), -1, np.float32)
+    place, count = np.full(pixels, -1, np.intp), np.zeros(pixels, np.intp)
+    for gaps, weights in pairs:
+        for gap, weight in zip(gaps.reshape(len(gaps), -1), weights.reshape(len(weights), -1), strict=True):
+            (present,) = np.nonzero(gap)
+            at = place[present] + gap[present]
+            if at.size and int(at.max()) >= bins:
+                raise ValueError(f"a sparse map names bin {int(at.max())}: expected at most {bins - 1}")
+            place[present] = at
+            maps[at, present] = table.take(weight[present])
+            count[present] += 1
+    each = _pixels_at_once(bins)
+    for start in range(0, pixels, each):
+        here = slice(start, start + each)
+        share = (table[rest[here]] / np.maximum(bins - count[here], 1)).astype(np.float32)
+        block = maps[:, here]
+        whole = np.where(block < 0, share, block)
+        np.divide(whole, _totals(whole, count[here]), out=block, casting="same_kind")
+    return maps.reshape(bins, *tail.shape)
+
+
+def _totals(whole: NDArray[np.float32], count: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Sums (P,) of maps (K, P) before they are made 1; NaN for pixels that keep nothing. Raises ValueError for 0."""
+    total: NDArray[np.float64] = whole.sum(axis=0, dtype=np.float64)
+    total[count == 0] = np.nan
+    if np.any(total <= 0):
+        raise ValueError("a sparse map keeps bins but no probability: expected weights above 0")
+    return total
 
 
 def _pixels_at_once(bins: int) -> int:

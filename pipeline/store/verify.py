@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..progress import Progress
+    from .anew import Anew
     from .reader import Store
-    from .remote import Anew
 
 MAX_NAMED_SAMPLES = 8
 PIECE_BYTES = 2**25
@@ -68,7 +68,7 @@ def verify_store(path: str | Path, progress: Progress | None = None) -> list[Dam
     """
     progress = progress or Silent()
     if is_url(path):
-        from .remote import fetched_anew
+        from .anew import fetched_anew
 
         with fetched_anew(str(path)) as files:
             store = either_of(files, files.name, check_shards=False)
