@@ -47,6 +47,24 @@ def test_a_run_that_loses_power_anywhere_comes_to_the_same_bytes():
     assert all(survived == tried and int(tried) > 50 for _, survived, tried in found)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [(), ("--handles", "128")], ids=["usual", "128-handles"])
+def test_a_store_that_changes_on_its_server_is_never_read_wrong(limit):
+    *_, last = script("url_cache.py", "--rounds", "28", *limit).splitlines()
+    rounds, reads, right, changed, damaged, before, contact, wrong = map(int, last.split()[1:])
+    assert (rounds, wrong) == (28, 0)
+    assert changed > 0
+    assert reads == right + changed + damaged + before + contact
+
+
+@pytest.mark.slow
+def test_damage_is_found_with_few_open_files():
+    last = script("flip.py", "--flips", "60", "--samples", "9", "--handles", "96").splitlines()[-1]
+    found, made = re.search(r"whole store +(\d+) / (\d+)", last).groups()
+    assert found == made
+    assert re.search(r"\d+ / \d+ +(\d+) +\d+", last)
+
+
 # --- what a run leaves behind ----------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Only wrong bytes are damage: what the system says of a file, or puts beside it, is told for what it is."""
 
 import errno
+import gc
 import json
 import os
 import subprocess
@@ -110,6 +111,22 @@ def test_other_handles_of_a_store_are_let_go_before_it_is_refused(tmp_path, monk
 
 def _raise(number):
     raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "sparse"])
+def test_a_store_that_is_out_of_use_leaves_no_file_open(tmp_path, kind):
+    path = make_store(tmp_path / "s.zarr", kind)
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(20):
+            store = open_store(path)
+            store.dpm("a/003"), store.rows("image_sha256"), store.ids[2]
+        del store
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    finally:
+        gc.enable()
 
 
 # --- errors of the system --------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import stat
@@ -93,11 +94,15 @@ class LocalFiles:
         return handle
 
     def _open(self, path: str) -> _Handle:
+        collected = False
         while True:
             try:
                 return _Handle(_open_below(self.root, path))
             except OSError as error:
-                if error.errno in OUT_OF_HANDLES and self._handles:
+                if error.errno in OUT_OF_HANDLES and not collected:
+                    if not self._handles:
+                        gc.collect()  # stores that are out of use may still hold theirs
+                        collected = True
                     self._close_one()
                     continue
                 raise self._refusal(path, error) from error

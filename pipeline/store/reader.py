@@ -99,7 +99,7 @@ class Store(SparsePlanes):
             raise ValueError(
                 f"{self.name} is not aligned to ground truth: `pipeline store align {self.name}` writes one that is"
             )
-        return AlignmentColumns(self.rows)
+        return AlignmentColumns(self._columns.rows)
 
     @property
     def accepted(self) -> NDArray[np.bool_] | None:
@@ -174,6 +174,8 @@ class Store(SparsePlanes):
         if self.spec.dpm_kind == "sparse":
             try:
                 return self.decoded(number)
+            except DamagedStoreError:
+                raise
             except ValueError as error:
                 raise self._damaged("dpm/gap", number, str(error)) from error
         chunk = self._chunks("dpm/probability", number)[0]

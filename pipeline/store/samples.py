@@ -28,6 +28,35 @@ if TYPE_CHECKING:
     from .opening import Manifest
 
 
+class Columns:
+    """Columns of `sample/`.
+
+    What is made of them holds these and no store, whose open files would wait for Python's collector of cycles.
+    """
+
+    def __init__(self, files: StoreFiles, name: str, manifest: Manifest, arrays: dict[str, ArrayLayout]) -> None:
+        self._files, self._name, self._manifest, self._arrays = files, name, manifest, arrays
+
+    def rows(self, name: str) -> NDArray[Any]:
+        """A whole column, one row a sample, by its name in the format."""
+        array = self._arrays[f"sample/{name}"]
+        whole = np.empty(array.shape, array.dtype)
+        for number in range(array.files):
+            first = number * array.chunk[0]
+            whole[first : first + array.chunk[0]] = self.part(array, number)
+        return whole
+
+    def part(self, array: ArrayLayout, number: int) -> NDArray[Any]:
+        """Rows of chunk `number` of a column; of the last chunk the used ones alone."""
+        file = array.file(number)
+        data = read_checked(self._files, self._name, self._manifest, file, 2 * array.chunk_bytes + 1024)
+        try:
+            part: NDArray[Any] = decode_chunk(data, array.chunk, array.dtype)
+        except DamagedStoreError as error:
+            raise DamagedStoreError(f"{self._name}/{file}: {error}; get the store anew") from error
+        return part[: array.shape[0] - number * array.chunk[0]]
+
+
 class StoredSamples(Generic[S]):
     """Samples of a store opened for reading. Picklable, and safe in forked and spawned loader workers."""
 
@@ -46,6 +75,7 @@ class StoredSamples(Generic[S]):
         self.manifest = manifest
         self.spec = spec
         self._arrays = {array.path: array for array in arrays}
+        self._columns = Columns(files, name, manifest, self._arrays)
         self._shards = ShardReader(files, manifest, check_shards=check_shards)
 
     def __len__(self) -> int:
@@ -66,22 +96,11 @@ class StoredSamples(Generic[S]):
 
     def rows(self, name: str) -> NDArray[Any]:
         """A whole column of `sample/`, one row a sample, by its name in the format."""
-        array = self._arrays[f"sample/{name}"]
-        whole = np.empty(array.shape, array.dtype)
-        for number in range(array.files):
-            first = number * array.chunk[0]
-            whole[first : first + array.chunk[0]] = self._part(array, number)
-        return whole
+        return self._columns.rows(name)
 
     def _part(self, array: ArrayLayout, number: int) -> NDArray[Any]:
         """Rows of chunk `number` of a column; of the last chunk the used ones alone."""
-        file = array.file(number)
-        data = read_checked(self._files, self.name, self.manifest, file, 2 * array.chunk_bytes + 1024)
-        try:
-            part: NDArray[Any] = decode_chunk(data, array.chunk, array.dtype)
-        except DamagedStoreError as error:
-            raise DamagedStoreError(f"{self.name}/{file}: {error}; get the store anew") from error
-        return part[: array.shape[0] - number * array.chunk[0]]
+        return self._columns.part(array, number)
 
     @property
     def ids(self) -> Sequence[str]:
@@ -91,7 +110,7 @@ class StoredSamples(Generic[S]):
     @cached_property
     def _stored_ids(self) -> StoredIds:
         array = self._arrays["sample/id"]
-        return StoredIds(len(self), array.chunk[0], partial(self._part, array), self.name)
+        return StoredIds(len(self), array.chunk[0], partial(self._columns.part, array), self.name)
 
     @cached_property
     def _table(self) -> IdTable:

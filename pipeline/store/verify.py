@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -75,13 +76,18 @@ def verify_store(path: str | Path, progress: Progress | None = None) -> list[Dam
             return _kept_wrongly(files, store, _verify(store, [], progress))
     store = open_either(path, check_shards=False)  # all are hashed here
     strange = _strangers(Path(path), store)
-    if ignored := [name for name in strange if OF_THE_SYSTEM.fullmatch(name) and not (Path(path) / name).is_symlink()]:
+    ignored = [name for name in strange if OF_THE_SYSTEM.fullmatch(name) and _is_plain(Path(path) / name)]
+    if ignored:
         progress.note(
             f"{len(ignored)} files of the operating system lie in the store and are ignored, such as "
             f"{printable(ignored[0])}"
         )
     found = [Damage(name, "does not belong to the store", []) for name in strange if name not in ignored]
     return _verify(store, found, progress)
+
+
+def _is_plain(file: Path) -> bool:
+    return stat.S_ISREG(file.lstat().st_mode)
 
 
 def _kept_wrongly(files: Anew, store: Store | KeptImages, found: list[Damage]) -> list[Damage]:

@@ -1,6 +1,6 @@
 """Damage stores as disks, copies and careless hands do, and count who notices: our reader, `verify`, plain Zarr.
 
-    python tests/faults/flip.py [--flips 2000] [--samples 24] [--seed 0]
+    python tests/faults/flip.py [--flips 2000] [--samples 24] [--seed 0] [--handles 64]
 
 Stores of each kind are written; each fault is laid into one of them, and taken out again. Flipped bits are dealt in
 turn to every kind of file. For each fault is known which reads it touches (they must raise), which it may make
@@ -16,6 +16,7 @@ untrusted (they may raise, and must not be wrong), and that all others must give
 from __future__ import annotations
 
 import argparse
+import resource
 import shutil
 import sys
 import tempfile
@@ -371,7 +372,10 @@ def main() -> None:
     parser.add_argument("--flips", type=int, default=2000)
     parser.add_argument("--samples", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--handles", type=int, help="open files that this process may have")
     given = parser.parse_args()
+    if given.handles:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (given.handles, given.handles))
     folder = Path(tempfile.mkdtemp(prefix="flip-"))
     try:
         tallies = run(folder, given.flips, given.samples, given.seed, with_zarr=True)

@@ -28,6 +28,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
 import torch  # noqa: E402 - after the path
 from hostile import make  # noqa: E402
+from range_server import Server  # noqa: E402
 
 import pipeline  # noqa: E402
 from pipeline.sources.arrays import read_array  # noqa: E402
@@ -89,10 +90,24 @@ def predict(folder: Path) -> None:
     predictions.load(str(folder / "predictions"), torch.device("cpu"), options).predict(None, ["a"])
 
 
+def read_url(folder: Path) -> None:
+    """Open a store behind a URL, and read all of it."""
+    server = Server(folder)
+    os.environ |= {"TIEKD_STORE_CACHE": str(folder / "out"), "NO_PROXY": "127.0.0.1"}
+    try:
+        store = open_store(server.url("s.zarr"))
+        for number in range(len(store)):
+            store.dpm(number)
+    finally:
+        server.shutdown()
+        shutil.rmtree(folder / "out", ignore_errors=True)
+
+
 WAYS = {
     "read": read,
     "images": read_images,
     "verify": verify,
+    "url": read_url,
     "info": lambda folder: describe(open_either(folder / "s.zarr")) and None,
     "dpm": lambda folder: open_store(folder / "s.zarr").dpm(0),
     "image": lambda folder: read_rgb(str(folder / "a.png")),

@@ -129,6 +129,37 @@ def shifted_planes(store: Forged) -> None:
         store.chunks(path, lambda chunks: chunks.__setitem__(slice(2), [None, chunks[0]]))
 
 
+def in_plane(name: str, plane: slice, value: int) -> Callable[[Forged], None]:
+    """Set planes of the first chunk of an array of the first sample, of which one plane is used."""
+
+    def change(store: Forged) -> None:
+        sparse(1, gap=1, weight=9, tail=9)(store)
+        array = store.array(f"dpm/{name}")
+        used = {"gap": 1, "weight": 9}
+        chunks = {}
+        for part, fill in used.items():
+            whole = np.zeros(array.chunk, store.array(f"dpm/{part}").dtype)
+            whole[0, 0] = fill
+            chunks[part] = whole
+        chunks[name][0, plane] = value
+        for part, whole in chunks.items():
+            store.chunk(f"dpm/{part}", encode_chunk(whole), 0)
+
+    return change
+
+
+def with_hole(store: Forged) -> None:
+    """Two planes are used, and bins are in the second alone."""
+    in_plane("gap", slice(0, 1), 0)(store)
+    for part, fill in (("gap", 2), ("weight", 9)):
+        whole = np.zeros(store.array(f"dpm/{part}").chunk, store.array(f"dpm/{part}").dtype)
+        whole[0, 1] = fill
+        store.chunk(f"dpm/{part}", encode_chunk(whole), 0)
+    column = np.full(7, 2, np.int32)
+    column[1:] = [store_planes(store, number) for number in range(1, 7)]
+    store.rows("dpm_planes", column)
+
+
 LAST = residual_of_codes(np.full(SIZE_PX, 65535, np.uint16))[np.newaxis]
 ALL = (slice(None),)
 case("code-beyond-the-last", "depth code 65535: expected at most", lambda s: s.chunk("depth", encode_chunk(LAST)))
@@ -139,6 +170,10 @@ case("gaps-far-beyond", "names bin 3059: expected", sparse(12, gap=255, weight=9
 case("weights-of-zero", "no probability", sparse(1, gap=1, weight=0, tail=0), "sparse")
 case("planes-negative", "chunks for -5 planes", sparse(-5, gap=1, weight=9, tail=9), "sparse")
 case("planes-by-the-billion", "chunks for 2147483647 planes", sparse(2**31 - 1, gap=1, weight=9, tail=9), "sparse")
+BEYOND = "planes beyond the 1 that the sample uses are not 0"
+case("planes-of-bins-beyond-those-used", BEYOND, in_plane("gap", slice(3, 8), 1), "sparse", ways=("verify",))
+case("planes-of-weights-beyond-those-used", BEYOND, in_plane("weight", slice(7, 8), 1), "sparse", ways=("verify",))
+case("planes-with-a-hole", "bins follow a pixel's last one", with_hole, "sparse", ways=("verify",))
 case("planes-missing-before-others", "chunks for 8 planes", shifted_planes, "sparse")
 case("dense-negative", "negative or do not sum to 1", dense(-0.5, (slice(0, 1),)), "dense")
 case("dense-nan-in-a-bin", "NaN in some bins", dense(np.nan, (slice(3, 4),)), "dense")
@@ -254,6 +289,10 @@ case("shape-float", "expected whole numbers above 0", shape("depth/zarr.json", 7
 case("shape-of-lists", "not those of format version 1|whole numbers", shape("depth/zarr.json", [7], [24], [32]))
 case("shape-of-100000-axes", "not those of format version 1", shape("depth/zarr.json", *[1] * 100_000))
 case("shape-true-elsewhere", PRESCRIBES, shape("sample/clipped_share/zarr.json", *[True]))
+case("shape-float-elsewhere", PRESCRIBES, of_array("sample/clipped_share", shape=[7.0]))
+case("format-float", PRESCRIBES, of_array("depth", zarr_format=3.0))
+case("format-true", PRESCRIBES, lambda s: s.node("sample/zarr.json", lambda node: node.update(zarr_format=True)))
+case("weight-bits-float", PRESCRIBES, lambda s: s.replace("dpm/zarr.json", '_bits": 8', '_bits": 8.0'), "sparse")
 case("codec-pickle", PRESCRIBES, inner_codec({"name": "pickle"}))
 case("codec-numcodecs-python", PRESCRIBES, inner_codec({"name": "numcodecs.pickle", "configuration": {}}))
 case("codec-gzip", PRESCRIBES, inner_codec({"name": "gzip", "configuration": {"level": 5}}))
@@ -266,6 +305,7 @@ case("version-3", "store format version 3: this program reads", lambda s: s.head
 case("version-true", "store format version True: this program reads", lambda s: s.header(version=True))
 case("depth-space-missing", "does not say its depth_space", lambda s: s.header(depth_space=None))
 case("samples-a-shard-huge", "samples a shard: expected 1 to 65536", lambda s: s.declare(samples_per_shard=2**40))
+case("samples-a-shard-float", "expected a whole number", lambda s: s.header(samples_per_shard=3.0))
 case("samples-a-shard-true", "expected a whole number", lambda s: s.header(samples_per_shard=True))
 case("samples-true", "True in the store's attributes", many(samples=True))
 case("samples-text", "'7' in the store's attributes", many(samples="7"))
@@ -494,6 +534,29 @@ case(
     lambda s: (s.path / "more").symlink_to("/"),
     ways=("verify",),
 )
+
+for _name, _put in [
+    ("link", lambda path: path.symlink_to("/")),
+    ("pipe", os.mkfifo),
+]:
+    case(
+        f"{_name}-named-as-of-the-system",
+        ".DS_Store: does not belong to the store",
+        lambda s, put=_put: put(s.path / ".DS_Store") and None,
+        ways=("verify",),
+    )
+
+
+def listed_nodes(count: int, size: int) -> Callable[[Forged], None]:
+    """A manifest with more metadata than a store may have."""
+    more = {f"x{number}/zarr.json": [size, SUM] for number in range(count)}
+    return lambda store: store.manifest(lambda value: value["files"].update(more))
+
+
+case("url-metadata-by-the-gigabyte", "files of metadata with", listed_nodes(40, 1_000_000), ways=("url",))
+case("url-metadata-by-the-thousand", "files of metadata with", listed_nodes(5000, 1), ways=("url",))
+case("url-node-of-64-megabytes", "expected at most 1048576", sparse_file("zarr.json", 2**26), ways=("url",))
+case("url-node-of-64-megabytes-more", "missing or unexpected", listed_nodes(1, 2**26), ways=("url",))
 
 
 def gigabyte_of_zeros(store: Forged) -> None:
