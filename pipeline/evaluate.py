@@ -5,14 +5,17 @@ Shape legend: H, W pixels of the view.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+from .coverage import Coverage
 from .dataset import upsampled
-from .fileio import CsvTable, pretty_json, write_durably
+from .fileio import canonical_json, sha256_bytes
 from .metrics import METRICS, PROTOCOLS, depth_metrics, mean_metrics, unit_hint, unit_ratio
 from .predict import frames_in_batches, images_of, predict_depth_m, predict_looks
 from .progress import Silent
@@ -25,7 +28,6 @@ from .uncertainty import Look, UncertaintyMeter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -41,8 +43,6 @@ TEACHER_TOP_SHARE = 110 / 352
 reaches them. 110 of the KB crop's 352."""
 RANGE = (1.0, 100.0)
 """Of a relative teacher's depth on its way to the alignment, which does not depend on it."""
-CSV_COLUMNS = ("id", *METRICS, "teacher_abs_rel", "teacher_rmse", "teacher_delta1")
-DOUBT_COLUMNS = ("entropy_nats", "ause_entropy", "ause_flip", "coverage_90")
 
 
 class Predicted(NamedTuple):
@@ -97,8 +97,11 @@ def evaluate_student(
     A relative student is aligned to the truth of each image before it is measured; so is a relative teacher that
     it is compared with; images without truth then say nothing of either.
 
-    Returns a JSON value: `protocol`, `frames`, `frames_without_truth`, `metrics`, perhaps `against_teacher` and
-    `uncertainty` (see `UncertaintyMeter.result`), and `per_image` rows. Raises ValueError for a split with no truth
+    Returns a JSON value: who and how (`measured`, `protocol`, `split`, ...), `frames`, `frames_without_truth`,
+    `frames_without_prediction`, `coverage` (fraction of the valid truth that had a prediction), `metrics`, perhaps
+    `against_teacher` and `uncertainty` (see `UncertaintyMeter.result`), and `per_image` rows.
+
+    Raises ValueError for a split with no truth
     inside the protocol, a calibration split that shares images with it, and for input at fault.
     """
     progress = progress or Silent()
@@ -125,15 +128,16 @@ def evaluate_student(
             f"--uncertainty: doubt is measured in metres, and this is measured after alignment ({protocol.align}): "
             "leave one of the two out"
         )
+    measured = {"measured": identity_of_run(run)}
     if not uncertainty:
         if calibration_split is not None:
             raise ValueError(f"--calibration-split {calibration_split}: it fits intervals, so add --uncertainty")
-        return _evaluate(source, split, view, protocol, predict, store, None, batch_size, progress)
+        return measured | _evaluate(source, split, view, protocol, predict, store, None, batch_size, progress)
     spread = None
     if calibration_split is not None:
         spread = _error_spread(source, calibration_split, split, view, protocol, predict, batch_size, progress)
     meter = UncertaintyMeter(run.bin_edges_m, spread)
-    result = _evaluate(source, split, view, protocol, look, store, meter, batch_size, progress)
+    result = measured | _evaluate(source, split, view, protocol, look, store, meter, batch_size, progress)
     result["uncertainty"] = meter.result()
     if "constant" in result["uncertainty"]["intervals"]:
         result["uncertainty"]["intervals"]["constant"]["calibration"]["split"] = calibration_split
@@ -187,9 +191,13 @@ def evaluate_teacher(
     def predict(frames: list[Frame]) -> list[Predicted]:
         return [Predicted(_teacher_m(store, frame)) for frame in frames]
 
-    # A cached map cannot be mirrored and averaged; the protocol that is reported says so.
-    protocol = replace(protocol, flip_average=False)
-    return _evaluate(source, split, view, protocol, predict, None, None, 8, progress or Silent())
+    found = _evaluate(source, split, view, of_store(protocol), predict, None, None, 8, progress or Silent())
+    return {"measured": identity_of_store(store)} | found
+
+
+def of_store(protocol: Protocol) -> Protocol:
+    """The protocol as a store is measured by it: a cached map cannot be mirrored and averaged."""
+    return replace(protocol, flip_average=False)
 
 
 def _teacher_m(store: Store, frame: Frame) -> NDArray[np.float32]:
@@ -219,6 +227,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     ratios: list[float] = []
+    coverage = Coverage()
     samples = source.samples(split)
     if store is not None:
         _check_store(store, samples, protocol)
@@ -228,6 +237,7 @@ def _evaluate(
             if protocol.align == "none" and frame.truth_m is not None:
                 ratios.append(unit_ratio(depth_m, frame.truth_m))
             predicted_m = _prepared(depth_m, frame, protocol)
+            row |= coverage.add(predicted_m, frame.truth_m, protocol)
             if predicted_m is not None:
                 row |= _against_truth(predicted_m, frame, protocol, meter, look)
                 row |= {} if store is None else _against_teacher(predicted_m, frame, protocol, store)
@@ -238,23 +248,61 @@ def _evaluate(
         progress.note(hint)
     with_truth = [{name: row[name] for name in METRICS} for row in rows if "abs_rel" in row]
     if not with_truth:
-        raise ValueError(
-            f"no image of split {split!r} has ground truth within protocol {protocol.name}: use another split or "
-            "protocol"
-        )
-    result: dict[str, Any] = {
+        raise ValueError(_nothing_measured(split, protocol, coverage))
+    without = sum("coverage" not in row for row in rows)
+    result = {
+        **measured_how(source, split, protocol),
+        "frames": len(with_truth),
+        "frames_without_truth": without,
+        "frames_without_prediction": len(rows) - without - len(with_truth),
+        "coverage": coverage.fraction,
+        "metrics": mean_metrics(with_truth),
+    }
+    return result | ({} if store is None else _mean_likeness(rows, store)) | {"per_image": rows}
+
+
+def measured_how(source: Source, split: str, protocol: Protocol) -> dict[str, Any]:
+    """Under which terms something is measured: the part of a result that is known before the work."""
+    ids = "\n".join(sample.id for sample in source.samples(split))
+    return {
         "protocol": protocol.as_json(),
         "source": source.name,
         "truth": truth_name(source),
-        "frames": len(with_truth),
-        "frames_without_truth": len(rows) - len(with_truth),
-        "metrics": mean_metrics(with_truth),
+        "split": Path(split).name,
+        "split_sha256": sha256_bytes(ids.encode()),
     }
-    if store is not None:
-        alike_rows = [{name: row[f"teacher_{name}"] for name in METRICS} for row in rows if "teacher_abs_rel" in row]
-        if alike_rows:
-            result["against_teacher"] = mean_metrics(alike_rows)
-    return result | {"per_image": rows}
+
+
+def identity_of_run(run: LoadedRun) -> dict[str, str]:
+    """Which student was measured, whatever its directory is called."""
+    return {"weights_sha256": run.weights_sha256}
+
+
+def identity_of_store(store: Store) -> dict[str, str]:
+    """Which teacher was measured, or compared with: by what the store says of it, and by the store itself."""
+    return {"store_digest": store.spec.digest(), "teacher_sha256": sha256_bytes(canonical_json(store.spec.teacher))}
+
+
+def _nothing_measured(split: str, protocol: Protocol, coverage: Coverage) -> str:
+    if coverage.valid_px:
+        return (
+            f"no image of split {split!r} has a prediction at any of its {coverage.valid_px} pixels with ground truth"
+        )
+    return (
+        f"no image of split {split!r} has ground truth within protocol {protocol.name}: use another split or protocol"
+    )
+
+
+def _mean_likeness(rows: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]:
+    """Means of the metrics against a teacher, over which part of the frames they are, and which teacher it is."""
+    alike = [{name: row[f"teacher_{name}"] for name in METRICS} for row in rows if "teacher_abs_rel" in row]
+    if not alike:
+        return {}
+    covered = [row["teacher_coverage"] for row in rows if "teacher_coverage" in row]
+    return {
+        "against_teacher": {**mean_metrics(alike), "coverage": math.fsum(covered) / len(covered)},
+        "teacher": identity_of_store(store),
+    }
 
 
 def _check_store(store: Store, samples: Sequence[Sample], protocol: Protocol) -> None:
@@ -289,15 +337,21 @@ def _against_truth(
 def _against_teacher(
     predicted_m: NDArray[np.float64], frame: Frame, protocol: Protocol, store: Store
 ) -> dict[str, float]:
-    """Metrics of a frame with the teacher's depth for truth, none where it has no value."""
+    """Metrics of a frame with the teacher's depth for truth, and over which fraction of the pixels they are.
+
+    The coverage alone where the teacher has no value.
+    """
     teacher_m = _prepared(_teacher_m(store, frame), frame, protocol)
     if teacher_m is None:
-        return {}
+        return {"teacher_coverage": 0.0}
+    top = round((TEACHER_TOP_SHARE if protocol.crop == "garg" else 0) * len(teacher_m))
     seen = np.isfinite(teacher_m) & np.isfinite(predicted_m)
-    seen[: round((TEACHER_TOP_SHARE if protocol.crop == "garg" else 0) * len(seen))] = False
+    seen[:top] = False
+    covered = {"teacher_coverage": float(np.count_nonzero(seen) / seen[top:].size)}
     if not seen.any():
-        return {}
-    return {f"teacher_{name}": value for name, value in depth_metrics(predicted_m, teacher_m, seen).items()}
+        return covered
+    alike = depth_metrics(predicted_m, teacher_m, seen)
+    return {f"teacher_{name}": value for name, value in alike.items()} | covered
 
 
 def _prepared(depth_m: NDArray[np.float32], frame: Frame, protocol: Protocol) -> NDArray[np.float64] | None:
@@ -319,14 +373,3 @@ def _predictions(
 ) -> Iterator[tuple[Frame, Predicted]]:
     for frames in frames_in_batches(source, source.samples(split), view, batch_size):
         yield from zip(frames, predict(frames), strict=True)
-
-
-def write_result(result: dict[str, Any], out: Path) -> None:
-    """Write a result as JSON without its rows, and the rows as CSV beside it (`metrics.json`, `metrics.csv`)."""
-    kept = {name: value for name, value in result.items() if name != "per_image"}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    rows = CsvTable(out.with_suffix(".csv"))
-    columns = CSV_COLUMNS + (DOUBT_COLUMNS if "uncertainty" in result else ())
-    rows.rows = [{name: row.get(name) for name in columns} for row in result["per_image"]]
-    rows.write()
-    write_durably(out, pretty_json(kept))

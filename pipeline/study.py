@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .fileio import open_regular, read_json, write_durably
+from .coverage import coverage_text
+from .fileio import open_regular, printable, read_json, write_durably
 from .metrics import METRICS
 from .own_files import remove_own
 from .progress import Silent
@@ -57,13 +58,14 @@ def _content(path: Path) -> bytes | None:
 
 
 def read_teacher(path: Path) -> dict[str, Any]:
-    """Metrics of a result of `evaluate-teacher`. Raises ValueError for another file."""
+    """Metrics of a result of `evaluate-teacher`, with the coverage where it states one. Raises ValueError for another file."""
     result = read_json(path, "metrics")
     metrics = result.get("metrics") if isinstance(result, dict) else None
     wrong = not isinstance(metrics, dict) or not all(isinstance(metrics.get(name), int | float) for name in HEADS)
     if wrong or not isinstance(metrics, dict):
         raise ValueError(f"metrics {path}: no {', '.join(HEADS)} in `metrics`; expected what evaluate-teacher wrote")
-    return metrics
+    coverage = result.get("coverage")
+    return {**metrics, "coverage": float(coverage)} if isinstance(coverage, int | float) else metrics
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class _Measured:
     """(S, F) of each metric in HEADS."""
     means: dict[str, float]
     to_teacher: float | None
+    coverage: float | None
     seconds: float
     parameters: int
 
@@ -111,6 +114,7 @@ def gather(study: Study, folder: Path) -> dict[str, Any]:
                 "train_seconds": round(run.seconds, 1),
                 "metrics": run.means,
                 "abs_rel_to_teacher": run.to_teacher,
+                "coverage": run.coverage,
                 **_interval(run, study.block),
             }
             for name, run in found.items()
@@ -127,6 +131,7 @@ def _read_run(group: Group, per_image: dict[str, NDArray[np.float64]], folder: P
         per_image=per_image,
         means={key: float(np.mean([result["metrics"][key] for result in results])) for key in METRICS},
         to_teacher=float(np.mean(alike)) if alike else None,
+        coverage=group.coverage,
         seconds=float(np.mean([one["seconds"] for one in trained])),
         parameters=int(trained[0]["parameters"]),
     )
@@ -167,25 +172,29 @@ def _compare(table: Table, found: Mapping[str, _Measured], block: int) -> dict[s
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The tables of `gather`'s result, for docs/experiments.md."""
-    seeds = len(results["seeds"])
+    """The tables of `gather`'s result, for docs/experiments.md. Coverage has a column where it is not 100 %."""
+    seeds, frames, block = len(results["seeds"]), results["frames"], results["block"]
     parts = []
     for name, table in results["tables"].items():
         against = f"{HEADS[table['metric']]} against {table['first']}"
-        head = ["", "AbsRel", f"95 % interval, {seeds} seeds", "RMSE", "δ1", "to teacher", against, "p"]
+        head = ["", "AbsRel", f"95 % interval, {seeds} seeds", "RMSE", "δ1", "to teacher", against, "p", "coverage"]
         listed = [table["first"], *table["against_first"]]
         rows = [_teacher_row(teacher, metrics) for teacher, metrics in results["teachers"].items()]
         rows += [_row(run, results["runs"][run], table["against_first"].get(run)) for run in listed]
-        few = (
-            "" if enough(results["frames"], results["block"]) else f"\n\n{too_few(results['frames'], results['block'])}"
-        )
+        if all(row[-1] in {"", "100 %"} for row in rows):
+            head, rows = head[:-1], [row[:-1] for row in rows]
+        few = "" if enough(frames, block) else f"\n\n{too_few(frames, block)}"
         parts.append(f"<!-- {results['study']}:{name} -->\n**{table['title']}**\n\n{_table(head, rows)}{few}")
-    return "\n\n".join(parts) + "\n"
+    return printable("\n\n".join(parts) + "\n")
 
 
 def _teacher_row(name: str, metrics: Mapping[str, float]) -> list[str]:
     values = [f"{metrics['abs_rel']:.4f}", "", f"{metrics['rmse']:.3f}", f"{metrics['delta1']:.4f}"]
-    return [f"*{name}*", *values, "", "", ""]
+    return [f"*{name}*", *values, "", "", "", _coverage(metrics)]
+
+
+def _coverage(stated: Mapping[str, Any]) -> str:
+    return "" if stated.get("coverage") is None else coverage_text(stated["coverage"])
 
 
 def _row(name: str, run: Mapping[str, Any], against: Mapping[str, float] | None) -> list[str]:
@@ -207,6 +216,7 @@ def _row(name: str, run: Mapping[str, Any], against: Mapping[str, float] | None)
         alike,
         difference,
         p_value,
+        _coverage(run),
     ]
 
 

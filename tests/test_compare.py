@@ -8,15 +8,15 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli.compare import compare
-from pipeline.evaluate import write_result
 from pipeline.metrics import METRICS, PROTOCOLS, mean_metrics
+from pipeline.result_files import write_result
 from pipeline.results import join, read_result
 from pipeline.significance import holm, paired_difference
 
 IDS = [f"{number:03d}" for number in range(12)]
 
 
-def evaluation(path, values, ids=IDS, protocol="plain", source="scenes", truth="depth", **changes):
+def evaluation(path, values, ids=IDS, protocol="plain", source="scenes", truth="depth", coverage=None, **changes):
     """An evaluation as the commands write it: abs_rel, delta1 and all others of each frame are `values`."""
     rows = [{"id": sample, **dict.fromkeys(METRICS, value)} for sample, value in zip(ids, values, strict=True)]
     result = {
@@ -28,6 +28,8 @@ def evaluation(path, values, ids=IDS, protocol="plain", source="scenes", truth="
         "metrics": mean_metrics([{name: row[name] for name in METRICS} for row in rows]),
         "per_image": [*rows, {"id": "without truth"}],
     }
+    if coverage is not None:
+        result["coverage"] = coverage
     write_result(result, path)
     return path
 
@@ -197,7 +199,7 @@ def test_too_few_frames_give_differences_without_interval_or_p_and_the_reason(me
         few[name] = evaluation(measured / f"few-{name}.json", factor * np.linspace(0.1, 0.2, 9), ids=IDS[:9])
     done = run(few["poor"], few["good"], "--out", measured / "few.out")
     assert done.exit_code == 0, done.output
-    assert row_of(done.output, "few-good  ") == ["few-good", "1", "0.1200"]
+    assert row_of(done.output, "few-good  ") == ["few-good", "1", "0.1200", "unknown"]
     assert "-0.0300" in done.output
     assert "-20.0 %" in done.output
     assert "No intervals and no p values: 9 frames are too few" in done.output
@@ -215,3 +217,67 @@ def test_frames_come_in_blocks_as_people_count_them(measured):
     found = join([("a", [measured / "a.json"])], "abs_rel")
     assert found.ids == tuple(ids)
     assert found.groups[0].values[0] == pytest.approx(np.arange(12) + 1.0)
+
+
+@pytest.mark.parametrize(("first", "second"), [(1.0, 0.02), (0.98, 0.9785)], ids=["2-percent", "a-little-more"])
+def test_what_covers_other_parts_of_the_truth_is_refused_unless_it_is_asked_for(measured, first, second):
+    values = np.linspace(0.1, 0.2, 12)
+    evaluation(measured / "dense.json", values, coverage=first)
+    evaluation(measured / "picky.json", values / 100, coverage=second)
+    output = refused(measured / "dense.json", measured / "picky.json")
+    assert f"picky.json covers {second:.2%} of the valid truth" in output.replace("\n", " ")
+    assert "add --any-coverage" in output
+    done = run(measured / "dense.json", measured / "picky.json", "--any-coverage", "--out", measured / "c.out")
+    assert done.exit_code == 0, done.output
+    assert f"{100 * second:.2f} %" in done.output
+    groups = json.loads((measured / "c.out").read_text())["groups"]
+    assert [group["coverage"] for group in groups] == [first, second]
+
+
+def test_coverage_that_differs_by_less_or_is_unknown_is_compared_and_it_is_told(measured):
+    values = np.linspace(0.1, 0.2, 12)
+    evaluation(measured / "a.json", values, coverage=0.999)
+    evaluation(measured / "b.json", values + 0.1, coverage=0.9981)
+    done = run(measured / "a.json", measured / "b.json", measured / "alone.json")
+    assert done.exit_code == 0, done.output
+    assert "Coverage unknown of alone" in done.output
+    assert "99.81 %" in done.output
+
+
+def test_a_frame_without_a_prediction_is_left_out_of_all_where_that_is_asked_for(measured):
+    evaluation(measured / "a.json", np.linspace(0.1, 0.2, 12), coverage=1.0)
+    evaluation(measured / "b.json", np.linspace(0.3, 0.4, 11), ids=IDS[:11], coverage=1.0)
+    with (measured / "b.csv").open("a") as file:
+        file.write(f"{IDS[11]}{',' * (1 + len(METRICS))}0.0,,,,\n")
+    assert f"b.json has no prediction of frame '{IDS[11]}'" in refused(measured / "a.json", measured / "b.json")
+    done = run(measured / "a.json", measured / "b.json", "--any-coverage")
+    assert done.exit_code == 0, done.output
+    assert "11 frames of scenes" in done.output
+    assert "1 frames are left out" in done.output
+
+
+def test_two_names_that_differ_behind_a_point_keep_their_own_rows(tmp_path):
+    for name, value in (("lr_0.001", 0.1), ("lr_0.004", 0.3), ("r.csv", 0.5), ("m.json", 0.7)):
+        evaluation(tmp_path / name, np.full(12, value))
+    for name, value in (("lr_0.001", 0.1), ("lr_0.004", 0.3), ("r.csv", 0.5), ("m.json", 0.7)):
+        assert set(read_result(tmp_path / name, "abs_rel").by_id.values()) == {value}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("lr_0.001", "lr_0.001.csv", "lr_0.004", "lr_0.004.csv", "r.csv", "r.csv.csv", "m.json", "m.csv")
+    }
+
+
+def test_rows_of_an_older_result_without_json_in_its_name_are_found(tmp_path):
+    evaluation(tmp_path / "lr_0.001", np.linspace(0.1, 0.2, 12))
+    (tmp_path / "lr_0.001.csv").rename(tmp_path / "lr_0.csv")
+    assert len(read_result(tmp_path / "lr_0.001", "abs_rel").by_id) == 12
+
+
+def test_a_comparison_is_written_over_only_where_it_is_the_same_or_that_is_asked_for(measured):
+    good, alone, out = measured / "good-0.json", measured / "alone.json", measured / "c.out"
+    assert run(good, alone, "--out", out).exit_code == 0
+    before = out.read_bytes()
+    assert run(good, alone, "--out", out).exit_code == 0
+    assert "c.out already exists; choose another --out, or add --overwrite" in refused(alone, good, "--out", out)
+    assert out.read_bytes() == before
+    assert run(alone, good, "--out", out, "--overwrite").exit_code == 0
+    assert out.read_bytes() != before

@@ -2,17 +2,21 @@
 
 import csv
 import json
+import re
 
 import fakes
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from pipeline.cache import cache_teacher
-from pipeline.evaluate import choose_protocol, evaluate_student, evaluate_teacher, write_result
+from pipeline.cli.main import main
+from pipeline.evaluate import choose_protocol, evaluate_student, evaluate_teacher
 from pipeline.metrics import METRICS, depth_metrics
 from pipeline.plan import CacheOptions
 from pipeline.predict import evenly, predict_depth_m
+from pipeline.result_files import write_result
 from pipeline.sources.registry import open_source
 from pipeline.store import open_store
 from pipeline.students.run import LoadedRun
@@ -78,7 +82,7 @@ def test_the_cached_teacher_is_as_good_as_the_live_one(tmp_path, scenes):
 def test_likeness_to_the_teacher_is_measured_beside_truth(scenes, teacher_store):
     protocol = choose_protocol(None, scenes)
     result = evaluate_student(run_of(), scenes, "test", protocol, store=open_store(teacher_store))
-    assert set(result["against_teacher"]) == set(METRICS)
+    assert set(result["against_teacher"]) == {*METRICS, "coverage"}
     assert result["against_teacher"]["abs_rel"] == pytest.approx(result["metrics"]["abs_rel"], abs=0.02)
 
 
@@ -121,6 +125,46 @@ def test_a_result_is_written_as_json_with_its_rows_beside_it(tmp_path, scenes):
     with (tmp_path / "m" / "constant.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[1]["abs_rel"]) == result["per_image"][1]["abs_rel"]
+
+
+def store_with_holes(folder, scenes):
+    """A store of a teacher without a value at the right half of each image."""
+    for sample in scenes.samples("all"):
+        depth_m = scenes.read_truth_m(sample).copy()
+        depth_m[:, 32:] = 0
+        fakes.write_depth(folder / "predictions" / f"{sample.id}.png", depth_m, 1 / 256)
+    options = TeacherOptions(metres_per_unit=1 / 256)
+    teacher = open_teacher(f"predictions:{folder / 'predictions'}", device=torch.device("cpu"), options=options)
+    cache_teacher(scenes, "all", teacher, folder / "holes.zarr", CacheOptions(bins="nyu"))
+    return open_store(folder / "holes.zarr")
+
+
+def test_coverage_is_the_fraction_of_valid_truth_that_had_a_prediction(tmp_path, scenes):
+    store = store_with_holes(tmp_path, scenes)
+    protocol = choose_protocol(None, scenes)
+    result = evaluate_teacher(store, scenes, "test", protocol)
+    valid = [np.isfinite(truth) & (truth > 0) for truth in map(scenes.read_truth_m, scenes.samples("test"))]
+    expected = sum(one[:, :32].sum() for one in valid) / sum(one.sum() for one in valid)
+    assert result["coverage"] == pytest.approx(expected)
+    assert result["per_image"][0]["coverage"] == pytest.approx(valid[0][:, :32].sum() / valid[0].sum())
+    assert (result["frames_without_truth"], result["frames_without_prediction"]) == (0, 0)
+    student = evaluate_student(run_of(), scenes, "test", protocol, store=store)
+    assert student["coverage"] == 1
+    assert student["against_teacher"]["coverage"] == pytest.approx(0.5)
+    assert student["per_image"][1]["teacher_coverage"] == pytest.approx(0.5)
+
+
+def test_the_command_shows_coverage_and_writes_it(tmp_path, scenes):
+    store_with_holes(tmp_path, scenes)
+    words = ["evaluate-teacher", str(tmp_path / "holes.zarr"), "--source", f"scenes:{scenes.root}", "--split", "test"]
+    done = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "t.json")])
+    assert done.exit_code == 0, done.output
+    assert re.search(r"d3 +coverage\n", done.output)
+    coverage = json.loads((tmp_path / "t.json").read_text())["coverage"]
+    assert f"{100 * coverage:.2f} %" in done.output
+    assert 0.4 < coverage < 0.6
+    with (tmp_path / "t.csv").open(newline="") as file:
+        assert all(0.4 < float(row["coverage"]) < 0.6 for row in csv.DictReader(file))
 
 
 def test_images_for_validation_are_spread_evenly(scenes):

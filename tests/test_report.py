@@ -352,7 +352,7 @@ def test_damaged_uncertainty_is_named(world, tmp_path, change):
 
 def test_an_existing_page_is_never_written_over(world, tmp_path):
     (tmp_path / "r.html").write_text("mine")
-    with pytest.raises(ValueError, match=r"output exists: .*r\.html"):
+    with pytest.raises(ValueError, match=r"r\.html already exists; .*--overwrite"):
         report(world, tmp_path / "r.html")
     assert (tmp_path / "r.html").read_text() == "mine"
 

@@ -12,10 +12,11 @@ from click.testing import CliRunner
 
 from pipeline.cli.evaluate import evaluate_student as command
 from pipeline.dpm import bin_edges, entropy_nats, expected_depth, gaussian_dpm, interval_m
-from pipeline.evaluate import choose_protocol, evaluate_student, write_result
+from pipeline.evaluate import choose_protocol, evaluate_student
 from pipeline.fileio import pretty_json
 from pipeline.metrics import PROTOCOLS
 from pipeline.predict import predict_depth_m, predict_looks
+from pipeline.result_files import write_result
 from pipeline.risk import COVERAGES, ErrorSpread, constant_widths, relative_difference, risk_coverage, spearman
 from pipeline.sources.registry import open_source
 from pipeline.students.build import build_student

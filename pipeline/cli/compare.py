@@ -12,7 +12,7 @@ import click
 
 from .console import table
 from .evaluate import METRIC_HEADS
-from .plain import PATH, PlainCommand, option
+from .plain import OVERWRITE, PATH, PlainCommand, option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +65,9 @@ class GroupType(click.ParamType[tuple[str, list[Path]]]):
 @option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.95, help="Of the intervals.")
 @option("--resamples", type=click.IntRange(min=1000, max=1_000_000), default=10_000, help="Random draws for intervals.")
 @option("--seed", default=0, help="Of the random draws.")
+@option("--any-coverage", is_flag=True, help="Also compare what covers different parts of the ground truth.")
 @option("--out", type=PATH, help="Write all figures as JSON too.")
+@OVERWRITE
 def compare(
     groups: tuple[tuple[str, list[Path]], ...],
     metric: str,
@@ -74,7 +76,9 @@ def compare(
     confidence: float,
     resamples: int,
     seed: int,
+    any_coverage: bool,
     out: Path | None,
+    overwrite: bool,
 ) -> None:
     """Say whether students differ by more than chance, from what evaluate-student wrote, or evaluate-teacher.
 
@@ -92,7 +96,7 @@ def compare(
 
     settings: dict[str, Any] = {"draws": resamples, "seed": seed, "confidence": confidence, "block": block}
     lower = metric in LOWER_IS_BETTER
-    found = join(groups, metric)
+    found = join(groups, metric, any_coverage=any_coverage)
     if out and out.resolve() in {path.resolve() for group in found.groups for path in group.paths}:
         raise ValueError(f"--out {out} is one of the evaluations: choose another file")
     means = [mean_interval(group.values, **settings) for group in found.groups]
@@ -110,9 +114,9 @@ def compare(
     ]
     if out:
         chosen = {"resamples": resamples, "seed": seed, "confidence": confidence, "block": block}
-        _write(out, found, means, compared, {"metric": metric, "lower_is_better": lower, **chosen})
+        _write(out, overwrite, found, means, compared, {"metric": metric, "lower_is_better": lower, **chosen})
     click.echo(_head(found, metric, block, lower=lower))
-    click.echo(_means(names, means, metric, confidence))
+    click.echo(_means(found, means, metric, confidence))
     if compared:
         click.echo("\n" + _differences(compared, confidence))
     for note in _notes(found, means, block):
@@ -130,13 +134,16 @@ def _head(found: Comparable, metric: str, block: int, *, lower: bool) -> str:
     )
 
 
-def _means(names: Sequence[str], means: Sequence[Mean], metric: str, confidence: float) -> str:
+def _means(found: Comparable, means: Sequence[Mean], metric: str, confidence: float) -> str:
+    from ..coverage import coverage_text
+
     rows = []
-    for name, mean in zip(names, means, strict=True):
+    for group, mean in zip(found.groups, means, strict=True):
         interval = "" if mean.low is None else f"{mean.low:.4f} to {mean.high:.4f}"
         spread = "" if mean.seeds_sd is None else f"{mean.seeds_sd:.4f}"
-        rows.append([name, str(mean.seeds), f"{mean.mean:.4f}", interval, spread])
-    return _filled(["", "seeds", METRIC_HEADS[metric], f"{100 * confidence:.4g} % interval", "sd of seeds"], rows)
+        rows.append([group.name, str(mean.seeds), f"{mean.mean:.4f}", interval, spread, coverage_text(group.coverage)])
+    interval = f"{100 * confidence:.4g} % interval"
+    return _filled(["", "seeds", METRIC_HEADS[metric], interval, "sd of seeds", "coverage"], rows)
 
 
 def _differences(compared: Sequence[Compared], confidence: float) -> str:
@@ -178,6 +185,13 @@ def _notes(found: Comparable, means: Sequence[Mean], block: int) -> list[str]:
             f"One seed of {', '.join(single)}: intervals cover other frames, and say nothing of what another seed "
             "would give."
         )
+    if found.left_out:
+        notes.append(f"{found.left_out} frames are left out: not all have a prediction of them.")
+    unknown = [group.name for group in found.groups if group.coverage is None]
+    if unknown:
+        notes.append(
+            f"Coverage unknown of {', '.join(unknown)}: written by an older version; evaluate again to state it."
+        )
     if len(set(found.flip_averages.values())) > 1:
         averaged = [name for name, flip in found.flip_averages.items() if flip]
         notes.append(f"Averaged with the mirrored image: {', '.join(averaged)}; the others not.")
@@ -186,6 +200,7 @@ def _notes(found: Comparable, means: Sequence[Mean], block: int) -> list[str]:
 
 def _write(
     out: Path,
+    overwrite: bool,
     found: Comparable,
     means: Sequence[Mean],
     compared: Sequence[Compared],
@@ -193,14 +208,21 @@ def _write(
 ) -> None:
     """Write everything as JSON; what is not defined is null."""
     from ..fileio import pretty_json, write_durably
+    from ..outputs import refuse_existing
 
     value = {
         **settings,
         "protocol": found.protocol,
         "source": found.source,
         "frames": len(found.ids),
+        "frames_left_out": found.left_out,
         "groups": [
-            {"name": group.name, "files": [str(path) for path in group.paths], **asdict(mean)}
+            {
+                "name": group.name,
+                "files": [str(path) for path in group.paths],
+                "coverage": group.coverage,
+                **asdict(mean),
+            }
             for group, mean in zip(found.groups, means, strict=True)
         ],
         "comparisons": [
@@ -208,5 +230,8 @@ def _write(
             for one, other, difference, p_holm in compared
         ],
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(out, pretty_json(value))
+    data = pretty_json(value)
+    if not out.is_file() or out.read_bytes() != data:  # the same comparison again changes nothing
+        refuse_existing(out, overwrite=overwrite)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(out, data)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console, table
-from .plain import DEVICE, PATH, SOURCE, STORE, STORE_CACHE, TRUTH, PlainCommand, many, option
+from .plain import DEVICE, OVERWRITE, PATH, SOURCE, STORE, STORE_CACHE, TRUTH, PlainCommand, many, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,20 +28,27 @@ METRIC_HEADS = {
 
 def _show(name: str, result: dict[str, Any], out: Path) -> None:
     """Write a result as JSON, its rows as CSV beside it, and print the means."""
-    from ..evaluate import write_result
+    from ..coverage import coverage_text
+    from ..result_files import write_result
 
     write_result(result, out)
     kept = {key: value for key, value in result["protocol"].items() if value is not None}
     click.echo("protocol " + ", ".join(f"{key} {value}" for key, value in kept.items()))
-    rows = [[name, str(result["frames"]), *(f"{result['metrics'][key]:.4f}" for key in METRIC_HEADS)]]
+    rows = [[name, str(result["frames"]), *_figures(result["metrics"]), coverage_text(result["coverage"])]]
     if "against_teacher" in result:
         alike = result["against_teacher"]
-        rows.append(["against its teacher", "", *(f"{alike[key]:.4f}" for key in METRIC_HEADS)])
-    click.echo(table(["", "frames", *METRIC_HEADS.values()], rows))
+        rows.append(["against the teacher", "", *_figures(alike), coverage_text(alike["coverage"])])
+    click.echo(table(["", "frames", *METRIC_HEADS.values(), "coverage"], rows))
     if result["frames_without_truth"]:
         click.echo(f"{result['frames_without_truth']} frames have no ground truth within the protocol")
+    if result["frames_without_prediction"]:
+        click.echo(f"{result['frames_without_prediction']} frames have ground truth, and no prediction where it is")
     if "uncertainty" in result:
         _show_doubt(result["uncertainty"])
+
+
+def _figures(metrics: dict[str, float]) -> list[str]:
+    return [f"{metrics[key]:.4f}" for key in METRIC_HEADS]
 
 
 def _show_doubt(found: dict[str, Any]) -> None:
@@ -75,6 +82,7 @@ EVALUATION = many(
         "depth as its teacher is relative, if left out.",
     ),
     option("--out", type=PATH, required=True, help="JSON file; rows for each image go to a CSV beside it."),
+    OVERWRITE,
 )
 
 
@@ -97,6 +105,7 @@ def evaluate_student(
     max_depth_m: float | None,
     align: str | None,
     out: Path,
+    overwrite: bool,
     store_path: str | Path | None,
     store_cache: Path | None,
     uncertainty: bool,
@@ -111,19 +120,23 @@ def evaluate_student(
                --protocol kitti_eigen_garg80 --out metrics.json
     """
     from ..device import choose_device
-    from ..evaluate import choose_protocol
+    from ..evaluate import choose_protocol, identity_of_run, measured_how
     from ..evaluate import evaluate_student as measure
     from ..relative import depth_space_of
+    from ..result_files import check_target
     from ..sources.registry import open_source
     from ..store import open_store
     from ..students.run import load_run
 
     source, loaded = open_source(source_name, truth, invalid or ()), load_run(run)
+    terms = choose_protocol(protocol, source, max_depth_m, align, depth_space_of(loaded.config))
+    facts = {"measured": identity_of_run(loaded)} | measured_how(source, split, terms)
+    check_target(out, facts, overwrite=overwrite)
     result = measure(
         loaded,
         source,
         split,
-        choose_protocol(protocol, source, max_depth_m, align, depth_space_of(loaded.config)),
+        terms,
         store=None if store_path is None else open_store(store_path, cache=store_cache),
         uncertainty=uncertainty,
         calibration_split=calibration_split,
@@ -149,6 +162,7 @@ def evaluate_teacher(
     max_depth_m: float | None,
     align: str | None,
     out: Path,
+    overwrite: bool,
 ) -> None:
     """Measure the depth that a store holds against ground truth: what the teacher was worth, cached.
 
@@ -156,9 +170,10 @@ def evaluate_teacher(
     Example: pipeline evaluate-teacher train.zarr --source kitti:ROOT --split ROOT/splits/train.txt \\
                --protocol kitti_eigen_garg80 --out teacher.json
     """
-    from ..evaluate import choose_protocol
+    from ..evaluate import choose_protocol, identity_of_store, measured_how, of_store
     from ..evaluate import evaluate_teacher as measure
     from ..relative import METRIC
+    from ..result_files import check_target
     from ..sources.registry import open_source
     from ..store import open_store
 
@@ -166,5 +181,7 @@ def evaluate_teacher(
     store = open_store(store_path, cache=store_cache)
     space = METRIC if store.is_metric else store.spec.depth_space
     terms = choose_protocol(protocol, source, max_depth_m, align, space)
+    facts = {"measured": identity_of_store(store)} | measured_how(source, split, of_store(terms))
+    check_target(out, facts, overwrite=overwrite)
     result = measure(store, source, split, terms, Console())
     _show(str(store.spec.teacher["name"]), result, out)

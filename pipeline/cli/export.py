@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console, table
-from .plain import PATH, SIZE, TRUTH, PlainCommand, option
+from .plain import OVERWRITE, PATH, SIZE, TRUTH, PlainCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +33,7 @@ SHOWN = {"abs_rel": "AbsRel", "rmse": "RMSE", "delta1": "d1"}
 @option("--int8", type=PATH, help="Also write a quantised file here, and measure what it costs.")
 @option("--calibration-split", help="Split that int8 takes its ranges from; other images of --split if left out.")
 @option("--calibration-frames", default=32, help="How many images that is.")
+@OVERWRITE
 def export_student(
     run: Path,
     out: Path,
@@ -49,6 +50,7 @@ def export_student(
     int8: Path | None,
     calibration_split: str | None,
     calibration_frames: int,
+    overwrite: bool,
 ) -> None:
     """Write a trained student as one ONNX file: an image in 0..1 goes in, metres come out.
 
@@ -72,7 +74,14 @@ def export_student(
     if given is None:
         click.echo("no --source and no --images: compared on synthetic images alone", err=True)
     summary = export(
-        loaded, out, options, given=given, int8=int8, calibration=calibration if int8 else None, progress=Console()
+        loaded,
+        out,
+        options,
+        given=given,
+        int8=int8,
+        calibration=calibration if int8 else None,
+        overwrite=overwrite,
+        progress=Console(),
     )
     parity = summary["parity"]
     click.echo(

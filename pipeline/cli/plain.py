@@ -168,4 +168,5 @@ STORE_CACHE = option(
     type=PATH,
     help="Keeps what is fetched of a store behind a URL; TIEKD_STORE_CACHE or the user's cache folder if left out.",
 )
+OVERWRITE = option("--overwrite", is_flag=True, help="Write over files that exist.")
 OUT = option("--out", type=PATH, required=True, help="Where to write; must not exist.")

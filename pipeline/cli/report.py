@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import Console, table
-from .plain import OUT, PATH, SOURCE, STORE, TRUTH, PlainCommand, option
+from .plain import OUT, OVERWRITE, PATH, SOURCE, STORE, TRUTH, PlainCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 )
 @option("--frames", default=4, help="How many frames to show, spread evenly over the split.")
 @OUT
+@OVERWRITE
 def report(
     runs: tuple[Path, ...],
     source_name: str,
@@ -37,6 +38,7 @@ def report(
     metrics_paths: tuple[Path, ...],
     frames: int,
     out: Path,
+    overwrite: bool,
 ) -> None:
     """Write a page that shows what students learned: curves, pictures, maps, and one table.
 
@@ -56,6 +58,7 @@ def report(
         split=split,
         metrics_paths=list(metrics_paths),
         frames=frames,
+        overwrite=overwrite,
         progress=Console(),
     )
     click.echo(table(head, rows))

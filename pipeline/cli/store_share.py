@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import Console, table
-from .plain import OUT, PATH, SIZE, STORE, PlainCommand, option
+from .plain import OUT, OVERWRITE, PATH, SIZE, STORE, PlainCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,15 +107,21 @@ def estimate(
 @click.argument("path", metavar="STORE", type=STORE)
 @option("--out", type=PATH, help="Write all figures, each sample's too, as JSON.")
 @option("--picture", type=PATH, help="Draw them into a PNG file.")
-def stats(path: str | Path, out: Path | None, picture: Path | None) -> None:
+@OVERWRITE
+def stats(path: str | Path, out: Path | None, picture: Path | None, *, overwrite: bool) -> None:
     """Read the whole store, and say how its depth, errors and invalid pixels are spread.
 
     \b
     Example: pipeline store stats train.zarr --out stats.json --picture stats.png
     """
-    from ..fileio import pretty_json, write_durably
+    from ..fileio import make_folder, pretty_json, write_durably
+    from ..outputs import refuse_existing
     from ..store.stats import describe_statistics, store_statistics
 
+    for flag, target in (("--out", out), ("--picture", picture)):
+        if target is not None:
+            refuse_existing(target, overwrite=overwrite, flag=flag)
+            make_folder(target.parent)
     found = store_statistics(path, Console())
     if out:
         write_durably(out, pretty_json(found))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console
-from .plain import OUT, PlainCommand, option
+from .plain import OUT, OVERWRITE, PlainCommand, option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 @option("--jobs", type=int, help="Runs at once; one a core, or one a GPU, if left out.")
 @option("--seeds", help="Other seeds than the file's, such as 0,1,2,3,4.")
 @option("--results", type=click.Path(path_type=Path), help="Also write the results here, as JSON, and as tables (.md).")
-def study(study_name: str, out: Path, jobs: int | None, seeds: str | None, results: Path | None) -> None:
+@OVERWRITE
+def study(
+    study_name: str, out: Path, jobs: int | None, seeds: str | None, results: Path | None, *, overwrite: bool
+) -> None:
     """Train and measure many students that differ in a few flags, and say what the differences are worth.
 
     \b
@@ -41,6 +44,7 @@ def study(study_name: str, out: Path, jobs: int | None, seeds: str | None, resul
 
     from ..fileio import open_regular, pretty_json, write_durably
     from ..locks import locked
+    from ..outputs import named_after, refuse_existing
     from ..own_files import make_folder, make_own_folder
     from ..study import gather, markdown, read_study, read_teacher
 
@@ -52,6 +56,8 @@ def study(study_name: str, out: Path, jobs: int | None, seeds: str | None, resul
         chosen = replace(chosen, seeds=tuple(_whole(part) for part in seeds.split(",")))
     if os.path.lexists(out):
         raise ValueError(f"output exists: {out}: remove it or choose another --out")
+    if results is not None:
+        refuse_existing(results, named_after(results, ".md"), overwrite=overwrite, flag="--results")
     _check_flags(chosen)
     for file in chosen.teachers.values():
         read_teacher(Path(file))
@@ -71,7 +77,7 @@ def study(study_name: str, out: Path, jobs: int | None, seeds: str | None, resul
         for target in [partial / "results.json", *([results] if results else [])]:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_durably(target, pretty_json(found))
-            write_durably(target.with_suffix(".md"), text.encode())
+            write_durably(named_after(target, ".md"), text.encode())
         partial.rename(out)
     click.echo(text)
 
@@ -164,7 +170,7 @@ def _run_one(run: Run, folder: Path) -> float:
         try:
             if not target.exists():
                 _call(train_student, [*_flags(run.train), "--out", str(target)])
-            _call(evaluate_student, [str(target), *_flags(run.evaluate), "--out", str(result)])
+            _call(evaluate_student, [str(target), *_flags(run.evaluate), "--out", str(result), "--overwrite"])
         except click.ClickException as error:
             # A plain one: click's own hold the command, which does not go from process to process
             raise ValueError(error.format_message()) from None

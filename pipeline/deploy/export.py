@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..dpm import entropy_nats, expected_depth, interval_m
 from ..fileio import make_folder, pretty_json, sha256_bytes, write_durably
+from ..outputs import refuse_existing
 from ..progress import Silent
 from ..relative import depth_space_of
 from ..sources.view import View
@@ -103,6 +104,7 @@ def export_student(
     given: ProbeImages | None = None,
     int8: Path | None = None,
     calibration: ProbeImages | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write `out`, with `int8` a quantised file too, and a summary `out`.json; returns the summary.
@@ -114,13 +116,14 @@ def export_student(
         given: images that it is compared with PyTorch on; synthetic ones if left out.
         int8: where the quantised file goes.
         calibration: images that its ranges are taken from; real ones.
+        overwrite: whether files at the targets are written over.
         progress: who listens.
 
     Raises ValueError where something lies at a target, where the file differs from PyTorch (then nothing is
     written), and for an int8 file without real images; ImportError with the command that installs what is missing.
     """
     options, progress = options or ExportOptions(), progress or Silent()
-    _check_targets(out, int8)
+    _check_targets(out, int8, overwrite=overwrite)
     for name in PACKAGES:
         import_onnx(name)
     if options.uncertainty and not has_map(run.config):
@@ -173,14 +176,14 @@ def summary_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.json")
 
 
-def _check_targets(out: Path, int8: Path | None) -> None:
+def _check_targets(out: Path, int8: Path | None, *, overwrite: bool) -> None:
     for flag, path in (("--out", out), ("--int8", int8)):
         if path is None:
             continue
         if path.suffix != ".onnx":
             raise ValueError(f"{flag} {path}: expected a name that ends in .onnx, which `pipeline predict` knows it by")
-        if path.exists() or path.is_symlink():
-            raise ValueError(f"{path} exists: nothing is ever written over; remove it or choose another {flag}")
+        refuse_existing(path, overwrite=overwrite, flag=flag)
+    refuse_existing(summary_path(out), overwrite=overwrite)
     if int8 is not None and int8.resolve() == out.resolve():
         raise ValueError(f"--int8 {int8} is --out itself: give it a name of its own")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from ..fileio import write_durably
+from ..outputs import refuse_existing
 from ..predict import evenly
 from ..progress import Silent
 from ..students.run import has_map
@@ -53,12 +54,13 @@ def write_report(
     split: str,
     metrics_paths: list[Path],
     frames: int = 4,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> tuple[list[str], list[list[str]]]:
     """Write the page `out` about students of one teacher; returns head and rows of its table for the terminal.
 
     Args:
-        out: must not exist.
+        out: must not exist, unless `overwrite`.
         runs: finished runs, whose view is the store's; the name of each directory is the name on the page.
         store: of the teacher, with the frames that are shown. All runs learned metres, or all its relative depth.
         source: of these frames.
@@ -66,13 +68,13 @@ def write_report(
         metrics_paths: JSON of evaluate-student, RUN.json for a run RUN; and of evaluate-teacher, teacher.json. Or
             folders of them.
         frames: 1 or more.
+        overwrite: whether a file at `out` is written over.
         progress: told of each map that is computed.
 
     Raises ValueError for input that is at fault, naming it; nothing is written then.
     """
     progress = progress or Silent()
-    if os.path.lexists(out):
-        raise ValueError(f"output exists: {out}: remove it or choose another --out")
+    refuse_existing(out, overwrite=overwrite)
     if not runs:
         raise ValueError("no run to report on: give one or more directories that train-student wrote")
     if frames < 1:
