@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline.sources import images as images_module
 from pipeline.sources import lists
@@ -112,11 +112,110 @@ def test_other_modes_of_8_bits_become_rgb(tmp_path, mode):
     assert read_rgb(str(path)).shape == (4, 5, 3)
 
 
-def test_exif_orientation_is_not_applied(tmp_path):
+def with_orientation(orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    Image.new("RGB", (5, 4)).save(tmp_path / "a.jpg", exif=exif)
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg"])
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_an_image_is_turned_upright_as_its_exif_says(tmp_path, suffix, orientation):
+    path, image = tmp_path / f"a{suffix}", fakes.image_of(fakes.smooth_depth_m((40, 64), 3))
+    Image.fromarray(image).save(path, exif=with_orientation(orientation), quality=95)
+    read, sha256 = read_image_with_sha256(str(path))
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(read, np.asarray(ImageOps.exif_transpose(opened).convert("RGB")))
+    assert sha256 == hashlib.sha256(read.tobytes()).hexdigest()  # that of the file is of images lying on their side
+
+
+def test_that_an_image_was_turned_is_said_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(images_module, "_turned_is_said", False)
+    for name in ("a", "b"):
+        Image.new("RGB", (5, 4)).save(tmp_path / f"{name}.png", exif=with_orientation(6))
+        read_rgb(str(tmp_path / f"{name}.png"))
+    (record,) = caplog.records
+    assert "a.png: turned upright, as its EXIF says (orientation 6)" in record.getMessage()
+
+
+def test_exif_that_cannot_be_read_turns_nothing(tmp_path):
+    Image.new("RGB", (5, 4)).save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*garbage")
     assert read_rgb(str(tmp_path / "a.jpg")).shape == (4, 5, 3)
+
+
+def turned_folder(root, orientation, size_px, truth_m):
+    """A folder whose one image, of `size_px` in its file, is turned, and has the given truth."""
+    (root / "rgb").mkdir(parents=True)
+    Image.new("RGB", size_px[::-1]).save(root / "rgb/a.jpg", exif=with_orientation(orientation))
+    (root / "depth").mkdir()
+    np.save(root / "depth/a.npy", truth_m)
+    source = open_source(f"folder:{root}")
+    return source, source.samples("all")[0]
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+@pytest.mark.parametrize("factor", [1, 2], ids=["as large", "half as large"])
+def test_truth_that_lies_as_the_images_file_does_is_turned_with_it(tmp_path, orientation, factor):
+    truth_m = fakes.smooth_depth_m((24 // factor, 32 // factor))
+    source, sample = turned_folder(tmp_path, orientation, (24, 32), truth_m)
+    upright = images_module.TURNS[orientation](truth_m)
+    np.testing.assert_array_equal(source.read_truth_m(sample), upright)
+    assert source.read_image(sample)[0].shape[:2] == (32, 24)
+
+
+def test_truth_that_lies_as_the_image_is_seen_is_left_alone(tmp_path):
+    truth_m = fakes.smooth_depth_m((32, 24))
+    source, sample = turned_folder(tmp_path, 6, (24, 32), truth_m)
+    np.testing.assert_array_equal(source.read_truth_m(sample), truth_m)
+
+
+@pytest.mark.parametrize(("orientation", "size_px"), [(2, (24, 32)), (3, (24, 32)), (4, (24, 32)), (6, (24, 24))])
+def test_truth_whose_size_does_not_tell_how_it_lies_is_refused(tmp_path, orientation, size_px):
+    source, sample = turned_folder(tmp_path, orientation, size_px, fakes.smooth_depth_m(size_px))
+    with refuses("depth/a.npy", "do not tell whether it is turned", "rgb/a.jpg", f"orientation {orientation}", "-auto"):
+        source.read_truth_m(sample)
+
+
+def test_a_png_whose_pixels_fail_their_crc_is_refused(tmp_path):
+    fakes.write_image(tmp_path / "a.png", fakes.image_of(fakes.smooth_depth_m((24, 32))))
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    at = data.index(b"IDAT")
+    data[at + 4 + struct.unpack(">I", data[at - 4 : at])[0]] ^= 1
+    (tmp_path / "a.png").write_bytes(data)
+    with refuses("a.png", "CRC", "'IDAT'", "copy or download it again"):
+        read_rgb(str(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize(
+    ("options", "hole", "words"),
+    [
+        ({}, bytes(600), "a hole"),
+        ({}, b"\xff" * 600, "does not decode"),
+        ({"progressive": True}, b"\xff" * 600, "does not decode"),
+        ({"restart_marker_blocks": 2, "progressive": True}, bytes(600), "restart marker"),
+        ({}, b"\xff\x17", "FF 17"),
+    ],
+    ids=["zeros", "ones", "progressive ones", "restart markers gone", "a marker that is none"],
+)
+def test_a_jpeg_with_a_hole_is_refused(tmp_path, options, hole, words):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)).save(path, **options)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + len(hole)] = hole
+    path.write_bytes(data)
+    with refuses("a.jpg", words, "copy or download it again"):
+        read_rgb(str(path))
+
+
+@pytest.mark.parametrize("color", [0, 128, 255], ids=["black", "grey", "white"])
+@pytest.mark.parametrize("optimize", [False, True], ids=["usual codes", "own codes"])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_rows": 1}], ids=["", "passes", "restarts"]
+)
+def test_a_jpeg_of_one_color_has_no_hole(tmp_path, color, optimize, options):
+    Image.new("RGB", (2000, 1500), (color,) * 3).save(tmp_path / "a.jpg", optimize=optimize, **options)
+    assert (np.abs(read_rgb(str(tmp_path / "a.jpg")).astype(int) - color) <= 1).all()
 
 
 @pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)

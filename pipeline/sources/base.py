@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from .images import read_image_with_sha256
+from .images import read_image_with_sha256, turned_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,7 +64,9 @@ class Source(Protocol):
         ...
 
     def read_image(self, sample: Sample) -> tuple[NDArray[np.uint8], str]:
-        """Image (H, W, 3) uint8 RGB, and the sha256 of its file (of its pixels, where a file holds many images).
+        """Image (H, W, 3) uint8 RGB, upright, and the sha256 of its file.
+
+        Of its pixels, where a file holds many images, or its EXIF says that it is turned.
 
         Raises ValueError for a file that is missing or does not decode.
         """
@@ -91,6 +93,10 @@ class ImageFiles(Declared):
     def read_image(self, sample: Sample) -> tuple[NDArray[np.uint8], str]:
         """As `Source.read_image`."""
         return read_image_with_sha256(sample.image_path)
+
+    def upright(self, sample: Sample, truth_m: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Ground truth (H, W) as the image lies that `read_image` gives. Raises ValueError as `images.turned_as`."""
+        return turned_as(sample.image_path, truth_m, sample.truth_path or f"ground truth of {sample.id}")
 
 
 def truth_name(source: Source, asked: str | None = None) -> str:

@@ -88,7 +88,7 @@ class DiodeSource(ImageFiles):
         mask = read_array(path, "mask", MASK_DTYPES)
         if mask.shape != depth_m.shape:
             raise ValueError(f"mask {path}: {mask.shape} px, expected those of its depth, {depth_m.shape}")
-        return np.where(mask > 0, depth_m, np.float32(np.nan))
+        return self.upright(sample, np.where(mask > 0, depth_m, np.float32(np.nan)))
 
     def _scans(self, below: str) -> Iterator[str]:
         """Folders of scans, as paths relative to the root, of a folder of part, place, scene or scan."""

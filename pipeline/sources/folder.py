@@ -107,7 +107,8 @@ class FolderSource(ImageFiles):
             return None
         values = read_array(Path(sample.truth_path), "depth")
         usual = MILLIMETRE if values.dtype.kind == "u" else 1.0
-        return metres(values, usual if self.metres_per_unit is None else self.metres_per_unit, self.invalid)
+        unit_m = usual if self.metres_per_unit is None else self.metres_per_unit
+        return self.upright(sample, metres(values, unit_m, self.invalid))
 
     def _truths(self) -> dict[str, str]:
         """Id -> suffix of its depth file."""

@@ -89,7 +89,8 @@ class HypersimSource(ImageFiles):
         Raises ValueError for a file that is missing or does not read.
         """
         assert sample.truth_path is not None
-        return planar_m(metres(read_hdf5(sample.truth_path, "dataset", 2, "depth"), 1.0, self.invalid))
+        depth_m = metres(read_hdf5(sample.truth_path, "dataset", 2, "depth"), 1.0, self.invalid)
+        return self.upright(sample, planar_m(depth_m))
 
     def _sample(self, sample_id: str) -> Sample:
         scene, camera, frame = sample_id.split("/")

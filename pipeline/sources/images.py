@@ -1,7 +1,7 @@
 """Reads image and depth files. Whatever is wrong with one is a ValueError that names it and what to do.
 
-EXIF orientation is not applied: the pixel grid of the file is the grid of its ground truth. Only PNG, JPEG
-and WebP are opened, because some other decoders of Pillow start programs.
+An image that its EXIF says is turned is turned upright, as every viewer shows it, and its ground truth with it: see
+`turned_as`. Only PNG, JPEG and WebP are opened, because some other decoders of Pillow start programs.
 
 Shape legend: H, W pixels.
 """
@@ -9,19 +9,23 @@ Shape legend: H, W pixels.
 from __future__ import annotations
 
 import io
+import logging
 import os
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
-from ..fileio import open_regular, sha256_bytes
+from ..fileio import open_regular, printable, sha256_bytes
+from .image_damage import check_jpeg, check_png
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
+T = TypeVar("T", bound=np.generic)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")
 LIMIT_PIXELS = 2**25
@@ -30,6 +34,22 @@ LIMIT_BYTES = 2**28
 LIMIT_SCANS = 64
 """Of a JPEG; encoders write one, or about ten."""
 JPEG_SCAN = b"\xff\xda"
+CHECKS = {"PNG": check_png, "JPEG": check_jpeg}
+TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
+}
+"""EXIF orientation -> the upright picture (H, W, ...) of the file's pixels."""
+FIRST_QUARTER_TURN = 5
+"""From this orientation on, height and width change places."""
+LOG = logging.getLogger(__name__)
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)  # of Pillow; then nothing is turned
+_turned_is_said = False
 
 
 def resolve_image(path: str) -> str:
@@ -40,7 +60,7 @@ def resolve_image(path: str) -> str:
     if os.path.exists(path):  # noqa: PTH110 - text in, text out: a Path for each of a million reads costs more
         return path
     stem, suffix = os.path.splitext(path)  # noqa: PTH122 - as above
-    for other in IMAGE_SUFFIXES:
+    for other in (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES)):
         if other != suffix and os.path.exists(stem + other):  # noqa: PTH110 - as above
             return stem + other
     tried = ", ".join(other for other in IMAGE_SUFFIXES if other != suffix)
@@ -51,19 +71,45 @@ def resolve_image(path: str) -> str:
 
 
 def read_rgb(path: str) -> NDArray[np.uint8]:
-    """Image (H, W, 3) uint8 RGB; a greyscale or palette image is spread to RGB, transparency is dropped.
+    """Image (H, W, 3) uint8 RGB, upright; a greyscale or palette image is spread to RGB, transparency is dropped.
 
     Raises ValueError for a file that is missing, does not decode, is cut off, has 16 bits, or is too large.
     """
     path = resolve_image(path)
-    return _decode_rgb(path, read_bytes(path, "image"))
+    return _decode_rgb(path, read_bytes(path, "image"))[0]
 
 
 def read_image_with_sha256(path: str) -> tuple[NDArray[np.uint8], str]:
-    """As `read_rgb`, with the sha256 of the file's bytes; the file is read once."""
+    """As `read_rgb`, with the sha256 of the file's bytes; the file is read once.
+
+    Of an image that was turned, it is the sha256 of the upright pixels: stores that were made of it lying on its side,
+    by releases that did not turn it, are then of another image, and are refused.
+    """
     path = resolve_image(path)
     data = read_bytes(path, "image")
-    return _decode_rgb(path, data), sha256_bytes(data)
+    image, turned = _decode_rgb(path, data)
+    return image, sha256_bytes(image.tobytes() if turned else data)
+
+
+def turned_as(path: str, values: NDArray[T], what: str) -> NDArray[T]:
+    """Numbers (H, W) of the pixels of an image file, upright as `read_rgb` gives the image.
+
+    A depth file has no EXIF: its numbers may lie as the image's file does or as the image is seen, and their shape
+    tells which. Raises ValueError, which names `what`, where the shape does not tell.
+    """
+    orientation, (height, width) = _orientation_and_size(path)
+    if orientation == 1:
+        return values
+    rows, columns = values.shape
+    if orientation >= FIRST_QUARTER_TURN and height != width and rows != columns:
+        if (rows > columns) != (height > width):  # it lies as the upright image does
+            return values
+        return np.ascontiguousarray(TURNS[orientation](values))
+    raise ValueError(
+        f"{what}: {rows}x{columns} px do not tell whether it is turned as its image is ({path}: EXIF orientation "
+        f"{orientation}); turn the image upright in its file, for example with `exiftran -ai` or ImageMagick's "
+        "`mogrify -auto-orient`, and the depth as it then lies"
+    )
 
 
 def read_png16(path: str, what: str = "depth") -> NDArray[np.uint16]:
@@ -114,14 +160,56 @@ def check_pixels(height: int, width: int, where: str) -> None:
         raise ValueError(f"{where}: declares {height}x{width} pixels, expected 1 to {LIMIT_PIXELS}")
 
 
-def _decode_rgb(path: str, data: bytes) -> NDArray[np.uint8]:
+def _decode_rgb(path: str, data: bytes) -> tuple[NDArray[np.uint8], bool]:
+    """The upright image, and whether it was turned for that."""
     image = _open(path, data, "image")
     if image.mode.startswith(("I", "F")):
         raise ValueError(
             f"image {path}: Pillow mode {image.mode!r}, expected 8 bits a channel; is this a depth file? "
             "Convert an image to 8 bits first"
         )
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+    orientation = _orientation(image)
+    pixels = np.array(image.convert("RGB"), dtype=np.uint8)
+    if orientation == 1:
+        return pixels, False
+    global _turned_is_said  # noqa: PLW0603 - said once a process, not for each of a million photographs
+    if not _turned_is_said:
+        _turned_is_said = True
+        LOG.warning(
+            "%s: turned upright, as its EXIF says (orientation %d); so is every image like it",
+            printable(path),
+            orientation,
+        )
+    return np.ascontiguousarray(TURNS[orientation](pixels)), True
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the file's pixels lie, 1 to 8; 1 is upright, and what EXIF that cannot be read is taken for."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001 - as many kinds of error as decoders raise; viewers pass over broken EXIF too
+        return 1
+    return value if value in TURNS else 1
+
+
+def _orientation_and_size(path: str) -> tuple[int, tuple[int, int]]:
+    """Orientation and (height, width) of a file, without its pixels."""
+    try:
+        path = resolve_image(path)
+        with open_regular(path) as file:
+            image = Image.open(file, formats=FORMATS)
+            size = image.height, image.width
+            # Asked for EXIF, Pillow decodes a PNG, because a chunk with it may come last.
+            if image.format == "PNG" and not _may_have_exif(path):
+                return 1, size
+            return _orientation(image), size
+    except Exception:  # noqa: BLE001 - reading the image itself says what is wrong with it
+        return 1, (0, 0)
+
+
+def _may_have_exif(path: str) -> bool:
+    data = read_bytes(path, "image")
+    return any(name in data for name in (b"eXIf", b"Raw profile type", b"com.adobe.xmp"))
 
 
 def _open(path: str, data: bytes, what: str) -> Image.Image:
@@ -133,6 +221,8 @@ def _open(path: str, data: bytes, what: str) -> Image.Image:
             raise ValueError(f"{data.count(JPEG_SCAN)} scans, expected at most {LIMIT_SCANS}")  # noqa: TRY301 - told below
         pixels = image.width * image.height
         if pixels <= LIMIT_PIXELS:
+            if image.format in CHECKS:
+                CHECKS[image.format](data)
             image.load()
             return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -110,13 +110,14 @@ class KittiRawSource(ImageFiles):
             return None
         date, _, camera = sample.id.split("/")[:3]
         if self.truth == "velodyne":
-            return project_scan_m(read_scan(sample.truth_path), self._calibration(date, needed=True)[camera])
+            points = read_scan(sample.truth_path)
+            return self.upright(sample, project_scan_m(points, self._calibration(date, needed=True)[camera]))
         if not os.path.exists(sample.truth_path):  # noqa: PTH110 - text in, text out, as in images.py
             raise ValueError(
                 f"depth {sample.truth_path}: no such file, nor in {', '.join(ANNOTATED_BELOW[1:])} below {self.root}; "
                 "unpack data_depth_annotated.zip, or write None for it in the list"
             )
-        return read_depth_png_m(sample.truth_path, METRES_PER_UNIT, self.invalid)
+        return self.upright(sample, read_depth_png_m(sample.truth_path, METRES_PER_UNIT, self.invalid))
 
     def _drives(self, date: str) -> list[str]:
         return [name for name in folder_names(self.images / date) if re.fullmatch(DRIVE, name)]

@@ -71,7 +71,9 @@ class PngNyu(ImageFiles):
 
         Raises ValueError for a file that is missing or no 16-bit PNG.
         """
-        return None if sample.truth_path is None else read_depth_png_m(sample.truth_path, METRES_PER_UNIT, self.invalid)
+        if sample.truth_path is None:
+            return None
+        return self.upright(sample, read_depth_png_m(sample.truth_path, METRES_PER_UNIT, self.invalid))
 
     def _official(self, folder: Path) -> list[Sample]:
         samples = []

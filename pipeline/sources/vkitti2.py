@@ -94,7 +94,8 @@ class VirtualKittiSource(ImageFiles):
         """
         if sample.truth_path is None:
             return None
-        return read_depth_png_m(sample.truth_path, METRES_PER_UNIT, (SKY, *(self.invalid or ())))
+        depth_m = read_depth_png_m(sample.truth_path, METRES_PER_UNIT, (SKY, *(self.invalid or ())))
+        return self.upright(sample, depth_m)
 
     def _variations(self) -> list[str]:
         return [
