@@ -211,7 +211,7 @@ def test_a_jpeg_with_a_hole_is_refused(tmp_path, options, hole, words):
 @pytest.mark.parametrize("color", [0, 128, 255], ids=["black", "grey", "white"])
 @pytest.mark.parametrize("optimize", [False, True], ids=["usual codes", "own codes"])
 @pytest.mark.parametrize(
-    "options", [{}, {"progressive": True}, {"restart_marker_rows": 1}], ids=["", "passes", "restarts"]
+    "options", [{}, {"progressive": True}, {"restart_marker_rows": 1}], ids=["one pass", "passes", "restarts"]
 )
 def test_a_jpeg_of_one_color_has_no_hole(tmp_path, color, optimize, options):
     Image.new("RGB", (2000, 1500), (color,) * 3).save(tmp_path / "a.jpg", optimize=optimize, **options)
