@@ -18,6 +18,7 @@ GROUND = {
     "collective",
     "depth_space",
     "device",
+    "dvc_links",
     "fileio",
     "interrupt",
     "locks",

@@ -655,12 +655,17 @@ def test_a_link_that_leaves_the_root_is_refused(tmp_path):
         open_source(f"folder:{tmp_path / 'root'}").samples("all")
 
 
-def test_a_truth_folder_that_is_a_link_out_of_the_root_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["rgb", "depth"])
+def test_a_folder_of_the_root_may_be_a_link_to_elsewhere(tmp_path, name):
     fakes.make_folder(tmp_path / "root")
-    (tmp_path / "root/depth").rename(tmp_path / "elsewhere")
-    (tmp_path / "root/depth").symlink_to(tmp_path / "elsewhere")
-    with refuses("root/depth", "elsewhere", "outside of the root"):
-        open_source(f"folder:{tmp_path / 'root'}").samples("all")
+    (tmp_path / "root" / name).rename(tmp_path / "elsewhere")
+    (tmp_path / "root" / name).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to(tmp_path / "root")
+    source = open_source(f"folder:{tmp_path / 'link'}")
+    samples = source.samples("all")
+    assert [sample.id for sample in samples] == ["a/0001", "a/0002", "b/0001"]
+    assert source.read_image(samples[0])[0].shape == (24, 32, 3)
+    assert source.read_truth_m(samples[0]).shape == (24, 32)
 
 
 def test_a_link_in_circles_is_refused(tmp_path):

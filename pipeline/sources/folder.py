@@ -16,6 +16,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..dvc_links import cached_target
 from ..fileio import printable, read_json
 from .arrays import ARRAY_SUFFIXES, invalid_numbers, metres, read_array
 from .base import Customs, ImageFiles, Sample, SourceKind
@@ -217,10 +218,11 @@ def _focal_px(root: Path, facts: dict[str, Any]) -> float | None:
 
 
 def _files(folder: Path, root: Path) -> Iterator[str]:
-    """Files below `folder`, as paths relative to it. Raises ValueError for a link that leaves `root`."""
-    inside = os.path.realpath(root)
-    if folder.is_symlink():
-        _check_link(str(folder), inside)
+    """Files below `folder`, which may be a link, as paths relative to it.
+
+    Raises ValueError for a link in it that leaves both `root` and the folder, unless DVC made it to its cache.
+    """
+    inside = [os.path.realpath(root), os.path.realpath(folder)]
     pending = [""]
     while pending:
         below = pending.pop()
@@ -230,7 +232,7 @@ def _files(folder: Path, root: Path) -> Iterator[str]:
                     if entry.name.startswith("."):
                         continue
                     if entry.is_symlink():
-                        _check_link(entry.path, inside)
+                        _check_link(entry.path, root, inside)
                         if entry.is_dir():
                             raise ValueError(
                                 f"{printable(entry.path)}: a link to a folder, which may lead in circles; expected "
@@ -244,11 +246,13 @@ def _files(folder: Path, root: Path) -> Iterator[str]:
             raise ValueError(f"folder {folder / below}: {error.strerror}; expected a readable folder") from error
 
 
-def _check_link(path: str, inside: str) -> None:
+def _check_link(path: str, root: Path, inside: list[str]) -> None:
     target = os.path.realpath(path)
-    if os.path.commonpath([target, inside]) != inside:
+    if any(os.path.commonpath([target, one]) == one for one in inside):
+        return
+    if cached_target(path, str(root)) is None and cached_target(path, inside[1]) is None:
         raise ValueError(
-            f"{printable(path)}: a link to {printable(target)}, which is outside of the root {inside}; copy the "
+            f"{printable(path)}: a link to {printable(target)}, which is outside of the root {inside[0]}; copy the "
             "files, or give a root that holds both"
         )
 

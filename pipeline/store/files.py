@@ -10,6 +10,7 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from ..dvc_links import cached_target
 from .codec import DamagedStoreError
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class FarFiles(StoreFiles, Protocol):
     def expect(self, path: str, ranges: Sequence[tuple[int, int]]) -> None:
         """Get ranges (offset, length) ready that are about to be read."""
         ...
+
+
+LINK = "a link: symbolic links inside of a store are followed into the DVC cache of its repository alone"
 
 
 def is_url(path: str | Path) -> bool:
@@ -148,7 +152,7 @@ def _most_handles() -> int:
 
 
 def _open_below(root: Path, path: str) -> int:
-    """Open a regular file below `root` for reading, through no link on the way.
+    """Open a regular file below `root` for reading, through no link on the way but one that DVC made to its cache.
 
     O_NOFOLLOW looks at the last part of a path alone, so each folder is opened by itself. Raises OSError; for a pipe
     too, which is not waited for.
@@ -161,7 +165,15 @@ def _open_below(root: Path, path: str) -> int:
             inner = os.open(name, flags | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
             os.close(folder)
             folder = inner
-        handle = os.open(last, flags | os.O_NOFOLLOW, dir_fd=folder)
+        try:
+            handle = os.open(last, flags | os.O_NOFOLLOW, dir_fd=folder)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            target = cached_target(f"{root}/{path}", str(root))
+            if target is None:
+                raise OSError(errno.ELOOP, LINK) from error
+            handle = os.open(target, flags | os.O_NOFOLLOW)
     finally:
         os.close(folder)
     if not stat.S_ISREG(os.fstat(handle).st_mode):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..dvc_links import cached_target
 from ..fileio import printable
 from ..progress import Silent
 from .codec import DamagedStoreError
@@ -181,10 +182,16 @@ def _unreadable(store: Store | KeptImages, number: int) -> list[Damage]:
 
 
 def _strangers(path: Path, store: Store | KeptImages) -> list[str]:
-    """Links, and files that the manifest does not name."""
+    """Links that DVC did not make, and files that the manifest does not name."""
     known = {*store.manifest, MANIFEST}
     there = [(file, file.relative_to(path).as_posix()) for file in sorted(path.rglob("*"))]
-    return [name for file, name in there if file.is_symlink() or (not file.is_dir() and name not in known)]
+
+    def belongs(file: Path, name: str) -> bool:
+        if file.is_symlink():
+            return name in known and cached_target(str(file), str(path)) is not None
+        return file.is_dir() or name in known
+
+    return [name for file, name in there if not belongs(file, name)]
 
 
 def _difference(store: Store | KeptImages, name: str) -> str:
