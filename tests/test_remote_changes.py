@@ -166,6 +166,27 @@ def test_workers_of_one_run_agree_on_the_version_that_the_first_of_them_saw(serv
         pool.submit(read_in_worker, store, 4).result()
 
 
+def test_another_run_that_pins_the_mended_shard_leaves_the_first_run_what_it_read(server, local):
+    sound = swap_samples(server.root / "s.zarr", SHARD)
+    first = open_store(server.url("s.zarr"))
+    assert same(first.depth_m(3), local.depth_m(4))
+    (server.root / "s.zarr" / SHARD).write_bytes(sound)
+    assert all(map(same, read_all(open_store(server.url("s.zarr"))), read_all(local)))
+    with pytest.raises(StoreChangedError):
+        first.depth_m(5)
+
+
+def test_what_was_kept_of_replaced_versions_goes_after_a_week(server, local, monkeypatch):
+    sound = swap_samples(server.root / "s.zarr", SHARD)
+    read_all(open_store(server.url("s.zarr")))
+    (server.root / "s.zarr" / SHARD).write_bytes(sound)
+    read_all(open_store(server.url("s.zarr")))
+    assert len(list((next(cache_folder().iterdir()) / SHARD).iterdir())) == 2 * (1 + 4)
+    monkeypatch.setattr("pipeline.store.kept.PIN_DAYS", -1)
+    assert all(map(same, read_all(open_store(server.url("s.zarr"))), read_all(local)))
+    assert len(list((next(cache_folder().iterdir()) / SHARD).iterdir())) == 1 + 4
+
+
 def read_in_worker(store, number):
     return store.depth_m(number)
 

@@ -13,6 +13,7 @@ import re
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 CACHE_VARIABLE = "TIEKD_STORE_CACHE"
 PIN_DAYS = 7
-"""So long the pins of a run are left to it; they matter until each of its workers has read from each shard."""
+"""So long pins, and ranges of versions that were replaced, are left to the runs that made them."""
 RANGE = re.compile(r"(\d{1,19})-(\d{1,19})-[0-9a-f]{12}")
 
 
@@ -152,24 +153,18 @@ class Kept:
         return version
 
     def _tidy(self, path: str, version: Version) -> None:
-        """Remove ranges of other versions, and what runs of long ago pinned."""
-        key, old = self.key(version), time.time() - 86400 * PIN_DAYS
-        for place, _, _ in self.ranges(path):
-            if not place.name.endswith(key):
-                _remove(place)
-        try:
-            pins = [place for place in (self.folder / path).glob("pin-*") if place.stat().st_mtime < old]
-        except OSError:
-            return
-        for place in pins:
-            _remove(place)
+        """Remove ranges of other versions and pins, a week after they were made: a run may still go back to them.
 
-
-def _remove(place: Path) -> None:
-    try:
-        place.unlink()
-    except OSError:  # another process did, or the folder is not ours to write
-        return
+        Ranges of a server that tells no versions apart are of no use to another run, and go at once.
+        """
+        key, at_once = self.key(version), not version.is_known
+        places = [place for place, _, _ in self.ranges(path) if not place.name.endswith(key)]
+        pins = list((self.folder / path).glob("pin-*"))
+        old = time.time() - 86400 * PIN_DAYS
+        for place in places + pins:
+            with suppress(OSError):  # another process did, or the folder is not ours to write
+                if (at_once and place in places) or place.stat().st_mtime < old:
+                    place.unlink()
 
 
 def ends_in_its_crc(data: bytes) -> bool:

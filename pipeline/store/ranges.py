@@ -155,8 +155,11 @@ async def _follow(session: Any, url: str, headers: dict[str, str]) -> Any:  # no
         if answer.status not in REDIRECTS or target is None:
             return answer
         answer.release()
-        # A signed address must go out as it came
-        there = here.join(URL(target, encoded=target.isascii() and " " not in target))
+        try:  # a signed address must go out as it came
+            there = here.join(URL(target, encoded=target.isascii() and " " not in target))
+            there.port  # noqa: B018 - looked at for the first time here
+        except ValueError:
+            raise PermissionError("redirected to what is no address") from None
         if there.scheme not in {"http", "https"} or not there.host:
             raise PermissionError(f"redirected to another protocol, {there.scheme[:20]!r}")
         if here.scheme == "https" and there.scheme != "https":

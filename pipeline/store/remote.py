@@ -329,8 +329,12 @@ class RemoteFiles:
             whole = self._whole_shard(path)
         except (DamagedStoreError, ConnectionError) as error:
             raise self._changed(path, *found.args) from error
+        key = self.kept.key(found.args[0])
         for place, offset, length in self.kept.ranges(path):
-            if self.kept.read(path, place.name, 0, length) != whole[offset : offset + length]:
+            if (
+                place.name.endswith(key)
+                and self.kept.read(path, place.name, 0, length) != whole[offset : offset + length]
+            ):
                 raise self._changed(path, *found.args)
         if self.kept.failed:  # what was read before is not there to compare
             raise self._changed(path, *found.args)

@@ -8,8 +8,9 @@ a random read the server changes: a shard's samples swap places, a chunk rots, a
 replaced, the same bytes get another ETag; or it had been so, and is mended. Then the store is opened again and read
 whole. Each read must give the values of the store that was opened, or raise; after a mend, all of the right ones.
 
-`at first contact` counts the one thing that ranges cannot tell, and the docs say so: a shard that was replaced, with
-every checksum right and its length kept, before the first range of it was read and without a change of the manifest.
+`at first contact` counts what ranges cannot tell, as the docs say: a shard that was replaced, with every checksum right
+and its length kept, before the first range of it was read and without a change of the manifest; and any such shard of
+a server that tells no versions apart.
 """
 
 from __future__ import annotations
