@@ -58,7 +58,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def read_teacher(path: Path) -> dict[str, Any]:
-    """Metrics of a result of `evaluate-teacher`, with the coverage where it states one. Raises ValueError for another file."""
+    """Metrics of a result of `evaluate-teacher`, and its coverage if stated. Raises ValueError for another file."""
     result = read_json(path, "metrics")
     metrics = result.get("metrics") if isinstance(result, dict) else None
     wrong = not isinstance(metrics, dict) or not all(isinstance(metrics.get(name), int | float) for name in HEADS)

@@ -117,6 +117,7 @@ class Training:
             self.data.maps_px = self._logits_px()
             self.weights = torch.from_numpy(weight_table(store.spec.weight_bits)).to(device)
         self.total_steps = options.epochs * len(self.order)
+        self.batch_images = min(options.batch_size, len(samples))  # a smaller split is one smaller batch
         self.optimiser = Optimiser(self.network, options, self.total_steps, device)
         self.log_every = -(-self.total_steps // MAX_LOGGED_STEPS)
         self.step = 0
@@ -178,7 +179,7 @@ class Training:
         """
         batches = Batches(self.data, self.order, workers, self.device)
         waits = Waits()
-        images, epochs = self.options.batch_size, self.options.epochs
+        images, epochs = self.batch_images, self.options.epochs
         saved = begin = time.monotonic()
         while self.step < self.total_steps:
             epoch, first_batch = divmod(self.step, len(self.order))
@@ -280,7 +281,7 @@ class Training:
         self._check_weights()
         self.checkpoint.write_tables()
         save_weights(self.optimiser.result, self.folder / WEIGHTS)
-        images = self.total_steps * self.options.batch_size
+        images = self.total_steps * self.batch_images
         metrics = {
             "epochs": self.options.epochs,
             "steps": self.total_steps,

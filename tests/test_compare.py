@@ -281,3 +281,16 @@ def test_a_comparison_is_written_over_only_where_it_is_the_same_or_that_is_asked
     assert out.read_bytes() == before
     assert run(alone, good, "--out", out, "--overwrite").exit_code == 0
     assert out.read_bytes() != before
+
+
+def test_nothing_of_a_file_moves_the_cursor(measured):
+    escape, line = "\x1b[2J\x9b31m\u202e", "\nprotocol forged"
+    for name in ("a", "b"):
+        evaluation(measured / f"{name}.json", np.linspace(0.1, 0.2, 12), source=f"{escape}{line}", name=escape)
+    done = run(f"{escape}={measured}/a.json", measured / "b.json")
+    assert done.exit_code == 0, done.output
+    assert not {"\x1b", "\x9b", "\u202e"} & set(done.output)
+    assert "\\x1b[2J\\x9b31m\\u202e\\nprotocol forged" in done.output
+    assert "\nprotocol forged" not in done.output
+    evaluation(measured / "c.json", np.linspace(0.1, 0.2, 12), source="plain", name=escape)
+    assert "\x1b" not in refused(measured / "a.json", measured / "c.json")

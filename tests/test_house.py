@@ -202,6 +202,11 @@ def test_only_the_command_line_prints():
         assert room(name) == "cli" or "sys.stdout" not in path.read_text(), name
 
 
+def test_all_that_commands_print_is_escaped_in_one_place():
+    for name, path in modules().items():
+        assert name == "pipeline.cli.console" or not re.search(r"click\.s?echo\b", path.read_text()), name
+
+
 def test_packages_begin_with_a_docstring_and_no_code():
     for path in (ROOT / "pipeline").rglob("__init__.py"):
         if path.parent.name == "store":  # its face: open_store

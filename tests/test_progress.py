@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import progress
 from pipeline.cli import console
-from pipeline.cli.console import Console
+from pipeline.cli.console import Console, table
 from pipeline.store import open_store
 from pipeline.train import Validation, train_network
 from pipeline.train_options import TrainOptions
@@ -173,3 +173,14 @@ def test_training_tells_of_images_loss_and_what_it_waits_for(tmp_path, scenes, t
     assert facts["loss"] > 0
     assert set(facts["waits_for"]) == {"data", "network", "validation"}
     assert all(seconds > 0 for seconds in facts["waits_for"].values())
+
+
+def test_names_in_notes_progress_and_tables_are_escaped(capsys):
+    with Console().task("task", 2, "img") as task:
+        task.update(2, last="\x1b[2J")
+    Console().note("\x1b]0;title\x07")
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert "\\x1b[2J" in said
+    lines = table(["", "a"], [["x\x1b\ny", "1"], ["z", "2"]]).splitlines()
+    assert lines[2:] == ["x\\x1b\\ny  1", "z         2"]

@@ -201,7 +201,7 @@ def test_the_best_student_of_each_column_is_marked(written):
 
 def test_the_table_for_the_terminal_has_the_teacher_first_and_dashes_where_nothing_is_known(written):
     _, head, rows = written
-    assert head == ["", "parameters", "AbsRel", "RMSE", "δ1", "AbsRel to teacher", "img/s"]
+    assert head == ["", "parameters", "AbsRel", "RMSE", "δ1", "AbsRel to teacher", "training img/s"]
     assert rows[0] == ["fake (teacher)", DASH, "0.0789", "0.079", "0.0789", DASH, DASH]
     assert rows[1] == ["taught", "0.23 M", "0.1234", "0.123", "0.1234", "0.0567", "12.3"]
     assert rows[3] == ["bare", "0.23 M", DASH, DASH, DASH, DASH, "12.3"]
@@ -465,3 +465,19 @@ def test_a_scale_keeps_its_ends_and_a_map_without_value_is_transparent():
     assert np.isnan(unit[0, 5])
     assert (50.0, "10\N{NO-BREAK SPACE}m") in scale.ticks("m")
     assert map_uri(np.full((2, 2), np.nan), scale) != map_uri(np.full((2, 2), 100.0), scale)
+
+
+def test_no_name_on_a_page_holds_a_control_character(world, tmp_path):
+    make_run(tmp_path / "a\x1b[2J\u202eb")
+    write_report(
+        tmp_path / "r.html",
+        runs=[tmp_path / "a\x1b[2J\u202eb"],
+        store=open_store(world / "t.zarr"),
+        source=open_source(f"scenes:{world / 'scenes'}"),
+        split="all",
+        metrics_paths=[],
+        frames=1,
+    )
+    text = (tmp_path / "r.html").read_text()
+    assert not {"\x1b", "\u202e"} & set(text)
+    assert "a\\x1b[2J\\u202eb" in text

@@ -62,6 +62,12 @@ def test_every_loss_trains_from_a_store(tmp_path, scenes, teacher_store, loss):
     ]
 
 
+def test_images_a_second_are_of_images_that_are_there(tmp_path, scenes, teacher_store):
+    chosen = options(epochs=8, batch_size=60)  # of 6 images
+    metrics = train_network(scenes, "train", tmp_path / "run", chosen, store=open_store(teacher_store))
+    assert metrics["images_per_second"] * metrics["seconds"] == pytest.approx(8 * 6, rel=0.05)
+
+
 @pytest.mark.slow
 def test_a_student_learns_the_teacher_from_its_store(tmp_path, scenes, teacher_store):
     validation = Validation(scenes, "test")

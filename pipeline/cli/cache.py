@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import Console
+from .console import Console, echo
 from .plain import DEVICE, INVALID, OUT, RANGE, SIZE, SOURCE, PlainCommand, many, option
 
 if TYPE_CHECKING:
@@ -172,9 +172,9 @@ def cache_teacher(
         done = make_both(maker, out, options, console) if cache_flips else (maker.cache(out, options, console), None)
     for place, one in zip((out, mirrored_path(out)), done, strict=True):
         if one is not None:
-            click.echo(f"{place}: {_told(one)}")
+            echo(f"{place}: {_told(one)}")
     if cache_flips:
-        click.echo(_gap(out))
+        echo(_gap(out))
 
 
 def _cluster(scheduler: str, question: Question) -> AbstractContextManager[Cluster]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import table
+from .console import echo, one_line, table
 from .evaluate import METRIC_HEADS
 from .plain import OVERWRITE, PATH, PlainCommand, option
 
@@ -115,12 +115,12 @@ def compare(
     if out:
         chosen = {"resamples": resamples, "seed": seed, "confidence": confidence, "block": block}
         _write(out, overwrite, found, means, compared, {"metric": metric, "lower_is_better": lower, **chosen})
-    click.echo(_head(found, metric, block, lower=lower))
-    click.echo(_means(found, means, metric, confidence))
+    echo(_head(found, metric, block, lower=lower))
+    echo(_means(found, means, metric, confidence))
     if compared:
-        click.echo("\n" + _differences(compared, confidence))
+        echo("\n" + _differences(compared, confidence))
     for note in _notes(found, means, block):
-        click.echo(f"\n{note}")
+        echo(f"\n{one_line(note)}")
 
 
 def _head(found: Comparable, metric: str, block: int, *, lower: bool) -> str:
@@ -128,9 +128,10 @@ def _head(found: Comparable, metric: str, block: int, *, lower: bool) -> str:
     protocol = ", ".join(f"{key} {value}" for key, value in kept.items())
     in_blocks = f" in blocks of {block}" if block > 1 else ""
     better = "lower" if lower else "higher"
+    source = one_line(found.source)
     return (
-        f"{METRIC_HEADS[metric]}, {better} is better; {len(found.ids)} frames of {found.source}{in_blocks}\n"
-        f"protocol {protocol}\n"
+        f"{METRIC_HEADS[metric]}, {better} is better; {len(found.ids)} frames of {source}{in_blocks}\n"
+        f"protocol {one_line(protocol)}\n"
     )
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import click
 
+from ..fileio import printable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
@@ -30,6 +32,19 @@ RECENT_S = 60.0
 LOOK_EVERY_S = 1.0
 LEAST_SHARE = 0.005
 """What is waited for less than this is left out."""
+
+
+def echo(text: object = "", *, err: bool = False) -> None:
+    """Print text, which may come from anybody's file: control characters, which could move the cursor, are escaped.
+
+    All that commands print goes through here.
+    """
+    click.echo(printable(str(text)), err=err)
+
+
+def one_line(text: object) -> str:
+    """Text of a file within a line of ours: its line breaks are escaped too."""
+    return printable(str(text)).replace("\n", "\\n")
 
 
 class _Look(NamedTuple):
@@ -59,7 +74,7 @@ class ConsoleTask:
 
             self._next_s = self._first.at_s
             self._bar = tqdm(
-                desc=self.title,
+                desc=one_line(self.title),
                 total=self.total,
                 initial=self.done,
                 bar_format="{desc} {percentage:3.0f}%|{bar:12}|{postfix}",
@@ -135,9 +150,9 @@ class ConsoleTask:
         text = ", ".join(told)
         if self._bar is not None:
             self._bar.n = self.done
-            self._bar.set_postfix_str(text)
+            self._bar.set_postfix_str(one_line(text))
         elif self.total:
-            click.echo(f"{self.title}: {text}", err=True)
+            echo(f"{self.title}: {text}", err=True)
 
 
 class Console:
@@ -149,7 +164,7 @@ class Console:
 
     def note(self, text: str) -> None:
         """Say one line."""
-        click.echo(text, err=True)
+        echo(text, err=True)
 
 
 def _duration(seconds: float) -> str:
@@ -176,7 +191,8 @@ def _bytes(count: float) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows as aligned text: the first column to the left, the others to the right."""
+    """Rows as aligned text: the first column to the left, the others to the right. Cells may come from anybody."""
+    head, rows = [one_line(cell) for cell in head], [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(line[column]) for line in (head, *rows)) for column in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import Console, table
+from .console import Console, echo, one_line, table
 from .plain import DEVICE, OVERWRITE, PATH, SOURCE, STORE, STORE_CACHE, TRUTH, PlainCommand, many, option
 
 if TYPE_CHECKING:
@@ -33,16 +33,16 @@ def _show(name: str, result: dict[str, Any], out: Path) -> None:
 
     write_result(result, out)
     kept = {key: value for key, value in result["protocol"].items() if value is not None}
-    click.echo("protocol " + ", ".join(f"{key} {value}" for key, value in kept.items()))
+    echo("protocol " + one_line(", ".join(f"{key} {value}" for key, value in kept.items())))
     rows = [[name, str(result["frames"]), *_figures(result["metrics"]), coverage_text(result["coverage"])]]
     if "against_teacher" in result:
         alike = result["against_teacher"]
         rows.append(["against the teacher", "", *_figures(alike), coverage_text(alike["coverage"])])
-    click.echo(table(["", "frames", *METRIC_HEADS.values(), "coverage"], rows))
+    echo(table(["", "frames", *METRIC_HEADS.values(), "coverage"], rows))
     if result["frames_without_truth"]:
-        click.echo(f"{result['frames_without_truth']} frames have no ground truth within the protocol")
+        echo(f"{result['frames_without_truth']} frames have no ground truth within the protocol")
     if result["frames_without_prediction"]:
-        click.echo(f"{result['frames_without_prediction']} frames have ground truth, and no prediction where it is")
+        echo(f"{result['frames_without_prediction']} frames have ground truth, and no prediction where it is")
     if "uncertainty" in result:
         _show_doubt(result["uncertainty"])
 
@@ -57,18 +57,18 @@ def _show_doubt(found: dict[str, Any]) -> None:
     for name, measure in found["measures"].items():
         alike = measure.get("spearman")
         rows.append([name, f"{measure['aurc']:.4f}", f"{measure['ause']:.4f}", "" if alike is None else f"{alike:.3f}"])
-    click.echo()
-    click.echo(table(["doubt by", "AURC", "AUSE", "rank corr."], rows))
+    echo()
+    echo(table(["doubt by", "AURC", "AUSE", "rank corr."], rows))
     rows = []
     for name, one in found["intervals"].items():
         ninety, equal = one["nominal"].index(0.9), one["equal"]["width"][one["equal"]["observed"].index(0.9)]
         held = [f"{one['ece']:.4f}", f"{one['observed'][ninety]:.1%}", f"{one['width'][ninety]:.3f}"]
         rows.append([name, *held, "" if equal is None else f"{equal:.3f}"])
-    click.echo()
+    echo()
     if rows:
-        click.echo(table(["intervals", "ECE", "truth in 90 %", "width / depth", "width that holds 90 %"], rows))
+        echo(table(["intervals", "ECE", "truth in 90 %", "width / depth", "width that holds 90 %"], rows))
     else:
-        click.echo("this student has no map, so no intervals of its own: --calibration-split fits constant ones")
+        echo("this student has no map, so no intervals of its own: --calibration-split fits constant ones")
 
 
 EVALUATION = many(

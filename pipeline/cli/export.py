@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import Console, table
+from .console import Console, echo, table
 from .plain import OVERWRITE, PATH, SIZE, TRUTH, PlainCommand, option
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def export_student(
         options.view(loaded), source_name, split, truth, invalid, images, counts, calibration_split
     )
     if given is None:
-        click.echo("no --source and no --images: compared on synthetic images alone", err=True)
+        echo("no --source and no --images: compared on synthetic images alone", err=True)
     summary = export(
         loaded,
         out,
@@ -84,13 +84,13 @@ def export_student(
         progress=Console(),
     )
     parity = summary["parity"]
-    click.echo(
+    echo(
         f"{out}: {summary['bytes'] / 1e6:.2f} MB, opset {opset}, gives {', '.join(summary['outputs'])}\n"
         f"against PyTorch on {parity['of']} and batches of {', '.join(parity['batches'])}: largest relative depth "
         f"error {parity['max_rel_error']:.1e} (at most {parity['limit']:g})"
     )
     _show_costs(summary)
-    click.echo(f"{summary_path(out)}: all of this")
+    echo(f"{summary_path(out)}: all of this")
 
 
 def _images(
@@ -134,11 +134,11 @@ def _show_costs(summary: dict[str, Any]) -> None:
     latency, small = summary["latency"], summary.get("int8")
     size = "x".join(map(str, latency["size_px"]))
     times = [f"{name} {latency[f'{name}_ms']:.1f} ms" for name in ("float32", "int8") if f"{name}_ms" in latency]
-    click.echo(f"one image of {size} px on {latency['threads']} thread: {', '.join(times)}")
+    echo(f"one image of {size} px on {latency['threads']} thread: {', '.join(times)}")
     if small is None:
         return
     difference = small["against_float"]
-    click.echo(
+    echo(
         f"{small['file']}: {small['bytes'] / 1e6:.2f} MB ({small['bytes'] / summary['bytes']:.2f} of the float file), "
         f"ranges from {small['calibrated_on']}{', some of them the same images' if small['shares_images'] else ''}\n"
         f"int8 against float depth: {difference['median']:.2%} at the median, {difference['p99']:.2%} at the 99th "
@@ -149,4 +149,4 @@ def _show_costs(summary: dict[str, Any]) -> None:
             [name, str(small["metrics"]["frames"]), *(f"{small['metrics'][name][key]:.4f}" for key in SHOWN)]
             for name in ("float32", "int8")
         ]
-        click.echo(table(["", "frames", *SHOWN.values()], rows))
+        echo(table(["", "frames", *SHOWN.values()], rows))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import Console
+from .console import Console, echo
 from .plain import OUT, SOURCE, PlainCommand, option
 
 if TYPE_CHECKING:
@@ -46,4 +46,4 @@ def cache_images(
         progress=Console(),
     )
     went_on = f" ({told.samples_before} of them before)" if told.samples_before else ""
-    click.echo(f"{out}: {told.samples} images{went_on}, {told.bytes_in_all / told.samples / 1e3:.0f} KB each")
+    echo(f"{out}: {told.samples} images{went_on}, {told.bytes_in_all / told.samples / 1e3:.0f} KB each")

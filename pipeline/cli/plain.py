@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..fileio import printable
+from .console import echo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,10 @@ class PlainCommand(click.Command):
             return super().invoke(ctx)
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            raise click.UsageError(printable(error.message), error.ctx or ctx) from error
+        except click.ClickException as error:
+            raise click.ClickException(printable(error.message)) from error
         except (ValueError, ImportError) as error:
             raise click.ClickException(printable(str(error))) from error
         except MemoryError as error:
@@ -52,7 +57,7 @@ class PlainCommand(click.Command):
         except OSError as error:
             raise click.ClickException(printable(_of_os_error(error))) from error
         except KeyboardInterrupt as error:
-            click.echo(f"\n{str(error) or 'interrupted; run the same command again to go on'}", err=True)
+            echo(f"\n{str(error) or 'interrupted; run the same command again to go on'}", err=True)
             ctx.exit(130)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import Console
+from .console import Console, echo
 from .plain import DEVICE, OUT, PATH, RANGE, SIZE, PlainCommand, option
 
 if TYPE_CHECKING:
@@ -63,4 +63,4 @@ def predict(
     options = FolderOptions(depth_png, npy, colour, colour_range_m, grid, batch_size)
     done = predict_folder(open_model(model, size_px, device), images, out, options, Console())
     far = f"; {done.beyond} pixels are farther than the PNG holds, and are 0" if done.beyond else ""
-    click.echo(f"{out}: {done.images} images{far}")
+    echo(f"{out}: {done.images} images{far}")

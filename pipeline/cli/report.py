@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import Console, table
+from .console import Console, echo, table
 from .plain import OUT, OVERWRITE, PATH, SOURCE, STORE, TRUTH, PlainCommand, option
 
 if TYPE_CHECKING:
@@ -61,5 +61,5 @@ def report(
         overwrite=overwrite,
         progress=Console(),
     )
-    click.echo(table(head, rows))
-    click.echo(f"{out}: open it in a browser; it needs no network")
+    echo(table(head, rows))
+    echo(f"{out}: open it in a browser; it needs no network")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import Console
+from .console import Console, echo
 from .plain import PATH, SIZE, PlainCommand, option
 
 if TYPE_CHECKING:
@@ -42,4 +42,4 @@ def make_scenes(
         workers=workers,
         progress=Console(),
     )
-    click.echo(f"{out}: {count} frames of {size[0]}x{size[1]} px; use it as scenes:{out}")
+    echo(f"{out}: {count} frames of {size[0]}x{size[1]} px; use it as scenes:{out}")

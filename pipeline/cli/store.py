@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from .cache import TEACHER_FLAGS, TEACHER_KINDS, options_of_flags
-from .console import Console, table
+from .console import Console, echo, one_line, table
 from .plain import DEVICE, STORE, PlainCommand, option
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def info(path: str | Path) -> None:
     from ..store.info import describe
 
     for name, value in describe(open_either(path)):
-        click.echo(f"{name:<12} {value}")
+        echo(f"{one_line(name):<12} {one_line(value)}")
 
 
 @click.command(cls=PlainCommand)
@@ -73,11 +73,11 @@ def verify(
         open_store(path)  # kept images have no teacher: told before all of them are read
     damage = verify_store(path, Console())
     for one in damage:
-        click.echo(str(one), err=True)
+        echo(str(one), err=True)
     name = hidden(str(path))
     if damage:
         raise click.ClickException(f"{name}: {_verdict(damage)}")
-    click.echo(f"{name}: sound")
+    echo(f"{name}: sound")
     if teacher_name and source_name and split:
         _compare(path, teacher_name, source_name, split, flags)
 
@@ -137,7 +137,7 @@ def _compare(path: str | Path, teacher_name: str, source_name: str, split: str, 
     for one in found:
         rows.append([f"store, {one.name}", *_shown(one, *one.cache, *one.limit)])
         rows.append([f"teacher again, {one.name}", *_shown(one, *one.noise), "", ""])
-    click.echo(table(heads, rows))
+    echo(table(heads, rows))
     for one in found:
         if not one.holds:
             largest, bound, noise = _shown(one, one.cache.largest, one.bound, one.noise.largest)

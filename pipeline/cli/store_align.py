@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import Console
+from .console import Console, echo
 from .plain import OUT, RANGE, STORE, TRUTH, PlainCommand, option
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def align(
         if source_name or split or truth or invalid:
             raise click.UsageError("--undo needs no ground truth: leave --source, --split, --truth and --invalid out")
         count = unalign_store(open_store(path), out, Console())
-        click.echo(f"{out}: {count} samples, as they were before they were aligned")
+        echo(f"{out}: {count} samples, as they were before they were aligned")
         return
     if source_name is None or split is None:
         raise click.UsageError("give the ground truth with --source and --split, or --undo")
@@ -68,7 +68,7 @@ def align(
 
     options = AlignOptions(min_points, max_residual, depth_range_m)
     told = align_store(open_store(path), open_source(source_name, truth, invalid or ()), split, out, options, Console())
-    click.echo(f"{out}: {told.describe()}")
+    echo(f"{out}: {told.describe()}")
     for reason, ids in told.rejected.items():
         more = len(ids) - MOST_NAMED
-        click.echo(f"  {reason}: {', '.join(ids[:MOST_NAMED])}{f' and {more} more' if more > 0 else ''}")
+        echo(f"  {reason}: {', '.join(ids[:MOST_NAMED])}{f' and {more} more' if more > 0 else ''}")

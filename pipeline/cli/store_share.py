@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import Console, table
+from .console import Console, echo, one_line, table
 from .plain import OUT, OVERWRITE, PATH, SIZE, STORE, PlainCommand, option
 
 if TYPE_CHECKING:
@@ -92,15 +92,15 @@ def estimate(
         ]
         for cost in costs
     ]
-    click.echo(f"{images} images of {size_px[0]}x{size_px[1]} px, relative error at most {max_rel_error:.3%}\n")
-    click.echo(table(["", "bit a pixel", "an image", "all images", "of PNG"], rows))
-    click.echo("\nfigures from")
+    echo(f"{images} images of {size_px[0]}x{size_px[1]} px, relative error at most {max_rel_error:.3%}\n")
+    echo(table(["", "bit a pixel", "an image", "all images", "of PNG"], rows))
+    echo("\nfigures from")
     for cost in costs:
-        click.echo(f"  {cost.name}: {cost.where_from}")
+        echo(f"  {cost.name}: {cost.where_from}")
     if ms_per_image is None:
-        click.echo("hours: not known without --ms-per-image; cache a few images, which prints images a second")
+        echo("hours: not known without --ms-per-image; cache a few images, which prints images a second")
     else:
-        click.echo(f"hours: {images * ms_per_image / 3.6e6:.2f}, once, for the teacher at {ms_per_image:g} ms an image")
+        echo(f"hours: {images * ms_per_image / 3.6e6:.2f}, once, for the teacher at {ms_per_image:g} ms an image")
 
 
 @click.command(cls=PlainCommand)
@@ -130,7 +130,7 @@ def stats(path: str | Path, out: Path | None, picture: Path | None, *, overwrite
 
         write_picture(found, picture)
     for name, text in describe_statistics(found):
-        click.echo(f"{name:<12} {text}")
+        echo(f"{name:<12} {one_line(text)}")
 
 
 @click.command(cls=PlainCommand)
@@ -154,7 +154,7 @@ def subset(path: str | Path, out: Path, split: Path | None, every: int | None) -
     store = open_store(path)
     wanted = range(0, len(store), every) if every else _listed(split, store) if split else []
     size = subset_store(store, out, wanted, Console())
-    click.echo(f"{out}: {len(wanted)} of {len(store)} samples, {_size(size)} of maps copied")
+    echo(f"{out}: {len(wanted)} of {len(store)} samples, {_size(size)} of maps copied")
 
 
 def _listed(split: Path, store: Store) -> list[str]:
@@ -194,7 +194,7 @@ def merge(paths: tuple[str | Path, ...], out: Path) -> None:
 
     stores = [open_store(path) for path in paths]
     size = merge_stores(stores, out, Console())
-    click.echo(f"{out}: {sum(map(len, stores))} samples of {len(stores)} stores, {_size(size)} of maps copied")
+    echo(f"{out}: {sum(map(len, stores))} samples of {len(stores)} stores, {_size(size)} of maps copied")
 
 
 @click.command(cls=PlainCommand)
@@ -211,7 +211,7 @@ def pack(path: Path, out: Path) -> None:
     from ..store.archive import pack_store
 
     size = pack_store(path, out, Console())
-    click.echo(f"{out}: {_size(size)}")
+    echo(f"{out}: {_size(size)}")
 
 
 @click.command(cls=PlainCommand)
@@ -226,7 +226,7 @@ def unpack(archive: Path, out: Path) -> None:
     from ..store.archive import unpack_store
 
     count = unpack_store(archive, out, Console())
-    click.echo(f"{out}: {count} samples, every file as its manifest says")
+    echo(f"{out}: {count} samples, every file as its manifest says")
 
 
 @click.command(cls=PlainCommand)
@@ -246,7 +246,7 @@ def diff(first: str | Path, second: str | Path, samples: int | None) -> None:
 
     found = compare_stores(open_store(first), open_store(second), samples, Console())
     if found.fields:
-        click.echo(table(["field", "A", "B"], found.fields))
-    click.echo("\n".join(found.describe()))
+        echo(table(["field", "A", "B"], found.fields))
+    echo("\n".join(found.describe()))
     if not found.identical:
         click.get_current_context().exit(1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import Console
+from .console import Console, echo
 from .plain import OUT, OVERWRITE, PlainCommand, option
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def study(
             write_durably(target, pretty_json(found))
             write_durably(named_after(target, ".md"), text.encode())
         partial.rename(out)
-    click.echo(text)
+    echo(text)
 
 
 def _whole(text: str) -> int:
@@ -179,7 +179,7 @@ def _run_one(run: Run, folder: Path) -> float:
 
 def _call(command: click.Command, arguments: list[str]) -> None:
     """Run a command as the command line would; a failure is a ClickException."""
-    click.echo(f"$ {command.name} {shlex.join(arguments)}", err=True)
+    echo(f"$ {command.name} {shlex.join(arguments)}", err=True)
     status = command.main(arguments, standalone_mode=False)
     if status:
         raise click.ClickException(f"interrupted (status {status}); run the same command again to go on")

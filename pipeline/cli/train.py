@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import Console
+from .console import Console, echo
 from .plain import DEVICE, OUT, PATH, SIZE, SOURCE, STORE, STORE_CACHE, TRUTH, PlainCommand, many, option
 
 if TYPE_CHECKING:
@@ -196,8 +196,9 @@ def _train(
         return
     last = metrics["last_epoch"]
     measured = f", validation AbsRel {last['val_abs_rel']:.4f}" if "val_abs_rel" in last else ""
-    click.echo(
+    echo(
         f"{out}: {options.student} ({metrics['parameters'] / 1e6:.2f} M parameters), {metrics['steps']} steps in "
-        f"{metrics['seconds']:.0f} s, {metrics['images_per_second']:.1f} img/s, last loss {last['train_loss']:.3f}"
+        f"{metrics['seconds']:.0f} s, {metrics['images_per_second']:.1f} training img/s, "
+        f"last loss {last['train_loss']:.3f}"
         f"{measured}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from ..fileio import write_durably
+from ..fileio import printable, write_durably
 from ..outputs import refuse_existing
 from ..predict import evenly
 from ..progress import Silent
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = "page.html.j2"
 _PACKAGES = ("tiekd-pipeline", "torch", "numpy", "matplotlib", "pillow", "jinja2")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _VALIDATION = (("val_abs_rel", "AbsRel"), ("val_rmse", "RMSE (m)"), ("val_delta1", "δ1"))
 
 
@@ -124,10 +126,19 @@ def write_report(
 def _render(**values: Any) -> str:  # noqa: ANN401 - whatever the template names
     # Names and ids come from strangers' stores: everything is escaped.
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        finalize=_without_controls,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     template = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(template).render(**values)
+
+
+def _without_controls(value: Any) -> Any:  # noqa: ANN401 - any value of the page
+    """Escape what would reorder a line or, were the page printed in a terminal, move its cursor."""
+    return _CONTROLS.sub(lambda found: printable(found[0]), value) if type(value) is str else value
 
 
 def _store_facts(store: Store, shown: Shown) -> dict[str, Any]:

@@ -67,7 +67,7 @@ COLUMNS = (
         for key, (head, digits) in _HEADS.items()
     ),
     Column("alike", "AbsRel to teacher", 4, better="lower", brief=True),
-    Column("speed", "img/s", 1, brief=True),
+    Column("speed", "training img/s", 1, brief=True),
 )
 
 
