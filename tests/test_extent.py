@@ -301,7 +301,7 @@ def test_a_transposed_output_of_a_python_teacher_is_refused(root, tmp_path, flag
     done = command("cache-teacher", *given, "--teacher", "python:fakes:transposed", "--out", tmp_path / "s.zarr")
     assert done.exit_code == 1
     assert "gave depth of 96x48 px for 48x96 px" in done.output
-    assert "rows and columns are exchanged" in done.output
+    assert "rows and columns look exchanged" in done.output
     assert not (tmp_path / "s.zarr").exists()
 
 
@@ -317,6 +317,25 @@ def test_a_python_teacher_of_a_fixed_input_says_its_size(stated):
         return
     with refused("'square' gave depth of 16x16 px for 48x96 px", '"input_size_px": [height, width]'):
         teacher.predict(images, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("output_px", "fits"), [((518, 784), True), ((512, 512), True), ((784, 518), False), ((540, 360), False)]
+)
+def test_a_python_teacher_of_a_varying_input_states_that_it_covers_the_view(output_px, fits):
+    def depth(images):
+        return torch.ones(len(images), *output_px)
+
+    images = torch.zeros(1, 3, 360, 540)
+    with refused("360x540 px"):
+        PythonTeacher(depth, TeacherCard("python", "patches", "metric_m"), None, CPU).predict(images, ["a"])
+    card = TeacherCard("python", "patches", "metric_m", preprocessing={"covers_view": True})
+    teacher = PythonTeacher(depth, card, None, CPU)
+    if fits:
+        assert teacher.predict(images, ["a"]).depth.shape == (1, *output_px)
+        return
+    with refused(f"{'x'.join(map(str, output_px))} px for 360x540 px"):
+        teacher.predict(images, ["a"])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

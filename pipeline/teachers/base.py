@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..depth_space import check_depth_space
-from ..sources.view import same_aspect
+from ..sources.view import aspect_off_px, same_aspect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -115,10 +115,10 @@ def check_covers(
     (height, width), given_px = output_px, (input_px[0], input_px[1])
     if any(same_aspect((height, width), one) for one in ([given_px] if strict else _rounded(given_px))):
         return
-    turned = same_aspect((width, height), given_px)
+    turned = aspect_off_px((width, height), given_px) < aspect_off_px((height, width), given_px)
     raise ValueError(
         f"{where} gave depth of {height}x{width} px for {given_px[0]}x{given_px[1]} px: expected the same aspect, "
-        f"within a pixel; {'rows and columns are exchanged: transpose it back' if turned else remedy}"
+        f"within a pixel; {'rows and columns look exchanged: transpose it back; or ' if turned else ''}{remedy}"
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..carry import check_edges
 from ..fileio import canonical_json
-from ..sources.view import same_aspect
+from ..sources.view import aspect_off_px, same_aspect
 from .base import TeacherCard, TeacherOutput, check_covers
 from .python_source import source_of, weights_sha256
 
@@ -82,17 +82,19 @@ class PythonTeacher:
         return TeacherOutput(depth.float().cpu(), self._checked_dpm(dpm, depth, edges_m), edges_m)
 
     def _check_size(self, depth: Tensor, images: Tensor) -> None:
-        """Refuse depth of another aspect than the view's, and than the input size's that the card may state."""
-        view_px = (images.shape[2], images.shape[3])
-        if same_aspect(depth.shape[1:], view_px):
+        """Refuse depth of another aspect than the view's, unless the card states why: see docs/teachers.md."""
+        output_px, view_px = (depth.shape[1], depth.shape[2]), (images.shape[2], images.shape[3])
+        stated = self.card.preprocessing
+        turned = aspect_off_px(output_px[::-1], view_px) < aspect_off_px(output_px, view_px)
+        if same_aspect(output_px, view_px) or (stated.get("covers_view") is True and not turned):
             return
-        stated_px = _size_of(self.card.preprocessing.get("input_size_px"))
+        input_px = _size_of(stated.get("input_size_px"))
         remedy = (
-            'where its network resizes the view to a size of its own, say so in its card, "preprocessing": '
-            '{"input_size_px": [height, width]}'
+            "if its network resizes the view, and the depth covers all of it, state that in its card, "
+            '"preprocessing": {"input_size_px": [height, width]}, or {"covers_view": true} where that size varies'
         )
         where = f"teacher {self.card.name!r}"
-        check_covers(where, depth.shape[1:], stated_px or view_px, remedy, strict=stated_px is None)
+        check_covers(where, output_px, input_px or view_px, remedy, strict=input_px is None)
 
     def _check_no_maps_promised(self, edges: Any) -> None:  # noqa: ANN401 - whatever the user returned
         if self.emits_maps or edges is not None:
