@@ -404,7 +404,7 @@ def test_a_kitti_split_may_be_a_file_with_a_byte_order_mark(kitti, tmp_path):
     ("text", "parts"),
     [
         ("", ["no rows", "one a line"]),
-        (f"{ROW}\n\na.png b.png\n", ["line 3", "2 columns", "expected 3: rgb depth focal_px"]),
+        (f"{ROW}\n\na.png\n", ["line 3", "1 columns", "expected 3: rgb depth focal_px"]),
         (f"{ROW}\n{ROW}\n", ["line 2", "0000000000", "line 1", "delete one"]),
         (f"{ROW}\n{ROW.replace('.png', '.jpg', 1)}\n", ["line 2", "line 1"]),
         ("/etc/a.png None 1", ["line 1", "'/etc/a.png' is absolute", "relative to the root"]),
@@ -422,6 +422,65 @@ def test_a_wrong_kitti_list_is_refused_with_its_line(kitti, tmp_path, text, part
     path.write_text(text)
     with refuses("split", path, *parts):
         kitti.samples(str(path))
+
+
+ANNOTATED = "proj_depth/groundtruth/image_02/0000000000.png"
+
+
+@pytest.mark.parametrize(
+    ("depth", "parts"),
+    [
+        (f"{fakes.TRUTH}/0000000001.png", ["frame 1", "of 0"]),
+        (f"2011_09_26_drive_0002_sync/{ANNOTATED}", ["drive 2011_09_26_drive_0002", "of 2011_09_26_drive_0001"]),
+        (f"{fakes.TRUTH.replace('02', '03')}/0000000000.png", ["camera image_03", "of image_02"]),
+    ],
+    ids=["frame", "drive", "camera"],
+)
+def test_a_row_with_the_depth_of_another_frame_is_refused_unless_the_list_means_it(kitti, tmp_path, depth, parts):
+    row = f"{fakes.DRIVE}/0000000000.png {depth} 721.5\n"
+    (tmp_path / "list.txt").write_text(row)
+    with refuses("list.txt line 1: depth", depth, *parts, "has a column slipped?", "`# pairs: as listed`"):
+        kitti.samples(str(tmp_path / "list.txt"))
+    (tmp_path / "list.txt").write_text(f"# pairs: as listed\n{row}")
+    (sample,) = kitti.samples(str(tmp_path / "list.txt"))
+    assert sample.truth_path.endswith(depth)
+
+
+@pytest.mark.parametrize(
+    ("row", "truth", "focal_px"),
+    [
+        (f"{fakes.DRIVE}/0000000000.png {fakes.TRUTH}/0000000000.png", True, None),
+        (f"/mnt/x/Kitti/raw_data/{fakes.DRIVE}/0000000000.png /mnt/x/y/{fakes.TRUTH}/0000000000.png", True, None),
+        (f"{fakes.DRIVE}/0000000000.png None", False, None),
+        ("2011_09_26/2011_09_26_drive_0001_sync 0 l", True, None),
+        ("2011_09_26/2011_09_26_drive_0001_sync 5 l", False, None),
+        (f"/mnt/x/{fakes.DRIVE}/0000000000.jpg /mnt/y/{fakes.TRUTH}/0000000000.png 721.5", True, 721.5),
+    ],
+    ids=["two columns", "absolute", "two columns, no depth", "drive", "drive, no depth", "absolute, three columns"],
+)
+def test_kitti_lists_as_others_publish_them_are_read(kitti, tmp_path, row, truth, focal_px):
+    (tmp_path / "list.txt").write_text(row)
+    (sample,) = kitti.samples(str(tmp_path / "list.txt"))
+    frame = "0000000005" if " 5 " in row else "0000000000"
+    assert (sample.id, sample.focal_px) == (f"{fakes.DRIVE}/{frame}", focal_px)
+    assert sample.truth_path == (f"{kitti.root}/gt_depth/{fakes.TRUTH}/{frame}.png" if truth else None)
+    kitti.read_image(sample)
+
+
+@pytest.mark.parametrize(
+    ("row", "parts"),
+    [
+        ("00 105 l", ["sequence 00 of KITTI's odometry benchmark", "DATE/DRIVE frame l"]),
+        ("image 0000000000 l", ["not those of KITTI raw", "DATE/DRIVE frame l"]),
+        (f"{fakes.DRIVE}/0000000000.png 721.5377", ["'721.5377'", "ends in .png, or None"]),
+        (f"/elsewhere/a.png /elsewhere/{fakes.TRUTH}/0000000000.png", ["'/elsewhere/a.png'", "is absolute"]),
+    ],
+    ids=["odometry", "benchmark", "image and focal length", "absolute, not KITTI's"],
+)
+def test_kitti_lists_that_are_ambiguous_are_refused(kitti, tmp_path, row, parts):
+    (tmp_path / "list.txt").write_text(row)
+    with refuses("list.txt line 1", *parts):
+        kitti.samples(str(tmp_path / "list.txt"))
 
 
 def test_a_list_that_is_not_utf8_is_refused_with_the_byte(kitti, tmp_path):

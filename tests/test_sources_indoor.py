@@ -341,6 +341,24 @@ def test_a_labelled_file_of_other_shapes_is_refused(tmp_path):
 # NYU as PNGs
 
 
+@pytest.mark.parametrize(
+    ("depth", "parts"),
+    [
+        ("kitchen_0028b/sync_depth_00002.png", ["frame 2", "of 0"]),
+        ("living_room_0019/sync_depth_00000.png", ["scene living_room_0019", "of kitchen_0028b"]),
+    ],
+    ids=["frame", "scene"],
+)
+def test_a_nyu_row_with_the_depth_of_another_frame_is_refused_unless_the_list_means_it(tmp_path, depth, parts):
+    source = open_source(f"nyu:{layouts.make_nyu_pngs(tmp_path)}")
+    row = f"/kitchen_0028b/rgb_00000.jpg /{depth} 518.8579\n"
+    (tmp_path / "slipped.txt").write_text(row)
+    with pytest.raises(ValueError, match=f"slipped.txt line 1.*{'.*'.join(parts)}.*has a column slipped"):
+        source.samples("slipped")
+    (tmp_path / "slipped.txt").write_text(f"# pairs: as listed\n{row}")
+    assert source.samples("slipped")[0].truth_path.endswith(depth)
+
+
 def test_a_scene_is_found_in_the_half_that_has_the_image(tmp_path):
     source = open_source(f"nyu:{layouts.make_nyu_pngs(tmp_path)}")
     (tmp_path / "both.txt").write_text(

@@ -396,7 +396,7 @@ ROW = f"{IMAGES}/0000000005.png {DRIVE}/proj_depth/groundtruth/image_02/00000000
 @pytest.mark.parametrize(
     ("row", "parts"),
     [
-        ("a b", ["2 columns", "expected 3", "rgb depth focal_px", "DATE/DRIVE frame l"]),
+        ("a", ["1 columns", "expected 3", "rgb depth focal_px", "DATE/DRIVE frame l"]),
         (ROW.replace("0000000005.png 7", "0000000006.png 7"), ["is not that of the image", "0000000005.png"]),
         (ROW.replace("721", "x"), ["focal length 'x.5377'"]),
         (ROW.replace("721.5377", "inf"), ["focal length 'inf'"]),

@@ -1,5 +1,7 @@
 """KITTI in the usual layout, with lists in the style of Eigen's split: a line is `rgb depth focal_px`.
 
+Lists of Depth Anything V2 (`rgb depth`, absolute paths) and of Monodepth2 (`DATE/DRIVE frame l`) are read too.
+
 ROOT/input/<rgb>, ROOT/gt_depth/<depth> (16-bit PNG, metres = value / 256, 0 = no measurement), and perhaps
 ROOT/splits/NAME.txt. A depth of `None` says that there is no ground truth. An image may lie on disk as `.jpg`
 though its line says `.png`, and the other way round.
@@ -7,12 +9,15 @@ though its line says `.png`, and the other way round.
 
 from __future__ import annotations
 
-import math
+import re
 from typing import TYPE_CHECKING
 
 from .base import Customs, ImageFiles, Sample, SourceKind
 from .images import read_depth_png_m
-from .lists import Ids, checked_path, find_list, rows, without_suffix
+from .kitti_rows import CAMERA, DATE, DRIVE, FRAME, SIDES, focal_length_px, parse_row
+from .listing import file_names
+from .lists import Ids, checked_path, find_list, without_suffix
+from .pairs import check_pair, listed_pairs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +25,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    _Columns = tuple[str, str, str | None, float | None]
+    """(id, image, truth or None, focal length in pixels or None)"""
+
 METRES_PER_UNIT = 1 / 256
+IMAGE = re.compile(rf"/({DATE}/{DRIVE}/{CAMERA}/data/{FRAME}\.\w+)$", re.ASCII)
+ANNOTATED = re.compile(rf"/({DRIVE}/proj_depth/groundtruth/{CAMERA}/{FRAME}\.png)$", re.ASCII)
 
 
 class KittiSource(ImageFiles):
@@ -50,6 +60,7 @@ class KittiSource(ImageFiles):
             raise ValueError(f"source kitti:{root}: truth {truth!r}, expected gt_depth: leave the option out")
         self.root = root
         self.truth = "gt_depth"
+        self._annotated: dict[str, set[str]] = {}
         self.invalid = ()
 
     def samples(self, split: str) -> list[Sample]:
@@ -62,12 +73,27 @@ class KittiSource(ImageFiles):
         images, truths = f"{self.root}/input/", f"{self.root}/gt_depth/"
         ids = Ids(path)
         samples = []
-        for line, row in rows(path):
-            sample_id, image, truth, focal_px = _parse_row(row, f"split {path} line {line}")
+        for line, row, check in listed_pairs(path):
+            where = f"split {path} line {line}"
+            sample_id, image, truth, focal_px = self._of_drive(row, where) or _parse_row(row, where)
+            if check and truth is not None:
+                check_pair(image, truth, where)
             ids.add(sample_id, line)
             samples.append(Sample(sample_id, images + image, truths + truth if truth else None, focal_px))
         ids.check_not_empty()
         return samples
+
+    def _of_drive(self, row: str, where: str) -> _Columns | None:
+        """A row `DATE/DRIVE frame side`, with the truth that is on disk; None for another row."""
+        if row.rpartition(" ")[2] not in SIDES:
+            return None
+        found = parse_row(row, where)
+        _, drive, camera = found.folder
+        folder = f"{drive}/proj_depth/groundtruth/{camera}"
+        if folder not in self._annotated:
+            self._annotated[folder] = set(file_names(self.root / "gt_depth" / folder))
+        truth = f"{folder}/{found.frame}.png" if f"{found.frame}.png" in self._annotated[folder] else None
+        return found.id, f"{found.id}{found.suffix}", truth, None
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Ground truth (H, W) float32 metres, NaN without measurement; None if the row says `None`.
@@ -79,29 +105,35 @@ class KittiSource(ImageFiles):
         return self.upright(sample, read_depth_png_m(sample.truth_path, METRES_PER_UNIT, self.invalid))
 
 
-def _parse_row(row: str, where: str) -> tuple[str, str, str | None, float]:
-    """(id, image, truth or None, focal length) of one line."""
+def _parse_row(row: str, where: str) -> _Columns:
+    """(id, image, truth or None, focal length or None) of a line `rgb depth`, perhaps with `focal_px`."""
     columns = row.split()
-    if len(columns) != 3:
-        raise ValueError(f"{where}: {len(columns)} columns in {row[:200]!r}, expected 3: rgb depth focal_px")
-    image, truth, focal_text = columns
+    if len(columns) not in {2, 3}:
+        raise ValueError(
+            f"{where}: {len(columns)} columns in {row[:200]!r}, expected 3: rgb depth focal_px (or 2: rgb depth)"
+        )
+    image, truth = (_below_root(path, pattern) for path, pattern in zip(columns, (IMAGE, ANNOTATED), strict=False))
     sample_id = without_suffix(checked_path(image, where))
     if sample_id is None:
         raise ValueError(f"{where}: image {image!r}, expected a name that ends in .png or .jpg")
-    try:
-        focal_px = float(focal_text)
-    except ValueError:
-        focal_px = math.nan
-    if not (math.isfinite(focal_px) and focal_px > 0):
-        raise ValueError(f"{where}: focal length {focal_text!r}, expected pixels, a number above 0")
+    if truth != "None" and len(columns) == 2 and without_suffix(truth) is None:
+        raise ValueError(f"{where}: depth {truth!r}, expected a name that ends in .png, or None")
+    focal_px = focal_length_px(columns[2], where) if len(columns) == 3 else None
     return sample_id, image, None if truth == "None" else checked_path(truth, where), focal_px
+
+
+def _below_root(path: str, known: re.Pattern[str]) -> str:
+    """The part of an absolute path that every copy of KITTI has; any other path as it is."""
+    match = known.search(path) if path.startswith("/") else None
+    return match[1] if match else path
 
 
 SOURCE = SourceKind(
     KittiSource,
     data_set="KITTI in the layout of BTS and AdaBins, with Eigen's lists",
     layout="input/DATE/DRIVE/image_02/data/N.png, gt_depth/DRIVE/proj_depth/groundtruth/image_02/N.png, splits/*.txt",
-    splits="NAME of splits/NAME.txt, or a list file: `rgb depth focal_px` a line, depth perhaps `None`",
+    splits="NAME of splits/NAME.txt, or a list file: `rgb depth focal_px`, `rgb depth` (absolute paths too) or "
+    "`DATE/DRIVE frame l` a line, depth perhaps `None`",
     truth="accumulated LiDAR, 16-bit PNG, metres = value / 256, 0 = none",
     licence="CC BY-NC-SA 3.0",
     customs=KittiSource.customs,

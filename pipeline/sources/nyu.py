@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from .base import ImageFiles, Sample, SourceKind
 from .images import read_depth_png_m
 from .listing import file_names, find_list_or_name, folder_names
-from .lists import Ids, checked_path, rows, without_suffix
+from .lists import Ids, checked_path, without_suffix
 from .nyu_hdf5 import CUSTOMS, FOCAL_PX, LABELLED, TRUTHS, FastDepthNyu, LabelledNyu, is_fast_depth, is_labelled
+from .pairs import check_pair, listed_pairs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,9 +55,11 @@ class PngNyu(ImageFiles):
         path = find_list_or_name(split, self.root, there)
         ids = Ids(path)
         samples = []
-        for line, row in rows(path):
+        for line, row, check in listed_pairs(path):
             where = f"split {path} line {line}"
             image, truth, focal_px = _parse_row(row, where)
+            if check and truth is not None:
+                check_pair(image, truth, where)
             sample_id = without_suffix(image)
             if sample_id is None:
                 raise ValueError(f"{where}: image {image!r}, expected a name that ends in .jpg or .png")
