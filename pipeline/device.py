@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
-import resource
 
 import torch
+
+try:
+    import resource
+except ImportError:  # not on Windows, where the command line says that it does not run
+    resource = None  # type: ignore[assignment]
 
 OUT_OF_MEMORY = (
     "out of memory",  # CUDA, where the error is not of torch's own class
@@ -63,6 +67,8 @@ def peak_memory_bytes(device: torch.device) -> int:
     """The most memory that was in use at once: the device's where it is a GPU, else this process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

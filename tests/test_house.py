@@ -308,14 +308,14 @@ def test_a_wheel_holds_the_package_alone_and_its_help_runs_from_an_empty_place(t
     # From a copy: setuptools leaves a folder `build` behind, and would pack what an older one holds.
     source = tmp_path / "source"
     shutil.copytree(ROOT / "pipeline", source / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "tiekd_pipeline.py"):
         shutil.copy(ROOT / name, source)
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, source]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("tiekd_pipeline-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
-        assert {top for top in tops if not top.endswith(".dist-info")} == {"pipeline"}
+        assert {top for top in tops if not top.endswith(".dist-info")} == {"pipeline", "tiekd_pipeline.py"}
         packed = {name for name in archive.namelist() if name.startswith("pipeline/") and name.endswith(".py")}
         assert packed == {path.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline").rglob("*.py")}
         archive.extractall(tmp_path / "site")

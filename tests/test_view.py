@@ -82,3 +82,13 @@ def test_resizing_truth_takes_the_nearest_pixel_and_invents_none():
 @pytest.mark.filterwarnings("error")
 def test_a_viewed_image_becomes_a_tensor_without_warning(text):
     torch.from_numpy(View.parse(text).of_image(np.zeros((6, 6, 3), np.uint8)))
+
+
+@pytest.mark.parametrize("text", ["full,resize:16384x16384", "kb,resize:8192x4097"])
+def test_a_view_that_asks_for_gigabytes_is_refused_before_any_is_taken(text):
+    with pytest.raises(ValueError, match="expected at most 33554432 pixels in all"):
+        View.parse(text)
+
+
+def test_a_view_as_large_as_the_largest_image_is_taken():
+    assert View.parse("full,resize:8192x4096").resize_px == (8192, 4096)

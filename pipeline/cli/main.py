@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -53,6 +54,8 @@ class LazyGroup(click.Group):
         """Import a command."""
         if cmd_name not in self.known:
             return None
+        if sys.platform == "win32":
+            raise click.ClickException("this program runs on Linux and macOS; on Windows run it in WSL 2")
         module = import_module(f".{self.known[cmd_name][0]}", __package__)
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command

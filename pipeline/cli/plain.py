@@ -68,6 +68,10 @@ def _of_os_error(error: OSError) -> str:
         errno.EDQUOT: "make room in your quota and run the same command again",
         errno.EROFS: "choose an --out that can be written",
         errno.EACCES: "choose a path that you may use, or mend its permissions",
+        errno.ENAMETOOLONG: "choose a shorter name",
+        errno.EIO: "the disk or the network behind it failed: see what the system logs say, and run the command again",
+        errno.ENOSYS: "the file system cannot do this: choose an --out on another",
+        errno.EOPNOTSUPP: "the file system cannot do this: choose an --out on another",
     }
     hint = hints.get(error.errno or 0)
     return f"{where}{error.strerror or error}" + (f"; {hint}" if hint else "")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..dpm import entropy_nats, expected_depth, interval_m
 from ..fileio import make_folder, pretty_json, sha256_bytes, write_durably
+from ..locks import locked
 from ..outputs import refuse_existing
 from ..progress import Silent
 from ..relative import depth_space_of
@@ -124,6 +125,22 @@ def export_student(
     """
     options, progress = options or ExportOptions(), progress or Silent()
     _check_targets(out, int8, overwrite=overwrite)
+    make_folder(out.parent)
+    with locked(out, progress):
+        _check_targets(out, int8, overwrite=overwrite)  # another may have finished while we came to the lock
+        return _export(run, out, options, given, int8, calibration, progress)
+
+
+def _export(
+    run: LoadedRun,
+    out: Path,
+    options: ExportOptions,
+    given: ProbeImages | None,
+    int8: Path | None,
+    calibration: ProbeImages | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """As `export_student`, once its targets are known to be free."""
     for name in PACKAGES:
         import_onnx(name)
     if options.uncertainty and not has_map(run.config):
@@ -162,7 +179,6 @@ def export_student(
             **loss_of_int8(students["float32"], students["int8"], given, progress),
         }
     summary["latency"] = latencies_ms(students, given.images[0].image)
-    make_folder(out.parent)
     if int8 is not None:
         make_folder(int8.parent)
         write_durably(int8, small)

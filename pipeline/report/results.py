@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..fileio import read_json
+from ..fileio import open_regular, read_json
 from ..metrics import METRICS
 from ..sources.view import View
 from ..students.run import METRICS as RUN_METRICS
@@ -149,7 +150,7 @@ def _read_table(path: Path, needed: Sequence[str]) -> list[dict[str, float]]:
     """Rows of a run's CSV without empty and non-finite cells; none if there is no such file."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
+    with io.TextIOWrapper(open_regular(path), encoding="utf-8", newline="") as file:
         try:
             rows = [{name: float(cell) for name, cell in row.items() if name and cell} for row in csv.DictReader(file)]
         except (ValueError, TypeError, csv.Error) as error:

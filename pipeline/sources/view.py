@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 KB_SIZE_PX = (352, 1216)
 ALIKE_PX = 2.0
 """One pixel at each of two borders. ScanNet's depth of 480x640 needs 1.98 for its images of 968x1296."""
+LIMIT_AREA_PX = 2**25
+"""As `images.LIMIT_PIXELS`: floats of 2**28 pixels and what a network makes of them take gigabytes."""
 LIMIT_PX = 2**14  # a view is read from stores of strangers too, and a resize allocates what it says
 
 
@@ -49,6 +51,10 @@ class View:
         size = (int(height), int(width)) if height else None
         if any(side > LIMIT_PX for side in (*(size or ()), *(resize or ()))):
             raise ValueError(f"view {text!r}: a side of more than {LIMIT_PX} pixels")
+        if resize and resize[0] * resize[1] > LIMIT_AREA_PX:
+            raise ValueError(
+                f"view {text!r}: {resize[0]}x{resize[1]} px, expected at most {LIMIT_AREA_PX} pixels in all"
+            )
         if (resize and 0 in resize) or (size and 0 in size):
             raise ValueError(f"view {text!r}: a size of 0 pixels")
         if crop == "kb":

@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import resource
 import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..dvc_links import cached_target
 from .codec import DamagedStoreError
+
+try:
+    import resource
+except ImportError:  # not on Windows, where the command line says that it does not run
+    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,6 +151,8 @@ class LocalFiles:
 
 def _most_handles() -> int:
     """How many files one store keeps open: an eighth of what the process may open."""
+    if resource is None:
+        return MOST_HANDLES
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_HANDLES if limit == resource.RLIM_INFINITY else max(1, min(MOST_HANDLES, limit // 8))
 
