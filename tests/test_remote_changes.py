@@ -16,15 +16,17 @@ from range_server import Server, says_etag, says_modified, says_nothing, says_we
 from pipeline.cli.main import main
 from pipeline.fileio import pretty_json
 from pipeline.store import open_store, ranges, transport
+from pipeline.store.addresses import hidden
 from pipeline.store.codec import DamagedStoreError
 from pipeline.store.image_reader import open_images
 from pipeline.store.kept import CACHE_VARIABLE, cache_folder
 from pipeline.store.remote import RemoteFiles, StoreChangedError
-from pipeline.store.served import Version, version_of_headers
+from pipeline.store.served import Ask, Version, version_of_headers
 from pipeline.store.shard import EMPTY, build_shard, parse_index
 from pipeline.store.verify import verify_store
 
 pytest.importorskip("aiohttp")
+fsspec = pytest.importorskip("fsspec")
 SHARD = "depth/c/1/0/0"
 SAYS = {"etag": says_etag, "weak": says_weak_etag, "modified": says_modified}
 
@@ -383,3 +385,36 @@ def test_a_machine_without_home_is_told_where_to_name_a_cache(server, monkeypatc
     monkeypatch.setattr("pathlib.Path.home", lambda: (_ for _ in ()).throw(RuntimeError("none")))
     with pytest.raises(ValueError, match="there is no home directory: choose one with --store-cache or TIEKD_STORE_C"):
         open_images(server.url("s.zarr"))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://host/a/s.zarr", "http://host/a/s.zarr"),
+        ("http://host:80/a@b/s.zarr", "http://host:80/a@b/s.zarr"),
+        ("http://[::1]:80/a@b", "http://[::1]:80/a@b"),
+        ("s3://bucket/name@v2.zarr", "s3://bucket/name@v2.zarr"),
+        ("http://me:a@b@host/s", "http://***@host/s"),
+        ("http://me:a/b@host/s", "http://***@host/s"),
+        ("http://me@host/s and https://you:x@other/t", "http://***@host/s and https://***@other/t"),
+        ("403, url='https://cdn/x?sig=abc&e=1'", "403, url='https://cdn/x?***'"),
+        ("no address: me:x@host?", "no address: me:x@host?"),
+    ],
+    ids=["plain", "at-in-path", "ipv6", "bucket", "two-ats", "slash", "two", "signature", "none"],
+)
+def test_addresses_are_shown_without_what_is_secret_and_otherwise_as_they_are(text, shown):
+    assert hidden(text) == shown
+
+
+def test_a_file_system_that_tells_versions_apart_from_bytes_is_asked_once_a_file():
+    wrapped = pytest.importorskip("fsspec.implementations.asyn_wrapper")
+    memory = fsspec.filesystem("memory")
+    system = wrapped.AsyncFileSystemWrapper(memory, asynchronous=False)
+    memory.pipe_file("/apart/a", b"0123456789")
+    (first,) = ranges.ask_all(system, "memory://apart", [Ask("a", 2, 5, 1)])
+    assert (first.data, first.version.length) == (b"234", 10)
+    assert first.version.is_known
+    (again,) = ranges.ask_all(system, "memory://apart", [Ask("a", 0, 3, 1, first.version)])
+    assert again == (b"012", first.version)
+    (missing,) = ranges.ask_all(system, "memory://apart", [Ask("b", 0, 3, 1)])
+    assert isinstance(missing, FileNotFoundError)

@@ -21,7 +21,7 @@ PROTOCOLS = {
 
 # A password may hold `@`, so all up to the last `@` before the path is hidden. Where what follows the first colon is no
 # port, the password holds `/`, `?` or `#`, and everything up to the last `@` is hidden.
-_LOGIN = re.compile(r"(?<=://)(?:[^\s/?#]*@|[^\s/?#:@]*:(?!\d+(?:[/?#]|$))\S*@)")
+_LOGIN = re.compile(r"(?<=://)(?:[^\s/?#]*@|[^\s/?#:@[]*:(?!\d+(?:[/?#]|$))\S*@)")
 _QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\")>]*")
 
 
