@@ -51,7 +51,7 @@ def split_of(root):
 
 
 def evaluated(store, root, tmp_path, *flags):
-    out = tmp_path / "m.json"
+    out = tmp_path / f"m{len(list(tmp_path.glob('m*.json')))}.json"
     printed = run("evaluate-teacher", store, *split_of(root), *flags, "--out", out)
     return json.loads(out.read_text()), printed
 
