@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from .metrics import Protocol
 
+SAME_COVERAGE = 0.001
+"""How far the coverage of two evaluations may be apart: 0.1 points of a percentage."""
+
 
 class Coverage:
     """How much of the valid truth had a prediction."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .coverage import SAME_COVERAGE
 from .fileio import CsvTable, read_json
 from .outputs import named_after
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 SAME_MEAN = 1e-9
 """Relative: how far the mean of the rows may be from the one in the JSON. Both were written to all digits."""
-SAME_COVERAGE = 0.001
-"""How far the coverage of two evaluations may be apart: 0.1 points of a percentage."""
 OF_ONE_SIDE = "flip_average"
 """The field of a protocol that may differ: a teacher's cached depth cannot be mirrored and averaged."""
 

@@ -8,10 +8,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import BINS, make_store
 from fakes import FakeTeacher, make_folder, make_scenes_folder
 
 from pipeline.cache import cache_teacher
+from pipeline.cli.main import main
 from pipeline.dpm import bin_edges, entropy_nats, expected_depth, interval_m
 from pipeline.fileio import pretty_json
 from pipeline.metrics import METRICS, PROTOCOLS
@@ -26,7 +28,7 @@ from pipeline.report.table import DASH
 from pipeline.sources.registry import open_source
 from pipeline.store import open_store
 from pipeline.students.build import build_student
-from pipeline.students.run import CONFIG, WEIGHTS, save_weights
+from pipeline.students.run import CONFIG, WEIGHTS, load_run, save_weights
 from pipeline.students.run import METRICS as RUN_METRICS
 from pipeline.uncertainty import COVERAGES, LEVELS
 
@@ -65,7 +67,9 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.texts))
 
 
-def make_run(path, *, view="full", target="teacher", loss="tiekd", seed=0, epochs=2, steps=9, head=None):
+def make_run(
+    path, *, view="full", target="teacher", loss="tiekd", seed=0, epochs=2, steps=9, head=None, taught_by=None
+):
     """A run with random weights, as if it had been trained."""
     path.mkdir(parents=True)
     torch.manual_seed(seed)
@@ -78,7 +82,7 @@ def make_run(path, *, view="full", target="teacher", loss="tiekd", seed=0, epoch
         "view": view,
         "loss": loss,
         "truth_of": "sparse" if target == "truth" else None,
-        "store": {"teacher": {"name": "fake"}} if target == "teacher" else None,
+        "store": taught_by if target == "teacher" else None,
     }
     if head is not None:  # older runs say nothing of it
         config["head"] = head
@@ -89,6 +93,11 @@ def make_run(path, *, view="full", target="teacher", loss="tiekd", seed=0, epoch
     rows = [f"{epoch},{0.5 - epoch / 9},3.0,0.4" for epoch in range(epochs)]
     (path / "epochs.csv").write_text("\n".join(["epoch,val_abs_rel,val_rmse,val_delta1", *rows]) + "\n")
     return path
+
+
+def identity(store, **changes):
+    """What a run's configuration says of the store that it learned from."""
+    return {"teacher": store.spec.teacher, "digest": store.spec.digest(), **changes}
 
 
 def doubt_of(abs_rel, ause, *, mapped=True, constant=True):
@@ -136,7 +145,8 @@ def world(tmp_path_factory):
     make_scenes_folder(root / "scenes", 6, (32, 64))
     source = open_source(f"scenes:{root / 'scenes'}")
     cache_teacher(source, "all", FakeTeacher(scale=2, with_dpm=True), root / "t.zarr", CacheOptions(batch_size=2))
-    make_run(root / "runs" / "taught")
+    store = open_store(root / "t.zarr")
+    make_run(root / "runs" / "taught", taught_by=identity(store))
     make_run(root / "runs" / "truth", target="truth", loss="si", seed=1)
     make_run(root / "runs" / "bare", seed=2, epochs=0)
     write_metrics(root / "taught.json", 0.1234, alike=0.0567)
@@ -363,7 +373,7 @@ def test_an_existing_page_is_never_written_over(world, tmp_path):
         ({"runs": []}, "no run to report on"),
         ({"frames": 0}, "--frames 0"),
         ({"runs": ["taught", "taught"]}, "two runs are named 'taught'"),
-        ({"runs": ["truth"]}, r"taught\.json belong to no run.*expected one of truth\.json, teacher\.json"),
+        ({"runs": ["truth"]}, r"taught\.json belong to no run.*'taught' is none of truth, teacher"),
         ({"metrics": ["taught", "taught"]}, "are both of 'taught'"),
     ],
 )
@@ -379,11 +389,39 @@ def test_a_run_of_another_view_is_refused(world, tmp_path):
         report(world, tmp_path / "r.html", runs=[run], metrics=())
 
 
-def test_a_split_that_the_store_lacks_is_refused(world, tmp_path):
+@pytest.mark.parametrize(
+    ("truth", "said"),
+    [
+        ("dense", "errors are against ground truth"),
+        ("sparse", "ground truth is sparse: errors are against its points"),
+        ("none", "no ground truth, and so no errors"),
+    ],
+)
+def test_frames_that_the_store_lacks_are_shown_without_the_teacher(world, tmp_path, truth, said):
     make_scenes_folder(tmp_path / "scenes", 9, (32, 64))
+    source = open_source(f"scenes:{tmp_path / 'scenes'}", "sparse" if truth == "sparse" else None)
+    if truth == "none":
+        source.read_truth_m = lambda _: None
+    report(world, tmp_path / "r.html", runs=["taught", "truth"], metrics=(), source=source, frames=9)
+    text = (tmp_path / "r.html").read_text()
+    page = Page(text).text
+    assert page.count("the store lacks this frame, so the teacher is not shown") == 3
+    assert said in page
+    articles = text.split("<article")[1:]
+    shown = ['<div class="who"><span class="swatch teacher-colour"></span>teacher</div>' in one for one in articles]
+    assert shown == 6 * [True] + 3 * [False]
+    why = "Largest error of taught against truth"
+    assert [why in one for one in articles[6:]] == 3 * [truth != "none"]
+
+
+def test_a_page_of_held_out_frames_alone_shows_no_teacher(world, tmp_path):
+    make_scenes_folder(tmp_path / "scenes", 9, (32, 64))
+    (tmp_path / "scenes" / "late.txt").write_text("000007\n000008\n")
     source = open_source(f"scenes:{tmp_path / 'scenes'}")
-    with pytest.raises(ValueError, match=r"holds no sample '00000[678]'"):
-        report(world, tmp_path / "r.html", source=source, split="test")
+    split = str(tmp_path / "scenes" / "late.txt")
+    report(world, tmp_path / "r.html", runs=["taught"], metrics=(), source=source, split=split)
+    text = (tmp_path / "r.html").read_text()
+    assert "teacher-colour" not in text[text.index('<h2 id="frames"') :]
 
 
 def test_another_image_of_the_same_id_is_refused(world, tmp_path):
@@ -481,3 +519,92 @@ def test_no_name_on_a_page_holds_a_control_character(world, tmp_path):
     text = (tmp_path / "r.html").read_text()
     assert not {"\x1b", "\u202e"} & set(text)
     assert "a\\x1b[2J\\u202eb" in text
+
+
+def test_who_taught_a_student_is_told_by_identity_and_not_by_name(world, tmp_path):
+    store = open_store(world / "t.zarr")
+    card = store.spec.teacher
+    taught_by = {
+        "same": identity(store),
+        "exact": identity(store, manifest_sha256=store.manifest_sha256),
+        "remade": identity(store, manifest_sha256="0" * 64),
+        "elsewhere": identity(store, digest="1" * 64),
+        "namesake": {"teacher": card | {"weights_sha256": "2" * 64}, "digest": "3" * 64},
+        "stranger": {"teacher": card | {"name": "big"}, "digest": "4" * 64},
+        "unknown": {},
+    }
+    runs = [make_run(tmp_path / name, taught_by=one) for name, one in taught_by.items()]
+    (tmp_path / "same" / RUN_METRICS).write_bytes(pretty_json({"epochs": 15}))
+    report(world, tmp_path / "r.html", runs=[*runs, world / "runs" / "truth"], metrics=(), frames=1)
+    text = Page((tmp_path / "r.html").read_text()).text
+    assert "lean on the teacher, loss tiekd, 15 epochs" in text
+    assert text.count("lean on the teacher, loss tiekd") == 2
+    assert text.count("lean on another store of the teacher, loss tiekd") == 2
+    assert f"lean on another teacher of the same name, {card['name']}, loss tiekd" in text
+    assert "lean on another teacher, big, loss tiekd" in text
+    assert "lean on another teacher, unknown, loss tiekd" in text
+    assert re.search("same and exact learned from this store; remade and elsewhere learned from another store of", text)
+    assert re.search("namesake , stranger and unknown learned from another teacher; truth learned from ground tr", text)
+
+
+def test_a_page_without_a_student_of_its_teacher_does_not_say_that_it_taught_them(world, tmp_path):
+    report(world, tmp_path / "r.html", runs=["truth"], metrics=(), frames=1)
+    text = Page((tmp_path / "r.html").read_text()).text
+    assert "What students learned" in text
+    assert "truth learned from ground truth." in text
+
+
+def test_metrics_may_be_given_by_the_name_of_the_run(world, tmp_path):
+    write_metrics(tmp_path / "run7.json", 0.4321)
+    words = ["report", str(world / "runs" / "taught"), "--store", str(world / "t.zarr")]
+    words += ["--source", f"scenes:{world / 'scenes'}", "--split", "all", "--frames", "1", "--out"]
+    done = CliRunner().invoke(main, [*words, str(tmp_path / "r.html"), "--metrics", f"taught={tmp_path}/run7.json"])
+    assert done.exit_code == 0, done.output
+    assert "0.4321" in done.output
+    assert "--metrics taught=run7.json" in (tmp_path / "r.html").read_text()
+    done = CliRunner().invoke(main, [*words, str(tmp_path / "s.html"), "--metrics", f"tought={tmp_path}/run7.json"])
+    assert done.exit_code == 1
+    assert "'tought' is none of taught, teacher" in done.output
+
+
+def add(path, **facts):
+    """State more in a metrics file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    return path
+
+
+def test_metrics_of_other_weights_or_another_teacher_are_refused(world, tmp_path):
+    run = load_run(world / "runs" / "taught")
+    add(write_metrics(tmp_path / "taught.json", 0.1), measured={"weights_sha256": run.weights_sha256})
+    report(world, tmp_path / "good.html", runs=["taught"], metrics_paths=[tmp_path / "taught.json"], frames=1)
+    for measured, why in (
+        ({"weights_sha256": "0" * 64}, "of other weights than run"),
+        ({"store_digest": "0"}, "of a t"),
+    ):
+        add(tmp_path / "taught.json", measured=measured)
+        with pytest.raises(ValueError, match=why):
+            report(world, tmp_path / "r.html", runs=["taught"], metrics_paths=[tmp_path / "taught.json"])
+    for measured in ({"weights_sha256": "0"}, {"store_digest": "0", "teacher_sha256": "1"}):
+        add(write_metrics(tmp_path / "teacher.json", 0.1), measured=measured)
+        with pytest.raises(ValueError, match="are not of the teacher of"):
+            report(world, tmp_path / "r.html", runs=["taught"], metrics_paths=[tmp_path / "teacher.json"])
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_likeness_to_another_teacher_is_not_shown_as_likeness_to_this_one(world, tmp_path):
+    for digest, expected in ((open_store(world / "t.zarr").spec.digest(), "0.0567"), ("0" * 64, DASH)):
+        path = write_metrics(tmp_path / "taught.json", 0.1234, alike=0.0567)
+        add(path, teacher={"store_digest": digest, "teacher_sha256": "1" * 64})
+        out = tmp_path / f"{digest[:4]}.html"
+        _, rows = report(world, out, runs=["taught"], metrics_paths=[path], frames=1)
+        assert rows[0][5] == expected
+
+
+def test_metrics_over_different_parts_of_the_truth_name_no_winner(world, tmp_path):
+    paths = [write_metrics(tmp_path / f"{name}.json", error) for name, error in (("taught", 0.1), ("truth", 0.2))]
+    for path, coverage in zip(paths, (0.02, 1.0), strict=True):
+        add(path, coverage=coverage)
+    report(world, tmp_path / "r.html", runs=["taught", "truth"], metrics_paths=paths, frames=1)
+    text = Page((tmp_path / "r.html").read_text()).text
+    assert "no student is called the best" in text
+    assert "2.0 %" in text

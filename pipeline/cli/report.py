@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any, cast
 
 import click
 
 from .console import Console, echo, table
 from .plain import OUT, OVERWRITE, PATH, SOURCE, STORE, TRUTH, PlainCommand, option
 
-if TYPE_CHECKING:
-    from pathlib import Path
+
+class MetricsType(click.ParamType["Path | tuple[str, Path]"]):
+    """A result and whose it is, written [NAME=]FILE."""
+
+    name = "[NAME=]FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | tuple[str, Path]:
+        """Parse `tiekd=m/run7.json`; a file may have `=` in its name."""
+        if not isinstance(value, str):
+            return cast("Path | tuple[str, Path]", value)
+        name, equals, file = value.partition("=")
+        if Path(value).exists() or not equals or "/" in name:
+            return Path(value)
+        if not name or not file:
+            self.fail(f"{value!r}: expected NAME=FILE, such as tiekd=m/run7.json", param, ctx)
+        return name, Path(file)
 
 
 @click.command(cls=PlainCommand)
@@ -22,8 +37,8 @@ if TYPE_CHECKING:
     "--metrics",
     "metrics_paths",
     multiple=True,
-    type=PATH,
-    help="JSON of evaluate-student or -teacher, repeatable.",
+    type=MetricsType(),
+    help="JSON of evaluate-student or -teacher, or a folder of them, repeatable; NAME is a run's, or teacher.",
 )
 @option("--frames", default=4, help="How many frames to show, spread evenly over the split.")
 @OUT
@@ -35,7 +50,7 @@ def report(
     truth: str | None,
     invalid: tuple[float, ...] | None,
     store_path: str | Path,
-    metrics_paths: tuple[Path, ...],
+    metrics_paths: tuple[Path | tuple[str, Path], ...],
     frames: int,
     out: Path,
     overwrite: bool,

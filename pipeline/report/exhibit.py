@@ -77,30 +77,34 @@ class Exhibit(NamedTuple):
     pixels: list[Pixel]
     dense: bool
     has_truth: bool
+    taught: bool
+    """Whether the store holds the frame, so that the teacher is shown."""
 
 
 def exhibit(facts: FrameFacts, names: Sequence[str], dpm_kind: str, shown: Shown) -> Exhibit:
     """Turn the facts of a frame into pictures, in the numbers that are shown; `names` are the students'."""
-    everyone = [facts.teacher, *facts.students]
+    taught = facts.teacher is not None
+    everyone = [*([facts.teacher] if facts.teacher is not None else []), *facts.students]
+    owners: list[int | None] = [*([None] if taught else []), *range(len(facts.students))]
     truth_m = facts.truth_m
     on_truth = truth_m is not None and facts.truth_is_dense
-    errors = [_error(facts, seen, is_teacher=place == 0) for place, seen in enumerate(everyone)]
-    depth = depth_scale([facts.teacher.depth_m, *([] if truth_m is None else [truth_m])])
+    errors = [_error(facts, seen, is_teacher=owner is None) for owner, seen in zip(owners, everyone, strict=True)]
+    depth = depth_scale([everyone[0].depth_m, *([] if truth_m is None else [truth_m])])
     known = [error for error in errors if error is not None]
     error_colours = error_scale(known) if known else None
     entropy = entropy_scale([seen.entropy_nats for seen in everyone if seen.entropy_nats is not None])
     width = width_scale([seen.width for seen in everyone if seen.width is not None])
     rows = []
-    for place, (seen, error) in enumerate(zip(everyone, errors, strict=True)):
-        against = "truth" if on_truth or place == 0 else "the teacher"
+    for owner, seen, error in zip(owners, everyone, errors, strict=True):
+        against = "truth" if on_truth or owner is None or not taught else "the teacher"
         shown_error = error
-        if error is not None and truth_m is not None and not facts.truth_is_dense and place == 0:
+        if error is not None and truth_m is not None and not facts.truth_is_dense and (owner is None or not taught):
             shown_error = spread(error, _reach_px(error))
-        note = "" if dpm_kind != "gaussian" or place else "of fixed-width maps: no doubt of its own"
+        note = "" if dpm_kind != "gaussian" or owner is not None else "of fixed-width maps: no doubt of its own"
         rows.append(
             Row(
-                "teacher" if place == 0 else names[place - 1],
-                None if place == 0 else place - 1,
+                "teacher" if owner is None else names[owner],
+                owner,
                 [
                     Picture(map_uri(seen.depth_m, depth), "depth"),
                     _error_picture(shown_error, error, error_colours, against),
@@ -128,10 +132,10 @@ def exhibit(facts: FrameFacts, names: Sequence[str], dpm_kind: str, shown: Shown
         )
     bars.append(ColourBar("sure ← entropy → unsure", entropy.gradient(), entropy.ticks("nats")))
     bars.append(ColourBar("narrow ← 90 % interval → wide", width.gradient(), width.ticks("%")))
-    height, width = facts.image.shape[:2]
+    height_px, width_px = facts.image.shape[:2]
     return Exhibit(
         facts.sample_id,
-        (height, width),
+        (height_px, width_px),
         Picture(photo_uri(facts.image), "image"),
         truth,
         bars,
@@ -139,14 +143,17 @@ def exhibit(facts: FrameFacts, names: Sequence[str], dpm_kind: str, shown: Shown
         _pixels(facts, names, shown),
         on_truth,
         truth_m is not None,
+        taught,
     )
 
 
 def _error(facts: FrameFacts, seen: Seen, *, is_teacher: bool) -> NDArray[np.float32] | None:
     """Relative error (H, W): against truth where it is dense; else the students' against the teacher."""
-    if facts.truth_m is not None and (facts.truth_is_dense or is_teacher):
+    if facts.truth_m is not None and (facts.truth_is_dense or is_teacher or facts.teacher is None):
         return relative_error(seen.depth_m, facts.truth_m)
-    return None if is_teacher else relative_error(seen.depth_m, facts.teacher.depth_m)
+    if is_teacher or facts.teacher is None:
+        return None
+    return relative_error(seen.depth_m, facts.teacher.depth_m)
 
 
 def _error_picture(
@@ -185,12 +192,12 @@ def _pixels(facts: FrameFacts, names: Sequence[str], shown: Shown) -> list[Pixel
         truth_m = None if facts.truth_m is None else float(facts.truth_m[mark.row, mark.column])
         if truth_m is not None and not np.isfinite(truth_m):
             truth_m = None
-        teacher = facts.teacher.beliefs[place]
+        teacher = None if facts.teacher is None else facts.teacher.beliefs[place]
         students = [seen.beliefs[place] for seen in facts.students]
         readings = [
             Reading(name, series, _reading(belief, shown.unit))
             for name, series, belief in [
-                ("teacher", None, teacher),
+                *([] if facts.teacher is None else [("teacher", None, teacher)]),
                 *((name, series, belief) for series, (name, belief) in enumerate(zip(names, students, strict=True))),
             ]
         ]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ..predict import Frame
     from ..progress import Task
     from ..sources.base import Sample, Source
     from ..store import Store
@@ -55,7 +56,8 @@ class FrameFacts(NamedTuple):
     """(H, W), NaN where there is none; None where the frame has no truth at all."""
     truth_is_dense: bool
     marks: list[Mark]
-    teacher: Seen
+    teacher: Seen | None
+    """None where the store lacks the frame."""
     students: list[Seen]
 
 
@@ -64,36 +66,39 @@ def frame_facts(
 ) -> FrameFacts:
     """Look at one frame, in the numbers that are shown.
 
-    Raises ValueError where the store lacks it or was made from another image.
+    Where the store lacks it there is no teacher, and the first student's prediction is what others are brought to.
+    Raises ValueError where the store was made from another image.
     """
     frame = read_frame(source, sample, View.parse(store.spec.view))
-    number = store.index_of(sample.id)
-    if store.image_sha256[number].tobytes().hex() != frame.image_sha256:
+    number = number_in(store, sample.id)
+    if number is not None and store.image_sha256[number].tobytes().hex() != frame.image_sha256:
         raise ValueError(
             f"{sample.image_path} is not the image that the teacher saw (sha256): {store.name} was made from "
             "other images; use those, or run `pipeline cache-teacher` over these"
         )
     size_px = (frame.image.shape[0], frame.image.shape[1])
-    teacher_m = shown.depth(store, number, size_px)
+    reference_m, entropy = _reference(store, number, results[0], frame, shown)
     known = frame.truth_m is not None and bool(np.isfinite(frame.truth_m).any())
-    truth_m = shown.truth(frame.truth_m, teacher_m) if known and frame.truth_m is not None else None
+    truth_m = shown.truth(frame.truth_m, reference_m) if known and frame.truth_m is not None else None
     dense = truth_m is not None and is_dense(truth_m)
-    belief_map = teacher_map(store, number, shown)
-    teacher_entropy, teacher_width = belief_map.entropy_nats(), belief_map.relative_width()
-    del belief_map
     task.update()
     marks: list[Mark] = []
     students = []
     for place, result in enumerate(results):
         belief_map = student_map(result.run, frame)
         depth_m = upsampled(belief_map.depth_m(), size_px)
-        change = shown.change(depth_m, teacher_m)
+        change = None if number is None and place == 0 else shown.change(depth_m, reference_m)
         if change is not None:
             depth_m = change.depth(depth_m)
         if place == 0:
-            error = relative_error(depth_m, truth_m if truth_m is not None and dense else teacher_m)
-            why = f"Largest error of {result.name} against {'truth' if dense else 'the teacher'}"
-            marks = choose_marks(_reasons(store, shown, truth_m, teacher_m, teacher_entropy, error, why))
+            on_truth = truth_m is not None and (dense or number is None)
+            error = relative_error(depth_m, truth_m if truth_m is not None and on_truth else reference_m)
+            why = f"Largest error of {result.name} against {'truth' if on_truth else 'the teacher'}"
+            who = result.name if number is None else "the teacher"
+            reasons = _reasons(store, shown, truth_m, reference_m, entropy, who)
+            if on_truth or number is not None:
+                reasons = reasons._replace(error=error, error_why=why)
+            marks = choose_marks(reasons)
         beliefs = [belief_map.belief(mark, size_px) for mark in marks]
         if change is not None:
             beliefs = [change.belief(belief) for belief in beliefs]
@@ -105,10 +110,32 @@ def frame_facts(
             students.append(Seen(depth_m, None, None, alone))
         del belief_map  # before the next one is made
         task.update()
-    belief_map = teacher_map(store, number, shown)  # read a second time, which is cheaper than to hold it all the while
-    beliefs = [belief_map.belief(mark, size_px) for mark in marks]
-    teacher = Seen(teacher_m, teacher_entropy, teacher_width, beliefs)
+    teacher = None
+    if number is not None:
+        belief_map = teacher_map(store, number, shown)  # read a second time, cheaper than to hold it all the while
+        beliefs = [belief_map.belief(mark, size_px) for mark in marks]
+        teacher = Seen(reference_m, entropy, belief_map.relative_width(), beliefs)
     return FrameFacts(sample.id, frame.image, truth_m, dense, marks, teacher, students)
+
+
+def number_in(store: Store, sample_id: str) -> int | None:
+    """Number of a sample in a store; None where the store lacks it."""
+    try:
+        return store.index_of(sample_id)
+    except ValueError:
+        return None
+
+
+def _reference(
+    store: Store, number: int | None, first: RunResult, frame: Frame, shown: Shown
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Depth (H, W) that others are brought to, and entropy (h, w): the teacher's, or the first student's."""
+    size_px = (frame.image.shape[0], frame.image.shape[1])
+    if number is not None:
+        return shown.depth(store, number, size_px), teacher_map(store, number, shown).entropy_nats()
+    belief_map = student_map(first.run, frame)
+    depth_m = upsampled(belief_map.depth_m(), size_px)
+    return depth_m, belief_map.entropy_nats() if has_map(first.run.config) else None
 
 
 def relative_error(depth_m: NDArray[np.float32], reference_m: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -121,21 +148,24 @@ def _reasons(
     store: Store,
     shown: Shown,
     truth_m: NDArray[np.float32] | None,
-    teacher_m: NDArray[np.float32],
-    entropy_nats: NDArray[np.float32],
-    error: NDArray[np.float32],
-    error_why: str,
+    reference_m: NDArray[np.float32],
+    entropy_nats: NDArray[np.float32] | None,
+    who: str,
 ) -> Reasons:
-    """What marks are chosen by: only pixels whose depth is known, where there is any truth, and within the bins."""
-    depth_m = teacher_m if truth_m is None else truth_m
+    """What marks are chosen by, without the error: only pixels of known depth (truth where there is any), in the bins.
+
+    `who` made the reference: the teacher, or where the store lacks the frame a student.
+    """
+    depth_m = reference_m if truth_m is None else truth_m
     low_m, high_m = shown.bin_edges_m[0], shown.bin_edges_m[-1]
-    allowed = np.isfinite(teacher_m) & (depth_m > max(low_m, 0)) & (depth_m < high_m)
-    if store.spec.dpm_kind == "gaussian":  # its entropy says nothing but where the bins lie
-        doubt, doubt_why = depth_step(teacher_m), "Sharpest edge of the teacher"
+    allowed = np.isfinite(reference_m) & (depth_m > max(low_m, 0)) & (depth_m < high_m)
+    # The entropy of Gaussian maps says nothing but where the bins lie
+    if entropy_nats is None or (who == "the teacher" and store.spec.dpm_kind == "gaussian"):
+        doubt, doubt_why = depth_step(reference_m), f"Sharpest edge of {who}"
     else:
         rows, columns = (
             ((np.arange(view) + 0.5) * own / view).astype(np.intp)
-            for view, own in zip(teacher_m.shape, entropy_nats.shape, strict=True)
+            for view, own in zip(reference_m.shape, entropy_nats.shape, strict=True)
         )
-        doubt, doubt_why = entropy_nats[rows[:, None], columns], "The teacher in greatest doubt"
-    return Reasons(depth_m, doubt, doubt_why, error, error_why, allowed)
+        doubt, doubt_why = entropy_nats[rows[:, None], columns], f"{who[0].upper()}{who[1:]} in greatest doubt"
+    return Reasons(depth_m, doubt, doubt_why, np.full_like(depth_m, np.nan), "", allowed)

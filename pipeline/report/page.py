@@ -19,7 +19,8 @@ from ..students.run import has_map
 from .doubt import COLUMNS as DOUBT_COLUMNS
 from .doubt import doubt_section
 from .exhibit import exhibit
-from .frames import frame_facts
+from .frames import frame_facts, number_in
+from .identity import THIS_STORE, THIS_TEACHER, learned_from_what
 from .plots import SERIES, epoch_plot, finite_line, loss_plot
 from .results import read_results
 from .shown import choose_shown
@@ -27,6 +28,7 @@ from .table import (
     COLUMNS,
     comparable,
     headline,
+    lineage,
     page_table,
     teacher_name,
     terminal_table,
@@ -54,7 +56,7 @@ def write_report(
     store: Store,
     source: Source,
     split: str,
-    metrics_paths: list[Path],
+    metrics_paths: Sequence[Path | tuple[str, Path]],
     frames: int = 4,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -66,9 +68,9 @@ def write_report(
         runs: finished runs, whose view is the store's; the name of each directory is the name on the page.
         store: of the teacher, with the frames that are shown. All runs learned metres, or all its relative depth.
         source: of these frames.
-        split: `frames` frames of it are shown, spread evenly.
+        split: `frames` frames of it are shown, spread evenly; without the teacher those that the store lacks.
         metrics_paths: JSON of evaluate-student, RUN.json for a run RUN; and of evaluate-teacher, teacher.json. Or
-            folders of them.
+            folders of them, or (RUN, file).
         frames: 1 or more.
         overwrite: whether a file at `out` is written over.
         progress: told of each map that is computed.
@@ -82,13 +84,14 @@ def write_report(
     if frames < 1:
         raise ValueError(f"--frames {frames}: expected 1 or more")
     samples = evenly(source.samples(split), frames)
-    for sample in samples:
-        store.index_of(sample.id)  # a store of another split is refused before any work
     results, teacher = read_results(runs, metrics_paths, store)
     shown = choose_shown(store, results)
     lines = page_table(results, teacher, store)
     if not comparable(results, teacher):
-        progress.note("the metrics were taken by different protocols or over different frames: the page says so")
+        progress.note("the metrics were taken by different protocols, or over different frames or parts of the truth")
+    absent = sum(number_in(store, sample.id) is None for sample in samples)
+    if absent:
+        progress.note(f"{store.name} lacks {absent} of the {len(samples)} frames: they are shown without the teacher")
     exhibits = []
     with progress.task("report", len(samples) * (len(results) + 1), "map") as task:
         for sample in samples:
@@ -100,6 +103,8 @@ def write_report(
         teacher=teacher_name(store),
         lines=lines,
         columns=COLUMNS,
+        lineage=lineage(results, store),
+        of_this_teacher=any(learned_from_what(one.run.config, store) in {THIS_STORE, THIS_TEACHER} for one in results),
         headline=headline(results, teacher),
         protocols=_protocols(results, teacher),
         mirrored=any(result.measured and result.measured.protocol.get("flip_average") for result in results),
@@ -115,7 +120,7 @@ def write_report(
         source=source.name,
         split=Path(split).stem if os.sep in split else split,
         versions=_versions(),
-        metrics=[Path(path).name for path in metrics_paths],
+        metrics=[_metrics_flag(given) for given in metrics_paths],
         frames=frames,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +143,12 @@ def _render(**values: Any) -> str:  # noqa: ANN401 - whatever the template names
 
 def _without_controls(value: Any) -> Any:  # noqa: ANN401 - any value of the page
     """Escape what would reorder a line or, were the page printed in a terminal, move its cursor."""
-    return _CONTROLS.sub(lambda found: printable(found[0]), value) if type(value) is str else value
+    return type(value)(_CONTROLS.sub(lambda found: printable(found[0]), value)) if isinstance(value, str) else value
+
+
+def _metrics_flag(given: Path | tuple[str, Path]) -> str:
+    """A value of --metrics, without the folder that it lies in."""
+    return f"{given[0]}={given[1].name}" if isinstance(given, tuple) else given.name
 
 
 def _store_facts(store: Store, shown: Shown) -> dict[str, Any]:

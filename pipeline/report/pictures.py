@@ -108,7 +108,7 @@ def width_scale(widths: list[NDArray[np.float32]]) -> Scale:
 
 
 def _range(arrays: list[NDArray[np.float32]], low: float, high: float) -> tuple[float, float]:
-    values = np.concatenate([array[np.isfinite(array)] for array in arrays])
+    values = np.concatenate([np.empty(0), *(array[np.isfinite(array)] for array in arrays)])
     if not values.size:
         return 1.0, 2.0
     found = np.percentile(values, [low, high])

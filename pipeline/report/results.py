@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..fileio import open_regular, read_json
@@ -14,6 +14,7 @@ from ..sources.view import View
 from ..students.run import METRICS as RUN_METRICS
 from ..students.run import LoadedRun, load_run
 from .doubt import read_doubt
+from .identity import is_of_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..store import Store
     from .doubt import Doubt
 
+_EVALUATE = "measure it again with `pipeline evaluate-student`, or give the file of this run"
 TEACHER_STEM = "teacher"
 """Stem of the metrics file that is the teacher's, unless a run has this name."""
 
@@ -37,6 +39,12 @@ class Measured:
     frames: int
     metrics: dict[str, float]
     against_teacher: dict[str, float] | None
+    coverage: float | None
+    """Fraction of the valid truth that had a prediction; None of an evaluation that does not say."""
+    measured: dict[str, str]
+    """Which run or store was measured; empty in older evaluations."""
+    teacher: dict[str, str]
+    """Which teacher it was compared with; empty in older evaluations."""
     doubt: Doubt | None = None
     """Whether it knows when it is wrong, where that was asked for."""
 
@@ -76,13 +84,14 @@ class RunResult:
 
 
 def read_results(
-    runs: Sequence[Path], metrics_paths: Sequence[Path], store: Store
+    runs: Sequence[Path], metrics_paths: Sequence[Path | tuple[str, Path]], store: Store
 ) -> tuple[list[RunResult], Measured | None]:
     """Runs with what is known of them, and the teacher's metrics if they were given.
 
-    A metrics file belongs to the run whose directory has the name of its stem, or to the teacher. Of a folder, those
-    files count that belong to something. Raises ValueError for two runs of one name, a file that belongs to nothing,
-    a run whose view is not the store's, and damaged files.
+    A metrics file belongs to the run that it is given for (name, file), or whose directory has the name of its stem, or
+    to the teacher. Of a folder, those files count that belong to something. Raises ValueError for two runs of one name,
+    a file that belongs to nothing or states other weights or another teacher, a run whose view is not the store's, and
+    damaged files.
     """
     names = [run.resolve().name for run in runs]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -99,30 +108,46 @@ def read_results(
                 f"{store.spec.view!r}: use runs and a store of one view"
             )
         measured = read_measured(metrics[name]) if name in metrics else None
+        if measured is not None and measured.measured.get("weights_sha256", run.weights_sha256) != run.weights_sha256:
+            raise ValueError(f"metrics {metrics[name]} are of other weights than run {path}: {_EVALUATE}")
+        if measured is not None and "store_digest" in measured.measured:
+            raise ValueError(f"metrics {metrics[name]} are of a teacher, not of run {path}: {_EVALUATE}")
+        if measured is not None and not is_of_teacher(measured.teacher, store):
+            measured = replace(measured, against_teacher=None)
         training = read_json(path / RUN_METRICS, "metrics of a run")
         steps = [(row["step"], row["loss"]) for row in _read_table(path / "steps.csv", ("step", "loss"))]
         results.append(RunResult(name, run, training, steps, _read_table(path / "epochs.csv", ("epoch",)), measured))
     of_teacher = metrics.get(TEACHER_STEM) if TEACHER_STEM not in names else None
-    return results, None if of_teacher is None else read_measured(of_teacher)
+    teacher = None if of_teacher is None else read_measured(of_teacher)
+    if teacher is not None and ("weights_sha256" in teacher.measured or not is_of_teacher(teacher.measured, store)):
+        raise ValueError(
+            f"metrics {of_teacher} are not of the teacher of {store.name}: leave them out, or measure it with "
+            "`pipeline evaluate-teacher`"
+        )
+    return results, teacher
 
 
-def _match(metrics_paths: Sequence[Path], names: Sequence[str]) -> dict[str, Path]:
+def _match(metrics_paths: Sequence[Path | tuple[str, Path]], names: Sequence[str]) -> dict[str, Path]:
     """Metrics files by the name that they belong to."""
     wanted = {*names, TEACHER_STEM}
-    files: list[Path] = []
-    for path in metrics_paths:
-        if path.is_dir():
-            files += [file for file in sorted(path.glob("*.json")) if file.stem in wanted]
-        elif path.stem in wanted:
-            files.append(path)
+    files: list[tuple[str, Path]] = []
+    for given in metrics_paths:
+        name, path = given if isinstance(given, tuple) else (given.stem, given)
+        if path.is_dir() and not isinstance(given, tuple):
+            files += [(file.stem, file) for file in sorted(path.glob("*.json")) if file.stem in wanted]
+        elif name in wanted:
+            files.append((name, path))
         else:
-            known = ", ".join(f"{name}.json" for name in [*names, TEACHER_STEM])
-            raise ValueError(f"metrics {path} belong to no run of the page: expected one of {known}; rename the file")
+            known = ", ".join([*names, TEACHER_STEM])
+            raise ValueError(
+                f"metrics {path} belong to no run of the page: {name!r} is none of {known}; "
+                "say whose they are with --metrics NAME=FILE"
+            )
     found: dict[str, Path] = {}
-    for path in files:
-        if path.stem in found:
-            raise ValueError(f"metrics {found[path.stem]} and {path} are both of {path.stem!r}: leave one out")
-        found[path.stem] = path
+    for name, path in files:
+        if name in found:
+            raise ValueError(f"metrics {found[name]} and {path} are both of {name!r}: leave one out")
+        found[name] = path
     return found
 
 
@@ -137,6 +162,9 @@ def read_measured(path: Path) -> Measured:
             truth=None if value.get("truth") is None else str(value["truth"]),
             frames=int(value["frames"]),
             metrics={name: float(value["metrics"][name]) for name in METRICS},
+            coverage=None if value.get("coverage") is None else float(value["coverage"]),
+            measured=dict(value.get("measured") or {}),
+            teacher=dict(value.get("teacher") or {}),
             against_teacher=None if alike is None else {name: float(alike[name]) for name in METRICS},
             doubt=None if value.get("uncertainty") is None else read_doubt(value["uncertainty"]),
         )

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup
 
+from ..coverage import SAME_COVERAGE
 from ..metrics import LOWER_IS_BETTER, METRICS
+from .identity import OTHER, THIS_STORE, THIS_TEACHER, TRUTH, learned_from_what
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,15 +68,18 @@ COLUMNS = (
         Column(key, head, digits, better="lower" if key in LOWER_IS_BETTER else "higher", brief=key in _BRIEF)
         for key, (head, digits) in _HEADS.items()
     ),
+    Column("coverage", "coverage", 1, " %"),
     Column("alike", "AbsRel to teacher", 4, better="lower", brief=True),
     Column("speed", "training img/s", 1, brief=True),
 )
 
 
 def comparable(results: Sequence[RunResult], teacher: Measured | None) -> bool:
-    """Whether all metrics were taken in the same way, over the same number of frames."""
-    taken = [result.measured for result in results] + [teacher]
-    return len({one.measured_how() for one in taken if one is not None}) <= 1
+    """Whether all metrics were taken in the same way, over the same number of frames and the same part of the truth."""
+    taken = [one for one in (*(result.measured for result in results), teacher) if one is not None]
+    covered = [one.coverage for one in taken if one.coverage is not None]
+    alike = not covered or max(covered) - min(covered) <= SAME_COVERAGE
+    return alike and len({one.measured_how() for one in taken}) <= 1
 
 
 def page_table(results: Sequence[RunResult], teacher: Measured | None, store: Store) -> list[Line]:
@@ -83,7 +88,7 @@ def page_table(results: Sequence[RunResult], teacher: Measured | None, store: St
     best = best_of(COLUMNS, values) if comparable(results, teacher) and len(results) > 1 else {}
     lines = []
     if teacher is not None:
-        cells = [cell_of(column, dict(teacher.metrics), {}) for column in COLUMNS]
+        cells = [cell_of(column, _of_measured(teacher), {}) for column in COLUMNS]
         lines.append(Line(teacher_name(store), "", None, cells))
     for number, (result, known) in enumerate(zip(results, values, strict=True)):
         cells = [cell_of(column, known, best) for column in COLUMNS]
@@ -105,15 +110,43 @@ def teacher_name(store: Store) -> str:
 
 
 def learned_from(result: RunResult, store: Store) -> str:
-    """What a run learned from, and by which loss."""
+    """What a run learned from, by which loss, and how long."""
     config = result.run.config
-    if result.from_truth:
+    source = learned_from_what(config, store)
+    if source == TRUTH:
         kind = config.get("truth_of")
         what = f"{kind} ground truth" if kind and kind != "default" else "ground truth"
+    elif source == OTHER:
+        stated = config.get("store")
+        card = stated.get("teacher") if isinstance(stated, dict) else None
+        name = card.get("name") if isinstance(card, dict) else None
+        same = " of the same name" if name == teacher_name(store) else ""
+        what = f"another teacher{same}, {name or 'unknown'}"
     else:
-        taught_by = ((config.get("store") or {}).get("teacher") or {}).get("name")
-        what = "the teacher" if taught_by == teacher_name(store) else f"another teacher, {taught_by}"
-    return f"{config.get('student')} on {what}, loss {config.get('loss')}"
+        what = "the teacher" if source == THIS_STORE else "another store of the teacher"
+    epochs = result.training.get("epochs") or config.get("epochs")
+    said = f"{config.get('student')} on {what}, loss {config.get('loss')}"
+    return f"{said}, {epochs} {'epoch' if epochs == 1 else 'epochs'}" if epochs else said
+
+
+_SOURCES = {
+    THIS_STORE: "learned from this store",
+    THIS_TEACHER: "learned from another store of this teacher",
+    OTHER: "learned from another teacher",
+    TRUTH: "learned from ground truth",
+}
+
+
+def lineage(results: Sequence[RunResult], store: Store) -> Markup:
+    """A sentence of who learned from what."""
+    parts = []
+    for source, verb in _SOURCES.items():
+        names = [result.name for result in results if learned_from_what(result.run.config, store) == source]
+        if names:
+            listed = [Markup("<strong>{}</strong>").format(name) for name in names]
+            joined = Markup(", ").join(listed[:-1]) + Markup(" and ") + listed[-1] if len(listed) > 1 else listed[0]
+            parts.append(joined + " " + verb)
+    return Markup("; ").join(parts) + "."
 
 
 def headline(results: Sequence[RunResult], teacher: Measured | None) -> Markup:
@@ -129,16 +162,16 @@ def headline(results: Sequence[RunResult], teacher: Measured | None) -> Markup:
         "the best student is" if len(measured) > 1 else "there is", best.name
     )
     if best.from_truth:
-        said += ", which learned from it instead of from the teacher"
+        said += ", which learned from it instead of from a teacher"
     said += f": its depth is off by {error:.1%} on average (AbsRel)"
     if others and not best.from_truth:
         other_error, other = min(others, key=lambda pair: pair[0])
-        less = Markup(", {} than <strong>{}</strong>, which learned from ground truth and not from the teacher")
+        less = Markup(", {} than <strong>{}</strong>, which learned from ground truth and not from a teacher")
         said += less.format(_less(error, other_error), other.name)
     said += "."
     if others and best.from_truth:
         other_error, other = min(others, key=lambda pair: pair[0])
-        next_best = Markup(" Of those that the teacher taught, <strong>{}</strong> is best, with {}.")
+        next_best = Markup(" Of those that a teacher taught, <strong>{}</strong> is best, with {}.")
         said += next_best.format(other.name, f"{other_error:.1%}")
     if teacher is not None:
         said += f" The teacher itself is off by {teacher.metrics['abs_rel']:.1%}."
@@ -157,10 +190,14 @@ def _values(result: RunResult) -> dict[str, float]:
         if isinstance(value, (int, float)):
             known[key] = value / unit
     if result.measured is not None:
-        known |= result.measured.metrics
+        known |= _of_measured(result.measured)
         if result.measured.against_teacher is not None:
             known["alike"] = result.measured.against_teacher["abs_rel"]
     return known
+
+
+def _of_measured(measured: Measured) -> dict[str, float]:
+    return measured.metrics | ({} if measured.coverage is None else {"coverage": 100 * measured.coverage})
 
 
 def best_of(columns: Sequence[Column], values: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -1,0 +1,39 @@
+"""Who is who on a page: by weights, stores and teachers' cards, never by names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..fileio import canonical_json, sha256_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..store import Store
+
+TRUTH, THIS_STORE, THIS_TEACHER, OTHER = "truth", "this store", "this teacher", "another teacher"
+"""What a run learned from; THIS_TEACHER is another store of the page's teacher."""
+
+
+def learned_from_what(config: Mapping[str, Any], store: Store) -> str:
+    """Which of the four a run of this configuration learned from.
+
+    A store is the same if its digest is, and its manifest where the run states one (older runs do not); a teacher is
+    the same if all that its card says is.
+    """
+    if config.get("truth_of") is not None:
+        return TRUTH
+    stated = config.get("store")
+    taught_by = stated if isinstance(stated, dict) else {}
+    if taught_by.get("digest") == store.spec.digest():
+        manifest = taught_by.get("manifest_sha256")
+        return THIS_STORE if manifest in {None, store.manifest_sha256} else THIS_TEACHER
+    return THIS_TEACHER if taught_by.get("teacher") == store.spec.teacher else OTHER
+
+
+def is_of_teacher(identity: Mapping[str, Any] | None, store: Store) -> bool:
+    """Whether a result states this store or its teacher; also where it states nothing, as older ones do."""
+    if not identity:
+        return True
+    same_store = identity.get("store_digest") == store.spec.digest()
+    return same_store or identity.get("teacher_sha256") == sha256_bytes(canonical_json(store.spec.teacher))
