@@ -607,4 +607,17 @@ def test_metrics_over_different_parts_of_the_truth_name_no_winner(world, tmp_pat
     report(world, tmp_path / "r.html", runs=["taught", "truth"], metrics_paths=paths, frames=1)
     text = Page((tmp_path / "r.html").read_text()).text
     assert "no student is called the best" in text
-    assert "2.0 %" in text
+    assert re.search(r"coverage \(%\).* 2\.0 .* 100\.0 ", text)
+
+
+def test_the_split_of_the_metrics_is_their_own_and_not_the_pages(world, tmp_path):
+    paths = [write_metrics(tmp_path / f"{name}.json", error) for name, error in (("taught", 0.1), ("truth", 0.2))]
+    for path in paths:
+        add(path, split="held-out", split_sha256="0")
+    report(world, tmp_path / "r.html", runs=["taught", "truth"], metrics_paths=paths, frames=1)
+    text = Page((tmp_path / "r.html").read_text()).text
+    assert "2 frames of scenes, split held-out." in text
+    assert "no student is called the best" not in text
+    add(paths[0], split_sha256="1")
+    report(world, tmp_path / "s.html", runs=["taught", "truth"], metrics_paths=paths, frames=1)
+    assert "no student is called the best" in Page((tmp_path / "s.html").read_text()).text

@@ -41,6 +41,8 @@ class Measured:
     against_teacher: dict[str, float] | None
     coverage: float | None
     """Fraction of the valid truth that had a prediction; None of an evaluation that does not say."""
+    split: tuple[str, str] | None
+    """Its name and the sha256 of its ids; None of an evaluation that does not say."""
     measured: dict[str, str]
     """Which run or store was measured; empty in older evaluations."""
     teacher: dict[str, str]
@@ -60,7 +62,8 @@ class Measured:
         crop = "whole view" if said.get("crop") in {None, "none"} else f"{said['crop']} crop"
         align = said.get("align", "none")
         aligned = "" if align == "none" else f", each image aligned to its truth: {align}"
-        return f"{said.get('name')} ({crop}, truth {cap}{aligned}), {self.frames} frames of {self.source}"
+        split = "" if self.split is None else f", split {self.split[0]}"
+        return f"{said.get('name')} ({crop}, truth {cap}{aligned}), {self.frames} frames of {self.source}{split}"
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ def read_measured(path: Path) -> Measured:
             frames=int(value["frames"]),
             metrics={name: float(value["metrics"][name]) for name in METRICS},
             coverage=None if value.get("coverage") is None else float(value["coverage"]),
+            split=None if "split" not in value else (str(value["split"]), str(value["split_sha256"])),
             measured=dict(value.get("measured") or {}),
             teacher=dict(value.get("teacher") or {}),
             against_teacher=None if alike is None else {name: float(alike[name]) for name in METRICS},

@@ -68,7 +68,7 @@ COLUMNS = (
         Column(key, head, digits, better="lower" if key in LOWER_IS_BETTER else "higher", brief=key in _BRIEF)
         for key, (head, digits) in _HEADS.items()
     ),
-    Column("coverage", "coverage", 1, " %"),
+    Column("coverage", "coverage (%)", 1),
     Column("alike", "AbsRel to teacher", 4, better="lower", brief=True),
     Column("speed", "training img/s", 1, brief=True),
 )
@@ -79,7 +79,8 @@ def comparable(results: Sequence[RunResult], teacher: Measured | None) -> bool:
     taken = [one for one in (*(result.measured for result in results), teacher) if one is not None]
     covered = [one.coverage for one in taken if one.coverage is not None]
     alike = not covered or max(covered) - min(covered) <= SAME_COVERAGE
-    return alike and len({one.measured_how() for one in taken}) <= 1
+    splits = {one.split[1] for one in taken if one.split is not None}
+    return alike and len(splits) <= 1 and len({one.measured_how() for one in taken}) <= 1
 
 
 def page_table(results: Sequence[RunResult], teacher: Measured | None, store: Store) -> list[Line]:
