@@ -16,12 +16,15 @@ import numpy as np
 
 from .carry import CarryCost
 from .conditions import conditions_of, notes_on_resume
+from .device import is_out_of_memory
+from .outcome import Outside, check, column
 from .plan import CacheOptions, plan_store, settled_view
 from .progress import Silent, Waits
 from .shard_maker import CARRIED_ROWS, ShardMaker
 from .sources.view import View
 from .store.info import unstated
 from .store.writer import StoreWriter
+from .teachers.base import NONPOSITIVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,6 +44,8 @@ class CacheSummary(NamedTuple):
     samples_before: int
     """Samples that an earlier, interrupted run had finished."""
     bytes_written: int
+    sample_bytes: float
+    """Mean over all samples, as `store.sizes.chunk_bytes`."""
     seconds: float
     size_px: tuple[int, int]
     invalid_share: float
@@ -48,6 +53,10 @@ class CacheSummary(NamedTuple):
     max_rel_error: float
     carried: CarryCost | None = None
     """What carrying the teacher's maps over onto the store's bins cost; None where the store has the teacher's own."""
+    outside: Outside | None = None
+    """Fractions of depth outside of bins and codes; None of relative depth, which has a range of each sample."""
+    dropped: tuple[int, int] | None = None
+    """Pixels that are 0 or less, taken as no value, and samples with such; None where that was not asked for."""
 
 
 class Planned(NamedTuple):
@@ -116,33 +125,44 @@ def fill_store(
                 progress.note(f"going on with {before} of {spec.samples} samples that are finished in {writer.staging}")
             with progress.task("cache teacher", spec.samples, "img", done=before) as task:
                 written = make(writer, task)
-            _check_any_value(writer)
+            records = list(writer.finished.values())
+            outside, warnings = check(spec, records)
+            each = writer.sample_bytes
             writer.finish(progress)
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            for warning in warnings:
+                progress.note(warning)
+    except Exception as error:
+        if is_out_of_memory(error):
+            what = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise ValueError(
+                f"out of memory ({what}): give a smaller --batch-size, or a smaller --view; {len(writer.finished)} of "
+                f"{spec.shards} shards are finished and stay in {writer.staging}; the command goes on from there"
+            ) from error
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise ValueError(
                 f"the disk of {writer.target} is full ({error.strerror}): {len(writer.finished)} of {spec.shards} "
                 f"shards are safe in {writer.staging}; make room and run the same command again, which goes on from "
                 "there"
             ) from error
         raise
-    records = list(writer.finished.values())
-
-    def column(name: str) -> list[float]:
-        return [value for record in records for value in record.rows[name]]
-
+    invalid = column(records, "invalid_share")
+    height, width = records[0].size_px
+    drops = NONPOSITIVE in (spec.teacher.get("preprocessing") or ())
     return CacheSummary(
         samples=spec.samples,
         samples_before=before,
         bytes_written=written,
+        sample_bytes=each,
         seconds=time.monotonic() - begin,
         size_px=records[0].size_px,
-        invalid_share=float(np.mean(column("invalid_share"))),
-        clipped_share=float(np.mean(column("clipped_share"))),
-        max_rel_error=max(column("max_rel_error")),
+        invalid_share=float(np.mean(invalid)),
+        clipped_share=float(np.mean(column(records, "clipped_share"))),
+        max_rel_error=float(np.max(column(records, "max_rel_error"))),
         carried=None
         if spec.carried_from is None
-        else CarryCost(*(float(np.mean(column(name))) for name in CARRIED_ROWS)),
+        else CarryCost(*(float(np.mean(column(records, name))) for name in CARRIED_ROWS)),
+        outside=outside,
+        dropped=(round(float(invalid.sum()) * height * width), int((invalid > 0).sum())) if drops else None,
     )
 
 
@@ -155,16 +175,6 @@ def _unstated(teacher: dict[str, Any]) -> list[str]:
     return [note] if missing else []
 
 
-def _check_any_value(writer: StoreWriter) -> None:
-    """Refuse a store without a value at any pixel. Raises ValueError."""
-    if all(value == 1 for record in writer.finished.values() for value in record.rows["invalid_share"]):
-        teacher = writer.spec.teacher["name"]
-        raise ValueError(
-            f"teacher {teacher!r} gave no value at 100 % of the pixels of {writer.spec.samples} samples: nothing to "
-            "learn; look at its files, their unit, and what is declared invalid"
-        )
-
-
 def check_room(writer: StoreWriter, each_bytes: float | None = None) -> None:
     """Refuse a store that will not fit: by `each_bytes` a sample, or else by the shards that are finished, if any are.
 
@@ -172,9 +182,7 @@ def check_room(writer: StoreWriter, each_bytes: float | None = None) -> None:
     """
     spec, finished = writer.spec, writer.finished.values()
     if each_bytes is None and finished:
-        each_bytes = sum(one.size_bytes for one in finished) / sum(
-            len(spec.shard_samples(one.shard)) for one in finished
-        )
+        each_bytes = writer.sample_bytes
     left = sum(len(spec.shard_samples(shard)) for shard in writer.todo)
     free = shutil.disk_usage(writer.target.parent).free
     if each_bytes is not None and each_bytes * left > free:
@@ -193,6 +201,8 @@ class _OneProcess:
         self.bytes_written = 0
         self.waits = Waits()
         self.room_checked = bool(writer.finished)
+        self.before = writer.samples_done
+        self.bytes_before = writer.sample_bytes * self.before if self.before else 0.0
 
     def run(self) -> int:
         """Make every missing shard; returns the bytes written."""
@@ -200,13 +210,16 @@ class _OneProcess:
         disk = ThreadPoolExecutor(1, "write")
         try:
             todo = self.writer.todo
+            if todo:
+                self.maker.probe(self.waits, self._beat)
             frames = self.maker.frames(todo)
             pending: Future[None] | None = None
             for shard in todo:
-                encoded = self.maker.teach(shard, frames, self.waits, self._after_batch)
+                encoded = self.maker.teach(shard, frames, self.waits, self._after_batch, self._beat)
                 self._wait_for(pending)
                 pending = disk.submit(self._write, shard, encoded)
             self._wait_for(pending)
+            self._beat()  # the size of all samples, now that all are encoded
         finally:
             # After a fault the shard that was handed to the disk is still finished; the rest is dropped.
             disk.shutdown(wait=True)
@@ -221,7 +234,12 @@ class _OneProcess:
         if not self.room_checked:
             self.room_checked = True
             check_room(self.writer, sum(future.result().size_bytes for future in encoded) / len(encoded))
-        self.task.update(count, kb_each=self.maker.kb_each, waits_for=self.waits)
+        self._beat(count)
+
+    def _beat(self, count: int = 0) -> None:
+        encoded, size = self.maker.encoded
+        each = (self.bytes_before + size) / max(self.before + encoded, 1)
+        self.task.update(count, kb_each=each / 1e3, waits_for=self.waits)
 
     def _write(self, shard: int, encoded: list[Future[EncodedSample]]) -> None:
         self.bytes_written += self.writer.write_shard(shard, [future.result() for future in encoded])

@@ -142,7 +142,7 @@ class Cluster:
             for what, seconds in made.waited_s.items():
                 waits[what] = waits.get(what, 0.0) + seconds
             count = len(writer.spec.shard_samples(shard))
-            task.update(count, workers=self.workers(), kb_each=size / count / 1e3, waits_for=waits)
+            task.update(count, workers=self.workers(), kb_each=writer.sample_bytes / 1e3, waits_for=waits)
             if first:
                 check_room(writer)
         return written

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from concurrent.futures import Future
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import ThreadPoolExecutor
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -31,3 +34,54 @@ def in_order(
     while queue:
         yield queue.popleft()
         queue.extend(pool.submit(function, item) for item in islice(rest, 1))
+
+
+class Aside:
+    """Runs calls in one thread of its own, one at a time, while whoever calls can be interrupted and can show life.
+
+    A call into C does not see Ctrl-C before it returns. The thread is a daemon: one that never ends keeps no process.
+    """
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
+        self._thread: Thread | None = None
+
+    left: ClassVar[list[Future[Any]]] = []
+    """Calls that were interrupted, and may still run."""
+
+    @classmethod
+    def is_left_running(cls) -> bool:
+        """Whether a call that was interrupted still runs: C++ that is at work does not survive the end of a process."""
+        return any(not future.done() for future in cls.left)
+
+    def call(self, function: Callable[[], A], every_s: float, beat: Callable[[], None]) -> A:
+        """What `function` returns or raises; `beat` is called each `every_s` seconds until then."""
+        if self._thread is None:
+            self._thread = Thread(target=self._run, name="aside", daemon=True)
+            self._thread.start()
+        future: Future[A] = Future()
+        self._calls.put((function, future))
+        try:
+            while True:
+                try:
+                    return future.result(every_s)
+                except TimeoutError:
+                    if future.done():  # it is the function's own
+                        raise
+                    beat()
+        except KeyboardInterrupt:
+            self.left.append(future)
+            raise
+
+    def close(self) -> None:
+        """Let the thread end, after the call that it is at."""
+        self._calls.put(None)
+
+    def _run(self) -> None:
+        while call := self._calls.get():
+            function, future = call
+            try:
+                future.set_result(function())
+            except BaseException as error:  # noqa: BLE001 - it is raised where the call was made
+                future.set_exception(error)
+            del call, function, future  # and what they hold, while the next is waited for

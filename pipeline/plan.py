@@ -41,6 +41,8 @@ class CacheOptions:
     samples_per_shard: int | None = None
     """None is 128, more for a store of millions, and 8 for dense maps, of which a shard would not fit into memory."""
     batch_size: int = 8
+    accept_noise: bool = False
+    """Whether a teacher may differ from itself, asked again or in another batch."""
     workers: int | None = None
     """Threads that read and encode; None is one a core, at most 8."""
 

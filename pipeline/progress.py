@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
 A = TypeVar("A")
@@ -77,13 +77,20 @@ class Waits(dict[str, float]):
     """Seconds that work has spent on each thing, or waited for it, by name: what a task shows as `waits_for`."""
 
     @contextmanager
-    def while_at(self, name: str) -> Iterator[None]:
-        """Count the time in the context as spent on `name`."""
+    def while_at(self, name: str) -> Iterator[Callable[[], None]]:
+        """Count the time in the context as spent on `name`; calling what it gives counts what was spent so far."""
         begin = time.monotonic()
+
+        def count() -> None:
+            nonlocal begin
+            now = time.monotonic()
+            self[name] = self.get(name, 0.0) + now - begin
+            begin = now
+
         try:
-            yield
+            yield count
         finally:
-            self[name] = self.get(name, 0.0) + time.monotonic() - begin
+            count()
 
     def before_each(self, name: str, items: Iterable[A]) -> Iterator[A]:
         """The items, each of which was waited for as `name`."""

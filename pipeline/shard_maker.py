@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,9 +20,11 @@ import numpy as np
 import torch
 
 from .carry import CarryCost, carry
-from .parallel import in_order
+from .outcome import row_of
+from .parallel import Aside, in_order
+from .probe import check_repeats
 from .store.writer import EncodedSample, encode_sample
-from .teachers.base import Framing, answer_of, may_lack_values
+from .teachers.base import NEVER_0, REMEDY_OF_NONPOSITIVE, Framing, answer_of, may_lack_values, remedy_of_infinity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
     from .store.spec import StoreSpec
     from .teachers.base import Teacher
 
+BEAT_S = 1.0
+"""So often progress shows life while a teacher is at work."""
 MOVING = {"image", "pixel"}
 """What a store is `carried_from` whose teacher has other bins in each answer."""
 CARRIED_ROWS = ("dpm_carried_kl_nats", "carried_depth_share", "carried_clipped_share")
@@ -81,6 +87,8 @@ class ShardMaker:
         self._view = view
         self._teacher = teacher
         self._batch_size = options.batch_size
+        self._accept_noise = options.accept_noise
+        self._aside = Aside()
         self._threads = options.workers or min(8, os.cpu_count() or 1)
         self._readers = ThreadPoolExecutor(self._threads, "read")
         self._encoders = ThreadPoolExecutor(self._threads, "encode")
@@ -93,12 +101,13 @@ class ShardMaker:
     def __exit__(self, *_: object) -> None:
         self._readers.shutdown(wait=False, cancel_futures=True)
         self._encoders.shutdown(wait=False, cancel_futures=True)
+        self._aside.close()
 
     @property
-    def kb_each(self) -> float:
-        """Mean size of a sample so far in KB; 0 before the first."""
+    def encoded(self) -> tuple[int, int]:
+        """How many samples were encoded here, and their bytes."""
         with self._counting:
-            return self._encoded_bytes / 1e3 / max(self._encoded, 1)
+            return self._encoded, self._encoded_bytes
 
     def frames(self, shards: Iterable[int]) -> Iterator[Future[Frame]]:
         """The images of these shards in their order, read ahead of their use once the first is asked for."""
@@ -111,10 +120,12 @@ class ShardMaker:
         frames: Iterator[Future[Frame]],
         waits: Waits,
         after: Callable[[int, Sequence[Future[EncodedSample]]], None] | None = None,
+        beat: Callable[[], None] = lambda: None,
     ) -> list[Future[EncodedSample]]:
         """Show the teacher the next frames, those of `shard`, batch by batch; encoding goes on behind.
 
-        `after` is called after each batch, with its size and all that is encoded, or will be. Raises ValueError for an
+        `after` is called after each batch, with its size and all that is encoded, or will be; `beat` each second that
+        the teacher takes. Raises ValueError for an
         image or an answer that is at fault, naming it.
         """
         count = len(self.spec.shard_samples(shard))
@@ -123,12 +134,49 @@ class ShardMaker:
             size = min(self._batch_size, count - len(encoded))
             with waits.while_at("reading"):
                 batch = [future.result() for future in islice(frames, size)]
-            with waits.while_at("teacher"):
-                answers = self._predict(batch)
+            with waits.while_at("teacher") as count_so_far:
+                answers = self._ask(batch, partial(_both, count_so_far, beat))
             encoded += [self._encoders.submit(self._encode, *both) for both in zip(batch, answers, strict=True)]
             if after:
                 after(len(batch), encoded)
         return encoded
+
+    def probe(self, waits: Waits, beat: Callable[[], None] = lambda: None) -> None:
+        """Raise ValueError for a teacher that does not repeat itself: see `probe`. A folder of files does."""
+        if not self._teacher.needs_images or self._accept_noise:
+            return
+        last = len(self._samples) - 1
+        frames = [self._read(self._samples[0])]
+        for number in sorted({(last + 1) // 2, last} - {0}):
+            with suppress(ValueError, OSError):  # told when its turn comes, and what is finished by then is kept
+                frames.append(self._read(self._samples[number]))
+
+        def ask(numbers: Sequence[int]) -> list[NDArray[np.float32]]:
+            with waits.while_at("teacher") as count_so_far:
+                answers = self._ask([frames[number] for number in numbers], partial(_both, count_so_far, beat))
+            return [answer.depth for answer in answers]
+
+        check_repeats(
+            ask,
+            range(len(frames)),
+            teacher=self._teacher.card.name,
+            precision=self._teacher.card.precision,
+            max_rel_error=self.spec.max_rel_error,
+            metric=self.spec.depth_space in NEVER_0,
+            batch_size=self._batch_size,
+        )
+
+    def _ask(self, batch: list[Frame], beat: Callable[[], None]) -> list[_Answer]:
+        """`_predict` in a thread of its own, so that Ctrl-C works while a network is at work."""
+        cuda = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+
+        def predict() -> list[_Answer]:
+            if cuda is not None:  # of each thread its own
+                torch.cuda.set_device(cuda)
+            with torch.no_grad():
+                return self._predict(batch)
+
+        return self._aside.call(predict, BEAT_S, beat)
 
     def _read(self, sample: Sample) -> Frame:
         image, sha256 = self._source.read_image(sample)
@@ -152,19 +200,9 @@ class ShardMaker:
             images = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
         framing = Framing(self._view, [frame.image_size_px for frame in batch])
         depth, dpm, edges = answer_of(self._teacher, images, [frame.sample.id for frame in batch], framing)
-        if depth.ndim != 3 or len(depth) != len(batch):
-            raise ValueError(
-                f"teacher {self._teacher.card.name!r} gave depth of shape {tuple(depth.shape)} for {len(batch)} "
-                "images: expected (B, h, w)"
-            )
+        self._check_shapes(depth, edges, len(batch))
         for frame, one in zip(batch, depth, strict=True):
-            wrong = one.isinf() if may_lack_values(self._teacher) else ~one.isfinite()
-            if self._teacher.needs_images and bool(wrong.any()):
-                bad = int(wrong.sum())
-                raise ValueError(
-                    f"teacher {self._teacher.card.name!r} gave NaN or inf at {bad} pixels of {frame.sample.id}: "
-                    "expected finite depth; try --precision float32"
-                )
+            self._check_values(frame.sample.id, one)
         depths = depth.float().numpy()
         if self.spec.dpm_kind == "gaussian":
             return [_Answer(one, None, None) for one in depths]
@@ -178,6 +216,37 @@ class ShardMaker:
             own = self._teacher.bin_edges_m if self.spec.carried_from else None
             return [_Answer(one, its, own) for one, its in zip(depths, dpm.float().numpy(), strict=True)]
         return [_Answer(*each) for each in zip(depths, dpm.float().numpy(), edges.numpy(), strict=True)]
+
+    def _check_shapes(self, depth: torch.Tensor, edges: torch.Tensor | None, count: int) -> None:
+        """Raise ValueError for answers that are not one for each of `count` images."""
+        name = self._teacher.card.name
+        if depth.ndim != 3 or len(depth) != count:
+            raise ValueError(
+                f"teacher {name!r} gave depth of shape {tuple(depth.shape)} for {count} images: expected (B, h, w)"
+            )
+        if edges is not None and len(edges) != count:
+            raise ValueError(
+                f"teacher {name!r} gave bin edges of {len(edges)} images for {count}: expected one for each; mend its "
+                "code"
+            )
+
+    def _check_values(self, sample_id: str, depth: torch.Tensor) -> None:
+        """Raise ValueError for numbers of a network that are no depth; those of files are looked at when read."""
+        if not self._teacher.needs_images:
+            return
+        card = self._teacher.card
+        wrong = depth.isinf() if may_lack_values(self._teacher) else ~depth.isfinite()
+        if bool(wrong.any()):
+            raise ValueError(
+                f"teacher {card.name!r} gave NaN or inf at {int(wrong.sum())} pixels of {sample_id}: expected finite "
+                f"depth; {remedy_of_infinity(card)}"
+            )
+        below = depth <= 0
+        if self.spec.depth_space == "metric_m" and bool(below.any()):
+            raise ValueError(
+                f"teacher {card.name!r} gave {float(depth[below][0]):g} m, one of {int(below.sum())} pixels of "
+                f"{depth.numel()} of {sample_id}: expected depth above 0; {REMEDY_OF_NONPOSITIVE}"
+            )
 
     def _encode(self, frame: Frame, answer: _Answer) -> EncodedSample:
         depth, dpm, edges_m = answer
@@ -193,6 +262,12 @@ class ShardMaker:
         with self._counting:
             self._encoded += 1
             self._encoded_bytes += encoded.size_bytes
+        encoded.row.update(row_of(self.spec, depth))
         encoded.row["image_sha256"] = frame.sha256
         encoded.row["image_size_px"] = list(frame.image_size_px)
         return encoded
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> None:
+    first()
+    second()

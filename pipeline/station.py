@@ -140,6 +140,7 @@ class Station:
         self._slots = Semaphore(AT_ONCE)
         self._plans: dict[CacheOptions, Planned] = {}
         self._makers: dict[CacheOptions, ShardMaker] = {}
+        self._probed: set[CacheOptions] = set()
         self._id_bytes = 0
 
     def close(self) -> None:
@@ -156,7 +157,11 @@ class Station:
         return _told(lambda: self._make(place, shard))
 
     def _plan(self, options: CacheOptions) -> Planned:
-        self._maker(options)
+        maker = self._maker(options)
+        with self._asking:
+            if options not in self._probed:
+                maker.probe(Waits())
+                self._probed.add(options)
         return self._plans[options]
 
     def _make(self, place: Place, shard: int) -> Made | OtherStore:

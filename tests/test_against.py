@@ -87,7 +87,7 @@ def test_relative_depth_is_measured_as_a_share_of_each_samples_range(tmp_path, s
 
 
 def test_a_teacher_with_noise_shows_it_and_a_store_of_it_is_not_blamed(tmp_path, scenes):
-    store = store_of(tmp_path, scenes, Changed(noise(0.01, seed=1)))
+    store = store_of(tmp_path, scenes, Changed(noise(0.01, seed=1)), accept_noise=True)
     (depth,) = compare_with_teacher(store, scenes, "all", Changed(noise(0.01, seed=2)))
     assert 0.005 < depth.noise.median < 0.02
     assert depth.cache.largest > 10 * depth.bound

@@ -126,12 +126,16 @@ def test_what_a_run_left_that_finished_no_shard_goes_with_the_next_run_and_is_to
 # --- writers ---------------------------------------------------------------------------------------------------------
 
 
+PROBED = 2
+"""A run first shows the teacher one image twice (and in a batch, where it makes batches)."""
+
+
 class Interrupted(fakes.FakeTeacher):
     """Stops after some batches; `then` is called before."""
 
     def __init__(self, batches, then=lambda: None, name="fake"):
         super().__init__(name=name)
-        self.left, self.then = batches, then
+        self.left, self.then = PROBED + batches, then
 
     def predict(self, images, ids):
         self.left -= 1
@@ -235,7 +239,9 @@ def make_images(root, flat):
     random = np.random.default_rng(0)
     for number in range(12):
         noise = random.integers(0, 255, (96, 160, 3), np.uint8)
-        fakes.write_image(root / "rgb" / f"{number:02d}.png", np.full_like(noise, 99) if number < flat else noise)
+        even = np.full_like(noise, 99)
+        even[0, 0] = 0  # depth of one constant is refused
+        fakes.write_image(root / "rgb" / f"{number:02d}.png", even if number < flat else noise)
     (root / "all.txt").write_text("".join(f"{number:02d}\n" for number in range(12)))
     return root
 

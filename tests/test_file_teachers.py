@@ -6,8 +6,11 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
 from hashlib import sha256
+from pathlib import Path
 
 import fakes
 import numpy as np
@@ -15,11 +18,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from pipeline.teachers.base import remedy_of_infinity
 from pipeline.teachers.file_input import KEYS, parse_normalise
 from pipeline.teachers.registry import TeacherOptions, open_teacher
 
 pytest.importorskip("ai_edge_litert")
-from tiny_networks import make_exported, make_litert, make_onnx, make_torchscript, weighed
+from tiny_networks import make_endless_onnx, make_exported, make_litert, make_onnx, make_torchscript, weighed
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(0, 256, (2, 3, 6, 8), generator=torch.Generator().manual_seed(0)) / 255
@@ -264,6 +268,86 @@ def test_a_network_that_cannot_run_on_a_size_says_which_and_what_to_change(tmp_p
     teacher = opened("onnx", make_onnx(tmp_path / "net.onnx", after=nodes), **SAID)
     with refuses("does not run on an input of (2, 3, 6, 8)", "--input-size", "--view"):
         depth_of(teacher)
+
+
+def reshaped(shape):
+    return [
+        helper.make_node("Constant", [], ["shape"], value_ints=shape),
+        helper.make_node("Reshape", ["sum", "shape"], ["depth"]),
+    ]
+
+
+def first_of_batch():
+    ends = [helper.make_node("Constant", [], [name], value_ints=[at]) for name, at in (("begin", 0), ("end", 1))]
+    return [*ends, helper.make_node("Slice", ["sum", "begin", "end", "begin"], ["depth"])]
+
+
+@pytest.mark.parametrize("nodes", [reshaped([1, 6, 8]), first_of_batch()], ids=["does not run", "gives one map"])
+def test_a_graph_that_was_exported_for_a_batch_of_one_is_run_one_by_one(tmp_path, nodes):
+    teacher = opened("onnx", make_onnx(tmp_path / "net.onnx", after=nodes), **SAID)
+    torch.testing.assert_close(depth_of(teacher), weighed(IMAGES))
+    torch.testing.assert_close(depth_of(teacher), weighed(IMAGES))
+
+
+def test_a_network_that_was_traced_on_a_gpu_is_not_told_to_take_another_size(tmp_path):
+    teacher = opened("onnx", make_onnx(tmp_path / "net.onnx"), **SAID)
+
+    def run(_):
+        raise RuntimeError("Expected all tensors to be on the same device, but found at least two, cuda:0 and cpu!")
+
+    teacher._run = run
+    with refuses("its code names a device, this is cpu: give --device"):
+        depth_of(teacher)
+
+
+def test_overflow_of_float16_in_a_file_does_not_ask_for_a_flag_that_files_lack(tmp_path):
+    cast = helper.make_node("Cast", ["sum"], ["depth"], to=TensorProto.FLOAT16)
+    path = make_onnx(tmp_path / "net.onnx", after=[cast], output_type=TensorProto.FLOAT16)
+    card = opened("onnx", path, **SAID).card
+    assert card.precision == "float16"
+    assert "--precision" not in remedy_of_infinity(card)
+    assert "as float32" in remedy_of_infinity(card)
+
+
+def test_all_flags_that_a_uint8_file_lacks_are_named_at_once(tmp_path):
+    cast = helper.make_node("Cast", ["sum"], ["depth"], to=TensorProto.UINT8)
+    path = make_onnx(tmp_path / "net.onnx", dtype=np.uint8, after=[cast], output_type=TensorProto.UINT8)
+    with refuses("give --depth-space (metric_m", "--normalise bytes", "--metres-per-unit", "net.onnx.json"):
+        opened("onnx", path)
+    with refuses("--normalise bytes", "--metres-per-unit"):
+        opened("onnx", path, depth_space="metric_m")
+    assert opened("onnx", path, depth_space="metric_m", normalise="bytes", metres_per_unit=0.1)
+
+
+def test_all_flags_that_other_files_lack_are_named_at_once(tmp_path):
+    with refuses("--depth-space", "--normalise (imagenet"):
+        opened("torchscript", make_torchscript(tmp_path / "net.pt"), trust_code=True)
+    with refuses("--depth-space", "--normalise (imagenet", "--output (depth0, depth1)"):
+        opened("litert", make_litert(tmp_path / "net.tflite", outputs=2))
+
+
+@pytest.mark.slow
+def test_a_graph_that_never_ends_shows_life_and_can_be_interrupted(tmp_path):
+    make_endless_onnx(tmp_path / "net.onnx")
+    scenes = fakes.make_scenes_folder(tmp_path / "scenes", 6, (16, 32))
+    command = [
+        str(Path(sys.executable).with_name("pipeline")),
+        "cache-teacher",
+        "--source",
+        f"scenes:{scenes}",
+        "--split",
+        "all",
+    ]
+    command += ["--teacher", "onnx:net.onnx", "--depth-space", "metric_m", "--normalise", "unit", "--bins", "nyu"]
+    command += ["--sigma-m", "0.2", "--out", "s.zarr"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        assert "waits: teacher 100 %" in run.stderr.readline()
+        run.send_signal(signal.SIGINT)
+        rest = run.stderr.read()
+        assert run.wait() == 130, rest
+    assert "run the same command again" in rest
+    assert "Traceback" not in rest
 
 
 # What comes out

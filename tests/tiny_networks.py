@@ -132,3 +132,37 @@ def make_exported(path, shape=(2, 3, 6, 8), *, fixed=False):
     sides = {} if fixed else {0: torch.export.Dim("b"), 2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
     torch.export.save(torch.export.export(Weighed().eval(), (torch.rand(shape),), dynamic_shapes=(sides,)), path)
     return path
+
+
+def make_endless_onnx(path):
+    """An ONNX file whose graph is a loop that never ends."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["more"], ["again"]), helper.make_node("Add", ["depth", "one"], ["next"])],
+        "body",
+        [
+            helper.make_tensor_value_info("number", TensorProto.INT64, []),
+            helper.make_tensor_value_info("more", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("depth", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("again", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, None),
+        ],
+        [numpy_helper.from_array(np.array(1, np.float32), "one")],
+    )
+    nodes = [
+        helper.make_node("ReduceMean", ["image", "channels"], ["mean"], keepdims=1),
+        helper.make_node("Loop", ["", "yes", "mean"], ["depth"], body=body),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "endless",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ("b", 3, "h", "w"))],
+        [helper.make_tensor_value_info("depth", TensorProto.FLOAT, None)],
+        [
+            numpy_helper.from_array(np.array(True), "yes"),  # noqa: FBT003 - a tensor
+            numpy_helper.from_array(np.array([1], np.int64), "channels"),
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path

@@ -38,6 +38,7 @@ TEACHER_FLAGS = many(
     option("--channels", type=click.Choice(["rgb", "bgr"]), help="Order of the input channels of a file's network."),
     option("--output", help="Which output of a file's network is depth, where it has several."),
     option("--invalid", type=INVALID, help="Numbers of predictions that say no value, such as 65535."),
+    option("--drop-nonpositive", is_flag=True, help="Take a network's depth of 0 or less as no value, and count it."),
     option("--flip-average", is_flag=True, help="Mix each answer with that for the mirrored image: a real map."),
     option("--trust-code", is_flag=True, help="Let code that comes with the weights run."),
 )
@@ -48,6 +49,7 @@ GAP_SAMPLES = 64
 PLAIN_FLAGS = (
     "channels",
     "depth_space",
+    "drop_nonpositive",
     "flip_average",
     "licence",
     "normalise",
@@ -109,6 +111,7 @@ def with_bins_to_mix_in(
 @option("--max-dpm-kl", default=0.01, help="Largest mean error of sparse maps, in nats.")
 @option("--samples-per-shard", type=int, help="What an interruption can cost at most; 128 if left out, 8 for dense.")
 @option("--batch-size", default=8, help="Images that the teacher sees at once.")
+@option("--accept-noise", is_flag=True, help="Store a teacher that differs from itself, asked again or in a batch.")
 @option("--workers", type=int, help="Threads that read and encode; one a core if left out.")
 @option("--cache-flips", is_flag=True, help="Ask about the mirrored images too, into OUT.mirrored, for --flips-store.")
 @option(
@@ -211,6 +214,10 @@ def _told(done: CacheSummary) -> str:
         f"{done.samples} samples of {done.size_px[0]}x{done.size_px[1]} px, largest error {done.max_rel_error:.4%}, "
         f"{done.clipped_share:.3%} clipped, {done.invalid_share:.3%} without a value\n"
     )
+    if done.outside:
+        held += f"{done.outside.describe()}\n"
+    if done.dropped:
+        held += f"0 or less, taken as no value: {done.dropped[0]:,} pixels in {done.dropped[1]} samples\n"
     if done.carried:
         held += (
             f"maps carried over at {done.carried.kl_nats:.2g} nats (mean), expected depth moved by "
@@ -218,5 +225,5 @@ def _told(done: CacheSummary) -> str:
         )
     return held + (
         f"{now} in {done.seconds:.1f} s ({now / max(done.seconds, 1e-9):.1f} img/s), "
-        f"{done.bytes_written / max(now, 1) / 1e3:.1f} KB each"
+        f"{done.sample_bytes / 1e3:.1f} KB each"
     )

@@ -6,7 +6,9 @@ Exit status 0 done, 1 a failure with one clear message on stderr, 2 wrong usage,
 from __future__ import annotations
 
 import errno
+import os
 import re
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..fileio import printable
+from ..parallel import Aside
 from .console import echo
 
 if TYPE_CHECKING:
@@ -58,6 +61,10 @@ class PlainCommand(click.Command):
             raise click.ClickException(printable(_of_os_error(error))) from error
         except KeyboardInterrupt as error:
             echo(f"\n{str(error) or 'interrupted; run the same command again to go on'}", err=True)
+            if Aside.is_left_running():  # a network that never ends; the usual way out would wait, or abort in it
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(130)
             ctx.exit(130)
 
 

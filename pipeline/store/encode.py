@@ -29,8 +29,8 @@ class EncodedSample(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """What it takes in its shards, with its entries of their indexes."""
-        return sum(16 + len(chunk or b"") for chunks in self.chunks.values() for chunk in chunks)
+        """What its chunks take, as `sizes.chunk_bytes`."""
+        return sum(len(chunk or b"") for chunks in self.chunks.values() for chunk in chunks)
 
 
 def encode_sample(

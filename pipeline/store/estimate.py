@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .codec import LogCodec
+from .sizes import chunk_bytes
 
 if TYPE_CHECKING:
     from .reader import Store
@@ -84,11 +85,7 @@ def measured_costs(store: Store) -> list[Cost]:
     Metadata and the shards' indexes are left out: they weigh in a small store, and not in a large one.
     """
     height, width = store.layout.size_px
-    whole = sum(
-        store.manifest[array.file(number)][0] - array.index_bytes
-        for array in store.layout.sharded()
-        for number in range(array.files)
-    )
+    whole = sum(chunk_bytes(store.layout.sharded(), store.manifest).values())
     bits = 8 * whole / (len(store) * height * width)
     return [
         Cost("store", bits, f"{store.name}: {len(store)} samples of {height}x{width} px"),

@@ -8,6 +8,7 @@ from ..depth_space import DEPTH_SPACES
 from .aligned import summarise
 from .codec import LogCodec
 from .image_reader import KeptImages
+from .sizes import chunk_bytes
 
 if TYPE_CHECKING:
     from .reader import Store
@@ -26,7 +27,7 @@ def describe(store: Store | KeptImages) -> list[tuple[str, str]]:
 def _images(images: KeptImages) -> list[tuple[str, str]]:
     spec = images.spec
     height, width = spec.size_px
-    each = sum(images.manifest[spec.rgb.file(number)][0] for number in range(spec.shards)) / len(images)
+    each = sum(chunk_bytes([spec.rgb], images.manifest).values()) / len(images)
     pixels = 3 * height * width
     return [
         ("kind", "kept images, decoded: each view bit for bit, for train-student --images"),
@@ -94,10 +95,7 @@ def _depth(store: Store) -> list[tuple[str, str]]:
     spec, teacher = store.spec, store.spec.teacher
     height, width = store.layout.size_px
     codec = spec.depth_codec()
-    sizes = {
-        array.path: sum(store.manifest[array.file(n)][0] for n in range(array.files))
-        for array in store.layout.sharded()
-    }
+    sizes = chunk_bytes(store.layout.sharded(), store.manifest)
     if isinstance(codec, LogCodec):
         codes = f"{codec.bits}-bit logarithmic codes over {codec.lo_m:g}-{codec.hi_m:g} m"
     else:
@@ -116,7 +114,9 @@ def _depth(store: Store) -> list[tuple[str, str]]:
         maps = f"dense: {whose}, float16"
     error = float(store.rows("max_rel_error").max())
     share = {name: float(store.rows(name).mean()) for name in ("clipped_share", "invalid_share")}
-    each = ", ".join(f"{name} {size / len(store) / 1e3:.1f} KB" for name, size in sizes.items())
+    each = f"{sum(sizes.values()) / len(store) / 1e3:.1f} KB"
+    if len(sizes) > 1:
+        each += f" ({', '.join(f'{name} {size / len(store) / 1e3:.1f}' for name, size in sizes.items())})"
     aligned = []
     if spec.alignment is not None:
         of = f"to {spec.alignment['truth']} by {spec.alignment['fit']}, "

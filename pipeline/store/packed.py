@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-COLUMNS = SAMPLE_DTYPES | AFFINE_DTYPES | SPARSE_DTYPES | CARRIED_DTYPES | ALIGNMENT_DTYPES
+JOURNAL_DTYPES = {"outside_bins_share": ("float32", 0), "is_constant": ("uint8", 0)}
+"""Of columns that a run needs at its end, and no store has."""
+COLUMNS = SAMPLE_DTYPES | AFFINE_DTYPES | SPARSE_DTYPES | CARRIED_DTYPES | ALIGNMENT_DTYPES | JOURNAL_DTYPES
 """Type and width of the columns that are packed; any other one stays a list."""
 
 

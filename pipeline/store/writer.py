@@ -19,6 +19,7 @@ from .staging import StagedWriter, write_shard_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+    from typing import Self
 
     from ..progress import Progress
 
@@ -87,6 +88,23 @@ class StoreWriter(StagedWriter[StoreSpec]):
         """(h, w) of the teacher's output, once a shard is finished."""
         known = next(iter(self.finished.values()), None)
         return known.size_px if known else None
+
+    @property
+    def sample_bytes(self) -> float:
+        """Mean bytes of a sample in the finished shards, of which there must be some, as `sizes.chunk_bytes`."""
+        return self._chunk_bytes / self.samples_done
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._chunk_bytes = sum(map(self._chunk_bytes_of, self.finished.values()))
+        return self
+
+    def _note(self, record: ShardRecord) -> None:
+        super()._note(record)
+        self._chunk_bytes += self._chunk_bytes_of(record)
+
+    def _chunk_bytes_of(self, record: ShardRecord) -> int:
+        return record.size_bytes - sum(array.index_bytes for array in self._layout(record.size_px).sharded())
 
     def adopt_shard(self, record: ShardRecord, folder: Path) -> int:
         """Take over a shard whose files another process wrote durably below `folder`, as `write_shard`.

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 STRIDES = (4, 8, 14, 16, 32, 64)
 """Of patches and of the deepest layers of networks; sides that they do not divide may be rounded to them."""
+NEVER_0 = frozenset({"metric_m", "scale_invariant"})
+"""Depth spaces in which 0 is no value."""
+REMEDY_OF_NONPOSITIVE = "give --drop-nonpositive to take 0 and less as no value, or correct what it gives"
+NONPOSITIVE = "nonpositive"
+"""Key of a card's preprocessing, where depth of 0 or less is taken as no value."""
 VIEW = "trained_view"
 """Key of a card's preprocessing: the view that a network of ours was trained on, which stage one then takes."""
 
@@ -131,11 +136,21 @@ def _rounded(size_px: tuple[int, int]) -> Iterator[tuple[int, int]]:
 
 
 def may_lack_values(teacher: Teacher) -> bool:
-    """Whether NaN is a teacher's word for no value: in a file, or where its numbers are integers.
+    """Whether NaN is a teacher's word for no value: in a file, where its numbers are integers, or where that was asked.
 
     Of any other network it is a fault.
     """
-    return not teacher.needs_images or teacher.card.precision.startswith(("int", "uint"))
+    card = teacher.card
+    return not teacher.needs_images or card.precision.startswith(("int", "uint")) or NONPOSITIVE in card.preprocessing
+
+
+def remedy_of_infinity(card: TeacherCard) -> str:
+    """What to do where a network gives NaN or infinity."""
+    if card.kind == "transformers" and card.precision != "float32":
+        return "try --precision float32"
+    if card.precision in {"float16", "bfloat16"}:
+        return f"its numbers are {card.precision}, which may overflow: export it, or call it, as float32"
+    return "look at its input (normalisation, size) and at its weights"
 
 
 def gives_maps(teacher: Teacher) -> bool:

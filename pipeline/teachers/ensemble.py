@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .base import Framing, Teacher
 
 MAX_MEMBERS = 64
+SWITCHES = {"drop-nonpositive", "flip-average"}
 EXAMPLE = '{"members": [{"teacher": "checkpoint:runs/a", "weight": 1}, {"teacher": "checkpoint:runs/b", "weight": 1}]}'
 PATHS = {"checkpoint", "litert", "onnx", "predictions", "torchscript", "transformers"}
 """Kinds whose argument is a path."""
@@ -109,7 +110,10 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Ensemb
 def _members(argument: str, options: TeacherOptions) -> list[Member]:
     """The members that are asked for, in their order."""
     shared = TeacherOptions(
-        flip_average=options.flip_average, map_edges_m=options.map_edges_m, map_sigma_m=options.map_sigma_m
+        flip_average=options.flip_average,
+        drop_nonpositive=options.drop_nonpositive,
+        map_edges_m=options.map_edges_m,
+        map_sigma_m=options.map_sigma_m,
     )
     if argument.partition(":")[0] in KINDS:
         specs = argument.split(",")
@@ -160,7 +164,10 @@ def _member(path: Path, given: Any, shared: TeacherOptions, *, trusted: bool) ->
     if kind in PATHS and (kind != "transformers" or (path.parent / argument).is_dir()):  # else an id of the hub
         spec = f"{kind}:{path.parent / argument}"
     flips = shared.flip_average or options.pop("flip_average", False)
-    return Member(spec, weight, _trusting(spec, replace(shared, **options, flip_average=flips), trusted=trusted))
+    drops = options.pop("drop_nonpositive", False)
+    settled = _trusting(spec, replace(shared, **options, flip_average=flips), trusted=trusted)
+    # What a member's own kind has no use for is refused; of what is asked for all, it is left out.
+    return Member(spec, weight, replace(settled, drop_nonpositive=settled.drop_nonpositive or drops))
 
 
 def _option(where: str, key: str, value: Any) -> Any:  # noqa: ANN401 - any JSON value, and what it means
@@ -172,15 +179,17 @@ def _option(where: str, key: str, value: Any) -> Any:  # noqa: ANN401 - any JSON
         match = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", str(value))
         if match:
             return int(match[1]), int(match[2])
-    elif isinstance(value, bool if key == "flip-average" else str) and key != "metres-per-unit":
+    elif isinstance(value, bool if key in SWITCHES else str) and key != "metres-per-unit":
         return value
     raise ValueError(f"{where} has {key} {value!r}, expected it as it is written on the command line")
 
 
 def _trusting(spec: str, options: TeacherOptions, *, trusted: bool) -> TeacherOptions:
-    """Options with the user's trust, for a kind to which it means something."""
+    """Options with the user's trust, and what they want of all members, for a kind to which it means something."""
     kind = KINDS.get(spec.partition(":")[0])
-    return replace(options, trust_code=trusted and kind is not None and "trust_code" in kind.uses)
+    uses = kind.uses if kind is not None else frozenset[str]()
+    drops = options.drop_nonpositive and "drop_nonpositive" in uses
+    return replace(options, trust_code=trusted and "trust_code" in uses, drop_nonpositive=drops)
 
 
 def _check_distinct(argument: str, members: Sequence[Member], teachers: Sequence[Teacher]) -> None:

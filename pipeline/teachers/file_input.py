@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ..depth_space import DEPTH_SPACES
+from ..fileio import printable
 from ..sources.images import LIMIT_PIXELS
 from ..students.run import IMAGENET_MEAN, IMAGENET_STD
 from .predictions import agreed_scale
@@ -113,6 +114,48 @@ def settle(where: str, name: str, facts: Mapping[str, Any], origin: str, options
     )
 
 
+class OutputTensor(NamedTuple):
+    """What a file says of one of its outputs."""
+
+    dtype: str | None
+    """NumPy's name, None where only running it tells."""
+    scale: float | None = None
+    """Of a quantised output."""
+
+
+def refuse_unsaid(
+    where: str,
+    origin: str,
+    facts: Mapping[str, Any],
+    options: TeacherOptions,
+    tensor: InputTensor,
+    outputs: Mapping[str, OutputTensor],
+) -> None:
+    """Raise ValueError with all flags that a file needs and nothing says, where these are several.
+
+    A single one is asked for where it is needed, in more words.
+    """
+    space = facts.get("depth_space") or options.depth_space
+    output = str(facts.get("output") or options.output or "")
+    chosen = outputs.get(output) or (next(iter(outputs.values())) if len(outputs) == 1 else None)
+    whole = chosen is not None and (chosen.dtype or "").startswith(("int", "uint")) and chosen.scale is None
+    has_scale = facts.get("metres_per_unit") is not None or options.metres_per_unit is not None
+    of_bytes = tensor.scale is None and tensor.dtype not in {"float16", "float32"}
+    missing = []
+    if space is None:
+        missing.append(f"--depth-space ({', '.join(DEPTH_SPACES)})")
+    if (facts.get("normalise") or options.normalise) is None and not _says_normalise(tensor):
+        missing.append("--normalise bytes" if of_bytes else f"--normalise ({', '.join(NORMALISE)} or MEAN/STD)")
+    if len(outputs) > 1 and not output:
+        missing.append(f"--output ({', '.join(map(printable, outputs))})")
+    if whole and not has_scale and space in {None, "metric_m"}:
+        missing.append("--metres-per-unit (such as 0.001; for metric_m)")
+    if len(missing) > 1:
+        raise ValueError(
+            f"{where}: nothing says what it takes and gives; give {', '.join(missing)}, or write them into {origin}"
+        )
+
+
 def parse_normalise(text: str, where: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of red, green and blue in 0..1, of a name or of `MEAN/STD`.
 
@@ -173,7 +216,7 @@ class Preparation:
         self._std = torch.tensor(std, device=device).view(3, 1, 1)
         self._channels = said.channels
         self._tensor = tensor
-        self._device = device
+        self.device = device
         if tensor.scale is None and tensor.dtype not in {"float16", "float32"} and (mean, std) != NORMALISE["bytes"]:
             raise ValueError(
                 f"{said.where}: its input is {tensor.dtype} without a scale, which takes the bytes of an image; give "
@@ -182,7 +225,7 @@ class Preparation:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Input (B, 3, h, w) or (B, h, w, 3) on the device, of views (B, 3, H, W) float32 RGB in 0..1."""
-        images = images.to(self._device)
+        images = images.to(self.device)
         height, width = (side or own for side, own in zip(self._sides(), images.shape[2:], strict=True))
         if (height, width) != images.shape[2:]:
             images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False, antialias=True)
@@ -235,13 +278,20 @@ def _layout(where: str, tensor: InputTensor) -> str:
     return found[0]
 
 
-def _own_normalise(where: str, tensor: InputTensor) -> str:
+def _says_normalise(tensor: InputTensor) -> str | None:
     """What a quantised input says by its own range: 0..1 or 0..255 from the least number to the largest."""
     if tensor.scale is not None and tensor.dtype in {"int8", "uint8"}:
         least = torch.iinfo(DTYPES[tensor.dtype]).min
         for name, scale in (("unit", 1 / 255), ("bytes", 1.0)):
             if tensor.zero_point == least and math.isclose(tensor.scale, scale, rel_tol=1e-4):
                 return name
+    return None
+
+
+def _own_normalise(where: str, tensor: InputTensor) -> str:
+    found = _says_normalise(tensor)
+    if found is not None:
+        return found
     raise ValueError(
         f"{where}: nothing says how its pixels are normalised; give --normalise {', '.join(NORMALISE)} or MEAN/STD, as "
         "in the code that it was trained with: a wrong one gives depth that looks right and is not"

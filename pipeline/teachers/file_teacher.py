@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from ..device import is_out_of_memory
 from ..fileio import open_regular, printable
-from .base import TeacherCard, TeacherOutput, check_covers
+from .base import NEVER_0, TeacherCard, TeacherOutput, check_covers
 from .file_input import AXES
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from .file_input import Preparation, Said
 
 NUMBERS = frozenset(f"{kind}{bits}" for kind in ("float", "int", "uint") for bits in (8, 16, 32, 64)) - {"float8"}
-NEVER_0 = frozenset({"metric_m", "scale_invariant"})
-"""Depth spaces in which 0 is no value."""
+
+
+OF_ANOTHER_DEVICE = ("CUDA", "cuda", "same device")
+"""What the error of a network says that was traced on a GPU, with the device in its code."""
 
 
 class Answer(NamedTuple):
@@ -55,6 +58,8 @@ class FileTeacher:
         self._prepare = prepare
         self._answer = answer
         self._run = run
+        self._one_by_one = prepare.one_by_one
+        self._takes_batches = False
 
     @torch.no_grad()
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:  # noqa: ARG002 - the protocol
@@ -64,17 +69,33 @@ class FileTeacher:
         """
         assert images is not None, "needs_images is True"
         given = self._prepare(images)
-        count = 1 if self._prepare.one_by_one else len(given)
-        parts = [self._depth(given[start : start + count]) for start in range(0, len(given), count)]
-        return TeacherOutput(torch.cat(parts))
+        if len(given) > 1 and not self._one_by_one:
+            try:
+                depth = self._depth(given)
+            except ValueError as error:
+                if self._takes_batches or is_out_of_memory(error):
+                    raise
+                try:
+                    self._depth(given[:1])
+                except ValueError:  # more than the batch is wrong
+                    raise error from error.__cause__
+                self._one_by_one = True  # exported for a batch of 1, though its input says otherwise
+            else:
+                self._takes_batches = True
+                return TeacherOutput(depth)
+        return TeacherOutput(torch.cat([self._depth(given[number : number + 1]) for number in range(len(given))]))
 
     def _depth(self, given: Tensor) -> Tensor:
         try:
             raw = self._run(given)
         except Exception as error:  # every runtime has kinds of its own, few of them public
+            if is_out_of_memory(error):
+                raise
+            remedy = "choose another --input-size or --view, such as sides that its patches divide"
+            if any(sign in str(error) for sign in OF_ANOTHER_DEVICE):
+                remedy = f"its code names a device, this is {self._prepare.device}: give --device, or trace it there"
             raise ValueError(
-                f"{self._where}: does not run on an input of {tuple(given.shape)} ({_line(error)}); choose another "
-                "--input-size or --view, such as sides that its patches divide"
+                f"{self._where}: does not run on an input of {tuple(given.shape)} ({_line(error)}); {remedy}"
             ) from error
         values = _planes(raw, len(given))
         if values is None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..fileio import sha256_bytes
-from .file_input import InputTensor, Preparation, settle
+from .file_input import InputTensor, OutputTensor, Preparation, refuse_unsaid, settle
 from .file_teacher import Answer, FileTeacher, card_of, choose_output, read_bytes, refused
 from .sidecar import read_sidecar
 
@@ -53,7 +53,6 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> FileTe
     except Exception as error:  # RuntimeError and ValueError at least, of its own C++
         raise refused(where, "LiteRT", error) from error
     beside = path.with_name(path.name + ".json")
-    said = settle(where, path.name, read_sidecar(beside), beside.name, options)
     tensors, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     if len(tensors) != 1:
         listed = ", ".join(f"{one['name']} {_shape(one)}" for one in tensors)
@@ -64,11 +63,12 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> FileTe
     sides = tuple(int(side) if side > 0 else None for side in tensor["shape_signature"])
     # One at a time, whatever the batch may be: the files of this format are made so.
     batch = 1 if sides[:1] == (None,) else sides[0] if sides else None
-    prepare = Preparation(
-        said,
-        InputTensor((batch, *sides[1:]), np.dtype(tensor["dtype"]).name, *_quantisation(tensor, where)),
-        device,
-    )
+    taken = InputTensor((batch, *sides[1:]), np.dtype(tensor["dtype"]).name, *_quantisation(tensor, where))
+    facts = read_sidecar(beside)
+    given = {one["name"]: OutputTensor(np.dtype(one["dtype"]).name, one["quantization"][0] or None) for one in outputs}
+    refuse_unsaid(where, beside.name, facts, options, taken, given)
+    said = settle(where, path.name, facts, beside.name, options)
+    prepare = Preparation(said, taken, device)
     name = choose_output(where, {one["name"]: _shape(one) for one in outputs}, said.output)
     (output,) = [one for one in outputs if one["name"] == name]
     answer = Answer(name, np.dtype(output["dtype"]).name, *_quantisation(output, where))

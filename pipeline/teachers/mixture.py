@@ -8,6 +8,7 @@ Shape legend: B batch, K bins of one answer, L bins of the mixture, h w pixels o
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ..carry import carry
 from ..dpm import gaussian_dpm
-from .base import TeacherOutput, answer_of, gives_maps, may_lack_values
+from .base import REMEDY_OF_NONPOSITIVE, TeacherOutput, answer_of, gives_maps, may_lack_values, remedy_of_infinity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -140,9 +141,11 @@ def ask(teacher: Teacher, images: Tensor | None, ids: Sequence[str], framing: Fr
     if may_lack_values(teacher):
         bad &= ~depth.isnan()
     if bool(bad.any()):
+        worst = float(depth[bad][0])
+        remedy = REMEDY_OF_NONPOSITIVE if math.isfinite(worst) else remedy_of_infinity(teacher.card)
         raise ValueError(
-            f"teacher {teacher.card.name!r} gave {float(depth[bad][0])} m, one of {int(bad.sum())} pixels, for images "
-            f"{', '.join(ids)}: expected finite depth above 0; try --precision float32"
+            f"teacher {teacher.card.name!r} gave {worst} m, one of {int(bad.sum())} pixels, for images "
+            f"{', '.join(ids)}: expected finite depth above 0; {remedy}"
         )
     return output
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..fileio import canonical_json, printable, sha256_bytes
 from .base import VIEW
-from .file_input import InputTensor, Preparation, settle
+from .file_input import InputTensor, OutputTensor, Preparation, refuse_unsaid, settle
 from .file_teacher import Answer, FileTeacher, card_of, choose_output, read_bytes, refused
 from .sidecar import read_sidecar
 
@@ -59,7 +59,9 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> FileTe
         said = settle(where, path.name, _facts_of_student(metadata), "its metadata", options)
     else:
         more, beside = {}, path.with_name(path.name + ".json")
-        said = settle(where, path.name, read_sidecar(beside), beside.name, options)
+        facts = read_sidecar(beside)
+        refuse_unsaid(where, beside.name, facts, options, _input(session, where), _outputs(session))
+        said = settle(where, path.name, facts, beside.name, options)
     prepare = Preparation(said, _input(session, where), device)
     outputs = {node.name: node for node in session.get_outputs()}
     name = choose_output(where, {key: _shape(node.shape) for key, node in outputs.items()}, said.output)
@@ -96,7 +98,7 @@ def _session(data: bytes, weights: dict[str, bytes], device: torch.device, where
             "in its place, or use --device cpu"
         )
     settings = runtime.SessionOptions()
-    settings.log_severity_level = 3  # warnings speak of onnxruntime's own optimisations
+    settings.log_severity_level = 4  # its errors are raised as well, and its warnings are of its own optimisations
     settings.use_deterministic_compute = True  # a resumed store is to be the same bytes
     if weights:
         if not hasattr(settings, "add_external_initializers_from_files_in_memory"):
@@ -130,6 +132,10 @@ def _input(session: Any, where: str) -> InputTensor:  # noqa: ANN401 - the libra
         )
     shape = tuple(side if isinstance(side, int) else None for side in nodes[0].shape)
     return InputTensor(shape, _dtype(nodes[0].type))
+
+
+def _outputs(session: Any) -> dict[str, OutputTensor]:  # noqa: ANN401 - as above
+    return {node.name: OutputTensor(_dtype(node.type)) for node in session.get_outputs()}
 
 
 def _dtype(text: str) -> str:

@@ -7,7 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..depth_space import DEPTH_SPACES
+from ..device import is_out_of_memory
 from .mixture import flip_averaged
+from .nonpositive import drop_nonpositive
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +30,8 @@ class TeacherOptions:
     """`auto`, `float32`, `bfloat16` or `float16`."""
     invalid: tuple[float, ...] = ()
     """Numbers that say in a file of predictions that there is no value, besides those of its description."""
+    drop_nonpositive: bool = False
+    """Whether depth of 0 or less is no value, rather than a fault, of a network."""
     trust_code: bool = False
     """Whether code that lies beside the weights may run."""
     revision: str | None = None
@@ -74,7 +78,9 @@ class Kind(NamedTuple):
 
 ALL = frozenset({"licence", "flip_average", "map_edges_m", "map_sigma_m"})
 """Options that mean something to every kind."""
-FILE_OPTIONS = frozenset({"depth_space", "metres_per_unit", "input_size_px", "normalise", "channels", "output"})
+FILE_OPTIONS = frozenset(
+    {"depth_space", "drop_nonpositive", "metres_per_unit", "input_size_px", "normalise", "channels", "output"}
+)
 KINDS = {
     "checkpoint": Kind(
         "checkpoint",
@@ -87,7 +93,7 @@ KINDS = {
     "ensemble": Kind(
         "ensemble",
         "FILE.json or KIND:WHAT,KIND:WHAT",
-        frozenset({"trust_code"}),
+        frozenset({"drop_nonpositive", "trust_code"}),
         what="2 to 64 teachers of any kind, weighed",
         depth="metric alone: relative numbers of two networks cannot be mixed",
         stored="mean depth, and the mixture of their maps",
@@ -123,7 +129,7 @@ KINDS = {
     "python": Kind(
         "python_factory",
         "module:factory",
-        frozenset({"depth_space"}),
+        frozenset({"depth_space", "drop_nonpositive"}),
         what="any network that a few lines of yours call",
         depth="its card says",
         stored="depth, and maps if it gives them: fixed bins, of each image, or of each pixel",
@@ -139,7 +145,7 @@ KINDS = {
     "transformers": Kind(
         "transformers_model",
         "DIR_OR_ID",
-        frozenset({"depth_space", "precision", "trust_code", "revision", "input_size_px"}),
+        frozenset({"depth_space", "drop_nonpositive", "precision", "trust_code", "revision", "input_size_px"}),
         what="a model of the hub, or a directory of `save_pretrained`",
         depth="its configuration says, else `--depth-space`",
         stored="raw depth; maps of ZoeDepth and TIPSv2",
@@ -173,7 +179,16 @@ def open_teacher(spec: str, *, device: torch.device, options: TeacherOptions) ->
             f"teacher {spec!r}: the package {kind.needs} is not installed; "
             f"run: pip install 'tiekd-pipeline[{kind.extra}]'"
         ) from error
-    teacher: Teacher = module.load(argument, device, options)
+    try:
+        teacher: Teacher = module.load(argument, device, options)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise ValueError(
+                f"teacher {spec!r}: out of memory while it was opened, on {device}; use a --device with more"
+            ) from error
+        raise
+    if options.drop_nonpositive and name != "ensemble":  # whose members do
+        teacher = drop_nonpositive(teacher)
     if options.flip_average and name != "ensemble":  # which averages each of its members
         return flip_averaged(teacher, options)
     return teacher

@@ -16,7 +16,7 @@ import torch
 from torch.export.passes import move_to_device_pass
 
 from ..fileio import sha256_bytes
-from .file_input import InputTensor, Preparation, settle
+from .file_input import InputTensor, Preparation, refuse_unsaid, settle
 from .file_teacher import Answer, FileTeacher, card_of, choose_output, read_bytes, refused
 from .sidecar import read_sidecar
 
@@ -51,7 +51,9 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> FileTe
         )
     data = read_bytes(path, where, LIMIT_BYTES)
     beside = path.with_name(path.name + ".json")
-    said = settle(where, path.name, read_sidecar(beside), beside.name, options)
+    facts = read_sidecar(beside)
+    refuse_unsaid(where, beside.name, facts, options, UNKNOWN, {})
+    said = settle(where, path.name, facts, beside.name, options)
     try:
         network, tensor = (_exported if path.suffix == ".pt2" else _scripted)(data, device, where)
     except (RuntimeError, OSError, KeyError, TypeError, AttributeError) as error:

@@ -1,11 +1,13 @@
 """Kill stage one again and again, let it go on, and compare every finished store with an uninterrupted one.
 
-    python tests/faults/kill.py [--kills 200] [--workers 1] [--images]
+    python tests/faults/kill.py [--kills 200] [--workers 1] [--images | --changed-code]
 
 A process that has imported everything forks one child a try, which runs `cache_teacher`; it gets SIGKILL at a random
 moment of its run, and some of them just when the store is about to get its name. The next child goes on, and is
 perhaps killed too. Kills are counted as survived when the store comes out with the bytes of an uninterrupted run,
 nothing is left beside it, and one more run says that it exists. `--images` kills `cache_images` in its place.
+`--changed-code` opens a `python:` teacher, and changes its module between some of the runs: a store must then have the
+bytes of the code that finished it.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from pipeline.cache import cache_teacher
 from pipeline.cache_images import cache_images
 from pipeline.plan import CacheOptions
 from pipeline.sources.registry import open_source
+from pipeline.teachers.registry import TeacherOptions, open_teacher
 
 FRAMES = 8
 ARRAYS = {False: 4, True: 1}
@@ -49,11 +52,22 @@ PHASES = (
 )
 
 
+MODULE = """
+class Code:
+    card = {"name": "code", "depth_space": "metric_m", "weights": []}
+
+    def __call__(self, images):
+        return OFFSET + images.mean(1)
+"""
+OFFSETS_M = (2, 5)
+
+
 class Trials:
     """Runs of stage one, or of `cache_images`, over one small source, in children of this process."""
 
-    def __init__(self, folder, workers, *, images):
+    def __init__(self, folder, workers, *, images, changed_code=False):
         self.images = images
+        self.module = folder / "killed_teacher.py" if changed_code else None
         self.scenes = fakes.make_scenes_folder(folder / "scenes", FRAMES, (16, 32))
         self.workers = workers
         self.target = folder / "out" / "s.zarr"
@@ -71,8 +85,9 @@ class Trials:
             if self.images:
                 cache_images(source, "all", self.target, samples_per_shard=1, workers=self.workers)
             else:
-                options = CacheOptions(samples_per_shard=1, batch_size=1, workers=self.workers)
-                cache_teacher(source, "all", fakes.factory_with_dpm(), self.target, options)
+                bins = {"bins": "nyu", "sigma_m": 0.2} if self.module else {}
+                options = CacheOptions(samples_per_shard=1, batch_size=1, workers=self.workers, **bins)
+                cache_teacher(source, "all", self.teacher(), self.target, options)
             status = 0
         except ValueError as error:
             status = 4 if "exists: a finished store is never written over" in str(error) else 3
@@ -81,6 +96,18 @@ class Trials:
             self.log.write_text(traceback.format_exc())
         finally:
             os._exit(status)
+
+    def teacher(self):
+        """The teacher of a run; a module is imported in its child alone, and so as it is now."""
+        if self.module is None:
+            return fakes.factory_with_dpm()
+        os.chdir(self.module.parent)
+        return open_teacher("python:killed_teacher:Code", device=torch.device("cpu"), options=TeacherOptions())
+
+    def write_code(self, version):
+        """Change the teacher's module, if there is one."""
+        if self.module is not None:
+            self.module.write_text(MODULE.replace("OFFSET", str(OFFSETS_M[version])))
 
     def finish(self):
         """Run to the end; returns its status."""
@@ -120,6 +147,8 @@ class Trials:
         if self.finish() != 4:
             return f"a run over a finished store did not say so: {self.log.read_text()}"
         left = [path.name for path in self.target.parent.iterdir() if path != self.target]
+        if self.module is not None:  # what the other code has begun is never touched
+            left = [name for name in left if not name.endswith(".staging")]
         return f"{left} stayed behind" if left else None
 
 
@@ -149,18 +178,24 @@ def main():
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--workers", type=int, default=1, help="threads that read and encode")
     parser.add_argument("--images", action="store_true", help="kill the keeping of images")
+    parser.add_argument("--changed-code", action="store_true", help="change the code of a python: teacher in between")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     chance = random.Random(asked.seed)  # noqa: S311 - nothing is secret here
     kills, survived, pending, phases, faults = 0, 0, 0, Counter(), []
     with tempfile.TemporaryDirectory() as folder:  # on a real disk: most of the time goes into its syncs
-        trials = Trials(Path(folder), asked.workers, images=asked.images)
-        begin = time.monotonic()
-        assert trials.finish() == 0, trials.log.read_text()
-        whole_s = time.monotonic() - begin
-        reference = folder_bytes(trials.target)
-        shutil.rmtree(trials.target.parent)
+        trials = Trials(Path(folder), asked.workers, images=asked.images, changed_code=asked.changed_code)
+        references = []
+        for version in range(len(OFFSETS_M) if asked.changed_code else 1):
+            trials.write_code(version)
+            begin = time.monotonic()
+            assert trials.finish() == 0, trials.log.read_text()
+            whole_s = time.monotonic() - begin
+            references.append(folder_bytes(trials.target))
+            shutil.rmtree(trials.target.parent)
         while kills < asked.kills or pending:
+            version = chance.randrange(len(references))
+            trials.write_code(version)
             if kills < asked.kills and chance.random() < 0.7:
                 status = trials.kill(waiting(trials, chance, whole_s))
                 if status == -signal.SIGKILL:
@@ -170,7 +205,7 @@ def main():
                 status = trials.finish()
             fault = trials.log.read_text() if status not in {0, -signal.SIGKILL} else None
             if fault is None and trials.target.exists():
-                fault = trials.fault(reference)
+                fault = trials.fault(references[version])
             elif fault is None:
                 continue
             survived += 0 if fault else pending
