@@ -322,3 +322,14 @@ def test_the_command_hints_at_weights_that_are_not_named(write, tmp_path, capfd)
     main(["cache-teacher", *flags, "--teacher", "python:some_teacher:load", "--out", "s.zarr"], standalone_mode=False)
     assert '"weights": ["net.pth"]' in capfd.readouterr().err
     assert json.loads((tmp_path / "s.zarr" / "zarr.json").read_text())["attributes"]["depth_store"]["version"] == 1
+
+
+def test_a_module_of_torch_without_an_init_of_its_own_is_a_factory(monkeypatch):
+    class Plain(torch.nn.Module):
+        card = CARD
+
+        def forward(self, images):
+            return images.mean(1) + 2
+
+    monkeypatch.setattr(fakes, "Plain", Plain, raising=False)
+    assert not open_teacher("python:fakes:Plain", device=CPU, options=TeacherOptions())._model.training

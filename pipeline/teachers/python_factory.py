@@ -195,6 +195,8 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Python
 
 
 def _takes_device(factory: Callable[..., Any]) -> bool:
+    if getattr(factory, "__init__", None) is torch.nn.Module.__init__:  # which says *args, and takes none
+        return False
     try:
         parameters = inspect.signature(factory).parameters.values()
     except ValueError:  # a class or function of C has no signature
