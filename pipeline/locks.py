@@ -35,6 +35,18 @@ WITHOUT_FLOCK = "without flock"
 EMPTY_FOR_S = 10.0
 """A lock file that says nothing for so long was left by a process that was killed while it made it."""
 MOST_HOLDER_BYTES = 400
+_held: set[int] = set()
+"""Open lock files of this process. A forked loader worker inherits them, and with them the kernel's lock: it would hold
+the target for seconds after its parent was killed."""
+
+
+def _let_go_in_child() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 class TargetLock:
@@ -68,6 +80,7 @@ class TargetLock:
             os.truncate(handle, 0)
             os.pwrite(handle, f"process {os.getpid()} on {host}\n".encode(), 0)
         self._handle = handle
+        _held.add(handle)
         return self
 
     def __exit__(
@@ -75,8 +88,10 @@ class TargetLock:
     ) -> None:
         """Remove the file while the lock is still held, then let go."""
         assert self._handle is not None
-        self.path.unlink(missing_ok=True)
-        os.close(self._handle)
+        if self._handle in _held:  # not in a forked child, which has let go already
+            self.path.unlink(missing_ok=True)
+            _held.discard(self._handle)
+            os.close(self._handle)
         self._handle = None
 
     def _open(self) -> tuple[int, bool]:

@@ -169,3 +169,23 @@ def test_a_store_made_again_with_other_content_does_not_go_on_with_the_old_run(t
     train_network(scenes, "train", tmp_path / "run", options, store=second, progress=progress)
     assert progress.done == 3
     assert "other settings (store.manifest_sha256: " in progress.said
+
+
+def test_a_forked_child_does_not_keep_the_lock_of_a_killed_process(tmp_path):
+    code = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from pipeline.locks import TargetLock\n"
+        "TargetLock(Path(sys.argv[1])).__enter__()\n"
+        "if os.fork():\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "os.close(1)\n"
+        "time.sleep(60)\n"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", code, tmp_path / "s"], start_new_session=True)
+    try:
+        assert killed.wait(60) == -9
+        with TargetLock(tmp_path / "s"):
+            pass
+    finally:
+        os.killpg(killed.pid, 9)

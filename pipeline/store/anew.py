@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,4 +43,12 @@ def fetched_anew(url: str) -> Iterator[Anew]:
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".anew-", dir=folder) as empty:
-        yield Anew(url, Path(empty), folder)
+        try:
+            yield Anew(url, Path(empty), folder)
+        finally:
+            # One open folder at a time: rmtree holds one a level, which are too many where few handles are left.
+            for inner, _, names in os.walk(empty, topdown=False):
+                for name in names:
+                    Path(inner, name).unlink(missing_ok=True)
+                if inner != empty:
+                    Path(inner).rmdir()
