@@ -48,7 +48,7 @@ def test_a_run_that_loses_power_anywhere_comes_to_the_same_bytes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [(), ("--handles", "128")], ids=["usual", "128-handles"])
+@pytest.mark.parametrize("limit", [(), ("--handles", "256")], ids=["usual", "256-handles"])
 def test_a_store_that_changes_on_its_server_is_never_read_wrong(limit):
     *_, last = script("url_cache.py", "--rounds", "28", *limit).splitlines()
     rounds, reads, right, changed, damaged, before, contact, wrong = map(int, last.split()[1:])
