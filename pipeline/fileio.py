@@ -170,6 +170,15 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, breaks of lines, those that turn the direction of writing, and bytes that are not UTF-8."""
+
+
+def has_control(text: str) -> bool:
+    """Whether a name has a character that no name of ours may have. Blanks of any width, accents and emoji are fine."""
+    return CONTROL.search(text) is not None
+
+
 def printable(text: str) -> str:
     """`text` with control characters escaped: in a stranger's file name they could move a terminal's cursor."""
     return "".join(

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -381,3 +382,24 @@ class TestRealPredictions:
             errors.append(np.mean(np.abs(depth_m - truth_m)[there] / truth_m[there]))
         assert len(errors) == frames
         assert np.mean(errors) == pytest.approx(absrel, abs=5e-5)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_are_compared_in_one_form_of_unicode_with_any_case_of_the_suffix(tmp_path, form):
+    name = unicodedata.normalize(form, "Caf\u00e9 at 10.15\u202fAM")
+    np.save(tmp_path / "a.npy", np.full((4, 5), 2.0, np.float32))
+    (tmp_path / "a.npy").rename(tmp_path / f"{name}.NPY")
+    (tmp_path / "predictions.json").write_text('{"metres_per_unit": 1}')
+    teacher = open_teacher(f"predictions:{tmp_path}", device=torch.device("cpu"), options=TeacherOptions())
+    assert float(teacher.predict(None, ["Caf\u00e9 at 10.15\u202fAM"]).depth.max()) == 2
+
+
+def test_folders_behind_links_hold_predictions_too(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    np.save(tmp_path / "elsewhere/1.npy", np.full((4, 5), 2.0, np.float32))
+    (tmp_path / "out/a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "out/circle").symlink_to(tmp_path / "out")
+    (tmp_path / "out/predictions.json").write_text('{"metres_per_unit": 1}')
+    teacher = open_teacher(f"predictions:{tmp_path / 'out'}", device=torch.device("cpu"), options=TeacherOptions())
+    assert float(teacher.predict(None, ["a/1"]).depth.max()) == 2

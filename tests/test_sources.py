@@ -10,6 +10,7 @@ import re
 import struct
 import subprocess
 import sys
+import unicodedata
 import zlib
 from pathlib import Path
 
@@ -732,6 +733,121 @@ def test_a_link_in_circles_is_refused(tmp_path):
     (tmp_path / "rgb/a/again").symlink_to(tmp_path / "rgb")
     with refuses("rgb/a/again", "in circles", "copy it there"):
         open_source(f"folder:{tmp_path}").samples("all")
+
+
+def test_two_folders_that_link_to_each_other_are_refused(tmp_path):
+    fakes.make_folder(tmp_path)
+    for one, other in (("one", "other"), ("other", "one")):
+        (tmp_path / "rgb" / one).mkdir()
+        (tmp_path / "rgb" / one / "link").symlink_to(tmp_path / "rgb" / other)
+    with refuses("link", "in circles"):
+        open_source(f"folder:{tmp_path}").samples("all")
+
+
+def test_a_linked_folder_within_the_root_is_read(tmp_path):
+    fakes.make_folder(tmp_path)
+    (tmp_path / "rgb/linked").symlink_to(tmp_path / "rgb/a")
+    ids = [sample.id for sample in open_source(f"folder:{tmp_path}").samples("all")]
+    assert [one for one in ids if one.startswith("linked/")] == [
+        one.replace("a/", "linked/", 1) for one in ids if one.startswith("a/")
+    ]
+
+
+SCREENSHOT = "Screenshot 2026-11-26 at 10.15.30\u202fAM"
+NAMES = {
+    "narrow no-break space": SCREENSHOT,
+    "full-width blank": "\u5199\u771f\u3000\uff11",
+    "decomposed accent": "Cafe\u0301",
+    "emoji with joiner": "\U0001f469\u200d\U0001f4bb",
+    "private use": "a\uf022b",
+    "left-to-right mark": "\u200eWhatsApp Image",
+    "backslash": "a\\b",
+}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
+def test_names_that_a_file_system_accepts_are_ids(tmp_path, name):
+    fakes.write_image(tmp_path / f"rgb/{name}.png", np.zeros((4, 5, 3), np.uint8))
+    fakes.write_depth(tmp_path / f"depth/{name}.png", np.ones((4, 5), np.float32), 0.001)
+    source = open_source(f"folder:{tmp_path}")
+    expected = unicodedata.normalize("NFC", name)
+    (tmp_path / "nfc.txt").write_text(f"{expected}.png\n")
+    (tmp_path / "nfd.txt").write_text(unicodedata.normalize("NFD", name))
+    for split in ("all", "nfc", "nfd"):
+        (sample,) = source.samples(split)
+        assert sample.id == expected
+        source.read_image(sample)
+        assert source.read_truth_m(sample).shape == (4, 5)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"a\x1b[2J", "a\u202eb".encode()], ids=["latin-1", "escape", "turned"])
+def test_names_that_could_be_no_id_are_counted_and_do_not_harm_other_splits(tmp_path, name):
+    fakes.make_folder(tmp_path)
+    with open(os.path.join(os.fsencode(tmp_path / "rgb"), name + b".png"), "wb"):  # noqa: PTH118, PTH123 - bytes
+        pass
+    source = open_source(f"folder:{tmp_path}")
+    (tmp_path / "mine.txt").write_text("a/0001\n")
+    assert [sample.id for sample in source.samples("mine")] == ["a/0001"]
+    with refuses("1 images have control characters", "or names that are not UTF-8", "rename"):
+        source.samples("all")
+
+
+def test_images_of_formats_that_are_not_read_are_named_with_their_count_once(tmp_path, caplog):
+    fakes.make_folder(tmp_path)
+    for name in ("x.tif", "y.TIFF"):
+        (tmp_path / "rgb" / name).touch()
+    source = open_source(f"folder:{tmp_path}")
+    source.samples("all")
+    source.samples("all")
+    (record,) = caplog.records
+    assert "2 images left out, of formats that are not read (rgb/x.tif, rgb/y.TIFF): convert" in record.getMessage()
+
+
+def test_suffixes_may_be_upper_case(tmp_path):
+    fakes.write_image(tmp_path / "rgb/a.JPG", np.zeros((4, 5, 3), np.uint8))
+    fakes.write_depth(tmp_path / "depth/a.PNG", np.ones((4, 5), np.float32), 0.001)
+    source = open_source(f"folder:{tmp_path}")
+    (sample,) = source.samples("all")
+    assert source.read_truth_m(sample).max() == 1
+    assert resolve_image(str(tmp_path / "rgb/a.png")) == str(tmp_path / "rgb/a.JPG")
+
+
+def make_7_scenes(root):
+    """Two sequences of 7-Scenes: N.color.png beside N.depth.png and N.pose.txt."""
+    for name in ("seq-01/frame-000000", "seq-01/frame-000001", "seq-02/frame-000000"):
+        fakes.write_image(root / f"{name}.color.png", np.zeros((4, 5, 3), np.uint8))
+        fakes.write_depth(root / f"{name}.depth.png", np.ones((4, 5), np.float32), 0.001)
+        (root / f"{name}.pose.txt").touch()
+    return root
+
+
+def test_patterns_of_dataset_json_lay_out_a_folder(tmp_path):
+    make_7_scenes(tmp_path)
+    (tmp_path / "dataset.json").write_text('{"rgb": "*.color.png", "depth": "*.depth.png"}')
+    source = open_source(f"folder:{tmp_path}")
+    ids = ["seq-01/frame-000000", "seq-01/frame-000001", "seq-02/frame-000000"]
+    samples = source.samples("all")
+    assert [sample.id for sample in samples] == ids
+    assert samples[0].image_path == f"{tmp_path}/{ids[0]}.color.png"
+    assert samples[0].truth_path == f"{tmp_path}/{ids[0]}.depth.png"
+    assert source.read_truth_m(samples[0]).max() == 1
+    (tmp_path / "mine.txt").write_text(f"{ids[2]}\n{ids[0]}.color.png\n")
+    assert [sample.id for sample in source.samples("mine")] == [ids[2], ids[0]]
+
+
+def test_truth_may_be_a_pattern(tmp_path):
+    make_7_scenes(tmp_path)
+    (tmp_path / "dataset.json").write_text('{"rgb": "seq-02/*.color.png"}')
+    (sample,) = open_source(f"folder:{tmp_path}", "seq-02/*.depth.png").samples("all")
+    assert (sample.id, sample.truth_path) == ("frame-000000", f"{tmp_path}/seq-02/frame-000000.depth.png")
+
+
+@pytest.mark.parametrize("pattern", ["rgb", "*/*.png", "../*", "/x/*", "a//*", "*/color.png", 3])
+def test_a_pattern_without_one_star_below_the_root_is_refused(tmp_path, pattern):
+    make_7_scenes(tmp_path)
+    (tmp_path / "dataset.json").write_text(json.dumps({"rgb": pattern}))
+    with refuses("dataset.json: rgb", repr(pattern), "*.color.png"):
+        open_source(f"folder:{tmp_path}")
 
 
 def test_a_link_to_a_file_within_the_root_is_an_image(tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import torch
 
 from pipeline.dpm import bin_edges, entropy_nats, expected_depth, gaussian_dpm
 from pipeline.losses import TieKdLoss
+from pipeline.store import open_store
 from pipeline.students.build import STUDENTS, build_student
 from pipeline.students.encoders import MobileNetV2, ResNet, load_imagenet
 from pipeline.students.run import load_run
+from pipeline.train import train_network
+from pipeline.train_options import TrainOptions
 
 RUNS = Path(__file__).parents[1] / "data" / "runs"
 PAPER = ("mobilenetv2", "resnet18", "resnet50")
@@ -269,3 +273,40 @@ def test_every_listed_student_builds_and_an_unknown_one_is_refused_with_the_list
             build_student(name, 5)
     with pytest.raises(ValueError, match="expected 2 or more"):
         build_student("lean", 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda _: [], "list, expected an object"),
+        (lambda _: None, "NoneType, expected an object"),
+        (lambda config: {key: config[key] for key in config if key != "view"}, "view is missing"),
+        (lambda config: config | {"view": 7}, "view '7', expected what train-student writes"),
+        (lambda config: config | {"view": ["full"]}, "view .*full.*, expected what"),
+        (lambda config: config | {"student": {}}, "student '{}', expected what"),
+        (lambda config: config | {"head": []}, "head .*, expected what"),
+        (lambda config: config | {"depth_space": 7}, "depth_space '7', expected what"),
+        (lambda config: config | {"depth_space": "parsecs"}, "depth space 'parsecs': expected one of"),
+        (lambda config: config | {"store": "x"}, "store 'x', expected what"),
+        (lambda config: config | {"store": {"teacher": [1]}}, "store .*teacher.*, expected what"),
+        (lambda config: config | {"source": {}}, "source '{}', expected what"),
+        (lambda config: config | {"sigma_m": True}, "sigma_m 'True', expected what"),
+        (lambda config: config | {"bin_edges_m": "x"}, "bin_edges_m: expected a list"),
+    ],
+    ids=[
+        "a list", "null", "no view", "view of a number", "view of a list", "student", "head", "depth space of a number",
+        "depth space of no name", "store of a text", "teacher of a list", "source", "sigma", "edges",
+    ],
+)  # fmt: skip
+def test_a_malformed_configuration_is_one_clear_message(tmp_path, scenes, teacher_store, change, match):
+    train_network(
+        scenes,
+        "train",
+        tmp_path / "run",
+        TrainOptions(student="lean", epochs=1, batch_size=6),
+        store=open_store(teacher_store),
+    )
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(ValueError, match=match):
+        load_run(tmp_path / "run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import TYPE_CHECKING
 
 import click
@@ -161,18 +162,21 @@ def _listed(split: Path, store: Store) -> list[str]:
     """Ids of a list: a row is an id, or its first word is an image whose path without suffix is one."""
     from ..sources.lists import Ids, rows, without_suffix
 
-    known, ids, found = set(store.ids), Ids(split), []
+    known = {unicodedata.normalize("NFC", sample_id): sample_id for sample_id in store.ids}
+    ids, found = Ids(split), []
     for line, row in rows(split):
         if row.startswith("#"):
             continue
-        name = row if row in known else without_suffix(row.split()[0]) or row
+        text = unicodedata.normalize("NFC", row)
+        first = without_suffix(text.split()[0]) or text
+        name = next((one for one in (text, without_suffix(text)) if one in known), first)
         if name not in known:
             raise ValueError(
                 f"split {split} line {line}: {store.name} holds no sample {name!r} (it has {len(store)}, such as "
                 f"{store.ids[0]!r}): take the line out, or cache a split that has this image"
             )
         ids.add(name, line)
-        found.append(name)
+        found.append(known[name])
     ids.check_not_empty()
     return found
 

@@ -4,6 +4,8 @@ Metres = value * `metres_per_unit` of ROOT/dataset.json. Where that is not said,
 16 bits a millimetre, as RGB-D cameras write. 0, NaN, infinity and numbers below 0 say that there is no measurement, and
 the files' own numbers that `invalid` of dataset.json lists, such as 65535.
 
+Other layouts are patterns in dataset.json, with `*` for the id: {"rgb": "*.color.png", "depth": "*.depth.png"}.
+
 An id may have folders in it (`room/0001`). ROOT/NAME.txt lists a split: ids one a line, perhaps with the
 image's suffix; a line that begins with `#` is a comment. Hidden files are passed over. ROOT/K.txt, or `intrinsics` in
 dataset.json, may hold the camera's 3x3 matrix or fx fy cx cy, in pixels.
@@ -13,35 +15,35 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..dvc_links import cached_target
 from ..fileio import printable, read_json
-from .arrays import ARRAY_SUFFIXES, invalid_numbers, metres, read_array
+from .arrays import invalid_numbers, metres, read_array
 from .base import Customs, ImageFiles, Sample, SourceKind
+from .folder_files import Pattern, check_usable, find_files, say_others
 from .images import IMAGE_SUFFIXES, read_bytes
 from .lists import Ids, checked_path, find_list, rows, without_suffix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
     from numpy.typing import NDArray
 
 MILLIMETRE = 0.001
 INTRINSICS_BYTES = 4096
 FACTS = "dataset.json"
-KEYS = ("intrinsics", "invalid", "metres_per_unit")
+KEYS = ("depth", "intrinsics", "invalid", "metres_per_unit", "rgb")
 """What people may say in it."""
 KEYS_OF_OURS = ("count", "generator_version", "seed", "size_px", "truths", "world")
 """What `make-scenes` writes there besides."""
 
 
 class FolderSource(ImageFiles):
-    """A folder of images and perhaps depth; `truth` names the folder of depth files.
+    """A folder of images and perhaps depth; `truth` names the folder of depth files, or is a pattern of them.
 
-    Raises ValueError where there is no rgb/, the asked truth folder is absent, or dataset.json is wrong.
+    Raises ValueError where there is no rgb/ (or what dataset.json says in its place), the asked truth folder is
+    absent, or dataset.json is wrong.
     """
 
     def __init__(
@@ -55,45 +57,49 @@ class FolderSource(ImageFiles):
         self.name = name
         self.root = root
         self.customs = customs or Customs()
-        if not (root / "rgb").is_dir():
-            raise ValueError(
-                f"source {name}:{root}: no folder {root / 'rgb'}; expected rgb/ID.png (or .jpg, .webp) and "
-                "depth/ID.png (16 bits; or .npy, .npz, .pfm, .exr) below the root"
-            )
-        if truth is not None and (not re.fullmatch(r"[\w-]+", truth) or not (root / truth).is_dir()):
-            folders = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name != "rgb")
-            raise ValueError(
-                f"source {name}:{root}: truth {truth!r} is no folder of the root; "
-                f"expected one of: {', '.join(folders) or 'none is there'}"
-            )
-        self.truth = truth or "depth"
         facts = _facts(root)
+        self.rgb = _pattern(root, facts, "rgb") or Pattern("rgb/", "")
+        if not (root / self.rgb.folder).is_dir():
+            raise ValueError(
+                f"source {name}:{root}: no folder {root / self.rgb.folder}; expected rgb/ID.png (or .jpg, .webp) and "
+                "depth/ID.png (16 bits; or .npy, .npz, .pfm, .exr) below the root, or patterns in its dataset.json"
+            )
+        self.depth = self._depth_pattern(truth, facts)
+        self.truth = truth or (str(self.depth) if "depth" in facts else "depth")
+        self._others_are_said = False
         self.invalid = invalid_numbers(facts.get("invalid"), f"data set description {root / FACTS}")
         self.metres_per_unit = _metres_per_unit(root, facts)
         self.focal_px = _focal_px(root, facts)
 
     def samples(self, split: str) -> list[Sample]:
-        """Rows of ROOT/NAME.txt, of a list file, or of `all`: every image below rgb/, sorted by id.
+        """Rows of ROOT/NAME.txt, of a list file, or of `all`: every image, sorted by id.
 
         An image without a depth file has no ground truth. Raises ValueError for a missing or empty split, an
         id without image, a duplicate id, two depth files of an id, an id or link that leaves the root.
         """
-        images = self._images()
+        where = f"source {self.name}:{self.root}"
+        found = find_files(self.root, self.rgb, where)
+        if not self._others_are_said:
+            self._others_are_said = True
+            say_others(self.root, found)
+        images = found.files
         if split == "all" and not (self.root / "all.txt").is_file():
+            check_usable(found, where)
             ids = sorted(images)
             if not ids:
+                looked = self.root / self.rgb.folder if not self.rgb.after else f"{self.root}/{self.rgb}"
                 raise ValueError(
-                    f"source {self.name}:{self.root}: no image in {self.root / 'rgb'}; expected files that "
-                    f"end in {', '.join(IMAGE_SUFFIXES)}"
+                    f"{where}: no image in {looked}; expected files that end in "
+                    f"{self.rgb.after or ', '.join(IMAGE_SUFFIXES)}"
                 )
         else:
             ids = self._listed(find_list(split, self.root), images)
-        truths = self._truths()
+        truths = find_files(self.root, self.depth, where, depth=True).files
         return [
             Sample(
                 sample_id,
-                f"{self.root}/rgb/{images[sample_id]}",
-                f"{self.root}/{self.truth}/{sample_id}{truths[sample_id]}" if sample_id in truths else None,
+                f"{self.root}/{images[sample_id]}",
+                f"{self.root}/{truths[sample_id]}" if sample_id in truths else None,
                 self.focal_px,
             )
             for sample_id in ids
@@ -111,33 +117,19 @@ class FolderSource(ImageFiles):
         unit_m = usual if self.metres_per_unit is None else self.metres_per_unit
         return self.upright(sample, metres(values, unit_m, self.invalid))
 
-    def _truths(self) -> dict[str, str]:
-        """Id -> suffix of its depth file."""
-        folder = self.root / self.truth
-        truths: dict[str, str] = {}
-        for file in _files(folder, self.root) if folder.is_dir() else ():
-            stem, suffix = os.path.splitext(file)  # noqa: PTH122 - of many files: a Path for each costs more
-            if suffix in ARRAY_SUFFIXES and truths.setdefault(stem, suffix) != suffix:
-                raise ValueError(
-                    f"source {self.name}:{self.root}: {self.truth}/{stem}{truths[stem]} and {stem}{suffix} are two "
-                    f"depth files of the id {stem!r}; remove one, or keep each format in a folder of its own"
-                )
-        return truths
-
-    def _images(self) -> dict[str, str]:
-        """Id -> file name below rgb/. Listed once: asking the disk for each id would take minutes."""
-        images: dict[str, str] = {}
-        for file in _files(self.root / "rgb", self.root):
-            sample_id = without_suffix(file)
-            if sample_id is None:
-                continue
-            checked_path(sample_id, f"source {self.name}:{self.root}")
-            if images.setdefault(sample_id, file) != file:
-                raise ValueError(
-                    f"source {self.name}:{self.root}: rgb/{images[sample_id]} and rgb/{file} are two images "
-                    f"of the id {sample_id!r}; remove one"
-                )
-        return images
+    def _depth_pattern(self, truth: str | None, facts: dict[str, Any]) -> Pattern:
+        """Where depth lies: as `truth` says, which names a folder or is a pattern, or else dataset.json."""
+        where = f"source {self.name}:{self.root}: truth"
+        if truth is None:
+            return _pattern(self.root, facts, "depth") or Pattern("depth/", "")
+        if "*" in truth:
+            return Pattern.parse(truth, where)
+        if not re.fullmatch(r"[\w-]+", truth) or not (self.root / truth).is_dir():
+            folders = sorted(path.name for path in self.root.iterdir() if path.is_dir() and path.name != "rgb")
+            raise ValueError(
+                f"{where} {truth!r} is no folder of the root; expected one of: {', '.join(folders) or 'none is there'}"
+            )
+        return Pattern(f"{truth}/", "")
 
     def _listed(self, path: Path, images: dict[str, str]) -> list[str]:
         ids = Ids(path)
@@ -145,12 +137,15 @@ class FolderSource(ImageFiles):
         for line, row in rows(path):
             if row.startswith("#"):
                 continue
-            checked_path(row, f"split {path} line {line}")
-            sample_id = row if row in images else without_suffix(row) or row
-            if sample_id not in images:
+            name = unicodedata.normalize("NFC", row)
+            names = (name, without_suffix(name) or name, self.rgb.id_of(name, IMAGE_SUFFIXES))
+            sample_id = next((one for one in names if one in images), None)
+            if sample_id is None:
+                checked_path(row, f"split {path} line {line}")
+                after = self.rgb.after or ".png (or .jpg, .webp)"
                 raise ValueError(
-                    f"split {path} line {line}: no image of id {sample_id!r} in {self.root / 'rgb'}; add "
-                    f"{sample_id}.png (or .jpg, .webp), or delete the line"
+                    f"split {path} line {line}: no image of id {names[1]!r} in {self.root / self.rgb.folder}; add "
+                    f"{names[1]}{after}, or delete the line"
                 )
             ids.add(sample_id, line)
             listed.append(sample_id)
@@ -173,6 +168,16 @@ def _facts(root: Path) -> dict[str, Any]:
             f"data set description {path}: key {printable(unknown[0])[:80]!r}, expected {', '.join(KEYS)}: take it out"
         )
     return facts
+
+
+def _pattern(root: Path, facts: dict[str, Any], key: str) -> Pattern | None:
+    """A pattern of dataset.json, None where it has none. Raises ValueError for what is none."""
+    if key not in facts:
+        return None
+    where = f"data set description {root / FACTS}: {key}"
+    if not isinstance(facts[key], str):
+        raise ValueError(f"{where}: {facts[key]!r}, expected a pattern such as *.color.png")  # noqa: TRY004 - as above
+    return Pattern.parse(facts[key], where)
 
 
 def _metres_per_unit(root: Path, facts: dict[str, Any]) -> float | None:
@@ -217,57 +222,17 @@ def _focal_px(root: Path, facts: dict[str, Any]) -> float | None:
     return focal_px
 
 
-def _files(folder: Path, root: Path) -> Iterator[str]:
-    """Files below `folder`, which may be a link, as paths relative to it.
-
-    Raises ValueError for a link in it that leaves both `root` and the folder, unless DVC made it to its cache.
-    """
-    inside = [os.path.realpath(root), os.path.realpath(folder)]
-    pending = [""]
-    while pending:
-        below = pending.pop()
-        try:
-            with os.scandir(folder / below) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_symlink():
-                        _check_link(entry.path, root, inside)
-                        if entry.is_dir():
-                            raise ValueError(
-                                f"{printable(entry.path)}: a link to a folder, which may lead in circles; expected "
-                                f"real folders below {folder}: copy it there"
-                            )
-                    if entry.is_dir():
-                        pending.append(f"{below}{entry.name}/")
-                    else:
-                        yield f"{below}{entry.name}"
-        except OSError as error:
-            raise ValueError(f"folder {folder / below}: {error.strerror}; expected a readable folder") from error
-
-
-def _check_link(path: str, root: Path, inside: list[str]) -> None:
-    target = os.path.realpath(path)
-    if any(os.path.commonpath([target, one]) == one for one in inside):
-        return
-    if cached_target(path, str(root)) is None and cached_target(path, inside[1]) is None:
-        raise ValueError(
-            f"{printable(path)}: a link to {printable(target)}, which is outside of the root {inside[0]}; copy the "
-            "files, or give a root that holds both"
-        )
-
-
 SOURCE = SourceKind(
     FolderSource,
     data_set="a plain folder of your own",
     layout=(
         "rgb/ID.png (or .jpg, .webp), perhaps depth/ID.png (or .npy, .npz, .pfm, .exr), NAME.txt, dataset.json, "
-        "K.txt; an id may have folders in it"
+        "K.txt; or patterns of dataset.json; an id may have folders in it"
     ),
     splits="`all`, NAME of NAME.txt, or a list file: an id a line",
     truth=(
-        "`--truth` names the folder; metres = value * metres_per_unit of dataset.json (else 0.001 for 16 bits, 1 for "
-        "float); 0, NaN, infinite and its `invalid` = none"
+        "`--truth` names the folder, or is a pattern; metres = value * metres_per_unit of dataset.json (else 0.001 for "
+        "16 bits, 1 for float); 0, NaN, infinite and its `invalid` = none"
     ),
     licence="yours",
     customs=Customs(),

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=np.generic)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+OTHER_IMAGES = (".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".ppm", ".pgm")
+"""Images that are not read: left out, but not in silence."""
 FORMATS = ("PNG", "JPEG", "WEBP")
 LIMIT_PIXELS = 2**25
 """A frame of 8K. Some kilobytes of PNG can say so too, and decoding takes 14 bytes a pixel."""

@@ -13,11 +13,11 @@ import re
 from typing import TYPE_CHECKING
 
 from .base import Customs, ImageFiles, Sample, SourceKind
+from .frame_pairs import check_pair, listed_pairs
 from .images import read_depth_png_m
 from .kitti_rows import CAMERA, DATE, DRIVE, FRAME, SIDES, focal_length_px, parse_row
 from .listing import file_names
 from .lists import Ids, checked_path, find_list, without_suffix
-from .pairs import check_pair, listed_pairs
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,9 +6,9 @@ import math
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from .frame_pairs import listed_pairs
 from .images import IMAGE_SUFFIXES
 from .lists import Ids
-from .pairs import listed_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,13 +7,15 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from ..fileio import open_regular
+from ..fileio import has_control, open_regular
 from .images import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIMIT_BYTES = 512 * 2**20
+BLANKS = " \t\r\n\f\v"
+"""What may surround a row. Blanks of other widths are part of a name."""
 LIMIT_LINE_BYTES = 16384
 """Three paths of the longest that Linux knows."""
 
@@ -56,7 +58,7 @@ def rows(path: Path) -> Iterator[tuple[int, str]]:
                 )
             try:
                 # Windows editors put a byte order mark first.
-                row = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                row = line.decode("utf-8-sig" if number == 1 else "utf-8").strip(BLANKS)
             except UnicodeDecodeError as error:
                 raise ValueError(
                     f"split {path}: byte {start + error.start} is not UTF-8; expected a text list, one image a line"
@@ -74,11 +76,11 @@ def checked_path(text: str, where: str) -> str:
         or ".." in text.split("/")
         or PurePosixPath(text).as_posix() != text
         or text == "."
-        or not text.isprintable()
+        or has_control(text)
     ):
         raise ValueError(
             f"{where}: path {text!r} is absolute, leaves the root or is not in its plain form; expected "
-            "one like a/b/0001.png, relative to the root"
+            "one like a/b/0001.png, relative to the root, without control characters"
         )
     return text
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .base import ImageFiles, Sample, SourceKind
+from .frame_pairs import check_pair, listed_pairs
 from .images import read_depth_png_m
 from .listing import file_names, find_list_or_name, folder_names
 from .lists import Ids, checked_path, without_suffix
 from .nyu_hdf5 import CUSTOMS, FOCAL_PX, LABELLED, TRUTHS, FastDepthNyu, LabelledNyu, is_fast_depth, is_labelled
-from .pairs import check_pair, listed_pairs
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..fileio import has_control
 from .codec import LARGEST
 
 FORMAT_VERSIONS = (1, 2)
@@ -60,5 +61,5 @@ def check_text(value: Any) -> None:  # noqa: ANN401 - any JSON value
     elif isinstance(value, list | tuple):
         for each in value:
             check_text(each)
-    elif isinstance(value, str) and not value.isprintable():
+    elif isinstance(value, str) and has_control(value):
         raise ValueError(f"text {value[:80]!r} of the teacher, source, view or producer holds control characters")

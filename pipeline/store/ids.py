@@ -10,11 +10,13 @@ Shape legend: N samples, R rows of one chunk, L bytes of the longest id.
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
+from ..fileio import has_control
 from .codec import DamagedStoreError
 
 if TYPE_CHECKING:
@@ -113,7 +115,16 @@ class IdTable:
         return int(self._first.nbytes + self._second.nbytes + self._number.nbytes)
 
     def find(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Positions of samples, -1 for an id that the store lacks."""
+        """Positions of samples, -1 for an id that the store lacks, in each of Unicode's forms NFC and NFD."""
+        found = self._find(ids)
+        for place in np.flatnonzero(found < 0):  # of a folder that was written by macOS, NFD in older stores
+            name = ids[int(place)]
+            if not name.isascii():
+                others = {unicodedata.normalize(form, name) for form in ("NFC", "NFD")} - {name}
+                found[place] = max(self._find(sorted(others)), default=-1)
+        return found
+
+    def _find(self, ids: Sequence[str]) -> NDArray[np.int64]:
         keys = keys_of(name.encode(errors="surrogatepass") for name in ids)
         place = np.searchsorted(self._first, keys[:, 0])
         found = np.full(len(ids), -1, np.int64)
@@ -149,12 +160,12 @@ def check_rows(rows: NDArray[np.uint8], first: int) -> None:
     inner = (rows[:, :-1] == 0) & (rows[:, 1:] != 0)
     # A character may not begin in one row and end in the next, which the joined text does not tell.
     torn = (rows[:, 0] & 0xC0) == 0x80
-    if text.isprintable() and rows[:, 0].all() and not inner.any() and not torn.any():
+    if (text.isprintable() or not has_control(text)) and rows[:, 0].all() and not inner.any() and not torn.any():
         return
     for number, name in enumerate(_names(rows), first):
         try:
             one = name.decode()
         except UnicodeDecodeError as error:
             raise DamagedStoreError(f"a sample id is not UTF-8 ({error})") from error
-        if not one or not one.isprintable():
+        if not one or has_control(one):
             raise DamagedStoreError(f"id {one!r} of sample {number} is empty or has control characters")

@@ -20,6 +20,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from ..depth_space import check_depth_space
 from ..fileio import open_regular, printable, read_json, sha256_file, write_durably
 from .build import build_student
 
@@ -35,6 +36,24 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CONFIG = "config.json"
 WEIGHTS = "student.safetensors"
 METRICS = "metrics.json"
+NEEDED = ("student", "view", "bin_edges_m")
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "student": str,
+    "view": str,
+    "source": str,
+    "loss": str,
+    "head": str,
+    "depth_space": str,
+    "truth_of": str,
+    "ids_sha256": str,
+    "flips": str,
+    "store": dict,
+    "sigma_m": (int, float),
+    "sigma_bins": (int, float),
+    "epochs": int,
+    "samples": int,
+}
+"""Kinds of values in a configuration; what is left out, or null, is of no kind."""
 MAX_BINS = 4096
 MAX_EDGE_M = 1e12
 MAX_HEADER_BYTES = 2**20
@@ -80,6 +99,7 @@ def load_run(run: Path) -> LoadedRun:
         hint = f"; {partial[0]} is unfinished: run its training command again" if partial else ""
         raise ValueError(f"{run} is no finished run (it has no {CONFIG}){hint}")
     config = read_json(run / CONFIG, "run configuration")
+    _check_config(config, run)
     try:
         edges = _edges(config["bin_edges_m"])
         check_safetensors(run / WEIGHTS)
@@ -90,6 +110,29 @@ def load_run(run: Path) -> LoadedRun:
         what = printable(str(error))[:2000]  # torch names every tensor of the file
         raise ValueError(f"{run}: {what}; expected a directory written by train-student") from error
     return LoadedRun(network.eval(), edges, sha256_file(run / WEIGHTS), config)
+
+
+def _check_config(config: object, run: Path) -> None:
+    """Refuse a configuration, perhaps of a stranger, whose values are not of the kind that others read.
+
+    Raises ValueError.
+    """
+    if not isinstance(config, dict):
+        raise ValueError(  # noqa: TRY004 - of a file
+            f"{run / CONFIG}: {type(config).__name__}, expected an object as train-student writes it"
+        )
+    for name in NEEDED:
+        if name not in config:
+            raise ValueError(f"{run / CONFIG}: {name} is missing; expected what train-student writes")
+    for name, kinds in KINDS.items():
+        value = config.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+            raise ValueError(f"{run / CONFIG}: {name} {str(value)[:80]!r}, expected what train-student writes")
+    if (space := config.get("depth_space")) is not None:
+        check_depth_space(space)
+    store = config.get("store") or {}
+    if not isinstance(store.get("teacher", {}), dict) or not isinstance(store.get("digest", ""), str):
+        raise ValueError(f"{run / CONFIG}: store {str(store)[:80]!r}, expected what train-student writes")  # noqa: TRY004 - of a file
 
 
 def _edges(values: object) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..fileio import canonical_json, open_regular, printable, sha256_bytes
+from ..fileio import canonical_json, has_control, open_regular, printable, sha256_bytes
 from ..sources.arrays import LIMIT_BYTES, invalid_numbers, is_any_of, read_array
 from ..sources.view import View
 from .base import VIEW, TeacherCard, TeacherOutput
@@ -86,7 +87,12 @@ class PredictionsTeacher:
         self._extent = extent
         self._invalid = invalid
         self._folder = folder
-        self._files = files
+        self._files: dict[str, str] = {}
+        for name in sorted(files):
+            if self._files.setdefault(_key(name), name) != name:
+                raise ValueError(
+                    f"predictions in {folder}: {self._files[_key(name)]!r} and {name!r} are of one id; remove one"
+                )
         self._suffix = suffix
         self._metres_per_unit = metres_per_unit
         self._owners: dict[str, str] = {}
@@ -122,8 +128,8 @@ class PredictionsTeacher:
 
     def _find(self, sample_id: str) -> str:
         nested, flat = sample_id + self._suffix, sample_id.replace("/", "_") + self._suffix
-        name = nested if nested in self._files else flat
-        if name not in self._files:
+        name = self._files.get(_key(nested)) or self._files.get(_key(flat))
+        if name is None:
             raise ValueError(
                 f"predictions in {self._folder}: none for {sample_id!r}, expected {nested} or {flat}; "
                 "predict the image too, or take it out of the split"
@@ -167,7 +173,7 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Predic
     if not folder.is_dir():
         raise ValueError(f"{where}: no such directory, expected one of ID.png or ID{', ID'.join(SUFFIXES[:-1])}")
     names = _list(folder)
-    suffixes = sorted({name[-4:] for name in names})
+    suffixes = sorted({name[-4:].lower() for name in names})
     if len(suffixes) != 1:
         raise ValueError(
             f"{where}: holds {' and '.join(suffixes) or 'none of ' + ', '.join(SUFFIXES)}, expected files of one "
@@ -250,21 +256,28 @@ def agreed_scale(where: str, origin: str, written: object, asked: float | None, 
 
 
 def _list(folder: Path) -> set[str]:
-    """Names relative to `folder` of every file of SUFFIXES."""
+    """Paths below `folder` of every file of SUFFIXES whose name could be an id, also behind links to folders."""
     names: set[str] = set()
-    pending = [""]
+    pending: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(folder),))]
     while pending:
-        below = pending.pop()
+        below, above = pending.pop()
         try:
             with os.scandir(folder / below) as entries:
                 for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(f"{below}{entry.name}/")
-                    elif entry.name.endswith(SUFFIXES) and not entry.name.startswith("."):
+                    if entry.is_dir():
+                        real = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}/{entry.name}"
+                        if real not in above:  # a link in circles has nothing new
+                            pending.append((f"{below}{entry.name}/", (*above, real)))
+                    elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
                         names.add(below + entry.name)
         except OSError as error:
             raise ValueError(f"predictions in {folder}: {error.strerror} at {below!r}") from error
-    return names
+    return {name for name in names if not has_control(name)}
+
+
+def _key(name: str) -> str:
+    """A file's name as ids are compared: in Unicode's form NFC, with a small suffix."""
+    return unicodedata.normalize("NFC", name[:-4]) + name[-4:].lower()
 
 
 def _digest(folder: Path, names: set[str]) -> str:
