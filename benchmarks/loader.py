@@ -27,18 +27,18 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.augment import by_table
-from pipeline.cache import cache_teacher
-from pipeline.cache_images import cache_images
-from pipeline.dataset import Augmentation, TrainingData, collate
-from pipeline.plan import CacheOptions
-from pipeline.sources.images import resolve_image
+from pipeline.cache.images import cache_images
+from pipeline.cache.plan import CacheOptions
+from pipeline.cache.run import cache_teacher
+from pipeline.networks.saved_run import normalise
+from pipeline.sources.readers.images import resolve_image
 from pipeline.sources.registry import open_source
 from pipeline.sources.view import View
 from pipeline.store import open_store
-from pipeline.store.image_reader import open_images
-from pipeline.students.run import normalise
+from pipeline.store.images.reader import open_images
 from pipeline.teachers.registry import TeacherOptions, open_teacher
+from pipeline.train.augment import by_table
+from pipeline.train.dataset import Augmentation, TrainingData, collate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +114,7 @@ def prepare(place: Path) -> dict[str, tuple[dict[str, Dataset], float]]:
                   (("KITTI, PNG", "sample_test"), ("KITTI, JPEG", "sample_train"))}  # fmt: skip
         predictions = KITTI / "teacher_png16"
     else:
-        from pipeline.render.scenes import make_scenes
+        from scenes.dataset import make_scenes
 
         make_scenes(place / "scenes", count=16, size_px=(352, 1216))
         source = open_source(f"scenes:{place / 'scenes'}")

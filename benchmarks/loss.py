@@ -40,10 +40,10 @@ import torch.nn.functional as F
 from students import cpu_model, memory_mb
 
 from pipeline.cli.console import Console
-from pipeline.dpm import gaussian_dpm, parse_bins
-from pipeline.loss_base import StoredMaps
-from pipeline.losses import build_loss
-from pipeline.store.sparse import encode_sparse, weight_table
+from pipeline.depth.dpm import gaussian_dpm, parse_bins
+from pipeline.losses.base import StoredMaps
+from pipeline.losses.tiekd import build_loss
+from pipeline.store.format.sparse import encode_sparse, weight_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.dpm import parse_bins
-from pipeline.fused import check_kernel, fused
-from pipeline.losses import build_loss
-from pipeline.targets import GaussianTarget
+from pipeline.depth.dpm import parse_bins
+from pipeline.losses.blockwise import check_kernel, fused
+from pipeline.losses.targets import GaussianTarget
+from pipeline.losses.tiekd import build_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable

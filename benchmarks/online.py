@@ -21,20 +21,20 @@ from pathlib import Path
 import torch
 from overheads import BINS, RandomTeacher, machine, render, write
 
-from pipeline.augment import by_table
-from pipeline.batches import Batches
-from pipeline.cache import cache_teacher
-from pipeline.dataset import Augmentation, TrainingData
-from pipeline.losses import TieKdLoss
-from pipeline.optimiser import Optimiser
-from pipeline.order import EpochOrder
-from pipeline.plan import CacheOptions
+from pipeline.cache.plan import CacheOptions
+from pipeline.cache.run import cache_teacher
+from pipeline.losses.tiekd import TieKdLoss
+from pipeline.networks.registry import build_student
+from pipeline.networks.saved_run import normalise
 from pipeline.sources.registry import open_source
 from pipeline.sources.view import View
 from pipeline.store import open_store
-from pipeline.students.build import build_student
-from pipeline.students.run import normalise
-from pipeline.train_options import TrainOptions
+from pipeline.train.augment import by_table
+from pipeline.train.dataset import Augmentation, TrainingData
+from pipeline.train.loader import Batches
+from pipeline.train.optimizer import Optimiser
+from pipeline.train.options import TrainOptions
+from pipeline.train.sampler import EpochOrder
 
 FRAMES, BATCH = 16, 4
 SIZE_PX = (96, 320)

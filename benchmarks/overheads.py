@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from pipeline.dpm import expected_depth
-from pipeline.render.scenes import make_scenes
+from pipeline.depth.dpm import expected_depth
+from pipeline.networks.registry import build_student
+from pipeline.networks.saved_run import normalise
 from pipeline.sources.registry import open_source
-from pipeline.students.build import build_student
-from pipeline.students.run import normalise
 from pipeline.teachers.base import TeacherCard, TeacherOutput
+from scenes.dataset import make_scenes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

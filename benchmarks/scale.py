@@ -25,17 +25,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.fileio import pretty_json, sha256_bytes
+from pipeline.common.fileio import pretty_json, sha256_bytes
 from pipeline.sources.base import Sample
-from pipeline.sources.table import SampleTable
+from pipeline.sources.sample_table import SampleTable
 from pipeline.store import open_store
-from pipeline.store.codec import encode_chunk
-from pipeline.store.estimate import reference_costs
-from pipeline.store.grouping import usual_samples_per_shard
-from pipeline.store.journal import ShardRecord
-from pipeline.store.layout import MANIFEST, StoreLayout
-from pipeline.store.spec import StoreSpec
-from pipeline.store.writer import StoreWriter
+from pipeline.store.format.codec import encode_chunk
+from pipeline.store.format.grouping import usual_samples_per_shard
+from pipeline.store.format.layout import MANIFEST, StoreLayout
+from pipeline.store.format.spec import StoreSpec
+from pipeline.store.tools.estimate import reference_costs
+from pipeline.store.write.journal import ShardRecord
+from pipeline.store.write.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

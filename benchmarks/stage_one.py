@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from overheads import RandomTeacher, machine, ratio, render, write
 
-from pipeline.cache import cache_teacher
-from pipeline.plan import CacheOptions, plan_store
+from pipeline.cache.plan import CacheOptions, plan_store
+from pipeline.cache.run import cache_teacher
 from pipeline.sources.view import View
-from pipeline.store.writer import encode_sample
+from pipeline.store.write.writer import encode_sample
 
 if TYPE_CHECKING:
     from pipeline.sources.base import Source

@@ -20,22 +20,22 @@ from typing import TYPE_CHECKING
 import torch
 from overheads import RandomTeacher, machine, ratio, render, write
 
-from pipeline import trainer
-from pipeline.batches import Batches, a_core_is_free
-from pipeline.cache import cache_teacher
+from pipeline.cache.plan import CacheOptions
+from pipeline.cache.run import cache_teacher
 from pipeline.cli.console import Console
-from pipeline.plan import CacheOptions
 from pipeline.store import open_store
-from pipeline.train import train_network
-from pipeline.train_options import TrainOptions
+from pipeline.train import trainer
+from pipeline.train.loader import Batches, a_core_is_free
+from pipeline.train.options import TrainOptions
+from pipeline.train.run import train_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipeline.dataset import Item
-    from pipeline.progress import Progress
+    from pipeline.common.progress import Progress
     from pipeline.sources.base import Source
     from pipeline.store import Store
+    from pipeline.train.dataset import Item
 
 FRAMES = {"lean": 24, "mobilenetv2-lean": 24, "mobilenetv2": 8}
 """Of an epoch, by student: the paper's own takes a second an image here."""

@@ -32,9 +32,9 @@ import zarr
 from PIL import Image
 
 from pipeline.store import open_store
-from pipeline.store.codec import LogCodec, codes_of_residual
-from pipeline.store.spec import StoreSpec, digest_of_ids
-from pipeline.store.writer import StoreWriter, encode_sample
+from pipeline.store.format.codec import LogCodec, codes_of_residual
+from pipeline.store.format.spec import StoreSpec, digest_of_ids
+from pipeline.store.write.writer import StoreWriter, encode_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ def load_frames(folder: Path | None) -> tuple[np.ndarray, str]:
     default = KITTI / "teacher_png16"
     folder = folder or (default if default.is_dir() else None)
     if folder is None:
-        from pipeline.render.scenes import make_scenes
+        from scenes.dataset import make_scenes
 
         with tempfile.TemporaryDirectory() as place:
             make_scenes(Path(place) / "scenes", count=16, size_px=(352, 1216))

@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.dpm import bin_edges
-from pipeline.predict import predict_depth_m
-from pipeline.students.build import STUDENTS, build_student
+from pipeline.depth.dpm import bin_edges
+from pipeline.networks.predict import predict_depth_m
+from pipeline.networks.registry import STUDENTS, build_student
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.cache.flips import mirrored_path
 from pipeline.deploy.export import Deployable
-from pipeline.flips import mirrored_path
+from pipeline.networks.saved_run import load_run
 from pipeline.store import open_store
-from pipeline.store.compare import compare_stores
-from pipeline.students.run import load_run
+from pipeline.store.tools.diff import compare_stores
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared/data"
@@ -139,8 +139,8 @@ def cases(work: Path) -> list[Case]:
 EXAMPLE = """
 from pathlib import Path
 import torch
-from pipeline.students.run import load_run, normalise
-from pipeline.dpm import expected_depth
+from pipeline.networks.saved_run import load_run, normalise
+from pipeline.depth.dpm import expected_depth
 
 
 def load(device):

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.evaluate import choose_protocol, evaluate_student
-from pipeline.fileio import pretty_json, write_durably
+from pipeline.common.fileio import pretty_json, write_durably
+from pipeline.evaluation.run import choose_protocol, evaluate_student
+from pipeline.evaluation.study import read_study
+from pipeline.networks.saved_run import load_run
 from pipeline.sources.registry import open_source
-from pipeline.students.run import load_run
-from pipeline.study import read_study
 
 ROOT = Path(__file__).parents[1]
 STUDENTS = (

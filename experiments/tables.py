@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.sources.registry import source_kinds
+from pipeline.teachers.huggingface.families import rows
 from pipeline.teachers.registry import KINDS
-from pipeline.teachers.transformers_families import rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -3,7 +3,7 @@
 Reads data/scenes and data/runs/teacher. Writes data/stores/teacher.zarr.
 """
 
-from pipeline.cli.cache import cache_teacher
+from pipeline.cli.cache_teacher import cache_teacher
 
 if __name__ == "__main__":
     cache_teacher()

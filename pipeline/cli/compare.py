@@ -12,13 +12,13 @@ import click
 
 from .console import echo, one_line, table
 from .evaluate import METRIC_HEADS
-from .plain import OVERWRITE, PATH, PlainCommand, option
+from .options import OVERWRITE, PATH, PlainCommand, option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..results import Comparable
-    from ..significance import Difference, Mean
+    from ..evaluation.results import Comparable
+    from ..evaluation.significance import Difference, Mean
 
     Compared = tuple[str, str, Difference, float | None]
 
@@ -90,9 +90,9 @@ def compare(
     image: the difference with an interval over frames and seeds, and a p value corrected for the number of
     comparisons (Holm).
     """
-    from ..metrics import LOWER_IS_BETTER
-    from ..results import join
-    from ..significance import corrected_p_values, mean_interval, paired_difference
+    from ..depth.metrics import LOWER_IS_BETTER
+    from ..evaluation.results import join
+    from ..evaluation.significance import corrected_p_values, mean_interval, paired_difference
 
     settings: dict[str, Any] = {"draws": resamples, "seed": seed, "confidence": confidence, "block": block}
     lower = metric in LOWER_IS_BETTER
@@ -136,7 +136,7 @@ def _head(found: Comparable, metric: str, block: int, *, lower: bool) -> str:
 
 
 def _means(found: Comparable, means: Sequence[Mean], metric: str, confidence: float) -> str:
-    from ..coverage import coverage_text
+    from ..evaluation.coverage import coverage_text
 
     rows = []
     for group, mean in zip(found.groups, means, strict=True):
@@ -177,7 +177,7 @@ def _p(value: float | None) -> str:
 
 def _notes(found: Comparable, means: Sequence[Mean], block: int) -> list[str]:
     """What the figures do not say of themselves."""
-    from ..significance import enough, too_few
+    from ..evaluation.significance import enough, too_few
 
     notes = [] if enough(len(found.ids), block) else [too_few(len(found.ids), block)]
     single = [group.name for group, mean in zip(found.groups, means, strict=True) if mean.seeds == 1]
@@ -208,8 +208,8 @@ def _write(
     settings: dict[str, Any],
 ) -> None:
     """Write everything as JSON; what is not defined is null."""
-    from ..fileio import pretty_json, write_durably
-    from ..outputs import refuse_existing
+    from ..common.fileio import pretty_json, write_durably
+    from ..common.outputs import refuse_existing
 
     value = {
         **settings,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import click
 
-from ..fileio import printable
+from ..common.fileio import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console, echo, one_line, table
-from .plain import DEVICE, OVERWRITE, PATH, SOURCE, STORE, STORE_CACHE, TRUTH, PlainCommand, many, option
+from .options import DEVICE, OVERWRITE, PATH, SOURCE, STORE, STORE_CACHE, TRUTH, PlainCommand, many, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +28,8 @@ METRIC_HEADS = {
 
 def _show(name: str, result: dict[str, Any], out: Path) -> None:
     """Write a result as JSON, its rows as CSV beside it, and print the means."""
-    from ..coverage import coverage_text
-    from ..result_files import write_result
+    from ..evaluation.coverage import coverage_text
+    from ..evaluation.result_files import write_result
 
     write_result(result, out)
     kept = {key: value for key, value in result["protocol"].items() if value is not None}
@@ -119,14 +119,14 @@ def evaluate_student(
     Example: pipeline evaluate-student runs/mobilenetv2 --source kitti:ROOT --split ROOT/splits/test.txt \\
                --protocol kitti_eigen_garg80 --out metrics.json
     """
-    from ..device import choose_device
-    from ..evaluate import choose_protocol, identity_of_run, measured_how
-    from ..evaluate import evaluate_student as measure
-    from ..relative import depth_space_of
-    from ..result_files import check_target
+    from ..common.device import choose_device
+    from ..depth.relative import depth_space_of
+    from ..evaluation.result_files import check_target
+    from ..evaluation.run import choose_protocol, identity_of_run, measured_how
+    from ..evaluation.run import evaluate_student as measure
+    from ..networks.saved_run import load_run
     from ..sources.registry import open_source
     from ..store import open_store
-    from ..students.run import load_run
 
     source, loaded = open_source(source_name, truth, invalid or ()), load_run(run)
     terms = choose_protocol(protocol, source, max_depth_m, align, depth_space_of(loaded.config))
@@ -170,10 +170,10 @@ def evaluate_teacher(
     Example: pipeline evaluate-teacher train.zarr --source kitti:ROOT --split ROOT/splits/train.txt \\
                --protocol kitti_eigen_garg80 --out teacher.json
     """
-    from ..evaluate import choose_protocol, identity_of_store, measured_how, of_store
-    from ..evaluate import evaluate_teacher as measure
-    from ..relative import METRIC
-    from ..result_files import check_target
+    from ..depth.relative import METRIC
+    from ..evaluation.result_files import check_target
+    from ..evaluation.run import choose_protocol, identity_of_store, measured_how, of_store
+    from ..evaluation.run import evaluate_teacher as measure
     from ..sources.registry import open_source
     from ..store import open_store
 

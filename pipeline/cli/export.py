@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console, echo, table
-from .plain import OVERWRITE, PATH, SIZE, TRUTH, PlainCommand, option
+from .options import OVERWRITE, PATH, SIZE, TRUTH, PlainCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +63,7 @@ def export_student(
     """
     from ..deploy.export import ExportOptions, summary_path
     from ..deploy.export import export_student as export
-    from ..students.run import load_run
+    from ..networks.saved_run import load_run
 
     options = ExportOptions(size_px, opset, uncertainty, max_rel_error)
     loaded = load_run(run)
@@ -104,8 +104,8 @@ def _images(
     calibration_split: str | None,
 ) -> tuple[ProbeImages | None, ProbeImages | None]:
     """Images to compare on, and others to calibrate on."""
-    from ..deploy.folder import find_images
     from ..deploy.parity import images_of_files, images_of_source
+    from ..deploy.predict_folder import find_images
     from ..sources.registry import open_source
 
     if min(counts) < 1:

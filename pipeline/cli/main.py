@@ -9,10 +9,9 @@ from typing import Any
 import click
 
 COMMANDS = {
-    "make-scenes": ("scenes", "Render driving-like scenes with exact depth."),
     "train-teacher": ("train", "Train a network on ground truth, to be a teacher."),
-    "cache-teacher": ("cache", "Stage one: run a teacher once, into a store."),
-    "cache-images": ("images", "Keep a split's images decoded, for train-student --images."),
+    "cache-teacher": ("cache_teacher", "Stage one: run a teacher once, into a store."),
+    "cache-images": ("cache_images", "Keep a split's images decoded, for train-student --images."),
     "train-student": ("train", "Stage two: train a student from a store."),
     "evaluate-student": ("evaluate", "Measure a student against ground truth and its teacher."),
     "evaluate-teacher": ("evaluate", "Measure the depth that a store holds."),
@@ -28,13 +27,13 @@ STORE_COMMANDS = {
     "info": ("store", "Say who the teacher is and what the numbers mean."),
     "verify": ("store", "Read the whole store, and name all damage."),
     "align": ("store_align", "Bring a relative teacher's store to metres, by ground truth."),
-    "estimate": ("store_share", "Say how many bytes and hours a store will take."),
-    "stats": ("store_share", "Say how depth, errors and invalid pixels are spread."),
-    "subset": ("store_share", "Write a store of some samples, without encoding anew."),
-    "merge": ("store_share", "Make one store of several that were made apart."),
-    "pack": ("store_share", "Put a store into one file."),
-    "unpack": ("store_share", "Make a packed store a directory again."),
-    "diff": ("store_share", "Say what differs between two stores."),
+    "estimate": ("store_tools", "Say how many bytes and hours a store will take."),
+    "stats": ("store_tools", "Say how depth, errors and invalid pixels are spread."),
+    "subset": ("store_tools", "Write a store of some samples, without encoding anew."),
+    "merge": ("store_tools", "Make one store of several that were made apart."),
+    "pack": ("store_tools", "Put a store into one file."),
+    "unpack": ("store_tools", "Make a packed store a directory again."),
+    "diff": ("store_tools", "Say what differs between two stores."),
 }
 """The same for `pipeline store`."""
 

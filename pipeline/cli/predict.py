@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import Console, echo
-from .plain import DEVICE, OUT, PATH, RANGE, SIZE, PlainCommand, option
+from .options import DEVICE, OUT, PATH, RANGE, SIZE, PlainCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,8 +57,8 @@ def predict(
     around it are 0 (NaN in .npy), and to teach with that view they are left out by --grid view.
     Interrupted work goes on where it stopped, when the same command is given again.
     """
-    from ..deploy.folder import FolderOptions, predict_folder
-    from ..deploy.predictors import open_model
+    from ..deploy.predict_folder import FolderOptions, predict_folder
+    from ..deploy.runners import open_model
 
     options = FolderOptions(depth_png, npy, colour, colour_range_m, grid, batch_size)
     done = predict_folder(open_model(model, size_px, device), images, out, options, Console())

@@ -8,7 +8,7 @@ from typing import Any, cast
 import click
 
 from .console import Console, echo, table
-from .plain import OUT, OVERWRITE, PATH, SOURCE, STORE, TRUTH, PlainCommand, option
+from .options import OUT, OVERWRITE, PATH, SOURCE, STORE, TRUTH, PlainCommand, option
 
 
 class MetricsType(click.ParamType["Path | tuple[str, Path]"]):

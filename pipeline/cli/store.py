@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from .cache import TEACHER_FLAGS, TEACHER_KINDS, options_of_flags
+from .cache_teacher import TEACHER_FLAGS, TEACHER_KINDS, options_of_flags
 from .console import Console, echo, one_line, table
-from .plain import DEVICE, STORE, PlainCommand, option
+from .options import DEVICE, STORE, PlainCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..against import Agreement
+    from ..cache.compare_teacher import Agreement
     from ..store import Store
-    from ..store.verify import Damage
+    from ..store.tools.verify import Damage
     from ..teachers.registry import TeacherOptions
 
 
@@ -30,8 +30,8 @@ def info(path: str | Path) -> None:
     Example: pipeline store info train.zarr
              pipeline store info images.zarr
     """
-    from ..store.either import open_either
-    from ..store.info import describe
+    from ..store.tools.info import describe
+    from ..store.tools.open_any import open_either
 
     for name, value in describe(open_either(path)):
         echo(f"{one_line(name):<12} {one_line(value)}")
@@ -66,8 +66,8 @@ def verify(
     if teacher_name and not (source_name and split):
         raise click.UsageError("--against needs the images too: give --source and --split as to cache-teacher")
     from ..store import open_store
-    from ..store.addresses import hidden
-    from ..store.verify import verify_store
+    from ..store.remote.addresses import hidden
+    from ..store.tools.verify import verify_store
 
     if teacher_name:
         open_store(path)  # kept images have no teacher: told before all of them are read
@@ -112,8 +112,8 @@ def _given_beside(*names: str) -> list[str]:
 
 
 def _compare(path: str | Path, teacher_name: str, source_name: str, split: str, flags: dict[str, Any]) -> None:
-    from ..against import compare_with_teacher
-    from ..device import choose_device
+    from ..cache.compare_teacher import compare_with_teacher
+    from ..common.device import choose_device
     from ..sources.registry import open_source
     from ..store import open_store
     from ..teachers.registry import open_teacher

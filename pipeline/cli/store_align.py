@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import Console, echo
-from .plain import OUT, RANGE, STORE, TRUTH, PlainCommand, option
+from .options import OUT, RANGE, STORE, TRUTH, PlainCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,7 @@ def align(
     Sparse truth is enough. Scale and shift are fitted in the teacher's own space, robustly. Images that do not fit are
     kept, are NaN in metres, and are told with the reason. What the teacher said is copied as it is.
     """
-    from ..align_store import AlignOptions, align_store, unalign_store
+    from ..cache.align import AlignOptions, align_store, unalign_store
     from ..store import open_store
 
     if undo:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console, echo
-from .plain import OUT, OVERWRITE, PlainCommand, option
+from .options import OUT, OVERWRITE, PlainCommand, option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..study_file import Run, Study
+    from ..evaluation.study_file import Run, Study
 
 
 @click.command(cls=PlainCommand)
@@ -42,11 +42,11 @@ def study(
     """
     from dataclasses import replace
 
-    from ..fileio import open_regular, pretty_json, write_durably
-    from ..locks import locked
-    from ..outputs import named_after, refuse_existing
-    from ..own_files import make_folder, make_own_folder
-    from ..study import gather, markdown, read_study, read_teacher
+    from ..common.fileio import open_regular, pretty_json, write_durably
+    from ..common.locks import locked
+    from ..common.outputs import named_after, refuse_existing
+    from ..common.own_files import make_folder, make_own_folder
+    from ..evaluation.study import gather, markdown, read_study, read_teacher
 
     path, _, name = study_name.rpartition(":")
     if not path:
@@ -111,8 +111,8 @@ def _run_all(chosen: Study, folder: Path, jobs: int | None) -> None:
     """Run what is not finished, side by side. Raises ValueError for the first run that fails, the others kept."""
     import torch
 
-    from ..parallel import cores as usable_cores
-    from ..study import unfinished
+    from ..common.parallel import cores as usable_cores
+    from ..evaluation.study import unfinished
 
     gpus = torch.cuda.device_count()
     cores = usable_cores()
@@ -156,8 +156,8 @@ def _begin_worker(numbers: Any, threads: int, gpus: int) -> None:
 
 def _run_one(run: Run, folder: Path) -> float:
     """Train and measure one student in this process; returns its AbsRel. What it says goes to STEM.log."""
-    from ..fileio import read_json
-    from ..own_files import open_to_append
+    from ..common.fileio import read_json
+    from ..common.own_files import open_to_append
     from .evaluate import evaluate_student
     from .train import train_student
 

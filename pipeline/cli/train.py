@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console, echo
-from .plain import DEVICE, OUT, PATH, SIZE, SOURCE, STORE, STORE_CACHE, TRUTH, PlainCommand, many, option
+from .options import DEVICE, OUT, PATH, SIZE, SOURCE, STORE, STORE_CACHE, TRUTH, PlainCommand, many, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,11 +159,11 @@ def _train(
     validation_split: str | None,
     **flags: Any,
 ) -> None:
-    from ..collective import process_number
+    from ..common.distributed import process_number
     from ..sources.registry import open_source
-    from ..store.image_reader import open_images
-    from ..train import Validation, train_network
-    from ..train_options import TrainOptions
+    from ..store.images.reader import open_images
+    from ..train.options import TrainOptions
+    from ..train.run import Validation, train_network
 
     first = process_number() == 0  # of several processes it alone says what all of them do
     source = open_source(source_name, truth, invalid or ())

@@ -17,7 +17,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..relative import METRIC
+from ..depth.relative import METRIC
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..fileio import open_regular, parse_json
+from ..common.fileio import open_regular, parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path

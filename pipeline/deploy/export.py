@@ -21,24 +21,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..dpm import entropy_nats, expected_depth, interval_m
-from ..fileio import make_folder, pretty_json, sha256_bytes, write_durably
-from ..locks import locked
-from ..outputs import refuse_existing
-from ..progress import Silent
-from ..relative import depth_space_of
+from ..common.fileio import make_folder, pretty_json, sha256_bytes, write_durably
+from ..common.locks import locked
+from ..common.outputs import refuse_existing
+from ..common.progress import Silent
+from ..depth.dpm import entropy_nats, expected_depth, interval_m
+from ..depth.relative import depth_space_of
+from ..networks.saved_run import IMAGENET_MEAN, IMAGENET_STD, has_map
 from ..sources.view import View
-from ..students.run import IMAGENET_MEAN, IMAGENET_STD, has_map
 from .onnx_model import INPUT, OF_MAP, OnnxStudent, depth_output, import_onnx, metadata
 from .parity import INTERVAL_MASS, check_parity, synthetic_images
-from .quantise import int8_of, latencies_ms, loss_of_int8
+from .quantize import int8_of, latencies_ms, loss_of_int8
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ..progress import Progress
-    from ..students.run import LoadedRun
+    from ..common.progress import Progress
+    from ..networks.saved_run import LoadedRun
     from .parity import ProbeImages
 
 OPSETS = (18, 23)

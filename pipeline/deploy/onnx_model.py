@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..fileio import open_regular, parse_json, printable, sha256_bytes
-from ..relative import METRIC, depth_space_of
+from ..common.fileio import open_regular, parse_json, printable, sha256_bytes
+from ..depth.relative import METRIC, depth_space_of
 from ..sources.view import View
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..dpm import entropy_nats, interval_m
-from ..metrics import PROTOCOLS
-from ..predict import evenly, predict_depth_m, predict_map, read_frame
-from ..progress import Silent
-from ..sources.images import read_rgb
+from ..common.progress import Silent
+from ..depth.dpm import entropy_nats, interval_m
+from ..depth.metrics import PROTOCOLS
+from ..networks.predict import evenly, predict_depth_m, predict_map, read_frame
+from ..sources.readers.images import read_rgb
 from .onnx_model import OF_MAP, as_input
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..metrics import Protocol
-    from ..progress import Progress
+    from ..common.progress import Progress
+    from ..depth.metrics import Protocol
+    from ..networks.saved_run import LoadedRun
     from ..sources.base import Source
     from ..sources.view import View
-    from ..students.run import LoadedRun
     from .onnx_model import OnnxStudent
 
 INTERVAL_MASS = 0.9

@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..dataset import upsampled
-from ..predict import read_frame
+from ..networks.predict import read_frame
+from ..networks.saved_run import has_map
 from ..sources.view import View
-from ..students.run import has_map
-from .maps import student_map, teacher_map
-from .marks import Mark, Reasons, choose_marks, depth_step
-from .pictures import is_dense
+from ..train.dataset import upsampled
+from .distributions import student_map, teacher_map
+from .images import is_dense
+from .probe_pixels import Mark, Reasons, choose_marks, depth_step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from ..predict import Frame
-    from ..progress import Task
+    from ..common.progress import Task
+    from ..networks.predict import Frame
     from ..sources.base import Sample, Source
     from ..store import Store
-    from .maps import Belief
-    from .results import RunResult
-    from .shown import Shown
+    from .distributions import Belief
+    from .load import RunResult
+    from .units import Shown
 
 
 class Seen(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..fileio import canonical_json, sha256_bytes
+from ..common.fileio import canonical_json, sha256_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

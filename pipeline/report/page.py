@@ -11,37 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from ..fileio import printable, write_durably
-from ..outputs import refuse_existing
-from ..predict import evenly
-from ..progress import Silent
-from ..students.run import has_map
-from .doubt import COLUMNS as DOUBT_COLUMNS
-from .doubt import doubt_section
-from .exhibit import exhibit
+from ..common.fileio import printable, write_durably
+from ..common.outputs import refuse_existing
+from ..common.progress import Silent
+from ..networks.predict import evenly
+from ..networks.saved_run import has_map
 from .frames import frame_facts, number_in
 from .identity import THIS_STORE, THIS_TEACHER, learned_from_what
+from .load import read_results
+from .panels import exhibit
 from .plots import SERIES, epoch_plot, finite_line, loss_plot
-from .results import read_results
-from .shown import choose_shown
-from .table import (
-    COLUMNS,
-    comparable,
-    headline,
-    lineage,
-    page_table,
-    teacher_name,
-    terminal_table,
-)
+from .table import COLUMNS, comparable, headline, lineage, page_table, teacher_name, terminal_table
+from .uncertainty import COLUMNS as DOUBT_COLUMNS
+from .uncertainty import doubt_section
+from .units import choose_shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..progress import Progress
+    from ..common.progress import Progress
     from ..sources.base import Source
     from ..store import Store
-    from .results import Measured, RunResult
-    from .shown import Shown
+    from .load import Measured, RunResult
+    from .units import Shown
 
 TEMPLATE = "page.html.j2"
 _PACKAGES = ("tiekd-pipeline", "torch", "numpy", "matplotlib", "pillow", "jinja2")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from .maps import Belief
+    from .distributions import Belief
 
 SERIES = 8
 """The page has this many colours for students; a ninth starts again."""

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup
 
-from ..coverage import SAME_COVERAGE
-from ..metrics import LOWER_IS_BETTER, METRICS
+from ..depth.metrics import LOWER_IS_BETTER, METRICS
+from ..evaluation.coverage import SAME_COVERAGE
 from .identity import OTHER, THIS_STORE, THIS_TEACHER, TRUTH, learned_from_what
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..store import Store
-    from .results import Measured, RunResult
+    from .load import Measured, RunResult
 
 DASH = "–"  # noqa: RUF001 - an en dash is what tables use for nothing
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from .images import read_image_with_sha256, turned_as
+from .readers.images import read_image_with_sha256, turned_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

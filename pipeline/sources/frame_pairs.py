@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from .lists import rows
+from .splits import rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from .lists import find_list
+from .splits import find_list
 
 if TYPE_CHECKING:
     from pathlib import Path

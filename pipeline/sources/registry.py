@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
     from .base import Source
 
+DATASETS = Path(__file__).parent / "datasets"
+
 
 def source_kinds() -> dict[str, SourceKind]:
     """Every kind there is, by the name that stands before the colon, sorted."""
-    names = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    names = sorted(module.name for module in pkgutil.iter_modules([str(DATASETS)]))
     found = {name.replace("_", "-"): _kind(name) for name in names}
     return {name: kind for name, kind in found.items() if kind is not None}
 
@@ -53,7 +55,7 @@ def open_source(spec: str, truth: str | None = None, invalid: Sequence[float] = 
 
 def _kind(module: str) -> SourceKind | None:
     """What a module of this folder registers, None where there is no such module or it is no source."""
-    if not module.isidentifier() or not Path(__file__).with_name(f"{module}.py").is_file():
+    if not module.isidentifier() or not (DATASETS / f"{module}.py").is_file():
         return None
-    kind = getattr(import_module(f".{module}", __package__), "SOURCE", None)
+    kind = getattr(import_module(f".datasets.{module}", __package__), "SOURCE", None)
     return kind if isinstance(kind, SourceKind) else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ..depth_space import check_depth_space
+from ..depth.spaces import check_depth_space
 from ..sources.view import aspect_off_px, same_aspect
 
 if TYPE_CHECKING:

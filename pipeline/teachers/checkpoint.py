@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..dpm import expected_depth
-from ..relative import METRIC, depth_space_of, in_own_space
-from ..students.run import IMAGENET_MEAN, IMAGENET_STD, has_map, load_run, normalise
+from ..depth.dpm import expected_depth
+from ..depth.relative import METRIC, depth_space_of, in_own_space
+from ..networks.saved_run import IMAGENET_MEAN, IMAGENET_STD, has_map, load_run, normalise
 from .base import VIEW, TeacherCard, TeacherOutput
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ..students.run import LoadedRun
+    from ..networks.saved_run import LoadedRun
     from .registry import TeacherOptions
 
 

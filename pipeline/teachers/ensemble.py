@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..fileio import canonical_json, read_json, sha256_bytes
-from ..sources.arrays import invalid_numbers, parse_invalid
+from ..common.fileio import canonical_json, read_json, sha256_bytes
+from ..sources.readers.arrays import invalid_numbers, parse_invalid
 from .base import VIEW, TeacherCard, TeacherOutput
 from .mixture import Answer, ask, bins_to_mix_in, mix, sigma_to_mix_with
 from .predictions import parse_metres_per_unit

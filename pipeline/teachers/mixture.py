@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..carry import carry
-from ..dpm import gaussian_dpm
+from ..depth.dpm import gaussian_dpm
+from ..depth.rebin import carry
 from .base import REMEDY_OF_NONPOSITIVE, TeacherOutput, answer_of, gives_maps, may_lack_values, remedy_of_infinity
 
 if TYPE_CHECKING:

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..fileio import canonical_json, has_control, open_regular, printable, sha256_bytes
-from ..sources.arrays import LIMIT_BYTES, invalid_numbers, is_any_of, read_array
+from ..common.fileio import canonical_json, has_control, open_regular, printable, sha256_bytes
+from ..sources.readers.arrays import LIMIT_BYTES, invalid_numbers, is_any_of, read_array
 from ..sources.view import View
 from .base import VIEW, TeacherCard, TeacherOutput
-from .extent import GRIDS, Extent
-from .sidecar import agreed, agreed_size, read_sidecar
+from .metadata import agreed, agreed_size, read_sidecar
+from .prediction_extent import GRIDS, Extent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..carry import check_edges
-from ..fileio import canonical_json
+from ..common.fileio import canonical_json
+from ..depth.rebin import check_edges
 from ..sources.view import aspect_off_px, same_aspect
 from .base import TeacherCard, TeacherOutput, check_covers
 from .python_source import source_of, weights_sha256

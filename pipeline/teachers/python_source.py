@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..fileio import sha256_bytes, sha256_file
+from ..common.fileio import sha256_bytes, sha256_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..depth_space import DEPTH_SPACES
-from ..device import is_out_of_memory
+from ..common.device import is_out_of_memory
+from ..depth.spaces import DEPTH_SPACES
 from .mixture import flip_averaged
 from .nonpositive import drop_nonpositive
 
@@ -99,7 +99,7 @@ KINDS = {
         stored="mean depth, and the mixture of their maps",
     ),
     "litert": Kind(
-        "litert_file",
+        "files.litert",
         "FILE",
         FILE_OPTIONS - {"input_size_px"},
         what="a .tflite file, float or quantised",
@@ -109,7 +109,7 @@ KINDS = {
         extra="litert",
     ),
     "onnx": Kind(
-        "onnx_file",
+        "files.onnx",
         "FILE",
         FILE_OPTIONS,
         what="an .onnx file, weights in it or beside it",
@@ -135,7 +135,7 @@ KINDS = {
         stored="depth, and maps if it gives them: fixed bins, of each image, or of each pixel",
     ),
     "torchscript": Kind(
-        "torchscript_file",
+        "files.torchscript",
         "FILE",
         FILE_OPTIONS | {"trust_code"},
         what="a TorchScript or .pt2 file; both are code, so `--trust-code`",
@@ -143,7 +143,7 @@ KINDS = {
         stored="depth",
     ),
     "transformers": Kind(
-        "transformers_model",
+        "huggingface.teacher",
         "DIR_OR_ID",
         frozenset({"depth_space", "drop_nonpositive", "precision", "trust_code", "revision", "input_size_px"}),
         what="a model of the hub, or a directory of `save_pretrained`",

@@ -16,6 +16,7 @@ untrusted (they may raise, and must not be wrong), and that all others must give
 from __future__ import annotations
 
 import argparse
+import gc
 import resource
 import shutil
 import sys
@@ -31,19 +32,20 @@ import numpy as np
 import zarr
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from conftest import folder_bytes, make_store
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+from tiny_stores import folder_bytes, make_store
 
 from pipeline.store import open_store
-from pipeline.store.codec import DamagedStoreError
-from pipeline.store.layout import MANIFEST
-from pipeline.store.shard import EMPTY, build_shard, parse_index
-from pipeline.store.verify import verify_store
+from pipeline.store.format.codec import DamagedStoreError
+from pipeline.store.format.layout import MANIFEST
+from pipeline.store.format.shard import EMPTY, build_shard, parse_index
+from pipeline.store.tools.verify import verify_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from pipeline.store import Store
-    from pipeline.store.layout import ArrayLayout
+    from pipeline.store.format.layout import ArrayLayout
 
 KINDS = {
     "gaussian": {},
@@ -363,6 +365,7 @@ def run(folder: Path, flip_count: int, samples: int, seed: int, *, with_zarr: bo
     for faults in (flips(subjects, flip_count, random), special_faults(subjects, random)):
         for subject, fault in faults:
             tallies[fault.kind, fault.place].update(examine(subject, fault, with_zarr=with_zarr))
+            gc.collect()  # errors hold their stores, and these their files, until then: too many where handles are few
     return tallies
 
 

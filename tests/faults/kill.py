@@ -25,14 +25,15 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import fakes
 import torch
-from conftest import folder_bytes
+from tiny_stores import folder_bytes
 
-from pipeline.cache import cache_teacher
-from pipeline.cache_images import cache_images
-from pipeline.plan import CacheOptions
+from pipeline.cache.images import cache_images
+from pipeline.cache.plan import CacheOptions
+from pipeline.cache.run import cache_teacher
 from pipeline.sources.registry import open_source
 from pipeline.teachers.registry import TeacherOptions, open_teacher
 

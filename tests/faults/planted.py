@@ -23,19 +23,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import fakes
 import torch
-from conftest import folder_bytes
+from tiny_stores import folder_bytes
 
-from pipeline.cache import cache_teacher
-from pipeline.cache_images import cache_images
-from pipeline.plan import CacheOptions
+from pipeline.cache.images import cache_images
+from pipeline.cache.plan import CacheOptions
+from pipeline.cache.run import cache_teacher
 from pipeline.sources.registry import open_source
 from pipeline.store import open_store
-from pipeline.store.archive import pack_store, unpack_store
-from pipeline.train import Interrupted, train_network
-from pipeline.train_options import TrainOptions
+from pipeline.store.tools.archive import pack_store, unpack_store
+from pipeline.train.options import TrainOptions
+from pipeline.train.run import Interrupted, train_network
 
 CACHED = CacheOptions(samples_per_shard=2, batch_size=2, workers=1)
 TRAINED = TrainOptions(student="lean", epochs=1, batch_size=2)

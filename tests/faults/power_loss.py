@@ -3,7 +3,7 @@
     python tests/faults/power_loss.py [--every 1] [--kills 2] [--images]
 
 A run is recorded: each mkdir, create, write, fsync, rename and unlink under its folder, through the functions of
-`os` that pipeline/fileio.py and the writer call. For every prefix of them a disk is laid out as it may be found
+`os` that pipeline/common/fileio.py and the writer call. For every prefix of them a disk is laid out as it may be found
 after power loss at that moment, in three modes:
 
     synced   what was synced and nothing else: other file data and other names are gone
@@ -32,16 +32,17 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import fakes
 import torch
-from conftest import folder_bytes
+from tiny_stores import folder_bytes
 
-from pipeline.cache import cache_teacher
-from pipeline.cache_images import cache_images
-from pipeline.plan import CacheOptions
+from pipeline.cache.images import cache_images
+from pipeline.cache.plan import CacheOptions
+from pipeline.cache.run import cache_teacher
 from pipeline.sources.registry import open_source
-from pipeline.store.staging import StagedWriter
+from pipeline.store.write.staging import StagedWriter
 
 MODES = ("synced", "issued", "mixed")
 TARGET = "new/deeper/s.zarr"

@@ -29,14 +29,16 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from conftest import make_store
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from range_server import Server, says_etag, says_modified, says_nothing, says_weak_etag
+from tiny_stores import make_store
 
-from pipeline.store import open_store, transport
-from pipeline.store.codec import DamagedStoreError
-from pipeline.store.remote import StoreChangedError
-from pipeline.store.shard import EMPTY, build_shard, parse_index
-from pipeline.store.verify import verify_store
+from pipeline.store import open_store
+from pipeline.store.format.codec import DamagedStoreError
+from pipeline.store.format.shard import EMPTY, build_shard, parse_index
+from pipeline.store.remote import transport
+from pipeline.store.remote.remote import StoreChangedError
+from pipeline.store.tools.verify import verify_store
 
 SAYS = {"strong ETag": says_etag, "weak ETag": says_weak_etag, "Last-Modified": says_modified, "nothing": says_nothing}
 CHANGES = ("none", "swap", "rot", "grow", "replace", "other ETag", "mend")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hostile.forge import Case, Forged
 
-from pipeline.store.layout import MANIFEST
+from pipeline.store.format.layout import MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable

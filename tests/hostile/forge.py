@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 import google_crc32c
 import numpy as np
-from conftest import BINS, make_spec
+from tiny_stores import BINS, make_spec
 
-from pipeline.fileio import pretty_json, sha256_bytes
+from pipeline.common.fileio import pretty_json, sha256_bytes
 from pipeline.store import open_store
-from pipeline.store.codec import encode_chunk
-from pipeline.store.image_layout import ImageSpec
-from pipeline.store.image_reader import open_images
-from pipeline.store.image_writer import ImageWriter, encode_image
-from pipeline.store.layout import MANIFEST, StoreLayout
-from pipeline.store.shard import build_shard, parse_index
-from pipeline.store.spec import digest_of_ids
-from pipeline.store.writer import StoreWriter, encode_sample
+from pipeline.store.format.codec import encode_chunk
+from pipeline.store.format.layout import MANIFEST, StoreLayout
+from pipeline.store.format.shard import build_shard, parse_index
+from pipeline.store.format.spec import digest_of_ids
+from pipeline.store.images.reader import open_images
+from pipeline.store.images.spec import ImageSpec
+from pipeline.store.images.writer import ImageWriter, encode_image
+from pipeline.store.write.writer import StoreWriter, encode_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable

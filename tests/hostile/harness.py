@@ -24,24 +24,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "support"), str(HERE.parents[1])]
 
 import torch  # noqa: E402 - after the path
 from hostile import make  # noqa: E402
 from range_server import Server  # noqa: E402
 
 import pipeline  # noqa: E402
-from pipeline.sources.arrays import read_array  # noqa: E402
-from pipeline.sources.hdf5 import read_hdf5  # noqa: E402
-from pipeline.sources.images import read_png16, read_rgb  # noqa: E402
+from pipeline.networks.saved_run import load_run  # noqa: E402
+from pipeline.sources.readers.arrays import read_array  # noqa: E402
+from pipeline.sources.readers.hdf5 import read_hdf5  # noqa: E402
+from pipeline.sources.readers.images import read_png16, read_rgb  # noqa: E402
 from pipeline.sources.registry import open_source  # noqa: E402
 from pipeline.store import open_store  # noqa: E402
-from pipeline.store.archive import unpack_store  # noqa: E402
-from pipeline.store.either import open_either  # noqa: E402
-from pipeline.store.image_reader import open_images  # noqa: E402
-from pipeline.store.info import describe  # noqa: E402
-from pipeline.store.verify import verify_store  # noqa: E402
-from pipeline.students.run import load_run  # noqa: E402
+from pipeline.store.images.reader import open_images  # noqa: E402
+from pipeline.store.tools.archive import unpack_store  # noqa: E402
+from pipeline.store.tools.info import describe  # noqa: E402
+from pipeline.store.tools.open_any import open_either  # noqa: E402
+from pipeline.store.tools.verify import verify_store  # noqa: E402
 from pipeline.teachers import predictions  # noqa: E402
 from pipeline.teachers.registry import TeacherOptions  # noqa: E402
 

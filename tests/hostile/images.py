@@ -12,9 +12,9 @@ import numpy as np
 from hostile.forge import SIZE_PX, Case, ForgedImages, frame, with_crc
 from hostile.stores import entry, instead, link, overlap, sparse_file
 
-from pipeline.store.codec import encode_chunk
-from pipeline.store.image_codec import residual_of_image
-from pipeline.store.layout import MANIFEST
+from pipeline.store.format.codec import encode_chunk
+from pipeline.store.format.layout import MANIFEST
+from pipeline.store.images.codec import residual_of_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable

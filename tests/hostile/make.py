@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 from hostile import archives, arrays, images, inputs, stores
 from hostile.forge import Case, Forged, make_sound, make_sound_images

@@ -12,8 +12,8 @@ import numcodecs
 import numpy as np
 from hostile.forge import SIZE_PX, Case, Forged, frame, with_crc
 
-from pipeline.store.codec import encode_chunk, residual_of_codes
-from pipeline.store.layout import MANIFEST
+from pipeline.store.format.codec import encode_chunk, residual_of_codes
+from pipeline.store.format.layout import MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable

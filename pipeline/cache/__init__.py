@@ -1,0 +1,1 @@
+"""Stage one: images of a source -> teacher -> store."""

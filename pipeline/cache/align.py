@@ -1,0 +1,221 @@
+"""A relative teacher's store aligned to ground truth: the same chunks, and beside them each image's scale and shift.
+
+Nothing that the teacher said is changed, so an alignment can be replaced by another, and `unalign_store` gives the
+store that there was, byte for byte. Images and truth are read, and fitted, in threads; the store is read in one.
+
+Shape legend: H, W pixels of the view's truth, h w pixels of the teacher's own output.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..common.parallel import in_order
+from ..common.progress import Silent
+from ..depth.alignment import DEPTH_RANGE_M, FIT, MAX_RESIDUAL, MIN_POINTS, NO_TRUTH, Fit, fit
+from ..sources.base import truth_name
+from ..sources.truth import of_view_m
+from ..sources.view import View
+from ..store import open_store
+from ..store.read.alignment import AlignmentSummary, row_of_fit, summarise
+from ..store.tools.subset import columns_of, encoded_sample
+from ..store.write.writer import StoreWriter, write_shards
+from ..train.dataset import upsampled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from ..common.progress import Progress
+    from ..sources.base import Sample, Source
+    from ..store import Store
+    from ..store.write.writer import EncodedSample
+
+
+@dataclass(frozen=True)
+class AlignOptions:
+    """What the user may choose about an alignment."""
+
+    min_points: int = MIN_POINTS
+    """Fewer pixels with a value and a truth are refused."""
+    max_residual: float = MAX_RESIDUAL
+    """A larger median relative error of depth after alignment is refused."""
+    depth_range_m: tuple[float, float] = DEPTH_RANGE_M
+    """Aligned depth is clipped to it on reading."""
+    workers: int | None = None
+    """Threads that read images and truth, and fit; None is one a core, at most 8."""
+
+
+class _Wanted(NamedTuple):
+    sample: Sample
+    values: NDArray[np.float32]
+    """(h, w) in the teacher's own space."""
+    sha256: str
+    """Of the image that the teacher saw."""
+
+
+def align_store(
+    store: Store,
+    source: Source,
+    split: str,
+    out: Path,
+    options: AlignOptions | None = None,
+    progress: Progress | None = None,
+) -> AlignmentSummary:
+    """Write the store `out`: `store` with every sample aligned to its ground truth, or refused with a reason.
+
+    An alignment that `store` has already is replaced. Goes on where an interrupted call stopped.
+
+    Raises ValueError for metric depth, a sample that the split lacks, an image that is not the one that the teacher
+    saw, truth at fault, or an `out` that exists, and DamagedStoreError for a damaged sample.
+    """
+    options, progress = options or AlignOptions(), progress or Silent()
+    if store.spec.depth_space == "metric_m":
+        raise ValueError(f"{store.name} holds metric_m: metres need no alignment, use the store as it is")
+    aligner = _Aligner(source, View.parse(store.spec.view), store.name, store.spec.depth_space, options)
+    samples = _samples_of(store, source, split)
+    spec = replace(store.spec, alignment=aligner.as_json())
+    columns = columns_of(store)
+    workers = options.workers or min(8, os.cpu_count() or 1)
+    with StoreWriter(out, spec, list(store.ids)) as writer, ThreadPoolExecutor(workers, "align") as pool:
+        members = {shard: spec.shard_samples(shard) for shard in range(spec.shards)}
+        wanted = (
+            _Wanted(samples[number], store.depth(number), store.image_sha256[number].tobytes().hex())
+            for shard in writer.todo
+            for number in members[shard]
+        )
+        depths = _Depths(options.depth_range_m)
+        found = in_order(pool, aligner.fit, wanted, ahead=2 * workers)
+        try:
+            with progress.task("align", len(store), "sample", done=writer.samples_done) as task:
+                for shard in writer.todo:
+                    rows = []
+                    for _ in members[shard]:
+                        fitted, truth_m = next(found).result()
+                        depths.add(truth_m)
+                        rows.append(row_of_fit(fitted))
+                        task.update()
+                    writer.write_shard(shard, _moved(store, columns, members[shard], rows))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        depths.tell(progress)
+        writer.finish(progress)
+    return summarise(open_store(out))
+
+
+def unalign_store(store: Store, out: Path, progress: Progress | None = None) -> int:
+    """Write the store `out`: `store` as it was before it was aligned, byte for byte. Returns its samples.
+
+    Raises ValueError for a store that is not aligned or an `out` that exists, DamagedStoreError for a damaged chunk.
+    """
+    if store.spec.alignment is None:
+        raise ValueError(f"{store.name} is not aligned: there is nothing to undo, use the store as it is")
+    spec = replace(store.spec, alignment=None)
+    columns = columns_of(store)
+    write_shards(
+        StoreWriter(out, spec, list(store.ids)),
+        lambda members: _moved(store, columns, members, [{}] * len(members)),
+        "undo",
+        progress,
+    )
+    return len(store)
+
+
+def _moved(
+    store: Store, columns: dict[str, NDArray[Any]], numbers: range, rows: list[dict[str, float | int | None]]
+) -> list[EncodedSample]:
+    """Samples with their chunks as they are, and `rows` in the place of an alignment that was there."""
+    moved = [encoded_sample(store, number, columns) for number in numbers]
+    return [sample._replace(row=sample.row | row) for sample, row in zip(moved, rows, strict=True)]
+
+
+def _samples_of(store: Store, source: Source, split: str) -> list[Sample]:
+    """Rows of the split for every sample of the store, in its order. Raises ValueError for one that is not there."""
+    rows = {sample.id: sample for sample in source.samples(split)}
+    lost = [name for name in store.ids if name not in rows]
+    if lost:
+        raise ValueError(
+            f"split {split} has no row for {len(lost)} of the {len(store)} samples of {store.name}, such as "
+            f"{lost[0]!r}: give the split that it was cached from, or take those that it has with "
+            "`pipeline store subset`"
+        )
+    return [rows[name] for name in store.ids]
+
+
+class _Aligner(NamedTuple):
+    """Fits single samples; safe in many threads."""
+
+    source: Source
+    view: View
+    store_name: str
+    depth_space: str
+    options: AlignOptions
+
+    def as_json(self) -> dict[str, Any]:
+        """What the store says of its alignment."""
+        return {
+            "fit": FIT,
+            "truth": f"{self.source.name}/{truth_name(self.source)}",
+            "min_points": self.options.min_points,
+            "max_residual": self.options.max_residual,
+            "depth_range_m": list(self.options.depth_range_m),
+        }
+
+    def fit(self, one: _Wanted) -> tuple[Fit, float]:
+        """Fit a sample to its truth, if that is of the image that the teacher saw; with the median of that truth."""
+        truth_m = self.source.read_truth_m(one.sample)
+        if truth_m is None:
+            return NO_TRUTH, math.nan
+        image, sha256 = self.source.read_image(one.sample)
+        if sha256 != one.sha256:
+            raise ValueError(
+                f"{one.sample.image_path} is not the image that the teacher saw: its sha256 is {sha256[:16]}..., "
+                f"{self.store_name} was made from {one.sha256[:16]}...; so the truth is not of that image either: use "
+                "the images that the store was made from"
+            )
+        # Not resized as the view is, which would lose points: the map is brought to the size of the truth instead.
+        truth_m = of_view_m(truth_m, one.sample, self.view, (image.shape[0], image.shape[1]), own_pixels=True)
+        values = upsampled(one.values, (truth_m.shape[0], truth_m.shape[1]))
+        fitted = fit(
+            values,
+            truth_m,
+            self.depth_space,
+            min_points=self.options.min_points,
+            max_residual=self.options.max_residual,
+        )
+        known_m = truth_m[np.isfinite(truth_m)]
+        return fitted, float(np.median(known_m)) if known_m.size else math.nan
+
+
+class _Depths:
+    """Whether ground truth is in metres, by its depths: what is outside of the store's range is clipped on reading."""
+
+    def __init__(self, range_m: tuple[float, float]) -> None:
+        self.range_m = range_m
+        self.samples, self.outside = 0, 0
+        self.example_m = math.nan
+
+    def add(self, median_m: float) -> None:
+        """Count a sample by the median of its truth; NaN is no truth."""
+        if math.isnan(median_m):
+            return
+        self.samples += 1
+        if not self.range_m[0] <= median_m <= self.range_m[1]:
+            self.outside += 1
+            self.example_m = median_m
+
+    def tell(self, progress: Progress) -> None:
+        """Say so where most samples lie outside."""
+        if 2 * self.outside > self.samples:
+            low, high = self.range_m
+            progress.note(
+                f"the median truth of {self.outside} of {self.samples} samples, such as {self.example_m:.3g} m, is "
+                f"outside of --depth-range-m {low:g}:{high:g}: unit? Depth is clipped to that range on reading"
+            )

@@ -1,0 +1,263 @@
+"""Stage one by many processes and machines: `cache-teacher --scheduler ADDRESS|local:N`, on dask.distributed.
+
+A task is one whole shard; each worker opens the teacher once (`station`). Workers may come, go and be killed: a task
+whose worker is gone runs elsewhere. This process plans nothing that needs the teacher itself, and alone holds the lock
+of the target, moves finished shards into the store and notes them, so the store has the bytes that one process writes,
+and a run may go on with another number of workers or none.
+
+What dask sends is pickled: a scheduler is as trusted as a shell, and belongs on a network of your own.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
+
+import dask
+from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
+
+from ..common.fileio import write_durably
+from ..common.progress import Silent, Waits
+from ..sources.registry import open_source
+from ..store.format.spec import digest_of_ids
+from ..store.tools.diff import differing_fields
+from ..store.write.writer import StoreWriter
+from .cluster_worker import AT_ONCE, PARTS, SHARED, Fault, OtherStore, Place, Station
+from .plan import CacheOptions
+from .run import Planned, check_room, fill_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ..common.progress import Progress, Task
+    from ..store.format.spec import StoreSpec
+    from .cluster_worker import Made, Question
+    from .run import CacheSummary
+
+A = TypeVar("A")
+
+CONNECT_WITHIN_S = 20
+NOTE_AFTER_S = 15.0
+"""So long nothing finishes before it is looked whether there is any worker."""
+DEATHS = 10
+"""So many workers may die in turn over one shard before it is to blame."""
+POLL_S = 0.05
+
+
+class _StationPlugin(WorkerPlugin):
+    """Puts a `Station` into every worker that is there or comes later."""
+
+    def __init__(self, question: Question, *, local: bool) -> None:
+        self.question, self.local = question, local
+
+    def setup(self, worker: Any) -> None:  # noqa: ANN401 - dask's
+        # Workers on this machine are numbered by it, and take a GPU each by their number
+        self.station = Station(self.question, int(worker.name) if self.local else None)
+
+    def teardown(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - dask's
+        self.station.close()
+
+
+def _plan_there(name: str, options: CacheOptions) -> Planned | Fault:
+    return _station(name).plan(options)
+
+
+def _make_there(name: str, place: Place, shard: int) -> Made | OtherStore | Fault:
+    return _station(name).make(place, shard)
+
+
+def _station(name: str) -> Station:
+    plugin = get_worker().plugins[name]
+    assert isinstance(plugin, _StationPlugin)
+    return plugin.station
+
+
+class Cluster:
+    """Workers that were asked a question; a context manager, made by `cluster_of`."""
+
+    def __init__(self, client: Client, question: Question, *, local: bool) -> None:
+        self.client, self.question = client, question
+        self.name = f"tiekd-{uuid4().hex}"
+        client.register_plugin(_StationPlugin(question, local=local), name=self.name)
+
+    def close(self) -> None:
+        """Let the teachers of workers go that go on living."""
+        self.client.unregister_worker_plugin(self.name)
+
+    def workers(self) -> int:
+        """How many are there now."""
+        return len(self.client.scheduler_info(n_workers=-1)["workers"])
+
+    def plan(self, options: CacheOptions, progress: Progress | None = None) -> Planned:
+        """What a worker says that the store will be, and of its teacher. Raises ValueError for what is at fault."""
+        ((_, planned),) = self._answers(partial(_plan_there, self.name), [options], progress or Silent())
+        assert isinstance(planned, Planned)
+        return planned
+
+    def cache(self, out: Path, options: CacheOptions | None = None, progress: Progress | None = None) -> CacheSummary:
+        """Write the store `out`, as `cache.cache_teacher` does, and raise what it raises."""
+        options, progress = options or CacheOptions(), progress or Silent()
+        if options.batch_size < 1:
+            raise ValueError(f"batch size {options.batch_size}: expected at least 1")
+        ids = [sample.id for sample in open_source(self.question.source_name).samples(self.question.split)]
+        planned = self.plan(options, progress)
+        spec = planned.spec
+        if spec.source["ids_sha256"] != digest_of_ids(ids):
+            raise ValueError(
+                f"split {self.question.split!r} lists other samples for a worker ({spec.samples}) than here "
+                f"({len(ids)}): give all the same files"
+            )
+
+        def make(writer: StoreWriter, task: Task) -> int:
+            return self._make(writer, options, task, progress)
+
+        return fill_store(StoreWriter(out, spec, ids), make, progress, planned.conditions)
+
+    def _make(self, writer: StoreWriter, options: CacheOptions, task: Task, progress: Progress) -> int:
+        """Have every missing shard made; returns the bytes written."""
+        check_room(writer)
+        parts = writer.staging / PARTS
+        shutil.rmtree(parts, ignore_errors=True)  # of workers that were killed, or came too late
+        parts.mkdir()
+        token = uuid4().hex
+        write_durably(writer.staging / SHARED, token.encode())
+        place = Place(str(writer.staging.resolve()), token, writer.spec.digest(), options)
+        waits, written = Waits(), 0
+        for shard, made in self._answers(partial(_make_there, self.name, place), writer.todo, progress):
+            if isinstance(made, OtherStore):
+                raise _other_store(writer.spec, made)
+            first = not writer.finished
+            size = writer.adopt_shard(made.record, Path(made.folder))
+            shutil.rmtree(made.folder, ignore_errors=True)
+            written += size
+            for what, seconds in made.waited_s.items():
+                waits[what] = waits.get(what, 0.0) + seconds
+            count = len(writer.spec.shard_samples(shard))
+            task.update(count, workers=self.workers(), kb_each=writer.sample_bytes / 1e3, waits_for=waits)
+            if first:
+                check_room(writer)
+        return written
+
+    def _answers(self, function: Callable[[A], Any], asked: Sequence[A], progress: Progress) -> Iterator[tuple[A, Any]]:
+        """What workers answer to each of `asked`, as it comes; what they die over is asked again.
+
+        A fault is raised after the answers that came with it. Raises ValueError where workers die again and again over
+        one of them, or the scheduler has gone.
+        """
+        futures = self.client.map(function, asked, pure=False)
+        asked_by = {future.key: one for future, one in zip(futures, asked, strict=True)}
+        queue = as_completed(futures, loop=self.client.loop)
+        del futures  # those that are done are to be forgotten, by the scheduler too
+        deaths = Counter[A]()
+        since, fault = time.monotonic(), None
+        try:
+            while fault is None and not queue.is_empty():
+                done = queue.next_batch(block=False)
+                if done:
+                    since = time.monotonic()
+                elif time.monotonic() - since > NOTE_AFTER_S:
+                    since = time.monotonic()
+                    if not self.workers():
+                        progress.note("no worker is there: waiting for one to join the scheduler")
+                else:
+                    time.sleep(POLL_S)
+                for future in done:
+                    one = asked_by.pop(future.key)
+                    try:
+                        answer = future.result()
+                    except (KilledWorker, CancelledError) as error:  # its worker died, before or after it was done
+                        deaths[one] += 1
+                        self._check_may_ask_again(deaths[one], error)
+                        again = self.client.submit(function, one, pure=False)
+                        asked_by[again.key] = one
+                        queue.add(again)
+                        continue
+                    if isinstance(answer, Fault):
+                        fault = fault or answer.error()
+                    else:
+                        yield one, answer
+        finally:
+            self.client.cancel(list(queue.futures))
+        if fault is not None:
+            raise fault
+
+    def _check_may_ask_again(self, deaths: int, error: BaseException) -> None:
+        if self.client.status != "running":
+            raise ValueError(
+                "the scheduler has gone, or was stopped: start it again; the same command goes on from the shards that "
+                "are finished"
+            ) from error
+        if deaths >= DEATHS:
+            raise ValueError(
+                "worker after worker died over the same shard: look whether their memory is enough (a smaller "
+                "--batch-size), and what they say; the same command goes on from the shards that are finished"
+            ) from error
+
+
+def _other_store(spec: StoreSpec, other: OtherStore) -> ValueError:
+    fields = "; ".join(
+        f"{name} is {there} there and {here} elsewhere" for name, there, here in differing_fields(other.spec, spec)
+    )
+    return ValueError(
+        f"a worker on {other.host} would write another store: {fields}: give all workers the same packages and files, "
+        "and run the same command again"
+    )
+
+
+@contextmanager
+def cluster_of(scheduler: str, question: Question) -> Iterator[Cluster]:
+    """The workers of a scheduler by its address, or `local:N` processes that are started here.
+
+    Raises ValueError for an address where none answers, or a number that is none.
+    """
+    kind, _, number = scheduler.partition(":")
+    local = kind == "local"
+    if local and not (number.isdecimal() and int(number)):
+        raise ValueError(f"--scheduler {scheduler}: expected local:N, N processes on this machine, such as local:2")
+    with _silence(), ExitStack() as stack:
+        address: Any = scheduler
+        if local:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+            address = stack.enter_context(
+                LocalCluster(
+                    n_workers=int(number),
+                    threads_per_worker=AT_ONCE,
+                    processes=True,
+                    memory_limit=0,  # a teacher's memory is not dask's to judge
+                    dashboard_address=":0",  # no port of its own that another run may have
+                    silence_logs=logging.CRITICAL,
+                    local_directory=scratch,
+                )
+            )
+        try:
+            client = stack.enter_context(Client(address, timeout=CONNECT_WITHIN_S, set_as_default=False))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"--scheduler {scheduler}: no scheduler answers there ({error}); start one with `dask scheduler`, and "
+                "`dask worker ADDRESS` for each GPU, or use local:N"
+            ) from error
+        cluster = Cluster(client, question, local=local)
+        stack.callback(cluster.close)
+        yield cluster
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Faults are told once, in our own words."""
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}):
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)

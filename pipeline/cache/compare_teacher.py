@@ -1,0 +1,276 @@
+"""A store beside the teacher it names: how far the cache is from it, and how far the teacher is from itself.
+
+A cache can only be as exact as its teacher repeats itself: in half precision, or on a GPU, the same images twice give
+two answers. So the live teacher is run twice, and the store is asked to be no further from it than its own bound and
+that noise allow.
+
+Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher's own output.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..common.fileio import canonical_json
+from ..common.progress import Silent
+from ..depth.rebin import carry
+from ..networks.predict import evenly
+from ..sources.view import View
+from ..teachers.base import Framing, answer_of, gives_maps, has_moving_bins
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ..common.progress import Progress
+    from ..sources.base import Sample, Source
+    from ..store import Store
+    from ..teachers.base import Teacher
+
+NOISE_DRAWS = 2
+"""The noise of two runs is one draw of it, the cache's distance another, whose largest may well be larger."""
+DENSE_KL_NATS = 1e-4
+"""What float16 costs a `dense` map, which states no bound of its own: 2^-11 of each weight, 6e-8 of the smallest."""
+SMALLEST = 1e-12
+HASHED_LATER = ("python", "config_sha256")
+"""Keys of a card's preprocessing that stores of earlier releases lack: a factory's code, a network's configuration."""
+
+
+class Distance(NamedTuple):
+    """How far one answer is from another."""
+
+    median: float
+    largest: float
+
+
+class Agreement(NamedTuple):
+    """One kind of number in a store, beside its live teacher."""
+
+    name: str
+    """`depth`, as a share of it (of the sample's range where depth is relative), or `maps`, in nats."""
+    bound: float
+    """What the store promises."""
+    cache: Distance
+    """From the live teacher to the store."""
+    noise: Distance
+    """From the live teacher to itself."""
+    worst: str
+    """Id of the sample whose `cache` is largest."""
+
+    @property
+    def limit(self) -> Distance:
+        """Beyond this, the bound and the teacher's noise do not explain the distance."""
+        return Distance(*(self.bound + NOISE_DRAWS * noise for noise in self.noise))
+
+    @property
+    def holds(self) -> bool:
+        """Whether the store is what the teacher says."""
+        return self.cache.median <= self.limit.median and self.cache.largest <= self.limit.largest
+
+
+class _Answer(NamedTuple):
+    depth: NDArray[np.float32]
+    dpm: NDArray[np.float32] | None
+
+
+def compare_with_teacher(
+    store: Store,
+    source: Source,
+    split: str,
+    teacher: Teacher,
+    *,
+    count: int = 16,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> list[Agreement]:
+    """Run a teacher twice on `count` samples, spread evenly over a split, and compare it with what the store holds.
+
+    The first run takes images in batches, as stage one does. The second takes them one by one: what else lies in a
+    batch may change the low bits, and the store's batches were others than these. Maps that were carried over onto the
+    store's bins are compared there.
+
+    Raises ValueError where the teacher, an image or the split is not what the store was made from.
+    """
+    if count < 1 or batch_size < 1:
+        raise ValueError(f"{count} samples in batches of {batch_size}: expected at least 1 of each")
+    _check_card(store, teacher)
+    samples = evenly(source.samples(split), count)
+    view = View.parse(store.spec.view)
+    beside = _Beside(store)
+    with (progress or Silent()).task("ask the teacher twice", 2 * len(samples), "img") as task:
+        for start in range(0, len(samples), batch_size):
+            batch = samples[start : start + batch_size]
+            seen = [_image(store, source, sample, view) for sample in batch]
+            images, framing = [one for one, _ in seen], Framing(view, [image_px for _, image_px in seen])
+            first = _answers(store, teacher, batch, images, framing)
+            task.update(len(batch))
+            for number, sample in enumerate(batch):
+                alone = framing._replace(images_px=framing.images_px[number : number + 1])
+                (second,) = _answers(store, teacher, [sample], images[number : number + 1], alone)
+                beside.add(sample, first[number], second)
+                task.update(1)
+    return beside.agreements()
+
+
+def _check_card(store: Store, teacher: Teacher) -> None:
+    live: dict[str, Any] = json.loads(canonical_json(teacher.card.as_json()))
+    stored = store.spec.teacher
+    for key in HASHED_LATER:
+        if key not in (stored.get("preprocessing") or ()):
+            live["preprocessing"].pop(key, None)
+    different = [
+        f"{name} is {stored.get(name)!r} in the store and {live.get(name)!r} live"
+        for name in sorted(stored.keys() | live.keys())
+        if stored.get(name) != live.get(name)
+    ]
+    if store.spec.carried_from is not None:
+        live_from = "no maps" if not gives_maps(teacher) else "moving" if has_moving_bins(teacher) else "fixed"
+        if (live_from == "fixed") != (store.spec.carried_from == "fixed") or live_from == "no maps":
+            different.append(f"maps were carried over from {store.spec.carried_from} bins, live they are {live_from}")
+    elif store.spec.dpm_kind != "gaussian":
+        edges = None if teacher.bin_edges_m is None else tuple(teacher.bin_edges_m.tolist())
+        if edges != store.spec.bin_edges:
+            bins = "none" if edges is None else f"{len(edges) - 1} from {edges[0]:g} to {edges[-1]:g}"
+            known = store.spec.bin_edges
+            different.append(
+                f"bins are {store.spec.bin_count} from {known[0]:g} to {known[-1]:g} in the store and {bins} live"
+            )
+    if different:
+        raise ValueError(
+            f"{store.name} was made from another teacher: {'; '.join(different)}. Give --against and its flags as "
+            f"they were given to `pipeline cache-teacher` (`pipeline store info {store.name}` tells), or the store "
+            "that was made from this one"
+        )
+
+
+def _answers(
+    store: Store, teacher: Teacher, batch: Sequence[Sample], images: Sequence[NDArray[np.uint8]], framing: Framing
+) -> list[_Answer]:
+    """What the teacher says of images that the store was made from, at its own size, maps over the store's bins."""
+    shown = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255 if teacher.needs_images else None
+    depth, dpm, moving = answer_of(teacher, shown, [sample.id for sample in batch], framing)
+    if tuple(depth.shape) != (len(batch), *store.layout.size_px):
+        height, width = store.layout.size_px
+        raise ValueError(
+            f"teacher {teacher.card.name!r} gave depth of shape {tuple(depth.shape)} for {len(batch)} images, "
+            f"{store.name} holds {height}x{width} px: its input size or its code differs from the one that made "
+            "the store; ask it as it was asked then"
+        )
+    depths = depth.float().numpy()
+    if store.spec.dpm_kind == "gaussian":
+        return [_Answer(one, None) for one in depths]
+    if dpm is None:
+        raise ValueError(
+            f"teacher {teacher.card.name!r} gave no map, {store.name} holds {store.spec.dpm_kind} maps: its code "
+            "differs from the one that made the store; ask it as it was asked then"
+        )
+    maps = dpm.float().numpy()
+    if store.spec.carried_from is not None:
+        edges = [teacher.bin_edges_m] * len(batch) if moving is None else list(moving.numpy())
+        onto = np.array(store.spec.bin_edges)
+        return [
+            _Answer(one, None if own is None else carry(its, own, onto)[0])
+            for one, its, own in zip(depths, maps, edges, strict=True)
+        ]
+    return [_Answer(one, its) for one, its in zip(depths, maps, strict=True)]
+
+
+def _image(store: Store, source: Source, sample: Sample, view: View) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """The view of an image, if it is the one that the store was made from, and the size (H, W) of the whole image."""
+    image, sha256 = source.read_image(sample)
+    expected = store.image_sha256[store.index_of(sample.id)].tobytes().hex()
+    if sha256 != expected:
+        raise ValueError(
+            f"{sample.image_path} is not the image that the teacher saw: its sha256 is {sha256[:16]}..., {store.name} "
+            f"was made from {expected[:16]}...; give --source the same images"
+        )
+    return view.of_image(image), (image.shape[0], image.shape[1])
+
+
+class _Beside:
+    """Distances of samples so far: those of depth for every pixel, those of maps for every sample."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._samples: list[Sample] = []
+        self._rounding = 0.0
+        self._depth: tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]] = ([], [])
+        self._maps: tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]] = ([], [])
+
+    def add(self, sample: Sample, live: _Answer, again: _Answer) -> None:
+        """Compare one sample of the store with the teacher, and that with itself."""
+        store, number = self._store, self._store.index_of(sample.id)
+        self._samples.append(sample)
+        for found, other in zip(self._depth, (store.depth(number), again.depth), strict=True):
+            found.append(_depth_error(store, live.depth, other))
+        # Values far from 0 beside their range are rounded to float32 on the way.
+        self._rounding = max(self._rounding, float(np.spacing(_largest(live.depth)) / _span(live.depth)))
+        if store.spec.dpm_kind != "gaussian":
+            for found, map_ in zip(self._maps, (store.dpm(number), again.dpm), strict=True):
+                found.append(np.array([_mean_kl(live.dpm, map_)]))
+
+    def agreements(self) -> list[Agreement]:
+        """What was found: of depth, and of maps where the store has them."""
+        spec = self._store.spec
+        bounds = {"depth": spec.max_rel_error + (self._rounding if spec.depth_space != "metric_m" else 0)}
+        if spec.dpm_kind != "gaussian":
+            bounds["maps"] = DENSE_KL_NATS if spec.max_dpm_kl is None else spec.max_dpm_kl
+        return [
+            Agreement(name, bound, _distance(cache), _distance(noise), self._samples[_worst(cache)].id)
+            for (name, bound), (cache, noise) in zip(bounds.items(), (self._depth, self._maps), strict=False)
+        ]
+
+
+def _depth_error(store: Store, live: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Error at each pixel (P,) inside the codec's range; infinite where only one of the two has a value.
+
+    A share of the live depth; where depth is relative, of the live sample's range.
+    """
+    counted = ~(np.isnan(live) & np.isnan(other))
+    scale: NDArray[np.float64] | float = _span(live)
+    if store.spec.depth_space == "metric_m":
+        low, high = store.spec.depth_range_m
+        counted &= ~((live < low) | (live > high))
+        scale = live[counted].astype(np.float64)
+    error: NDArray[np.float64] = np.abs(other[counted].astype(np.float64) - live[counted]) / scale
+    return np.where(np.isnan(error), np.inf, error)
+
+
+def _span(depth: NDArray[np.float32]) -> float:
+    known = depth[np.isfinite(depth)].astype(np.float64)
+    return float(np.ptp(known)) or 1.0 if known.size else 1.0
+
+
+def _largest(depth: NDArray[np.float32]) -> np.float32:
+    return np.float32(np.abs(depth[np.isfinite(depth)]).max(initial=0))
+
+
+def _mean_kl(live: NDArray[np.float32] | None, other: NDArray[np.float32] | None) -> float:
+    """Mean of KL(live || other) in nats over pixels with a live map (K, h, w); infinite where the other has none."""
+    assert live is not None
+    assert other is not None
+    known = ~np.isnan(live).any(axis=0)
+    if not known.any():
+        return 0.0
+    true, stored = (maps[:, known].astype(np.float64) for maps in (live, other))
+    if np.isnan(stored).any():
+        return float("inf")
+    true /= true.sum(axis=0)
+    ratio = np.log(np.maximum(true, SMALLEST)) - np.log(np.maximum(stored, SMALLEST))
+    return float((true * ratio).sum(axis=0).mean())
+
+
+def _distance(errors: list[NDArray[np.float64]]) -> Distance:
+    whole = np.concatenate(errors)
+    if not whole.size:
+        return Distance(0.0, 0.0)
+    return Distance(float(np.median(whole)), float(whole.max()))
+
+
+def _worst(errors: list[NDArray[np.float64]]) -> int:
+    return int(np.argmax([one.max(initial=0.0) for one in errors]))

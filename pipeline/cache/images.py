@@ -1,0 +1,104 @@
+"""Keeps a split's images as training looks at them, decoded once: lossless, checked, and quick to read.
+
+Images are read and encoded in threads (both release the interpreter lock) while shards are written.
+
+Shape legend: H, W pixels of the view.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..common.parallel import in_order
+from ..common.progress import Silent
+from ..sources.view import View
+from ..store.format.spec import digest_of_ids
+from ..store.images.spec import ImageSpec
+from ..store.images.writer import EncodedImage, ImageWriter, encode_image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..common.progress import Progress
+    from ..sources.base import Sample, Source
+
+
+class ImageSummary(NamedTuple):
+    """What keeping a split's images came to."""
+
+    samples: int
+    samples_before: int
+    """Those that an earlier, interrupted run had finished."""
+    bytes_in_all: int
+    """Of all shards."""
+
+
+def cache_images(
+    source: Source,
+    split: str,
+    out: Path,
+    *,
+    view: str | None = None,
+    samples_per_shard: int = 64,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> ImageSummary:
+    """Write the images of a split to `out`, cut to a view; go on where an interrupted run stopped.
+
+    `view` is written as in `View.parse`; the source's custom if left out.
+    Raises ValueError for input that is at fault (naming it), and OSError where the disk is; in either case the shards
+    that were finished stay, and the same call goes on from them.
+    """
+    progress = progress or Silent()
+    wanted = View.parse(view or source.customs.view)
+    samples = source.samples(split)
+    first = source.read_image(samples[0])[0]
+    ids = [sample.id for sample in samples]
+    spec = ImageSpec(
+        source={"name": source.name, "samples": len(samples), "ids_sha256": digest_of_ids(ids)},
+        view=str(wanted),
+        size_px=wanted.size_px(*first.shape[:2]),
+        id_bytes=max(len(one.encode()) for one in ids),
+        samples_per_shard=samples_per_shard,
+    )
+
+    def read(sample: Sample) -> EncodedImage:
+        image, sha256 = source.read_image(sample)
+        try:
+            pixels = wanted.of_image(image)
+        except ValueError as error:
+            raise ValueError(f"{sample.image_path}: {error}") from error
+        if pixels.shape[:2] != spec.size_px:
+            sizes = ["x".join(map(str, size)) for size in (pixels.shape[:2], spec.size_px)]
+            raise ValueError(
+                f"{sample.image_path}: the view {wanted} of it is {sizes[0]} px, of the first image {sizes[1]}: kept "
+                "images have one size; choose --view kb, center:HxW or full,resize:HxW"
+            )
+        return encode_image(pixels, sha256, (image.shape[0], image.shape[1]))
+
+    threads = workers or min(8, os.cpu_count() or 1)
+    with ImageWriter(out, spec, ids) as writer, ThreadPoolExecutor(threads, "image") as pool:
+        for note in writer.notes:
+            progress.note(note)
+        before = writer.samples_done
+        if before:
+            progress.note(f"going on with {before} of {len(samples)} images that are finished in {writer.staging}")
+        todo = (samples[number] for shard in writer.todo for number in spec.shard_samples(shard))
+        images = in_order(pool, read, todo, ahead=4 * threads)
+        try:
+            with progress.task("cache images", len(samples), "img", done=before) as task:
+                for shard in list(writer.todo):
+                    count = len(spec.shard_samples(shard))
+                    encoded = []
+                    for future in islice(images, count):
+                        encoded.append(future.result())
+                        task.update()
+                    writer.write_shard(shard, encoded)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        writer.finish(progress)
+        size = sum(record.size_bytes for record in writer.finished.values())
+    return ImageSummary(len(samples), before, size)

@@ -1,0 +1,245 @@
+"""Stage one: run a teacher once over a source, and write what it says to a store.
+
+Reading, the teacher, encoding and writing overlap: see `shard_maker`; and a shard is written while the teacher works on
+the next. A resumed run shows the teacher the same batches as an uninterrupted one and writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..common.device import is_out_of_memory
+from ..common.progress import Silent, Waits
+from ..depth.rebin import CarryCost
+from ..sources.view import View
+from ..store.tools.info import unstated
+from ..store.write.writer import StoreWriter
+from ..teachers.base import NONPOSITIVE
+from .conditions import conditions_of, notes_on_resume
+from .outcome import Outside, check, column
+from .plan import CacheOptions, plan_store, settled_view
+from .shard_worker import CARRIED_ROWS, ShardMaker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from ..common.progress import Progress, Task
+    from ..sources.base import Sample, Source
+    from ..store.format.spec import StoreSpec
+    from ..store.write.writer import EncodedSample
+    from ..teachers.base import Teacher
+
+
+class CacheSummary(NamedTuple):
+    """What one run of stage one did."""
+
+    samples: int
+    samples_before: int
+    """Samples that an earlier, interrupted run had finished."""
+    bytes_written: int
+    sample_bytes: float
+    """Mean over all samples, as `store.sizes.chunk_bytes`."""
+    seconds: float
+    size_px: tuple[int, int]
+    invalid_share: float
+    clipped_share: float
+    max_rel_error: float
+    carried: CarryCost | None = None
+    """What carrying the teacher's maps over onto the store's bins cost; None where the store has the teacher's own."""
+    outside: Outside | None = None
+    """Fractions of depth outside of bins and codes; None of relative depth, which has a range of each sample."""
+    dropped: tuple[int, int] | None = None
+    """Pixels that are 0 or less, taken as no value, and samples with such; None where that was not asked for."""
+
+
+class Planned(NamedTuple):
+    """What is settled before a teacher is asked, and what of the teacher must be known for that."""
+
+    spec: StoreSpec
+    view: str
+    """Written form."""
+    needs_images: bool
+    teacher: str
+    """Its name."""
+    conditions: dict[str, str]
+    """As `conditions.conditions_of`, of the process that has the teacher."""
+
+
+def plan_cache(source: Source, samples: Sequence[Sample], teacher: Teacher, options: CacheOptions) -> Planned:
+    """Settle what the store will be. Raises ValueError as `plan.plan_store`."""
+    view = settled_view(source, teacher, options)
+    spec = plan_store(source, samples, teacher, view, options)
+    return Planned(spec, str(view), teacher.needs_images, teacher.card.name, conditions_of(spec.teacher))
+
+
+def cache_teacher(
+    source: Source,
+    split: str,
+    teacher: Teacher,
+    out: Path,
+    options: CacheOptions | None = None,
+    progress: Progress | None = None,
+) -> CacheSummary:
+    """Write the store `out` of a teacher over a split; go on where an interrupted run stopped.
+
+    Raises ValueError for input that is at fault (naming it), and OSError where the disk is; in either case the
+    shards that were finished stay, and the same call goes on from them.
+    """
+    options = options or CacheOptions()
+    if options.batch_size < 1:
+        raise ValueError(f"batch size {options.batch_size}: expected at least 1")
+    samples = source.samples(split)
+    planned = plan_cache(source, samples, teacher, options)
+    spec, view = planned.spec, View.parse(planned.view)
+
+    def make(writer: StoreWriter, task: Task) -> int:
+        with ShardMaker(spec, source, samples, view, teacher, options) as maker:
+            return _OneProcess(maker, writer, task).run()
+
+    writer = StoreWriter(out, spec, [sample.id for sample in samples])
+    return fill_store(writer, make, progress or Silent(), planned.conditions)
+
+
+def fill_store(
+    writer: StoreWriter, make: Callable[[StoreWriter, Task], int], progress: Progress, conditions: dict[str, str]
+) -> CacheSummary:
+    """Have `make` write all shards that are missing, then finish the store. `make` returns the bytes that it wrote.
+
+    Raises what `make` and the writer raise; a full disk is a ValueError that says how to go on.
+    """
+    begin = time.monotonic()
+    spec = writer.spec
+    try:
+        with writer:
+            for note in [*writer.notes, *_unstated(spec.teacher), *notes_on_resume(writer, conditions)]:
+                progress.note(note)
+            before = writer.samples_done
+            if before:
+                progress.note(f"going on with {before} of {spec.samples} samples that are finished in {writer.staging}")
+            with progress.task("cache teacher", spec.samples, "img", done=before) as task:
+                written = make(writer, task)
+            records = list(writer.finished.values())
+            outside, warnings = check(spec, records)
+            each = writer.sample_bytes
+            writer.finish(progress)
+            for warning in warnings:
+                progress.note(warning)
+    except Exception as error:
+        if is_out_of_memory(error):
+            what = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise ValueError(
+                f"out of memory ({what}): give a smaller --batch-size, or a smaller --view; {len(writer.finished)} of "
+                f"{spec.shards} shards are finished and stay in {writer.staging}; the command goes on from there"
+            ) from error
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise ValueError(
+                f"the disk of {writer.target} is full ({error.strerror}): {len(writer.finished)} of {spec.shards} "
+                f"shards are safe in {writer.staging}; make room and run the same command again, which goes on from "
+                "there"
+            ) from error
+        raise
+    invalid = column(records, "invalid_share")
+    height, width = records[0].size_px
+    drops = NONPOSITIVE in (spec.teacher.get("preprocessing") or ())
+    return CacheSummary(
+        samples=spec.samples,
+        samples_before=before,
+        bytes_written=written,
+        sample_bytes=each,
+        seconds=time.monotonic() - begin,
+        size_px=records[0].size_px,
+        invalid_share=float(np.mean(invalid)),
+        clipped_share=float(np.mean(column(records, "clipped_share"))),
+        max_rel_error=float(np.max(column(records, "max_rel_error"))),
+        carried=None
+        if spec.carried_from is None
+        else CarryCost(*(float(np.mean(column(records, name))) for name in CARRIED_ROWS)),
+        outside=outside,
+        dropped=(round(float(invalid.sum()) * height * width), int((invalid > 0).sum())) if drops else None,
+    )
+
+
+def _unstated(teacher: dict[str, Any]) -> list[str]:
+    missing = unstated(teacher)
+    note = (
+        f"not stated: {', '.join(missing)}; a change of them goes unnoticed, so that a store could hold two teachers. "
+        'Name the files in the card, "weights": ["net.pth"], or [] where there are none'
+    )
+    return [note] if missing else []
+
+
+def check_room(writer: StoreWriter, each_bytes: float | None = None) -> None:
+    """Refuse a store that will not fit: by `each_bytes` a sample, or else by the shards that are finished, if any are.
+
+    Raises ValueError.
+    """
+    spec, finished = writer.spec, writer.finished.values()
+    if each_bytes is None and finished:
+        each_bytes = writer.sample_bytes
+    left = sum(len(spec.shard_samples(shard)) for shard in writer.todo)
+    free = shutil.disk_usage(writer.target.parent).free
+    if each_bytes is not None and each_bytes * left > free:
+        kept = f"; {len(finished)} finished shards stay in {writer.staging}" if finished else ""
+        raise ValueError(
+            f"{left} samples at about {each_bytes / 1e3:.3g} KB each need {each_bytes * left / 1e9:.3g} GB, the "
+            f"disk of {writer.target} has {free / 1e9:.3g} GB free: make room, or choose another --out{kept}"
+        )
+
+
+class _OneProcess:
+    """Makes the missing shards here: one is written while the teacher works on the next."""
+
+    def __init__(self, maker: ShardMaker, writer: StoreWriter, task: Task) -> None:
+        self.maker, self.writer, self.task = maker, writer, task
+        self.bytes_written = 0
+        self.waits = Waits()
+        self.room_checked = bool(writer.finished)
+        self.before = writer.samples_done
+        self.bytes_before = writer.sample_bytes * self.before if self.before else 0.0
+
+    def run(self) -> int:
+        """Make every missing shard; returns the bytes written."""
+        check_room(self.writer)
+        disk = ThreadPoolExecutor(1, "write")
+        try:
+            todo = self.writer.todo
+            if todo:
+                self.maker.probe(self.waits, self._beat)
+            frames = self.maker.frames(todo)
+            pending: Future[None] | None = None
+            for shard in todo:
+                encoded = self.maker.teach(shard, frames, self.waits, self._after_batch, self._beat)
+                self._wait_for(pending)
+                pending = disk.submit(self._write, shard, encoded)
+            self._wait_for(pending)
+            self._beat()  # the size of all samples, now that all are encoded
+        finally:
+            # After a fault the shard that was handed to the disk is still finished; the rest is dropped.
+            disk.shutdown(wait=True)
+        return self.bytes_written
+
+    def _wait_for(self, written: Future[None] | None) -> None:
+        if written:
+            with self.waits.while_at("writing"):
+                written.result()
+
+    def _after_batch(self, count: int, encoded: Sequence[Future[EncodedSample]]) -> None:
+        if not self.room_checked:
+            self.room_checked = True
+            check_room(self.writer, sum(future.result().size_bytes for future in encoded) / len(encoded))
+        self._beat(count)
+
+    def _beat(self, count: int = 0) -> None:
+        encoded, size = self.maker.encoded
+        each = (self.bytes_before + size) / max(self.before + encoded, 1)
+        self.task.update(count, kb_each=each / 1e3, waits_for=self.waits)
+
+    def _write(self, shard: int, encoded: list[Future[EncodedSample]]) -> None:
+        self.bytes_written += self.writer.write_shard(shard, [future.result() for future in encoded])

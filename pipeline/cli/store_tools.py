@@ -1,0 +1,256 @@
+"""`pipeline store estimate`, before a store is made; `stats`, `subset`, `merge`, `pack`, `unpack` and `diff` after."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING
+
+import click
+
+from .console import Console, echo, one_line, table
+from .options import OUT, OVERWRITE, PATH, SIZE, STORE, PlainCommand, option
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..store import Store
+
+USUAL_ERROR = 5e-4
+
+
+def _size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB" if count < 1000 else f"{count:,.0f} TB"
+
+
+@click.command(cls=PlainCommand)
+@option("--source", "source_name", metavar="KIND:ROOT", help="kitti:, folder: or scenes:ROOT.")
+@option("--split", help="Name of a split, or a file in the data set's own list format; its images are counted.")
+@option("--images", type=click.IntRange(min=1), help="How many images, instead of --source and --split.")
+@option("--size", "size_px", type=SIZE, help="Height x width of the teacher's output; that of --from if left out.")
+@option("--bins", help="kitti, nyu or SPACING:COUNT:LO:HI in metres; the source's custom if left out.")
+@option("--dpm", type=click.Choice(["gaussian", "sparse", "dense"]), help="Which maps; gaussian if left out.")
+@option("--max-rel-error", type=float, help="Largest relative error of stored depth; 0.0005 if left out.")
+@option(
+    "--from", "measured", metavar="STORE", type=STORE, help="Measure bytes on this store; it settles maps and error."
+)
+@option("--ms-per-image", type=click.FloatRange(min=0, min_open=True), help="What the teacher takes for an image.")
+def estimate(
+    source_name: str | None,
+    split: str | None,
+    images: int | None,
+    size_px: tuple[int, int] | None,
+    bins: str | None,
+    dpm: str | None,
+    max_rel_error: float | None,
+    measured: str | Path | None,
+    ms_per_image: float | None,
+) -> None:
+    """Say how many bytes and hours a store will take, before anything runs, beside PNGs and dense maps.
+
+    \b
+    Example: pipeline store estimate --source kitti:ROOT --split ROOT/splits/train.txt --size 352x1216 \\
+               --ms-per-image 250
+
+    A few images cached first and given with --from make the figures those of your own teacher.
+    """
+    from ..store import open_store
+    from ..store.tools.estimate import count_bins, measured_costs, reference_costs
+
+    if (images is None) == (split is None) or (source_name is None) != (split is None):
+        raise click.UsageError("give either --source and --split, or --images")
+    if split is not None and source_name is not None:
+        from ..sources.registry import open_source
+
+        source = open_source(source_name)
+        images, bins = len(source.samples(split)), bins or (None if measured else source.customs.bins)
+    assert images is not None
+    if measured is not None:
+        if bins or dpm or max_rel_error:
+            raise click.UsageError("--from settles --bins, --dpm and --max-rel-error: leave them out")
+        store = open_store(measured)
+        costs, size_px, max_rel_error = measured_costs(store), size_px or store.layout.size_px, store.spec.max_rel_error
+    else:
+        if size_px is None or bins is None:
+            missing = (
+                "--size, the teacher's output such as 352x1216" if size_px is None else "--bins, such as kitti or nyu"
+            )
+            raise click.UsageError(f"give {missing}, or --from and a small store of your teacher")
+        max_rel_error = max_rel_error or USUAL_ERROR
+        costs = reference_costs(max_rel_error, dpm or "gaussian", count_bins(bins))
+    png = costs[-2].bits_per_pixel
+    rows = [
+        [
+            cost.name,
+            f"{cost.bits_per_pixel:.2f}",
+            _size(cost.bytes(1, size_px)),
+            _size(cost.bytes(images, size_px)),
+            f"{cost.bits_per_pixel / png:.2f}x",
+        ]
+        for cost in costs
+    ]
+    echo(f"{images} images of {size_px[0]}x{size_px[1]} px, relative error at most {max_rel_error:.3%}\n")
+    echo(table(["", "bit a pixel", "an image", "all images", "of PNG"], rows))
+    echo("\nfigures from")
+    for cost in costs:
+        echo(f"  {cost.name}: {cost.where_from}")
+    if ms_per_image is None:
+        echo("hours: not known without --ms-per-image; cache a few images, which prints images a second")
+    else:
+        echo(f"hours: {images * ms_per_image / 3.6e6:.2f}, once, for the teacher at {ms_per_image:g} ms an image")
+
+
+@click.command(cls=PlainCommand)
+@click.argument("path", metavar="STORE", type=STORE)
+@option("--out", type=PATH, help="Write all figures, each sample's too, as JSON.")
+@option("--picture", type=PATH, help="Draw them into a PNG file.")
+@OVERWRITE
+def stats(path: str | Path, out: Path | None, picture: Path | None, *, overwrite: bool) -> None:
+    """Read the whole store, and say how its depth, errors and invalid pixels are spread.
+
+    \b
+    Example: pipeline store stats train.zarr --out stats.json --picture stats.png
+    """
+    from ..common.fileio import make_folder, pretty_json, write_durably
+    from ..common.outputs import refuse_existing
+    from ..store.tools.stats import describe_statistics, store_statistics
+
+    for flag, target in (("--out", out), ("--picture", picture)):
+        if target is not None:
+            refuse_existing(target, overwrite=overwrite, flag=flag)
+            make_folder(target.parent)
+    found = store_statistics(path, Console())
+    if out:
+        write_durably(out, pretty_json(found))
+    if picture:
+        from ..store.tools.stats_plot import write_picture
+
+        write_picture(found, picture)
+    for name, text in describe_statistics(found):
+        echo(f"{name:<12} {one_line(text)}")
+
+
+@click.command(cls=PlainCommand)
+@click.argument("path", metavar="STORE", type=STORE)
+@OUT
+@option(
+    "--split", type=PATH, help="File of the samples to take, one a line: ids, or images as the data set lists them."
+)
+@option("--every", type=click.IntRange(min=1), help="Take each N-th sample, beginning with the first.")
+def subset(path: str | Path, out: Path, split: Path | None, every: int | None) -> None:
+    """Write a store of some samples of another, in the order asked for; nothing is encoded anew.
+
+    \b
+    Example: pipeline store subset train.zarr --out small.zarr --every 10
+    """
+    from ..store import open_store
+    from ..store.tools.subset import subset_store
+
+    if (split is None) == (every is None):
+        raise click.UsageError("give either --split or --every")
+    store = open_store(path)
+    wanted = range(0, len(store), every) if every else _listed(split, store) if split else []
+    size = subset_store(store, out, wanted, Console())
+    echo(f"{out}: {len(wanted)} of {len(store)} samples, {_size(size)} of maps copied")
+
+
+def _listed(split: Path, store: Store) -> list[str]:
+    """Ids of a list: a row is an id, or its first word is an image whose path without suffix is one."""
+    from ..sources.splits import Ids, rows, without_suffix
+
+    known = {unicodedata.normalize("NFC", sample_id): sample_id for sample_id in store.ids}
+    ids, found = Ids(split), []
+    for line, row in rows(split):
+        if row.startswith("#"):
+            continue
+        text = unicodedata.normalize("NFC", row)
+        first = without_suffix(text.split()[0]) or text
+        name = next((one for one in (text, without_suffix(text)) if one in known), first)
+        if name not in known:
+            raise ValueError(
+                f"split {split} line {line}: {store.name} holds no sample {name!r} (it has {len(store)}, such as "
+                f"{store.ids[0]!r}): take the line out, or cache a split that has this image"
+            )
+        ids.add(name, line)
+        found.append(known[name])
+    ids.check_not_empty()
+    return found
+
+
+@click.command(cls=PlainCommand)
+@click.argument("paths", metavar="STORE STORE...", type=STORE, nargs=-1, required=True)
+@OUT
+def merge(paths: tuple[str | Path, ...], out: Path) -> None:
+    """Write one store of several that were made apart, in the order given; nothing is encoded anew.
+
+    \b
+    Example: pipeline store merge first-half.zarr second-half.zarr --out train.zarr
+
+    They must be of one teacher, view and codec, and share no sample. Parts of a split in its order give the very bytes
+    of one store of it.
+    """
+    from ..store import open_store
+    from ..store.tools.merge import merge_stores
+
+    stores = [open_store(path) for path in paths]
+    size = merge_stores(stores, out, Console())
+    echo(f"{out}: {sum(map(len, stores))} samples of {len(stores)} stores, {_size(size)} of maps copied")
+
+
+@click.command(cls=PlainCommand)
+@click.argument("path", metavar="STORE", type=PATH)
+@OUT
+def pack(path: Path, out: Path) -> None:
+    """Put a store into one file, each byte checked; the same store gives the same file.
+
+    \b
+    Example: pipeline store pack train.zarr --out train.dstore
+
+    It is an uncompressed ZIP, which Zarr's ZipStore opens as it is.
+    """
+    from ..store.tools.archive import pack_store
+
+    size = pack_store(path, out, Console())
+    echo(f"{out}: {_size(size)}")
+
+
+@click.command(cls=PlainCommand)
+@click.argument("archive", metavar="FILE", type=PATH)
+@OUT
+def unpack(archive: Path, out: Path) -> None:
+    """Make a packed store a directory again, if it is a store and nothing else.
+
+    \b
+    Example: pipeline store unpack train.dstore --out train.zarr
+    """
+    from ..store.tools.archive import unpack_store
+
+    count = unpack_store(archive, out, Console())
+    echo(f"{out}: {count} samples, every file as its manifest says")
+
+
+@click.command(cls=PlainCommand)
+@click.argument("first", metavar="A", type=STORE)
+@click.argument("second", metavar="B", type=STORE)
+@option("--samples", type=click.IntRange(min=1), help="Compare depth of so many common samples; all if left out.")
+def diff(first: str | Path, second: str | Path, samples: int | None) -> None:
+    """Say what differs between two stores: settings, samples, and the numbers. Exit status 1 if anything does.
+
+    \b
+    Example: pipeline store diff mine.zarr theirs.zarr
+
+    Package versions and the number of samples a file are told, and are no difference in content.
+    """
+    from ..store import open_store
+    from ..store.tools.diff import compare_stores
+
+    found = compare_stores(open_store(first), open_store(second), samples, Console())
+    if found.fields:
+        echo(table(["field", "A", "B"], found.fields))
+    echo("\n".join(found.describe()))
+    if not found.identical:
+        click.get_current_context().exit(1)

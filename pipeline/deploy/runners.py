@@ -1,0 +1,94 @@
+"""What can predict a folder: a run in PyTorch, or its ONNX file.
+
+Shape legend: B batch, h w pixels of the view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..common.device import choose_device
+from ..depth.relative import depth_space_of
+from ..networks.predict import predict_depth_m
+from ..networks.saved_run import load_run
+from ..sources.view import View
+from .onnx_model import open_onnx
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..networks.saved_run import LoadedRun
+    from .onnx_model import OnnxStudent
+
+
+class RunPredictor:
+    """A finished run on a device. `size_px` resizes its view."""
+
+    def __init__(self, run: LoadedRun, device: torch.device, size_px: tuple[int, int] | None = None) -> None:
+        self.view = _resized(View.parse(run.config["view"]), size_px)
+        self.depth_space = depth_space_of(run.config)
+        self.facts: dict[str, Any] = {"name": str(run.config["student"]), "weights_sha256": run.weights_sha256}
+        self.depth_range_m = float(run.bin_edges_m[0]), float(run.bin_edges_m[-1])
+        self._network = run.network.to(device)
+        self._edges_m = torch.from_numpy(run.bin_edges_m).to(device)
+        self._device = device
+
+    def predict_m(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Depth (B, h, w) metres for images (B, h, w, 3), one look each."""
+        given = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float() / 255
+        depth_m = predict_depth_m(self._network, given, self._edges_m, flip_average=False)
+        found: NDArray[np.float32] = depth_m.cpu().numpy()
+        return found
+
+
+class OnnxPredictor:
+    """An exported file on the CPU. Raises ValueError where it takes one size alone, and another is asked for."""
+
+    def __init__(self, student: OnnxStudent, size_px: tuple[int, int] | None = None) -> None:
+        card = student.card
+        self.view = _resized(card.view, size_px)
+        if student.size_px is not None and self.view.resize_px != student.size_px:
+            height, width = student.size_px
+            raise ValueError(
+                f"{student.name} takes {height}x{width} px alone: leave --size out, or export the run again with it"
+            )
+        self.depth_space = card.depth_space
+        self.facts: dict[str, Any] = {
+            "name": card.name,
+            "weights_sha256": card.weights_sha256,
+            "onnx_sha256": student.sha256,
+            "precision": card.precision,
+        }
+        self.depth_range_m = card.depth_range_m
+        self._student = student
+
+    def predict_m(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Depth (B, h, w) metres for images (B, h, w, 3)."""
+        return self._student.predict_m(images)
+
+
+def open_model(
+    path: Path, size_px: tuple[int, int] | None = None, device: str = "auto"
+) -> RunPredictor | OnnxPredictor:
+    """Open a run's directory, or a file of export-student.
+
+    Raises ValueError for what is neither, and for a GPU asked for an ONNX file.
+    """
+    if path.is_dir():
+        return RunPredictor(load_run(path), choose_device(device), size_px)
+    if path.suffix != ".onnx" or not path.exists():
+        load_run(path)  # says what is wrong with a run, and whether it is unfinished
+        raise AssertionError("a path that is no directory is no run")
+    if device not in {"auto", "cpu"}:
+        raise ValueError(f"--device {device}: an ONNX file runs on the CPU; leave it out, or give the run's directory")
+    return OnnxPredictor(open_onnx(path), size_px)
+
+
+def _resized(view: View, size_px: tuple[int, int] | None) -> View:
+    return view if size_px is None else replace(view, resize_px=size_px)

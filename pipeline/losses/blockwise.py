@@ -1,0 +1,211 @@
+"""A student's depth and its divergence from a teacher's map, straight from logits, a block of pixels at a time.
+
+Softmax, its logarithm, the teacher's map and their product would each be as large as the logits, and reading and
+writing them is what a loss costs. Here a few hundred pixels are copied into a buffer that stays in the processor's
+cache, and all is done there. What is kept for the way back is a handful of numbers a pixel: the softmax is made again,
+and the only other tensor as large as the logits is their gradient.
+
+Shape legend: B batch, K bins, h w pixels, P = h w, n pixels of a block, W bins of a window.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..depth.dpm import bin_centers
+from .base import DepthLoss
+from .targets import GivenTarget, StoredTarget
+
+if TYPE_CHECKING:
+    from .targets import AnyTarget
+
+BLOCK_VALUES = 2**17
+"""Logits in a block, for each thread: 512 KB in float32, which a core's cache holds."""
+GPU_BLOCK_VALUES = 2**26
+"""The same for an accelerator, where a block is large enough to be worth the start of a dozen kernels."""
+
+KERNELS = ("blocks", "triton")
+"""What computes it: a dozen operations of torch a block, on any device; or one kernel each way (`fused_triton`)."""
+
+
+class Fused(NamedTuple):
+    """What is known of each pixel, all (B, 1, h, w)."""
+
+    depth_m: Tensor
+    """mean under the softmax"""
+    kl_nats: Tensor | None
+    """KL(T || S); None without a target. 0 where the target has no map"""
+    mass: Tensor | None
+    """sum of the target's map: 1, or 0 where it has none. No gradient"""
+
+
+def fused(
+    logits: Tensor,
+    bin_edges_m: Tensor,
+    target: AnyTarget | None = None,
+    kernel: str = "blocks",
+) -> Fused:
+    """Depth of logits, and KL from a target's maps.
+
+    Args:
+        logits: (B, K, h, w), in any order of memory. Half precision is widened, block by block; float64 stays.
+        bin_edges_m: (K + 1,) ascending.
+        target: maps of the logits' size.
+        kernel: one of KERNELS. They differ by rounding, and where a map holds 0 in a bin whose logit is -inf: `blocks`
+            then gives a KL of NaN, `triton` leaves the bin out.
+
+    Returns:
+        float32 (B, 1, h, w), or float64 for float64 logits. The gradient of logits has their type and order of memory.
+        It cannot be differentiated again.
+
+    Raises ValueError for a kernel that cannot run: see `check_kernel`.
+    """
+    check_kernel(kernel, logits.device, logits.dtype)
+    if logits.stride(2) != logits.shape[3] * logits.stride(3):
+        logits = logits.contiguous()  # part of an image: its pixels do not lie at one distance
+    if kernel == "triton":
+        from .triton.autograd import fused_triton
+
+        if isinstance(target, StoredTarget):
+            target = GivenTarget(target.dense(), logits.shape[2:], torch.float32)
+        return Fused(*fused_triton(logits, bin_centers(bin_edges_m), target))
+    found = _Fused.apply(logits, bin_centers(bin_edges_m), target)  # type: ignore[no-untyped-call]  # torch's
+    return Fused(*found)
+
+
+def check_kernel(kernel: str, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+    """Raise ValueError unless `fused` can run that kernel on logits of this device and type."""
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel {kernel!r}: expected one of {', '.join(KERNELS)}")
+    if kernel == "blocks":
+        return
+    if find_spec("triton") is None:
+        raise ValueError(
+            "kernel 'triton': the package is not installed: pip install 'tiekd-pipeline[triton]', or use blocks"
+        )
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f"kernel 'triton': expected logits on a CUDA device, not on {device}: use blocks there")
+    if dtype == torch.float64:
+        raise ValueError("kernel 'triton': expected float32, float16 or bfloat16 logits, not float64: use blocks")
+
+
+class FusedLoss(DepthLoss):
+    """A loss of what `fused` gives."""
+
+    kernel = "blocks"
+
+    def use_kernel(self, kernel: str, device: torch.device) -> None:
+        """As `DepthLoss.use_kernel`, with those of `fused`."""
+        check_kernel(kernel, device)
+        self.kernel = kernel
+
+
+def _work_type(logits: Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def _blocks(logits: Tensor) -> list[tuple[int, int, int]]:
+    """Image, first and last pixel of each block, the same for one shape and number of threads."""
+    batch, bins, height, width = logits.shape
+    values = BLOCK_VALUES * torch.get_num_threads() if logits.device.type == "cpu" else GPU_BLOCK_VALUES
+    pixels = max(values // bins // 16 * 16, 16)
+    begins = range(0, height * width, pixels)
+    return [(image, begin, min(begin + pixels, height * width)) for image in range(batch) for begin in begins]
+
+
+def _buffer(logits: Tensor, blocks: list[tuple[int, int, int]]) -> Tensor:
+    pixels = max((end - begin for _, begin, end in blocks), default=0)
+    return torch.empty(logits.shape[1] * pixels, dtype=_work_type(logits), device=logits.device)
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - autograd's
+        logits: Tensor,
+        centers_m: Tensor,
+        target: AnyTarget | None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        batch, bins, height, width = logits.shape
+        kind = _work_type(logits)
+        flat = logits.flatten(2)
+        centers = centers_m.to(logits.device, kind)[:, None]
+        # Of each pixel: the largest logit, 1 / the sum of exponentials, and what is asked for.
+        of_target = 0 if target is None else height * width
+        largest, scale, depth_m, kl_nats, mass = (
+            torch.empty(batch, pixels, dtype=kind, device=logits.device)
+            for pixels in (height * width, height * width, height * width, of_target, of_target)
+        )
+        blocks = _blocks(logits)
+        buffer = _buffer(logits, blocks)
+        for image, begin, end in blocks:
+            work = buffer[: bins * (end - begin)].view(bins, -1)
+            here = (image, slice(begin, end))
+            work.copy_(flat[image, :, begin:end])
+            work.sub_(torch.amax(work, dim=0, out=largest[here]))
+            if target is not None:
+                maps, places = target.block(image, begin, end)
+                cross = (maps * (work if places is None else work.gather(0, places))).sum(dim=0)
+                entropy = torch.xlogy(maps, maps).sum(dim=0)
+                torch.sum(maps, dim=0, out=mass[here])
+            total = work.exp_().sum(dim=0)
+            torch.reciprocal(total, out=scale[here])
+            # Not a matmul: TF32, where someone allowed it, would leave depth three digits.
+            torch.mul(work.mul_(centers).sum(dim=0), scale[here], out=depth_m[here])
+            if target is not None:
+                torch.addcmul(entropy - cross, mass[here], total.log_(), out=kl_nats[here])
+        ctx.target = target
+        ctx.set_materialize_grads(False)
+        depth_m = depth_m.view(batch, 1, height, width)
+        ctx.save_for_backward(logits, centers, largest, scale, depth_m, mass)
+        if target is None:
+            return depth_m, None, None
+        kl_nats, mass_of_maps = (one.view(batch, 1, height, width) for one in (kl_nats, mass))
+        ctx.mark_non_differentiable(mass_of_maps)
+        return depth_m, kl_nats, mass_of_maps
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any,  # noqa: ANN401 - as above
+        of_depth: Tensor | None,
+        of_kl: Tensor | None,
+        _: Tensor | None,
+    ) -> tuple[Tensor | None, None, None]:
+        logits, centers, largest, scale, depth_m, mass = ctx.saved_tensors
+        batch, bins, height, width = logits.shape
+        if of_depth is None and of_kl is None:
+            return None, None, None
+        # d depth / d logit = S (c - d), d KL / d logit = mass S - T: S times (offset + slope c), and the window of T.
+        slope = offset = torch.zeros_like(scale)
+        if of_depth is not None:
+            slope = of_depth.reshape(batch, -1) * scale
+            offset = -slope * depth_m.view(batch, -1)
+        if of_kl is not None:
+            of_kl = of_kl.reshape(batch, -1)
+            offset = torch.addcmul(offset, of_kl * mass, scale)
+        gradient = torch.empty_like(logits)
+        flat, flat_gradient = logits.flatten(2), gradient.view(batch, bins, height * width)
+        blocks = _blocks(logits)
+        buffer, factors = _buffer(logits, blocks), _buffer(logits, blocks)
+        for image, begin, end in blocks:
+            work, factor = (one[: bins * (end - begin)].view(bins, -1) for one in (buffer, factors))
+            work.copy_(flat[image, :, begin:end])
+            work.sub_(largest[image, begin:end]).exp_()
+            torch.addcmul(offset[image, begin:end], slope[image, begin:end], centers, out=factor)
+            work.mul_(factor)
+            if of_kl is not None:
+                maps, places = ctx.target.block(image, begin, end)
+                maps = maps * of_kl[image, begin:end]
+                if places is None:
+                    work.sub_(maps)
+                else:
+                    work.scatter_add_(0, places, maps.neg_())
+            flat_gradient[image, :, begin:end].copy_(work)
+        return gradient, None, None

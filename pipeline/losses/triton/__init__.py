@@ -1,0 +1,1 @@
+"""The losses' kernels for CUDA devices, in Triton."""

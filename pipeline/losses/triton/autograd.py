@@ -1,0 +1,126 @@
+"""What `fused` computes, on a GPU: one kernel forward and one backward, in Triton.
+
+Traffic of a logit: forward reads it once, backward reads it once and writes its gradient once; 4 and 8 bytes in
+float32, 2 and 4 in bfloat16. With Gaussian maps each pixel adds 28 bytes, either way: at K = 257 that is
+2.7 and 1.4 % in float32, 5.4 and 2.7 % in bfloat16. A given map is one more tensor of its size to read, each way.
+
+Every sum has one order, and tiles are not tuned on the spot: the same logits give the same bits.
+
+Shape legend: B batch, K bins, h w pixels, P = h w.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import triton
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .kernels import OfPixels, backward, forward
+from .maps import GAUSSIAN, GIVEN, NONE, Strided, arguments
+
+if TYPE_CHECKING:
+    from ..targets import GaussianTarget, GivenTarget
+
+WARP_BYTES, MOST_BINS = 512, 1024
+"""Of a bin's pixels, and of a pixel's bins, in one tile."""
+
+
+class _FusedTriton(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - autograd's
+        logits: Tensor,
+        centers_m: Tensor,
+        target: GaussianTarget | GivenTarget | None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        batch, _, height, width = logits.shape
+        kind, of, maps, nearest = arguments(target)
+        asked = {NONE.value: 3, GIVEN.value: 5, GAUSSIAN.value: 6}[kind]
+        out = OfPixels(*(torch.empty(batch, height * width, device=logits.device) for _ in range(asked)))
+        centers = centers_m.to(logits.device, torch.float32)
+        _launch(forward, logits, (centers, of, maps, nearest, out), kind)
+        ctx.target = target
+        ctx.set_materialize_grads(False)
+        depth_m = out.depth_m.view(batch, 1, height, width)
+        if out.kl_nats is None or out.mass is None:
+            ctx.save_for_backward(logits, centers, out.largest, out.scale, depth_m)
+            return depth_m, None, None
+        kl_nats, mass = out.kl_nats.view_as(depth_m), out.mass.view_as(depth_m)
+        ctx.save_for_backward(logits, centers, out.largest, out.scale, depth_m, None, mass, out.norm)
+        ctx.mark_non_differentiable(mass)
+        return depth_m, kl_nats, mass
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any,  # noqa: ANN401 - as above
+        of_depth: Tensor | None,
+        of_kl: Tensor | None,
+        _: Tensor | None,
+    ) -> tuple[Tensor | None, None, None]:
+        if of_depth is None and of_kl is None:
+            return None, None, None
+        logits, centers, *of_pixels = ctx.saved_tensors
+        kind, of, maps, nearest = arguments(None if of_kl is None else ctx.target)
+        gradient = torch.empty_like(logits)
+        flow = (None if one is None else one.contiguous() for one in (of_depth, of_kl))
+        parts = (_strided(gradient), centers, of, maps, nearest, OfPixels(*of_pixels), *flow)
+        _launch(backward, logits, parts, kind)
+        return gradient, None, None
+
+
+def fused_triton(
+    logits: Tensor, centers_m: Tensor, target: GaussianTarget | GivenTarget | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Depth, KL and mass of the maps, (B, 1, h, w) float32, as `fused` tells of them.
+
+    Args:
+        logits: (B, K, h, w) float32, float16 or bfloat16 whose pixels lie at one distance, on a GPU; with
+            TRITON_INTERPRET=1 on a CPU too.
+        centers_m: (K,)
+        target: maps, on the same device.
+    """
+    found: tuple[Tensor, Tensor | None, Tensor | None] = _FusedTriton.apply(logits, centers_m, target)  # type: ignore[no-untyped-call]  # torch's
+    return found
+
+
+def _strided(image: Tensor) -> Strided:
+    """Of (B, K, h, w) whose pixels lie at one distance."""
+    flat = image.view(*image.shape[:2], -1)
+    return Strided(flat, *flat.stride())
+
+
+def _sizes(logits: Tensor, kind: int, *, forward: bool) -> tuple[int, int, int]:
+    """Bins of a warp's tile outside the Gaussians' reach and inside, and pixels: what registers hold without spilling.
+
+    Where the pixels of a bin lie side by side, each thread has 16 bytes of them, whole, and sums without asking others.
+    Where the bins of a pixel do, forward takes them all at once, so that threads have to add up but once.
+    """
+    if logits.stride(1) != 1:
+        block_p = WARP_BYTES // logits.element_size()
+        return (512 if kind == GIVEN.value else 2048) // block_p, 512 // block_p, block_p
+    if not forward and kind == GAUSSIAN.value:
+        return 128, 32, 8
+    block_k = min(triton.next_power_of_2(logits.shape[1]), MOST_BINS)
+    return block_k, block_k, max((512 if kind == GAUSSIAN.value else 2048) // block_k, 1)
+
+
+def _launch(kernel: Any, logits: Tensor, parts: tuple[Any, ...], kind: int) -> None:  # noqa: ANN401 - Triton's
+    batch, bins, height, width = logits.shape
+    block_k, window_k, block_p = _sizes(logits, kind, forward=kernel is forward)
+    grid = (triton.cdiv(height * width, block_p), batch)
+    with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]  # torch's; nothing for a CPU
+        kernel[grid](
+            _strided(logits),
+            *parts,
+            height * width,
+            bins=bins,
+            kind=kind,
+            block_k=block_k,
+            window_k=window_k,
+            block_p=block_p,
+            num_warps=1,
+        )

@@ -1,0 +1,221 @@
+"""The kernels of `fused_triton`: one forward, one backward, in Triton.
+
+A program takes a few pixels and goes through their bins tile by tile with a running largest logit, so that any K will
+do. Where it has Gaussian maps, tiles before and after their reach know nothing of them, and those within are smaller:
+the Gaussian's mass is made in registers.
+
+Shape legend: B batch, K bins, P pixels, k bins of a tile, p pixels of a tile.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from .maps import GAUSSIAN, GIVEN, Gaussians, Strided, gaussian_mass, given, lost, standing, sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
+
+
+class OfPixels(NamedTuple):
+    """What the way back needs of each pixel, and what is asked for, all (B, P)."""
+
+    largest: Tensor
+    scale: Tensor
+    """1 / the sum of exponentials"""
+    depth_m: Tensor
+    kl_nats: Tensor | None = None
+    mass: Tensor | None = None
+    norm: Tensor | None = None
+    """1 / the sum of masses of a Gaussian; 0 where there is none"""
+
+
+@triton.jit
+def _tile(
+    image: Strided, first_bin: tl.tensor, inside: tl.tensor, rows: tl.constexpr, bins: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Bins of a tile (k,), where its values lie (k, p), counted from its first one, and which there are."""
+    step, pixel = tl.arange(0, rows), tl.arange(0, inside.shape[0])
+    known = (first_bin + step < bins)[:, None] & inside[None, :]
+    return first_bin + step, step[:, None] * image.k + pixel[None, :] * image.p, known
+
+
+@triton.jit
+def _add(
+    x: tl.tensor, center: tl.tensor, top: tl.tensor, total: tl.tensor, moment: tl.tensor
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """With a tile of logits (k, p) more: largest logit, sum of exponentials and of their centres (p,).
+
+    And how far the largest rose, and the tile less the largest.
+    """
+    new_top = tl.maximum(top, tl.max(x, 0))
+    rise = new_top - top
+    x -= new_top[None, :]
+    share, shrink = tl.exp(x), tl.exp(-rise)
+    return new_top, total * shrink + tl.sum(share, 0), moment * shrink + tl.sum(share * center[:, None], 0), rise, x
+
+
+@triton.jit
+def forward(
+    logits: Strided,
+    centers: tl.tensor,
+    of: Gaussians,
+    maps: Strided,
+    nearest: tl.tensor,
+    out: OfPixels,
+    pixels: tl.tensor,
+    bins: tl.constexpr,
+    kind: tl.constexpr,
+    block_k: tl.constexpr,
+    window_k: tl.constexpr,
+    block_p: tl.constexpr,
+) -> None:
+    """All of `out` (see `fused`), for block_p pixels of one image."""
+    image, first = tl.program_id(1).to(tl.int64), tl.program_id(0) * block_p
+    inside = first + tl.arange(0, block_p) < pixels
+    spot = image * pixels + first + tl.arange(0, block_p)
+    here = logits.start + image * logits.b + first.to(tl.int64) * logits.p
+    begin, end = bins, bins
+    if kind == GAUSSIAN:
+        valid, place, near, away, begin, end = standing(of, spot, inside, bins, block_k, window_k)
+    if kind == GIVEN:
+        map_here, map_spread = given(maps, nearest, image, first, inside, block_k)
+    top, none = tl.full([block_p], LOWEST, tl.float32), tl.zeros([block_p], tl.float32)
+    # Of the maps: sums of T, of T ln T, and of T (logit - top).
+    total, moment, weight, entropy, cross = none, none, none, none, none
+    for first_bin in range(0, begin, block_k):
+        bin_number, spread, known = _tile(logits, first_bin, inside, block_k, bins)
+        x = tl.load(here + spread, mask=known, other=float("-inf")).to(tl.float32)
+        center = tl.load(centers + tl.minimum(bin_number, bins - 1))
+        top, total, moment, rise, x = _add(x, center, top, total, moment)
+        here += block_k * logits.k
+        if kind == GIVEN:
+            found = sums(tl.load(map_here + map_spread, mask=known, other=0.0).to(tl.float32), x, rise, weight)
+            weight, entropy, cross = weight + found[0], entropy + found[1], cross + found[2]
+            map_here += block_k * maps.k
+    if kind == GAUSSIAN:
+        for first_bin in range(begin, end, window_k):
+            bin_number, spread, known = _tile(logits, first_bin, inside, window_k, bins)
+            x = tl.load(here + spread, mask=known, other=float("-inf")).to(tl.float32)
+            center = tl.load(centers + tl.minimum(bin_number, bins - 1))
+            top, total, moment, rise, x = _add(x, center, top, total, moment)
+            here += window_k * logits.k
+            found = sums(gaussian_mass(of, bin_number, place, near, away, bins), x, rise, weight)
+            weight, entropy, cross = weight + found[0], entropy + found[1], cross + found[2]
+        for first_bin in range(end, bins, block_k):
+            bin_number, spread, known = _tile(logits, first_bin, inside, block_k, bins)
+            x = tl.load(here + spread, mask=known, other=float("-inf")).to(tl.float32)
+            center = tl.load(centers + tl.minimum(bin_number, bins - 1))
+            top, total, moment, rise, x = _add(x, center, top, total, moment)
+            here += block_k * logits.k
+            cross -= lost(rise, weight)
+    tl.store(out.largest + spot, top, mask=inside)
+    tl.store(out.scale + spot, 1.0 / total, mask=inside)
+    tl.store(out.depth_m + spot, moment / total, mask=inside)
+    if kind == GAUSSIAN:
+        valid = valid & (weight > 0.0)
+        norm = 1.0 / tl.where(valid, weight, 1.0)
+        nats = (entropy - cross) * norm + tl.log(norm) + tl.log(total)
+        tl.store(out.kl_nats + spot, tl.where(valid, nats, 0.0), mask=inside)
+        tl.store(out.mass + spot, tl.where(valid, 1.0, 0.0), mask=inside)
+        tl.store(out.norm + spot, tl.where(valid, norm, 0.0), mask=inside)
+    if kind == GIVEN:
+        valid = (weight > 0.0) & (weight < float("inf"))
+        nats = entropy - cross + weight * tl.log(total)
+        tl.store(out.kl_nats + spot, tl.where(valid, nats, 0.0), mask=inside)
+        tl.store(out.mass + spot, tl.where(valid, weight, 0.0), mask=inside)
+
+
+@triton.jit
+def backward(
+    logits: Strided,
+    gradient: Strided,
+    centers: tl.tensor,
+    of: Gaussians,
+    maps: Strided,
+    nearest: tl.tensor,
+    out: OfPixels,
+    of_depth: tl.tensor,
+    of_kl: tl.tensor,
+    pixels: tl.tensor,
+    bins: tl.constexpr,
+    kind: tl.constexpr,
+    block_k: tl.constexpr,
+    window_k: tl.constexpr,
+    block_p: tl.constexpr,
+) -> None:
+    """`gradient`, for block_p pixels of one image, from those of depth and KL (B, P), or None."""
+    image, first = tl.program_id(1).to(tl.int64), tl.program_id(0) * block_p
+    inside = first + tl.arange(0, block_p) < pixels
+    spot = image * pixels + first + tl.arange(0, block_p)
+    here = logits.start + image * logits.b + first.to(tl.int64) * logits.p
+    there = gradient.start + image * gradient.b + first.to(tl.int64) * gradient.p
+    top = tl.load(out.largest + spot, mask=inside, other=0.0)
+    scale = tl.load(out.scale + spot, mask=inside, other=0.0)
+    # d depth / d logit = S (c - d), d KL / d logit = mass S - T: S times (offset + slope c), and T times `pull`.
+    slope, offset = tl.zeros([block_p], tl.float32), tl.zeros([block_p], tl.float32)
+    if of_depth is not None:
+        slope = tl.load(of_depth + spot, mask=inside, other=0.0) * scale
+        offset = -slope * tl.load(out.depth_m + spot, mask=inside, other=0.0)
+    begin, end = bins, bins
+    if kind == GAUSSIAN:
+        place, near, away, begin, end = standing(of, spot, inside, bins, block_k, window_k)[1:]
+        norm = tl.load(out.norm + spot, mask=inside, other=0.0)
+        pull = tl.load(of_kl + spot, mask=inside, other=0.0)
+        offset += tl.where(norm > 0.0, pull * scale, 0.0)
+        pull *= norm
+    if kind == GIVEN:
+        mass = tl.load(out.mass + spot, mask=inside, other=0.0)
+        pull = tl.load(of_kl + spot, mask=inside, other=0.0)
+        offset += pull * mass * scale
+        map_here, map_spread = given(maps, nearest, image, first, inside, block_k)
+    for first_bin in range(0, begin, block_k):
+        bin_number, spread, known = _tile(logits, first_bin, inside, block_k, bins)
+        back = _tile(gradient, first_bin, inside, block_k, bins)[1]
+        found = _of_softmax(here + spread, known, centers, bin_number, top, slope, offset, bins)
+        if kind == GIVEN:
+            known_map = known & (mass > 0.0)[None, :]
+            found -= tl.load(map_here + map_spread, mask=known_map, other=0.0).to(tl.float32) * pull[None, :]
+            map_here += block_k * maps.k
+        tl.store(there + back, found, mask=known)
+        here += block_k * logits.k
+        there += block_k * gradient.k
+    if kind == GAUSSIAN:
+        for first_bin in range(begin, end, window_k):
+            bin_number, spread, known = _tile(logits, first_bin, inside, window_k, bins)
+            back = _tile(gradient, first_bin, inside, window_k, bins)[1]
+            found = _of_softmax(here + spread, known, centers, bin_number, top, slope, offset, bins)
+            found -= gaussian_mass(of, bin_number, place, near, away, bins) * pull[None, :]
+            tl.store(there + back, found, mask=known)
+            here += window_k * logits.k
+            there += window_k * gradient.k
+        for first_bin in range(end, bins, block_k):
+            bin_number, spread, known = _tile(logits, first_bin, inside, block_k, bins)
+            back = _tile(gradient, first_bin, inside, block_k, bins)[1]
+            found = _of_softmax(here + spread, known, centers, bin_number, top, slope, offset, bins)
+            tl.store(there + back, found, mask=known)
+            here += block_k * logits.k
+            there += block_k * gradient.k
+
+
+@triton.jit
+def _of_softmax(
+    tile: tl.tensor,
+    known: tl.tensor,
+    centers: tl.tensor,
+    bin_number: tl.tensor,
+    top: tl.tensor,
+    slope: tl.tensor,
+    offset: tl.tensor,
+    bins: tl.constexpr,
+) -> tl.tensor:
+    """Gradient (k, p) of a tile of logits, but for what their map takes off."""
+    x = tl.load(tile, mask=known, other=float("-inf")).to(tl.float32)
+    center = tl.load(centers + tl.minimum(bin_number, bins - 1))[:, None]
+    return tl.exp(x - top[None, :]) * (offset[None, :] + slope[None, :] * center)

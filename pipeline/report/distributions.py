@@ -1,0 +1,119 @@
+"""A network's depth probability map of one frame, read in parts: the whole of a KITTI frame is 440 MB.
+
+Shape legend: H W pixels of the view, h w of the map, K bins.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from ..depth.dpm import bin_centers, bin_gaussian_dpm, entropy_nats, expected_depth, gaussian_dpm, interval_m
+from ..depth.relative import METRIC
+from ..networks.predict import images_of, predict_map
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from ..networks.predict import Frame
+    from ..networks.saved_run import LoadedRun
+    from ..store import Store
+    from .probe_pixels import Mark
+    from .units import Shown
+
+    Part = Callable[[slice, slice], Tensor]
+
+_STRIP_ROWS = 16
+
+
+class Belief(NamedTuple):
+    """A network's map at one pixel."""
+
+    probability: NDArray[np.float32] | None
+    """(K,); None for a network that gives one depth and no map"""
+    bin_edges_m: NDArray[np.float64]
+    """(K + 1,)"""
+    expected_m: float
+
+
+class Map(NamedTuple):
+    """A map that gives any part of itself. Whoever holds it may hold all of it: let it go soon."""
+
+    part: Part
+    """Rows and columns -> (1, K, rows, columns) float32; NaN where the network has no value."""
+    size_px: tuple[int, int]
+    bin_edges_m: NDArray[np.float64]
+    """(K + 1,)"""
+
+    def depth_m(self) -> NDArray[np.float32]:
+        """Expected depth (h, w) in metres."""
+        return self._in_strips(partial(expected_depth, bin_edges_m=torch.from_numpy(self.bin_edges_m)))
+
+    def entropy_nats(self) -> NDArray[np.float32]:
+        """Entropy (h, w) in nats."""
+        return self._in_strips(entropy_nats)
+
+    def relative_width(self) -> NDArray[np.float32]:
+        """Width (h, w) of the central interval that holds 90 % of the mass, by expected depth."""
+        edges_m = torch.from_numpy(self.bin_edges_m)
+
+        def width(maps: Tensor) -> Tensor:
+            low_m, high_m = interval_m(maps, edges_m)
+            return (high_m - low_m) / expected_depth(maps, edges_m)
+
+        return self._in_strips(width)
+
+    def _in_strips(self, reduce: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
+        strips = [
+            reduce(self.part(slice(row, row + _STRIP_ROWS), slice(None)))[0, 0].float().numpy()
+            for row in range(0, self.size_px[0], _STRIP_ROWS)
+        ]
+        return np.concatenate(strips)
+
+    def belief(self, mark: Mark, view_px: tuple[int, int]) -> Belief | None:
+        """The map at its own pixel that holds the centre of a pixel of the view; None if there is no value."""
+        row, column = (
+            int((place + 0.5) * own / view)
+            for place, own, view in zip((mark.row, mark.column), self.size_px, view_px, strict=True)
+        )
+        # A copy: a view of it would keep the whole map.
+        probability = self.part(slice(row, row + 1), slice(column, column + 1))[0, :, 0, 0].float().numpy().copy()
+        if not np.isfinite(probability).all():
+            return None
+        centers_m = bin_centers(torch.from_numpy(self.bin_edges_m)).numpy()
+        return Belief(probability, self.bin_edges_m, float(probability @ centers_m))
+
+
+def teacher_map(store: Store, number: int, shown: Shown) -> Map:
+    """The teacher's map of a sample. A `gaussian` one is made part by part, from depth, as students learn it."""
+    if store.spec.dpm_kind != "gaussian" and store.spec.depth_space == METRIC:
+        return Map(_parts_of(torch.from_numpy(store.dpm(number))[None]), store.layout.size_px, shown.bin_edges_m)
+    depth_m = torch.from_numpy(shown.own_depth(store, number))[None, None]
+    edges = torch.from_numpy(shown.bin_edges_m)
+
+    def part(rows: slice, columns: slice) -> Tensor:
+        depths_m = depth_m[:, :, rows, columns]
+        if shown.sigma_bins is not None:
+            maps = bin_gaussian_dpm(depths_m, edges, shown.sigma_bins)
+        else:
+            assert shown.sigma_m is not None, "one of the two"
+            maps = gaussian_dpm(depths_m, edges, shown.sigma_m)
+        return maps.masked_fill(depths_m.isnan(), torch.nan)
+
+    return Map(part, store.layout.size_px, shown.bin_edges_m)
+
+
+def student_map(run: LoadedRun, frame: Frame) -> Map:
+    """A student's map of a frame, without a flip average: what one look at the image gives."""
+    whole = predict_map(run.network, images_of([frame], torch.device("cpu")))
+    return Map(_parts_of(whole), (whole.shape[2], whole.shape[3]), run.bin_edges_m)
+
+
+def _parts_of(whole: Tensor) -> Part:
+    return lambda rows, columns: whole[:, :, rows, columns]

@@ -1,0 +1,191 @@
+"""What is known of each run in numbers: its training, and the metrics that were taken of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..common.fileio import open_regular, read_json
+from ..depth.metrics import METRICS
+from ..networks.saved_run import METRICS as RUN_METRICS
+from ..networks.saved_run import LoadedRun, load_run
+from ..sources.view import View
+from .identity import is_of_teacher
+from .uncertainty import read_doubt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ..store import Store
+    from .uncertainty import Doubt
+
+_EVALUATE = "measure it again with `pipeline evaluate-student`, or give the file of this run"
+TEACHER_STEM = "teacher"
+"""Stem of the metrics file that is the teacher's, unless a run has this name."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What `evaluate-student` or `evaluate-teacher` wrote."""
+
+    protocol: dict[str, Any]
+    source: str
+    truth: str | None
+    """Which ground truth; None of an evaluation that does not say."""
+    frames: int
+    metrics: dict[str, float]
+    against_teacher: dict[str, float] | None
+    coverage: float | None
+    """Fraction of the valid truth that had a prediction; None of an evaluation that does not say."""
+    split: tuple[str, str] | None
+    """Its name and the sha256 of its ids; None of an evaluation that does not say."""
+    measured: dict[str, str]
+    """Which run or store was measured; empty in older evaluations."""
+    teacher: dict[str, str]
+    """Which teacher it was compared with; empty in older evaluations."""
+    doubt: Doubt | None = None
+    """Whether it knows when it is wrong, where that was asked for."""
+
+    def measured_how(self) -> tuple[object, ...]:
+        """What two results must share to be compared. The flip average is the student's alone, so it may differ."""
+        protocol = {name: value for name, value in self.protocol.items() if name != "flip_average"}
+        return self.source, self.truth, self.frames, tuple(sorted(protocol.items(), key=lambda item: item[0]))
+
+    def protocol_text(self) -> str:
+        """The protocol in words."""
+        said = self.protocol
+        cap = "no upper limit" if said.get("max_m") is None else f"below {said['max_m']:g} m"
+        crop = "whole view" if said.get("crop") in {None, "none"} else f"{said['crop']} crop"
+        align = said.get("align", "none")
+        aligned = "" if align == "none" else f", each image aligned to its truth: {align}"
+        split = "" if self.split is None else f", split {self.split[0]}"
+        return f"{said.get('name')} ({crop}, truth {cap}{aligned}), {self.frames} frames of {self.source}{split}"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run, how its training went, and its metrics if they were given."""
+
+    name: str
+    run: LoadedRun
+    training: dict[str, Any]
+    """The run's own metrics.json."""
+    steps: list[tuple[float, float]]
+    """(step, loss)"""
+    epochs: list[dict[str, float]]
+    """Validation; the epoch counts from 0."""
+    measured: Measured | None
+
+    @property
+    def from_truth(self) -> bool:
+        """Whether it learned from ground truth alone."""
+        return self.run.config.get("truth_of") is not None
+
+
+def read_results(
+    runs: Sequence[Path], metrics_paths: Sequence[Path | tuple[str, Path]], store: Store
+) -> tuple[list[RunResult], Measured | None]:
+    """Runs with what is known of them, and the teacher's metrics if they were given.
+
+    A metrics file belongs to the run that it is given for (name, file), or whose directory has the name of its stem, or
+    to the teacher. Of a folder, those files count that belong to something. Raises ValueError for two runs of one name,
+    a file that belongs to nothing or states other weights or another teacher, a run whose view is not the store's, and
+    damaged files.
+    """
+    names = [run.resolve().name for run in runs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two runs are named {twice[0]!r}: rename a directory, so that the page can tell them apart")
+    metrics = _match(metrics_paths, names)
+    view = View.parse(store.spec.view)
+    results = []
+    for path, name in zip(runs, names, strict=True):
+        run = load_run(path)
+        if View.parse(str(run.config.get("view"))) != view:
+            raise ValueError(
+                f"{path} sees images through view {run.config.get('view')!r}, store {store.name} through "
+                f"{store.spec.view!r}: use runs and a store of one view"
+            )
+        measured = read_measured(metrics[name]) if name in metrics else None
+        if measured is not None and measured.measured.get("weights_sha256", run.weights_sha256) != run.weights_sha256:
+            raise ValueError(f"metrics {metrics[name]} are of other weights than run {path}: {_EVALUATE}")
+        if measured is not None and "store_digest" in measured.measured:
+            raise ValueError(f"metrics {metrics[name]} are of a teacher, not of run {path}: {_EVALUATE}")
+        if measured is not None and not is_of_teacher(measured.teacher, store):
+            measured = replace(measured, against_teacher=None)
+        training = read_json(path / RUN_METRICS, "metrics of a run")
+        steps = [(row["step"], row["loss"]) for row in _read_table(path / "steps.csv", ("step", "loss"))]
+        results.append(RunResult(name, run, training, steps, _read_table(path / "epochs.csv", ("epoch",)), measured))
+    of_teacher = metrics.get(TEACHER_STEM) if TEACHER_STEM not in names else None
+    teacher = None if of_teacher is None else read_measured(of_teacher)
+    if teacher is not None and ("weights_sha256" in teacher.measured or not is_of_teacher(teacher.measured, store)):
+        raise ValueError(
+            f"metrics {of_teacher} are not of the teacher of {store.name}: leave them out, or measure it with "
+            "`pipeline evaluate-teacher`"
+        )
+    return results, teacher
+
+
+def _match(metrics_paths: Sequence[Path | tuple[str, Path]], names: Sequence[str]) -> dict[str, Path]:
+    """Metrics files by the name that they belong to."""
+    wanted = {*names, TEACHER_STEM}
+    files: list[tuple[str, Path]] = []
+    for given in metrics_paths:
+        name, path = given if isinstance(given, tuple) else (given.stem, given)
+        if path.is_dir() and not isinstance(given, tuple):
+            files += [(file.stem, file) for file in sorted(path.glob("*.json")) if file.stem in wanted]
+        elif name in wanted:
+            files.append((name, path))
+        else:
+            known = ", ".join([*names, TEACHER_STEM])
+            raise ValueError(
+                f"metrics {path} belong to no run of the page: {name!r} is none of {known}; "
+                "say whose they are with --metrics NAME=FILE"
+            )
+    found: dict[str, Path] = {}
+    for name, path in files:
+        if name in found:
+            raise ValueError(f"metrics {found[name]} and {path} are both of {name!r}: leave one out")
+        found[name] = path
+    return found
+
+
+def read_measured(path: Path) -> Measured:
+    """Read a metrics file. Raises ValueError where it is none."""
+    value = read_json(path, "metrics")
+    try:
+        alike = value.get("against_teacher")
+        return Measured(
+            protocol={str(name): part for name, part in value["protocol"].items()},
+            source=str(value["source"]),
+            truth=None if value.get("truth") is None else str(value["truth"]),
+            frames=int(value["frames"]),
+            metrics={name: float(value["metrics"][name]) for name in METRICS},
+            coverage=None if value.get("coverage") is None else float(value["coverage"]),
+            split=None if "split" not in value else (str(value["split"]), str(value["split_sha256"])),
+            measured=dict(value.get("measured") or {}),
+            teacher=dict(value.get("teacher") or {}),
+            against_teacher=None if alike is None else {name: float(alike[name]) for name in METRICS},
+            doubt=None if value.get("uncertainty") is None else read_doubt(value["uncertainty"]),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"metrics {path}: {error!r}; expected what evaluate-student or evaluate-teacher writes"
+        ) from error
+
+
+def _read_table(path: Path, needed: Sequence[str]) -> list[dict[str, float]]:
+    """Rows of a run's CSV without empty and non-finite cells; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with io.TextIOWrapper(open_regular(path), encoding="utf-8", newline="") as file:
+        try:
+            rows = [{name: float(cell) for name, cell in row.items() if name and cell} for row in csv.DictReader(file)]
+        except (ValueError, TypeError, csv.Error) as error:
+            raise ValueError(f"{path}: {error}; expected a table that training wrote") from error
+    finite = [{name: cell for name, cell in row.items() if math.isfinite(cell)} for row in rows]
+    return [row for row in finite if all(name in row for name in needed)]

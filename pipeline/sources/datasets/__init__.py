@@ -1,0 +1,1 @@
+"""One file a data set; each registers itself with a constant `SOURCE`."""

@@ -1,0 +1,123 @@
+"""DIODE as its archives unpack: images of 768x1024 with laser depth, indoors and outdoors.
+
+ROOT/{train,val}/{indoors,outdoor}/scene_00019/scan_00183/00019_00183_indoors_000_010.png, beside it `_depth.npy`
+(768, 1024, 1) float32 metres along the optical axis, and `_depth_mask.npy` (768, 1024), 0 where there is no value.
+The names, and the camera, are those of the makers' devkit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..base import Customs, ImageFiles, Sample, SourceKind
+from ..listing import file_names, find_list_or_name, folder_names
+from ..readers.arrays import DTYPES, metres, read_array
+from ..splits import Ids, checked_path, rows, without_suffix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+PARTS = ("train", "val", "test")
+PLACES = ("indoors", "outdoor")
+SPLITS = "a folder like train, val, val/indoors or val/indoors/scene_00019"
+DEPTH, MASK = "_depth.npy", "_depth_mask.npy"
+FOCAL_PX = 886.81
+"""fx; fy is 927.06."""
+MASK_DTYPES = (*DTYPES, "bool", "uint8", "int32", "int64")
+
+
+class DiodeSource(ImageFiles):
+    """A DIODE root. Raises ValueError where `root` is none, or a truth is asked for by name."""
+
+    name = "diode"
+    customs = Customs()
+    truth = "depth"
+
+    def __init__(self, root: Path, truth: str | None = None) -> None:
+        if truth not in {None, "depth"}:
+            raise ValueError(f"source diode:{root}: truth {truth!r}, expected depth: leave the option out")
+        if not _is_root(root):
+            near = [*root.absolute().parents[:4], *(root / name for name in folder_names(root)[:50])]
+            hint = next((f"; {one} looks like one: give diode:{one}" for one in near if _is_root(one)), "")
+            raise ValueError(f"source diode:{root}: no train/ or val/ with indoors/ or outdoor/ below it{hint}")
+        self.root = root
+        self.invalid = ()
+
+    def samples(self, split: str) -> list[Sample]:
+        """Rows of a folder below the root, sorted; of ROOT/NAME.txt, or a list file: an image's path a line.
+
+        An id is the image's path without suffix. An image without a depth file has no ground truth. Raises
+        ValueError for a missing or empty split, a duplicate id, a path that leaves the root.
+        """
+        if split.partition("/")[0] in PARTS and not (self.root / f"{split}.txt").is_file():
+            samples = [sample for scan in self._scans(checked_path(split, "split")) for sample in self._scan(scan)]
+            if not samples:
+                raise ValueError(f"split {split!r}: no image below {self.root / split}; expected {SPLITS}")
+            return samples
+        path = find_list_or_name(split, self.root, SPLITS)
+        ids = Ids(path)
+        scans: dict[str, dict[str, Sample]] = {}
+        samples = []
+        for line, row in rows(path):
+            where = f"split {path} line {line}"
+            sample_id = without_suffix(checked_path(row, where)) or row
+            scan = sample_id.rpartition("/")[0]
+            if scan not in scans:
+                scans[scan] = {sample.id: sample for sample in self._scan(scan)}
+            if sample_id not in scans[scan]:
+                raise ValueError(f"{where}: no image {self.root / sample_id}.png; take the row out, or fetch the scan")
+            ids.add(sample_id, line)
+            samples.append(scans[scan][sample_id])
+        ids.check_not_empty()
+        return samples
+
+    def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
+        """Ground truth (H, W) float32 metres, NaN without measurement; None if the row has none.
+
+        Raises ValueError for depth or a mask that is missing or does not read, and for two sizes.
+        """
+        if sample.truth_path is None:
+            return None
+        depth_m = metres(read_array(Path(sample.truth_path), "depth"), 1.0, self.invalid)
+        path = Path(sample.truth_path.removesuffix(DEPTH) + MASK)
+        mask = read_array(path, "mask", MASK_DTYPES)
+        if mask.shape != depth_m.shape:
+            raise ValueError(f"mask {path}: {mask.shape} px, expected those of its depth, {depth_m.shape}")
+        return self.upright(sample, np.where(mask > 0, depth_m, np.float32(np.nan)))
+
+    def _scans(self, below: str) -> Iterator[str]:
+        """Folders of scans, as paths relative to the root, of a folder of part, place, scene or scan."""
+        if below.count("/") >= 3:
+            yield below
+            return
+        for name in folder_names(self.root / below):
+            yield from self._scans(f"{below}/{name}")
+
+    def _scan(self, scan: str) -> Iterator[Sample]:
+        names = file_names(self.root / scan)
+        depths = {name for name in names if name.endswith(DEPTH)}
+        for name in names:
+            if name.endswith(".png"):
+                stem = name.removesuffix(".png")
+                truth = f"{self.root}/{scan}/{stem}{DEPTH}" if f"{stem}{DEPTH}" in depths else None
+                yield Sample(f"{scan}/{stem}", f"{self.root}/{scan}/{name}", truth, FOCAL_PX)
+
+
+def _is_root(root: Path) -> bool:
+    return any((root / part / place).is_dir() for part in PARTS for place in PLACES)
+
+
+SOURCE = SourceKind(
+    DiodeSource,
+    data_set="DIODE (Vasiljevic and others)",
+    layout="{train,val}/{indoors,outdoor}/scene_N/scan_N/ID.png with ID_depth.npy and ID_depth_mask.npy",
+    splits=f"{SPLITS}; NAME of NAME.txt, or a list file: an image's path a line",
+    truth="laser, `.npy` of float32 metres; none where the mask is 0",
+    licence="MIT",
+    customs=DiodeSource.customs,
+)

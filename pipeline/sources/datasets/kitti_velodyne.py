@@ -1,0 +1,167 @@
+"""KITTI's scans and calibration: points of the scanner become a sparse depth map of a camera.
+
+The custom is that of Garg's and Monodepth's `generate_depth_map`, which most figures on KITTI raw follow: points
+behind the scanner (x < 0) are left out, a point falls on pixel `round(u) - 1, round(v) - 1` (half to even; the 1 takes
+MATLAB's count of pixels to one from 0), and of several points on one pixel the nearest stays. Two things are otherwise
+here: depth is always z in the camera's own rectified frame, where Monodepth2 evaluates Eigen's split on the scanner's
+x, 0.27 m more; and a point between the scanner and the image plane is left out before it can erase one further ahead.
+
+Shape legend: N points, H W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ...common.fileio import open_regular
+from ..readers.images import LIMIT_PIXELS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+CAMERAS = ("image_02", "image_03")
+"""The colour cameras, left and right."""
+CAMERA_FILE, SCANNER_FILE = "calib_cam_to_cam.txt", "calib_velo_to_cam.txt"
+POINT_BYTES = 16
+"""x forward, y left, z up in metres, and reflectance; float32 each, little-endian."""
+LIMIT_BYTES = 2**26
+"""Thirty times KITTI's scans."""
+LIMIT_CALIBRATION_BYTES = 2**16
+
+
+class Camera(NamedTuple):
+    """One camera of a recording day."""
+
+    focal_px: float
+    size_px: tuple[int, int]
+    """(H, W)"""
+    from_scanner: NDArray[np.float64] | None
+    """(3, 4): homogeneous point of the scanner -> (u z, v z, z); None where the scanner's file was not asked for."""
+
+
+def read_calibration(folder: Path, *, scanner: bool) -> dict[str, Camera]:
+    """Each of CAMERAS, from the files of one day; with where the scanner stood if `scanner`.
+
+    Raises ValueError for a file that is missing, or lacks a matrix.
+    """
+    cameras = _read_numbers(folder / CAMERA_FILE)
+    to_rectified = np.eye(4)
+    if scanner:
+        mount = _read_numbers(folder / SCANNER_FILE)
+        to_camera_0, rectify = np.eye(4), np.eye(4)
+        to_camera_0[:3, :3] = _matrix(mount, "R", (3, 3), folder / SCANNER_FILE)
+        to_camera_0[:3, 3:] = _matrix(mount, "T", (3, 1), folder / SCANNER_FILE)
+        rectify[:3, :3] = _matrix(cameras, "R_rect_00", (3, 3), folder / CAMERA_FILE)
+        to_rectified = rectify @ to_camera_0
+    found = {}
+    for name in CAMERAS:
+        number = name[-2:]
+        projection = _matrix(cameras, f"P_rect_{number}", (3, 4), folder / CAMERA_FILE)
+        width, height = _matrix(cameras, f"S_rect_{number}", (1, 2), folder / CAMERA_FILE)[0].tolist()
+        if not (
+            width >= 1
+            and height >= 1
+            and width * height <= LIMIT_PIXELS
+            and (width, height) == (width // 1, height // 1)
+        ):
+            raise ValueError(
+                f"calibration {folder / CAMERA_FILE}: S_rect_{number} of {width} x {height} px, expected whole pixels, "
+                "about 1242 x 375; copy the file again"
+            )
+        if not projection[0, 0] > 0:
+            raise ValueError(
+                f"calibration {folder / CAMERA_FILE}: P_rect_{number} begins with {projection[0, 0]}, expected a focal "
+                "length in pixels, about 721; copy the file again"
+            )
+        from_scanner = projection @ to_rectified if scanner else None
+        found[name] = Camera(float(projection[0, 0]), (int(height), int(width)), from_scanner)
+    return found
+
+
+def read_scan(path: str) -> NDArray[np.float32]:
+    """Points (N, 4) float32 of a .bin file: x forward, y left, z up in metres, reflectance.
+
+    Raises ValueError for a file that is missing, empty, cut off, too large, or holds NaN or infinity.
+    """
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > LIMIT_BYTES:
+                raise ValueError(f"scan {path}: {size} bytes, expected at most {LIMIT_BYTES}; is this a scan at all?")
+            data = file.read(LIMIT_BYTES)
+    except OSError as error:
+        raise ValueError(f"scan {path}: {error.strerror}; expected velodyne_points/data/N.bin of the drive") from error
+    if not data or len(data) % POINT_BYTES:
+        raise ValueError(
+            f"scan {path}: {len(data)} bytes, expected one point or more of {POINT_BYTES} bytes; the file is cut off: "
+            "copy or unpack it again"
+        )
+    points = np.frombuffer(data, dtype="<f4").reshape(-1, 4)
+    bad = int((~np.isfinite(points)).any(axis=1).sum())
+    if bad:
+        raise ValueError(
+            f"scan {path}: {bad} of {len(points)} points hold NaN or infinity, expected metres as float32; the file is "
+            "damaged: copy or unpack it again"
+        )
+    return points.astype(np.float32, copy=False)
+
+
+def project_scan_m(points: NDArray[np.float32], camera: Camera) -> NDArray[np.float32]:
+    """Depth (H, W) float32 metres that a camera sees of points (N, 4), NaN where no point falls.
+
+    How a point finds its pixel is told at the top of this file. Reflectance is not used.
+    """
+    assert camera.from_scanner is not None
+    height, width = camera.size_px
+    ahead = points[points[:, 0] >= 0].astype(np.float64)
+    ahead[:, 3] = 1
+    # A hostile file may hold what overflows; such points fall on no pixel.
+    with np.errstate(all="ignore"):
+        across, down, depth_m = camera.from_scanner @ ahead.T
+        column, row = np.round(across / depth_m) - 1, np.round(down / depth_m) - 1
+        near_m = depth_m.astype(np.float32)
+    kept = (near_m > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    pixel = row[kept].astype(np.intp) * width + column[kept].astype(np.intp)
+    out = np.full(height * width, np.inf, dtype=np.float32)
+    np.minimum.at(out, pixel, near_m[kept])
+    out[np.isinf(out)] = np.nan
+    return out.reshape(height, width)
+
+
+def _read_numbers(path: Path) -> dict[str, list[float]]:
+    """Lines `KEY: number number ...`; lines of other values, such as calib_time, are passed over."""
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(LIMIT_CALIBRATION_BYTES)
+    except OSError as error:
+        raise ValueError(
+            f"calibration {path}: {error.strerror}; expected the file of KITTI's {path.parent.name}_calib.zip: unpack "
+            f"it so that {path.name} lies beside the drives of that day"
+        ) from error
+    if size > LIMIT_CALIBRATION_BYTES:
+        raise ValueError(f"calibration {path}: {size} bytes, expected at most {LIMIT_CALIBRATION_BYTES}: copy it again")
+    found = {}
+    for line in data.decode("utf-8", errors="replace").splitlines():
+        key, _, values = line.partition(":")
+        try:
+            found[key.strip()] = [float(value) for value in values.split()]
+        except ValueError:
+            continue
+    return found
+
+
+def _matrix(found: dict[str, list[float]], key: str, shape: tuple[int, int], path: Path) -> NDArray[np.float64]:
+    values = found.get(key, [])
+    if len(values) != math.prod(shape) or not all(map(math.isfinite, values)):
+        raise ValueError(
+            f"calibration {path}: {key} has {len(values)} numbers, expected {math.prod(shape)} finite ones; the file "
+            "is cut off or of another data set: unpack KITTI's calibration of that day again"
+        )
+    return np.array(values).reshape(shape)

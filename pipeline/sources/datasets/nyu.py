@@ -1,0 +1,183 @@
+"""NYU Depth V2 in the three ways that people have it; what lies below the root decides which.
+
+PNGs of BTS and AdaBins: ROOT/sync/SCENE/{rgb_00045.jpg, sync_depth_00045.png} and
+ROOT/official_splits/{train,test}/SCENE/, or scenes right below ROOT; 16 bits, metres = value / 1000, 0 = no
+measurement. Lists have rows
+`/kitchen_0028b/rgb_00045.jpg /kitchen_0028b/sync_depth_00045.png 518.8579`. For the other two see `nyu_hdf5`.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..base import ImageFiles, Sample, SourceKind
+from ..frame_pairs import check_pair, listed_pairs
+from ..listing import file_names, find_list_or_name, folder_names
+from ..readers.images import read_depth_png_m
+from ..splits import Ids, checked_path, without_suffix
+from .nyu_hdf5 import CUSTOMS, FOCAL_PX, LABELLED, TRUTHS, FastDepthNyu, LabelledNyu, is_fast_depth, is_labelled
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..base import Source
+
+METRES_PER_UNIT = 0.001
+BELOW = ("sync", "official_splits/test", "official_splits/train", "")
+"""Where scenes lie below a root."""
+
+
+class PngNyu(ImageFiles):
+    """The PNGs of BTS and AdaBins; see the module."""
+
+    name = "nyu"
+    customs = CUSTOMS
+    truth = "sync_depth"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.invalid = ()
+        self._scenes: dict[str, list[str]] = {}
+
+    def samples(self, split: str) -> list[Sample]:
+        """Rows of ROOT/NAME.txt or a list file; `test` and `train` without a list are all of official_splits.
+
+        An id is the image's path in the list without suffix. Raises ValueError for a missing or empty split, a
+        malformed row, a duplicate id, a path that leaves the root, a scene that is not there.
+        """
+        official = self.root / "official_splits" / split
+        if split in {"train", "test"} and not (self.root / f"{split}.txt").is_file() and official.is_dir():
+            return self._official(official)
+        there = "`test` and `train` without one, where official_splits/ is there"
+        path = find_list_or_name(split, self.root, there)
+        ids = Ids(path)
+        samples = []
+        for line, row, check in listed_pairs(path):
+            where = f"split {path} line {line}"
+            image, truth, focal_px = _parse_row(row, where)
+            if check and truth is not None:
+                check_pair(image, truth, where)
+            sample_id = without_suffix(image)
+            if sample_id is None:
+                raise ValueError(f"{where}: image {image!r}, expected a name that ends in .jpg or .png")
+            ids.add(sample_id, line)
+            below = self._folder(image, where)
+            samples.append(Sample(sample_id, f"{below}/{image}", f"{below}/{truth}" if truth else None, focal_px))
+        ids.check_not_empty()
+        return samples
+
+    def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
+        """Ground truth (H, W) float32 metres, NaN without measurement; None if the row says `None`.
+
+        Raises ValueError for a file that is missing or no 16-bit PNG.
+        """
+        if sample.truth_path is None:
+            return None
+        return self.upright(sample, read_depth_png_m(sample.truth_path, METRES_PER_UNIT, self.invalid))
+
+    def _official(self, folder: Path) -> list[Sample]:
+        samples = []
+        for scene in folder_names(folder):
+            names = file_names(folder / scene)
+            depths = {name for name in names if name.startswith("sync_depth_")}
+            for name in names:
+                stem = without_suffix(name)
+                if stem and stem.startswith("rgb_"):
+                    depth = f"sync_depth_{stem[4:]}.png"
+                    truth = f"{folder}/{scene}/{depth}" if depth in depths else None
+                    samples.append(Sample(f"{scene}/{stem}", f"{folder}/{scene}/{name}", truth, FOCAL_PX))
+        if not samples:
+            raise ValueError(f"split {folder.name!r}: no SCENE/rgb_00045.jpg below {folder}")
+        return samples
+
+    def _folder(self, image: str, where: str) -> str:
+        """The folder that an image's path is relative to. The disk is asked once a scene, unless two have the scene."""
+        scene = image.partition("/")[0]
+        if scene not in self._scenes:
+            places = [self.root / below for below in BELOW]
+            self._scenes[scene] = [str(place) for place in places if (place / scene).is_dir()]
+        found = self._scenes[scene]
+        if len(found) > 1:
+            found = [place for place in found if Path(place, image).is_file()] or found
+        if not found:
+            raise ValueError(
+                f"{where}: no folder {scene!r} in {self.root}, its sync/ or its official_splits/{{test,train}}/; give "
+                "the root that holds the scenes, or take the row out"
+            )
+        return found[0]
+
+
+def _parse_row(row: str, where: str) -> tuple[str, str | None, float]:
+    """(image, truth or None, focal length) of one line."""
+    columns = row.split()
+    if len(columns) != 3:
+        raise ValueError(f"{where}: {len(columns)} columns in {row[:200]!r}, expected 3: rgb depth focal_px")
+    # Lists of the training set begin each path with a slash that means the root, those of the test set with none.
+    image, truth = (text.removeprefix("/") for text in columns[:2])
+    try:
+        focal_px = float(columns[2])
+    except ValueError:
+        focal_px = math.nan
+    if not (math.isfinite(focal_px) and focal_px > 0):
+        raise ValueError(f"{where}: focal length {columns[2]!r}, expected pixels, a number above 0")
+    return checked_path(image, where), None if truth == "None" else checked_path(truth, where), focal_px
+
+
+def open_nyu(root: Path, truth: str | None = None) -> Source:
+    """The layout that lies below `root`; a `truth` of `filled` or `raw` is that of the labelled file.
+
+    Raises ValueError for a root that has none, and for another truth.
+    """
+    if truth not in {None, *TRUTHS}:
+        raise ValueError(f"source nyu:{root}: truth {truth!r}, expected one of {', '.join(TRUTHS)}, or leave it out")
+    if truth is None and _is_pngs(root):  # their maker leaves the labelled file beside them
+        return PngNyu(root)
+    if is_labelled(root):
+        return LabelledNyu(root, truth or "filled")
+    if truth is not None:
+        raise ValueError(f"source nyu:{root}: truth {truth!r} is one of {root / LABELLED}, which is not there")
+    if is_fast_depth(root):
+        return FastDepthNyu(root)
+    near = [*root.absolute().parents[:2], *(root / name for name in folder_names(root)[:50])]
+    hint = next((f"; {one} looks like one: give nyu:{one}" for one in near if _looks_right(one)), "")
+    raise ValueError(
+        f"source nyu:{root}: no NYU Depth V2 root; expected {LABELLED}, or sync/ or official_splits/ or "
+        f"SCENE/rgb_00045.jpg, or train/SCENE/00001.h5 below it{hint}"
+    )
+
+
+def _looks_right(root: Path) -> bool:
+    return is_labelled(root) or _is_pngs(root) or is_fast_depth(root)
+
+
+def _is_pngs(root: Path) -> bool:
+    if (root / "sync").is_dir() or (root / "official_splits").is_dir():
+        return True
+    return any(
+        file.startswith(("rgb_", "sync_depth_")) for name in folder_names(root)[:3] for file in file_names(root / name)
+    )
+
+
+SOURCE = SourceKind(
+    open_nyu,
+    data_set="NYU Depth V2 (Silberman, Hoiem, Kohli, Fergus)",
+    layout=(
+        f"{LABELLED}, perhaps with splits.mat; or as BTS and AdaBins have it: sync/SCENE/rgb_N.jpg and "
+        "sync_depth_N.png, official_splits/{train,test}/SCENE/...; or as FastDepth has it: train/SCENE/N.h5, "
+        "val/official/N.h5"
+    ),
+    splits=(
+        "labelled file: `all`, `train` and `test` of splits.mat, or a list of numbers from 1; PNGs: a list file "
+        "`rgb depth focal_px` a line, or `train` and `test` of official_splits/; .h5: `train`, `val`, train/SCENE, or "
+        "a list of ids"
+    ),
+    truth=(
+        "labelled file: `filled` (default) or `raw` (holes as the sensor left them; official_splits/ has these), "
+        "float32 metres; PNGs: 16 bits, metres = value / 1000; .h5: float32 metres; 0 = none"
+    ),
+    licence="none is stated by its authors",
+    customs=CUSTOMS,
+)

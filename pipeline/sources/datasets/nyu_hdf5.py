@@ -1,0 +1,182 @@
+"""NYU Depth V2 in HDF5: the labelled file as MATLAB wrote it, and FastDepth's copy of a file a frame.
+
+Shape legend: N frames, H, W pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...common.fileio import sha256_bytes
+from ..base import Customs, Declared, Sample
+from ..listing import file_names, find_list_or_name, folder_names
+from ..readers.arrays import metres
+from ..readers.hdf5 import Hdf5File, read_hdf5
+from ..readers.images import LIMIT_PIXELS
+from ..readers.mat5 import read_mat5
+from ..splits import Ids, checked_path, rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+LABELLED = "nyu_depth_v2_labeled.mat"
+FOCAL_PX = 518.8579
+"""Of the toolbox's calibration of the colour camera, as in BTS's lists."""
+CUSTOMS = Customs(view="full", bins="nyu", sigma_m=0.15, protocol="nyu_eigen", crop_px=(416, 544), rotate_deg=2.5)
+"""Bins and sigma of the released TIE-KD configuration; crop and rotation of BTS."""
+TRUTHS = {"filled": "depths", "raw": "rawDepths"}
+
+
+class LabelledNyu(Declared):
+    """The labelled file: `images` (N, 3, W, H) uint8, `depths` and `rawDepths` (N, W, H) float32 metres.
+
+    MATLAB counts axes from the other end. Ids are numbers from 0001, as in `splits.mat`. An image's
+    sha256 is that of its pixels, H * W * 3 bytes uint8 in C order. Raises ValueError for a file that is another.
+    """
+
+    name = "nyu"
+    customs = CUSTOMS
+
+    def __init__(self, root: Path, truth: str) -> None:
+        self.root = root
+        self.invalid = ()
+        self.truth = truth
+        self._file = Hdf5File(root / LABELLED, "NYU file")
+        count, channels, width, height = self._file.frames("images", 4)
+        if channels != 3 or self._file.frames(TRUTHS[truth], 3) != (count, width, height):
+            raise ValueError(
+                f"NYU file {self._file.path}: images {(count, channels, width, height)}, {TRUTHS[truth]} "
+                f"{self._file.frames(TRUTHS[truth], 3)}; expected (N, 3, width, height) and (N, width, height)"
+            )
+        self.frames = count
+
+    def samples(self, split: str) -> list[Sample]:
+        """Rows of `all`; of `train` or `test` by ROOT/splits.mat; of ROOT/NAME.txt or a list file: a number a line.
+
+        Raises ValueError for a missing or empty split, and for a number twice or beyond the file.
+        """
+        path = self.root / "splits.mat"
+        if split == "all" and not (self.root / "all.txt").is_file():
+            numbers = list(range(1, self.frames + 1))
+        elif split in {"train", "test"} and not (self.root / f"{split}.txt").is_file() and path.is_file():
+            numbers = self._official(path, split)
+        else:
+            numbers = self._listed(split)
+        image_path = str(self._file.path)
+        return [Sample(f"{number:04d}", image_path, image_path, FOCAL_PX) for number in numbers]
+
+    def read_image(self, sample: Sample) -> tuple[NDArray[np.uint8], str]:
+        """As `Source.read_image`; the sha256 is that of the pixels."""
+        return _image(self._file.read("images", 4, int(sample.id) - 1), f"{sample.image_path} image {sample.id}")
+
+    def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
+        """Ground truth (H, W) float32 metres, NaN without measurement. Raises ValueError where it does not read."""
+        values = self._file.read(TRUTHS[self.truth], 3, int(sample.id) - 1)
+        return metres(np.ascontiguousarray(values.T), 1.0, self.invalid)
+
+    def _official(self, path: Path, split: str) -> list[int]:
+        numbers = read_mat5(str(path), "splits").get(f"{split}Ndxs", np.array([]))
+        if not len(numbers) or not all(number in range(1, self.frames + 1) for number in numbers.tolist()):
+            raise ValueError(
+                f"splits {path}: {split}Ndxs holds {len(numbers)} numbers, expected some, of 1 to {self.frames}; "
+                f"download it again, or write {self.root / split}.txt with a number a line"
+            )
+        return sorted({int(number) for number in numbers})
+
+    def _listed(self, split: str) -> list[int]:
+        official = f"`all`, or `train` or `test` with {self.root / 'splits.mat'} of NYU's own site"
+        path = find_list_or_name(split, self.root, official)
+        ids = Ids(path)
+        numbers = []
+        for line, row in rows(path):
+            number = int(row) if re.fullmatch(r"\d{1,9}", row) else 0
+            if not 1 <= number <= self.frames:
+                raise ValueError(
+                    f"split {path} line {line}: {row[:200]!r}, expected the number of a frame, 1 to {self.frames}"
+                )
+            ids.add(f"{number:04d}", line)
+            numbers.append(number)
+        ids.check_not_empty()
+        return numbers
+
+
+class FastDepthNyu(Declared):
+    """ROOT/train/SCENE/00001.h5 and ROOT/val/official/00001.h5: `rgb` (3, H, W) uint8, `depth` (H, W) float32 metres.
+
+    Ids are paths without suffix. An image's sha256 is that of its pixels, H * W * 3 bytes uint8 in C order.
+    """
+
+    name = "nyu"
+    customs = CUSTOMS
+    truth = "depth"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.invalid = ()
+
+    def samples(self, split: str) -> list[Sample]:
+        """Rows of `train`, `val`, or a scene of them (`train/cafe_0001a`); of ROOT/NAME.txt or a list file: ids.
+
+        Raises ValueError for a missing or empty split, a duplicate id, a path that leaves the root.
+        """
+        first, _, scene = split.partition("/")
+        if first in {"train", "val"} and not (self.root / f"{split}.txt").is_file():
+            folder = self.root / checked_path(split, "split")
+            scenes = [split] if scene else [f"{split}/{name}" for name in folder_names(folder)]
+            ids = [
+                f"{one}/{file[:-3]}" for one in scenes for file in file_names(self.root / one) if file.endswith(".h5")
+            ]
+            if not ids:
+                raise ValueError(f"split {split!r}: no .h5 file below {folder}; expected {first}/SCENE/00001.h5")
+        else:
+            ids = self._listed(split)
+        paths = [f"{self.root}/{one}.h5" for one in ids]
+        return [Sample(one, path, path, FOCAL_PX) for one, path in zip(ids, paths, strict=True)]
+
+    def read_image(self, sample: Sample) -> tuple[NDArray[np.uint8], str]:
+        """As `Source.read_image`; the sha256 is that of the pixels."""
+        values = read_hdf5(sample.image_path, "rgb", 3, "image")
+        return _image(values.transpose(0, 2, 1), f"image {sample.image_path}")
+
+    def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
+        """Ground truth (H, W) float32 metres, NaN without measurement. Raises ValueError where it does not read."""
+        assert sample.truth_path is not None
+        return metres(read_hdf5(sample.truth_path, "depth", 2, "depth"), 1.0, self.invalid)
+
+    def _listed(self, split: str) -> list[str]:
+        path = find_list_or_name(split, self.root, "`train`, `val`, or a scene like train/cafe_0001a")
+        listed = Ids(path)
+        ids = []
+        for line, row in rows(path):
+            one = checked_path(row, f"split {path} line {line}").removesuffix(".h5")
+            listed.add(one, line)
+            ids.append(one)
+        listed.check_not_empty()
+        return ids
+
+
+def is_labelled(root: Path) -> bool:
+    """Whether the labelled file lies in a folder."""
+    return (root / LABELLED).is_file()
+
+
+def is_fast_depth(root: Path) -> bool:
+    """Whether a folder has scenes of FastDepth's copy."""
+    for part in ("train", "val"):
+        scenes = folder_names(root / part)
+        if scenes and any(file.endswith(".h5") for file in file_names(root / part / scenes[0])):
+            return True
+    return False
+
+
+def _image(values: NDArray[Any], where: str) -> tuple[NDArray[np.uint8], str]:
+    """Image (H, W, 3) of planes (3, W, H), and the sha256 of its bytes."""
+    if values.dtype != np.uint8 or values.shape[0] != 3 or values.size > 3 * LIMIT_PIXELS:
+        raise ValueError(f"{where}: {values.dtype} of shape {values.shape}, expected three planes of uint8")
+    image = np.ascontiguousarray(values.transpose(2, 1, 0))
+    return image, sha256_bytes(image.tobytes())

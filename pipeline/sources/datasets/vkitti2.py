@@ -1,0 +1,228 @@
+"""Virtual KITTI 2: SceneXX/VARIATION/frames/rgb/Camera_N/rgb_00000.jpg beside frames/depth/Camera_N/depth_00000.png.
+
+Depth is z along the camera's axis in centimetres, 16-bit PNG; 65535 (655.35 m) is the sky, which has no depth.
+Frames are 375x1242. The three archives (rgb, depth, textgt) may lie in one folder or in one each: see RGB_BELOW.
+Focal lengths are read from SceneXX/VARIATION/intrinsic.txt of textgt, where that is there.
+
+An id is the image's path from SceneXX on, without suffix.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..base import ImageFiles, Sample, SourceKind
+from ..listing import file_names, find_list_or_name, folder_names
+from ..readers.images import IMAGE_SUFFIXES, read_depth_png_m
+from ..splits import Ids, rows, without_suffix
+from .kitti import KittiSource
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+METRES_PER_UNIT = 0.01
+SKY = 65535
+SCENE, VARIATION, CAMERA = r"Scene\d\d", r"[A-Za-z0-9][\w-]*", r"Camera_\d"
+RGB_BELOW = ("", "vkitti_2.0.3_rgb", "rgb")
+DEPTH_BELOW = ("", "vkitti_2.0.3_depth", "depth")
+TEXT_BELOW = ("", "vkitti_2.0.3_textgt", "textgt")
+
+
+class _Row(NamedTuple):
+    scene: str
+    variation: str
+    camera: str
+    frame: str
+    """Five digits."""
+    suffix: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.scene}/{self.variation}/frames/rgb/{self.camera}/rgb_{self.frame}"
+
+
+class VirtualKittiSource(ImageFiles):
+    """A Virtual KITTI 2 root.
+
+    Raises ValueError for a root without scenes of images, or a truth other than `depth`.
+    """
+
+    name = "vkitti2"
+    customs = KittiSource.customs
+
+    def __init__(self, root: Path, truth: str | None = None) -> None:
+        self.root = root
+        if truth not in {None, "depth"}:
+            raise ValueError(f"source vkitti2:{root}: truth {truth!r}, expected depth: leave the option out")
+        self.truth = "depth"
+        self.invalid = ()
+        found = [root / below for below in RGB_BELOW if _has_images(root / below)]
+        if not found:
+            raise ValueError(_wrong_root(root))
+        self.images = found[0]
+
+    def samples(self, split: str) -> list[Sample]:
+        """Rows of `all`, `Scene01`, `clone`, `Camera_0`, several of these joined by `/`, or of a list of image paths.
+
+        An image without a depth file has no ground truth. Raises ValueError for a missing or empty split, a malformed
+        row, a duplicate image.
+        """
+        names = set() if split == "all" else set(split.split("/"))
+        samples = self._samples(self._below(names))
+        if samples:
+            return samples
+        if split == "all":
+            raise ValueError(
+                f"source vkitti2:{self.root}: no image below {self.images}; expected "
+                "Scene01/clone/frames/rgb/Camera_0/rgb_00000.jpg"
+            )
+        path = find_list_or_name(
+            split, self.root, f"`all`, a scene or a variation of it: {', '.join(self._variations())}"
+        )
+        return self._samples(_listed(path))
+
+    def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
+        """Ground truth (H, W) float32 metres, NaN in the sky; None if the row has none.
+
+        Raises ValueError for a file that is missing or no 16-bit PNG.
+        """
+        if sample.truth_path is None:
+            return None
+        depth_m = read_depth_png_m(sample.truth_path, METRES_PER_UNIT, (SKY, *(self.invalid or ())))
+        return self.upright(sample, depth_m)
+
+    def _variations(self) -> list[str]:
+        return [
+            f"{scene}/{variation}" for scene in _scenes(self.images) for variation in folder_names(self.images / scene)
+        ]
+
+    def _below(self, names: Collection[str]) -> Iterator[_Row]:
+        """All images on disk in whose path all `names` stand, sorted."""
+        for scene in _scenes(self.images):
+            for variation in folder_names(self.images / scene):
+                frames = self.images / scene / variation / "frames" / "rgb"
+                for camera in folder_names(frames):
+                    if not (re.fullmatch(VARIATION, variation) and re.fullmatch(CAMERA, camera)):
+                        continue
+                    if {scene, variation, camera}.issuperset(names):
+                        for file in file_names(frames / camera):
+                            stem = without_suffix(file)
+                            if stem is not None and re.fullmatch(r"rgb_\d{5}", stem):
+                                yield _Row(scene, variation, camera, stem[-5:], file[len(stem) :])
+
+    def _samples(self, listed: Iterable[_Row]) -> list[Sample]:
+        depths: dict[tuple[str, str, str], tuple[str, set[str]]] = {}
+        focals: dict[tuple[str, str], dict[tuple[int, int], float]] = {}
+        samples = []
+        for row in listed:
+            folder = row.scene, row.variation, row.camera
+            if folder not in depths:
+                depths[folder] = self._depths(*folder)
+            if folder[:2] not in focals:
+                focals[folder[:2]] = self._focal_lengths(*folder[:2])
+            depth_folder, files = depths[folder]
+            depth = f"depth_{row.frame}.png"
+            focal_px = focals[folder[:2]].get((int(row.frame), int(row.camera[-1])))
+            truth_path = f"{depth_folder}/{depth}" if depth in files else None
+            samples.append(Sample(row.id, f"{self.images}/{row.id}{row.suffix}", truth_path, focal_px))
+        return samples
+
+    def _depths(self, scene: str, variation: str, camera: str) -> tuple[str, set[str]]:
+        """(folder, names) of a camera's depth files; listed once, not asked for file by file."""
+        for below in DEPTH_BELOW:
+            folder = self.root / below / scene / variation / "frames" / "depth" / camera
+            files = file_names(folder)
+            if files:
+                return str(folder), set(files)
+        return "", set()
+
+    def _focal_lengths(self, scene: str, variation: str) -> dict[tuple[int, int], float]:
+        """(frame, camera) -> pixels, empty without the file. Raises ValueError for a row that is none of its form."""
+        for below in TEXT_BELOW:
+            path = self.root / below / scene / variation / "intrinsic.txt"
+            if path.exists():
+                # A header first: frame cameraID K[0,0] K[1,1] K[0,2] K[1,2]
+                return dict(_parse_intrinsic(row, f"{path} line {line}") for line, row in rows(path) if line > 1)
+        return {}
+
+
+def _parse_intrinsic(row: str, where: str) -> tuple[tuple[int, int], float]:
+    """((frame, camera), focal length in pixels) of one line."""
+    match = re.fullmatch(r"(\d{1,9})\s+(\d)((?:\s+\S{1,40}){4})", row, re.ASCII)
+    try:
+        focal_px = float(match[3].split()[0]) if match else math.nan
+    except ValueError:
+        focal_px = math.nan
+    if not match or not (math.isfinite(focal_px) and focal_px > 0):
+        raise ValueError(
+            f"{where}: {row[:200]!r}, expected `frame camera fx fy cx cy` as in 0 0 725.0087 725.0087 620.5 187; "
+            "unpack vkitti_2.0.3_textgt.tar.gz again"
+        )
+    return (int(match[1]), int(match[2])), focal_px
+
+
+def _listed(path: Path) -> Iterator[_Row]:
+    ids = Ids(path)
+    for line, text in rows(path):
+        row = _parse_row(text, f"split {path} line {line}")
+        ids.add(row.id, line)
+        yield row
+    ids.check_not_empty()
+
+
+def _parse_row(text: str, where: str) -> _Row:
+    """One line of a list: an image's path from its scene on."""
+    match = re.fullmatch(rf"({SCENE})/({VARIATION})/frames/rgb/({CAMERA})/rgb_(\d{{5}})(\.\w+)", text, re.ASCII)
+    if not match or match[5].lower() not in IMAGE_SUFFIXES:
+        raise ValueError(
+            f"{where}: {text[:200]!r}, expected an image's path, such as "
+            "Scene01/clone/frames/rgb/Camera_0/rgb_00000.jpg"
+        )
+    return _Row(*match.groups())
+
+
+def _scenes(folder: Path) -> list[str]:
+    return [name for name in folder_names(folder) if re.fullmatch(SCENE, name, re.ASCII)]
+
+
+def _has_images(folder: Path) -> bool:
+    return any(
+        (folder / scene / variation / "frames" / "rgb").is_dir()
+        for scene in _scenes(folder)
+        for variation in folder_names(folder / scene)
+    )
+
+
+def _wrong_root(root: Path) -> str:
+    """What to say of a root without scenes: which folder it may be instead."""
+    here, names = root.resolve(), folder_names(root)
+    if "frames" in names:
+        advice = f"this is one variation: give {here.parent.parent}"
+    elif re.fullmatch(SCENE, here.name):
+        advice = f"this is one scene: give {here.parent}, and the scene to --split"
+    elif _scenes(root):
+        advice = "its scenes hold no frames/rgb: unpack vkitti_2.0.3_rgb.tar there too"
+    else:
+        below = next((name for name in names if any(_has_images(root / name / part) for part in RGB_BELOW)), None)
+        advice = f"give {root / below}" if below else "unpack vkitti_2.0.3_rgb.tar and vkitti_2.0.3_depth.tar there"
+    places = ", ".join(f"{part}/" for part in RGB_BELOW[1:])
+    return f"source vkitti2:{root}: no SceneXX/VARIATION/frames/rgb in it, nor in {places} below; {advice}"
+
+
+SOURCE = SourceKind(
+    VirtualKittiSource,
+    data_set="Virtual KITTI 2 (Cabon, Murray and Humenberger, NAVER LABS Europe)",
+    layout="SceneXX/VARIATION/frames/{rgb,depth}/Camera_N/{rgb_00000.jpg,depth_00000.png}, perhaps "
+    "SceneXX/VARIATION/intrinsic.txt; each archive perhaps in its own vkitti_2.0.3_{rgb,depth,textgt}/",
+    splits="`all`, `Scene01`, `clone`, `Scene01/clone`, `clone/Camera_0`; NAME of NAME.txt or a list file: an image's "
+    "path a line",
+    truth="rendered, exact: 16-bit PNG, centimetres along the camera's axis, 65535 = sky, no depth",
+    licence="CC BY-NC-SA 3.0",
+    customs=VirtualKittiSource.customs,
+)

@@ -1,0 +1,1 @@
+"""Readers of the file formats that images, depth and tables come in."""

@@ -1,0 +1,1 @@
+"""The format: specification, layout, codecs of depth and maps, shards."""

@@ -1,0 +1,65 @@
+"""Checks of what a store says of itself: numbers, texts, versions and the alignment, whoever wrote them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ...common.fileio import has_control
+from .codec import LARGEST
+
+FORMAT_VERSIONS = (1, 2)
+"""That this program reads. What needs nothing of version 2 is written as version 1."""
+KNOWN_VERSIONS = " and ".join(map(str, FORMAT_VERSIONS))
+ALIGNMENT_KEYS = {"fit", "truth", "min_points", "max_residual", "depth_range_m"}
+
+
+def is_known_version(value: object) -> bool:
+    """Whether a store's or manifest's version is one that this program reads; unlike in Python, `true` is not 1."""
+    return type(value) is int and value in FORMAT_VERSIONS
+
+
+def check_alignment(value: Any, depth_space: str) -> None:  # noqa: ANN401 - any JSON value
+    """Raise ValueError unless a store's `alignment` is one."""
+    if depth_space == "metric_m":
+        raise ValueError("an alignment of metric depth: expected one of relative depth alone")
+    if not isinstance(value, dict) or value.keys() != ALIGNMENT_KEYS:
+        raise ValueError(f"alignment {str(value)[:200]!r}: expected {', '.join(sorted(ALIGNMENT_KEYS))}")
+    if not all(isinstance(value[key], str) and value[key] for key in ("fit", "truth")):
+        raise ValueError("the alignment does not name its fit and its truth: expected text")
+    whole(value["min_points"])
+    if not 0 < number(value["max_residual"]) < math.inf:
+        raise ValueError(f"a largest residual of {value['max_residual']}: expected a number above 0")
+    span = value["depth_range_m"]
+    if not isinstance(span, list) or len(span) != 2 or not 1 / LARGEST <= number(span[0]) < number(span[1]) <= LARGEST:
+        raise ValueError(f"depth range {span} of the alignment: expected [lo, hi] in metres, 0 < lo < hi")
+
+
+def whole(value: object) -> int:
+    """A whole number above 0. Raises ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{value!r} in the store's attributes: expected a whole number above 0")
+    return value
+
+
+def number(value: object) -> float:
+    """A number. Raises ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} in the store's attributes: expected a number")  # noqa: TRY004 - for people
+    return value
+
+
+def number_or_none(value: object) -> float | None:
+    """A number or None. Raises ValueError for anything else."""
+    return None if value is None else number(value)
+
+
+def check_text(value: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Refuse control characters anywhere in a JSON value: printed, they could move a terminal's cursor."""
+    if isinstance(value, dict):
+        check_text([*value, *value.values()])
+    elif isinstance(value, list | tuple):
+        for each in value:
+            check_text(each)
+    elif isinstance(value, str) and has_control(value):
+        raise ValueError(f"text {value[:80]!r} of the teacher, source, view or producer holds control characters")

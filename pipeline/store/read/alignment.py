@@ -1,0 +1,90 @@
+"""How the samples of a store were aligned to ground truth: its columns, checked, and what they come to."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ...depth.alignment import REASONS, Fit, Verdict
+from ..format.codec import DamagedStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from .store import Store
+
+PREFIX = "align_"
+QUANTILES = {"p05": 0.05, "median": 0.5, "p95": 0.95, "max": 1.0}
+
+
+class AlignmentColumns:
+    """The columns `sample/align_*` of a store that is aligned."""
+
+    def __init__(self, rows: Callable[[str], NDArray[np.generic]]) -> None:
+        self._scale, self._shift, self._points, self._residual, self._verdict = (
+            rows(PREFIX + name) for name in Fit._fields
+        )
+        self.accepted: NDArray[np.bool_] = self._verdict == Verdict.ACCEPTED
+
+    def __getitem__(self, number: int) -> Fit:
+        """Raises DamagedStoreError for a row that no fit can have."""
+        code = int(self._verdict[number])
+        if code not in set(Verdict):
+            raise DamagedStoreError(f"verdict {code}: expected at most {max(Verdict)}")
+        scale, shift, residual = (float(one[number]) for one in (self._scale, self._shift, self._residual))
+        found = Fit(scale, shift, int(self._points[number]), residual, Verdict(code))
+        if found.verdict == Verdict.ACCEPTED:
+            sound = 0 < scale < math.inf and math.isfinite(shift) and math.isfinite(residual)
+        else:
+            sound = math.isnan(scale) and math.isnan(shift)
+        if not sound or found.points < 0 or residual < 0 or math.isinf(residual):
+            raise DamagedStoreError(f"an alignment {found}: expected finite numbers, scale above 0, or none")
+        return found
+
+
+def row_of_fit(found: Fit) -> dict[str, float | int | None]:
+    """Columns of a fit as the journal takes them: JSON has no NaN, so that is None."""
+    return {
+        PREFIX + name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in {**found._asdict(), "verdict": int(found.verdict)}.items()
+    }
+
+
+class AlignmentSummary(NamedTuple):
+    """What an aligned store has come to."""
+
+    samples: int
+    accepted: int
+    rejected: dict[str, list[str]]
+    """Ids of those that were not accepted, by the reason; reasons that did not occur are left out."""
+    residual: dict[str, float]
+    """Quantiles of the accepted ones' residuals, as QUANTILES names them; empty where there are none."""
+
+    def describe(self) -> str:
+        """One line for people."""
+        text = f"{self.accepted} of {self.samples} samples accepted"
+        if self.residual:
+            text += ", relative residual " + ", ".join(f"{name} {value:.4f}" for name, value in self.residual.items())
+        if self.rejected:
+            text += "; rejected: " + ", ".join(f"{len(ids)} {reason}" for reason, ids in self.rejected.items())
+        return text
+
+
+def summarise(store: Store) -> AlignmentSummary:
+    """Sum an aligned store up. Raises DamagedStoreError for a row that no fit can have."""
+    fits = [store.alignment(number) for number in range(len(store))]
+    residuals = [one.residual for one in fits if one.verdict == Verdict.ACCEPTED]
+    rejected: dict[str, list[str]] = {}
+    for name, one in zip(store.ids, fits, strict=True):
+        if one.verdict != Verdict.ACCEPTED:
+            rejected.setdefault(REASONS[one.verdict], []).append(name)
+    return AlignmentSummary(
+        samples=len(fits),
+        accepted=len(residuals),
+        rejected=rejected,
+        residual={name: float(np.quantile(residuals, share)) for name, share in QUANTILES.items()} if residuals else {},
+    )

@@ -1,0 +1,182 @@
+"""What every opened store has, whatever it holds of its samples: who they are, and where their bytes lie.
+
+Shape legend: N samples.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Generic
+
+import numpy as np
+
+from ...common.fileio import pretty_json, sha256_bytes
+from ..format.codec import DamagedStoreError, decode_chunk
+from ..format.protocols import S
+from ..format.shard import EMPTY
+from .ids import IdTable, StoredIds
+from .shards import ShardReader
+from .validate import read_checked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from ..format.layout import ArrayLayout
+    from .files import StoreFiles
+    from .validate import Manifest
+
+
+class Columns:
+    """Columns of `sample/`.
+
+    What is made of them holds these and no store, whose open files would wait for Python's collector of cycles.
+    """
+
+    def __init__(self, files: StoreFiles, name: str, manifest: Manifest, arrays: dict[str, ArrayLayout]) -> None:
+        self._files, self._name, self._manifest, self._arrays = files, name, manifest, arrays
+
+    def rows(self, name: str) -> NDArray[Any]:
+        """A whole column, one row a sample, by its name in the format."""
+        array = self._arrays[f"sample/{name}"]
+        whole = np.empty(array.shape, array.dtype)
+        for number in range(array.files):
+            first = number * array.chunk[0]
+            whole[first : first + array.chunk[0]] = self.part(array, number)
+        return whole
+
+    def part(self, array: ArrayLayout, number: int) -> NDArray[Any]:
+        """Rows of chunk `number` of a column; of the last chunk the used ones alone."""
+        file = array.file(number)
+        data = read_checked(self._files, self._name, self._manifest, file, 2 * array.chunk_bytes + 1024)
+        try:
+            part: NDArray[Any] = decode_chunk(data, array.chunk, array.dtype)
+        except DamagedStoreError as error:
+            raise DamagedStoreError(f"{self._name}/{file}: {error}; get the store anew") from error
+        return part[: array.shape[0] - number * array.chunk[0]]
+
+
+class StoredSamples(Generic[S]):
+    """Samples of a store opened for reading. Picklable, and safe in forked and spawned loader workers."""
+
+    def __init__(
+        self,
+        files: StoreFiles,
+        name: str,
+        manifest: Manifest,
+        spec: S,
+        arrays: Iterable[ArrayLayout],
+        *,
+        check_shards: bool,
+    ) -> None:
+        self.name = name
+        self._files = files
+        self.manifest = manifest
+        self.spec = spec
+        self._arrays = {array.path: array for array in arrays}
+        self._columns = Columns(files, name, manifest, self._arrays)
+        self._shards = ShardReader(files, manifest, check_shards=check_shards)
+
+    def __len__(self) -> int:
+        return self.spec.samples
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Columns are read again where they are needed: a worker of a large store should not be sent them.
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if not isinstance(getattr(type(self), name, None), cached_property)
+        }
+
+    @property
+    def manifest_sha256(self) -> str:
+        """Hash of all that the store holds: of its MANIFEST.json, as this program writes it."""
+        return sha256_bytes(pretty_json({"version": self.spec.version, "files": self.manifest}))
+
+    def rows(self, name: str) -> NDArray[Any]:
+        """A whole column of `sample/`, one row a sample, by its name in the format."""
+        return self._columns.rows(name)
+
+    def _part(self, array: ArrayLayout, number: int) -> NDArray[Any]:
+        """Rows of chunk `number` of a column; of the last chunk the used ones alone."""
+        return self._columns.part(array, number)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Sample ids in the store's order, read from it as they are asked for."""
+        return self._stored_ids
+
+    @cached_property
+    def _stored_ids(self) -> StoredIds:
+        array = self._arrays["sample/id"]
+        return StoredIds(len(self), array.chunk[0], partial(self._columns.part, array), self.name)
+
+    @cached_property
+    def _table(self) -> IdTable:
+        return IdTable(self._stored_ids)
+
+    def indexes_of(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Positions of many samples at once. Raises ValueError for the first that the store lacks."""
+        numbers = self._table.find(ids)
+        if (numbers < 0).any():
+            self.index_of(ids[int(np.argmax(numbers < 0))])
+        return numbers
+
+    def index_of(self, sample: int | str) -> int:
+        """Position of a sample given by its id or position. Raises ValueError if the store lacks it."""
+        if isinstance(sample, str):
+            number = int(self._table.find([sample])[0])
+            if number < 0:
+                raise ValueError(self._lacks(sample))
+            return number
+        if not 0 <= sample < len(self):
+            raise IndexError(f"{self.name} has samples 0 to {len(self) - 1}, asked for {sample}")
+        return sample
+
+    @cached_property
+    def image_sha256(self) -> NDArray[np.uint8]:
+        """(N, 32) sha256 of each source image's file."""
+        return self.rows("image_sha256")
+
+    def _chunks(self, path: str, number: int, *, reuse: bool = False) -> list[NDArray[Any] | None]:
+        """The chunks of a sample in one of the large arrays; `reuse` as in `ShardReader.read`."""
+        array = self._arrays[path]
+        try:
+            return self._shards.read(array, *divmod(number, self.spec.samples_per_shard), reuse=reuse)
+        except DamagedStoreError as error:
+            raise self._damaged(path, number, str(error)) from error
+
+    def _used_chunks(self, path: str, number: int) -> NDArray[np.bool_]:
+        """(chunks,) which chunks of a sample are there; the others are zeros."""
+        array = self._arrays[path]
+        try:
+            entries = self._shards.entries(array, *divmod(number, self.spec.samples_per_shard))
+        except DamagedStoreError as error:
+            raise self._damaged(path, number, str(error)) from error
+        used: NDArray[np.bool_] = entries[:, 0] != EMPTY
+        return used
+
+    def _each_chunk(self, path: str, number: int) -> Iterator[NDArray[Any] | None]:
+        """As `_chunks`, one at a time."""
+        array = self._arrays[path]
+        try:
+            yield from self._shards.each(array, *divmod(number, self.spec.samples_per_shard))
+        except DamagedStoreError as error:
+            raise self._damaged(path, number, str(error)) from error
+
+    def _damaged(self, path: str, number: int, what: str) -> DamagedStoreError:
+        array = self._arrays[path]
+        file = array.file(number // (array.shard or array.chunk)[0])
+        try:
+            sample = f"{number} ({self.ids[number]})"
+        except DamagedStoreError:  # the damage at hand is the one to tell of
+            sample = str(number)
+        return DamagedStoreError(
+            f"{self.name}/{file}, sample {sample}: {what}; "
+            f"`pipeline store verify {self.name}` lists all damage, fetch the file again"
+        )
+
+    def _lacks(self, sample: str) -> str:
+        """What to say where there is no such sample."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""What is done to whole stores: verify, describe, subset, merge, pack, compare."""

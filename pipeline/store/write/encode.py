@@ -1,0 +1,106 @@
+"""A teacher's answer to one image as the chunks and the row that its store keeps.
+
+Shape legend: K bins, h w pixels of the teacher's own output.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..format.codec import AffineCodec, LogCodec, encode_chunk, residual_of_codes
+from ..format.layout import PLANES_PER_CHUNK
+from ..format.sparse import encode_sparse
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..format.spec import StoreSpec
+
+
+class EncodedSample(NamedTuple):
+    """One sample ready for its shard."""
+
+    size_px: tuple[int, int]
+    chunks: dict[str, list[bytes | None]]
+    """Chunks of each sharded array, by its path."""
+    row: dict[str, Any]
+
+    @property
+    def size_bytes(self) -> int:
+        """What its chunks take, as `sizes.chunk_bytes`."""
+        return sum(len(chunk or b"") for chunks in self.chunks.values() for chunk in chunks)
+
+
+def encode_sample(
+    spec: StoreSpec,
+    depth: NDArray[np.float32],
+    dpm: NDArray[np.float32] | None,
+    carried_kl_nats: float | None = None,
+) -> EncodedSample:
+    """Encode a depth (h, w), NaN where there is no value, and for `sparse` and `dense` stores its map (K, h, w).
+
+    `carried_kl_nats`, what carrying the teacher's map over onto the store's bins cost as a mean over pixels, goes with
+    a specification that has `carried_from`, and with no other.
+    Depends on its arguments alone, and may run in many threads: the slow parts release the interpreter lock.
+    Raises ValueError for values that the depth space does not allow.
+    """
+    codec = spec.depth_codec()
+    invalid = np.isnan(depth)
+    row: dict[str, Any] = {"invalid_share": float(np.mean(invalid))}
+    if isinstance(codec, LogCodec):
+        codes, clipped = codec.encode(depth)
+        counted = ~invalid & ~clipped
+        error = np.abs(codec.decode(codes)[counted].astype(np.float64) / depth[counted] - 1)
+        row["clipped_share"] = float(np.mean(clipped))
+    else:
+        assert isinstance(codec, AffineCodec)
+        codes, scale, offset = codec.encode(depth)
+        back = codec.decode(codes, scale, offset)[~invalid].astype(np.float64)
+        span = max(scale * (2**codec.bits - 2), np.finfo(np.float64).tiny)
+        error = np.abs(back - depth[~invalid]) / span
+        row |= {"clipped_share": 0.0, "code_scale": scale, "code_offset": offset}
+    row["max_rel_error"] = float(error.max(initial=0.0))
+    chunks: dict[str, list[bytes | None]] = {"depth": [encode_chunk(residual_of_codes(codes)[None])]}
+    if spec.dpm_kind != "gaussian":
+        assert dpm is not None
+        assert dpm.shape == (spec.bin_count, *depth.shape)
+    if spec.dpm_kind == "sparse":
+        assert spec.max_dpm_kl is not None
+        stored, divergence = encode_sparse(dpm, spec.max_dpm_kl, spec.weight_bits)  # type: ignore[arg-type]  # above
+        planes = len(stored.gap)
+        blocks = -(-spec.bin_count // PLANES_PER_CHUNK)
+        chunks["dpm/gap"] = _plane_chunks(stored.gap, blocks)
+        chunks["dpm/weight"] = _plane_chunks(stored.weight, blocks)
+        chunks["dpm/tail"] = [encode_chunk(stored.tail[None])]
+        known = divergence[~np.isnan(divergence)]
+        row |= {
+            "dpm_kl_nats": float(known.mean()) if known.size else 0.0,
+            "dpm_max_kl_nats": float(known.max(initial=0.0)),
+            "dpm_planes": planes,
+        }
+    elif spec.dpm_kind == "dense":
+        assert dpm is not None
+        # A probability too small for float16 becomes the smallest there is: 0 would make divergences infinite.
+        half = np.where(dpm > 0, np.maximum(dpm, np.finfo(np.float16).smallest_subnormal), dpm).astype(np.float16)
+        chunks["dpm/probability"] = [encode_chunk(half[None])]
+    assert (carried_kl_nats is None) == (spec.carried_from is None)
+    if carried_kl_nats is not None:
+        if not 0 <= carried_kl_nats < np.inf:
+            raise ValueError(f"maps carried over at {carried_kl_nats} nats: expected a finite number, 0 or above")
+        row["dpm_carried_kl_nats"] = carried_kl_nats
+    return EncodedSample((depth.shape[0], depth.shape[1]), chunks, row)
+
+
+def _plane_chunks(planes: NDArray[np.unsignedinteger], blocks: int) -> list[bytes | None]:
+    chunks: list[bytes | None] = []
+    for block in range(blocks):
+        part = planes[block * PLANES_PER_CHUNK : (block + 1) * PLANES_PER_CHUNK]
+        if len(part) == 0:
+            chunks.append(None)
+            continue
+        whole = np.zeros((1, PLANES_PER_CHUNK, *planes.shape[1:]), planes.dtype)
+        whole[0, : len(part)] = part
+        chunks.append(encode_chunk(whole))
+    return chunks

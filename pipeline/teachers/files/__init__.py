@@ -1,0 +1,1 @@
+"""Teachers that come as a network in a file: ONNX, LiteRT, TorchScript."""

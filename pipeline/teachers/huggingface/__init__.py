@@ -1,0 +1,1 @@
+"""Teachers of the transformers library, from a hub or a directory."""

@@ -1,0 +1,237 @@
+"""Depth networks of Hugging Face transformers: `transformers:DIR_OR_ID`, weights as safetensors only.
+
+What is known of each architecture stands in transformers_families.py. What the store gets is the network's raw output,
+not the upsampled one, save where the library's post-processing is part of the method.
+
+Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher's output.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from ..base import TeacherCard, TeacherOutput, check_covers
+from .families import FAMILIES, REFUSED, UNKNOWN
+from .hub import code_sha256, config_sha256, model_folder, weights_sha256
+from .preprocess import open_processing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from ..registry import TeacherOptions
+    from .families import Family
+    from .preprocess import Processing
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+UNUSED_WEIGHTS = re.compile(r"neck\.fusion_stage\.layers\.0\.residual_layer1\.|\.pooler\.")
+"""Absent from published DPT weights, and never called for depth."""
+
+
+class TransformersTeacher:
+    """A network, what prepares its input, and what reads its output. See `load`."""
+
+    needs_images = True
+
+    def __init__(
+        self,
+        network: Any,  # noqa: ANN401 - the library ships no types
+        processing: Processing,
+        card: TeacherCard,
+        family: Family,
+        device: torch.device,
+    ) -> None:
+        self.card = card
+        self._network = network.eval().to(device)
+        self._processing = processing
+        self._reader = family.reader(network, processing.settings)
+        self._device = device
+        self.bin_edges_m = self._reader.bin_edges_m
+        self.emits_maps = self._reader.emits_maps
+        """Who has no use for maps over bins of each pixel may set it to False, which saves their making."""
+        if card.precision != "float32":
+            assert family.heads, "load refuses it"
+            for name in family.heads:
+                head = getattr(network, name, None)
+                if head is not None:
+                    _keep_float32(head, device)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
+        """The depth (B, h, w) float32 in the card's space, and maps (B, K, h, w) where it emits them, on the CPU.
+
+        Raises ValueError where the processor cannot make the asked input size, float16 overflows, or the output is
+        not what a sound network gives.
+        """
+        assert images is not None, "needs_images is True"
+        pixels = self._processing.pixels(images)
+        step = 1 if self._reader.alone else len(images)
+        given = [
+            self._read(pixels[begin : begin + step], images.shape[-2:], ids[begin : begin + step])
+            for begin in range(0, len(images), step)
+        ]
+        return given[0] if len(given) == 1 else _together(given)
+
+    def _read(self, pixels: Tensor, view_size_px: Sequence[int], ids: Sequence[str]) -> TeacherOutput:
+        try:
+            with self._autocast():
+                output = self._network(pixel_values=pixels.to(self._device))
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, RuntimeError) as error:  # the library's DPT takes nothing but squares, for one
+            size = "x".join(map(str, pixels.shape[-2:]))
+            raise ValueError(
+                f"teacher {self.card.name!r}: its network refuses an input of {size} px ({error}); choose another "
+                "--input-size or --view"
+            ) from error
+        depth = output.predicted_depth
+        assert depth.ndim == 3, "predicted_depth is (B, h, w)"
+        assert len(depth) == len(pixels), "one depth an image"
+        remedy = "choose another --input-size, or call the network from a python:module:factory that puts it right"
+        check_covers(f"teacher {self.card.name!r}", depth.shape[1:], pixels.shape[2:], remedy)
+        if self.card.precision == "float16" and not bool(depth.isfinite().all()):
+            raise ValueError(
+                f"teacher {self.card.name!r}: its depth overflows in float16 (images {', '.join(ids)}); use "
+                "--precision bfloat16 or float32"
+            )
+        maps = self.emits_maps or self.bin_edges_m is not None
+        try:
+            read = self._reader.read(output, (view_size_px[0], view_size_px[1]), ids, maps=maps)
+        except ValueError as error:
+            raise ValueError(f"teacher {self.card.name!r}: {error}") from error
+        depth, *rest = read
+        return TeacherOutput(depth.cpu(), *(None if part is None else part.cpu() for part in rest))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.card.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self._device.type, PRECISIONS[self.card.precision])
+
+
+def _together(given: Sequence[TeacherOutput]) -> TeacherOutput:
+    """One output of those of several images."""
+    depths, *rest = zip(*given, strict=True)
+    return TeacherOutput(torch.cat(depths), *(None if parts[0] is None else torch.cat(parts) for parts in rest))
+
+
+def load(argument: str, device: torch.device, options: TeacherOptions) -> TransformersTeacher:
+    """Open a directory of `save_pretrained`, or a hub id (from the cache alone with HF_HUB_OFFLINE=1).
+
+    Raises ValueError for weights that are absent, incomplete or pickled, an architecture that this adapter
+    cannot use, a depth space that is unsaid or contradicted, and whatever the library refuses.
+    """
+    where = f"teacher transformers:{argument}"
+    folder, commit = model_folder(argument, options.revision, code=options.trust_code)
+    sha256 = weights_sha256(folder)
+    code = code_sha256(folder) if options.trust_code else None
+    library: Any = transformers  # ships no types
+    library.utils.logging.disable_progress_bar()
+    library.utils.logging.set_verbosity_error()  # what matters of its warnings is an error here
+    loading = {"local_files_only": True, "trust_remote_code": options.trust_code}
+    asked = {"use_safetensors": True, "output_loading_info": True, "dtype": torch.float32}
+    config = _loaded(where, library.AutoConfig, folder, **loading)
+    _check_family(config.model_type, where)
+    family = FAMILIES.get(config.model_type, UNKNOWN)
+    size = options.input_size_px
+
+    def library_processor() -> Any:  # noqa: ANN401 - the library ships no types
+        return _loaded(where, library.AutoImageProcessor, folder, backend="pil", **loading)
+
+    processing = open_processing(folder, config, family, size, where, library_processor)
+    network, report = _loaded(where, library.AutoModelForDepthEstimation, folder, config=config, **asked, **loading)
+    absent = sorted(name for name in report["missing_keys"] if not UNUSED_WEIGHTS.search(name))
+    if absent:
+        raise ValueError(
+            f"{where}: its files lack {len(absent)} weights, such as {', '.join(absent[:3])}, which would be "
+            "random; give a network that was trained for depth, and whole"
+        )
+    card = TeacherCard(
+        kind="transformers",
+        name=argument if commit else folder.resolve().name,
+        depth_space=_depth_space(family, config, options.depth_space, where),
+        weights_sha256=sha256,
+        revision=commit,
+        preprocessing={
+            "processor": processing.name,
+            "settings": processing.settings,
+            "input_size_px": list(size) if size else None,
+            **({"code_sha256": code} if code else {}),
+            # A commit of the hub pins it; a directory is anybody's to edit.
+            **({} if commit else {"config_sha256": config_sha256(folder)}),
+        },
+        precision=_precision(options.precision, family, device, where),
+        licence=options.licence,
+    )
+    return TransformersTeacher(network, processing, card, family, device)
+
+
+def _loaded(where: str, auto: Any, folder: Path, **options: Any) -> Any:  # noqa: ANN401 - untyped library
+    """What one of the library's Auto classes makes of a directory. Raises ValueError for what it refuses."""
+    try:
+        return auto.from_pretrained(folder, **options)
+    except (ValueError, OSError, ImportError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{where}: transformers cannot load it ({error}); expected a depth estimation network and its "
+            "image processor, as save_pretrained writes them"
+        ) from error
+
+
+def _check_family(model_type: str, where: str) -> None:
+    if model_type in REFUSED:
+        raise ValueError(
+            f"{where}: a {model_type} network, which this adapter cannot use: {REFUSED[model_type]}; "
+            f"expected one of {', '.join(FAMILIES)}, or write a python:module:factory"
+        )
+
+
+def _depth_space(family: Family, config: Any, asked: str | None, where: str) -> str:  # noqa: ANN401 - untyped library
+    known = family.depth_space(config)
+    if known is None and asked is None:
+        raise ValueError(
+            f"{where}: its configuration does not say what its numbers mean; give --depth-space metric_m, "
+            f"affine_depth, affine_disparity or scale_invariant, as its model card says{family.hint}"
+        )
+    if known is not None and asked is not None and known != asked:
+        raise ValueError(f"{where}: --depth-space {asked}, but its configuration says {known}: leave it out")
+    return known or asked or ""
+
+
+def _precision(asked: str, family: Family, device: torch.device, where: str) -> str:
+    if asked == "auto":
+        # float16 has three more bits than bfloat16, and an overflow does not pass unseen.
+        return "float16" if device.type == "cuda" and family.heads else "float32"
+    if asked not in PRECISIONS:
+        raise ValueError(f"{where}: precision {asked!r}, expected auto or one of {', '.join(PRECISIONS)}")
+    if asked != "float32" and not family.heads:
+        raise ValueError(f"{where}: --precision {asked} is not supported for its architecture: use float32")
+    return asked
+
+
+def _keep_float32(head: torch.nn.Module, device: torch.device) -> None:
+    """Let a head compute in float32 within an autocast region."""
+    forward = head.forward
+
+    def in_float32(*given: object, **named: object) -> Any:  # noqa: ANN401 - as the head's own
+        with torch.autocast(device.type, enabled=False):
+            return forward(*_float32(given), **_float32(named))
+
+    head.forward = in_float32
+
+
+def _float32(value: Any) -> Any:  # noqa: ANN401 - what a head is called with
+    """Tensors as float32, also those in lists, tuples and dicts."""
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, list | tuple):
+        return type(value)(_float32(one) for one in value)
+    if isinstance(value, dict):
+        return {name: _float32(one) for name, one in value.items()}
+    return value

@@ -1,0 +1,1 @@
+"""Stage two: a source and a store -> a trained student."""

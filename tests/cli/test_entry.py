@@ -1,0 +1,68 @@
+"""The command line starts where another package named `pipeline` comes first, and says where it cannot run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("code", ["", "raise RuntimeError('not ours')"], ids=["an empty one", "one that fails"])
+@pytest.mark.parametrize("where", ["PYTHONPATH", "working directory"])
+def test_another_package_of_its_name_is_not_taken_for_it(tmp_path, where, code):
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "__init__.py").write_text(code)
+    path = [str(tmp_path), str(ROOT)] if where == "PYTHONPATH" else [str(ROOT)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tiekd_pipeline", "study", "absent.yaml:a", "--out", "x"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (1, "Error: study file absent.yaml: No such file or directory\n")
+
+
+def test_processes_that_are_started_take_the_same_package(tmp_path):
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "__init__.py").touch()
+    script = tmp_path / "command"  # as an installer writes it
+    script.write_text(
+        "from tiekd_pipeline import main\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from multiprocessing import get_context\n"
+        "from pipeline.common.parallel import cores\n"
+        "if __name__ == '__main__':\n"
+        "    with ProcessPoolExecutor(1, get_context('spawn')) as pool:\n"
+        "        print(pool.submit(cores).result() == cores())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_windows_is_one_clear_message(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    done = CliRunner().invoke(main, ["predict", "a", "b", "--out", "c"])
+    assert done.exit_code == 1
+    assert done.output == "Error: this program runs on Linux and macOS; on Windows run it in WSL 2\n"
+
+
+def test_the_package_imports_without_the_modules_of_unix(tmp_path):
+    code = (
+        "import sys\n"
+        "sys.modules['fcntl'] = sys.modules['resource'] = None\n"
+        "from pathlib import Path\n"
+        "import pipeline.common.device, pipeline.store\n"
+        "from pipeline.common.locks import TargetLock\n"
+        f"with TargetLock(Path({str(tmp_path / 's')!r})) as lock:\n"
+        "    print(lock.note is not None)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "True\n", done.stderr

@@ -1,0 +1,292 @@
+"""Intervals hold the truth as often as they say, of frames and of seeds."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.evaluation.significance import corrected_p_values, holm, mean_interval, paired_difference
+
+QUICK = {"draws": 400}
+
+
+def simulated(random, seeds, frames=40, shift=0.0, seeds_sd=0.3, frames_sd=1.0, noise_sd=0.3):
+    """Two students whose true means differ by `shift`: (S, F) each; hard frames are hard for both."""
+    hard = 10 + 2 * random.standard_normal(frames)
+    sides = []
+    for count, mean in zip(seeds, (shift, 0.0), strict=True):
+        of_frames = frames_sd * random.standard_normal(frames)
+        of_seeds = seeds_sd * random.standard_normal((count, 1))
+        sides.append(mean + hard + of_frames + of_seeds + noise_sd * random.standard_normal((count, frames)))
+    return sides
+
+
+@pytest.mark.parametrize(
+    ("seeds", "settings"),
+    [
+        ((1, 1), {"seeds_sd": 0.0}),  # nothing but frames
+        ((3, 3), {"seeds_sd": 0.5}),  # both matter
+        ((3, 3), {"seeds_sd": 1.0, "frames_sd": 0.05}),  # hardly anything but seeds
+        ((2, 4), {"seeds_sd": 0.5}),
+        ((5, 1), {"seeds_sd": 0.0}),  # students beside a teacher
+    ],
+)
+def test_95_percent_intervals_hold_the_truth_90_to_99_percent_of_the_time(seeds, settings):
+    random = np.random.default_rng(8)
+    held = held_relative = 0
+    for _ in range(400):
+        found = paired_difference(*simulated(random, seeds, shift=0.5, **settings), **QUICK)
+        held += found.low <= 0.5 <= found.high
+        held_relative += found.relative_low_percent <= 5 <= found.relative_high_percent
+    assert 360 <= held <= 396
+    assert 360 <= held_relative <= 396
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_interval_of_one_students_mean_holds_the_truth_as_often(seeds):
+    random = np.random.default_rng(3)
+    held = 0
+    for _ in range(200):
+        values = simulated(random, (seeds, 1), seeds_sd=0.5 if seeds > 1 else 0.0)[0]
+        found = mean_interval(values, **QUICK)
+        held += found.low <= 10 <= found.high
+    assert 180 <= held <= 198
+
+
+def test_resampling_three_seeds_would_hold_the_truth_too_seldom():
+    # Why seeds are drawn from Student's t: the plain bootstrap over seeds, on the same simulations.
+    random = np.random.default_rng(7)
+    held = 0
+    for _ in range(200):
+        first, second = (side.mean(axis=1) for side in simulated(random, (3, 3), seeds_sd=1.0, frames_sd=0.05))
+        drawn = [side[random.integers(3, size=(400, 3))].mean(axis=1) for side in (first, second)]
+        low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
+        held += low <= 0 <= high
+    assert held < 176
+
+
+def alike_in_a_row(random, frames, correlation=0.6):
+    """(F,) standard normal values, each like the one before."""
+    steps = random.standard_normal(frames + 50)
+    for place in range(1, len(steps)):
+        steps[place] = correlation * steps[place - 1] + math.sqrt(1 - correlation**2) * steps[place]
+    return steps[50:]
+
+
+def test_of_frames_that_are_like_their_neighbours_only_blocks_hold_the_truth():
+    random = np.random.default_rng(11)
+    held = {1: 0, 16: 0}
+    for _ in range(200):
+        values = 5 + alike_in_a_row(random, 320)
+        for block in held:
+            found = mean_interval(values, block=block, **QUICK)
+            held[block] += found.low <= 5 <= found.high
+    assert held[1] < 160
+    assert 176 <= held[16] <= 198
+
+
+@pytest.mark.parametrize("block", [1, 3])
+def test_identical_students_do_not_differ(block):
+    values = np.random.default_rng(0).random(30)
+    found = paired_difference(values, values, block=block, **QUICK)
+    assert (found.difference, found.low, found.high) == (0, 0, 0)
+    assert (found.relative_percent, found.relative_low_percent, found.relative_high_percent) == (0, 0, 0)
+    assert (found.share_better, found.p_value) == (0.5, 1)
+    several = np.random.default_rng(0).random((3, 30))
+    found = paired_difference(several, several, block=block, **QUICK)
+    assert found.difference == found.relative_percent == 0
+    assert found.low < 0 < found.high  # three other seeds would not have given the same
+    assert found.p_value > 0.8
+
+
+def test_a_constant_difference_is_certain():
+    values = np.random.default_rng(0).random(30)
+    found = paired_difference(values + 0.25, values, **QUICK)
+    assert (found.difference, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25), abs=1e-12)
+    assert found.share_better == 0
+    assert found.p_value == pytest.approx(2 / 401)
+    higher = paired_difference(values + 0.25, values, lower_is_better=False, **QUICK)
+    assert (higher.share_better, higher.p_value) == (1, found.p_value)
+
+
+def test_a_constant_factor_is_a_certain_percentage_however_hard_the_frames():
+    values = np.random.default_rng(0).random(30) ** 4
+    found = paired_difference(0.9 * values, values, **QUICK)
+    relative = (found.relative_percent, found.relative_low_percent, found.relative_high_percent)
+    assert relative == pytest.approx((-10, -10, -10))
+    assert found.high - found.low > 0.01
+
+
+def test_intervals_are_as_wide_as_the_standard_error_says():
+    values = np.random.default_rng(1).standard_normal(500)
+    error = values.std(ddof=1) / math.sqrt(500)
+    found = mean_interval(values, draws=20_000, confidence=0.9)
+    assert found.mean == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx(
+        (values.mean() - 1.645 * error, values.mean() + 1.645 * error), abs=0.05 * error
+    )
+    assert found.seeds_sd is None
+    # One frame, as it were: all that varies is the seed, by Student's t of 2 degrees of freedom (4.303 at 97.5 %).
+    seeds = np.array([[1.0], [2.0], [4.0]]) * np.ones(12)
+    found = mean_interval(seeds, draws=100_000)
+    assert found.seeds_sd == pytest.approx(np.std([1, 2, 4], ddof=1))
+    error = found.seeds_sd / math.sqrt(3)
+    reach = 4.303 * error
+    assert (found.low, found.high) == pytest.approx((7 / 3 - reach, 7 / 3 + reach), abs=0.04 * reach)
+
+
+def test_two_groups_of_seeds_differ_by_welchs_t():
+    first, second = np.array([1.0, 2.0, 4.0]), np.array([3.0, 3.5, 3.1, 2.9])
+    found = paired_difference(first[:, None] * np.ones(12), second[:, None] * np.ones(12), draws=200_000)
+    parts = first.var(ddof=1) / 3, second.var(ddof=1) / 4
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2 / 3)
+    assert freedom == pytest.approx(2.0902, abs=1e-3)
+    reach = 4.1289 * math.sqrt(sum(parts))  # Student's t of that many degrees of freedom, at 97.5 %
+    middle = first.mean() - second.mean()
+    assert (found.low, found.high) == pytest.approx((middle - reach, middle + reach), abs=0.04 * reach)
+
+
+def test_seeds_of_either_side_move_the_ratio_by_their_share_of_it():
+    steady, seeds = np.full(12, 6.0), np.array([[1.9], [2.0], [2.1]]) * np.ones(12)
+    reach = 4.303 * 0.1 / math.sqrt(3)  # Student's t of 2 degrees of freedom, at 97.5 %
+    found = paired_difference(steady, seeds, draws=100_000)
+    assert found.relative_percent == pytest.approx(200)
+    percent = 100 * 3 * reach / 2  # the ratio is 3, of a mean of 2
+    assert found.relative_high_percent - 200 == pytest.approx(percent, rel=0.04)
+    found = paired_difference(seeds, steady, draws=100_000)
+    assert found.relative_high_percent - found.relative_percent == pytest.approx(100 * reach / 6, rel=0.04)
+
+
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_frames_has_no_say_unless_they_come_in_blocks(shuffler):
+    random = np.random.default_rng(5)
+    first, second = random.random((2, 20)), random.random((3, 20))
+    order = list(range(20))
+    shuffler.shuffle(order)
+    assert paired_difference(first[:, order], second[:, order], **QUICK) == paired_difference(first, second, **QUICK)
+    assert mean_interval(first[:, order], **QUICK) == mean_interval(first, **QUICK)
+
+
+def test_the_same_input_gives_the_same_result_and_another_seed_another():
+    random = np.random.default_rng(5)
+    first, second = random.random((2, 43)), random.random((3, 43))
+    once = paired_difference(first, second, block=4, **QUICK)
+    assert paired_difference(first, second, block=4, **QUICK) == once
+    assert paired_difference(first, second, block=4, seed=1, **QUICK) != once
+
+
+def test_blocks_are_runs_of_frames_and_none_is_left_over():
+    # Alternating 0 and 1: blocks of 2 always hold one of each, so their mean cannot vary.
+    values = np.tile([0.0, 1.0], 12)
+    found = mean_interval(values, block=2, **QUICK)
+    assert (found.low, found.high) == (0.5, 0.5)
+    assert mean_interval(values, **QUICK).high > 0.6
+    # 43 frames in blocks of 4 are 10 blocks, of 4 or 5 frames: the last three count too.
+    values = np.zeros(43)
+    values[-3:] = 1
+    found = mean_interval(values, block=4, draws=100_000)
+    assert found.mean == pytest.approx(3 / 43)
+    blocks = np.array([*[0] * 9, 3]) - np.diff(np.arange(11) * 43 // 10) * 3 / 43
+    covariance = max(0.0, blocks[1:] @ blocks[:-1] + blocks @ blocks / 10)
+    error = math.sqrt((blocks @ blocks + 2 * covariance) * 10 / 9) / 43
+    assert found.high - found.mean == pytest.approx(2.262 * error, rel=0.03)  # t of 9 degrees of freedom, at 97.5 %
+
+
+ERRORS = {
+    "normal": lambda random, size: random.standard_normal(size),
+    "heavy-tailed": lambda random, size: random.standard_t(2, size),
+    "skewed": lambda random, size: random.lognormal(0, 1, size),
+    "with-failures": lambda random, size: random.exponential(1, size) * np.where(random.random(size) < 0.1, 20, 1),
+}
+
+
+def said_to_differ(random, error, frames, seeds, block, times):
+    """How often two equal students get p < 0.05. Frames that are hard for one are hard for the other."""
+    often = 0
+    for _ in range(times):
+        hard = random.exponential(1, frames)
+        sides = []
+        for count in seeds:
+            of_seeds = 0.3 * random.standard_normal((count, 1)) if max(seeds) > 1 and count > 1 else 0.0
+            noise = 0.1 * random.standard_normal((count, frames))
+            sides.append(hard + error(random, frames) + of_seeds + noise)
+        found = paired_difference(*sides, block=block, draws=999)
+        often += found.p_value is not None and found.p_value < 0.05
+    return often / times
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize(
+    ("frames", "block"), [(10, 1), (24, 1), (60, 6)], ids=["10-frames", "24-frames", "10-blocks-of-6"]
+)
+def test_equal_students_are_said_to_differ_at_most_as_often_as_p_says(error, frames, block):
+    random = np.random.default_rng(1)
+    # 2500 simulations of 5 % vary by 0.44 points: 6 % is 2.3 of them above it.
+    assert said_to_differ(random, ERRORS[error], frames, (1, 1), block, 2500) <= 0.06
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("seeds", [(2, 2), (3, 3), (5, 1)], ids=["2-seeds", "3-seeds", "5-seeds-and-a-teacher"])
+def test_equal_students_of_several_seeds_are_said_to_differ_no_more_often(error, seeds):
+    random = np.random.default_rng(2)
+    assert said_to_differ(random, ERRORS[error], 10, seeds, 1, 1000) <= 0.06
+
+
+def test_equal_students_on_video_are_said_to_differ_as_often_as_p_says_in_blocks_as_long_as_frames_stay_alike():
+    random = np.random.default_rng(3)
+
+    def alike(random, frames):
+        return alike_in_a_row(random, frames)
+
+    assert said_to_differ(random, alike, 100, (1, 1), 10, 1500) <= 0.06
+    assert said_to_differ(random, alike, 100, (1, 1), 1, 300) > 0.2, "taken one by one they say far too much"
+
+
+@pytest.mark.parametrize(("frames", "block"), [(2, 1), (9, 1), (24, 6), (19, 2)])
+def test_of_fewer_than_10_frames_or_blocks_there_are_differences_alone(frames, block):
+    random = np.random.default_rng(0)
+    first, second = random.random((2, frames)), 1 + random.random((3, frames))
+    found = paired_difference(first, second, block=block)
+    assert found.difference == pytest.approx(first.mean() - second.mean())
+    assert found.relative_percent == pytest.approx(100 * (first.mean() / second.mean() - 1))
+    assert (found.low, found.high, found.p_value, found.share_better) == (None, None, None, None)
+    assert (found.relative_low_percent, found.relative_high_percent) == (None, None)
+    mean = mean_interval(first, block=block)
+    assert (mean.mean, mean.low, mean.high) == (pytest.approx(first.mean()), None, None)
+    assert corrected_p_values([found, found]) == [None, None]
+
+
+def test_relative_figures_are_unknown_where_there_is_nothing_to_relate_to():
+    found = paired_difference(np.ones(12), np.zeros(12), **QUICK)
+    assert found.difference == 1
+    assert found.relative_percent is None
+    assert found.relative_low_percent is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "settings", "why"),
+    [
+        (np.ones(5), np.ones(6), {}, "5 frames and 6"),
+        (np.ones(1), np.ones(1), {}, "2 frames or more"),
+        (np.ones((2, 2, 5)), np.ones(5), {}, "expected .seeds, frames."),
+        (np.array([1, math.nan, 1.0]), np.ones(3), {}, "nan at frame 1 of seed 0"),
+        (np.ones(20), np.ones(20), {"block": 0}, "expected 1 to 20, the number of frames"),
+        (np.ones(20), np.ones(20), {"block": 21}, "expected 1 to 20, the number of frames"),
+        (np.ones(20), np.ones(20), {"confidence": 95}, "such as 0.95"),
+        (np.ones(20), np.ones(20), {"draws": 5}, "100 or more"),
+    ],
+)
+def test_input_that_makes_no_sense_is_refused(first, second, settings, why):
+    with pytest.raises(ValueError, match=why):
+        paired_difference(first, second, **settings)
+
+
+def test_holm_multiplies_the_smallest_p_value_by_their_number_and_the_next_by_one_less():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1, 1]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
+    with pytest.raises(ValueError, match="expected 0 to 1"):
+        holm([0.1, math.nan])

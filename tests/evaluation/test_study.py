@@ -1,0 +1,324 @@
+"""Many students that differ in a few flags: what a study file may say, that it goes on, and what its tables show."""
+
+import csv
+import json
+import os
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from pipeline.cli.main import main
+from pipeline.common.locks import TargetLock
+from pipeline.depth.metrics import METRICS
+from pipeline.evaluation.study import Study, gather, markdown, read_study, unfinished
+
+SECTION = {
+    "train": {"loss": "tiekd", "epochs": 2},
+    "evaluate": {"split": "test"},
+    "seeds": [0, 1, 2],
+    "runs": {"tiekd": {}, "ssim": {"loss": "ssim"}, "mse": {"loss": "mse"}},
+    "tables": {"losses": {"title": "Losses", "first": "tiekd", "runs": ["ssim", "mse"]}},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a study file with changes, and read it."""
+
+    def write(**changes):
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump({"studies": {"small": {**SECTION, **changes}}}, sort_keys=False))
+        return read_study(path, "small")
+
+    return write
+
+
+def write_results(folder, study, abs_rel):
+    """Results as the commands write them; `abs_rel(run, seed, frame)` is the metric."""
+    for run in study.runs:
+        for seed in study.seeds:
+            values = [abs_rel(run, seed, frame) for frame in range(30)]
+            (folder / f"{run}-{seed}").mkdir(parents=True)
+            (folder / f"{run}-{seed}" / "metrics.json").write_text(json.dumps({"seconds": 2.0, "parameters": 7}))
+            metrics = dict.fromkeys(METRICS, float(np.mean(values)))
+            result = {"metrics": metrics, "against_teacher": {"abs_rel": 0.125}}
+            result |= {"protocol": {"name": "plain"}, "source": "scenes"}
+            (folder / f"{run}-{seed}.json").write_text(json.dumps(result))
+            with (folder / f"{run}-{seed}.csv").open("w", newline="") as file:
+                rows = csv.writer(file)
+                rows.writerow(["id", *METRICS])
+                rows.writerows([[f"f{frame}", *[value] * len(METRICS)] for frame, value in enumerate(values)])
+
+
+def test_runs_are_the_shared_flags_with_their_own_seed_by_seed(write):
+    runs = write().runs_to_do()
+    assert [run.stem for run in runs[:4]] == ["tiekd-0", "ssim-0", "mse-0", "tiekd-1"]
+    assert runs[1].train == {"loss": "ssim", "epochs": 2, "seed": 0}
+    assert runs[1].evaluate == {"split": "test"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"runs": {}}, "expected a mapping with `runs`"),
+        ({"train_flags": {}}, "key 'train_flags', expected one of block"),
+        ({"seeds": "0,1"}, "seeds '0,1', expected a list"),
+        (
+            {"tables": {"a": {"first": "tiekd", "runs": [], "metric": "d1"}}},
+            "metric 'd1', expected one of abs_rel, rmse",
+        ),
+        ({"tables": {"a": {"first": "tiekd", "runs": ["none"]}}}, "names run 'none', expected one of tiekd, ssim, mse"),
+    ],
+)
+def test_a_study_that_cannot_be_is_told(write, changes, match):
+    with pytest.raises(ValueError, match=match):
+        write(**changes)
+
+
+def test_an_unknown_study_or_file_is_told_with_those_that_are_there(tmp_path, write):
+    write()
+    with pytest.raises(ValueError, match="study 'large' is not in .*: expected one of: small"):
+        read_study(tmp_path / "params.yaml", "large")
+    with pytest.raises(ValueError, match="no.yaml: .*No such file"):
+        read_study(tmp_path / "no.yaml", "small")
+    (tmp_path / "odd.yaml").write_text("[1, 2")
+    with pytest.raises(ValueError, match="expected YAML with a section `studies`"):
+        read_study(tmp_path / "odd.yaml", "small")
+
+
+def test_a_difference_between_runs_is_found_with_its_size_and_chance_is_not(tmp_path, write):
+    study = write()
+    random = np.random.default_rng(0)
+    hard = random.uniform(0.1, 0.3, 30)
+    noise = random.normal(0, 0.002, (3, 3, 30))
+    order = list(study.runs)
+
+    def abs_rel(run, seed, frame):
+        better = 0.9 if run == "ssim" else 1.0
+        return hard[frame] * better + noise[order.index(run), seed, frame]
+
+    write_results(tmp_path / "out", study, abs_rel)
+    found = gather(study, tmp_path / "out")
+    against = found["tables"]["losses"]["against_first"]
+    assert against["ssim"]["difference_percent"] == pytest.approx(-10, abs=0.5)
+    assert against["ssim"]["low_percent"] < -10 < against["ssim"]["high_percent"] < 0
+    assert against["ssim"]["p_holm"] < 0.01
+    assert against["mse"]["low_percent"] < 0 < against["mse"]["high_percent"]
+    assert against["mse"]["p_holm"] > 0.05
+    text = markdown(found)
+    (row,) = [line for line in text.splitlines() if line.startswith("| `ssim`")]
+    assert "-10." in row or "-9.9" in row
+    assert "0.1250" in row
+
+
+def test_seeds_that_are_good_or_bad_for_all_runs_hide_no_difference(tmp_path, write):
+    study = write()
+    random = np.random.default_rng(0)
+    hard, luck = random.uniform(0.1, 0.3, 30), (0.0, 0.03, -0.02)
+    factors = {"tiekd": 1.0, "ssim": 0.97, "mse": 1.0}
+    noise = random.normal(0, 0.0005, (3, 3, 30))
+
+    def abs_rel(run, seed, frame):
+        return hard[frame] * factors[run] + luck[seed] + noise[list(factors).index(run), seed, frame]
+
+    write_results(tmp_path / "out", study, abs_rel)
+    found = gather(study, tmp_path / "out")
+    against = found["tables"]["losses"]["against_first"]["ssim"]
+    assert against["low_percent"] < -3 < against["high_percent"] < 0
+    assert found["runs"]["ssim"]["high"] > found["runs"]["tiekd"]["low"], "alone, their intervals overlap"
+
+
+def test_seeds_that_collapsed_to_the_same_depth_do_not_stop_the_table(tmp_path, write):
+    study = write()
+    write_results(tmp_path / "out", study, lambda _run, _seed, frame: 0.9 + frame / 100)
+    found = gather(study, tmp_path / "out")
+    assert found["runs"]["mse"]["seeds_sd"] == 0
+    assert found["tables"]["losses"]["against_first"]["mse"]["p_holm"] == 1
+
+
+def test_runs_measured_over_different_frames_are_never_compared(tmp_path, write):
+    study = write()
+    write_results(tmp_path / "out", study, lambda run, seed, _: 0.2 + len(run) + seed)
+    path = tmp_path / "out" / "mse-1.csv"
+    path.write_text(path.read_text().replace("f7,", "f77,"))
+    with pytest.raises(ValueError, match="mse-1.json cannot be compared with .*tiekd-0.json.*'f7'"):
+        gather(study, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_study_trains_measures_and_goes_on_after_a_failure(tmp_path, scenes, teacher_store):
+    source = f"scenes:{scenes.root}"
+    store = str(teacher_store)
+    section = {
+        "train": {"source": source, "split": "train", "store": store, "student": "lean", "epochs": 1, "batch-size": 2},
+        "evaluate": {"source": source, "split": "test", "protocol": "plain"},
+        "seeds": [0],
+        "runs": {"tiekd": {"flip": False}, "ssim": {"loss": "sim"}},
+        "tables": {"losses": {"first": "tiekd", "runs": ["ssim"]}},
+    }
+    path, out = tmp_path / "params.yaml", tmp_path / "out"
+
+    def run():
+        path.write_text(yaml.safe_dump({"studies": {"small": section}}))
+        words = ["study", f"{path}:small", "--out", str(out), "--jobs", "2", "--results", str(tmp_path / "r.json")]
+        return CliRunner().invoke(main, words)
+
+    done = run()
+    assert done.exit_code == 1
+    assert "run ssim-0 of study small: loss 'sim': expected one of tiekd" in done.output
+    assert not out.exists()
+    weights = tmp_path / ".out.partial" / "tiekd-0" / "student.safetensors"
+    before = weights.stat().st_mtime_ns
+    section["runs"]["ssim"]["loss"] = "ssim"
+    done = run()
+    assert done.exit_code == 0, done.output
+    assert (out / "tiekd-0" / "student.safetensors").stat().st_mtime_ns == before, "what was finished is kept"
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert set(found["runs"]) == {"tiekd", "ssim"}
+    assert found == json.loads((out / "results.json").read_text())
+    assert "--no-flip" in (out / "tiekd-0.log").read_text()
+    assert (tmp_path / "r.md").read_text() in done.output
+    assert run().exit_code == 1  # never written over
+
+
+def test_a_run_whose_flags_changed_is_made_anew(tmp_path):
+    folder = tmp_path / ".out.partial"
+    study = Study("small", {}, {}, (0,), 1, {}, {"tiekd": {"loss": "tiekd"}}, ())
+    (run,) = study.runs_to_do()
+    folder.mkdir()
+    (folder / "tiekd-0.json").write_text("{}")
+    (folder / "tiekd-0").mkdir()
+    (folder / "tiekd-0.flags.json").write_bytes(run.flags_json())
+    assert unfinished(study, folder) == []
+    (changed,) = (other := replace(study, evaluate={"split": "test"})).runs_to_do()
+    assert unfinished(other, folder) == [changed]
+    assert not (folder / "tiekd-0.json").exists()
+    assert not (folder / "tiekd-0").exists()
+
+
+# --- a file of anybody's ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/x", "../x", "a/b", "..", ".hidden", "", "a\\b", "a\n", "x" * 101, "dot.", " a"], ids=repr
+)
+def test_a_name_that_is_no_plain_word_is_refused(write, name):
+    with pytest.raises(ValueError, match="expected a plain word"):
+        write(runs={name: {}, **SECTION["runs"]})
+    with pytest.raises(ValueError, match="expected a plain word"):
+        write(teachers={name: "exact.json"})
+
+
+def test_plain_words_are_taken(write):
+    names = ["ssim+si", "sigma-0.5", "w_2", "größe", "a b", "lr=0.1", "50%"]
+    assert set(names) <= set(write(runs={**SECTION["runs"], **{name: {} for name in names}}).runs)
+
+
+def test_a_study_removes_nothing_outside_of_its_folder(tmp_path):
+    precious = tmp_path / "precious-0"
+    precious.mkdir()
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump({"studies": {"s": {"runs": {str(tmp_path / "precious"): {}}}}}))
+    done = CliRunner().invoke(main, ["study", f"{path}:s", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert "expected a plain word" in done.output
+    assert precious.is_dir()
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["precious-0", "s.yaml"]
+
+
+def test_a_run_folder_that_is_a_link_is_removed_as_a_link(tmp_path):
+    folder, precious = tmp_path / ".out.partial", tmp_path / "precious"
+    for one in (folder, precious):
+        one.mkdir()
+    (precious / "thesis.txt").touch()
+    (folder / "tiekd-0").symlink_to(precious)
+    unfinished(Study("small", {}, {}, (0,), 1, {}, {"tiekd": {}}, ()), folder)
+    assert (precious / "thesis.txt").exists()
+    assert not (folder / "tiekd-0").exists()
+
+
+DEEP = "studies: " + "[" * 500 + "]" * 500
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (b"", "no section `studies`"),
+        (b"[1, 2]", "no section `studies`"),
+        (b"studies: 7", "studies: '7', expected a mapping"),
+        (b"studies: {s: 7}", "expected a mapping with `runs`"),
+        (b"studies: {s: {runs: [a, b]}}", "runs: .* expected a mapping"),
+        (b"studies: {s: {runs: {a: 7}}}", "run 'a': '7', expected a mapping"),
+        (b"studies: {s: {runs: {yes: {}}}}", "run: 'True', expected a text .in quotes"),
+        (b"studies: {s: {runs: {a: {loss: [1]}}}}", "flag loss: .* expected a text, a number, true or false"),
+        (b"studies: {s: {runs: {a: {--loss: x}}}}", "flag '--loss', expected a name"),
+        (b"studies: {s: {runs: {a: {}}, train: [x]}}", "train: .* expected a mapping"),
+        (b"studies: {s: {runs: {a: {}}, block: many}}", "block 'many', expected a whole number"),
+        (b"studies: {s: {runs: {a: {}}, seeds: [0, 0]}}", "seed 0 is there twice"),
+        (b"studies: {s: {runs: {a: {}}, tables: {t: {first: a, runs: a}}}}", "runs 'a', expected a list"),
+        (b"studies: {s: {runs: {a: {}, a: {}}}}", "key 'a' is there twice"),
+        (b"studies: {s: {runs: {a: {}}, teachers: {t: {}}}}", "teacher 't': .* expected a text"),
+        (b"studies: \xff", "can't decode byte 0xff"),
+        (b"studies: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        (b"studies: &a [*a]", "alias .a is of what it stands in"),
+        (DEEP.encode(), "nested deeper than 64"),
+        (BOMB.encode(), "it stands for more than 100000 values"),
+        (MERGES.encode(), "it stands for more than 100000 values"),
+        (b"#" * 2**21, "more than 1048576 bytes"),
+    ],
+    ids=lambda value: None if isinstance(value, bytes) else value[:30],
+)
+def test_a_malformed_file_is_one_clear_message(tmp_path, data, match):
+    path = tmp_path / "s.yaml"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=match):
+        read_study(path, "s")
+
+
+def test_a_study_file_that_is_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "s.yaml")
+    with pytest.raises(ValueError, match="not a regular file"):
+        read_study(tmp_path / "s.yaml", "s")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"runs": {"a": {"epohcs": 3}}}, "run a of study small: train-student: No such option.*--epohcs"),
+        ({"runs": {"a": {"epochs": "many"}}}, "Invalid value for '--epochs'"),
+        ({"evaluate": {"protocl": "plain"}}, "evaluate-student: No such option.*--protocl"),
+        ({"train": {}}, "Missing option '--source'"),
+        ({"teachers": {"t": "none.json"}}, "none.json: No such file"),
+        ({"teachers": {"t": "odd.json"}}, "odd.json: no abs_rel, rmse, delta1 in `metrics`; expected what evaluate-t"),
+    ],
+    ids=["a flag", "a value", "an evaluation's flag", "a flag that is missing", "no teacher", "no result"],
+)
+def test_flags_and_teachers_are_looked_at_before_anything_runs(tmp_path, monkeypatch, changes, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd.json").write_text('{"metrics": [1]}')
+    section = {
+        "train": {"source": "scenes:s", "split": "train", "store": "t.zarr"},
+        "evaluate": {"source": "scenes:s", "split": "test"},
+        "runs": {"a": {}},
+    }
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"studies": {"small": section | changes}}))
+    done = CliRunner().invoke(main, ["study", "s.yaml:small", "--out", "out"])
+    assert done.exit_code == 1
+    assert re.search(said, done.output), done.output
+    assert not (tmp_path / ".out.partial").exists()
+
+
+def test_a_study_that_is_at_work_is_not_started_twice(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "studies: {s: {runs: {a: {}}, train: {source: 's:s', split: a, store: a}, evaluate: {source: 's:s', split: a}}}"
+    )
+    with TargetLock(tmp_path / "out"):
+        done = CliRunner().invoke(main, ["study", f"{path}:s", "--out", str(tmp_path / "out")])
+    assert "out is being written by process" in done.output

@@ -1,0 +1,116 @@
+"""The Triton kernels agree with `fused` in the interpreter, and compile to code that keeps to its registers."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from triton_cases import CASES
+
+from pipeline.losses import blockwise as module
+from pipeline.losses.base import StoredMaps
+from pipeline.losses.blockwise import fused
+from pipeline.losses.targets import StoredTarget
+
+SCRIPT = Path(__file__).parents[1] / "support" / "triton_cases.py"
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton: pip install '.[triton]'")
+ROUNDING = {"depth": 1e-6, "kl": 1e-5, "mass": 1e-6, "gradient": 2e-6}
+"""More than float32's own share, which the blocks show: depth and gradient relative, KL in nats."""
+
+
+def report(what, folder, **environment):
+    """What the script prints, in a process of its own: whether Triton interprets is settled when it is imported."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(folder), **environment}
+    command = [sys.executable, str(SCRIPT), what]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=SCRIPT.parents[1])
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory):
+    return report("agree", tmp_path_factory.mktemp("triton"), TRITON_INTERPRET="1")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    return report("compile", tmp_path_factory.mktemp("triton"), TRITON_INTERPRET="0")
+
+
+@needs_triton
+@pytest.mark.parametrize("name", CASES)
+def test_the_kernels_differ_from_the_blocks_by_rounding_alone(interpreted, name):
+    found = interpreted["cases"][name]
+    assert found["pixels"] > 0
+    assert found["same_kind"]
+    assert not found.get("infinite_apart")
+    for part, off in found["triton"].items():
+        # The interpreter cuts bfloat16 off, a GPU rounds it.
+        half = 2**-7 if "bfloat16" in name and part == "gradient" else 0
+        assert off <= 2 * found["blocks"][part] + ROUNDING[part] + half, part
+
+
+@needs_triton
+def test_some_divergences_from_bins_ruled_out_are_infinite_and_some_are_not(interpreted):
+    found = interpreted["cases"]["logits of minus infinity"]
+    assert found["infinite"] > 0
+    assert found["pixels"] > 20
+
+
+@needs_triton
+def test_the_same_logits_give_the_same_bits_from_the_kernels(interpreted):
+    assert interpreted["twice"]
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", ["80", "90"])
+def test_the_kernels_compile_without_spilling_much(compiled, capability):
+    assert len(compiled[capability]) == 2 * 2 * 2 * (4 if capability == "90" else 2)  # types, orders, ways, targets
+    for name, used in compiled[capability].items():
+        assert used["spilled_bytes"] <= 16, (name, used)
+
+
+@needs_triton
+def test_pixels_that_lie_side_by_side_are_read_sixteen_bytes_at_a_time(compiled):
+    for name, used in compiled["90"].items():
+        if "contiguous" in name:
+            assert used["loads_of_16_bytes"] >= 2, (name, used)
+
+
+def test_a_kernel_that_nobody_knows_is_refused():
+    with pytest.raises(ValueError, match="kernel 'cuda': expected one of blocks, triton"):
+        fused(torch.zeros(1, 3, 2, 2), torch.arange(4.0), kernel="cuda")
+
+
+def test_triton_without_its_package_is_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"not installed: pip install 'tiekd-pipeline\[triton\]', or use blocks"):
+        fused(torch.zeros(1, 3, 2, 2), torch.arange(4.0), kernel="triton")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "interpret", "match"),
+    [(torch.float32, "0", "CUDA device, not on cpu: use blocks"), (torch.float64, "1", "not float64: use blocks")],
+)
+def test_logits_that_triton_cannot_take_are_refused(monkeypatch, dtype, interpret, match):
+    monkeypatch.setattr(module, "find_spec", lambda _: True)
+    monkeypatch.setenv("TRITON_INTERPRET", interpret)
+    with pytest.raises(ValueError, match=match):
+        fused(torch.zeros(1, 3, 2, 2, dtype=dtype), torch.arange(4.0), kernel="triton")
+
+
+@needs_triton
+def test_the_kernels_get_stored_maps_spread_over_all_bins(monkeypatch):
+    given = []
+    monkeypatch.setattr(module, "check_kernel", lambda *_: None)
+    monkeypatch.setattr(
+        "pipeline.losses.triton.autograd.fused_triton", lambda *parts: given.append(parts[2]) or (None, None, None)
+    )
+    gap, weight = (torch.tensor(one, dtype=torch.uint8).view(1, 2, 1, 1) for one in ([2, 1], [1, 3]))
+    stored = StoredMaps(gap, weight, torch.zeros(1, 1, 1, dtype=torch.uint8), 3, torch.tensor([0.0, 1.0, 0.5, 0.25]))
+    fused(torch.zeros(1, 3, 1, 1), torch.arange(4.0), StoredTarget(stored, torch.float32), "triton")
+    assert given[0].block(0, 0, 1).maps.flatten().tolist() == pytest.approx([0, 0.8, 0.2])

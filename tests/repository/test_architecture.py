@@ -1,0 +1,262 @@
+"""Who may import whom, what DVC waits for, what a wheel holds, what README shows."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from imports import DVC_FILES, STAGES, closure, imports_of, modules
+
+ROOT = Path(__file__).parents[2]
+
+MAY_IMPORT = {
+    "common": set(),
+    "depth": {"common"},
+    "sources": {"common"},
+    "networks": {"common", "depth", "sources"},
+    "losses": {"common", "depth"},
+    "store": {"common", "depth"},
+    # A network that was trained here can teach: checkpoint.py is the one adapter that imports networks.
+    "teachers": {"common", "depth", "networks", "sources"},
+    "cache": {"common", "depth", "sources", "store", "teachers", "networks", "train"},
+    "train": {"common", "depth", "losses", "networks", "sources", "store"},
+    "evaluation": {"common", "depth", "networks", "sources", "store", "train"},
+    "report": {"common", "depth", "evaluation", "networks", "sources", "store", "train"},
+    "deploy": {"common", "depth", "evaluation", "networks", "sources", "store"},
+    "cli": {
+        "cache",
+        "common",
+        "deploy",
+        "depth",
+        "evaluation",
+        "losses",
+        "networks",
+        "report",
+        "sources",
+        "store",
+        "teachers",
+        "train",
+    },
+    "scenes": {"cli", "common"},
+}
+"""Folder of the package -> folders it may import at run time. Of `scenes`, the command line alone imports `cli`."""
+
+
+def folder(name):
+    """The folder of a dotted name of ours: `pipeline.store.read.ids` -> `store`; `scenes.camera` -> `scenes`."""
+    parts = name.split(".")
+    return parts[0] if parts[0] == "scenes" else parts[1] if len(parts) > 1 else ""
+
+
+def test_folders_import_only_what_the_table_allows():
+    known = modules()
+    seen = set()
+    for name in known:
+        here = folder(name)
+        seen.add(here)
+        for other in imports_of(name, known):
+            if other in known and other != "pipeline":
+                allowed = {here} | MAY_IMPORT.get(here, set())
+                assert folder(other) in allowed, f"{name} imports {other}: {here} may import {sorted(allowed)}"
+    assert seen - {""} == set(MAY_IMPORT)
+
+
+def test_each_third_party_package_is_imported_by_the_folders_it_belongs_to():
+    owners = {
+        "zarr": {"store"},
+        "numcodecs": {"store"},
+        "click": {"cli", "scenes"},
+        "transformers": {"teachers"},
+        "tqdm": {"cli"},
+        "fsspec": {"store"},
+        "aiohttp": {"store"},
+        "timm": {"networks"},
+        "onnx": {"deploy"},
+        "onnxruntime": {"deploy", "teachers"},
+        "ai_edge_litert": {"teachers"},
+        "distributed": {"cache"},
+        "h5py": {"sources"},
+        "OpenEXR": {"sources"},
+        "triton": {"losses"},
+        "yaml": {"evaluation"},
+    }
+    known = modules()
+    for name in known:
+        for other in imports_of(name, known):
+            top = other.split(".")[0]
+            assert folder(name) in owners.get(top, {folder(name)}), f"{name} imports {top}"
+
+
+def test_only_the_command_line_prints():
+    for name, path in modules().items():
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        printing = [node for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
+        assert not printing, name
+        assert folder(name) == "cli" or "sys.stdout" not in path.read_text(), name
+
+
+def test_all_that_commands_print_is_escaped_in_one_place():
+    for name, path in modules().items():
+        assert name == "pipeline.cli.console" or not re.search(r"click\.s?echo\b", path.read_text()), name
+
+
+def test_packages_begin_with_a_docstring_and_no_code():
+    for path in (ROOT / "pipeline").rglob("__init__.py"):
+        if path.parent.name == "store":  # its face: open_store
+            continue
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), path
+        assert len(tree.body) == 1, path
+
+
+def test_importing_stage_two_leaves_every_teacher_out():
+    code = (
+        "import sys, pipeline.train.run, pipeline.evaluation.run, pipeline.losses.tiekd\n"
+        "bad = [m for m in sys.modules if m.startswith(('pipeline.teachers', 'transformers', 'onnxruntime'))]\n"
+        "assert not bad, bad"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_pickle_is_ever_loaded():
+    for name, path in modules().items():
+        text = path.read_text()
+        assert not re.search(r"import (pickle|marshal|shelve)|allow_pickle=True|weights_only=False", text), name
+        for call in re.findall(r"torch\.load\(.*\)", text):
+            assert "weights_only=True" in call, name
+
+
+# --- dvc -----------------------------------------------------------------------------------------------------------
+
+DVC = {path: yaml.safe_load((ROOT / path).read_text())["stages"] for path in DVC_FILES}
+
+
+def dvc_stages():
+    """(file, stage, its own script, what it waits for) of every dvc.yaml."""
+    for path, stages in DVC.items():
+        for name, stage in stages.items():
+            deps = stage.get("do", stage)["deps"]
+            scripts = [dep for dep in deps if dep.startswith("stages/")]
+            if not scripts:  # draws or tabulates what is there, with a script of its own
+                assert any(dep.startswith("experiments/") for dep in deps), name
+                continue
+            yield path, name, Path(scripts[0]).stem, deps
+
+
+@pytest.mark.parametrize("listed", list(dvc_stages()), ids=lambda listed: f"{listed[0]}-{listed[1]}")
+def test_a_stage_waits_for_exactly_the_files_that_its_code_imports(listed):
+    file, _, script, deps = listed
+    code = [path for path in deps if path.startswith(("pipeline", "scenes"))]
+    assert code == closure(script, file), "run `python tests/rewrite_dvc.py`"
+
+
+def test_every_stage_is_known_and_never_waits_for_the_whole_package():
+    scripts = {script for _, _, script, _ in dvc_stages()}
+    assert scripts == set(STAGES) == {path.stem for path in (ROOT / "stages").glob("*.py")}
+    assert set(DVC["dvc.yaml"]) == scripts - {"run_study"}
+    for _, _, _, deps in dvc_stages():
+        assert "pipeline" not in deps
+        assert not any(path.startswith("pipeline/cli") for path in deps)
+
+
+def test_a_change_to_a_distillation_loss_leaves_the_teacher_alone():
+    for stage in ("train_teacher", "cache_teacher"):
+        assert not {"pipeline/losses/tiekd.py", "pipeline/losses/ssim.py"} & set(DVC["dvc.yaml"][stage]["deps"])
+    assert {"pipeline/losses/tiekd.py", "pipeline/losses/ssim.py"} <= set(
+        DVC["dvc.yaml"]["train_student"]["do"]["deps"]
+    )
+
+
+def test_the_flags_in_params_are_flags_of_the_commands():
+    from pipeline.cli.main import main
+
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    commands = {
+        "teacher": "train-teacher",
+        "cache": "cache-teacher",
+        "student": "train-student",
+        "evaluate": "evaluate-student",
+        "report": "report",
+    }
+    for section, name in commands.items():
+        known = {option for parameter in main.get_command(None, name).params for option in parameter.opts}
+        assert {f"--{flag}" for flag in params[section]} <= known, section
+        if section == "student":
+            assert {f"--{flag}" for flags in params["students"].values() for flag in flags} <= known
+
+
+def test_the_stages_are_thin():
+    for path in (ROOT / "stages").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert "Reads" in ast.get_docstring(tree)
+        assert "Writes" in ast.get_docstring(tree)
+        assert len(tree.body) == (6 if path.stem == "make_scenes" else 3), path  # which looks for scenes/
+
+
+# --- wheel ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_package_alone_and_its_help_runs_from_an_empty_place(tmp_path):
+    # From a copy: setuptools leaves a folder `build` behind, and would pack what an older one holds.
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "pipeline", source / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "tiekd_pipeline.py"):
+        shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, source]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("tiekd_pipeline-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        tops = {name.split("/")[0] for name in archive.namelist()}
+        assert {top for top in tops if not top.endswith(".dist-info")} == {"pipeline", "tiekd_pipeline.py"}
+        packed = {name for name in archive.namelist() if name.startswith("pipeline/") and name.endswith(".py")}
+        assert packed == {path.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline").rglob("*.py")}
+        archive.extractall(tmp_path / "site")
+    import click
+
+    code = (
+        "import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p and p != '']\n"
+        f"sys.path += [{str(tmp_path / 'site')!r}, {str(tmp_path / 'click')!r}]\n"
+        "from pipeline.cli.main import main; main(['--help'])"
+    )
+    (tmp_path / "click").mkdir()
+    (tmp_path / "click" / "click").symlink_to(Path(click.__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cache-teacher" in done.stdout
+
+
+# --- README --------------------------------------------------------------------------------------------------------
+
+
+def test_the_tree_in_readme_names_every_folder():
+    text = (ROOT / "README.md").read_text()
+    (tree,) = [block for block in text.split("```")[1::2] if "constraints.txt" in block]
+    for name in [*MAY_IMPORT, "stages", "data", "tests", "docs", "benchmarks", "params.yaml", "dvc.yaml"]:
+        assert re.search(rf"^ *{re.escape(name)}\b", tree, re.MULTILINE), name
+
+
+def test_every_requirement_is_pinned():
+    pinned = {
+        line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    }
+    asked = re.findall(r'^    "([A-Za-z0-9_-]+)', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    names = {name.lower() for name in asked} - {"tiekd-pipeline", "ann", "td", "fix"}
+    known = {"torch", "zarr", "numcodecs", "numpy", "click", "pillow", "h5py", "dask", "hypothesis", "pytest"}
+    assert known <= names
+    from_project = {name for name in names if name in known | {"safetensors", "tqdm", "matplotlib", "jinja2", "pyyaml"}}
+    assert from_project <= pinned
+    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text()
+
+
+def test_the_changelog_knows_this_version():
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()

@@ -1,0 +1,222 @@
+"""What the documents show is true: every command of README runs, every snippet gives what it says."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fakes
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from tiny_stores import make_store
+
+from pipeline.cli.main import main
+from pipeline.store import open_store
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands(text=README):
+    """Every shell line of a document, README if none is given."""
+    return [line for block in blocks(text, "sh") for line in block.strip().splitlines()]
+
+
+def test_readme_has_the_two_commands_first():
+    assert commands()[:2] == ["make demo", "make test"]
+    targets = (ROOT / "Makefile").read_text()
+    for line in commands()[:2]:
+        assert re.search(rf"^{line.split()[1]}:", targets, re.MULTILINE)
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_every_command_of_readme_runs_as_it_is_written(tmp_path, monkeypatch):
+    # Beside the real data, at the place README speaks of; the images of the transformers teacher are made here.
+    monkeypatch.chdir(tmp_path)
+    shared = tmp_path.parent / "shared"
+    if not shared.exists():
+        shared.symlink_to(ROOT.parent / "shared")
+    small = small_splits(tmp_path)
+    ran = run_on_a_few_frames(commands(), small)
+    stages = {"cache-teacher", "evaluate-teacher", "train-student", "evaluate-student", "report", "store"}
+    assert stages | {"cache-images", "compare", "export-student", "predict"} == set(ran)
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_the_litert_file_goes_from_the_store_to_the_page_by_the_commands_of_its_document(tmp_path, monkeypatch):
+    pytest.importorskip("ai_edge_litert")
+    monkeypatch.chdir(tmp_path)
+    shared = tmp_path.parent / "shared"
+    if not shared.exists():
+        shared.symlink_to(ROOT.parent / "shared")
+    text = (ROOT / "docs" / "teachers.md").read_text()
+    (block,) = [block for block in blocks(text, "sh") if "litert:" in block]
+    ran = run_on_a_few_frames(block.strip().splitlines(), small_splits(tmp_path))
+    assert set(ran) == {"cache-teacher", "evaluate-teacher", "train-student", "evaluate-student", "report"}
+    assert (tmp_path / "office.html").stat().st_size > 50_000
+
+
+def run_on_a_few_frames(lines, small):
+    """Run the pipeline's own commands, made short; returns their names."""
+    ran = []
+    for line in lines:
+        words = shlex.split(line)
+        if words[0] != "pipeline" or "transformers:" in line:
+            continue
+        # The same commands on a few frames: a whole epoch at 352x1216 takes minutes on two cores.
+        words = [small.get(word, word) for word in words[1:]]
+        if "--epochs" in words:
+            words[words.index("--epochs") + 1] = "1"
+        if "--block" in words:
+            words[words.index("--block") + 1] = "2"
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 0, f"{line}\n{done.output}"
+        ran.append(words[0])
+    return ran
+
+
+def small_splits(folder):
+    """Lists of the first frames of README's splits, by the name that README gives them."""
+    kitti, indoor = Path("../shared/data/kitti/splits"), Path("../shared/data/indoor")
+    named = {f"{kitti}/sample_train.txt": 4, f"{kitti}/sample_test.txt": 2}
+    small = {}
+    for name, count in named.items():
+        path = folder / Path(name).name
+        path.write_text("\n".join(Path(name).read_text().splitlines()[:count]))
+        small[name] = str(path)
+    for split in ("train", "test"):
+        path = folder / f"indoor_{split}.txt"
+        path.write_text("\n".join((indoor / f"{split}.txt").read_text().splitlines()[:8]))
+        small[split] = str(path)
+    (folder / "indoor_all.txt").write_text("\n".join(Path(small[split]).read_text() for split in ("train", "test")))
+    small["all"] = str(folder / "indoor_all.txt")
+    return small
+
+
+def test_what_readme_installs_is_an_extra():
+    installs = [line for line in commands() if line.startswith("pip install")]
+    assert len(installs) == 2
+    for line in installs:
+        extra = re.search(r"\[(.+)\]", line)[1]
+        assert re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+
+
+def test_the_transformers_command_of_readme_runs_with_a_model_of_that_family(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    from tiny_transformers import METRIC, save_model
+
+    (line,) = [line for line in commands() if "transformers:" in line and line.startswith("pipeline")]
+    model = tmp_path / "model"
+    save_model(model, "depth_anything", **METRIC)
+    fakes.make_folder(tmp_path / "MY_IMAGES", size_px=(28, 42))
+    monkeypatch.chdir(tmp_path)
+    words = re.sub(r"transformers:\S+", f"transformers:{model}", line).split()[1:]
+    words = [word.strip("'") for word in words]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert open_store(tmp_path / "teacher.zarr").spec.teacher["kind"] == "transformers"
+
+
+def test_the_teacher_of_readme_works(tmp_path):
+    (code,) = [block for block in blocks(README, "python") if "my_teacher" in block]
+    (tmp_path / "my_teacher.py").write_text(code)
+    fakes.make_folder(tmp_path / "images", size_px=(24, 32))
+    command = [Path(sys.executable).with_name("pipeline"), "cache-teacher", "--source", "folder:images"]
+    command += ["--split", "all", "--teacher", "python:my_teacher:load", "--bins", "nyu", "--sigma-m", "0.2"]
+    done = subprocess.run([*command, "--out", "s.zarr"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert open_store(tmp_path / "s.zarr").spec.teacher["name"] == "mine"
+
+
+def test_the_source_of_contributing_registers_itself_and_goes_through_both_stages(tmp_path):
+    (code,) = [block for block in blocks((ROOT / "CONTRIBUTING.md").read_text(), "python") if "SOURCE" in block]
+    assert len(code.splitlines()) <= 50
+    package = tmp_path / "pipeline"
+    shutil.copytree(ROOT / "pipeline", package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "sources" / "datasets" / "pairs.py").write_text(code)
+    (tmp_path / "images").mkdir()
+    for number in range(6):
+        depth_m = fakes.smooth_depth_m((32, 48), number)
+        fakes.write_image(tmp_path / f"images/{number}.jpg", fakes.image_of(depth_m))
+        np.save(tmp_path / f"images/{number}.npy", depth_m)
+    shutil.copy(ROOT / "tests" / "support" / "fakes.py", tmp_path)
+    where = ["--source", "pairs:images", "--split"]
+    for words, expected in (
+        (
+            ["cache-teacher", *where, "all", "--teacher", "python:fakes:factory", "--out", "s.zarr"],
+            "6 samples of 32x48",
+        ),
+        (
+            [
+                *["train-student", *where, "train", "--store", "s.zarr", "--student", "lean-small"],
+                *["--epochs", "1", "--batch-size", "2", "--out", "run"],
+            ],
+            "2 steps",
+        ),
+        (["evaluate-student", "run", *where, "test", "--out", "m.json"], "protocol name plain"),
+        (
+            ["cache-teacher", "--source", "pear:x", "--split", "all", "--teacher", "x:y", "--out", "t.zarr"],
+            "pairs, scenes",
+        ),
+    ):
+        command = [sys.executable, "-m", "pipeline.cli.main", *words]
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."}
+        )
+        assert expected in done.stdout + done.stderr, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("page", "least"),
+    [("benchmarks.md", 6), ("experiments.md", 10), ("scale.md", 4), ("sources.md", 1), ("teachers.md", 4)],
+)
+def test_a_page_shows_the_tables_of_the_results_and_of_the_code(monkeypatch, page, least):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    import tables
+
+    text = (ROOT / "docs" / page).read_text()
+    assert tables.filled(text, tables.tables()) == text, "run `python experiments/tables.py`"
+    assert text.count("<!-- table ") >= least
+
+
+def test_the_training_loop_snippet_of_readme_works(tmp_path, monkeypatch):
+    (code,) = [block for block in blocks(README, "python") if "TieKdLoss" in block]
+    make_store(tmp_path / "train.zarr")
+    monkeypatch.chdir(tmp_path)
+    values = {}
+    exec(code, values)  # noqa: S102 - our own README
+    import torch
+
+    depth_m = torch.from_numpy(values["store"].depth_m(0))[None, None]
+    logits = torch.zeros(1, values["store"].spec.bin_count, *depth_m.shape[2:], requires_grad=True)
+    values["loss"](logits, depth_m).backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_the_reader_in_the_format_gives_the_same_metres_without_our_package(tmp_path):
+    (code,) = blocks((ROOT / "docs" / "store.md").read_text(), "python")
+    assert len(code.strip().splitlines()) <= 20
+    assert "pipeline" not in code
+    path = make_store(tmp_path / "teacher.zarr")
+    program = tmp_path / "read.py"
+    program.write_text(code.replace("000042", "a/004") + "\nnp.save('depth_m.npy', depth_m.astype('float32'))\n")
+    done = subprocess.run([sys.executable, "-W", "error", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(np.load(tmp_path / "depth_m.npy"), open_store(path).depth_m("a/004"), equal_nan=True)
+
+
+def test_the_documents_name_files_that_exist():
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -1,0 +1,7 @@
+"""Where the repository and the real data are."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+REAL = ROOT.parent / "shared" / "data"
+SUPPORT = Path(__file__).parent

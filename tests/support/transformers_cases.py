@@ -1,0 +1,23 @@
+"""Small transformers models on disk, opened as teachers."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from pipeline.teachers.registry import TeacherOptions, open_teacher
+
+CPU = torch.device("cpu")
+VIEWS = torch.randint(0, 256, (2, 3, 40, 100), generator=torch.Generator().manual_seed(0)) / 255
+IDS = ["a", "b"]
+
+
+def refuses(*parts):
+    """Raises ValueError whose message holds all parts in this order."""
+    return pytest.raises(ValueError, match="(?s)" + ".*".join(re.escape(str(part)) for part in parts))
+
+
+def opened(folder, **options):
+    return open_teacher(f"transformers:{folder}", device=CPU, options=TeacherOptions(**options))

@@ -1,0 +1,213 @@
+"""Figures of the Triton kernels beside `fused`, as JSON: run in processes of their own by test_fused_triton.py.
+
+    TRITON_INTERPRET=1 python tests/triton_cases.py agree
+    python tests/triton_cases.py compile
+
+`agree` runs the kernels in Triton's interpreter, and tells how far they and the blocks of `fused`, both in float32, are
+from `fused` in float64. `compile` makes machine code of them for GPUs that need not be there, and tells what it uses.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+
+from pipeline.depth.dpm import parse_bins
+from pipeline.losses.blockwise import fused
+from pipeline.losses.targets import GaussianTarget, GivenTarget
+
+LAST = torch.channels_last
+DEFAULT = {"bins": "linear:49:0.001:10", "size": (5, 9), "order": torch.contiguous_format, "dtype": torch.float32}
+GAUSSIAN = {"target": "gaussian", "sigma": 0.5, "in_bins": False, "centred": False}
+CASES = {
+    "no target": {"target": None},
+    "no target, a thousand bins and more": {"target": None, "bins": "log:1030:0.1:80", "size": (1, 2), "order": LAST},
+    "gaussian": GAUSSIAN,
+    "gaussian, the paper's bins": {**GAUSSIAN, "bins": "kitti", "size": (10, 13)},
+    "gaussian, channels last": {**GAUSSIAN, "bins": "linear:150:1:80", "size": (3, 5), "order": LAST},
+    "gaussian, narrower than a bin": {**GAUSSIAN, "sigma": 0.02},
+    "gaussian, as wide as the range": {**GAUSSIAN, "sigma": 10.0},
+    "gaussian, in bins, centred": {**GAUSSIAN, "bins": "log:64:1:100", "in_bins": True, "centred": True},
+    "gaussian, part of an image, channels last": {**GAUSSIAN, "size": (3, 5), "order": LAST, "part": True},
+    "gaussian, three bins of a single pixel": {**GAUSSIAN, "bins": "linear:3:0.001:10", "size": (1, 1)},
+    "gaussian, bfloat16": {**GAUSSIAN, "dtype": torch.bfloat16},
+    "gaussian, float16, channels last": {**GAUSSIAN, "dtype": torch.float16, "size": (3, 5), "order": LAST},
+    "given": {"target": "given"},
+    "given, channels last": {"target": "given", "order": LAST},
+    "given, of another size": {"target": "given", "map_size": (10, 13), "dtype": torch.float16},
+    "depth alone": {**GAUSSIAN, "asked": (1, 0)},
+    "divergence alone": {**GAUSSIAN, "asked": (0, 1)},
+    "huge logits": {**GAUSSIAN, "offset": 3e4},
+    "logits of minus infinity": {**GAUSSIAN, "bins": "linear:90:1:80", "ruled_out": True},
+}
+
+
+def depths_m(edges_m, size):
+    """Depth (2, 1, h, w): inside the range, a little and far beyond both ends, and none."""
+    random = torch.Generator().manual_seed(0)
+    depth_m = torch.rand(2, 1, *size, generator=random) * (float(edges_m[-1]) + 10) - 5
+    odd = torch.tensor([math.nan, 1e30, -1e30, math.inf])
+    depth_m.view(2, -1)[:, 1 : 1 + len(odd)] = odd[: depth_m[0].numel() - 1]
+    return depth_m
+
+
+def target_of(case, edges_m, depth_m, dtype):
+    """The case's target, with maps of `dtype`."""
+    if case["target"] is None:
+        return None
+    if case["target"] == "gaussian":
+        kind = {name: case[name] for name in ("sigma", "in_bins", "centred")}
+        return GaussianTarget(depth_m.to(dtype), edges_m, **kind)
+    size = case.get("map_size", depth_m.shape[2:])
+    maps = torch.rand(2, len(edges_m) - 1, *size, generator=torch.Generator().manual_seed(1))
+    maps[:, ::3] = 0  # as sparse ones are
+    maps = (maps / maps.sum(1, keepdim=True)).contiguous(memory_format=case["order"])
+    maps[0, :, 0, 0], maps[1, 2, 0, 1], maps[1, 2, -1, -1] = 0, math.nan, math.inf
+    return GivenTarget(maps, depth_m.shape[2:], dtype)
+
+
+def logits_of(case, edges_m):
+    """(2, K, h, w) of the case's type and order of memory; of a larger tensor, where the case says so."""
+    size = [length + (4 if case.get("part") else 0) for length in case["size"]]
+    random = torch.Generator().manual_seed(2)
+    logits = 3 * torch.randn(2, len(edges_m) - 1, *size, generator=random) + case.get("offset", 0)
+    if case.get("ruled_out"):
+        logits[0, :40], logits[1, 70:] = -math.inf, -math.inf
+    logits = logits.to(case["dtype"]).contiguous(memory_format=case["order"])
+    return logits[..., 2:-2, 2:-2] if case.get("part") else logits
+
+
+def run(logits, edges_m, target, kernel, asked, counts=None):
+    """What `fused` gives, and the gradient of a weighted sum of those asked for, over pixels that count."""
+    logits = logits.detach().requires_grad_()
+    found = fused(logits, edges_m, target, kernel=kernel)
+    parts = [part for part, wanted in zip(found[:2], asked, strict=True) if wanted and part is not None]
+    weights = torch.linspace(-1, 1.5, parts[0].numel()).view_as(parts[0])
+    counts = parts[-1].isfinite() if counts is None else counts
+    torch.stack([(part.where(counts, 0) * weights).sum() for part in parts]).sum().backward()
+    return [*found, logits.grad]
+
+
+def largest(values):
+    return float(values.abs().max()) if values.numel() else 0.0
+
+
+def agree(case):
+    """How far from float64 both are: depth and gradient relative, KL and mass absolute, where they are finite."""
+    case = {**DEFAULT, **case}
+    edges_m = parse_bins(case["bins"]).edges()
+    logits, depth_m = logits_of(case, edges_m), depths_m(edges_m, case["size"])
+    asked = case.get("asked", (1, 1))
+    exact = run(logits.double(), edges_m, target_of(case, edges_m, depth_m, torch.float64), "blocks", asked)
+    counts = exact[0].isfinite() if exact[1] is None else exact[1].isfinite()
+    found = {
+        kernel: run(logits, edges_m, target_of(case, edges_m, depth_m, torch.float32), kernel, asked, counts)
+        for kernel in ("blocks", "triton")
+    }
+    report = {"pixels": int(counts.sum())}
+    for kernel, (found_m, kl_nats, mass, gradient) in found.items():
+        off = {"depth": largest(found_m.double() / exact[0] - 1)}
+        if kl_nats is not None:
+            off["kl"] = largest(kl_nats[counts].double() - exact[1][counts])
+            off["mass"] = largest(mass.double() - exact[2])
+        off["gradient"] = largest(gradient.double() - exact[3]) / largest(exact[3])
+        report[kernel] = off
+    blocks, triton = found["blocks"], found["triton"]
+    if blocks[1] is not None:
+        # 0 times infinity is NaN: the blocks know no divergence where a map holds 0 in a bin ruled out, the kernels do.
+        apart = (blocks[1].isinf() != triton[1].isinf()) & ~blocks[1].isnan()
+        report["infinite"], report["infinite_apart"] = int(blocks[1].isinf().sum()), int(apart.sum())
+    report["same_kind"] = all(
+        one is other or (one.dtype, one.shape, one.stride()) == (other.dtype, other.shape, other.stride())
+        for one, other in zip(blocks, triton, strict=True)
+    )
+    return report
+
+
+def twice():
+    """Whether two runs give the same bits."""
+    case = {**DEFAULT, **GAUSSIAN}
+    edges_m = parse_bins(case["bins"]).edges()
+    target = target_of(case, edges_m, depths_m(edges_m, case["size"]), torch.float32)
+    one, other = (run(logits_of(case, edges_m), edges_m, target, "triton", (1, 1)) for _ in range(2))
+    return all(torch.equal(mine, yours) for mine, yours in zip(one, other, strict=True))
+
+
+class NoGpu:
+    """What Triton asks of a driver before it compiles."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def get_current_target(self):
+        return self.target
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, _):
+        return 0
+
+
+def compiled(capability, names):
+    """Registers and bytes spilled by each kernel, by kind of logits and target, for GPUs of that compute capability."""
+    from triton.backends.compiler import GPUTarget
+    from triton.knobs import nvidia
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    from pipeline.losses.triton.autograd import fused_triton
+
+    driver.set_active(NoGpu(GPUTarget("cuda", capability, 32)))
+    launch, made = JITFunction.run, []
+    JITFunction.run = lambda *args, **kwargs: made.append(launch(*args, **{**kwargs, "warmup": True}))
+    report = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        for order in (torch.contiguous_format, LAST):
+            for name in names:
+                case = {**DEFAULT, **CASES[name], "bins": "kitti", "size": (16, 32), "order": order, "dtype": dtype}
+                case = {**case, "map_size": (32, 64)} if "map_size" in case else case
+                edges_m = parse_bins("kitti").edges()
+                logits = logits_of(case, edges_m).requires_grad_()
+                made.clear()
+                found = fused_triton(
+                    logits, edges_m[1:], target_of(case, edges_m, depths_m(edges_m, case["size"]), torch.float32)
+                )
+                sum(part.sum() for part in found[:2] if part is not None).backward()
+                for way, kernel in zip(("forward", "backward"), made, strict=True):
+                    report[f"{name}, {dtype}, {order}, {way}"] = resources(nvidia.cuobjdump.path, kernel)
+    JITFunction.run = launch
+    return report
+
+
+def resources(cuobjdump, kernel):
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(kernel.asm["cubin"])
+        said = subprocess.run(
+            [cuobjdump, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        )
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", said.stdout).groups()
+    wide = len(re.findall(r"ld\.global\.v4\.b32", kernel.asm["ptx"]))
+    return {"registers": int(registers), "spilled_bytes": int(stack), "loads_of_16_bytes": wide}
+
+
+def main():
+    warnings.simplefilter("ignore")
+    if sys.argv[1] == "agree":
+        report = {"cases": {name: agree(case) for name, case in CASES.items()}, "twice": twice()}
+    else:
+        report = {90: compiled(90, ("no target", "gaussian", "given", "given, of another size"))}
+        report[80] = compiled(80, ("gaussian", "given"))
+    sys.stdout.write(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
