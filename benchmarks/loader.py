@@ -36,7 +36,8 @@ from pipeline.sources.registry import open_source
 from pipeline.sources.view import View
 from pipeline.store import open_store
 from pipeline.store.images.reader import open_images
-from pipeline.teachers.registry import TeacherOptions, open_teacher
+from pipeline.teachers.options import TeacherOptions
+from pipeline.teachers.registry import open_teacher
 from pipeline.train.augment import by_table
 from pipeline.train.dataset import Augmentation, TrainingData, collate
 

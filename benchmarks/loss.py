@@ -40,9 +40,10 @@ import torch.nn.functional as F
 from students import cpu_model, memory_mb
 
 from pipeline.cli.console import Console
-from pipeline.depth.dpm import gaussian_dpm, parse_bins
+from pipeline.depth.bins import parse_bins
+from pipeline.depth.dpm import gaussian_dpm
 from pipeline.losses.base import StoredMaps
-from pipeline.losses.tiekd import build_loss
+from pipeline.losses.registry import build_loss
 from pipeline.store.format.sparse import encode_sparse, weight_table
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.depth.dpm import parse_bins
+from pipeline.depth.bins import parse_bins
 from pipeline.losses.blockwise import check_kernel, fused
+from pipeline.losses.registry import build_loss
 from pipeline.losses.targets import GaussianTarget
-from pipeline.losses.tiekd import build_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.depth.dpm import bin_edges
+from pipeline.depth.bins import bin_edges
 from pipeline.networks.predict import predict_depth_m
 from pipeline.networks.registry import STUDENTS, build_student
 

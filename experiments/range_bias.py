@@ -18,10 +18,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from pipeline.depth.dpm import expected_depth, gaussian_dpm, parse_bins, released_dpm
+from pipeline.depth.bins import parse_bins
+from pipeline.depth.dpm import expected_depth, gaussian_dpm, released_dpm
 from pipeline.evaluation.study import read_study
-from pipeline.networks.predict import frames_in_batches, images_of, predict_depth_m
+from pipeline.networks.predict import predict_depth_m
 from pipeline.networks.saved_run import load_run
+from pipeline.sources.frames import frames_in_batches, images_of
 from pipeline.sources.registry import open_source
 from pipeline.sources.view import View
 from pipeline.store import open_store

@@ -19,14 +19,15 @@ import numpy as np
 from ..common.parallel import in_order
 from ..common.progress import Silent
 from ..depth.alignment import DEPTH_RANGE_M, FIT, MAX_RESIDUAL, MIN_POINTS, NO_TRUTH, Fit, fit
+from ..depth.resize import upsampled
 from ..sources.base import truth_name
 from ..sources.truth import of_view_m
 from ..sources.view import View
 from ..store import open_store
-from ..store.read.alignment import AlignmentSummary, row_of_fit, summarise
+from ..store.read.alignment import row_of_fit
+from ..store.tools.alignment_summary import AlignmentSummary, summarise
 from ..store.tools.subset import columns_of, encoded_sample
 from ..store.write.writer import StoreWriter, write_shards
-from ..train.dataset import upsampled
 
 if TYPE_CHECKING:
     from pathlib import Path

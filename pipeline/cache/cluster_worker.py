@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ..store.format.spec import StoreSpec
     from ..store.write.journal import ShardRecord
     from ..teachers.base import Teacher
-    from ..teachers.registry import TeacherOptions
+    from ..teachers.options import TeacherOptions
     from .plan import CacheOptions
     from .run import Planned
 

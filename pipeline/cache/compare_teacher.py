@@ -18,7 +18,7 @@ import torch
 from ..common.fileio import canonical_json
 from ..common.progress import Silent
 from ..depth.rebin import carry
-from ..networks.predict import evenly
+from ..sources.splits import evenly
 from ..sources.view import View
 from ..teachers.base import Framing, answer_of, gives_maps, has_moving_bins
 

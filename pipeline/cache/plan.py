@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..depth.dpm import parse_bins
+from ..depth.bins import parse_bins
 from ..depth.rebin import are_bins
 from ..sources.view import View
-from ..store.format.grouping import usual_samples_per_shard
+from ..store.format.layout import usual_samples_per_shard
 from ..store.format.spec import StoreSpec, digest_of_ids
 from ..teachers.base import VIEW, gives_maps, has_moving_bins
 

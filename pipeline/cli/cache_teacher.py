@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..cache.flips import Maker
     from ..cache.run import CacheSummary
     from ..sources.base import Source
-    from ..teachers.registry import TeacherOptions
+    from ..teachers.options import TeacherOptions
 
 
 TEACHER_KINDS = (
@@ -63,8 +63,8 @@ PLAIN_FLAGS = (
 
 def options_of_flags(flags: dict[str, Any]) -> TeacherOptions:
     """Take TEACHER_FLAGS out of a command's flags. Raises ValueError for a scale that is none."""
+    from ..teachers.options import TeacherOptions
     from ..teachers.predictions import parse_metres_per_unit
-    from ..teachers.registry import TeacherOptions
 
     scale, invalid = flags.pop("metres_per_unit"), flags.pop("invalid")
     return TeacherOptions(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..cache.compare_teacher import Agreement
     from ..store import Store
     from ..store.tools.verify import Damage
-    from ..teachers.registry import TeacherOptions
+    from ..teachers.options import TeacherOptions
 
 
 @click.command(cls=PlainCommand)

@@ -115,8 +115,9 @@ def stats(path: str | Path, out: Path | None, picture: Path | None, *, overwrite
     \b
     Example: pipeline store stats train.zarr --out stats.json --picture stats.png
     """
-    from ..common.fileio import make_folder, pretty_json, write_durably
+    from ..common.fileio import pretty_json, write_durably
     from ..common.outputs import refuse_existing
+    from ..common.own_files import make_folder
     from ..store.tools.stats import describe_statistics, store_statistics
 
     for flag, target in (("--out", out), ("--picture", picture)):

@@ -14,9 +14,7 @@ import stat
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from .own_files import hidden_name, naming, open_new, open_to_append, refused_link
-from .own_files import make_folder as make_folder  # noqa: PLC0414 - to be had from here too
-from .own_files import sync_directory as sync_directory  # noqa: PLC0414 - as above
+from .own_files import hidden_name, naming, open_new, open_to_append, refused_link, sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,9 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..common.fileio import make_folder, pretty_json, sha256_bytes, write_durably
+from ..common.fileio import pretty_json, sha256_bytes, write_durably
 from ..common.locks import locked
 from ..common.outputs import refuse_existing
+from ..common.own_files import make_folder
 from ..common.progress import Silent
 from ..depth.dpm import entropy_nats, expected_depth, interval_m
 from ..depth.relative import depth_space_of

@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from ..common.progress import Silent
 from ..depth.dpm import entropy_nats, interval_m
 from ..depth.metrics import PROTOCOLS
-from ..networks.predict import evenly, predict_depth_m, predict_map, read_frame
+from ..networks.predict import predict_depth_m, predict_map
+from ..sources.frames import read_frame
 from ..sources.readers.images import read_rgb
+from ..sources.splits import evenly
 from .onnx_model import OF_MAP, as_input
 
 if TYPE_CHECKING:

@@ -6,18 +6,16 @@ Shape legend: B batch, K bins, H W pixels.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-SPACINGS = ("linear", "log", "inverse")
-PRESETS = {"kitti": "linear:257:0.001:80", "nyu": "linear:49:0.001:10"}
+from .bins import bin_centers
+
 RELEASED_SIGMA_M = 0.5
 """The released combined loss always uses this sigma, whatever its configs say."""
 
-_MAX_BINS = 4096  # a map of 4096 bins over 352x1216 pixels is 7 GB: more is a slip of the keyboard
 _FAR_SIGMAS = 4.0  # beyond the range by this much, float32 masses underflow and need the scaled form
 _CLAMP_SIGMAS = 1e6  # at this distance the end bin has everything; it also makes an infinite depth finite
 _CENTRE_REACH_SIGMAS = 8.0  # how far beyond the range a Gaussian may stand to bring its map's mean to the end
@@ -25,76 +23,6 @@ _CENTRE_KNOTS = 4096
 _CENTRE_STEPS = 48  # halvings: from a range of 100 m to under a picometre
 _RELEASED_FLOOR = 1e-16
 _RELEASED_DEAD = -1000.0
-
-
-@dataclass(frozen=True)
-class Bins:
-    """How depth is cut into bins: `spacing:count:lo:hi`, lo and hi in metres."""
-
-    spacing: str
-    count: int
-    lo: float
-    hi: float
-
-    def __post_init__(self) -> None:
-        if self.spacing not in SPACINGS:
-            raise ValueError(f"bin spacing {self.spacing!r}: expected one of {', '.join(SPACINGS)}")
-        if not 2 <= self.count <= _MAX_BINS:
-            raise ValueError(f"{self.count} bins: expected 2 to {_MAX_BINS}")
-        if not (math.isfinite(self.lo) and math.isfinite(self.hi) and self.lo < self.hi):
-            raise ValueError(f"bin range {self.lo:g} to {self.hi:g} m: expected two finite depths, ascending")
-        if self.lo < 0 or (self.lo == 0 and self.spacing != "linear"):
-            least = "0 or more" if self.spacing == "linear" else "more than 0"
-            raise ValueError(f"{self.spacing} bins from {self.lo:g} m: expected {least}")
-
-    def __str__(self) -> str:
-        return f"{self.spacing}:{self.count}:{_shortest(self.lo)}:{_shortest(self.hi)}"
-
-    def edges(self) -> Tensor:
-        """Edges in metres, (K + 1,) float64, ascending."""
-        return bin_edges(self.count, self.lo, self.hi, self.spacing)
-
-
-def _shortest(value: float) -> str:
-    """Shortest text that reads back as the same number, without a trailing `.0`."""
-    return repr(float(value)).removesuffix(".0")
-
-
-def parse_bins(text: str) -> Bins:
-    """Read `SPACING:COUNT:LO:HI` (metres) or a preset's name. `str()` of the result gives the text back.
-
-    Raises ValueError naming what is wrong and what is expected.
-    """
-    fields = PRESETS.get(text, text).split(":")
-    try:
-        spacing, count_text, lo_text, hi_text = fields
-        count, lo, hi = int(count_text), float(lo_text), float(hi_text)
-    except ValueError:
-        shapes = f"SPACING:COUNT:LO:HI, such as log:128:0.1:100, or one of {', '.join(PRESETS)}"
-        raise ValueError(f"bins {text!r}: expected {shapes}") from None
-    return Bins(spacing, count, lo, hi)
-
-
-def bin_edges(count: int, lo: float, hi: float, spacing: str = "linear") -> Tensor:
-    """Edges of `count` bins from `lo` to `hi` metres: (K + 1,) float64, ascending, the ends exact.
-
-    `linear` as in the released code (`linspace`); `log` has equal ratios; `inverse` is even in 1 / depth.
-    Raises ValueError for an unknown spacing, or a count or range that makes no bins.
-    """
-    Bins(spacing, count, lo, hi)  # its checks are ours
-    if spacing == "linear":
-        return torch.linspace(lo, hi, count + 1, dtype=torch.float64)
-    if spacing == "log":
-        edges = torch.linspace(math.log(lo), math.log(hi), count + 1, dtype=torch.float64).exp()
-    else:
-        edges = torch.linspace(1 / lo, 1 / hi, count + 1, dtype=torch.float64).reciprocal()
-    edges[0], edges[-1] = lo, hi
-    return edges
-
-
-def bin_centers(bin_edges_m: Tensor) -> Tensor:
-    """Midpoints (K,) of edges (K + 1,), in metres."""
-    return (bin_edges_m[:-1] + bin_edges_m[1:]) / 2
 
 
 @torch.no_grad()

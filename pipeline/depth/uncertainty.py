@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from .dpm import bin_centers, entropy_nats
+from .bins import bin_centers
+from .dpm import entropy_nats
 from .risk_coverage import (
     COVERAGES,
     LEAST_M,

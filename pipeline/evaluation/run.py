@@ -17,13 +17,14 @@ from ..common.fileio import canonical_json, sha256_bytes
 from ..common.progress import Silent
 from ..depth.metrics import METRICS, PROTOCOLS, depth_metrics, mean_metrics, unit_hint, unit_ratio
 from ..depth.relative import ALIGN, METRIC, WHOLE, Range
+from ..depth.resize import upsampled
 from ..depth.risk_coverage import ErrorSpread, relative_difference
 from ..depth.uncertainty import Look, UncertaintyMeter
-from ..networks.predict import frames_in_batches, images_of, predict_depth_m, predict_looks
+from ..networks.predict import predict_depth_m, predict_looks
 from ..networks.saved_run import has_map
 from ..sources.base import truth_name
+from ..sources.frames import frames_in_batches, images_of
 from ..sources.view import View
-from ..train.dataset import upsampled
 from .coverage import Coverage
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 
     from ..common.progress import Progress
     from ..depth.metrics import Protocol
-    from ..networks.predict import Frame
     from ..networks.saved_run import LoadedRun
     from ..sources.base import Sample, Source
+    from ..sources.frames import Frame
     from ..store import Store
 
 TEACHER_TOP_SHARE = 110 / 352

@@ -11,6 +11,7 @@ Shape legend: B batch, K bins, M planes of a sparse map, H W pixels of the targe
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
@@ -26,6 +27,22 @@ ALIASES = {"gaussian": "tiekd", "released": "tiekd-released"}
 """Other names of losses."""
 SI_MEAN_WEIGHT = 0.15
 SI_EPSILON_M = 1e-3
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What a loss can be told. Each loss uses those fields that mean something to it."""
+
+    sigma_m: float = 0.5
+    """Width of a Gaussian map made from depth, in metres."""
+    sigma_bins: float | None = None
+    """Its width in bins instead."""
+    weight: float = 0.1
+    """w, the fraction of the KL in the TIE-KD loss."""
+    skip_rows: int = 0
+    """Top rows of the target that the loss leaves out."""
+    centred: bool = False
+    """Whether each Gaussian is moved so that the mean of its map is the depth."""
 
 
 class StoredMaps(NamedTuple):
@@ -75,7 +92,7 @@ class DepthLoss(nn.Module):
         """What a depth is, to losses that are taken in the teacher's own space."""
 
     def use_kernel(self, kernel: str, device: torch.device) -> None:  # noqa: ARG002 - for those that have several
-        """Choose what computes the loss, one of `fused.KERNELS`: a matter of the machine, not of the recipe.
+        """Choose what computes the loss, one of `blockwise.KERNELS`: a matter of the machine, not of the recipe.
 
         Raises ValueError for one that this loss has not, or that cannot run there.
         """

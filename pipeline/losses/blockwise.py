@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..depth.dpm import bin_centers
+from ..depth.bins import bin_centers
 from .base import DepthLoss
 from .targets import GivenTarget, StoredTarget
 

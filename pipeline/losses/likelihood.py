@@ -7,12 +7,18 @@ Shape legend: B batch, K bins, H W pixels of the target, h w of the logits, P va
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from ..common.distributed import all_sum
-from ..depth.dpm import bin_centers, expected_depth
-from .base import DepthLoss, Maps, is_valid, scale_invariant, widened
+from ..depth.bins import bin_centers
+from ..depth.dpm import expected_depth
+from .base import DepthLoss, LossSettings, Maps, is_valid, scale_invariant, widened
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class LikelihoodLoss(DepthLoss):
@@ -49,15 +55,9 @@ class LikelihoodLoss(DepthLoss):
 
 
 def build_loss(
-    name: str,
-    bin_edges_m: Tensor,
-    *,
-    skip_rows: int,
-    sigma_m: float,  # noqa: ARG001 - one call for all
-    sigma_bins: float | None = None,  # noqa: ARG001 - as above
-    weight: float,  # noqa: ARG001 - as above
-    centred: bool,  # noqa: ARG001 - as above
+    name: str,  # noqa: ARG001 - one call for every module
+    bin_edges_m: Tensor | Sequence[float],
+    settings: LossSettings,
 ) -> LikelihoodLoss:
-    """Return the loss `nll`; width, weight and centring of a Gaussian map mean nothing to it."""
-    assert name == "nll"
-    return LikelihoodLoss(bin_edges_m, skip_rows)
+    """Build `nll`. See `registry.build_loss`."""
+    return LikelihoodLoss(bin_edges_m, settings.skip_rows)

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from .base import Maps
+    from .base import LossSettings, Maps
 
-LOSSES = ("ssi", "ssi+grad")
 GRADIENT_WEIGHT = 0.5
 SCALES = 4
 LEAST_DEVIATION = 1e-6
@@ -85,16 +84,6 @@ def _gradients(off: Tensor, valid: Tensor) -> Tensor:
     return torch.stack(scales).sum()
 
 
-def build_loss(
-    name: str,
-    bin_edges_m: Tensor | Sequence[float],
-    *,
-    skip_rows: int,
-    sigma_m: float,  # noqa: ARG001 - one call for all
-    sigma_bins: float | None = None,  # noqa: ARG001 - as above
-    weight: float,  # noqa: ARG001 - as above
-    centred: bool,  # noqa: ARG001 - as above
-) -> ScaleShiftInvariantLoss:
-    """Return the loss `ssi` or `ssi+grad`; width, weight and centring of a Gaussian map mean nothing to it."""
-    assert name in LOSSES
-    return ScaleShiftInvariantLoss(bin_edges_m, gradients=name == "ssi+grad", skip_rows=skip_rows)
+def build_loss(name: str, bin_edges_m: Tensor | Sequence[float], settings: LossSettings) -> ScaleShiftInvariantLoss:
+    """Build `ssi` or `ssi+grad`. See `registry.build_loss`."""
+    return ScaleShiftInvariantLoss(bin_edges_m, gradients=name == "ssi+grad", skip_rows=settings.skip_rows)

@@ -5,62 +5,23 @@ Shape legend: B batch, K bins, H W pixels of the view, h w of the logits.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..common.parallel import in_order
 from ..depth.dpm import expected_depth
 from ..depth.metrics import PROTOCOLS, depth_metrics, mean_metrics
-from ..sources.truth import read_truth_of_view_m
+from ..sources.frames import frames_in_batches, images_of
+from ..sources.splits import evenly
 from .saved_run import normalise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from ..sources.base import Sample, Source
+    from ..sources.base import Source
     from ..sources.view import View
-
-
-class Frame(NamedTuple):
-    """One image with its ground truth, both as the view shows them."""
-
-    sample: Sample
-    image: NDArray[np.uint8]
-    """(H, W, 3)"""
-    image_sha256: str
-    truth_m: NDArray[np.float32] | None
-    """(H, W) metres, NaN where there is none; None where the source has no truth for the image."""
-
-
-def read_frame(source: Source, sample: Sample, view: View) -> Frame:
-    """Read an image and its truth. Raises ValueError naming the file that is at fault."""
-    image, sha256 = source.read_image(sample)
-    truth_m = read_truth_of_view_m(source, sample, view, (image.shape[0], image.shape[1]))
-    return Frame(sample, view.of_image(image), sha256, truth_m)
-
-
-def frames_in_batches(source: Source, samples: Sequence[Sample], view: View, batch_size: int) -> Iterator[list[Frame]]:
-    """Frames in order, read ahead in threads; a batch ends early where the next image has another size."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "read") as pool:
-        futures = in_order(pool, lambda sample: read_frame(source, sample, view), samples, 2 * batch_size)
-        batch: list[Frame] = []
-        for future in futures:
-            frame = future.result()
-            if batch and (len(batch) == batch_size or frame.image.shape != batch[0].image.shape):
-                yield batch
-                batch = []
-            batch.append(frame)
-        if batch:
-            yield batch
 
 
 @torch.inference_mode()
@@ -111,19 +72,6 @@ def _as_large_as(images: Tensor, depth_m: Tensor) -> Tensor:
     if depth_m.shape[-2:] != images.shape[-2:]:
         depth_m = F.interpolate(depth_m, images.shape[-2:], mode="bilinear", align_corners=False)
     return depth_m[:, 0]
-
-
-def images_of(frames: Sequence[Frame], device: torch.device) -> Tensor:
-    """Images (B, 3, H, W) float32 in 0..1 on the device."""
-    stacked = torch.from_numpy(np.stack([frame.image for frame in frames]))
-    return stacked.to(device).permute(0, 3, 1, 2).float() / 255
-
-
-def evenly(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """`count` samples spread evenly over a split, or all of them where it has fewer."""
-    if count >= len(samples):
-        return list(samples)
-    return [samples[number * len(samples) // count] for number in range(count)]
 
 
 def validate(

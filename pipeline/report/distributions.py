@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from ..depth.dpm import bin_centers, bin_gaussian_dpm, entropy_nats, expected_depth, gaussian_dpm, interval_m
+from ..depth.bins import bin_centers
+from ..depth.dpm import bin_gaussian_dpm, entropy_nats, expected_depth, gaussian_dpm, interval_m
 from ..depth.relative import METRIC
-from ..networks.predict import images_of, predict_map
+from ..networks.predict import predict_map
+from ..sources.frames import images_of
+from .model import Belief
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ..networks.predict import Frame
     from ..networks.saved_run import LoadedRun
+    from ..sources.frames import Frame
     from ..store import Store
     from .probe_pixels import Mark
     from .units import Shown
@@ -30,16 +33,6 @@ if TYPE_CHECKING:
     Part = Callable[[slice, slice], Tensor]
 
 _STRIP_ROWS = 16
-
-
-class Belief(NamedTuple):
-    """A network's map at one pixel."""
-
-    probability: NDArray[np.float32] | None
-    """(K,); None for a network that gives one depth and no map"""
-    bin_edges_m: NDArray[np.float64]
-    """(K + 1,)"""
-    expected_m: float
 
 
 class Map(NamedTuple):

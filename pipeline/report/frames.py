@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..networks.predict import read_frame
+from ..depth.resize import upsampled
 from ..networks.saved_run import has_map
+from ..sources.frames import read_frame
 from ..sources.view import View
-from ..train.dataset import upsampled
 from .distributions import student_map, teacher_map
 from .images import is_dense
 from .probe_pixels import Mark, Reasons, choose_marks, depth_step
@@ -25,11 +25,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..common.progress import Task
-    from ..networks.predict import Frame
     from ..sources.base import Sample, Source
+    from ..sources.frames import Frame
     from ..store import Store
-    from .distributions import Belief
-    from .load import RunResult
+    from .model import Belief, RunResult
     from .units import Shown
 
 

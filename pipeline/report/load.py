@@ -5,85 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..common.fileio import open_regular, read_json
 from ..depth.metrics import METRICS
 from ..networks.saved_run import METRICS as RUN_METRICS
-from ..networks.saved_run import LoadedRun, load_run
+from ..networks.saved_run import load_run
 from ..sources.view import View
 from .identity import is_of_teacher
-from .uncertainty import read_doubt
+from .model import Measured, RunResult, read_doubt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from ..store import Store
-    from .uncertainty import Doubt
 
 _EVALUATE = "measure it again with `pipeline evaluate-student`, or give the file of this run"
 TEACHER_STEM = "teacher"
 """Stem of the metrics file that is the teacher's, unless a run has this name."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What `evaluate-student` or `evaluate-teacher` wrote."""
-
-    protocol: dict[str, Any]
-    source: str
-    truth: str | None
-    """Which ground truth; None of an evaluation that does not say."""
-    frames: int
-    metrics: dict[str, float]
-    against_teacher: dict[str, float] | None
-    coverage: float | None
-    """Fraction of the valid truth that had a prediction; None of an evaluation that does not say."""
-    split: tuple[str, str] | None
-    """Its name and the sha256 of its ids; None of an evaluation that does not say."""
-    measured: dict[str, str]
-    """Which run or store was measured; empty in older evaluations."""
-    teacher: dict[str, str]
-    """Which teacher it was compared with; empty in older evaluations."""
-    doubt: Doubt | None = None
-    """Whether it knows when it is wrong, where that was asked for."""
-
-    def measured_how(self) -> tuple[object, ...]:
-        """What two results must share to be compared. The flip average is the student's alone, so it may differ."""
-        protocol = {name: value for name, value in self.protocol.items() if name != "flip_average"}
-        return self.source, self.truth, self.frames, tuple(sorted(protocol.items(), key=lambda item: item[0]))
-
-    def protocol_text(self) -> str:
-        """The protocol in words."""
-        said = self.protocol
-        cap = "no upper limit" if said.get("max_m") is None else f"below {said['max_m']:g} m"
-        crop = "whole view" if said.get("crop") in {None, "none"} else f"{said['crop']} crop"
-        align = said.get("align", "none")
-        aligned = "" if align == "none" else f", each image aligned to its truth: {align}"
-        split = "" if self.split is None else f", split {self.split[0]}"
-        return f"{said.get('name')} ({crop}, truth {cap}{aligned}), {self.frames} frames of {self.source}{split}"
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """A finished run, how its training went, and its metrics if they were given."""
-
-    name: str
-    run: LoadedRun
-    training: dict[str, Any]
-    """The run's own metrics.json."""
-    steps: list[tuple[float, float]]
-    """(step, loss)"""
-    epochs: list[dict[str, float]]
-    """Validation; the epoch counts from 0."""
-    measured: Measured | None
-
-    @property
-    def from_truth(self) -> bool:
-        """Whether it learned from ground truth alone."""
-        return self.run.config.get("truth_of") is not None
 
 
 def read_results(

@@ -14,8 +14,8 @@ import jinja2
 from ..common.fileio import printable, write_durably
 from ..common.outputs import refuse_existing
 from ..common.progress import Silent
-from ..networks.predict import evenly
 from ..networks.saved_run import has_map
+from ..sources.splits import evenly
 from .frames import frame_facts, number_in
 from .identity import THIS_STORE, THIS_TEACHER, learned_from_what
 from .load import read_results
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..common.progress import Progress
     from ..sources.base import Source
     from ..store import Store
-    from .load import Measured, RunResult
+    from .model import Measured, RunResult
     from .units import Shown
 
 TEMPLATE = "page.html.j2"

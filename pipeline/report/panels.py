@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from numpy.typing import NDArray
 
-    from .distributions import Belief
     from .frames import FrameFacts, Seen
+    from .model import Belief
     from .units import Shown
 
 

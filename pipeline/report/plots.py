@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from .distributions import Belief
+    from .model import Belief
 
 SERIES = 8
 """The page has this many colours for students; a ninth starts again."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..store import Store
-    from .load import Measured, RunResult
+    from .model import Measured, RunResult
 
 DASH = "–"  # noqa: RUF001 - an en dash is what tables use for nothing
 

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
+from .model import MEASURES, Doubt
 from .table import Column, Line, best_of, cell_of, comparable
 from .uncertainty_plots import Trace, coverage_plot, interval_plot, width_plot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .load import RunResult
+    from .model import RunResult
 
-MEASURES = {
-    "entropy": "entropy",
-    "width": "the 90 % interval's width",
-    "deviation": "the standard deviation",
-    "flip": "the mirrored image's difference",
-}
-"""What is read of a file, and what the page calls it."""
 _NINETY = "90\N{NO-BREAK SPACE}%"
-_MOST = 1000  # points of a curve; ours have 20
 COLUMNS = (
     Column("abs_rel", "AbsRel", 4, better="lower"),
     Column("aurc", "AURC", 4, better="lower"),
@@ -36,73 +29,6 @@ COLUMNS = (
     Column("equal", f"width that holds {_NINETY}", 2, better="lower"),
     Column("constant", f"constant width that holds {_NINETY}", 2),
 )
-
-
-class Measure(NamedTuple):
-    """How well a measure of doubt sorts the errors."""
-
-    risk: list[float]
-    """For each of the coverages."""
-    aurc: float
-    ause: float
-    spearman: float | None
-
-
-class Interval(NamedTuple):
-    """How often a kind of interval holds the truth; `width` is by depth."""
-
-    nominal: list[float]
-    observed: list[float]
-    width: list[float]
-    ece: float
-    equal_width: float | None
-    """Width at which 90 % of the truth are inside; None where none is wide enough."""
-
-    def at(self, nominal: float) -> tuple[float, float]:
-        """Observed share and width at a nominal mass, between those that were measured."""
-        return float(np.interp(nominal, self.nominal, self.observed)), float(
-            np.interp(nominal, self.nominal, self.width)
-        )
-
-
-class Doubt(NamedTuple):
-    """All of it for one student."""
-
-    coverages: list[float]
-    measures: dict[str, Measure]
-    """Keys of MEASURES, those that the student has, and `oracle`."""
-    intervals: dict[str, Interval]
-    """`map`, `constant`, or neither."""
-
-
-def read_doubt(value: Any) -> Doubt:  # noqa: ANN401 - any JSON value
-    """Read the `uncertainty` of a metrics file. Raises KeyError, TypeError or ValueError for what is none."""
-    coverages = _numbers(value["coverages"])
-    measures = {}
-    for name in (*MEASURES, "oracle"):
-        if name in value["measures"] or name in {"oracle", "flip"}:  # every student has these two
-            one = value["measures"][name]
-            alike = one.get("spearman")
-            risk = _numbers(one["risk"], len(coverages))
-            measures[name] = Measure(
-                risk, float(one["aurc"]), float(one["ause"]), None if alike is None else float(alike)
-            )
-    intervals = {}
-    for name in ("map", "constant"):
-        if name in value["intervals"]:
-            one = value["intervals"][name]
-            nominal = _numbers(one["nominal"])
-            observed, width = (_numbers(one[key], len(nominal)) for key in ("observed", "width"))
-            equal = dict(zip(_numbers(one["equal"]["observed"]), one["equal"]["width"], strict=True))[0.9]
-            wide_enough = None if equal is None else float(equal)
-            intervals[name] = Interval(nominal, observed, width, float(one["ece"]), wide_enough)
-    return Doubt(coverages, measures, intervals)
-
-
-def _numbers(values: Any, count: int | None = None) -> list[float]:  # noqa: ANN401 - any JSON value
-    if not isinstance(values, list) or not 1 < len(values) <= _MOST or (count is not None and len(values) != count):
-        raise ValueError(f"expected a list of {count or f'2 to {_MOST}'} numbers")
-    return [float(one) for one in values]
 
 
 class DoubtSection(NamedTuple):

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..depth.alignment import fit_least_squares
-from ..depth.dpm import parse_bins
+from ..depth.bins import parse_bins
 from ..depth.relative import BINS, METRIC, SIGMA_BINS, Range, depth_space_of, in_own_space
+from ..depth.resize import upsampled
 from ..networks.saved_run import has_map
-from ..train.dataset import upsampled
-from .distributions import Belief
+from .model import Belief
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..store import Store
-    from .load import RunResult
+    from .model import RunResult
 
 ALIGNED_BINS = "log:64:0.5:100"
 """For the maps of an aligned teacher where no student tells which it learned."""

@@ -11,7 +11,9 @@ from ..common.fileio import has_control, open_regular
 from .readers.images import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from .base import Sample
 
 LIMIT_BYTES = 512 * 2**20
 BLANKS = " \t\r\n\f\v"
@@ -112,3 +114,46 @@ class Ids:
         """Raises ValueError if no row was added."""
         if not self._lines:
             raise ValueError(f"split {self._path}: no rows, expected one a line")
+
+
+def evenly(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """`count` samples spread evenly over a split, or all of them where it has fewer."""
+    if count >= len(samples):
+        return list(samples)
+    return [samples[number * len(samples) // count] for number in range(count)]
+
+
+def file_names(folder: Path | str) -> list[str]:
+    """Names in a folder, sorted; none where there is no such folder. Hidden ones are passed over.
+
+    Folders are among them: callers look for names of their own form. Raises ValueError for an unreadable folder.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ValueError(f"folder {folder}: {error.strerror}; expected a readable folder") from error
+
+
+def folder_names(folder: Path | str) -> list[str]:
+    """Names of the folders in a folder, sorted, links to folders among them; none where there is no such folder.
+
+    Raises ValueError for an unreadable folder.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ValueError(f"folder {folder}: {error.strerror}; expected a readable folder") from error
+
+
+def find_list_or_name(split: str, folder: Path, names: str) -> Path:
+    """As `find_list`, for a split that is none of the source's own names; the error tells `names` too."""
+    try:
+        return find_list(split, folder)
+    except ValueError as error:
+        raise ValueError(f"{error}; or {names}") from error

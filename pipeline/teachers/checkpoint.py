@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..networks.saved_run import LoadedRun
-    from .registry import TeacherOptions
+    from .options import TeacherOptions
 
 
 class CheckpointTeacher:

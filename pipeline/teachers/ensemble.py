@@ -19,8 +19,9 @@ from ..common.fileio import canonical_json, read_json, sha256_bytes
 from ..sources.readers.arrays import invalid_numbers, parse_invalid
 from .base import VIEW, TeacherCard, TeacherOutput
 from .mixture import Answer, ask, bins_to_mix_in, mix, sigma_to_mix_with
+from .options import FLAGS, TeacherOptions
 from .predictions import parse_metres_per_unit
-from .registry import FLAGS, KINDS, TeacherOptions, open_teacher
+from .registry import KINDS, open_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

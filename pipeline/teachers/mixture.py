@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .base import Framing, Teacher
-    from .registry import TeacherOptions
+    from .options import TeacherOptions
 
 
 class Answer(NamedTuple):

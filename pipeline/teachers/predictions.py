@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .base import Framing
-    from .registry import TeacherOptions
+    from .options import TeacherOptions
 
 UNITS = {"mm": 0.001, "kitti": 1 / 256, "tiekd-kitti": 80 / 65535, "tiekd-nyu": 10 / 65535}
 """The last two: depth/datasets/pipelines/loading.py of the released code, KDLoadAnnotations and its _NYU."""

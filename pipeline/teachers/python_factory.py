@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .registry import TeacherOptions
+    from .options import TeacherOptions
 
 EXAMPLE = """for example
     class Mine:

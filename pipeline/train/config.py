@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..common.fileio import canonical_json, sha256_bytes, sha256_file
-from ..depth.dpm import bin_centers, parse_bins
+from ..depth.bins import bin_centers, parse_bins
 from ..depth.relative import BINS, METRIC, SIGMA_BINS, Range
 from ..sources.base import truth_name
-from .options import LOSSES, LOSSES_IN_METRES, LOSSES_OF_STORED_MAPS
+from ..losses.registry import LOSSES, build_loss
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +77,7 @@ class Recipe:
         else:
             edges = store.spec.bin_edges
         has_maps = teacher is not None and teacher.spec.dpm_kind == "sparse" and teacher.spec.depth_space == METRIC
-        usable = has_maps and options.loss_name in LOSSES_OF_STORED_MAPS
+        usable = has_maps and LOSSES[options.loss_name].takes_stored_maps
         if options.maps == "stored" and not usable:
             raise ValueError(
                 f"--maps stored: {'this loss has no use for a map' if has_maps else 'the store has no sparse maps'}; "
@@ -141,15 +140,9 @@ class Recipe:
         return Range(self.depth_space, low, high)
 
     def build_loss(self) -> DepthLoss:
-        """Return the loss that the run minimises.
-
-        Its module is imported by name: what trains a teacher does not depend on what teaches a student, so that
-        `dvc repro` after a change to a distillation loss leaves the teacher alone.
-        """
-        name = self.options.loss_name
-        module = import_module(LOSSES[name])
-        loss: DepthLoss = module.build_loss(
-            name,
+        """Return the loss that the run minimizes."""
+        loss = build_loss(
+            self.options.loss_name,
             self.bin_edges_m,
             sigma_m=self.sigma_m,
             sigma_bins=self.sigma_bins,
@@ -187,7 +180,7 @@ def _check_relative(options: TrainOptions, store: Store | None) -> None:
     """Refuse what needs metres where the store holds relative depth."""
     assert store is not None
     hint = f"align it to ground truth first, `pipeline store align {store.name}`, or leave it out"
-    if options.loss_name in LOSSES_IN_METRES:
+    if LOSSES[options.loss_name].needs_metres:
         raise ValueError(
             f"--loss {options.loss}: its maps are 0.5 m wide, and {store.name} holds {store.spec.depth_space}; use "
             f"--loss tiekd or ssi+grad, or align the store to ground truth, `pipeline store align {store.name}`"

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from ..depth.resize import upsampled
 from ..sources.truth import read_truth_of_view_m
 from .augment import Augmentation, Colour, Geometry, plain_table
 
@@ -190,15 +191,6 @@ class TrainingData(Dataset[Item]):
         store, place, back = self._teacher(number, mirrored)
         depth_m = store.depth_m(place) if self.relative is None else store.depth(place)
         return upsampled(depth_m, view_px)[:, ::back]
-
-
-def upsampled(depth_m: NDArray[np.float32], size_px: tuple[int, int]) -> NDArray[np.float32]:
-    """Depth (h, w) at another size (H, W), bilinear; pixels that touch an invalid one are invalid."""
-    if depth_m.shape == size_px:
-        return depth_m
-    resized = F.interpolate(torch.from_numpy(depth_m)[None, None], size_px, mode="bilinear", align_corners=False)
-    larger: NDArray[np.float32] = resized[0, 0].numpy()
-    return larger
 
 
 def collate(items: list[Item]) -> Item:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..losses.base import ALIASES
+from ..losses.registry import LOSSES
 from ..networks.registry import check_student
 
 if TYPE_CHECKING:
@@ -14,24 +15,6 @@ if TYPE_CHECKING:
 
 MAPS = ("auto", "stored", "from-depth")
 HEADS = ("dpm", "depth")
-LOSSES_OF_STORED_MAPS = ("tiekd", "dpm")
-LOSSES_IN_METRES = ("tiekd-released",)
-"""What they prescribe in metres means nothing in relative depth."""
-LOSSES_WITH_MAP = ("tiekd", "tiekd-released", "dpm", "nll")
-LOSSES = {
-    "tiekd": "pipeline.losses.tiekd",
-    "tiekd-released": "pipeline.losses.tiekd",
-    "dpm": "pipeline.losses.tiekd",
-    "ssim": "pipeline.losses.tiekd",
-    "mse": "pipeline.losses.tiekd",
-    "si": "pipeline.losses.tiekd",
-    "ssim+si": "pipeline.losses.tiekd",
-    "ssim+mse": "pipeline.losses.tiekd",
-    "ssi": "pipeline.losses.relative",
-    "ssi+grad": "pipeline.losses.relative",
-    "nll": "pipeline.losses.likelihood",
-}
-"""Name -> module whose `build_loss` makes it."""
 ON_TRUTH = "truth-"
 
 
@@ -109,7 +92,7 @@ class TrainOptions:
             )
         if self.head not in HEADS:
             raise ValueError(f"--head {self.head}: expected one of {', '.join(HEADS)}")
-        if self.head == "depth" and self.loss_name in LOSSES_WITH_MAP:
+        if self.head == "depth" and LOSSES[self.loss_name].compares_maps:
             raise ValueError(
                 f"--head depth has no map, which --loss {self.loss} compares: use --loss ssim+si or another of depth "
                 "alone, or --head dpm"

@@ -64,7 +64,7 @@ def train_network(
 
     `flips` holds what the same teacher said of the mirrored images; without it a mirrored crop is taught the mirrored
     answer. `images` are those of the split, decoded before; they change nothing but the time, so a run may go on with
-    or without them. `loss_kernel` is one of `fused.KERNELS`, and changes nothing but the time and the last bits.
+    or without them. `loss_kernel` is one of `blockwise.KERNELS`, and changes nothing but the time and the last bits.
 
     Of the processes that `torchrun` started, the first returns them, and the others an empty dictionary.
 

@@ -219,7 +219,8 @@ def test_a_store_that_will_not_fit_any_more_is_refused_by_the_sizes_of_its_finis
 
 
 def test_predictions_in_the_released_layout_are_cached_with_their_missing_pixels(tmp_path):
-    from pipeline.teachers.registry import TeacherOptions, open_teacher
+    from pipeline.teachers.options import TeacherOptions
+    from pipeline.teachers.registry import open_teacher
 
     root = fakes.make_kitti(tmp_path / "kitti", 4, (40, 120))
     source = open_source(f"kitti:{root}")

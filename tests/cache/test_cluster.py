@@ -26,7 +26,8 @@ from pipeline.cache.run import cache_teacher
 from pipeline.cli.cache_teacher import cache_teacher as command
 from pipeline.common.progress import Silent
 from pipeline.sources.registry import open_source
-from pipeline.teachers.registry import TeacherOptions, open_teacher
+from pipeline.teachers.options import TeacherOptions
+from pipeline.teachers.registry import open_teacher
 
 FRAMES = 24
 OPTIONS = CacheOptions(samples_per_shard=2, batch_size=2, workers=1)

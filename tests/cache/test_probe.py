@@ -18,7 +18,8 @@ from pipeline.cache.run import cache_teacher
 from pipeline.cli.main import main
 from pipeline.sources.registry import open_source
 from pipeline.store import open_store
-from pipeline.teachers.registry import TeacherOptions, open_teacher
+from pipeline.teachers.options import TeacherOptions
+from pipeline.teachers.registry import open_teacher
 
 OPTIONS = CacheOptions(bins="nyu", sigma_m=0.2, batch_size=4)
 

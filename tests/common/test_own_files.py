@@ -6,8 +6,15 @@ import os
 import pytest
 from tiny_stores import make_spec, make_store, write_shards
 
-from pipeline.common.fileio import CsvTable, append_durably, cut_durably, sync_directory, write_durably
-from pipeline.common.own_files import hidden_name, make_folder_below, make_own_folder, open_new, remove_own
+from pipeline.common.fileio import CsvTable, append_durably, cut_durably, write_durably
+from pipeline.common.own_files import (
+    hidden_name,
+    make_folder_below,
+    make_own_folder,
+    open_new,
+    remove_own,
+    sync_directory,
+)
 from pipeline.store.tools.archive import pack_store, unpack_store
 from pipeline.store.write.writer import StoreWriter
 

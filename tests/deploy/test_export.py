@@ -18,7 +18,7 @@ from pipeline.cli.export import export_student as command
 from pipeline.deploy.export import ExportOptions, export_student, summary_path
 from pipeline.deploy.onnx_model import INPUT, OF_MAP, OnnxStudent, as_input, open_onnx
 from pipeline.deploy.parity import check_parity, gap, images_of_source, reference, smooth, synthetic_images
-from pipeline.depth.dpm import bin_edges
+from pipeline.depth.bins import bin_edges
 from pipeline.networks.decoder import Decoder
 from pipeline.networks.registry import build_student
 from pipeline.networks.saved_run import LoadedRun, save_weights

@@ -20,7 +20,8 @@ from pipeline.deploy.runners import RunPredictor, open_model
 from pipeline.networks.registry import build_student
 from pipeline.networks.saved_run import load_run, save_weights
 from pipeline.sources.view import View
-from pipeline.teachers.registry import TeacherOptions, open_teacher
+from pipeline.teachers.options import TeacherOptions
+from pipeline.teachers.registry import open_teacher
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
-from pipeline.depth.dpm import bin_centers, bin_gaussian_dpm, expected_depth, gaussian_dpm, parse_bins, released_dpm
-from pipeline.losses.tiekd import TieKdLoss, build_loss
+from pipeline.depth.bins import bin_centers, parse_bins
+from pipeline.depth.dpm import bin_gaussian_dpm, expected_depth, gaussian_dpm, released_dpm
+from pipeline.losses.registry import build_loss
+from pipeline.losses.tiekd import TieKdLoss
 
 NYU = parse_bins("nyu").edges()
 

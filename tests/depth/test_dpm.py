@@ -8,17 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.depth.bins import PRESETS, Bins, bin_centers, bin_edges, parse_bins
 from pipeline.depth.dpm import (
-    PRESETS,
-    Bins,
-    bin_centers,
-    bin_edges,
     entropy_nats,
     expected_depth,
     expected_depth_of_logits,
     gaussian_dpm,
     interval_m,
-    parse_bins,
     released_dpm,
 )
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.depth import rebin as carry_module
-from pipeline.depth.dpm import bin_edges
+from pipeline.depth.bins import bin_edges
 from pipeline.depth.rebin import UNCHANGED, are_bins, carry, carry_mass, check_edges, ordinal_to_mass, widths_to_edges
 
 STEP = 1e-14

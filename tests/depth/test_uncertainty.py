@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from pipeline.cli.evaluate import evaluate_student as command
 from pipeline.common.fileio import pretty_json
-from pipeline.depth.dpm import bin_edges, entropy_nats, expected_depth, gaussian_dpm, interval_m
+from pipeline.depth.bins import bin_edges
+from pipeline.depth.dpm import entropy_nats, expected_depth, gaussian_dpm, interval_m
 from pipeline.depth.metrics import PROTOCOLS
 from pipeline.depth.risk_coverage import (
     COVERAGES,

@@ -16,11 +16,13 @@ from pipeline.cli.main import main
 from pipeline.depth.metrics import METRICS, depth_metrics
 from pipeline.evaluation.result_files import write_result
 from pipeline.evaluation.run import choose_protocol, evaluate_student, evaluate_teacher
-from pipeline.networks.predict import evenly, predict_depth_m
+from pipeline.networks.predict import predict_depth_m
 from pipeline.networks.saved_run import LoadedRun
 from pipeline.sources.registry import open_source
+from pipeline.sources.splits import evenly
 from pipeline.store import open_store
-from pipeline.teachers.registry import TeacherOptions, open_teacher
+from pipeline.teachers.options import TeacherOptions
+from pipeline.teachers.registry import open_teacher
 
 
 class Constant(torch.nn.Module):

@@ -35,7 +35,8 @@ from pipeline.cache.images import cache_images
 from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
 from pipeline.sources.registry import open_source
-from pipeline.teachers.registry import TeacherOptions, open_teacher
+from pipeline.teachers.options import TeacherOptions
+from pipeline.teachers.registry import open_teacher
 
 FRAMES = 8
 ARRAYS = {False: 4, True: 1}

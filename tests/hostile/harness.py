@@ -43,7 +43,7 @@ from pipeline.store.tools.info import describe  # noqa: E402
 from pipeline.store.tools.open_any import open_either  # noqa: E402
 from pipeline.store.tools.verify import verify_store  # noqa: E402
 from pipeline.teachers import predictions  # noqa: E402
-from pipeline.teachers.registry import TeacherOptions  # noqa: E402
+from pipeline.teachers.options import TeacherOptions  # noqa: E402
 
 LIMIT_S = 2.0
 """Of the processor; a machine may be busy with others."""

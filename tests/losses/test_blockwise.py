@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.depth.dpm import bin_gaussian_dpm, expected_depth, gaussian_dpm, parse_bins
+from pipeline.depth.bins import parse_bins
+from pipeline.depth.dpm import bin_gaussian_dpm, expected_depth, gaussian_dpm
 from pipeline.losses import blockwise as module
 from pipeline.losses.blockwise import fused
 from pipeline.losses.likelihood import LikelihoodLoss
+from pipeline.losses.registry import build_loss
 from pipeline.losses.targets import GaussianTarget, GivenTarget
-from pipeline.losses.tiekd import build_loss
 
 WIDTHS = {"narrower than a bin": 0.05, "usual": 0.5, "wider than the range": 300.0}
 ALL_BINS = ("kitti", "nyu", "log:64:1:100", "inverse:40:0.3:60")

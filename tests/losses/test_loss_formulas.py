@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from importlib import import_module
 
 import loss_formulas
 import numpy as np
@@ -11,12 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.depth.dpm import bin_edges
+from pipeline.depth.bins import bin_edges
+from pipeline.losses.registry import LOSSES, build_loss
 from pipeline.sources.view import View
 from pipeline.store import open_store
 from pipeline.train.config import Recipe
 from pipeline.train.dataset import Augmentation, TrainingData
-from pipeline.train.options import LOSSES, TrainOptions
+from pipeline.train.options import TrainOptions
 
 EDGES = bin_edges(12, 0.5, 20.0, "log")
 SETTINGS = {"sigma_m": 0.8, "weight": 0.3}
@@ -49,8 +49,7 @@ CASES = {
 
 def the_loss(name, skip_rows=0):
     """The loss of a name, made as a run makes it."""
-    module = import_module(LOSSES[name])
-    return module.build_loss(name, EDGES, **SETTINGS, skip_rows=skip_rows, centred=False)
+    return build_loss(name, EDGES, **SETTINGS, skip_rows=skip_rows, centred=False)
 
 
 def expected(name, logits, target, skip_rows=0, edges=EDGES, filler_m=None):

@@ -8,24 +8,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.depth.dpm import bin_edges, expected_depth_of_logits, gaussian_dpm, released_dpm
-from pipeline.losses.base import StoredMaps
+from pipeline.depth.bins import bin_edges
+from pipeline.depth.dpm import expected_depth_of_logits, gaussian_dpm, released_dpm
+from pipeline.losses.base import ALIASES, StoredMaps
 from pipeline.losses.likelihood import LikelihoodLoss
+from pipeline.losses.registry import LOSSES, build_loss
+from pipeline.losses.response import ResponseLoss
 from pipeline.losses.ssim import ssim_map
-from pipeline.losses.tiekd import ALIASES, LOSSES, ResponseLoss, TieKdLoss
-from pipeline.losses.tiekd import build_loss as build_distillation_loss
+from pipeline.losses.tiekd import TieKdLoss
 from pipeline.store.format.sparse import decode_sparse, encode_sparse, weight_table
 
 EDGES = bin_edges(12, 0.5, 20.0, "log")
-EVERY_LOSS = sorted([*LOSSES, *ALIASES, "nll"])
+EVERY_LOSS = sorted([*LOSSES, *ALIASES])
 WITHOUT_SSIM = ("dpm", "mse", "si", "nll")
-
-
-def build_loss(name, edges=EDGES, skip_rows=0, **settings):
-    """The loss of a name; of ground truth's likelihood too, which stands apart."""
-    if name == "nll":
-        return LikelihoodLoss(edges, skip_rows)
-    return build_distillation_loss(name, edges, skip_rows=skip_rows, **settings)
 
 
 def made(height=14, width=17, batch=2, seed=0, dtype=torch.float64, scale=1):
@@ -209,7 +204,7 @@ def test_stored_maps_teach_what_they_are_when_spread_over_all_bins(name, dtype, 
     found = []
     for given in (stored, dense):
         leaf = logits.clone().requires_grad_()
-        value = build_loss(name)(leaf, depth_m, given)
+        value = build_loss(name, EDGES)(leaf, depth_m, given)
         value.backward()
         found.append((value.detach(), leaf.grad))
     assert torch.allclose(*(value for value, _ in found), rtol=1e-6)

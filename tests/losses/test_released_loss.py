@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from paths import REAL as REAL_DATA
 from PIL import Image
 
-from pipeline.depth.dpm import parse_bins
+from pipeline.depth.bins import parse_bins
+from pipeline.losses.registry import build_loss
 from pipeline.losses.ssim import ssim_map
-from pipeline.losses.tiekd import build_loss
 
 SKIPPED = 110
 FRAMES = (

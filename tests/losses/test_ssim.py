@@ -10,8 +10,8 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from pipeline.losses import ssim
+from pipeline.losses.registry import build_loss
 from pipeline.losses.ssim import ssim_map
-from pipeline.losses.tiekd import build_loss
 
 
 def made(height=14, width=17, seed=0):

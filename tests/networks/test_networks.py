@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.depth.dpm import bin_edges, entropy_nats, expected_depth, gaussian_dpm
+from pipeline.depth.bins import bin_edges
+from pipeline.depth.dpm import entropy_nats, expected_depth, gaussian_dpm
 from pipeline.losses.tiekd import TieKdLoss
 from pipeline.networks.encoders import MobileNetV2, ResNet, load_imagenet
 from pipeline.networks.registry import STUDENTS, build_student

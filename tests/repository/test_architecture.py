@@ -23,10 +23,10 @@ MAY_IMPORT = {
     "store": {"common", "depth"},
     # A network that was trained here can teach: checkpoint.py is the one adapter that imports networks.
     "teachers": {"common", "depth", "networks", "sources"},
-    "cache": {"common", "depth", "sources", "store", "teachers", "networks", "train"},
+    "cache": {"common", "depth", "sources", "store", "teachers"},
     "train": {"common", "depth", "losses", "networks", "sources", "store"},
-    "evaluation": {"common", "depth", "networks", "sources", "store", "train"},
-    "report": {"common", "depth", "evaluation", "networks", "sources", "store", "train"},
+    "evaluation": {"common", "depth", "networks", "sources", "store"},
+    "report": {"common", "depth", "evaluation", "networks", "sources", "store"},
     "deploy": {"common", "depth", "evaluation", "networks", "sources", "store"},
     "cli": {
         "cache",

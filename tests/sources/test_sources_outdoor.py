@@ -20,8 +20,8 @@ from pipeline.cache.run import cache_teacher
 from pipeline.sources.datasets import kitti_lists as kitti_rows
 from pipeline.sources.datasets import kitti_velodyne as velodyne
 from pipeline.sources.datasets import tum, vkitti2
-from pipeline.sources.listing import file_names, folder_names
 from pipeline.sources.registry import open_source, source_kinds
+from pipeline.sources.splits import file_names, folder_names
 from pipeline.sources.view import View
 from pipeline.store import open_store
 from pipeline.train.dataset import Augmentation, TrainingData

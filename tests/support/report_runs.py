@@ -3,7 +3,7 @@
 import torch
 
 from pipeline.common.fileio import pretty_json
-from pipeline.depth.dpm import bin_edges
+from pipeline.depth.bins import bin_edges
 from pipeline.networks.registry import build_student
 from pipeline.networks.saved_run import CONFIG, WEIGHTS, save_weights
 from pipeline.networks.saved_run import METRICS as RUN_METRICS

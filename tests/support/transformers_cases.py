@@ -7,7 +7,8 @@ import re
 import pytest
 import torch
 
-from pipeline.teachers.registry import TeacherOptions, open_teacher
+from pipeline.teachers.options import TeacherOptions
+from pipeline.teachers.registry import open_teacher
 
 CPU = torch.device("cpu")
 VIEWS = torch.randint(0, 256, (2, 3, 40, 100), generator=torch.Generator().manual_seed(0)) / 255

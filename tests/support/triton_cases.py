@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.depth.dpm import parse_bins
+from pipeline.depth.bins import parse_bins
 from pipeline.losses.blockwise import fused
 from pipeline.losses.targets import GaussianTarget, GivenTarget
 

@@ -18,7 +18,8 @@ from pipeline.depth.dpm import gaussian_dpm
 from pipeline.depth.rebin import carry
 from pipeline.store import open_store
 from pipeline.teachers.base import TeacherCard, TeacherOutput
-from pipeline.teachers.registry import FLAGS, TeacherOptions, open_teacher
+from pipeline.teachers.options import FLAGS, TeacherOptions
+from pipeline.teachers.registry import open_teacher
 
 CPU = torch.device("cpu")
 EDGES_M = tuple(np.linspace(0, 12, 13).tolist())

@@ -20,7 +20,8 @@ from onnx import TensorProto, helper
 
 from pipeline.teachers.base import remedy_of_infinity
 from pipeline.teachers.files.preprocess import KEYS, parse_normalise
-from pipeline.teachers.registry import TeacherOptions, open_teacher
+from pipeline.teachers.options import TeacherOptions
+from pipeline.teachers.registry import open_teacher
 
 pytest.importorskip("ai_edge_litert")
 from tiny_networks import make_endless_onnx, make_exported, make_litert, make_onnx, make_torchscript, weighed

@@ -16,10 +16,11 @@ from pipeline.sources.registry import open_source
 from pipeline.sources.view import View
 from pipeline.store import open_store
 from pipeline.teachers.base import TeacherCard, check_covers
+from pipeline.teachers.options import TeacherOptions
 from pipeline.teachers.prediction_extent import Extent
 from pipeline.teachers.predictions import KEYS, KEYS_OF_OURS
 from pipeline.teachers.python_factory import PythonTeacher
-from pipeline.teachers.registry import TeacherOptions, open_teacher
+from pipeline.teachers.registry import open_teacher
 
 IMAGE_PX = (48, 96)
 KITTI_PX = (375, 1242)

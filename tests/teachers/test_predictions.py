@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.teachers.options import TeacherOptions
 from pipeline.teachers.predictions import UNITS, parse_metres_per_unit
-from pipeline.teachers.registry import TeacherOptions, open_teacher
+from pipeline.teachers.registry import open_teacher
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,8 @@ from pipeline.cli.main import main
 from pipeline.sources.registry import open_source
 from pipeline.store import open_store
 from pipeline.store.tools.info import describe, unstated
-from pipeline.teachers.registry import TeacherOptions, open_teacher
+from pipeline.teachers.options import TeacherOptions
+from pipeline.teachers.registry import open_teacher
 
 CPU = torch.device("cpu")
 OPTIONS = CacheOptions(bins="nyu", sigma_m=0.2, samples_per_shard=2, batch_size=2)

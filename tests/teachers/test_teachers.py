@@ -15,7 +15,8 @@ import torch
 
 from pipeline.depth.dpm import expected_depth
 from pipeline.teachers.base import TeacherOutput
-from pipeline.teachers.registry import ALL, FLAGS, KINDS, TeacherOptions, open_teacher
+from pipeline.teachers.options import FLAGS, TeacherOptions
+from pipeline.teachers.registry import ALL, KINDS, open_teacher
 
 CPU = torch.device("cpu")
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
+from pipeline.depth.resize import upsampled
 from pipeline.losses.base import StoredMaps
 from pipeline.losses.targets import StoredTarget
 from pipeline.networks.saved_run import normalise
@@ -17,7 +18,7 @@ from pipeline.sources.view import View
 from pipeline.store import open_store
 from pipeline.store.format.sparse import decode_sparse, weight_table
 from pipeline.train.augment import Augmentation, Colour, Geometry, by_table, plain_table
-from pipeline.train.dataset import Item, TrainingData, collate, upsampled
+from pipeline.train.dataset import Item, TrainingData, collate
 from pipeline.train.sampler import EpochOrder
 
 VIEW_PX = (24, 40)

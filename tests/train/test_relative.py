@@ -16,16 +16,17 @@ from pipeline.cache.run import cache_teacher
 from pipeline.deploy.export import export_student
 from pipeline.deploy.predict_folder import FolderOptions, predict_folder
 from pipeline.deploy.runners import open_model
-from pipeline.depth.dpm import parse_bins
+from pipeline.depth.bins import parse_bins
 from pipeline.depth.relative import ALIGN, BINS, LEAST_PIXELS, WHOLE, Range, in_own_space
 from pipeline.evaluation.run import choose_protocol, evaluate_student, evaluate_teacher
 from pipeline.losses.relative import ScaleShiftInvariantLoss
 from pipeline.networks.saved_run import load_run
-from pipeline.report.distributions import Belief
+from pipeline.report.model import Belief
 from pipeline.report.page import write_report
 from pipeline.report.units import Shown
 from pipeline.store import open_store
-from pipeline.teachers.registry import TeacherOptions, open_teacher
+from pipeline.teachers.options import TeacherOptions
+from pipeline.teachers.registry import open_teacher
 from pipeline.train.config import Recipe
 from pipeline.train.options import TrainOptions
 from pipeline.train.run import Validation, train_network

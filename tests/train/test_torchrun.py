@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import fakes
@@ -22,10 +21,11 @@ from pipeline.cache.run import cache_teacher
 from pipeline.cli.train import train_student
 from pipeline.common import distributed as collective
 from pipeline.common.signals import Interrupted
+from pipeline.losses.registry import build_loss
 from pipeline.networks.registry import build_student
 from pipeline.sources.registry import open_source
 from pipeline.store import open_store
-from pipeline.train.options import LOSSES, TrainOptions
+from pipeline.train.options import TrainOptions
 from pipeline.train.run import train_network
 from pipeline.train.sampler import EpochOrder
 
@@ -46,8 +46,7 @@ def make_problem(loss_name):
     torch.manual_seed(0)
     network = build_student("lean", 8)
     edges_m = torch.linspace(0.5, 10, 9, dtype=torch.float64)
-    module = import_module(LOSSES[loss_name])
-    loss = module.build_loss(loss_name, edges_m, sigma_m=1.0, weight=0.3, skip_rows=2, centred=False)
+    loss = build_loss(loss_name, edges_m, sigma_m=1.0, weight=0.3, skip_rows=2, centred=False)
     images = torch.rand(4, 3, 32, 64, dtype=torch.float64)
     target_m = 1 + 8 * torch.rand(4, 1, 32, 64, dtype=torch.float64)
     target_m[2:] = torch.nan

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..base import Customs, ImageFiles, Sample, SourceKind
-from ..listing import file_names, find_list_or_name, folder_names
 from ..readers.arrays import DTYPES, metres, read_array
-from ..splits import Ids, checked_path, rows, without_suffix
+from ..splits import Ids, checked_path, file_names, find_list_or_name, folder_names, rows, without_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

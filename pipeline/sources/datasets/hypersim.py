@@ -23,11 +23,10 @@ import numpy as np
 
 from ...common.fileio import printable
 from ..base import Customs, ImageFiles, Sample, SourceKind
-from ..listing import file_names, find_list_or_name, folder_names
 from ..readers.arrays import metres
 from ..readers.hdf5 import read_hdf5
 from ..readers.images import read_bytes
-from ..splits import Ids, rows
+from ..splits import Ids, file_names, find_list_or_name, folder_names, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

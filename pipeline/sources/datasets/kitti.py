@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 
 from ..base import Customs, ImageFiles, Sample, SourceKind
 from ..frame_pairs import check_pair, listed_pairs
-from ..listing import file_names
 from ..readers.images import read_depth_png_m
-from ..splits import Ids, checked_path, find_list, without_suffix
+from ..splits import Ids, checked_path, file_names, find_list, without_suffix
 from .kitti_lists import CAMERA, DATE, DRIVE, FRAME, SIDES, focal_length_px, parse_row
 
 if TYPE_CHECKING:

@@ -15,9 +15,8 @@ import re
 from typing import TYPE_CHECKING
 
 from ..base import ImageFiles, Sample, SourceKind
-from ..listing import file_names, find_list_or_name, folder_names
 from ..readers.images import read_depth_png_m
-from ..splits import without_suffix
+from ..splits import file_names, find_list_or_name, folder_names, without_suffix
 from .kitti import METRES_PER_UNIT, KittiSource
 from .kitti_lists import CAMERA, DATE, DRIVE, FRAME, Row, listed_rows
 from .kitti_velodyne import CAMERA_FILE, CAMERAS, project_scan_m, read_calibration, read_scan

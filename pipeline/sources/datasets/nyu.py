@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 
 from ..base import ImageFiles, Sample, SourceKind
 from ..frame_pairs import check_pair, listed_pairs
-from ..listing import file_names, find_list_or_name, folder_names
 from ..readers.images import read_depth_png_m
-from ..splits import Ids, checked_path, without_suffix
+from ..splits import Ids, checked_path, file_names, find_list_or_name, folder_names, without_suffix
 from .nyu_hdf5 import CUSTOMS, FOCAL_PX, LABELLED, TRUTHS, FastDepthNyu, LabelledNyu, is_fast_depth, is_labelled
 
 if TYPE_CHECKING:

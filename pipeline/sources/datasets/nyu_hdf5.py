@@ -12,12 +12,11 @@ import numpy as np
 
 from ...common.fileio import sha256_bytes
 from ..base import Customs, Declared, Sample
-from ..listing import file_names, find_list_or_name, folder_names
 from ..readers.arrays import metres
 from ..readers.hdf5 import Hdf5File, read_hdf5
 from ..readers.images import LIMIT_PIXELS
 from ..readers.mat5 import read_mat5
-from ..splits import Ids, checked_path, rows
+from ..splits import Ids, checked_path, file_names, find_list_or_name, folder_names, rows
 
 if TYPE_CHECKING:
     from pathlib import Path

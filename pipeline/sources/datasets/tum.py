@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..base import Customs, ImageFiles, Sample, SourceKind
-from ..listing import find_list_or_name, folder_names
 from ..readers.images import read_depth_png_m
-from ..splits import Ids, checked_path, rows, without_suffix
+from ..splits import Ids, checked_path, find_list_or_name, folder_names, rows, without_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

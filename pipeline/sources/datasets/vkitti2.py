@@ -14,9 +14,8 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..base import ImageFiles, Sample, SourceKind
-from ..listing import file_names, find_list_or_name, folder_names
 from ..readers.images import IMAGE_SUFFIXES, read_depth_png_m
-from ..splits import Ids, rows, without_suffix
+from ..splits import Ids, file_names, find_list_or_name, folder_names, rows, without_suffix
 from .kitti import KittiSource
 
 if TYPE_CHECKING:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ...depth.alignment import REASONS, Fit, Verdict
+from ...depth.alignment import Fit, Verdict
 from ..format.codec import DamagedStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from numpy.typing import NDArray
 
-    from .store import Store
 
 PREFIX = "align_"
-QUANTILES = {"p05": 0.05, "median": 0.5, "p95": 0.95, "max": 1.0}
 
 
 class AlignmentColumns:
@@ -52,39 +49,3 @@ def row_of_fit(found: Fit) -> dict[str, float | int | None]:
         PREFIX + name: None if isinstance(value, float) and math.isnan(value) else value
         for name, value in {**found._asdict(), "verdict": int(found.verdict)}.items()
     }
-
-
-class AlignmentSummary(NamedTuple):
-    """What an aligned store has come to."""
-
-    samples: int
-    accepted: int
-    rejected: dict[str, list[str]]
-    """Ids of those that were not accepted, by the reason; reasons that did not occur are left out."""
-    residual: dict[str, float]
-    """Quantiles of the accepted ones' residuals, as QUANTILES names them; empty where there are none."""
-
-    def describe(self) -> str:
-        """One line for people."""
-        text = f"{self.accepted} of {self.samples} samples accepted"
-        if self.residual:
-            text += ", relative residual " + ", ".join(f"{name} {value:.4f}" for name, value in self.residual.items())
-        if self.rejected:
-            text += "; rejected: " + ", ".join(f"{len(ids)} {reason}" for reason, ids in self.rejected.items())
-        return text
-
-
-def summarise(store: Store) -> AlignmentSummary:
-    """Sum an aligned store up. Raises DamagedStoreError for a row that no fit can have."""
-    fits = [store.alignment(number) for number in range(len(store))]
-    residuals = [one.residual for one in fits if one.verdict == Verdict.ACCEPTED]
-    rejected: dict[str, list[str]] = {}
-    for name, one in zip(store.ids, fits, strict=True):
-        if one.verdict != Verdict.ACCEPTED:
-            rejected.setdefault(REASONS[one.verdict], []).append(name)
-    return AlignmentSummary(
-        samples=len(fits),
-        accepted=len(residuals),
-        rejected=rejected,
-        residual={name: float(np.quantile(residuals, share)) for name, share in QUANTILES.items()} if residuals else {},
-    )

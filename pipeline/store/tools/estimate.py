@@ -32,7 +32,7 @@ FLOAT16_BITS = 16
 
 def count_bins(text: str) -> int:
     """How many bins `kitti`, `nyu` or SPACING:COUNT:LO:HI names. Raises ValueError for anything else."""
-    from ...depth.dpm import parse_bins  # imports torch
+    from ...depth.bins import parse_bins  # imports torch
 
     return parse_bins(text).count
 

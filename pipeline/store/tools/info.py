@@ -8,7 +8,7 @@ from ...depth.spaces import DEPTH_SPACES
 from ..format.codec import LogCodec
 from ..format.sizes import chunk_bytes
 from ..images.reader import KeptImages
-from ..read.alignment import summarise
+from .alignment_summary import summarise
 
 if TYPE_CHECKING:
     from ..read.store import Store

@@ -20,8 +20,8 @@ from dask.delayed import delayed
 
 from ...common.progress import Silent
 from ..format.codec import AffineCodec, LogCodec, codes_of_residual
-from ..read.alignment import AlignmentSummary, summarise
 from ..read.store import Store, open_store
+from .alignment_summary import AlignmentSummary, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

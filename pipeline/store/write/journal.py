@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 
-from ...common.fileio import append_durably, canonical_json, cut_durably, sync_directory, write_durably
+from ...common.fileio import append_durably, canonical_json, cut_durably, write_durably
+from ...common.own_files import sync_directory
 from .packed_rows import PackedRows
 
 if TYPE_CHECKING:

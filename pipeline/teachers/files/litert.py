@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ..registry import TeacherOptions
+    from ..options import TeacherOptions
 
 runtime: Any = import_module("ai_edge_litert.interpreter")  # ships no types
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ..registry import TeacherOptions
+    from ..options import TeacherOptions
 
 runtime: Any = import_module("onnxruntime")  # ships no types
 

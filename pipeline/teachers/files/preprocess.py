@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ..registry import TeacherOptions
+    from ..options import TeacherOptions
 
 KEYS = ("channels", "depth_space", "input_size", "licence", "metres_per_unit", "name", "normalise", "output")
 """What FILE.json may say: the flags' names, and whose the network is."""

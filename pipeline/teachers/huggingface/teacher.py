@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ..registry import TeacherOptions
+    from ..options import TeacherOptions
     from .families import Family
     from .preprocess import Processing
 

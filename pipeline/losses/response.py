@@ -1,0 +1,69 @@
+"""Losses on depth alone that TIE-KD is compared with: SSIM, MSE, SI and their sums.
+
+Shape legend: B batch, K bins, H W pixels of the target, h w of the logits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .base import LossSettings, Maps, mean_where, scale_invariant
+from .blockwise import FusedLoss, fused
+from .ssim import ssim_map
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SSIM_WEIGHT = 1.5
+"""SSIM's weight beside SI or MSE."""
+
+
+class ResponseLoss(FusedLoss):
+    """Losses on depth alone, the paper's response-based baselines (released `si_loss.py`, `ssim_si_loss.py`).
+
+    `ssim`: 1 - mean SSIM. `mse`: mean squared error. `si`: sqrt(var(g) + 0.15 mean(g)^2) with
+    g = ln(d + 1e-3) - ln(t + 1e-3) over all valid pixels of the batch, the variance being the unbiased one.
+    `ssim+si` and `ssim+mse` add 1.5 times the first. A DPM of the teacher is not used.
+
+    Terms: "loss", and of "ssim_loss", "mse_m2", "si" those that take part.
+    """
+
+    def __init__(self, bin_edges_m: Tensor | Sequence[float], kind: str = "ssim", skip_rows: int = 0) -> None:
+        super().__init__(bin_edges_m, skip_rows)
+        kinds = ("ssim", "mse", "si", "ssim+si", "ssim+mse")
+        if kind not in kinds:
+            raise ValueError(f"kind {kind!r}: expected one of {', '.join(kinds)}")
+        self.kind = kind
+
+    def _terms(
+        self,
+        logits: Tensor,
+        target_depth_m: Tensor,
+        target_dpm: Maps | None,  # noqa: ARG002 - one call for every loss
+    ) -> dict[str, Tensor]:
+        student_m = fused(logits, self.bin_edges_m, kernel=self.kernel).depth_m
+        depth_m, target_m, valid = self._depths(student_m, target_depth_m)
+        names = self.kind.split("+")
+        parts: dict[str, Tensor] = {}
+        if "ssim" in names:
+            parts["ssim_loss"] = ssim_loss(depth_m, target_m, valid)
+        if "mse" in names:
+            parts["mse_m2"] = mean_where(valid, (depth_m - target_m).square())
+        if "si" in names:
+            parts["si"] = scale_invariant(depth_m, target_m, valid)
+        ssim_weight = 1.0 if self.kind == "ssim" else SSIM_WEIGHT
+        weighted = [part * (ssim_weight if name == "ssim_loss" else 1) for name, part in parts.items()]
+        return {"loss": torch.stack(weighted).sum(), **parts}
+
+
+def ssim_loss(depth_m: Tensor, target_m: Tensor, valid: Tensor, *, released: bool = False) -> Tensor:
+    """1 - mean SSIM over valid pixels of depths (B, 1, H, W) in metres; `released` as in `ssim_map`."""
+    return mean_where(valid, 1 - ssim_map(depth_m, target_m, released=released))
+
+
+def build_loss(name: str, bin_edges_m: Tensor | Sequence[float], settings: LossSettings) -> ResponseLoss:
+    """Build one of `ResponseLoss`'s kinds. See `registry.build_loss`."""
+    return ResponseLoss(bin_edges_m, name, settings.skip_rows)
