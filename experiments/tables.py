@@ -73,7 +73,7 @@ def kinds() -> str:
                 kind.depth,
                 kind.stored,
                 "; ".join(ran[name]) or NOT_RUN,
-                " ".join(f"`{flag}`" for flag in kind.flags()) or "none",
+                " ".join(f"`--{name.replace('_', '-').removesuffix('-px')}`" for name in kind.own_options()) or "none",
                 f"`{kind.extra}`" if kind.extra else "",
             ]
             for name, kind in sorted(KINDS.items())
@@ -88,9 +88,15 @@ def families() -> str:
     return markdown(head, named)
 
 
+OPTIONS = ("depth_space", "trust_code", "truth")
+"""Options that the code's own descriptions name as Python does; the pages show flags."""
+
+
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table; `|` within a cell is escaped."""
-    lines = [head, ["---"] * len(head), *rows]
+    flags = {f"`{name}`": f"`--{name.replace('_', '-')}`" for name in OPTIONS}
+    shown = ([re.sub(r"`\w+`", lambda found: flags.get(found[0], found[0]), cell) for cell in row] for row in rows)
+    lines = [head, ["---"] * len(head), *shown]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 

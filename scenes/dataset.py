@@ -27,6 +27,7 @@ from pipeline.common.locks import locked
 from pipeline.common.own_files import make_own_folder, remove_own, sync_directory
 from pipeline.common.parallel import cores
 from pipeline.common.progress import Silent
+from pipeline.errors import PipelineError
 
 from .worlds import WORLDS
 
@@ -71,7 +72,7 @@ def make_scenes(
         progress: told of each frame.
 
     Raises:
-        ValueError: a bad argument, `out` exists, or another run is writing it.
+        PipelineError: a bad argument, `out` exists, or another run is writing it.
         ChildProcessError: a worker died, perhaps for want of memory; finished frames are kept.
     """
     out = Path(out).absolute()
@@ -87,7 +88,7 @@ def make_scenes(
             _render_all((staging, seed, size_px, world), todo, workers or cores(), task)
         _write_lists(staging, count, world, size_px, seed, test_share)
         if os.path.lexists(out):
-            raise ValueError(f"output appeared meanwhile: {out}: move it away and run again, the frames are kept")
+            raise PipelineError(f"output appeared meanwhile: {out}: move it away and run again, the frames are kept")
         staging.rename(out)
         sync_directory(out.parent)
 
@@ -100,24 +101,26 @@ def _check(
     out: Path, count: int, world: str, size_px: tuple[int, int], seed: int, test_share: float, workers: int | None
 ) -> None:
     if world not in WORLDS:
-        raise ValueError(f"world is {world!r}, expected one of {', '.join(WORLDS)}: give one of them")
+        raise PipelineError(f"world is {world!r}, expected one of {', '.join(WORLDS)}: give one of them")
     if not 2 <= count <= MOST_FRAMES:
-        raise ValueError(f"count is {count}, expected 2 (one to train on, one to test) to {MOST_FRAMES}: give another")
+        raise PipelineError(
+            f"count is {count}, expected 2 (one to train on, one to test) to {MOST_FRAMES}: give another"
+        )
     if len(size_px) != 2 or not all(32 <= side <= 4096 for side in size_px):
-        raise ValueError(
+        raise PipelineError(
             f"size is {'x'.join(map(str, size_px))}, expected HEIGHTxWIDTH, each 32 to 4096: give one such as 128x416"
         )
     if seed < 0:
-        raise ValueError(f"seed is {seed}, expected 0 or more: give another number")
+        raise PipelineError(f"seed is {seed}, expected 0 or more: give another number")
     if not 0 < test_share < 1:
-        raise ValueError(f"test share is {test_share}, expected more than 0 and less than 1: give one such as 0.15")
+        raise PipelineError(f"test share is {test_share}, expected more than 0 and less than 1: give one such as 0.15")
     if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers}, expected 1 or more: leave it out to use every core")
+        raise PipelineError(f"workers is {workers}, expected 1 or more: leave it out to use every core")
     if os.path.lexists(out):
-        raise ValueError(f"output exists: {out}: remove it or choose another folder")
+        raise PipelineError(f"output exists: {out}: remove it or choose another folder")
     ancestor = next(path for path in out.parents if os.path.lexists(path))
     if not ancestor.is_dir():
-        raise ValueError(f"{ancestor} is no folder, so {out} cannot be made in it: choose another folder")
+        raise PipelineError(f"{ancestor} is no folder, so {out} cannot be made in it: choose another folder")
 
 
 @contextmanager
@@ -125,10 +128,10 @@ def _staging_folder(out: Path, settings: dict[str, Any], progress: Progress) -> 
     """The hidden folder beside `out`, locked, holding only finished frames of this very set."""
     staging = out.with_name(f".{out.name}.staging")
     if staging.is_symlink() or (staging.exists() and not staging.is_dir()):
-        raise ValueError(f"{staging} is no folder: remove it, its name is where {out} is prepared")
+        raise PipelineError(f"{staging} is no folder: remove it, its name is where {out} is prepared")
     with locked(out, progress):
         if os.path.lexists(out):
-            raise ValueError(f"another run has just written {out}: use it, or choose another folder")
+            raise PipelineError(f"another run has just written {out}: use it, or choose another folder")
         make_own_folder(staging)
         _prepare(staging, settings, progress)
         yield staging
@@ -164,7 +167,7 @@ def _prepare(staging: Path, settings: dict[str, Any], progress: Progress) -> Non
             for folder in FOLDERS:
                 remove_own(staging / folder)
     elif any(path.name not in FOLDERS and path.name != ".dataset.json.tmp" for path in staging.iterdir()):
-        raise ValueError(f"{staging} holds other files: remove it, its name is where the frames are prepared")
+        raise PipelineError(f"{staging} holds other files: remove it, its name is where the frames are prepared")
     else:
         for folder in FOLDERS:  # frames that nothing describes: a run killed while it discarded them
             remove_own(staging / folder)

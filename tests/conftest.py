@@ -32,6 +32,16 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="../shared/data is absent"))
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Name what has no stable name of its own by its argument, to which pytest adds a number.
+
+    Bytes of an archive hold the time, so that two processes of xdist collected different tests.
+    """
+    if val is None or (isinstance(val, bool | int | float | str | type) and len(str(val)) <= 60):
+        return None  # pytest's own id
+    return argname
+
+
 @pytest.fixture(autouse=True)
 def _as_many_threads_as_before():
     """A command may choose torch's threads for its own process; here that is everybody's, and weights depend on it."""

@@ -9,17 +9,17 @@ Shape legend: H, W pixels of the view's truth, h w pixels of the teacher's own o
 from __future__ import annotations
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..common.parallel import in_order
+from ..common.parallel import in_order, worker_threads
 from ..common.progress import Silent
 from ..depth.alignment import DEPTH_RANGE_M, FIT, MAX_RESIDUAL, MIN_POINTS, NO_TRUTH, Fit, fit
 from ..depth.resize import upsampled
+from ..errors import PipelineError
 from ..sources.base import truth_name
 from ..sources.truth import of_view_m
 from ..sources.view import View
@@ -74,17 +74,17 @@ def align_store(
 
     An alignment that `store` has already is replaced. Goes on where an interrupted call stopped.
 
-    Raises ValueError for metric depth, a sample that the split lacks, an image that is not the one that the teacher
+    Raises PipelineError for metric depth, a sample that the split lacks, an image that is not the one that the teacher
     saw, truth at fault, or an `out` that exists, and DamagedStoreError for a damaged sample.
     """
     options, progress = options or AlignOptions(), progress or Silent()
     if store.spec.depth_space == "metric_m":
-        raise ValueError(f"{store.name} holds metric_m: metres need no alignment, use the store as it is")
+        raise PipelineError(f"{store.name} holds metric_m: metres need no alignment, use the store as it is")
     aligner = _Aligner(source, View.parse(store.spec.view), store.name, store.spec.depth_space, options)
     samples = _samples_of(store, source, split)
     spec = replace(store.spec, alignment=aligner.as_json())
     columns = columns_of(store)
-    workers = options.workers or min(8, os.cpu_count() or 1)
+    workers = worker_threads(options.workers)
     with StoreWriter(out, spec, list(store.ids)) as writer, ThreadPoolExecutor(workers, "align") as pool:
         members = {shard: spec.shard_samples(shard) for shard in range(spec.shards)}
         wanted = (
@@ -114,10 +114,10 @@ def align_store(
 def unalign_store(store: Store, out: Path, progress: Progress | None = None) -> int:
     """Write the store `out`: `store` as it was before it was aligned, byte for byte. Returns its samples.
 
-    Raises ValueError for a store that is not aligned or an `out` that exists, DamagedStoreError for a damaged chunk.
+    Raises PipelineError for a store that is not aligned or an `out` that exists, DamagedStoreError for a damaged chunk.
     """
     if store.spec.alignment is None:
-        raise ValueError(f"{store.name} is not aligned: there is nothing to undo, use the store as it is")
+        raise PipelineError(f"{store.name} is not aligned: there is nothing to undo, use the store as it is")
     spec = replace(store.spec, alignment=None)
     columns = columns_of(store)
     write_shards(
@@ -138,11 +138,11 @@ def _moved(
 
 
 def _samples_of(store: Store, source: Source, split: str) -> list[Sample]:
-    """Rows of the split for every sample of the store, in its order. Raises ValueError for one that is not there."""
+    """Rows of the split for every sample of the store, in its order. Raises PipelineError for one that is not there."""
     rows = {sample.id: sample for sample in source.samples(split)}
     lost = [name for name in store.ids if name not in rows]
     if lost:
-        raise ValueError(
+        raise PipelineError(
             f"split {split} has no row for {len(lost)} of the {len(store)} samples of {store.name}, such as "
             f"{lost[0]!r}: give the split that it was cached from, or take those that it has with "
             "`pipeline store subset`"
@@ -176,7 +176,7 @@ class _Aligner(NamedTuple):
             return NO_TRUTH, math.nan
         image, sha256 = self.source.read_image(one.sample)
         if sha256 != one.sha256:
-            raise ValueError(
+            raise PipelineError(
                 f"{one.sample.image_path} is not the image that the teacher saw: its sha256 is {sha256[:16]}..., "
                 f"{self.store_name} was made from {one.sha256[:16]}...; so the truth is not of that image either: use "
                 "the images that the store was made from"
@@ -218,5 +218,5 @@ class _Depths:
             low, high = self.range_m
             progress.note(
                 f"the median truth of {self.outside} of {self.samples} samples, such as {self.example_m:.3g} m, is "
-                f"outside of --depth-range-m {low:g}:{high:g}: unit? Depth is clipped to that range on reading"
+                f"outside of `depth_range_m={low:g}`:{high:g}: unit? Depth is clipped to that range on reading"
             )

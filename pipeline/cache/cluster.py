@@ -27,6 +27,7 @@ from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_com
 
 from ..common.fileio import write_durably
 from ..common.progress import Silent, Waits
+from ..errors import OptionError, PipelineError
 from ..sources.registry import open_source
 from ..store.format.spec import digest_of_ids
 from ..store.tools.diff import differing_fields
@@ -98,7 +99,7 @@ class Cluster:
         return len(self.client.scheduler_info(n_workers=-1)["workers"])
 
     def plan(self, options: CacheOptions, progress: Progress | None = None) -> Planned:
-        """What a worker says that the store will be, and of its teacher. Raises ValueError for what is at fault."""
+        """What a worker says that the store will be, and of its teacher. Raises PipelineError for what is at fault."""
         ((_, planned),) = self._answers(partial(_plan_there, self.name), [options], progress or Silent())
         assert isinstance(planned, Planned)
         return planned
@@ -107,12 +108,12 @@ class Cluster:
         """Write the store `out`, as `cache.cache_teacher` does, and raise what it raises."""
         options, progress = options or CacheOptions(), progress or Silent()
         if options.batch_size < 1:
-            raise ValueError(f"batch size {options.batch_size}: expected at least 1")
+            raise PipelineError(f"batch size {options.batch_size}: expected at least 1")
         ids = [sample.id for sample in open_source(self.question.source_name).samples(self.question.split)]
         planned = self.plan(options, progress)
         spec = planned.spec
         if spec.source["ids_sha256"] != digest_of_ids(ids):
-            raise ValueError(
+            raise PipelineError(
                 f"split {self.question.split!r} lists other samples for a worker ({spec.samples}) than here "
                 f"({len(ids)}): give all the same files"
             )
@@ -150,8 +151,8 @@ class Cluster:
     def _answers(self, function: Callable[[A], Any], asked: Sequence[A], progress: Progress) -> Iterator[tuple[A, Any]]:
         """What workers answer to each of `asked`, as it comes; what they die over is asked again.
 
-        A fault is raised after the answers that came with it. Raises ValueError where workers die again and again over
-        one of them, or the scheduler has gone.
+        A fault is raised after the answers that came with it. Raises PipelineError where workers die again and again
+        over one of them, or the scheduler has gone.
         """
         futures = self.client.map(function, asked, pure=False)
         asked_by = {future.key: one for future, one in zip(futures, asked, strict=True)}
@@ -192,22 +193,22 @@ class Cluster:
 
     def _check_may_ask_again(self, deaths: int, error: BaseException) -> None:
         if self.client.status != "running":
-            raise ValueError(
+            raise PipelineError(
                 "the scheduler has gone, or was stopped: start it again; the same command goes on from the shards that "
                 "are finished"
             ) from error
         if deaths >= DEATHS:
-            raise ValueError(
+            raise PipelineError(
                 "worker after worker died over the same shard: look whether their memory is enough (a smaller "
-                "--batch-size), and what they say; the same command goes on from the shards that are finished"
+                "`batch_size`), and what they say; the same command goes on from the shards that are finished"
             ) from error
 
 
-def _other_store(spec: StoreSpec, other: OtherStore) -> ValueError:
+def _other_store(spec: StoreSpec, other: OtherStore) -> PipelineError:
     fields = "; ".join(
         f"{name} is {there} there and {here} elsewhere" for name, there, here in differing_fields(other.spec, spec)
     )
-    return ValueError(
+    return PipelineError(
         f"a worker on {other.host} would write another store: {fields}: give all workers the same packages and files, "
         "and run the same command again"
     )
@@ -217,12 +218,12 @@ def _other_store(spec: StoreSpec, other: OtherStore) -> ValueError:
 def cluster_of(scheduler: str, question: Question) -> Iterator[Cluster]:
     """The workers of a scheduler by its address, or `local:N` processes that are started here.
 
-    Raises ValueError for an address where none answers, or a number that is none.
+    Raises PipelineError for an address where none answers, or a number that is none.
     """
     kind, _, number = scheduler.partition(":")
     local = kind == "local"
     if local and not (number.isdecimal() and int(number)):
-        raise ValueError(f"--scheduler {scheduler}: expected local:N, N processes on this machine, such as local:2")
+        raise OptionError("scheduler", scheduler, "local:N, N processes on this machine, such as local:2")
     with _silence(), ExitStack() as stack:
         address: Any = scheduler
         if local:
@@ -241,8 +242,8 @@ def cluster_of(scheduler: str, question: Question) -> Iterator[Cluster]:
         try:
             client = stack.enter_context(Client(address, timeout=CONNECT_WITHIN_S, set_as_default=False))
         except (OSError, ValueError) as error:
-            raise ValueError(
-                f"--scheduler {scheduler}: no scheduler answers there ({error}); start one with `dask scheduler`, and "
+            raise PipelineError(
+                f"`scheduler={scheduler}`: no scheduler answers there ({error}); start one with `dask scheduler`, and "
                 "`dask worker ADDRESS` for each GPU, or use local:N"
             ) from error
         cluster = Cluster(client, question, local=local)

@@ -25,6 +25,7 @@ import torch
 
 from ..common.device import choose_device
 from ..common.progress import Waits
+from ..errors import PipelineError
 from ..sources.registry import open_source
 from ..sources.view import View
 from ..store.write.writer import write_shard_files
@@ -99,7 +100,7 @@ class Fault(NamedTuple):
     """An error of a worker, told and not raised: the cluster engine would log it, and wrap it in its own words."""
 
     kind: str
-    """`OSError`, `MemoryError`, `ImportError`, `ValueError`, or another that is nobody's but a programmer's."""
+    """`OSError`, `MemoryError`, `PipelineError`, or that of a bug."""
     message: str
     errno: int | None
     filename: str | None
@@ -108,7 +109,7 @@ class Fault(NamedTuple):
     @classmethod
     def of(cls, error: Exception) -> Fault:
         """Tell of an error."""
-        usual = next((one for one in (OSError, MemoryError, ImportError, ValueError) if isinstance(error, one)), None)
+        usual = next((one for one in (OSError, MemoryError, PipelineError) if isinstance(error, one)), None)
         number, text = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
         name = str(error.filename) if isinstance(error, OSError) and error.filename is not None else None
         kind = type(error).__name__ if usual is None else usual.__name__
@@ -121,8 +122,8 @@ class Fault(NamedTuple):
             found = OSError(self.errno, self.message, self.filename)
         elif self.kind == "MemoryError":
             found = MemoryError(self.message)
-        elif self.kind in {"OSError", "ImportError", "ValueError"}:
-            found = ValueError(self.message)
+        elif self.kind in {"OSError", "PipelineError"}:
+            found = PipelineError(self.message)
         else:
             found = RuntimeError(f"{self.kind}: {self.message}")
         found.add_note(self.trace)
@@ -220,16 +221,16 @@ class Station:
 
 
 def check_shared(staging: Path, token: str) -> None:
-    """Raise ValueError unless this process sees the token in a staging directory, at once or after a little while."""
+    """Raise PipelineError unless this process sees the token in a staging directory, at once or soon."""
     last = time.monotonic() + SEEN_WITHIN_S
     while True:
         with suppress(OSError):
             if (staging / SHARED).read_text() == token:
                 return
         if time.monotonic() > last:
-            raise ValueError(
+            raise PipelineError(
                 f"a worker on {socket.gethostname()} does not see what is written to {staging}: expected a file system "
-                "that workers and this process share, at the same path; choose an --out on one"
+                "that workers and this process share, at the same path; choose an `out` on one"
             )
         with suppress(OSError):
             list(staging.parent.iterdir())  # makes a file system of the network look anew

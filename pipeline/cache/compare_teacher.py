@@ -18,6 +18,7 @@ import torch
 from ..common.fileio import canonical_json
 from ..common.progress import Silent
 from ..depth.rebin import carry
+from ..errors import PipelineError
 from ..sources.splits import evenly
 from ..sources.view import View
 from ..teachers.base import Framing, answer_of, gives_maps, has_moving_bins
@@ -94,10 +95,10 @@ def compare_with_teacher(
     batch may change the low bits, and the store's batches were others than these. Maps that were carried over onto the
     store's bins are compared there.
 
-    Raises ValueError where the teacher, an image or the split is not what the store was made from.
+    Raises PipelineError where the teacher, an image or the split is not what the store was made from.
     """
     if count < 1 or batch_size < 1:
-        raise ValueError(f"{count} samples in batches of {batch_size}: expected at least 1 of each")
+        raise PipelineError(f"{count} samples in batches of {batch_size}: expected at least 1 of each")
     _check_card(store, teacher)
     samples = evenly(source.samples(split), count)
     view = View.parse(store.spec.view)
@@ -141,8 +142,8 @@ def _check_card(store: Store, teacher: Teacher) -> None:
                 f"bins are {store.spec.bin_count} from {known[0]:g} to {known[-1]:g} in the store and {bins} live"
             )
     if different:
-        raise ValueError(
-            f"{store.name} was made from another teacher: {'; '.join(different)}. Give --against and its flags as "
+        raise PipelineError(
+            f"{store.name} was made from another teacher: {'; '.join(different)}. Give `against` and its flags as "
             f"they were given to `pipeline cache-teacher` (`pipeline store info {store.name}` tells), or the store "
             "that was made from this one"
         )
@@ -156,7 +157,7 @@ def _answers(
     depth, dpm, moving = answer_of(teacher, shown, [sample.id for sample in batch], framing)
     if tuple(depth.shape) != (len(batch), *store.layout.size_px):
         height, width = store.layout.size_px
-        raise ValueError(
+        raise PipelineError(
             f"teacher {teacher.card.name!r} gave depth of shape {tuple(depth.shape)} for {len(batch)} images, "
             f"{store.name} holds {height}x{width} px: its input size or its code differs from the one that made "
             "the store; ask it as it was asked then"
@@ -165,7 +166,7 @@ def _answers(
     if store.spec.dpm_kind == "gaussian":
         return [_Answer(one, None) for one in depths]
     if dpm is None:
-        raise ValueError(
+        raise PipelineError(
             f"teacher {teacher.card.name!r} gave no map, {store.name} holds {store.spec.dpm_kind} maps: its code "
             "differs from the one that made the store; ask it as it was asked then"
         )
@@ -185,9 +186,9 @@ def _image(store: Store, source: Source, sample: Sample, view: View) -> tuple[ND
     image, sha256 = source.read_image(sample)
     expected = store.image_sha256[store.index_of(sample.id)].tobytes().hex()
     if sha256 != expected:
-        raise ValueError(
+        raise PipelineError(
             f"{sample.image_path} is not the image that the teacher saw: its sha256 is {sha256[:16]}..., {store.name} "
-            f"was made from {expected[:16]}...; give --source the same images"
+            f"was made from {expected[:16]}...; give `source` the same images"
         )
     return view.of_image(image), (image.shape[0], image.shape[1])
 

@@ -8,7 +8,6 @@ one can say what differs.
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..common.fileio import pretty_json, read_json, write_durably
+from ..common.parallel import cores
 from ..store.format.spec import StoreSpec
 from ..store.tools.diff import differing_fields
 from ..store.write.journal import Journal
@@ -44,7 +44,7 @@ def conditions_of(card: dict[str, Any]) -> dict[str, str]:
     found = {name: _version(name) for name in names}
     found["threads"] = str(torch.get_num_threads())
     if "onnxruntime" in found:  # which takes its threads by the cores
-        found["cores"] = str(len(os.sched_getaffinity(0)))
+        found["cores"] = str(cores())
     return found
 
 

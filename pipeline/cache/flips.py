@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..common.progress import Silent
+from ..errors import PipelineError
 from ..sources.view import View
 from ..store import open_store
 from ..store.write.lock import refuse_existing
@@ -75,9 +76,9 @@ def cache_with_flips(
 ) -> Both:
     """Write the store `out`, then the one of the mirrored view beside it; go on where an interrupted run stopped.
 
-    A store that is finished and is what this call would write is kept: the flips can be added later. Raises ValueError
-    for a teacher that cannot be shown a mirrored image, for a store of other settings at either place, and whatever
-    `cache_teacher` raises.
+    A store that is finished and is what this call would write is kept: the flips can be added later. Raises
+    PipelineError for a teacher that cannot be shown a mirrored image, for a store of other settings at either place,
+    and whatever `cache_teacher` raises.
     """
     return make_both(OneProcess(source, split, teacher), out, options, progress)
 
@@ -87,14 +88,14 @@ def make_both(maker: Maker, out: Path, options: CacheOptions | None = None, prog
     options, progress = options or CacheOptions(), progress or Silent()
     planned = maker.plan(options)
     if not planned.needs_images:
-        raise ValueError(
-            f"--cache-flips: teacher {planned.teacher!r} is a folder of predictions, which nobody can ask about the "
-            "mirrored images: predict those too, into a folder of their own, and cache it with a --view that ends in "
+        raise PipelineError(
+            f"`cache_flips`: teacher {planned.teacher!r} is a folder of predictions, which nobody can ask about the "
+            "mirrored images: predict those too, into a folder of their own, and cache it with a `view` that ends in "
             ",mirror"
         )
     view = View.parse(planned.view)
     if view.mirror:
-        raise ValueError(f"--cache-flips beside --view {view}: it adds the mirrored view itself; leave ,mirror out")
+        raise PipelineError(f"`cache_flips` beside `view={view}`: it adds the mirrored view itself; leave ,mirror out")
     done: list[CacheSummary | None] = []
     for place, one in ((out, view), (mirrored_path(out), replace(view, mirror=True))):
         asked = replace(options, view=str(one))

@@ -7,13 +7,13 @@ Shape legend: H, W pixels of the view.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..common.parallel import in_order
+from ..common.parallel import in_order, worker_threads
 from ..common.progress import Silent
+from ..errors import PipelineError
 from ..sources.view import View
 from ..store.format.spec import digest_of_ids
 from ..store.images.spec import ImageSpec
@@ -49,8 +49,8 @@ def cache_images(
     """Write the images of a split to `out`, cut to a view; go on where an interrupted run stopped.
 
     `view` is written as in `View.parse`; the source's custom if left out.
-    Raises ValueError for input that is at fault (naming it), and OSError where the disk is; in either case the shards
-    that were finished stay, and the same call goes on from them.
+    Raises PipelineError for input that is at fault (naming it), and OSError where the disk is; in either case the
+    shards that were finished stay, and the same call goes on from them.
     """
     progress = progress or Silent()
     wanted = View.parse(view or source.customs.view)
@@ -70,16 +70,16 @@ def cache_images(
         try:
             pixels = wanted.of_image(image)
         except ValueError as error:
-            raise ValueError(f"{sample.image_path}: {error}") from error
+            raise PipelineError(f"{sample.image_path}: {error}") from error
         if pixels.shape[:2] != spec.size_px:
             sizes = ["x".join(map(str, size)) for size in (pixels.shape[:2], spec.size_px)]
-            raise ValueError(
+            raise PipelineError(
                 f"{sample.image_path}: the view {wanted} of it is {sizes[0]} px, of the first image {sizes[1]}: kept "
-                "images have one size; choose --view kb, center:HxW or full,resize:HxW"
+                "images have one size; choose `view=kb`, center:HxW or full,resize:HxW"
             )
         return encode_image(pixels, sha256, (image.shape[0], image.shape[1]))
 
-    threads = workers or min(8, os.cpu_count() or 1)
+    threads = worker_threads(workers)
     with ImageWriter(out, spec, ids) as writer, ThreadPoolExecutor(threads, "image") as pool:
         for note in writer.notes:
             progress.note(note)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import PipelineError
 from ..store.format.codec import LogCodec
 
 if TYPE_CHECKING:
@@ -53,21 +54,21 @@ def row_of(spec: StoreSpec, depth: NDArray[np.float32]) -> dict[str, float | int
 def check(spec: StoreSpec, records: Sequence[ShardRecord]) -> tuple[Outside | None, list[str]]:
     """Fractions outside of the ranges of a metric store, and warnings about them.
 
-    Raises ValueError where no sample has anything to learn from: no value, or one constant each; or where all depth is
-    outside of the bins, or of the codes' range. One sample alone may be constant. Samples that an earlier release made
-    say nothing of bins and constants.
+    Raises PipelineError where no sample has anything to learn from: no value, or one constant each; or where all depth
+    is outside of the bins, or of the codes' range. One sample alone may be constant. Samples that an earlier release
+    made say nothing of bins and constants.
     """
     invalid, clipped = column(records, "invalid_share"), column(records, "clipped_share")
     name = spec.teacher.get("name")
     if (invalid >= 1).all():
-        raise ValueError(
+        raise PipelineError(
             f"teacher {name!r} gave no value at 100 % of the pixels of {len(invalid)} samples: nothing to learn; look "
             "at what it gives, its unit, and what is declared to be no value"
         )
     told = [record for record in records if {"is_constant", "outside_bins_share"} <= set(record.rows)]
     constant = column(told, "is_constant")
     if len(told) == len(records) and len(constant) > 1 and constant.all():
-        raise ValueError(
+        raise PipelineError(
             f"teacher {name!r} gave one constant for all pixels of each of {len(constant)} samples: there is nothing "
             "to learn; look at its input (normalisation, channels) and at its output"
         )
@@ -85,10 +86,10 @@ def check(spec: StoreSpec, records: Sequence[ShardRecord]) -> tuple[Outside | No
         "the bins": known.any() and len(told) == len(records) and bool((share[known > 0] >= 1).all()),
         "the stored range": outside.codes > 1 - 1e-6,
     }
-    remedy = "another unit (--metres-per-unit), --bins or --depth-range-m?"
+    remedy = "another unit (`metres_per_unit`), `bins` or `depth_range_m`?"
     for what, is_all in everything.items():
         if is_all:
-            raise ValueError(f"all depth of teacher {name!r} is outside of {what}: {outside.describe()}; {remedy}")
+            raise PipelineError(f"all depth of teacher {name!r} is outside of {what}: {outside.describe()}; {remedy}")
     if max(outside.bins, outside.codes) > WARN_SHARE:
         return outside, [f"warning: {outside.describe()}; it is learned as the nearest end: {remedy}"]
     return outside, []

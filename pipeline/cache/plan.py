@@ -10,6 +10,7 @@ import torch
 
 from ..depth.bins import parse_bins
 from ..depth.rebin import are_bins
+from ..errors import PipelineError
 from ..sources.view import View
 from ..store.format.layout import usual_samples_per_shard
 from ..store.format.spec import StoreSpec, digest_of_ids
@@ -62,20 +63,20 @@ def plan_store(
 
     A teacher whose bins move is asked about that image, to learn with what they move.
 
-    Raises ValueError where the source has no custom and the user said nothing, or where they do not fit.
+    Raises PipelineError where the source has no custom and the user said nothing, or where they do not fit.
     """
     card = teacher.card
     kind = options.dpm
     if kind == "auto":
         kind = "sparse" if gives_maps(teacher) else "gaussian"
     if kind in {"sparse", "dense"} and not gives_maps(teacher):
-        raise ValueError(
-            f"--dpm {kind}: teacher {card.name!r} gives depth alone, there is no map to store; "
-            "use --dpm gaussian, which makes one from depth"
+        raise PipelineError(
+            f"`dpm={kind}`: teacher {card.name!r} gives depth alone, there is no map to store; "
+            "use `dpm=gaussian`, which makes one from depth"
         )
     if card.depth_space != "metric_m" and (options.bins or options.sigma_m):
-        raise ValueError(
-            f"--bins and --sigma-m are in metres, teacher {card.name!r} gives {card.depth_space}: "
+        raise PipelineError(
+            f"`bins` and `sigma_m` are in metres, teacher {card.name!r} gives {card.depth_space}: "
             "leave them out, and the maps are over each sample's own range"
         )
     first = source.read_image(samples[0])[0]
@@ -109,9 +110,9 @@ def plan_store(
 def _map_bins(source: Source, teacher: Teacher, options: CacheOptions) -> tuple[list[float], str | None]:
     """Edges of a store of a teacher's own maps; and `fixed` where they are others than the teacher's fixed ones."""
     if has_moving_bins(teacher) and teacher.card.depth_space != "metric_m":
-        raise ValueError(
+        raise PipelineError(
             f"teacher {teacher.card.name!r} gives {teacher.card.depth_space}, and maps over bins that move: there are "
-            "no bins for all images that they could be carried over onto; use --dpm gaussian, which drops them"
+            "no bins for all images that they could be carried over onto; use `dpm=gaussian`, which drops them"
         )
     own_m = None if has_moving_bins(teacher) else teacher.bin_edges_m
     if own_m is not None and options.bins is None:
@@ -126,7 +127,7 @@ def _moves_with(teacher: Teacher, image: NDArray[np.uint8], sample_id: str) -> s
     shown = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     edges_m = teacher.predict(shown if teacher.needs_images else None, [sample_id]).bin_edges_m
     if edges_m is None:
-        raise ValueError(
+        raise PipelineError(
             f"teacher {teacher.card.name!r} says that it emits maps over bins of their own, but gave none for "
             f"{sample_id}: expected edges (B, K + 1) or (B, K + 1, h, w) beside each map; mend its code"
         )
@@ -137,9 +138,9 @@ def _asked_bins(source: Source, options: CacheOptions) -> list[float]:
     """Edges in metres of the bins that the user asks for, or that are customary."""
     bins = options.bins or source.customs.bins
     if bins is None:
-        raise ValueError(
-            f"source {source.name!r} has no customary depth bins: give --bins, for example `--bins nyu` "
-            "(linear:49:0.001:10, rooms), `--bins kitti` (linear:257:0.001:80, roads) or log:64:0.5:20"
+        raise PipelineError(
+            f"source {source.name!r} has no customary depth bins: give `bins`, for example `bins=nyu` "
+            "(linear:49:0.001:10, rooms), `bins=kitti` (linear:257:0.001:80, roads) or log:64:0.5:20"
         )
     edges: list[float] = parse_bins(bins).edges().tolist()
     return edges
@@ -156,8 +157,8 @@ def _metric_bins(source: Source, options: CacheOptions) -> tuple[list[float], fl
     edges = _asked_bins(source, options)
     sigma_m = options.sigma_m or source.customs.sigma_m
     if sigma_m is None:
-        raise ValueError(
-            f"source {source.name!r} has no customary width of the Gaussian map: give --sigma-m, for example "
+        raise PipelineError(
+            f"source {source.name!r} has no customary width of the Gaussian map: give `sigma_m`, for example "
             f"{(edges[-1] - edges[0]) / (len(edges) - 1):.2g} (metres, the mean width of a bin here)"
         )
     return edges, sigma_m

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ..errors import PipelineError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -45,12 +47,12 @@ def check_repeats(
     `ask` gives the depth (h, w) of each of some samples, as one batch; `samples` are the first and some others. The
     first is asked alone twice, then, where batches are made, last in a batch twice. A difference is the mean over
     pixels, relative to depth where that is metric, else to the sample's range.
-    Raises ValueError with the figure.
+    Raises PipelineError with the figure.
     """
     step = max(STEP.get(precision, STEP["float16"]), STEP_ON_GPU if torch.cuda.is_available() else 0)
     limit = max(ULPS * step, max_rel_error)
     hint = (
-        "; state its `precision` in its card if it computes in less than float32, or give --accept-noise to store what "
+        "; state its `precision` in its card if it computes in less than float32, or give `accept_noise` to store what "
         "it says once"
     )
     first, others = samples[0], list(samples[1:BATCH])
@@ -62,17 +64,17 @@ def check_repeats(
         together, repeated = ask(batch)[-1], ask(batch)[-1]
         noise = max(noise, difference(together, repeated, metric=metric))
     if noise > limit:
-        raise ValueError(
+        raise PipelineError(
             f"teacher {teacher!r} differs from itself by {noise:.2%} (mean over the pixels of one image, asked twice), "
             f"expected at most {limit:.2%}: seed it, and put it into eval mode{hint}"
         )
     if together is not None:
         by_batch = difference(alone, together, metric=metric)
         if by_batch > max(limit, noise):
-            raise ValueError(
+            raise PipelineError(
                 f"teacher {teacher!r} gives another depth for an image alone than in a batch of {len(batch)}: "
                 f"{by_batch:.2%} (mean over its pixels; medians {_median(alone)} and {_median(together)}), expected at "
-                f"most {limit:.2%}: use --batch-size 1, or mend what mixes the images, such as a normalisation in "
+                f"most {limit:.2%}: use `batch_size` 1, or mend what mixes the images, such as a normalisation in "
                 f"training mode{hint}"
             )
 

@@ -17,6 +17,7 @@ import numpy as np
 from ..common.device import is_out_of_memory
 from ..common.progress import Silent, Waits
 from ..depth.rebin import CarryCost
+from ..errors import PipelineError
 from ..sources.view import View
 from ..store.tools.info import unstated
 from ..store.write.writer import StoreWriter
@@ -73,7 +74,7 @@ class Planned(NamedTuple):
 
 
 def plan_cache(source: Source, samples: Sequence[Sample], teacher: Teacher, options: CacheOptions) -> Planned:
-    """Settle what the store will be. Raises ValueError as `plan.plan_store`."""
+    """Settle what the store will be. Raises PipelineError as `plan.plan_store`."""
     view = settled_view(source, teacher, options)
     spec = plan_store(source, samples, teacher, view, options)
     return Planned(spec, str(view), teacher.needs_images, teacher.card.name, conditions_of(spec.teacher))
@@ -89,12 +90,12 @@ def cache_teacher(
 ) -> CacheSummary:
     """Write the store `out` of a teacher over a split; go on where an interrupted run stopped.
 
-    Raises ValueError for input that is at fault (naming it), and OSError where the disk is; in either case the
+    Raises PipelineError for input that is at fault (naming it), and OSError where the disk is; in either case the
     shards that were finished stay, and the same call goes on from them.
     """
     options = options or CacheOptions()
     if options.batch_size < 1:
-        raise ValueError(f"batch size {options.batch_size}: expected at least 1")
+        raise PipelineError(f"batch size {options.batch_size}: expected at least 1")
     samples = source.samples(split)
     planned = plan_cache(source, samples, teacher, options)
     spec, view = planned.spec, View.parse(planned.view)
@@ -134,12 +135,12 @@ def fill_store(
     except Exception as error:
         if is_out_of_memory(error):
             what = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise ValueError(
-                f"out of memory ({what}): give a smaller --batch-size, or a smaller --view; {len(writer.finished)} of "
+            raise PipelineError(
+                f"out of memory ({what}): give a smaller `batch_size`, or a smaller `view`; {len(writer.finished)} of "
                 f"{spec.shards} shards are finished and stay in {writer.staging}; the command goes on from there"
             ) from error
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise ValueError(
+            raise PipelineError(
                 f"the disk of {writer.target} is full ({error.strerror}): {len(writer.finished)} of {spec.shards} "
                 f"shards are safe in {writer.staging}; make room and run the same command again, which goes on from "
                 "there"
@@ -178,7 +179,7 @@ def _unstated(teacher: dict[str, Any]) -> list[str]:
 def check_room(writer: StoreWriter, each_bytes: float | None = None) -> None:
     """Refuse a store that will not fit: by `each_bytes` a sample, or else by the shards that are finished, if any are.
 
-    Raises ValueError.
+    Raises PipelineError.
     """
     spec, finished = writer.spec, writer.finished.values()
     if each_bytes is None and finished:
@@ -187,9 +188,9 @@ def check_room(writer: StoreWriter, each_bytes: float | None = None) -> None:
     free = shutil.disk_usage(writer.target.parent).free
     if each_bytes is not None and each_bytes * left > free:
         kept = f"; {len(finished)} finished shards stay in {writer.staging}" if finished else ""
-        raise ValueError(
+        raise PipelineError(
             f"{left} samples at about {each_bytes / 1e3:.3g} KB each need {each_bytes * left / 1e9:.3g} GB, the "
-            f"disk of {writer.target} has {free / 1e9:.3g} GB free: make room, or choose another --out{kept}"
+            f"disk of {writer.target} has {free / 1e9:.3g} GB free: make room, or choose another `out`{kept}"
         )
 
 

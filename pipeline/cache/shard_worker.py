@@ -8,7 +8,6 @@ Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -19,8 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from ..common.parallel import Aside, in_order
+from ..common.parallel import Aside, in_order, worker_threads
 from ..depth.rebin import CarryCost, carry
+from ..errors import PipelineError
 from ..store.write.writer import EncodedSample, encode_sample
 from ..teachers.base import NEVER_0, REMEDY_OF_NONPOSITIVE, Framing, answer_of, may_lack_values, remedy_of_infinity
 from .outcome import row_of
@@ -89,7 +89,7 @@ class ShardMaker:
         self._batch_size = options.batch_size
         self._accept_noise = options.accept_noise
         self._aside = Aside()
-        self._threads = options.workers or min(8, os.cpu_count() or 1)
+        self._threads = worker_threads(options.workers)
         self._readers = ThreadPoolExecutor(self._threads, "read")
         self._encoders = ThreadPoolExecutor(self._threads, "encode")
         self._counting = Lock()
@@ -125,7 +125,7 @@ class ShardMaker:
         """Show the teacher the next frames, those of `shard`, batch by batch; encoding goes on behind.
 
         `after` is called after each batch, with its size and all that is encoded, or will be; `beat` each second that
-        the teacher takes. Raises ValueError for an
+        the teacher takes. Raises PipelineError for an
         image or an answer that is at fault, naming it.
         """
         count = len(self.spec.shard_samples(shard))
@@ -142,7 +142,7 @@ class ShardMaker:
         return encoded
 
     def probe(self, waits: Waits, beat: Callable[[], None] = lambda: None) -> None:
-        """Raise ValueError for a teacher that does not repeat itself: see `probe`. A folder of files does."""
+        """Raise PipelineError for a teacher that does not repeat itself: see `probe`. A folder of files does."""
         if not self._teacher.needs_images or self._accept_noise:
             return
         last = len(self._samples) - 1
@@ -184,12 +184,12 @@ class ShardMaker:
         try:
             view = self._view.of_image(image)
         except ValueError as error:
-            raise ValueError(f"{sample.image_path}: {error}") from error
+            raise PipelineError(f"{sample.image_path}: {error}") from error
         if view.shape[:2] != self.spec.view_size_px:
             expected = "x".join(map(str, self.spec.view_size_px))
-            raise ValueError(
+            raise PipelineError(
                 f"{sample.image_path}: the view {self._view} of it is {view.shape[0]}x{view.shape[1]} px, of the "
-                f"first image {expected}: a store holds one size; choose --view kb, center:HxW or full,resize:HxW"
+                f"first image {expected}: a store holds one size; choose `view=kb`, center:HxW or full,resize:HxW"
             )
         return Frame(sample, view, sha256, (height, width))
 
@@ -208,9 +208,9 @@ class ShardMaker:
             return [_Answer(one, None, None) for one in depths]
         if dpm is None or (edges is not None) != (self.spec.carried_from in MOVING):
             found = "no map" if dpm is None else f"a map {'without' if edges is None else 'with'} bins of its own"
-            raise ValueError(
+            raise PipelineError(
                 f"teacher {self._teacher.card.name!r} gave {found} for {batch[0].sample.id}, but not for the first "
-                "sample: expected every answer to be of one kind; mend its code, or use --dpm gaussian"
+                "sample: expected every answer to be of one kind; mend its code, or use `dpm=gaussian`"
             )
         if edges is None:
             own = self._teacher.bin_edges_m if self.spec.carried_from else None
@@ -218,32 +218,32 @@ class ShardMaker:
         return [_Answer(*each) for each in zip(depths, dpm.float().numpy(), edges.numpy(), strict=True)]
 
     def _check_shapes(self, depth: torch.Tensor, edges: torch.Tensor | None, count: int) -> None:
-        """Raise ValueError for answers that are not one for each of `count` images."""
+        """Raise PipelineError for answers that are not one for each of `count` images."""
         name = self._teacher.card.name
         if depth.ndim != 3 or len(depth) != count:
-            raise ValueError(
+            raise PipelineError(
                 f"teacher {name!r} gave depth of shape {tuple(depth.shape)} for {count} images: expected (B, h, w)"
             )
         if edges is not None and len(edges) != count:
-            raise ValueError(
+            raise PipelineError(
                 f"teacher {name!r} gave bin edges of {len(edges)} images for {count}: expected one for each; mend its "
                 "code"
             )
 
     def _check_values(self, sample_id: str, depth: torch.Tensor) -> None:
-        """Raise ValueError for numbers of a network that are no depth; those of files are looked at when read."""
+        """Raise PipelineError for numbers of a network that are no depth; those of files are looked at when read."""
         if not self._teacher.needs_images:
             return
         card = self._teacher.card
         wrong = depth.isinf() if may_lack_values(self._teacher) else ~depth.isfinite()
         if bool(wrong.any()):
-            raise ValueError(
+            raise PipelineError(
                 f"teacher {card.name!r} gave NaN or inf at {int(wrong.sum())} pixels of {sample_id}: expected finite "
                 f"depth; {remedy_of_infinity(card)}"
             )
         below = depth <= 0
         if self.spec.depth_space == "metric_m" and bool(below.any()):
-            raise ValueError(
+            raise PipelineError(
                 f"teacher {card.name!r} gave {float(depth[below][0]):g} m, one of {int(below.sum())} pixels of "
                 f"{depth.numel()} of {sample_id}: expected depth above 0; {REMEDY_OF_NONPOSITIVE}"
             )
@@ -256,7 +256,7 @@ class ShardMaker:
                 dpm, cost = carry(dpm, edges_m, np.array(self.spec.bin_edges))
             encoded = encode_sample(self.spec, depth, dpm, None if cost is None else cost.kl_nats)
         except ValueError as error:
-            raise ValueError(f"{frame.sample.id}, teacher {self._teacher.card.name!r}: {error}") from error
+            raise PipelineError(f"{frame.sample.id}, teacher {self._teacher.card.name!r}: {error}") from error
         if cost is not None:
             encoded.row.update(zip(CARRIED_ROWS, cost, strict=True))
         with self._counting:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import MissingDependencyError
 from .console import Console, echo
 from .options import DEVICE, INVALID, OUT, RANGE, SIZE, SOURCE, PlainCommand, many, option
 
@@ -62,7 +63,7 @@ PLAIN_FLAGS = (
 
 
 def options_of_flags(flags: dict[str, Any]) -> TeacherOptions:
-    """Take TEACHER_FLAGS out of a command's flags. Raises ValueError for a scale that is none."""
+    """Take TEACHER_FLAGS out of a command's flags. Raises PipelineError for a scale that is none."""
     from ..teachers.options import TeacherOptions
     from ..teachers.predictions import parse_metres_per_unit
 
@@ -181,16 +182,13 @@ def cache_teacher(
 
 
 def _cluster(scheduler: str, question: Question) -> AbstractContextManager[Cluster]:
-    """Workers by their scheduler. Raises ValueError where the package is absent."""
+    """Workers by their scheduler. Raises PipelineError where the package is absent."""
     try:
         from ..cache.cluster import cluster_of
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "distributed":
             raise
-        raise ValueError(
-            f"--scheduler {scheduler}: the package distributed is not installed; run: pip install "
-            "'tiekd-pipeline[cluster]'"
-        ) from error
+        raise MissingDependencyError("distributed", "cluster", f"`scheduler={scheduler}`") from error
     return cluster_of(scheduler, question)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import PipelineError
 from .console import echo, one_line, table
 from .evaluate import METRIC_HEADS
 from .options import OVERWRITE, PATH, PlainCommand, option
@@ -98,7 +99,7 @@ def compare(
     lower = metric in LOWER_IS_BETTER
     found = join(groups, metric, any_coverage=any_coverage)
     if out and out.resolve() in {path.resolve() for group in found.groups for path in group.paths}:
-        raise ValueError(f"--out {out} is one of the evaluations: choose another file")
+        raise PipelineError(f"--out {out} is one of the evaluations: choose another file")
     means = [mean_interval(group.values, **settings) for group in found.groups]
     places = range(len(groups))
     pairs = list(combinations(places, 2)) if all_pairs else [(place, 0) for place in places[1:]]

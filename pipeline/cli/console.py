@@ -164,7 +164,9 @@ class Console:
 
     def note(self, text: str) -> None:
         """Say one line."""
-        echo(text, err=True)
+        from .flags import with_flags  # which knows all commands
+
+        echo(with_flags(text), err=True)
 
 
 def _duration(seconds: float) -> str:

@@ -29,7 +29,7 @@ METRIC_HEADS = {
 def _show(name: str, result: dict[str, Any], out: Path) -> None:
     """Write a result as JSON, its rows as CSV beside it, and print the means."""
     from ..evaluation.coverage import coverage_text
-    from ..evaluation.result_files import write_result
+    from ..evaluation.result import write_result
 
     write_result(result, out)
     kept = {key: value for key, value in result["protocol"].items() if value is not None}
@@ -121,7 +121,7 @@ def evaluate_student(
     """
     from ..common.device import choose_device
     from ..depth.relative import depth_space_of
-    from ..evaluation.result_files import check_target
+    from ..evaluation.result import check_target
     from ..evaluation.run import choose_protocol, identity_of_run, measured_how
     from ..evaluation.run import evaluate_student as measure
     from ..networks.saved_run import load_run
@@ -171,7 +171,7 @@ def evaluate_teacher(
                --protocol kitti_eigen_garg80 --out teacher.json
     """
     from ..depth.relative import METRIC
-    from ..evaluation.result_files import check_target
+    from ..evaluation.result import check_target
     from ..evaluation.run import choose_protocol, identity_of_store, measured_how, of_store
     from ..evaluation.run import evaluate_teacher as measure
     from ..sources.registry import open_source

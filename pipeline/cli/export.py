@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import PipelineError
 from .console import Console, echo, table
 from .options import OVERWRITE, PATH, SIZE, TRUTH, PlainCommand, option
 
@@ -109,18 +110,18 @@ def _images(
     from ..sources.registry import open_source
 
     if min(counts) < 1:
-        raise ValueError(f"--frames {counts[0]}, --calibration-frames {counts[1]}: expected at least 1")
+        raise PipelineError(f"--frames {counts[0]}, --calibration-frames {counts[1]}: expected at least 1")
     if source_name is not None and folder is not None:
-        raise ValueError("--source and --images: give one of them")
+        raise PipelineError("--source and --images: give one of them")
     if (source_name is None) != (split is None):
-        raise ValueError("--source and --split belong together: give both, or neither")
+        raise PipelineError("--source and --split belong together: give both, or neither")
     if source_name is not None and split is not None:
         source = open_source(source_name, truth, invalid or ())
         given = images_of_source(source, split, view, counts[0])
         seen = [one.name for one in given.images]
         return given, images_of_source(source, calibration_split or split, view, counts[1], seen)
     if calibration_split is not None:
-        raise ValueError(f"--calibration-split {calibration_split}: it is a split of --source, which is missing")
+        raise PipelineError(f"--calibration-split {calibration_split}: it is a split of --source, which is missing")
     if folder is not None:
         paths = [path for _, path in find_images(folder)]
         given = images_of_files(paths, view, counts[0])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 COMMANDS = {
     "train-teacher": ("train", "Train a network on ground truth, to be a teacher."),
@@ -74,6 +77,15 @@ def main() -> None:
 @click.group(cls=LazyGroup, known=STORE_COMMANDS)
 def store() -> None:
     """Look at a store, check it, hand it on."""
+
+
+def commands() -> Iterator[click.Command]:
+    """Every command, imported."""
+    for group in (main, store):
+        for name in group.list_commands(click.Context(group)):
+            command = group.get_command(click.Context(group), name)
+            if command is not None and not isinstance(command, click.Group):
+                yield command
 
 
 if __name__ == "__main__":  # torchrun -m pipeline.cli.main

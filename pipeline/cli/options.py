@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import sys
+import traceback
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +18,9 @@ import click
 
 from ..common.fileio import printable
 from ..common.parallel import Aside
+from ..errors import PipelineError
 from .console import echo
+from .flags import with_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 DEBUG = "pipeline.debug"
+BUG = (
+    "this is a bug in tiekd-pipeline, not a mistake of yours: please report it with the command and the lines above. "
+    "What was finished is kept"
+)
 
 
 class PlainCommand(click.Command):
@@ -53,12 +60,6 @@ class PlainCommand(click.Command):
             raise click.UsageError(printable(error.message), error.ctx or ctx) from error
         except click.ClickException as error:
             raise click.ClickException(printable(error.message)) from error
-        except (ValueError, ImportError) as error:
-            raise click.ClickException(printable(str(error))) from error
-        except MemoryError as error:
-            raise click.ClickException("out of memory: use a smaller --batch-size or --crop") from error
-        except OSError as error:
-            raise click.ClickException(printable(_of_os_error(error))) from error
         except KeyboardInterrupt as error:
             echo(f"\n{str(error) or 'interrupted; run the same command again to go on'}", err=True)
             if Aside.is_left_running():  # a network that never ends; the usual way out would wait, or abort in it
@@ -66,6 +67,28 @@ class PlainCommand(click.Command):
                 sys.stderr.flush()
                 os._exit(130)
             ctx.exit(130)
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            raise click.ClickException(printable(_message_of(error))) from error
+
+
+def _message_of(error: Exception) -> str:
+    """What to say of an error: what the user can correct, or else, with its traceback, that it is a bug."""
+    if isinstance(error, PipelineError):
+        return with_flags(str(error))
+    if isinstance(error, OSError):
+        return _of_os_error(error)
+    if isinstance(error, MemoryError) or _is_out_of_memory(error):
+        return "out of memory: use a smaller --batch-size or --crop"
+    echo("".join(traceback.format_exception(error)), err=True)
+    return BUG
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    from ..common.device import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _of_os_error(error: OSError) -> str:
@@ -115,6 +138,14 @@ class RangeType(click.ParamType[tuple[float, float]]):
         return low, high
 
 
+class PathType(click.Path):
+    """A path. `~` is expanded, which a shell does not do after a colon or an equals sign."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Expand the home directory."""
+        return Path(str(super().convert(value, param, ctx))).expanduser()
+
+
 class StoreType(click.ParamType[str | Path]):
     """A store: a path, or a URL, which a path would make another of."""
 
@@ -122,14 +153,14 @@ class StoreType(click.ParamType[str | Path]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:  # noqa: ARG002 - click's signature
         """Leave a URL as it is."""
-        return value if "://" in str(value) else Path(value)
+        return value if "://" in str(value) else Path(value).expanduser()
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete paths."""
         return PATH.shell_complete(ctx, param, incomplete)
 
 
-SIZE, RANGE, PATH, STORE = SizeType(), RangeType(), click.Path(path_type=Path), StoreType()
+SIZE, RANGE, PATH, STORE = SizeType(), RangeType(), PathType(), StoreType()
 option = partial(click.option, show_default=True)
 
 

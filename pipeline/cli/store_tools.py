@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import PipelineError
 from .console import Console, echo, one_line, table
 from .options import OUT, OVERWRITE, PATH, SIZE, STORE, PlainCommand, option
 
@@ -120,9 +121,9 @@ def stats(path: str | Path, out: Path | None, picture: Path | None, *, overwrite
     from ..common.own_files import make_folder
     from ..store.tools.stats import describe_statistics, store_statistics
 
-    for flag, target in (("--out", out), ("--picture", picture)):
+    for option_name, target in (("out", out), ("picture", picture)):
         if target is not None:
-            refuse_existing(target, overwrite=overwrite, flag=flag)
+            refuse_existing(target, overwrite=overwrite, option=option_name)
             make_folder(target.parent)
     found = store_statistics(path, Console())
     if out:
@@ -172,7 +173,7 @@ def _listed(split: Path, store: Store) -> list[str]:
         first = without_suffix(text.split()[0]) or text
         name = next((one for one in (text, without_suffix(text)) if one in known), first)
         if name not in known:
-            raise ValueError(
+            raise PipelineError(
                 f"split {split} line {line}: {store.name} holds no sample {name!r} (it has {len(store)}, such as "
                 f"{store.ids[0]!r}): take the line out, or cache a split that has this image"
             )

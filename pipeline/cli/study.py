@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import PipelineError
 from .console import Console, echo
 from .options import OUT, OVERWRITE, PlainCommand, option
 
@@ -50,14 +51,14 @@ def study(
 
     path, _, name = study_name.rpartition(":")
     if not path:
-        raise ValueError(f"study {study_name!r}: expected FILE:NAME, such as experiments/params.yaml:street")
+        raise PipelineError(f"study {study_name!r}: expected FILE:NAME, such as experiments/params.yaml:street")
     chosen = read_study(Path(path), name)
     if seeds is not None:
         chosen = replace(chosen, seeds=tuple(_whole(part) for part in seeds.split(",")))
     if os.path.lexists(out):
-        raise ValueError(f"output exists: {out}: remove it or choose another --out")
+        raise PipelineError(f"output exists: {out}: remove it or choose another --out")
     if results is not None:
-        refuse_existing(results, named_after(results, ".md"), overwrite=overwrite, flag="--results")
+        refuse_existing(results, named_after(results, ".md"), overwrite=overwrite, option="results")
     _check_flags(chosen)
     for file in chosen.teachers.values():
         read_teacher(Path(file))
@@ -65,7 +66,7 @@ def study(
     make_folder(out.parent)
     with locked(out, Console()):
         if os.path.lexists(out):
-            raise ValueError(f"output exists: {out}: remove it or choose another --out")
+            raise PipelineError(f"output exists: {out}: remove it or choose another --out")
         make_own_folder(partial)
         _run_all(chosen, partial, jobs)
         for teacher, file in chosen.teachers.items():
@@ -86,11 +87,11 @@ def _whole(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"--seeds {text!r}: expected whole numbers, such as 0,1,2") from None
+        raise PipelineError(f"--seeds {text!r}: expected whole numbers, such as 0,1,2") from None
 
 
 def _check_flags(chosen: Study) -> None:
-    """Parse the flags of every run, so that a misspelt one is told before hours of work. Raises ValueError."""
+    """Parse the flags of every run, so that a misspelt one is told before hours of work. Raises PipelineError."""
     from .evaluate import evaluate_student
     from .train import train_student
 
@@ -102,13 +103,13 @@ def _check_flags(chosen: Study) -> None:
             try:
                 command.make_context(command.name, arguments)
             except click.ClickException as error:
-                raise ValueError(
+                raise PipelineError(
                     f"run {run.name} of study {chosen.name}: {command.name}: {error.format_message()}"
                 ) from error
 
 
 def _run_all(chosen: Study, folder: Path, jobs: int | None) -> None:
-    """Run what is not finished, side by side. Raises ValueError for the first run that fails, the others kept."""
+    """Run what is not finished, side by side. Raises PipelineError for the first run that fails, the others kept."""
     import torch
 
     from ..common.parallel import cores as usable_cores
@@ -118,7 +119,7 @@ def _run_all(chosen: Study, folder: Path, jobs: int | None) -> None:
     cores = usable_cores()
     jobs = jobs or gpus or cores
     if jobs < 1:
-        raise ValueError(f"--jobs {jobs}: expected 1 or more")
+        raise PipelineError(f"--jobs {jobs}: expected 1 or more")
     runs, todo = chosen.runs_to_do(), unfinished(chosen, folder, Console())
     context = get_context("spawn")  # torch's threads do not survive a fork
     numbers = context.Queue()
@@ -133,12 +134,12 @@ def _run_all(chosen: Study, folder: Path, jobs: int | None) -> None:
                 try:
                     abs_rel = future.result()
                 except BrokenProcessPool as error:
-                    raise ValueError(
+                    raise PipelineError(
                         f"a run of study {chosen.name} was killed, perhaps for want of memory: use fewer --jobs; the "
                         "same command goes on with those that are not finished"
                     ) from error
                 except ValueError as error:
-                    raise ValueError(f"run {run.stem} of study {chosen.name}: {error}") from error
+                    raise PipelineError(f"run {run.stem} of study {chosen.name}: {error}") from error
                 task.update(1, last=run.stem, AbsRel=f"{abs_rel:.4f}")
         finally:
             pool.shutdown(cancel_futures=True)
@@ -156,8 +157,8 @@ def _begin_worker(numbers: Any, threads: int, gpus: int) -> None:
 
 def _run_one(run: Run, folder: Path) -> float:
     """Train and measure one student in this process; returns its AbsRel. What it says goes to STEM.log."""
-    from ..common.fileio import read_json
     from ..common.own_files import open_to_append
+    from ..evaluation.result import EvaluationResult
     from .evaluate import evaluate_student
     from .train import train_student
 
@@ -173,8 +174,8 @@ def _run_one(run: Run, folder: Path) -> float:
             _call(evaluate_student, [str(target), *_flags(run.evaluate), "--out", str(result), "--overwrite"])
         except click.ClickException as error:
             # A plain one: click's own hold the command, which does not go from process to process
-            raise ValueError(error.format_message()) from None
-    return float(read_json(result, "metrics")["metrics"]["abs_rel"])
+            raise PipelineError(error.format_message()) from None
+    return EvaluationResult.load(result, rows=False).metrics["abs_rel"]
 
 
 def _call(command: click.Command, arguments: list[str]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import sys
 
 import torch
+
+from ..errors import OptionError, PipelineError
 
 try:
     import resource
@@ -26,10 +29,10 @@ def choose_device(name: str = "auto", process: int | None = None) -> torch.devic
     """Return the device of that name; `auto` is a CUDA GPU where there is one, else the CPU.
 
     `process` numbers the processes of one run on this machine, from 0: each takes the GPU of its number.
-    Raises ValueError for a device that is not there, and for one GPU that several processes would share.
+    Raises PipelineError for a device that is not there, and for one GPU that several processes would share.
     """
     if process is not None and name.startswith("cuda:"):
-        raise ValueError(f"--device {name}: each process of a run takes a GPU of its own; use --device cuda")
+        raise PipelineError(f"`device={name}`: each process of a run takes a GPU of its own; use `device=cuda`")
     if process is not None and (name == "cuda" or (name == "auto" and torch.cuda.is_available())):
         return choose_device(f"cuda:{process}")
     if name == "auto":
@@ -37,13 +40,13 @@ def choose_device(name: str = "auto", process: int | None = None) -> torch.devic
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from error
+        raise OptionError("device", name, "auto, cpu, cuda or cuda:N") from error
     if device.type not in {"cpu", "cuda"}:
-        raise ValueError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
+        raise OptionError("device", name, "auto, cpu, cuda or cuda:N")
     if device.type == "cuda":
         there = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= there:
-            raise ValueError(f"--device {name}: this machine has {there} CUDA devices; use --device auto or cpu")
+            raise PipelineError(f"`device={name}`: this machine has {there} CUDA devices; use `device=auto` or cpu")
     return device
 
 
@@ -52,14 +55,14 @@ def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
 
     `auto` is bfloat16 on GPUs that compute in it; on CPUs it is float32, which is faster there. float16 has more
     digits and less range: its gradients must be scaled, or small ones are lost.
-    Raises ValueError for another name.
+    Raises PipelineError for another name.
     """
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else None
     known = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if precision not in known:
-        raise ValueError(f"--precision {precision}: expected auto, {', '.join(known)}")
+        raise OptionError("precision", precision, f"auto, {', '.join(known)}")
     return known[precision]
 
 
@@ -69,7 +72,8 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     if resource is None:
         return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit_bytes = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
 
 
 def is_out_of_memory(error: BaseException) -> bool:

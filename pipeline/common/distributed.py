@@ -23,6 +23,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import PipelineError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -84,7 +86,7 @@ def _fresh(store: Store, rank: int, processes: int) -> Store:
 
     `torchrun` keeps its store when it starts processes again, and they would call addresses where nobody is. So each
     draws a name, the first calls them all, and when all have answered to this very call they are together.
-    Raises ValueError where one does not come.
+    Raises PipelineError where one does not come.
     """
     from torch.distributed.distributed_c10d import PrefixStore  # as in `together`
 
@@ -103,7 +105,9 @@ def _fresh(store: Store, rank: int, processes: int) -> Store:
             if _known(store, "together") == call:
                 return PrefixStore(hashlib.sha256(call.encode()).hexdigest(), store)
         time.sleep(0.02)
-    raise ValueError(f"some of the {processes} processes of this run did not come: look what they say, and start again")
+    raise PipelineError(
+        f"some of the {processes} processes of this run did not come: look what they say, and start again"
+    )
 
 
 def _known(store: Store, key: str) -> str:
@@ -151,14 +155,14 @@ def any_of(flag: bool) -> bool:
 
 
 def check_agreement(what: str, value: int) -> None:
-    """Raise ValueError in every process unless all have the same value, a whole number of at most 53 bits."""
+    """Raise PipelineError in every process unless all have the same value, a whole number of at most 53 bits."""
     if not _together():
         return
     ends = torch.tensor([value, -value], dtype=torch.float64)
     _reduce(ends, dist.ReduceOp.MAX)
     if ends[0] != -ends[1]:
-        raise ValueError(
-            f"the processes of this run disagree on {what}: give all of them the same command, and an --out on a "
+        raise PipelineError(
+            f"the processes of this run disagree on {what}: give all of them the same command, and an `out` on a "
             "disk that all of them see"
         )
 
@@ -178,7 +182,7 @@ def _reduce(whole: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
     try:
         dist.all_reduce(whole, operation)
     except RuntimeError as error:
-        raise ValueError(
+        raise PipelineError(
             "another process of this run has ended, and its own message says why; the same command goes on from "
             "the last checkpoint"
         ) from error
@@ -257,7 +261,7 @@ class _Normalised(torch.autograd.Function):
 def share_norms(network: nn.Module) -> None:
     """Put a SharedBatchNorm in the place of every BatchNorm2d, if there are several processes.
 
-    Raises ValueError for another kind of batch norm, such as those of timm that have an activation inside.
+    Raises PipelineError for another kind of batch norm, such as those of timm that have an activation inside.
     """
     if process_count() == 1:
         return
@@ -267,9 +271,9 @@ def share_norms(network: nn.Module) -> None:
                 continue
             usual = norm.affine and norm.track_running_stats and norm.momentum is not None
             if type(norm) is not nn.BatchNorm2d or not usual:
-                raise ValueError(
+                raise PipelineError(
                     f"this student normalises with {norm}, which several processes cannot share: train it with one "
-                    "(--accumulate makes large batches fit)"
+                    "(`accumulate` makes large batches fit)"
                 )
             shared = SharedBatchNorm(norm.num_features, norm.eps, norm.momentum)
             shared.load_state_dict(norm.state_dict())

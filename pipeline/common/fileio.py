@@ -14,6 +14,7 @@ import stat
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from ..errors import PipelineError
 from .own_files import hidden_name, naming, open_new, open_to_append, refused_link, sync_directory
 
 if TYPE_CHECKING:
@@ -69,12 +70,12 @@ def _write_and_sync(handle: int, path: Path, data: bytes) -> None:
 
 
 def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
-    """JSON bytes that depend on the value alone: sorted keys, no spaces, no NaN. Raises ValueError on NaN."""
+    """JSON bytes that depend on the value alone: sorted keys, no spaces, no NaN. Raises PipelineError on NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
 def pretty_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
-    """JSON bytes for people: sorted keys, two spaces, a final newline. Raises ValueError on NaN."""
+    """JSON bytes for people: sorted keys, two spaces, a final newline. Raises PipelineError on NaN."""
     return (json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
@@ -96,26 +97,26 @@ def read_json(path: Path, what: str, limit_bytes: int = 2**24) -> Any:  # noqa: 
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > limit_bytes:
-                raise ValueError(
+                raise PipelineError(
                     f"{what} {path}: {size} bytes, expected at most {limit_bytes}; this is no file of ours"
                 )
             data = file.read(limit_bytes)
     except OSError as error:
-        raise ValueError(f"{what} {path}: {error.strerror}") from error
+        raise PipelineError(f"{what} {path}: {error.strerror}") from error
     try:
         return parse_json(data)
     except ValueError as error:
-        raise ValueError(f"{what} {path}: not valid JSON ({error})") from error
+        raise PipelineError(f"{what} {path}: not valid JSON ({error})") from error
 
 
 def parse_json(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
     """Parse JSON that may come from anybody: its numbers are finite and fit 64 bits, its text can be written again.
 
-    Raises ValueError for anything else, for duplicate keys, and for what would take much memory or a deep stack.
+    Raises PipelineError for anything else, for duplicate keys, and for what would take much memory or a deep stack.
     """
     marks = sum(map(data.count, (b",", b":", b"[", b"{", b'"')))
     if marks > JSON_MARKS:
-        raise ValueError(f"it has {marks} marks, expected at most {JSON_MARKS}")
+        raise PipelineError(f"it has {marks} marks, expected at most {JSON_MARKS}")
     try:
         value = json.loads(
             data.decode("utf-8-sig"),
@@ -125,7 +126,7 @@ def parse_json(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
             object_pairs_hook=_without_duplicates,
         )
     except RecursionError:
-        raise ValueError(f"nested deeper than {JSON_DEPTH}") from None
+        raise PipelineError(f"nested deeper than {JSON_DEPTH}") from None
     level = [value]
     for _ in range(JSON_DEPTH):
         level = [
@@ -135,28 +136,28 @@ def parse_json(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
             for child in (node.values() if isinstance(node, dict) else node)
         ]
     if level:
-        raise ValueError(f"nested deeper than {JSON_DEPTH}")
+        raise PipelineError(f"nested deeper than {JSON_DEPTH}")
     if re.search(rb"\\u[dD][89abAB]", data):
         canonical_json(value)  # raises for half a surrogate pair, which nobody could print
     return value
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+    raise PipelineError(f"{name} is no JSON number")
 
 
 def _whole_number(text: str) -> int:
     # The length first: Python refuses, or takes long over, thousands of digits.
     value = int(text) if len(text) <= 20 else 2**63
     if not -(2**63) <= value < 2**63:
-        raise ValueError(f"a number of {len(text)} digits does not fit 64 bits")
+        raise PipelineError(f"a number of {len(text)} digits does not fit 64 bits")
     return value
 
 
 def _finite_number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is no finite number")
+        raise PipelineError(f"{text[:40]} is no finite number")
     return value
 
 
@@ -164,7 +165,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"key {twice[:80]!r} stands there twice")
+        raise PipelineError(f"key {twice[:80]!r} stands there twice")
     return found
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from ..errors import PipelineError
 from .own_files import hidden_name, naming, refused_link
 
 try:
@@ -63,7 +64,7 @@ class TargetLock:
         self._handle: int | None = None
 
     def __enter__(self) -> Self:
-        """Take the lock. Raises ValueError at once, saying who holds it, if another process has it."""
+        """Take the lock. Raises PipelineError at once, saying who holds it, if another process has it."""
         while True:
             handle, made = self._open()
             try:
@@ -108,11 +109,11 @@ class TargetLock:
                 raise refused_link(self.path, error) from None
             if os.fstat(handle).st_nlink > 1:
                 os.close(handle)
-                raise ValueError(f"{self.path} is another name of a file elsewhere, expected a lock file: remove it")
+                raise PipelineError(f"{self.path} is another name of a file elsewhere, expected a lock file: remove it")
             return handle, False
 
     def _take(self, handle: int, *, made: bool) -> bool:
-        """Lock an open file; False where it has to be opened again. Raises ValueError where another process has it."""
+        """Lock an open file; False where it must be opened again. Raises PipelineError where another process has it."""
         try:
             if fcntl is None:
                 raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))  # noqa: TRY301 - as a file system without
@@ -134,7 +135,7 @@ class TargetLock:
         return not self._holder(handle).endswith(WITHOUT_FLOCK) or self._take_over(handle)
 
     def _take_over(self, handle: int) -> bool:
-        """Remove the file of a process that is gone; returns False. Raises ValueError for one that may be there."""
+        """Remove the file of a process that is gone; returns False. Raises PipelineError for one that may be there."""
         holder = self._holder(handle)
         if not _is_gone(holder) and (holder or time.time() - os.fstat(handle).st_mtime < EMPTY_FOR_S):
             raise self._is_held(holder)
@@ -152,11 +153,11 @@ class TargetLock:
     def _holder(self, handle: int) -> str:
         return os.pread(handle, MOST_HOLDER_BYTES, 0).decode(errors="replace").strip()
 
-    def _is_held(self, holder: str) -> ValueError:
+    def _is_held(self, holder: str) -> PipelineError:
         hint = f" (if that process is gone, remove {self.path})" if holder.endswith(WITHOUT_FLOCK) or not holder else ""
-        return ValueError(
+        return PipelineError(
             f"{self.target} is being written by {holder or 'another process'}{hint}: wait for it, or choose another "
-            "--out"
+            "`out`"
         )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from ..errors import PipelineError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -18,10 +20,10 @@ def named_after(path: Path, suffix: str, of: str = ".json") -> Path:
     return path.with_suffix(suffix) if path.suffix.lower() == of else path.with_name(path.name + suffix)
 
 
-def refuse_existing(*paths: Path, overwrite: bool = False, flag: str = "--out") -> None:
-    """Raise ValueError for the first path where something is, whatever it is; with `overwrite` for a folder alone."""
+def refuse_existing(*paths: Path, overwrite: bool = False, option: str = "out") -> None:
+    """Raise PipelineError for the first path that exists; with `overwrite` for the first that is a folder."""
     for path in paths:
         if path.is_dir():
-            raise ValueError(f"{path} is a folder: expected the name of a file for {flag}")
+            raise PipelineError(f"{path} is a folder: expected the name of a file for `{option}`")
         if os.path.lexists(path) and not overwrite:
-            raise ValueError(f"{path} already exists; choose another {flag}, or add --overwrite")
+            raise PipelineError(f"{path} already exists; choose another `{option}`, or add `overwrite`")

@@ -12,6 +12,8 @@ import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from ..errors import PipelineError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -68,25 +70,25 @@ def make_folder(path: Path) -> None:
 
 
 def make_own_folder(path: Path) -> None:
-    """As `make_folder`, for a folder whose name the program chose. Raises ValueError for a link of that name."""
+    """As `make_folder`, for a folder whose name the program chose. Raises PipelineError for a link of that name."""
     _refuse_link(path)
     make_folder(path)
 
 
 def _refuse_link(path: Path) -> None:
     if path.is_symlink():
-        raise ValueError(f"{path} is a symbolic link, expected a folder of this program: remove the link")
+        raise PipelineError(f"{path} is a symbolic link, expected a folder of this program: remove the link")
 
 
 def make_folder_below(root: Path, folder: str) -> None:
     """Make `root`/`folder`, with folders between them; their names are not made durable.
 
-    Raises ValueError for a link on the way, or for `..`.
+    Raises PipelineError for a link on the way, or for `..`.
     """
     place = root
     for part in folder.split("/"):
         if part == "..":
-            raise ValueError(f"{root}/{folder} is outside of {root}: expected a path without `..`")
+            raise PipelineError(f"{root}/{folder} is outside of {root}: expected a path without `..`")
         if part not in {"", "."}:
             place /= part
             _refuse_link(place)

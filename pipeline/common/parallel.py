@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 B = TypeVar("B")
+MOST_THREADS = 8
+"""More hardly help: the disk or the network that they feed is the limit."""
 
 
 def cores() -> int:
@@ -23,6 +25,11 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def worker_threads(asked: int | None = None) -> int:
+    """How many threads read, encode or hash: what was asked for, else one a core, at most MOST_THREADS."""
+    return asked or min(MOST_THREADS, cores())
 
 
 def in_order(

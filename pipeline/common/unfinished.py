@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from ..errors import PipelineError
 from .fileio import canonical_json, parse_json, printable, read_json, sha256_bytes
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def note_others(
     """Note other unfinished work for `out`, and how its settings differ from what is asked for.
 
     `settings` is the name of the file in each folder that holds them, `state` of the one that it goes on from.
-    Raises ValueError for work of an earlier version that noted less, where nothing else differs: it may be the same,
+    Raises PipelineError for work of an earlier version that noted less, where nothing else differs: it may be the same,
     or not.
     """
     name = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{12}}\.partial")
@@ -51,7 +52,7 @@ def note_others(
             )
         elif not partial.exists():
             absent = ", ".join(sorted(here.keys() - _flat(there).keys()))
-            raise ValueError(
+            raise PipelineError(
                 f"{other} was begun by an earlier version, which did not note {absent}: if these are still the same, "
                 f"rename it to {partial.name} to go on from it; else remove it"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..common.fileio import open_regular, parse_json
+from ..errors import PipelineError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 def read_done(path: Path) -> dict[str, dict[str, Any]]:
     """Id -> row of each image that an earlier call finished. A last line cut off by a crash is none.
 
-    Raises ValueError for a file that this program did not write: what its rows name would be removed.
+    Raises PipelineError for a file that this program did not write: what its rows name would be removed.
     """
     if not path.exists():
         return {}
@@ -22,12 +23,12 @@ def read_done(path: Path) -> dict[str, dict[str, Any]]:
             lines = file.read().split(b"\n")[:-1]
         return dict(_row(line) for line in lines)
     except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
-        raise ValueError(f"{path}: {error}; expected what `pipeline predict` wrote: remove {path.parent}") from error
+        raise PipelineError(f"{path}: {error}; expected what `pipeline predict` wrote: remove {path.parent}") from error
 
 
 def _row(line: bytes) -> tuple[str, dict[str, Any]]:
     row = parse_json(line)
     image_id = row["id"]
     if image_id.startswith("/") or ".." in image_id.split("/"):
-        raise ValueError(f"id {image_id!r} is outside of the folder")
+        raise PipelineError(f"id {image_id!r} is outside of the folder")
     return image_id, {"id": image_id, "sha256": str(row["sha256"]), "beyond": int(row["beyond"])}

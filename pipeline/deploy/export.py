@@ -28,7 +28,8 @@ from ..common.own_files import make_folder
 from ..common.progress import Silent
 from ..depth.dpm import entropy_nats, expected_depth, interval_m
 from ..depth.relative import depth_space_of
-from ..networks.saved_run import IMAGENET_MEAN, IMAGENET_STD, has_map
+from ..errors import OptionError, PipelineError
+from ..networks.saved_run import IMAGENET_MEAN, IMAGENET_STD, has_map, view_of
 from ..sources.view import View
 from .onnx_model import INPUT, OF_MAP, OnnxStudent, depth_output, import_onnx, metadata
 from .parity import INTERVAL_MASS, check_parity, synthetic_images
@@ -65,13 +66,13 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if not OPSETS[0] <= self.opset <= OPSETS[1]:
-            raise ValueError(f"--opset {self.opset}: expected {OPSETS[0]} to {OPSETS[1]}")
+            raise OptionError("opset", self.opset, f"{OPSETS[0]} to {OPSETS[1]}")
         if not self.max_rel_error > 0:
-            raise ValueError(f"--max-rel-error {self.max_rel_error}: expected a number above 0, such as 1e-4")
+            raise OptionError("max_rel_error", self.max_rel_error, "a number above 0, such as 1e-4")
 
     def view(self, run: LoadedRun) -> View:
         """The run's view, resized where one size is asked for."""
-        view = View.parse(run.config["view"])
+        view = View.parse(view_of(run.config))
         return view if self.size_px is None else replace(view, resize_px=self.size_px)
 
 
@@ -121,7 +122,7 @@ def export_student(
         overwrite: whether files at the targets are written over.
         progress: who listens.
 
-    Raises ValueError where something lies at a target, where the file differs from PyTorch (then nothing is
+    Raises PipelineError where something lies at a target, where the file differs from PyTorch (then nothing is
     written), and for an int8 file without real images; ImportError with the command that installs what is missing.
     """
     options, progress = options or ExportOptions(), progress or Silent()
@@ -145,9 +146,9 @@ def _export(
     for name in PACKAGES:
         import_onnx(name)
     if options.uncertainty and not has_map(run.config):
-        raise ValueError("--uncertainty: this student has no map (head depth), so leave the flag out")
+        raise PipelineError("`uncertainty`: this student has no map (head depth), so leave it out")
     if int8 is not None and (calibration is None or not calibration.real):
-        raise ValueError("--int8 takes its ranges from real images: give --source and --split, or --images")
+        raise PipelineError("`int8` takes its ranges from real images: give `source` and `split`, or `images`")
     given = given or synthetic_images(options.size_px)
     facts = metadata(run.config, run.bin_edges_m.tolist(), run.weights_sha256, options.view(run))
     facts["pipeline_version"] = _version(PRODUCER)
@@ -194,15 +195,17 @@ def summary_path(out: Path) -> Path:
 
 
 def _check_targets(out: Path, int8: Path | None, *, overwrite: bool) -> None:
-    for flag, path in (("--out", out), ("--int8", int8)):
+    for name, path in (("out", out), ("int8", int8)):
         if path is None:
             continue
         if path.suffix != ".onnx":
-            raise ValueError(f"{flag} {path}: expected a name that ends in .onnx, which `pipeline predict` knows it by")
-        refuse_existing(path, overwrite=overwrite, flag=flag)
+            raise PipelineError(
+                f"`{name}={path}`: expected a name that ends in .onnx, which `pipeline predict` knows it by"
+            )
+        refuse_existing(path, overwrite=overwrite, option=name)
     refuse_existing(summary_path(out), overwrite=overwrite)
     if int8 is not None and int8.resolve() == out.resolve():
-        raise ValueError(f"--int8 {int8} is --out itself: give it a name of its own")
+        raise PipelineError(f"`int8={int8}` is `out` itself: give it a name of its own")
 
 
 def _exported(run: LoadedRun, options: ExportOptions) -> Any:  # noqa: ANN401 - onnx has no types

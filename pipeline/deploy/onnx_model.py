@@ -18,6 +18,7 @@ import numpy as np
 
 from ..common.fileio import open_regular, parse_json, printable, sha256_bytes
 from ..depth.relative import METRIC, depth_space_of
+from ..errors import MissingDependencyError, PipelineError
 from ..sources.view import View
 
 if TYPE_CHECKING:
@@ -30,18 +31,17 @@ FORMAT = "tiekd-student-1"
 INPUT, DEPTH, RELATIVE_DEPTH = "image", "depth_m", "relative_depth"
 OF_MAP = ("entropy_nats", "low_m", "high_m")
 """Further outputs of a file that was exported with uncertainty."""
-INSTALL = "pip install 'tiekd-pipeline[onnx]'"
 MAX_BYTES = 2**30
 """The largest student has 320 MB; the format itself ends at 2 GB."""
 CPU = "CPUExecutionProvider"
 
 
 def import_onnx(name: str) -> Any:  # noqa: ANN401 - a module
-    """Import a module of the extra `onnx`. Raises ImportError with the command that installs it."""
+    """Import a module of the extra `onnx`. Raises MissingDependencyError with the command that installs it."""
     try:
         return import_module(name)
     except ImportError as error:
-        raise ImportError(f"{name.partition('.')[0]} is missing or broken ({error}): {INSTALL}") from error
+        raise MissingDependencyError(name.partition(".")[0], "onnx", f"ONNX ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class OnnxStudent:
         try:
             self._session = runtime.InferenceSession(data, settings, providers=[CPU])
         except Exception as error:  # onnxruntime has a dozen kinds, none of them public
-            raise ValueError(
+            raise PipelineError(
                 f"{name}: onnxruntime does not load it ({str(error)[:300]}); expected a file of export-student"
             ) from error
         self.name = name
@@ -93,7 +93,7 @@ class OnnxStudent:
         shapes = {node.name: node.shape for node in self._session.get_inputs()}
         expected = depth_output(self.card.depth_space)
         if list(shapes) != [INPUT] or len(shapes[INPUT]) != 4 or self.outputs[:1] != [expected]:
-            raise ValueError(
+            raise PipelineError(
                 f"{name}: takes {', '.join(shapes)} and gives {', '.join(self.outputs)}: expected {INPUT} and "
                 f"{expected} first; export it with export-student"
             )
@@ -104,13 +104,13 @@ class OnnxStudent:
     def run(self, images: NDArray[np.float32], outputs: Sequence[str] = ()) -> list[NDArray[np.float32]]:
         """Outputs (B, H, W), depth if none are named, for images (B, 3, H, W) float32 RGB in 0..1.
 
-        Raises ValueError for another size.
+        Raises PipelineError for another size.
         """
         if self.size_px is not None and images.shape[2:] != self.size_px:
             there, expected = ("x".join(map(str, size)) for size in (images.shape[2:], self.size_px))
-            raise ValueError(
-                f"{self.name} takes images of {expected} px alone, got {there}: export it without --size, or with "
-                f"--size {there}"
+            raise PipelineError(
+                f"{self.name} takes images of {expected} px alone, got {there}: export it without `size_px`, or with "
+                f"`size_px={there}`"
             )
         found: list[NDArray[np.float32]] = self._session.run(list(outputs or self.outputs[:1]), {INPUT: images})
         return [one[:, 0] for one in found]
@@ -131,34 +131,34 @@ def as_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def open_onnx(path: Path, threads: int = 0) -> OnnxStudent:
-    """Open a file of export-student. Raises ValueError for any other file, ImportError without onnxruntime."""
+    """Open a file of export-student. Raises PipelineError for any other file, ImportError without onnxruntime."""
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_BYTES:
-                raise ValueError(f"{path}: {size} bytes, expected an ONNX file of at most {MAX_BYTES}")
+                raise PipelineError(f"{path}: {size} bytes, expected an ONNX file of at most {MAX_BYTES}")
             # From memory: a model at a path may name other files of this machine as its weights.
             data = file.read(MAX_BYTES)
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; expected a file of export-student") from error
+        raise PipelineError(f"{path}: {error.strerror}; expected a file of export-student") from error
     return OnnxStudent(data, str(path), threads)
 
 
 def _card(facts: dict[str, str], name: str) -> Card:
     if facts.get("format") != FORMAT:
-        raise ValueError(
+        raise PipelineError(
             f"{name}: metadata format {printable(str(facts.get('format')))[:80]!r}, expected {FORMAT!r}; export the "
             "run with export-student"
         )
     try:
         edges = [float(value) for value in parse_json(facts["bin_edges_m"].encode())]
         if len(edges) < 3 or np.any(np.diff(edges) <= 0):
-            raise ValueError("bin_edges_m: expected ascending numbers")  # noqa: TRY301 - told below with the others
+            raise PipelineError("bin_edges_m: expected ascending numbers")
         return Card(
             facts["name"], View.parse(facts["view"]), tuple(edges), facts["weights_sha256"], facts["precision"], facts
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{name}: metadata {printable(str(error))[:300]}; export the run again") from error
+        raise PipelineError(f"{name}: metadata {printable(str(error))[:300]}; export the run again") from error
 
 
 def metadata(run_config: dict[str, Any], edges_m: Sequence[float], weights_sha256: str, view: View) -> dict[str, str]:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from ..common.progress import Silent
 from ..depth.dpm import entropy_nats, interval_m
 from ..depth.metrics import PROTOCOLS
+from ..errors import PipelineError
 from ..networks.predict import predict_depth_m, predict_map
 from ..sources.frames import read_frame
 from ..sources.readers.images import read_rgb
@@ -145,8 +146,8 @@ def check_parity(
     """Compare a file with PyTorch, image by image, then in batches at other sizes.
 
     Returns a JSON value: `images` and `of`, `limit`, `max_rel_error` of depth and `worst`, where it is; `sizes`, those
-    of the batches; and `of_map`, the share of pixels of the other outputs beyond the limit. Raises ValueError with the
-    figure, the image and the pixel where depth differs by more than `limit`, or another output nearly everywhere.
+    of the batches; and `of_map`, the share of pixels of the other outputs beyond the limit. Raises PipelineError with
+    the figure, the image and the pixel where depth differs by more than `limit`, or another output nearly everywhere.
     """
     worst: Gap | None = None
     beyond = dict.fromkeys(student.outputs[1:], 0)
@@ -171,16 +172,16 @@ def check_parity(
             task.update()
     assert worst is not None, "there is always a synthetic batch"
     if not worst.error <= limit:
-        raise ValueError(
+        raise PipelineError(
             f"the exported file is not the network: relative depth error {worst}; at most {limit:g} is allowed. "
-            "Nothing was written; try another --opset, or allow more with --max-rel-error"
+            "Nothing was written; try another `opset`, or allow more with `max_rel_error`"
         )
     shares = {output: count / pixels for output, count in beyond.items()}
     for output, share in shares.items():
         if share > LOOSE_SHARE:
-            raise ValueError(
+            raise PipelineError(
                 f"the exported file is not the network: {output} is off by more than {limit:g} at {share:.2%} of the "
-                f"pixels, at most {LOOSE_SHARE:.1%} is allowed. Nothing was written; try another --opset"
+                f"pixels, at most {LOOSE_SHARE:.1%} is allowed. Nothing was written; try another `opset`"
             )
     return {
         "images": len(given.images),

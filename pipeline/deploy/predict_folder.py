@@ -24,14 +24,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from ..common.device import is_out_of_memory
-from ..common.fileio import append_durably, canonical_json, pretty_json, sha256_file, write_durably
+from ..common.fileio import (
+    append_durably,
+    canonical_json,
+    has_control,
+    pretty_json,
+    printable,
+    sha256_file,
+    write_durably,
+)
 from ..common.locks import locked
 from ..common.own_files import make_folder, make_folder_below, make_own_folder, sync_directory
-from ..common.parallel import in_order
+from ..common.parallel import in_order, worker_threads
 from ..common.progress import Silent
 from ..common.signals import Interrupted, stop_flag
 from ..common.unfinished import note_others, partial_folder
 from ..depth.relative import METRIC, in_own_space
+from ..errors import OptionError, PipelineError
 from ..sources.readers.images import IMAGE_SUFFIXES, read_image_with_sha256
 from .depth_files import MOST_UNITS, colour_bar_jpeg, colour_jpeg, depth_png, on_image
 from .done import read_done
@@ -86,16 +95,18 @@ class FolderOptions:
 
     def __post_init__(self) -> None:
         if self.depth_png not in {*PNG_UNITS, "none"}:
-            raise ValueError(f"--depth-png {self.depth_png!r}: expected {', '.join(PNG_UNITS)} or none")
+            raise OptionError("depth_png", self.depth_png, f"{', '.join(PNG_UNITS)} or none")
         if self.grid not in {"image", "view"}:
-            raise ValueError(f"--grid {self.grid!r}: expected image or view")
+            raise OptionError("grid", self.grid, "image or view")
         if self.batch_size < 1:
-            raise ValueError(f"--batch-size {self.batch_size}: expected at least 1")
+            raise OptionError("batch_size", self.batch_size, "at least 1")
         if not (self.depth_png != "none" or self.npy or self.colour):
-            raise ValueError("nothing to write: leave --depth-png none out, or add --npy or --colour")
+            raise PipelineError("nothing to write: leave `depth_png=none` out, or add `npy` or `colour`")
         if self.colour_range_m is not None and not 0 < self.colour_range_m[0] < self.colour_range_m[1]:
             low, high = self.colour_range_m
-            raise ValueError(f"--colour-range {low:g}:{high:g}: expected two depths above 0, ascending, such as 1:80")
+            raise PipelineError(
+                f"`colour_range_m={low:g}:{high:g}`: expected two depths above 0, ascending, such as 1:80"
+            )
 
     @property
     def formats(self) -> list[str]:
@@ -134,32 +145,53 @@ class Done(NamedTuple):
 def find_images(path: Path, progress: Progress | None = None) -> list[tuple[str, Path]]:
     """(id, file) of one image, or of all below a folder, sorted; the id is the path in it without its suffix.
 
-    Hidden files are passed over, and images of formats that are not read, which is said. Raises ValueError where there
-    is none, and for two images of one id.
+    Folders behind links are read, each once. Hidden files are left out, and with a note images of formats that are not
+    read and names that could be no id. Raises PipelineError where there is none, and for two images of one id.
     """
     if path.is_file():
         return [(path.stem, path)]
     if not path.is_dir():
-        raise ValueError(f"{path}: no such file or folder; expected an image, or a folder of images")
+        raise PipelineError(f"{path}: no such file or folder; expected an image, or a folder of images")
     found: dict[str, Path] = {}
-    others = []
-    for folder, folders, names in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            file = Path(folder, name)
-            if name.startswith("."):
-                continue
-            if file.suffix.lower() not in IMAGE_SUFFIXES:
-                others += [file] if file.suffix.lower() in OTHER_IMAGES else []
-                continue
-            image_id = file.relative_to(path).with_suffix("").as_posix()
-            if found.setdefault(image_id, file) != file:
-                raise ValueError(f"{found[image_id]} and {file} would both be written as {image_id}: move one away")
+    others: list[Path] = []
+    unusable: list[Path] = []
+    for file in _files_below(path):
+        if file.suffix.lower() not in IMAGE_SUFFIXES:
+            others += [file] if file.suffix.lower() in OTHER_IMAGES else []
+            continue
+        image_id = file.relative_to(path).with_suffix("").as_posix()
+        if has_control(image_id):
+            unusable.append(file)
+        elif found.setdefault(image_id, file) != file:
+            raise PipelineError(f"{found[image_id]} and {file} would both be written as {image_id}: move one away")
+    left_out = [
+        f"{len(files)} images left out, {why} ({printable(files[0].name)}{' ...' if len(files) > 1 else ''}): {remedy}"
+        for files, why, remedy in (
+            (others, "of formats that are not read", "convert them to PNG, JPEG or WebP"),
+            (unusable, "whose names have control characters or are not UTF-8", "rename them"),
+        )
+        if files
+    ]
     if not found:
-        raise ValueError(f"{path}: no image in it, expected files that end in {', '.join(IMAGE_SUFFIXES)}")
-    if others and progress is not None:
-        progress.note(f"{len(others)} images passed over ({others[0].name} ...): convert them to PNG, JPEG or WebP")
+        more = f"; {'; '.join(left_out)}" if left_out else ""
+        raise PipelineError(f"{path}: no image in it, expected files that end in {', '.join(IMAGE_SUFFIXES)}{more}")
+    if progress is not None:
+        for text in left_out:
+            progress.note(text)
     return sorted(found.items())
+
+
+def _files_below(path: Path) -> Iterator[Path]:
+    """Files below a folder that are not hidden, sorted; each real folder once, though links may lead in circles."""
+    seen = set()
+    for folder, folders, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
 def predict_folder(
@@ -167,8 +199,8 @@ def predict_folder(
 ) -> Done:
     """Predict every image below `images` into the folder `out`, which must not be there.
 
-    Raises ValueError for an image at fault, which it names, and Interrupted after Ctrl-C: what is done is kept, and the
-    same call goes on from it.
+    Raises PipelineError for an image at fault, which it names, and Interrupted after Ctrl-C: what is done is kept, and
+    the same call goes on from it.
     """
     options, progress = options or FolderOptions(), progress or Silent()
     _refuse_existing(out)
@@ -192,7 +224,7 @@ def predict_folder(
 
 def _refuse_existing(out: Path) -> None:
     if os.path.lexists(out):
-        raise ValueError(f"{out} exists: nothing is ever written over; remove it or choose another --out")
+        raise PipelineError(f"{out} exists: nothing is ever written over; remove it or choose another `out`")
 
 
 def _predict_all(run: _Run, jobs: Sequence[_Job], stopped: threading.Event, progress: Progress) -> Done:
@@ -221,14 +253,14 @@ def _predict_all(run: _Run, jobs: Sequence[_Job], stopped: threading.Event, prog
 def _check_range(model: Predictor, options: FolderOptions) -> None:
     """Refuse to write what could hold hardly any of the network's depths, or would be taken for what it is not."""
     if options.depth_png != "none" and model.depth_space != METRIC:
-        raise ValueError(
-            f"--depth-png {options.depth_png} is of metres, and this network gives relative depth "
-            f"({model.depth_space}): use --depth-png none --npy, or --colour"
+        raise PipelineError(
+            f"`depth_png={options.depth_png}` is of metres, and this network gives relative depth "
+            f"({model.depth_space}): use `depth_png=none` `npy`, or `colour`"
         )
     if options.depth_png != "none" and model.depth_range_m[0] >= (most := MOST_UNITS * PNG_UNITS[options.depth_png]):
-        raise ValueError(
-            f"--depth-png {options.depth_png} holds up to {most:g} m, and this network begins at "
-            f"{model.depth_range_m[0]:g} m: use --depth-png none --npy"
+        raise PipelineError(
+            f"`depth_png={options.depth_png}` holds up to {most:g} m, and this network begins at "
+            f"{model.depth_range_m[0]:g} m: use `depth_png=none` `npy`"
         )
 
 
@@ -255,7 +287,7 @@ class _Run:
     def predict(self, jobs: Sequence[_Job]) -> Iterator[list[dict[str, Any]]]:
         """Predict batch by batch, reading ahead; gives the journal's rows of each batch once it is written."""
         size = self.options.batch_size
-        threads = min(8, os.cpu_count() or 1)
+        threads = worker_threads()
         with ThreadPoolExecutor(threads, "read") as readers, ThreadPoolExecutor(threads, "write") as writers:
             futures = in_order(readers, self._read, jobs, 2 * size)
             batch: list[_Read] = []
@@ -276,8 +308,8 @@ class _Run:
             depths_m = self.model.predict_m(np.stack([read.view for read in batch]))
         except Exception as error:
             if is_out_of_memory(error):
-                raise ValueError(
-                    f"out of memory with a batch of {len(batch)}: use a smaller --batch-size, or --device cpu; the "
+                raise PipelineError(
+                    f"out of memory with a batch of {len(batch)}: use a smaller `batch_size`, or `device=cpu`; the "
                     f"same command goes on from what is finished in {self.folder}"
                 ) from error
             raise
@@ -291,11 +323,11 @@ class _Run:
         try:
             return _Read(job, sha256, self.model.view.of_image(image), (image.shape[0], image.shape[1]))
         except ValueError as error:
-            raise ValueError(f"{job.path}: {error}") from error
+            raise PipelineError(f"{job.path}: {error}") from error
 
     def _write(self, read: _Read, view_m: NDArray[np.float32]) -> dict[str, Any]:
         if not np.isfinite(view_m).all():
-            raise ValueError(f"{read.job.path}: the network gave NaN or inf; look at its training")
+            raise PipelineError(f"{read.job.path}: the network gave NaN or inf; look at its training")
         options, name, model = self.options, read.job.id, self.model
         depth_m = view_m if options.grid == "view" else on_image(view_m, model.view, read.size_px)
         beyond = 0

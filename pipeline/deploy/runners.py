@@ -12,8 +12,9 @@ import torch
 
 from ..common.device import choose_device
 from ..depth.relative import depth_space_of
+from ..errors import PipelineError
 from ..networks.predict import predict_depth_m
-from ..networks.saved_run import load_run
+from ..networks.saved_run import load_run, view_of
 from ..sources.view import View
 from .onnx_model import open_onnx
 
@@ -31,7 +32,7 @@ class RunPredictor:
     """A finished run on a device. `size_px` resizes its view."""
 
     def __init__(self, run: LoadedRun, device: torch.device, size_px: tuple[int, int] | None = None) -> None:
-        self.view = _resized(View.parse(run.config["view"]), size_px)
+        self.view = _resized(View.parse(view_of(run.config)), size_px)
         self.depth_space = depth_space_of(run.config)
         self.facts: dict[str, Any] = {"name": str(run.config["student"]), "weights_sha256": run.weights_sha256}
         self.depth_range_m = float(run.bin_edges_m[0]), float(run.bin_edges_m[-1])
@@ -48,15 +49,15 @@ class RunPredictor:
 
 
 class OnnxPredictor:
-    """An exported file on the CPU. Raises ValueError where it takes one size alone, and another is asked for."""
+    """An exported file on the CPU. Raises PipelineError where it takes one size alone, and another is asked for."""
 
     def __init__(self, student: OnnxStudent, size_px: tuple[int, int] | None = None) -> None:
         card = student.card
         self.view = _resized(card.view, size_px)
         if student.size_px is not None and self.view.resize_px != student.size_px:
             height, width = student.size_px
-            raise ValueError(
-                f"{student.name} takes {height}x{width} px alone: leave --size out, or export the run again with it"
+            raise PipelineError(
+                f"{student.name} takes {height}x{width} px alone: leave `size_px` out, or export the run again with it"
             )
         self.depth_space = card.depth_space
         self.facts: dict[str, Any] = {
@@ -78,7 +79,7 @@ def open_model(
 ) -> RunPredictor | OnnxPredictor:
     """Open a run's directory, or a file of export-student.
 
-    Raises ValueError for what is neither, and for a GPU asked for an ONNX file.
+    Raises PipelineError for what is neither, and for a GPU asked for an ONNX file.
     """
     if path.is_dir():
         return RunPredictor(load_run(path), choose_device(device), size_px)
@@ -86,7 +87,9 @@ def open_model(
         load_run(path)  # says what is wrong with a run, and whether it is unfinished
         raise AssertionError("a path that is no directory is no run")
     if device not in {"auto", "cpu"}:
-        raise ValueError(f"--device {device}: an ONNX file runs on the CPU; leave it out, or give the run's directory")
+        raise PipelineError(
+            f"`device={device}`: an ONNX file runs on the CPU; leave it out, or give the run's directory"
+        )
     return OnnxPredictor(open_onnx(path), size_px)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..errors import PipelineError
 from .spaces import check_depth_space
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def fit(
     of steps each, in float64. Errors are of disparity; or of depth, in the end relative to the fitted one (relative to
     the truth, a wrong one near 0 would count for many right ones); or, up to a scale alone, of the logarithm of depth.
 
-    Raises ValueError for shapes that differ, or a space that is not relative.
+    Raises PipelineError for shapes that differ, or a space that is not relative.
     """
     known = _known(values, truth_m, depth_space)
     points = int(np.count_nonzero(known))
@@ -139,10 +140,10 @@ def fit_least_squares(
     """Scale and shift of values (P,) by their truth (P,) metres: least squares, every point the same.
 
     Whatever comes out, perhaps a scale below 0; 0 where all values are the same. Up to a scale alone, the shift is 0.
-    Raises ValueError for no points.
+    Raises PipelineError for no points.
     """
     if not values.size:
-        raise ValueError("no pixel to align by: expected ground truth where there is a prediction")
+        raise PipelineError("no pixel to align by: expected ground truth where there is a prediction")
     value, truth = values.astype(np.float64), truth_m.astype(np.float64)
     if depth_space == "scale_invariant":
         square = float(value @ value)
@@ -157,7 +158,7 @@ def align_to_truth(
     """Values (H, W) as metres (H, W), float32, after `fit_least_squares` over the pixels of `mask`, in no range.
 
     NaN where a value is, or where the aligned depth or disparity is not above 0. Values and truth of the mask are
-    finite. Raises ValueError for an empty mask, shapes that differ, or a space that is not relative.
+    finite. Raises PipelineError for an empty mask, shapes that differ, or a space that is not relative.
     """
     _check(values, truth_m, depth_space)
     scale, shift = fit_least_squares(values[mask], truth_m[mask], depth_space)
@@ -167,9 +168,9 @@ def align_to_truth(
 def _check(values: NDArray[np.floating], truth_m: NDArray[np.floating], depth_space: str) -> None:
     check_depth_space(depth_space)
     if depth_space == "metric_m":
-        raise ValueError("depth space metric_m: expected relative depth, metres need no alignment")
+        raise PipelineError("depth space metric_m: expected relative depth, metres need no alignment")
     if values.shape != truth_m.shape:
-        raise ValueError(f"values and truth of shapes {values.shape} and {truth_m.shape}: expected one shape")
+        raise PipelineError(f"values and truth of shapes {values.shape} and {truth_m.shape}: expected one shape")
 
 
 def _known(values: NDArray[np.floating], truth_m: NDArray[np.floating], depth_space: str) -> NDArray[np.bool_]:

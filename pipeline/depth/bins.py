@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import PipelineError
+
 SPACINGS = ("linear", "log", "inverse")
 PRESETS = {"kitti": "linear:257:0.001:80", "nyu": "linear:49:0.001:10"}
 _MAX_BINS = 4096  # a map of 4096 bins over 352x1216 pixels is 7 GB: more is a slip of the keyboard
@@ -27,14 +29,14 @@ class Bins:
 
     def __post_init__(self) -> None:
         if self.spacing not in SPACINGS:
-            raise ValueError(f"bin spacing {self.spacing!r}: expected one of {', '.join(SPACINGS)}")
+            raise PipelineError(f"bin spacing {self.spacing!r}: expected one of {', '.join(SPACINGS)}")
         if not 2 <= self.count <= _MAX_BINS:
-            raise ValueError(f"{self.count} bins: expected 2 to {_MAX_BINS}")
+            raise PipelineError(f"{self.count} bins: expected 2 to {_MAX_BINS}")
         if not (math.isfinite(self.lo) and math.isfinite(self.hi) and self.lo < self.hi):
-            raise ValueError(f"bin range {self.lo:g} to {self.hi:g} m: expected two finite depths, ascending")
+            raise PipelineError(f"bin range {self.lo:g} to {self.hi:g} m: expected two finite depths, ascending")
         if self.lo < 0 or (self.lo == 0 and self.spacing != "linear"):
             least = "0 or more" if self.spacing == "linear" else "more than 0"
-            raise ValueError(f"{self.spacing} bins from {self.lo:g} m: expected {least}")
+            raise PipelineError(f"{self.spacing} bins from {self.lo:g} m: expected {least}")
 
     def __str__(self) -> str:
         return f"{self.spacing}:{self.count}:{_shortest(self.lo)}:{_shortest(self.hi)}"
@@ -52,7 +54,7 @@ def _shortest(value: float) -> str:
 def parse_bins(text: str) -> Bins:
     """Read `SPACING:COUNT:LO:HI` (metres) or a preset's name. `str()` of the result gives the text back.
 
-    Raises ValueError naming what is wrong and what is expected.
+    Raises PipelineError naming what is wrong and what is expected.
     """
     fields = PRESETS.get(text, text).split(":")
     try:
@@ -60,7 +62,7 @@ def parse_bins(text: str) -> Bins:
         count, lo, hi = int(count_text), float(lo_text), float(hi_text)
     except ValueError:
         shapes = f"SPACING:COUNT:LO:HI, such as log:128:0.1:100, or one of {', '.join(PRESETS)}"
-        raise ValueError(f"bins {text!r}: expected {shapes}") from None
+        raise PipelineError(f"bins {text!r}: expected {shapes}") from None
     return Bins(spacing, count, lo, hi)
 
 
@@ -68,7 +70,7 @@ def bin_edges(count: int, lo: float, hi: float, spacing: str = "linear") -> Tens
     """Edges of `count` bins from `lo` to `hi` metres: (K + 1,) float64, ascending, the ends exact.
 
     `linear` as in the released code (`linspace`); `log` has equal ratios; `inverse` is even in 1 / depth.
-    Raises ValueError for an unknown spacing, or a count or range that makes no bins.
+    Raises PipelineError for an unknown spacing, or a count or range that makes no bins.
     """
     Bins(spacing, count, lo, hi)  # its checks are ours
     if spacing == "linear":

@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..errors import PipelineError
 from .bins import bin_centers
 
 RELEASED_SIGMA_M = 0.5
@@ -41,7 +42,7 @@ def gaussian_dpm(depth_m: Tensor, bin_edges_m: Tensor, sigma_m: float, *, centre
         (B, K, H, W) of depth's type. Sums to 1 over K; at invalid pixels it is all zeros. A depth outside the
         range, however far, gives the Gaussian's tail inside it: in the limit all in the end bin. No gradient.
 
-    Raises ValueError for a wrong shape or sigma.
+    Raises PipelineError for a wrong shape or sigma.
     """
     place, axis = gaussian_places(depth_m, bin_edges_m, sigma_m, in_bins=False, centred=centred)
     return gaussian_mass(place, axis.to(place).view(1, -1, 1, 1), (float(axis[0]), float(axis[-1])), sigma_m)
@@ -70,7 +71,7 @@ def gaussian_places(
     """
     _check_depth(depth_m)
     if not (math.isfinite(sigma) and sigma > 0):
-        raise ValueError(f"sigma_{'bins' if in_bins else 'm'} {sigma}: expected a finite number above 0")
+        raise PipelineError(f"sigma_{'bins' if in_bins else 'm'} {sigma}: expected a finite number above 0")
     axis = torch.arange(len(bin_edges_m), dtype=torch.float64) if in_bins else bin_edges_m
     if centred:
         return _centred_place(depth_m, bin_edges_m, sigma, in_bins=in_bins), axis
@@ -184,7 +185,7 @@ def released_dpm(depth_m: Tensor, bin_edges_m: Tensor, sigma_m: float = RELEASED
     """
     _check_depth(depth_m)
     if not (math.isfinite(sigma_m) and sigma_m > 0):
-        raise ValueError(f"sigma_m {sigma_m}: expected a finite number above 0")
+        raise PipelineError(f"sigma_m {sigma_m}: expected a finite number above 0")
     centers = bin_centers(bin_edges_m.to(depth_m)).view(1, -1, 1, 1)
     density = (centers - depth_m).square_().div_(-2 * sigma_m**2).exp_()
     density.div_(math.sqrt(2 * math.pi) * sigma_m)
@@ -196,7 +197,7 @@ def released_dpm(depth_m: Tensor, bin_edges_m: Tensor, sigma_m: float = RELEASED
 def expected_depth(probabilities: Tensor, bin_edges_m: Tensor) -> Tensor:
     """Depth (B, 1, H, W) in metres: sum of p_i c_i over maps (B, K, H, W). 0 where a map is all zeros.
 
-    Raises ValueError where K is not the number of bins.
+    Raises PipelineError where K is not the number of bins.
     """
     _check_bins(probabilities, bin_edges_m)
     centers = bin_centers(bin_edges_m).to(probabilities)
@@ -221,10 +222,10 @@ def interval_m(probabilities: Tensor, bin_edges_m: Tensor, mass: float = 0.9) ->
     Quantiles (1 - mass) / 2 and (1 + mass) / 2 by linear interpolation in the CDF, that is, with each bin's
     mass spread evenly over the bin. NaN where a map is all zeros, invalid.
 
-    Raises ValueError unless 0 < mass < 1, or where K is not the number of bins.
+    Raises PipelineError unless 0 < mass < 1, or where K is not the number of bins.
     """
     if not 0 < mass < 1:
-        raise ValueError(f"interval mass {mass}: expected more than 0 and less than 1")
+        raise PipelineError(f"interval mass {mass}: expected more than 0 and less than 1")
     _check_bins(probabilities, bin_edges_m)
     edges = bin_edges_m.to(probabilities)
     cdf = probabilities.cumsum(dim=1)
@@ -245,10 +246,10 @@ def _quantile_m(cdf: Tensor, probabilities: Tensor, edges: Tensor, level: Tensor
 
 def _check_depth(depth_m: Tensor) -> None:
     if depth_m.ndim != 4 or depth_m.shape[1] != 1:
-        raise ValueError(f"depth of shape {tuple(depth_m.shape)}: expected (B, 1, H, W)")
+        raise PipelineError(f"depth of shape {tuple(depth_m.shape)}: expected (B, 1, H, W)")
 
 
 def _check_bins(maps: Tensor, bin_edges_m: Tensor) -> None:
     count = bin_edges_m.numel() - 1
     if maps.ndim != 4 or maps.shape[1] != count:
-        raise ValueError(f"maps of shape {tuple(maps.shape)}: expected (B, {count}, H, W) for {count} bins")
+        raise PipelineError(f"maps of shape {tuple(maps.shape)}: expected (B, {count}, H, W) for {count} bins")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import PipelineError
 from .alignment import align_to_truth
 
 if TYPE_CHECKING:
@@ -55,13 +56,13 @@ def depth_metrics(
         abs_rel; sq_rel and rmse in metres; rmse_log (natural log); log10; silog, 100 times the standard
         deviation of the log ratio; delta1, delta2, delta3, the shares of pixels within 1.25, 1.25^2, 1.25^3.
 
-    Raises ValueError for shapes that differ, an empty mask, or a depth in it that is not positive and finite.
+    Raises PipelineError for shapes that differ, an empty mask, or a depth in it that is not positive and finite.
     """
     if not predicted_m.shape == truth_m.shape == mask.shape:
         shapes = f"{predicted_m.shape}, {truth_m.shape} and {mask.shape}"
-        raise ValueError(f"prediction, truth and mask of shapes {shapes}: expected one shape")
+        raise PipelineError(f"prediction, truth and mask of shapes {shapes}: expected one shape")
     if not mask.any():
-        raise ValueError("no pixel to evaluate: expected ground truth within the protocol's crop and range")
+        raise PipelineError("no pixel to evaluate: expected ground truth within the protocol's crop and range")
     predicted = _positive("prediction", predicted_m[mask])
     truth = _positive("truth", truth_m[mask])
     error = predicted - truth
@@ -84,7 +85,7 @@ def _positive(what: str, depth_m: NDArray[np.floating]) -> NDArray[np.float64]:
     values = depth_m.astype(np.float64)
     bad = ~(np.isfinite(values) & (values > 0))
     if bad.any():
-        raise ValueError(f"{what} of {values[bad][0]} m at {bad.sum()} pixels: expected positive, finite depth")
+        raise PipelineError(f"{what} of {values[bad][0]} m at {bad.sum()} pixels: expected positive, finite depth")
     return values
 
 
@@ -102,14 +103,14 @@ def unit_hint(ratios: Sequence[float]) -> str | None:
         return None
     return (
         f"median ratio to truth {middle:.3g}: unit? Compare the metres per unit of the predictions with those of the "
-        "ground truth (--metres-per-unit, metres_per_unit of dataset.json)"
+        "ground truth (`metres_per_unit`, metres_per_unit of dataset.json)"
     )
 
 
 def mean_metrics(images: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each metric over images, every image counting the same. Raises ValueError for none."""
+    """Mean of each metric over images, every image counting the same. Raises PipelineError for none."""
     if not images:
-        raise ValueError("no image to average metrics over: expected one or more")
+        raise PipelineError("no image to average metrics over: expected one or more")
     return {name: math.fsum(image[name] for image in images) / len(images) for name in images[0]}
 
 
@@ -117,7 +118,7 @@ def mean_metrics(images: Sequence[Mapping[str, float]]) -> dict[str, float]:
 class Protocol:
     """Which pixels count, and what is done to a prediction first. `dataclasses.replace` makes variants.
 
-    Raises ValueError for an unknown crop or a range that holds nothing.
+    Raises PipelineError for an unknown crop or a range that holds nothing.
     """
 
     name: str
@@ -134,16 +135,16 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if self.align not in ALIGNS:
-            raise ValueError(f"align {self.align!r}: expected one of {', '.join(ALIGNS)}")
+            raise PipelineError(f"align {self.align!r}: expected one of {', '.join(ALIGNS)}")
         if self.crop not in _CROPS:
-            raise ValueError(f"crop {self.crop!r}: expected one of {', '.join(_CROPS)}")
+            raise PipelineError(f"crop {self.crop!r}: expected one of {', '.join(_CROPS)}")
         if not 0 < self.min_m < (math.inf if self.max_m is None else self.max_m):
-            raise ValueError(f"depth range {self.min_m} to {self.max_m} m: expected 0 < min < max")
+            raise PipelineError(f"depth range {self.min_m} to {self.max_m} m: expected 0 < min < max")
 
     def mask(self, truth_m: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Pixels (H, W) that count: a truth within the range, inside the crop. NaN and 0 never do.
 
-        Raises ValueError where the crop is defined for another image size.
+        Raises PipelineError where the crop is defined for another image size.
         """
         inside = np.zeros(truth_m.shape, dtype=np.bool_)
         inside[self._window(*truth_m.shape)] = True
@@ -158,7 +159,7 @@ class Protocol:
         if self.crop == "eigen_nyu":
             if (height, width) != _NYU_SIZE:
                 size = f"{height}x{width}"
-                raise ValueError(f"truth of {size}: the eigen_nyu crop is of 480x640: use --protocol plain")
+                raise PipelineError(f"truth of {size}: the eigen_nyu crop is of 480x640: use `protocol=plain`")
             return _NYU_ROWS, _NYU_COLUMNS
         return slice(None), slice(None)
 
@@ -205,7 +206,7 @@ def evaluate_pair(
 ) -> dict[str, float]:
     """Metrics of one prediction (H, W) against its truth (H, W), both metres.
 
-    NaN or 0 in the truth is no measurement. Raises ValueError as `depth_metrics` and `Protocol.mask` do.
+    NaN or 0 in the truth is no measurement. Raises PipelineError as `depth_metrics` and `Protocol.mask` do.
     """
     mask = protocol.mask(truth_m)
     return depth_metrics(protocol.prepared(predicted_m, truth_m, mask), truth_m, mask)

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import PipelineError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -51,7 +53,7 @@ def carry(
     Returns:
         The map (L, h, w) float32, and what it cost. The very same map, at no cost, where the bins are the same.
 
-    Computed in float64, a block of pixels at a time. Raises ValueError for edges that are none of this map.
+    Computed in float64, a block of pixels at a time. Raises PipelineError for edges that are none of this map.
     """
     check_edges(bin_edges_m, dpm.shape[0], dpm.shape[1:], known=np.logical_not(np.isnan(dpm).any(axis=0)))
     if are_bins(bin_edges_m, onto_m):
@@ -156,24 +158,24 @@ def are_bins(bin_edges_m: NDArray[np.floating], onto_m: NDArray[np.float64]) -> 
 def check_edges(
     bin_edges_m: NDArray[np.floating], bins: int, size_px: tuple[int, ...], known: NDArray[np.bool_] | None = None
 ) -> None:
-    """Raise ValueError for what are no edges of a map of `bins` bins over (h, w) pixels.
+    """Raise PipelineError for what are no edges of a map of `bins` bins over (h, w) pixels.
 
     They are (K + 1,) or (K + 1, h, w), finite and never descending; and some distance apart from first to last.
     `known` (h, w) are the pixels that count.
     """
     if bin_edges_m.shape not in {(bins + 1,), (bins + 1, *size_px)}:
         height, width = size_px
-        raise ValueError(
+        raise PipelineError(
             f"bin edges of shape {bin_edges_m.shape} for a map of {bins} bins over {height}x{width} px: expected "
             f"({bins + 1},), or ({bins + 1}, {height}, {width}) where each pixel has its own"
         )
     edges_m = bin_edges_m[:, known] if known is not None and bin_edges_m.ndim == 3 else bin_edges_m
     if not np.isfinite(edges_m).all():
-        raise ValueError(
+        raise PipelineError(
             f"{np.count_nonzero(~np.isfinite(edges_m))} bin edges are NaN or infinite: expected finite metres"
         )
     if (np.diff(edges_m, axis=0) < 0).any() or not (edges_m[-1] > edges_m[0]).all():
-        raise ValueError(
+        raise PipelineError(
             "bin edges descend: expected each at or above the one before; sort them, or sum up widths "
             "(pipeline.depth.rebin.widths_to_edges)"
         )
@@ -184,12 +186,14 @@ def widths_to_edges(widths: Tensor, lo_m: float, hi_m: float) -> Tensor:
 
     AdaBins (Bhat, Alhashim, Wonka 2021): widths are normalised to sum 1 (its eq. 1) and laid side by side over the
     range, so that bin i has its centre at lo + (hi - lo) (b_i / 2 + sum of those before) (eq. 2); its depth is
-    the sum of p_i c_i (eq. 3). Raises ValueError for widths or a range that make no bins.
+    the sum of p_i c_i (eq. 3). Raises PipelineError for widths or a range that make no bins.
     """
     if widths.ndim != 2 or not bool((widths >= 0).all()) or not bool((widths.sum(dim=1) > 0).all()):
-        raise ValueError(f"widths of shape {tuple(widths.shape)}: expected (B, K), none negative or NaN, sum above 0")
+        raise PipelineError(
+            f"widths of shape {tuple(widths.shape)}: expected (B, K), none negative or NaN, sum above 0"
+        )
     if not lo_m < hi_m:
-        raise ValueError(f"range {lo_m:g} to {hi_m:g} m: expected two depths, ascending")
+        raise PipelineError(f"range {lo_m:g} to {hi_m:g} m: expected two depths, ascending")
     wide = widths.double()
     ends = (wide / wide.sum(dim=1, keepdim=True)).cumsum(dim=1).clamp(max=1)
     ends[:, -1] = 1  # and not 1 - 1e-16
@@ -204,10 +208,10 @@ def ordinal_to_mass(beyond: Tensor) -> Tensor:
     (eq. 1), which is `bin_edges(K, a, b, "log")`; its network is shown depth shifted by xi, so take that off.
 
     Nothing makes a network's answers descend over k, so they are sorted first: that keeps their sum, by which
-    such networks choose a label. Raises ValueError for what are no probabilities.
+    such networks choose a label. Raises PipelineError for what are no probabilities.
     """
     if beyond.ndim != 4 or not bool(((beyond >= 0) & (beyond <= 1)).all()):
-        raise ValueError(f"ordinal answers of shape {tuple(beyond.shape)}: expected (B, K - 1, h, w), from 0 to 1")
+        raise PipelineError(f"ordinal answers of shape {tuple(beyond.shape)}: expected (B, K - 1, h, w), from 0 to 1")
     ordered = beyond.sort(dim=1, descending=True).values
     ends = torch.ones_like(ordered[:, :1])
     return torch.cat([ends, ordered], dim=1) - torch.cat([ordered, torch.zeros_like(ends)], dim=1)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..errors import PipelineError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -78,9 +80,9 @@ class ErrorSpread:
         self.frames += 1
 
     def quantiles(self, shares: tuple[float, ...]) -> Array:
-        """Errors (L,) that the shares of the pixels stay within. Raises ValueError before the first image."""
+        """Errors (L,) that the shares of the pixels stay within. Raises PipelineError before the first image."""
         if not self.frames:
-            raise ValueError("no image to fit intervals on: expected one or more with ground truth in the protocol")
+            raise PipelineError("no image to fit intervals on: expected one or more with ground truth in the protocol")
         below = np.cumsum(self._share) / self.frames
         found: Array = np.interp(shares, below, _ERROR_EDGES)
         return found

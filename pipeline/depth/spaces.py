@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..errors import PipelineError
+
 DEPTH_SPACES = {
     "metric_m": "depth along the optical axis in metres",
     "affine_depth": "depth up to an unknown scale and shift",
@@ -11,6 +13,6 @@ DEPTH_SPACES = {
 
 
 def check_depth_space(name: str) -> None:
-    """Raise ValueError unless `name` is a known depth space."""
+    """Raise PipelineError unless `name` is a known depth space."""
     if name not in DEPTH_SPACES:
-        raise ValueError(f"depth space {name!r}: expected one of {', '.join(DEPTH_SPACES)}")
+        raise PipelineError(f"depth space {name!r}: expected one of {', '.join(DEPTH_SPACES)}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from ..errors import PipelineError
 from .bins import bin_centers
 from .dpm import entropy_nats
 from .risk_coverage import (
@@ -92,11 +93,13 @@ def map_facts(
 ) -> MapFacts:
     """Doubt of a map (K, h, w) at P pixels of the view, and where in it their truth (P,) lies; some at a time.
 
-    Each bin's mass is spread evenly over the bin, as in `dpm.interval_m`. Raises ValueError where K is not the number
-    of bins.
+    Each bin's mass is spread evenly over the bin, as in `dpm.interval_m`. Raises PipelineError where K is not the
+    number of bins.
     """
     if dpm.ndim != 3 or len(dpm) != len(bin_edges_m) - 1:
-        raise ValueError(f"a map of shape {tuple(dpm.shape)}: expected (K, h, w) with K = {len(bin_edges_m) - 1} bins")
+        raise PipelineError(
+            f"a map of shape {tuple(dpm.shape)}: expected (K, h, w) with K = {len(bin_edges_m) - 1} bins"
+        )
     edges = torch.from_numpy(bin_edges_m).to(dpm.device).double()
     parts = []
     for start in range(0, len(rows), _CHUNK):
@@ -222,11 +225,11 @@ class UncertaintyMeter:
         was divided by its value with nothing left out (Ilg et al. 2018); and `spearman` with the error. `intervals`
         has `map` and `constant`, as far as they are known: `nominal` mass, `observed` share of truth inside, mean
         `width` by depth, `ece` = mean |nominal - observed|, and `equal`: the widths at which a given share of truth is
-        observed inside (null where none is wide enough). Raises ValueError before the first image.
+        observed inside (null where none is wide enough). Raises PipelineError before the first image.
         """
         known = [name for name in (*MEASURES, "oracle", "random") if f"{name} aurc" in self._sums]
         if not known:
-            raise ValueError("no image was measured: expected one or more with ground truth in the protocol")
+            raise PipelineError("no image was measured: expected one or more with ground truth in the protocol")
         measures: dict[str, dict[str, Any]] = {}
         for name in known:
             measures[name] = {key: self._mean(f"{name} {key}").tolist() for key in ("risk", "aurc", "ause")}

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..common.fileio import CsvTable, read_json
-from ..common.outputs import named_after
+from ..common.fileio import CsvTable
+from ..errors import PipelineError
 from .coverage import SAME_COVERAGE
+from .result import EvaluationResult, existing_rows_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,37 +78,23 @@ class Comparable:
 def read_result(path: Path, metric: str) -> Result:
     """Read one metric of an evaluation.
 
-    Raises ValueError where a file is absent or damaged, is no evaluation, or JSON and CSV do not belong together.
+    Raises PipelineError where a file is absent or damaged, is no evaluation, or JSON and CSV do not belong together.
     """
-    found = read_json(path, "evaluation")
-    try:
-        protocol, source, mean = dict(found["protocol"]), str(found["source"]), float(found["metrics"][metric])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(
-            f"evaluation {path}: it has no protocol, source and {metric}; expected what `pipeline evaluate-student "
-            "--out` wrote"
-        ) from None
-    rows = CsvTable(named_after(path, ".csv"))
-    if not rows.path.exists():
-        rows.path = path.with_suffix(".csv")  # where older versions wrote the rows of a name without .json
-    if not rows.path.exists() or rows.path == path:
-        raise ValueError(
-            f"evaluation {path}: its rows {named_after(path, '.csv')} are missing; keep both files together"
-        )
+    result = EvaluationResult.load(path, rows=False)
+    mean = result.mean_of([metric], path)[metric]
+    rows = CsvTable(existing_rows_path(path))
     try:
         rows.read(lambda row: bool(row[metric] or row.get("coverage")))  # those without ground truth have neither
         unpredicted = frozenset(row["id"] for row in rows.rows if not row[metric])
         rows.rows = [row for row in rows.rows if row[metric]]
         by_id = {row["id"]: float(row[metric]) for row in rows.rows}
-        coverage = None if found.get("coverage") is None else float(found["coverage"])
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"rows {rows.path}: {error}; expected columns id and {metric}, of numbers") from None
+        raise PipelineError(f"rows {rows.path}: {error}; expected columns id and {metric}, of numbers") from None
     if len(by_id) != len(rows.rows):
-        raise ValueError(f"rows {rows.path}: {len(rows.rows)} rows of {len(by_id)} images; expected each image once")
+        raise PipelineError(f"rows {rows.path}: {len(rows.rows)} rows of {len(by_id)} images; expected each image once")
     if not by_id or not math.isclose(math.fsum(by_id.values()) / len(by_id), mean, rel_tol=SAME_MEAN):
-        raise ValueError(f"rows {rows.path} do not have the mean {metric} of {path}: evaluate again, to write both")
-    truth = found.get("truth")
-    return Result(path, protocol, source, None if truth is None else str(truth), by_id, coverage, unpredicted)
+        raise PipelineError(f"rows {rows.path} do not have the mean {metric} of {path}: evaluate again, to write both")
+    return Result(path, result.protocol, result.source, result.truth, by_id, result.coverage, unpredicted)
 
 
 def join(
@@ -117,7 +104,7 @@ def join(
 
     Frames are brought into the natural order of their ids (2 before 10), in which blocks of video are.
 
-    Raises ValueError where protocol, source, coverage or frames differ, naming the first difference; for a name or
+    Raises PipelineError where protocol, source, coverage or frames differ, naming the first difference; for a name or
     file that is given twice; and where two files of a group hold the same
     numbers, which two seeds hardly do (networks that gave up and say the same of every image): with `seeds_known` it is
     known that they are two seeds. With `any_coverage` coverage may differ, and frames that one has no prediction of are
@@ -126,7 +113,7 @@ def join(
     names = [name for name, _ in groups]
     paths = [path for _, listed in groups for path in listed]
     for twice in (*_twice(names), *_twice([str(path.resolve()) for path in paths])):
-        raise ValueError(f"{twice} is given twice: name each student, and each of its files, once")
+        raise PipelineError(f"{twice} is given twice: name each student, and each of its files, once")
     results = [[read_result(path, metric) for path in listed] for _, listed in groups]
     first = results[0][0]
     everyone = [result for listed in results for result in listed]
@@ -141,14 +128,14 @@ def join(
         _check_frames(first, result, left_out)
     ids = tuple(sorted(first.by_id.keys() - left_out, key=natural_key))
     if not ids:
-        raise ValueError("no frame has a prediction in every evaluation: compare fewer of them")
+        raise PipelineError("no frame has a prediction in every evaluation: compare fewer of them")
     joined = []
     for (name, _), listed in zip(groups, results, strict=True):
         values = np.array([[result.by_id[sample] for sample in ids] for result in listed])
         for place, row in enumerate(values):
             for before in range(place):
                 if len(ids) > 1 and not seeds_known and np.array_equal(row, values[before]):
-                    raise ValueError(
+                    raise PipelineError(
                         f"{listed[before].path} and {listed[place].path} hold the same numbers, which two seeds never "
                         f"do: list each run of {name} once"
                     )
@@ -177,39 +164,41 @@ def _check_coverage(results: Sequence[Result]) -> None:
     """Refuse metrics over other parts of the truth: errors are small where only what is easy has a prediction."""
     known = [(result.coverage, result.path) for result in results if result.coverage is not None]
     if known and (most := max(known))[0] - (least := min(known))[0] > SAME_COVERAGE + 1e-9:
-        raise ValueError(
+        raise PipelineError(
             f"{least[1]} covers {least[0]:.2%} of the valid truth and {most[1]} {most[0]:.2%}: their metrics are over "
-            "other pixels. Compare predictions of equal coverage, or add --any-coverage"
+            "other pixels. Compare predictions of equal coverage, or add `any_coverage`"
         )
 
 
 def _check_terms(first: Result, other: Result) -> None:
-    """Raise ValueError naming the first thing that two evaluations differ in."""
+    """Raise PipelineError naming the first thing that two evaluations differ in."""
     where = f"{other.path} cannot be compared with {first.path}"
     for name in dict.fromkeys(["name", *first.protocol, *other.protocol]):
         here, there = other.protocol.get(name), first.protocol.get(name)
         if here != there and name != OF_ONE_SIDE:
-            raise ValueError(
-                f"{where}: protocol {name} {here} and not {there}; evaluate both with the same --protocol and "
-                "--max-depth-m"
+            raise PipelineError(
+                f"{where}: protocol {name} {here} and not {there}; evaluate both with the same `protocol` and "
+                "`max_depth_m`"
             )
     if other.source != first.source:
-        raise ValueError(f"{where}: source {other.source} and not {first.source}; evaluate both on one source")
+        raise PipelineError(f"{where}: source {other.source} and not {first.source}; evaluate both on one source")
     if None not in {other.truth, first.truth} and other.truth != first.truth:
-        raise ValueError(f"{where}: ground truth {other.truth} and not {first.truth}; evaluate both with one --truth")
+        raise PipelineError(
+            f"{where}: ground truth {other.truth} and not {first.truth}; evaluate both with one `truth`"
+        )
 
 
 def _check_frames(first: Result, other: Result, left_out: frozenset[str]) -> None:
-    """Raise ValueError naming the first frame that one of two evaluations lacks."""
+    """Raise PipelineError naming the first frame that one of two evaluations lacks."""
     where = f"{other.path} cannot be compared with {first.path}"
     for one, another in ((first, other), (other, first)):
         absent = next((sample for sample in one.by_id if sample not in another.by_id and sample not in left_out), None)
         if absent in another.unpredicted:
-            raise ValueError(
-                f"{where}: {another.path} has no prediction of frame {absent!r}; leave it out with --any-coverage"
+            raise PipelineError(
+                f"{where}: {another.path} has no prediction of frame {absent!r}; leave it out with `any_coverage`"
             )
         if absent is not None:
-            raise ValueError(
+            raise PipelineError(
                 f"{where}: {another.path} has no ground truth or no row for frame {absent!r} of {one.path}; evaluate "
-                "both with the same --split and --truth"
+                "both with the same `split` and `truth`"
             )

@@ -20,8 +20,9 @@ from ..depth.relative import ALIGN, METRIC, WHOLE, Range
 from ..depth.resize import upsampled
 from ..depth.risk_coverage import ErrorSpread, relative_difference
 from ..depth.uncertainty import Look, UncertaintyMeter
+from ..errors import PipelineError
 from ..networks.predict import predict_depth_m, predict_looks
-from ..networks.saved_run import has_map
+from ..networks.saved_run import has_map, view_of
 from ..sources.base import truth_name
 from ..sources.frames import frames_in_batches, images_of
 from ..sources.view import View
@@ -59,19 +60,21 @@ def choose_protocol(
 ) -> Protocol:
     """Return the named protocol, or the source's own, with an alignment that suits what is measured.
 
-    Raises ValueError for an unknown one, and where relative depth is to be aligned otherwise than its teacher was
+    Raises PipelineError for an unknown one, and where relative depth is to be aligned otherwise than its teacher was
     relative: that would measure what nobody learned.
     """
     name = name or source.customs.protocol
     if name not in PROTOCOLS:
-        raise ValueError(f"protocol {name!r}: expected one of {', '.join(PROTOCOLS)}")
+        raise PipelineError(f"protocol {name!r}: expected one of {', '.join(PROTOCOLS)}")
     own = ALIGN[depth_space]
     if align is not None and depth_space != METRIC and align != own:
-        raise ValueError(f"--align {align}: this is {depth_space}, which is measured with --align {own}: leave it out")
+        raise PipelineError(
+            f"`align={align}`: this is {depth_space}, which is measured with `align={own}`: leave it out"
+        )
     protocol = replace(PROTOCOLS[name], align=align or own)
     if max_m is not None:
         if protocol.max_m is not None and protocol.max_m != max_m:
-            raise ValueError(f"protocol {name} has a cap of {protocol.max_m:g} m: leave --max-depth-m out")
+            raise PipelineError(f"protocol {name} has a cap of {protocol.max_m:g} m: leave `max_depth_m` out")
         return replace(protocol, max_m=max_m)
     return protocol
 
@@ -102,14 +105,14 @@ def evaluate_student(
     `frames_without_prediction`, `coverage` (fraction of the valid truth that had a prediction), `metrics`, perhaps
     `against_teacher` and `uncertainty` (see `UncertaintyMeter.result`), and `per_image` rows.
 
-    Raises ValueError for a split with no truth
+    Raises PipelineError for a split with no truth
     inside the protocol, a calibration split that shares images with it, and for input at fault.
     """
     progress = progress or Silent()
     device = device or torch.device("cpu")
     network = run.network.to(device)
     edges_m = torch.from_numpy(run.bin_edges_m).to(device)
-    view = View.parse(run.config["view"])
+    view = View.parse(view_of(run.config))
     mapped = has_map(run.config)
 
     def predict(frames: list[Frame]) -> list[Predicted]:
@@ -125,14 +128,14 @@ def evaluate_student(
         ]
 
     if uncertainty and protocol.align != "none":
-        raise ValueError(
-            f"--uncertainty: doubt is measured in metres, and this is measured after alignment ({protocol.align}): "
+        raise PipelineError(
+            f"`uncertainty`: doubt is measured in metres, and this is measured after alignment ({protocol.align}): "
             "leave one of the two out"
         )
     measured = {"measured": identity_of_run(run)}
     if not uncertainty:
         if calibration_split is not None:
-            raise ValueError(f"--calibration-split {calibration_split}: it fits intervals, so add --uncertainty")
+            raise PipelineError(f"`calibration_split={calibration_split}`: it fits intervals, so add `uncertainty`")
         return measured | _evaluate(source, split, view, protocol, predict, store, None, batch_size, progress)
     spread = None
     if calibration_split is not None:
@@ -159,9 +162,9 @@ def _error_spread(
     samples = source.samples(split)
     shared = {sample.id for sample in samples} & {sample.id for sample in source.samples(measured)}
     if shared:
-        raise ValueError(
+        raise PipelineError(
             f"calibration split {split!r} shares {len(shared)} images with split {measured!r} ({min(shared)!r}): "
-            "choose one of other images for --calibration-split"
+            "choose one of other images for `calibration_split`"
         )
     spread = ErrorSpread()
     with progress.task("calibrate", len(samples), "img") as task:
@@ -172,9 +175,9 @@ def _error_spread(
                     spread.add(relative_difference(protocol.clamp(predicted.depth_m)[mask], frame.truth_m[mask]))
             task.update()
     if not spread.frames:
-        raise ValueError(
+        raise PipelineError(
             f"no image of calibration split {split!r} has ground truth within protocol {protocol.name}: use another "
-            "--calibration-split"
+            "`calibration_split`"
         )
     return spread
 
@@ -184,7 +187,7 @@ def evaluate_teacher(
 ) -> dict[str, Any]:
     """Metrics of the teacher's cached depth over a split; the same JSON value as `evaluate_student` gives.
 
-    A relative teacher's is aligned to the truth of each image, as `protocol.align` says. Raises ValueError where the
+    A relative teacher's is aligned to the truth of each image, as `protocol.align` says. Raises PipelineError where the
     store lacks a sample.
     """
     view = View.parse(store.spec.view)
@@ -205,7 +208,7 @@ def _teacher_m(store: Store, frame: Frame) -> NDArray[np.float32]:
     """The cached depth (H, W) for a frame, if it is the image that the teacher saw; relative where the store is."""
     number = store.index_of(frame.sample.id)
     if store.image_sha256[number].tobytes().hex() != frame.image_sha256:
-        raise ValueError(
+        raise PipelineError(
             f"{frame.sample.image_path} is not the image that the teacher saw (sha256): {store.name} was made from "
             "other images; use those, or run `pipeline cache-teacher` over these"
         )
@@ -249,7 +252,7 @@ def _evaluate(
         progress.note(hint)
     with_truth = [{name: row[name] for name in METRICS} for row in rows if "abs_rel" in row]
     if not with_truth:
-        raise ValueError(_nothing_measured(split, protocol, coverage))
+        raise PipelineError(_nothing_measured(split, protocol, coverage))
     without = sum("coverage" not in row for row in rows)
     result = {
         **measured_how(source, split, protocol),
@@ -309,9 +312,9 @@ def _mean_likeness(rows: Sequence[dict[str, Any]], store: Store) -> dict[str, An
 def _check_store(store: Store, samples: Sequence[Sample], protocol: Protocol) -> None:
     """Refuse, before any work, a store that cannot be compared with, or that is of another split."""
     if protocol.align == "none" and not store.is_metric:
-        raise ValueError(
+        raise PipelineError(
             f"{store.name} holds {store.spec.depth_space}, and this is measured in metres: compare with a store that "
-            "was aligned to ground truth, or leave --store out"
+            "was aligned to ground truth, or leave `store` out"
         )
     store.indexes_of([sample.id for sample in samples])
 

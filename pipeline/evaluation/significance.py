@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import PipelineError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -99,11 +101,11 @@ def paired_difference(
             their order does not matter.
         lower_is_better: what "better" is, for `share_better`.
 
-    Raises ValueError for values that are not finite, frames that differ in number, and settings that make no sense.
+    Raises PipelineError for values that are not finite, frames that differ in number, and settings that make no sense.
     """
     one, other = _checked(first, "first"), _checked(second, "second")
     if one.shape[1] != other.shape[1]:
-        raise ValueError(f"{one.shape[1]} frames and {other.shape[1]}: expected the same frames on both sides")
+        raise PipelineError(f"{one.shape[1]} frames and {other.shape[1]}: expected the same frames on both sides")
     _check_settings(draws, confidence, block, one.shape[1])
     if block == 1:
         one, other = _in_any_order(one, other)
@@ -189,11 +191,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Of m values the smallest is multiplied by m, the next by m - 1, and so on, none becoming smaller than the one before
     or larger than 1. Those at or below 0.05 may then all be believed with one chance in twenty that any is wrong.
 
-    Raises ValueError for a value that is not from 0 to 1.
+    Raises PipelineError for a value that is not from 0 to 1.
     """
     for p_value in p_values:
         if not 0 <= p_value <= 1:
-            raise ValueError(f"p value {p_value}: expected 0 to 1")
+            raise PipelineError(f"p value {p_value}: expected 0 to 1")
     corrected = [0.0] * len(p_values)
     least = 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
@@ -206,11 +208,13 @@ def _checked(values: ArrayLike, what: str) -> NDArray[np.float64]:
     """Values as (S, F)."""
     checked = np.atleast_2d(np.asarray(values, dtype=np.float64))
     if checked.ndim != 2 or checked.shape[0] < 1 or checked.shape[1] < 2:
-        raise ValueError(f"{what} of shape {np.shape(values)}: expected (seeds, frames) or (frames,), 2 frames or more")
+        raise PipelineError(
+            f"{what} of shape {np.shape(values)}: expected (seeds, frames) or (frames,), 2 frames or more"
+        )
     bad = np.argwhere(~np.isfinite(checked))
     if len(bad):
         row, frame = bad[0]
-        raise ValueError(
+        raise PipelineError(
             f"{what}: {checked[row, frame]} at frame {frame} of seed {row}: expected finite numbers; leave out frames "
             "without ground truth on both sides"
         )
@@ -225,11 +229,11 @@ def _in_any_order(*sides: NDArray[np.float64]) -> list[NDArray[np.float64]]:
 
 def _check_settings(draws: int, confidence: float, block: int, frames: int) -> None:
     if draws < 100:
-        raise ValueError(f"{draws} draws: expected 100 or more; 10000 are usual")
+        raise PipelineError(f"{draws} draws: expected 100 or more; 10000 are usual")
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence {confidence}: expected more than 0 and less than 1, such as 0.95")
+        raise PipelineError(f"confidence {confidence}: expected more than 0 and less than 1, such as 0.95")
     if not 1 <= block <= frames:
-        raise ValueError(f"block of {block} frames: expected 1 to {frames}, the number of frames")
+        raise PipelineError(f"block of {block} frames: expected 1 to {frames}, the number of frames")
 
 
 def _noise(

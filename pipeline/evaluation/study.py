@@ -16,6 +16,7 @@ from ..common.own_files import remove_own
 from ..common.progress import Silent
 from ..depth.metrics import METRICS
 from .coverage import coverage_text
+from .result import EvaluationResult
 from .results import join
 from .significance import corrected_p_values, enough, mean_interval, paired_difference, too_few
 from .study_file import HEADS, METRIC
@@ -58,14 +59,10 @@ def _content(path: Path) -> bytes | None:
 
 
 def read_teacher(path: Path) -> dict[str, Any]:
-    """Metrics of a result of `evaluate-teacher`, and its coverage if stated. Raises ValueError for another file."""
-    result = read_json(path, "metrics")
-    metrics = result.get("metrics") if isinstance(result, dict) else None
-    wrong = not isinstance(metrics, dict) or not all(isinstance(metrics.get(name), int | float) for name in HEADS)
-    if wrong or not isinstance(metrics, dict):
-        raise ValueError(f"metrics {path}: no {', '.join(HEADS)} in `metrics`; expected what evaluate-teacher wrote")
-    coverage = result.get("coverage")
-    return {**metrics, "coverage": float(coverage)} if isinstance(coverage, int | float) else metrics
+    """Metrics of a result of `evaluate-teacher`, and its coverage if stated. Raises PipelineError for another file."""
+    result = EvaluationResult.load(path, rows=False)
+    metrics: dict[str, Any] = result.mean_of(list(HEADS), path)
+    return metrics if result.coverage is None else {**metrics, "coverage": result.coverage}
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ def gather(study: Study, folder: Path) -> dict[str, Any]:
         study: its runs lie in `folder`, as STEM/ (the run) and STEM.json with STEM.csv (its evaluation).
         folder: of a finished study.
 
-    Raises ValueError where a result is absent, or was measured over other frames.
+    Raises PipelineError where a result is absent, or was measured over other frames.
     """
     stems = {name: [f"{name}-{seed}" for seed in study.seeds] for name in study.runs}
     files = [(name, [folder / f"{stem}.json" for stem in listed]) for name, listed in stems.items()]
@@ -124,12 +121,12 @@ def gather(study: Study, folder: Path) -> dict[str, Any]:
 
 
 def _read_run(group: Group, per_image: dict[str, NDArray[np.float64]], folder: Path, stems: Sequence[str]) -> _Measured:
-    results = [read_json(path, "metrics") for path in group.paths]
+    results = [EvaluationResult.load(path, rows=False) for path in group.paths]
     trained = [read_json(folder / stem / "metrics.json", "metrics of a run") for stem in stems]
-    alike = [result["against_teacher"][METRIC] for result in results if "against_teacher" in result]
+    alike = [result.against_teacher[METRIC] for result in results if result.against_teacher is not None]
     return _Measured(
         per_image=per_image,
-        means={key: float(np.mean([result["metrics"][key] for result in results])) for key in METRICS},
+        means={key: float(np.mean([result.metrics[key] for result in results])) for key in METRICS},
         to_teacher=float(np.mean(alike)) if alike else None,
         coverage=group.coverage,
         seconds=float(np.mean([one["seconds"] for one in trained])),

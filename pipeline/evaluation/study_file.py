@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..common.fileio import JSON_DEPTH, open_regular, pretty_json
+from ..errors import PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -98,7 +99,7 @@ class Study:
                 _check_name(name, f"study {self.name!r}: {kind}")
         twice = [seed for seed in self.seeds if self.seeds.count(seed) > 1]
         if twice:
-            raise ValueError(f"study {self.name!r}: seed {twice[0]} is there twice, expected each seed once")
+            raise PipelineError(f"study {self.name!r}: seed {twice[0]} is there twice, expected each seed once")
 
     def runs_to_do(self) -> list[Run]:
         """Every run of every seed, seed by seed, so that an early end leaves whole tables of fewer seeds."""
@@ -110,17 +111,19 @@ class Study:
 
 
 def read_study(path: Path, name: str) -> Study:
-    """Read a study of a YAML file. Raises ValueError naming what is wrong with it."""
+    """Read a study of a YAML file. Raises PipelineError naming what is wrong with it."""
     studies = _mapping(_read_yaml(path).get("studies"), f"study file {path}: studies")
     if name not in studies:
-        raise ValueError(f"study {name!r} is not in {path}: expected one of: {', '.join(map(str, studies))}")
+        raise PipelineError(f"study {name!r} is not in {path}: expected one of: {', '.join(map(str, studies))}")
     where = f"study {name!r} of {path}"
     section = studies[name]
     if not isinstance(section, dict) or not section.get("runs"):
-        raise ValueError(f"{where}: expected a mapping with `runs`, see the head of pipeline/evaluation/study_file.py")
+        raise PipelineError(
+            f"{where}: expected a mapping with `runs`, see the head of pipeline/evaluation/study_file.py"
+        )
     unknown = sorted(map(str, set(section) - KEYS))
     if unknown:
-        raise ValueError(f"{where}: key {unknown[0]!r}, expected one of {', '.join(sorted(KEYS))}")
+        raise PipelineError(f"{where}: key {unknown[0]!r}, expected one of {', '.join(sorted(KEYS))}")
     runs = {
         _text(run, f"{where}: run"): _flags(flags, f"{where}: run {run!r}")
         for run, flags in _mapping(section["runs"], f"{where}: runs").items()
@@ -131,10 +134,10 @@ def read_study(path: Path, name: str) -> Study:
     }
     seeds = section.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise ValueError(f"{where}: seeds {seeds!r}, expected a list of whole numbers such as [0, 1, 2]")
+        raise PipelineError(f"{where}: seeds {seeds!r}, expected a list of whole numbers such as [0, 1, 2]")
     block = section.get("block", 1)
     if type(block) is not int or block < 1:
-        raise ValueError(f"{where}: block {block!r}, expected a whole number of frames, 1 or more")
+        raise PipelineError(f"{where}: block {block!r}, expected a whole number of frames, 1 or more")
     return Study(
         name=name,
         train=_flags(section.get("train"), f"{where}: train"),
@@ -154,16 +157,16 @@ def _table(name: str, said: Any, runs: Iterable[str], where: str) -> Table:  # n
     where = f"{where}: table {name!r}"
     if not isinstance(said, dict) or set(said) - TABLE_KEYS or not set(said) >= TABLE_NEEDS:
         keys = sorted(map(str, said)) if isinstance(said, dict) else said
-        raise ValueError(f"{where} has {keys}, expected first and runs, perhaps with title and metric")
+        raise PipelineError(f"{where} has {keys}, expected first and runs, perhaps with title and metric")
     if not isinstance(said["runs"], list):
-        raise ValueError(f"{where}: runs {said['runs']!r}, expected a list of names of runs")  # noqa: TRY004 - of the file
+        raise PipelineError(f"{where}: runs {said['runs']!r}, expected a list of names of runs")
     first, *others = (_text(run, f"{where}: run") for run in (said["first"], *said["runs"]))
     absent = [run for run in (first, *others) if run not in runs]
     if absent:
-        raise ValueError(f"{where} names run {absent[0]!r}, expected one of {', '.join(runs)}")
+        raise PipelineError(f"{where} names run {absent[0]!r}, expected one of {', '.join(runs)}")
     metric = said.get("metric", METRIC)
     if not isinstance(metric, str) or metric not in HEADS:
-        raise ValueError(f"{where}: metric {metric!r}, expected one of {', '.join(HEADS)}")
+        raise PipelineError(f"{where}: metric {metric!r}, expected one of {', '.join(HEADS)}")
     return Table(name, _text(said.get("title", name), f"{where}: title"), first, tuple(others), metric)
 
 
@@ -171,20 +174,20 @@ def _mapping(value: Any, where: str) -> dict[Any, Any]:  # noqa: ANN401 - any YA
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: {str(value)[:80]!r}, expected a mapping")  # noqa: TRY004 - of the user's file
+        raise PipelineError(f"{where}: {str(value)[:80]!r}, expected a mapping")
     return value
 
 
 def _text(value: Any, where: str) -> str:  # noqa: ANN401 - any YAML value
-    """A text; of a number what was written. Raises ValueError for `yes` too, which YAML reads as true."""
+    """A text; of a number what was written. Raises PipelineError for `yes` too, which YAML reads as true."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"{where}: {str(value)[:80]!r}, expected a text (in quotes if it is yes or no)")  # noqa: TRY004
+        raise PipelineError(f"{where}: {str(value)[:80]!r}, expected a text (in quotes if it is yes or no)")
     return str(value)
 
 
 def _check_name(name: str, where: str) -> None:
     if not NAME.fullmatch(name) or name[-1] in " ." or len(name.encode()) > MAX_NAME_BYTES:
-        raise ValueError(
+        raise PipelineError(
             f"{where} {name[:200]!r}: expected a plain word of at most {MAX_NAME_BYTES} bytes (letters, digits, and "
             "._-+=,@% after the first), because its files are named by it"
         )
@@ -195,34 +198,32 @@ def _flags(value: Any, where: str) -> dict[str, Any]:  # noqa: ANN401 - any YAML
     flags = _mapping(value, where)
     for name, given in flags.items():
         if not isinstance(name, str) or not FLAG.fullmatch(name):
-            raise ValueError(
+            raise PipelineError(
                 f"{where}: flag {str(name)[:80]!r}, expected a name such as batch-size, without dashes before"
             )
         if not isinstance(given, str | int | float):
-            raise ValueError(  # noqa: TRY004 - of the file
-                f"{where}: flag {name}: {str(given)[:80]!r}, expected a text, a number, true or false"
-            )
+            raise PipelineError(f"{where}: flag {name}: {str(given)[:80]!r}, expected a text, a number, true or false")
     return dict(flags)
 
 
 def _read_yaml(path: Path) -> dict[Any, Any]:
-    """The top of a study file. Raises ValueError."""
+    """The top of a study file. Raises PipelineError."""
     where = f"study file {path}"
     try:
         with open_regular(path) as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise ValueError(f"{where}: {error.strerror}") from error
+        raise PipelineError(f"{where}: {error.strerror}") from error
     if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"{where}: more than {MAX_FILE_BYTES} bytes, which a study file does not need")
+        raise PipelineError(f"{where}: more than {MAX_FILE_BYTES} bytes, which a study file does not need")
     try:
         text = data.decode()
         _measure(text)
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{where}: {error}; expected YAML with a section `studies`") from error
+        raise PipelineError(f"{where}: {error}; expected YAML with a section `studies`") from error
     if not isinstance(value, dict) or "studies" not in value:
-        raise ValueError(f"{where}: no section `studies`; expected YAML with a section `studies`")
+        raise PipelineError(f"{where}: no section `studies`; expected YAML with a section `studies`")
     return value
 
 
@@ -235,17 +236,17 @@ class _Node:
         self.keys: set[str] = set()
 
     def add(self, nodes: int, key: str | None) -> None:
-        """Count a child. Raises ValueError for a key that is there already."""
+        """Count a child. Raises PipelineError for a key that is there already."""
         if self.mapping and self.children % 2 == 0 and key is not None and key != "<<":
             if key in self.keys:
-                raise ValueError(f"key {key[:80]!r} is there twice")
+                raise PipelineError(f"key {key[:80]!r} is there twice")
             self.keys.add(key)
         self.children += 1
         self.nodes += nodes
 
 
 def _measure(text: str) -> None:
-    """Raise ValueError for YAML of more than MAX_NODES with its aliases written out, or of a key twice.
+    """Raise PipelineError for YAML of more than MAX_NODES with its aliases written out, or of a key twice.
 
     Merged mappings and aliases of aliases grow as powers, and only when they are built: so the events are counted.
     """
@@ -256,14 +257,14 @@ def _measure(text: str) -> None:
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             stack.append(_Node(anchor, mapping=isinstance(event, yaml.MappingStartEvent)))
             if len(stack) > JSON_DEPTH:
-                raise ValueError(f"nested deeper than {JSON_DEPTH}")
+                raise PipelineError(f"nested deeper than {JSON_DEPTH}")
             continue
         if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
             done = stack.pop()
             nodes, anchor = done.nodes, done.anchor
         elif isinstance(event, yaml.AliasEvent):
             if anchor not in sizes:
-                raise ValueError(f"alias *{anchor} is of what it stands in, or of nothing before it")
+                raise PipelineError(f"alias *{anchor} is of what it stands in, or of nothing before it")
             nodes, anchor = sizes[anchor], None
         elif isinstance(event, yaml.ScalarEvent):
             nodes, key = 1 + len(event.value) // 16, event.value
@@ -273,4 +274,4 @@ def _measure(text: str) -> None:
         if anchor is not None:
             sizes[anchor] = nodes
         if stack[-1].nodes > MAX_NODES:
-            raise ValueError(f"with its aliases it stands for more than {MAX_NODES} values")
+            raise PipelineError(f"with its aliases it stands for more than {MAX_NODES} values")

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..common.distributed import all_sum
+from ..errors import PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,9 +82,9 @@ class DepthLoss(nn.Module):
         # No buffer: edges stay float64 on the CPU, where looking at their ends does not wait for a GPU.
         edges = torch.as_tensor(bin_edges_m, dtype=torch.float64, device="cpu").detach().clone()
         if edges.ndim != 1 or edges.numel() < 3 or not bool((edges.diff() > 0).all()):
-            raise ValueError(f"bin edges of shape {tuple(edges.shape)}: expected 3 or more depths, ascending")
+            raise PipelineError(f"bin edges of shape {tuple(edges.shape)}: expected 3 or more depths, ascending")
         if skip_rows < 0:
-            raise ValueError(f"skip_rows {skip_rows}: expected 0 or more")
+            raise PipelineError(f"skip_rows {skip_rows}: expected 0 or more")
         self.bin_edges_m = edges
         self.range_m = (float(edges[0]), float(edges[-1]))
         """Targets beyond it are clamped to it in depth terms."""
@@ -94,10 +95,10 @@ class DepthLoss(nn.Module):
     def use_kernel(self, kernel: str, device: torch.device) -> None:  # noqa: ARG002 - for those that have several
         """Choose what computes the loss, one of `blockwise.KERNELS`: a matter of the machine, not of the recipe.
 
-        Raises ValueError for one that this loss has not, or that cannot run there.
+        Raises PipelineError for one that this loss has not, or that cannot run there.
         """
         if kernel != "blocks":
-            raise ValueError(f"kernel {kernel!r}: this loss has no other than blocks, plain torch")
+            raise PipelineError(f"kernel {kernel!r}: this loss has no other than blocks, plain torch")
 
     def forward(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None = None) -> Tensor:
         """Scalar loss. See `terms` for the arguments."""
@@ -115,7 +116,7 @@ class DepthLoss(nn.Module):
         Returns:
             Scalars: "loss" is the total, the others are its parts.
 
-        Raises ValueError for shapes that do not fit.
+        Raises PipelineError for shapes that do not fit.
         """
         self._check(logits, target_depth_m, target_dpm)
         # float16 and TF32 have three digits: 80 m would be known to 5 cm
@@ -129,15 +130,15 @@ class DepthLoss(nn.Module):
     def _check(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None) -> None:
         count = self.bin_edges_m.numel() - 1
         if logits.ndim != 4 or logits.shape[1] != count:
-            raise ValueError(f"logits of shape {tuple(logits.shape)}: expected (B, {count}, h, w)")
+            raise PipelineError(f"logits of shape {tuple(logits.shape)}: expected (B, {count}, h, w)")
         if target_depth_m.ndim != 4 or target_depth_m.shape[:2] != (logits.shape[0], 1):
             shape = tuple(target_depth_m.shape)
-            raise ValueError(f"target depth of shape {shape}: expected ({logits.shape[0]}, 1, H, W)")
+            raise PipelineError(f"target depth of shape {shape}: expected ({logits.shape[0]}, 1, H, W)")
         if self.skip_rows >= target_depth_m.shape[2]:
-            raise ValueError(f"skip_rows {self.skip_rows}: expected fewer than {target_depth_m.shape[2]} rows")
+            raise PipelineError(f"skip_rows {self.skip_rows}: expected fewer than {target_depth_m.shape[2]} rows")
         sizes = (logits.shape[2:], target_depth_m.shape[2:])
         if target_dpm is not None and (target_dpm.shape[:2] != logits.shape[:2] or target_dpm.shape[2:] not in sizes):
-            raise ValueError(f"target DPM of shape {tuple(target_dpm.shape)}: expected {tuple(logits.shape)}")
+            raise PipelineError(f"target DPM of shape {tuple(target_dpm.shape)}: expected {tuple(logits.shape)}")
 
     def _skipped_rows(self, rows: int, target_rows: int) -> int:
         """How many of `rows` rows have their centre within the skipped rows of the target."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..depth.bins import bin_centers
+from ..errors import MissingDependencyError, PipelineError
 from .base import DepthLoss
 from .targets import GivenTarget, StoredTarget
 
@@ -64,7 +65,7 @@ def fused(
         float32 (B, 1, h, w), or float64 for float64 logits. The gradient of logits has their type and order of memory.
         It cannot be differentiated again.
 
-    Raises ValueError for a kernel that cannot run: see `check_kernel`.
+    Raises PipelineError for a kernel that cannot run: see `check_kernel`.
     """
     check_kernel(kernel, logits.device, logits.dtype)
     if logits.stride(2) != logits.shape[3] * logits.stride(3):
@@ -80,19 +81,17 @@ def fused(
 
 
 def check_kernel(kernel: str, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-    """Raise ValueError unless `fused` can run that kernel on logits of this device and type."""
+    """Raise PipelineError unless `fused` can run that kernel on logits of this device and type."""
     if kernel not in KERNELS:
-        raise ValueError(f"kernel {kernel!r}: expected one of {', '.join(KERNELS)}")
+        raise PipelineError(f"kernel {kernel!r}: expected one of {', '.join(KERNELS)}")
     if kernel == "blocks":
         return
     if find_spec("triton") is None:
-        raise ValueError(
-            "kernel 'triton': the package is not installed: pip install 'tiekd-pipeline[triton]', or use blocks"
-        )
+        raise MissingDependencyError("triton", "triton", "kernel 'triton'")
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(f"kernel 'triton': expected logits on a CUDA device, not on {device}: use blocks there")
+        raise PipelineError(f"kernel 'triton': expected logits on a CUDA device, not on {device}: use blocks there")
     if dtype == torch.float64:
-        raise ValueError("kernel 'triton': expected float32, float16 or bfloat16 logits, not float64: use blocks")
+        raise PipelineError("kernel 'triton': expected float32, float16 or bfloat16 logits, not float64: use blocks")
 
 
 class FusedLoss(DepthLoss):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..errors import PipelineError
 from .base import ALIASES, LossSettings
 
 if TYPE_CHECKING:
@@ -53,7 +54,13 @@ LOSSES = {
 
 
 def list_losses() -> list[str]:
-    """Names of all losses. `truth-NAME` is the same loss on ground truth instead of a teacher's depth."""
+    """Names of all losses. `truth-NAME` is the same loss on ground truth instead of a teacher's depth.
+
+    Example:
+        >>> import pipeline as tiekd
+        >>> "tiekd" in tiekd.list_losses()
+        True
+    """
     return list(LOSSES)
 
 
@@ -65,11 +72,11 @@ def build_loss(name: str, bin_edges_m: Tensor | Sequence[float], **settings: flo
         bin_edges_m: (K + 1,) ascending.
         settings: fields of `LossSettings`. Each loss uses those that mean something to it.
 
-    Raises ValueError for an unknown name or a setting out of range.
+    Raises PipelineError for an unknown name or a setting out of range.
     """
     known = ALIASES.get(name, name)
     if known not in LOSSES:
-        raise ValueError(f"loss {name!r}: expected one of {', '.join([*LOSSES, *ALIASES])}")
+        raise PipelineError(f"loss {name!r}: expected one of {', '.join([*LOSSES, *ALIASES])}")
     module = import_module(f".{LOSSES[known].module}", __package__)
     loss: DepthLoss = module.build_loss(known, bin_edges_m, LossSettings(**settings))  # type: ignore[arg-type] # by name
     return loss

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..errors import PipelineError
 from .base import LossSettings, Maps, mean_where, scale_invariant
 from .blockwise import FusedLoss, fused
 from .ssim import ssim_map
@@ -35,7 +36,7 @@ class ResponseLoss(FusedLoss):
         super().__init__(bin_edges_m, skip_rows)
         kinds = ("ssim", "mse", "si", "ssim+si", "ssim+mse")
         if kind not in kinds:
-            raise ValueError(f"kind {kind!r}: expected one of {', '.join(kinds)}")
+            raise PipelineError(f"kind {kind!r}: expected one of {', '.join(kinds)}")
         self.kind = kind
 
     def _terms(

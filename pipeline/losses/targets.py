@@ -42,7 +42,7 @@ class GaussianTarget:
         in_bins: as `dpm.bin_gaussian_dpm` has it.
         centred: as `dpm.gaussian_dpm` has it.
 
-    Raises ValueError for a wrong shape or sigma.
+    Raises PipelineError for a wrong shape or sigma.
     """
 
     def __init__(self, depth_m: Tensor, bin_edges_m: Tensor, sigma: float, *, in_bins: bool, centred: bool) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..depth.dpm import RELEASED_SIGMA_M, expected_depth, released_dpm
+from ..errors import PipelineError
 from .base import DepthLoss, LossSettings, Maps, StoredMaps, is_valid, mean_where, nearest, widened
 from .blockwise import Fused, FusedLoss, fused
 from .response import ssim_loss
@@ -42,6 +43,15 @@ class TieKdLoss(FusedLoss):
             which matters near the ends of the range. Not for `released`.
 
     Terms: "loss", "kl_nats", "ssim_loss".
+
+    Source: arXiv 2402.14340, equations 2 to 5; `released` follows `l_dpm_loss.py` of the released code.
+
+    Example:
+        >>> import pipeline as tiekd, torch
+        >>> store = tiekd.open_store("train.zarr")
+        >>> loss = tiekd.TieKdLoss(store.bin_edges_m, sigma_m=0.5, weight=0.1)
+        >>> logits = torch.zeros(1, len(store.bin_edges_m) - 1, 16, 32, requires_grad=True)  # (B, K, h, w)
+        >>> loss(logits, torch.from_numpy(store.depth_m(0))[None, None]).backward()  # (B, 1, H, W) metres
     """
 
     def __init__(
@@ -57,15 +67,15 @@ class TieKdLoss(FusedLoss):
     ) -> None:
         super().__init__(bin_edges_m, skip_rows)
         if kind not in {"gaussian", "released"}:
-            raise ValueError(f"kind {kind!r}: expected gaussian or released")
+            raise PipelineError(f"kind {kind!r}: expected gaussian or released")
         if not 0 <= weight <= 1:
-            raise ValueError(f"weight {weight}: expected 0 to 1")
+            raise PipelineError(f"weight {weight}: expected 0 to 1")
         if not (math.isfinite(sigma_m) and sigma_m > 0):
-            raise ValueError(f"sigma_m {sigma_m}: expected a finite number above 0")
+            raise PipelineError(f"sigma_m {sigma_m}: expected a finite number above 0")
         if sigma_bins is not None and not (math.isfinite(sigma_bins) and sigma_bins > 0):
-            raise ValueError(f"sigma_bins {sigma_bins}: expected a finite number above 0")
+            raise PipelineError(f"sigma_bins {sigma_bins}: expected a finite number above 0")
         if kind == "released" and (centred or sigma_bins is not None):
-            raise ValueError("the released maps are never centred, and always 0.5 m wide: use kind gaussian")
+            raise PipelineError("the released maps are never centred, and always 0.5 m wide: use kind gaussian")
         self.sigma_bins, self.centred = sigma_bins, centred
         self.sigma_m = RELEASED_SIGMA_M if kind == "released" else sigma_m
         self.weight = weight

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from ..errors import PipelineError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -134,7 +136,7 @@ class ResNet(Encoder):
 def load_imagenet(encoder: Encoder, state: Mapping[str, Tensor]) -> None:
     """Load a classifier's state dict into an encoder; its last layers are dropped, all else must fit.
 
-    Raises ValueError naming the first keys or shapes that do not.
+    Raises PipelineError naming the first keys or shapes that do not.
     """
     found = encoder.own_state(state)
     wanted = encoder.state_dict()
@@ -152,7 +154,7 @@ def load_imagenet(encoder: Encoder, state: Mapping[str, Tensor]) -> None:
         if names
     ]
     if problems:
-        raise ValueError(f"expected the state dict of {encoder.weights_are}; {'; '.join(problems)}")
+        raise PipelineError(f"expected the state dict of {encoder.weights_are}; {'; '.join(problems)}")
     encoder.load_state_dict(found, strict=True)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.fileio import open_regular, printable, sha256_file
+from ..errors import PipelineError
 from .encoders import load_imagenet
 from .registry import WITH_ENCODER
 from .saved_run import MAX_HEADER_BYTES, MAX_WEIGHTS_BYTES, check_safetensors
@@ -41,12 +42,12 @@ def load_encoder_weights(student: Student, path: Path) -> str:
     The file holds the state dict of a whole classifier, as torchvision (for a `timm:` student: timm) writes it; what
     the encoder has no use for is dropped, all else must fit.
 
-    Raises ValueError for a student without an encoder, and for a file that is absent, too large, holds anything but
+    Raises PipelineError for a student without an encoder, and for a file that is absent, too large, holds anything but
     tensors, is damaged, or belongs to another network.
     """
     encoder = student.encoder
     if encoder is None:
-        raise ValueError(
+        raise PipelineError(
             f"student {student.name!r} has no encoder that weights fit: expected one of {', '.join(WITH_ENCODER)}, or "
             "timm:NAME; or leave the weights out"
         )
@@ -55,9 +56,9 @@ def load_encoder_weights(student: Student, path: Path) -> str:
         load_imagenet(encoder, _checked(state))
         _check_finite(encoder)
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}; expected a file of {encoder.weights_are}") from error
+        raise PipelineError(f"{path}: {error.strerror or error}; expected a file of {encoder.weights_are}") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {printable(str(error))[:1000]}") from error
+        raise PipelineError(f"{path}: {printable(str(error))[:1000]}") from error
     return sha256_file(path)
 
 
@@ -66,17 +67,17 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"no safetensors ({error}): is the file whole?") from error
+        raise PipelineError(f"no safetensors ({error}): is the file whole?") from error
 
 
 def _read_torch(path: Path) -> Any:  # noqa: ANN401 - a stranger's file
     """Whatever torch reads from a file without running code. Raises OSError or ValueError."""
     if path.suffix not in TORCH_SUFFIXES:
-        raise ValueError(f"expected a name that ends in {', '.join(TORCH_SUFFIXES)} or .safetensors")
+        raise PipelineError(f"expected a name that ends in {', '.join(TORCH_SUFFIXES)} or .safetensors")
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_WEIGHTS_BYTES:
-            raise ValueError(f"{size} bytes, expected at most {MAX_WEIGHTS_BYTES}")
+            raise PipelineError(f"{size} bytes, expected at most {MAX_WEIGHTS_BYTES}")
         try:
             is_zip = file.read(len(_ZIP)) == _ZIP  # which is how torch decides
             file.seek(0)
@@ -89,13 +90,13 @@ def _read_torch(path: Path) -> Any:  # noqa: ANN401 - a stranger's file
             raise
         except Exception as error:  # what is no state dict makes torch raise anything
             first = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-            raise ValueError(
+            raise PipelineError(
                 f"it does not load without running code that it may hold ({first}): expected tensors alone; where the "
                 "file is whole and you trust it, write it anew as torch.save(network.state_dict(), FILE)"
             ) from error
 
 
-class _TooLargeError(ValueError):
+class _TooLargeError(PipelineError):
     """A file that would take more memory than weights can need."""
 
 
@@ -120,20 +121,20 @@ def _check_old(file: BinaryIO) -> None:
 
 
 def _checked(state: Any) -> dict[str, Tensor]:  # noqa: ANN401 - a stranger's file
-    """A state dict: names and dense tensors. Raises ValueError."""
+    """A state dict: names and dense tensors. Raises PipelineError."""
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         what = f"it holds a {type(state).__name__}, expected a state dict: names and tensors"
-        raise ValueError(what)
+        raise PipelineError(what)
     others = [
         f"{name[:80]!r} is a {type(value).__name__}" for name, value in state.items() if type(value) not in _TENSORS
     ]
     if others:
-        raise ValueError(
+        raise PipelineError(
             f"{others[0]}, expected tensors alone; where the state dict lies under a name of its own, save that alone"
         )
     for name, value in state.items():
         if value.layout != torch.strided or value.device.type != "cpu" or value.dtype not in _DTYPES:
-            raise ValueError(
+            raise PipelineError(
                 f"{name[:80]!r} is {value.dtype}, {value.layout}, on {value.device}: expected dense numbers"
             )
     return state
@@ -142,4 +143,4 @@ def _checked(state: Any) -> dict[str, Tensor]:  # noqa: ANN401 - a stranger's fi
 def _check_finite(encoder: Encoder) -> None:
     for name, value in encoder.state_dict().items():
         if not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{name} holds numbers that are not finite: is the file whole?")
+            raise PipelineError(f"{name} holds numbers that are not finite: is the file whole?")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..errors import PipelineError
 from .decoder import Decoder
 from .encoders import Encoder, MobileNetV2, ResNet
 from .lean import LeanPyramid, LeanUNet
@@ -104,21 +105,21 @@ _BUILDERS: dict[str, Callable[[str, int], Student]] = {
 
 
 def check_student(name: str) -> None:
-    """Raise ValueError unless `name` is one of STUDENTS or of the form timm:NAME; builds and imports nothing."""
+    """Raise PipelineError unless `name` is one of STUDENTS or of the form timm:NAME; builds and imports nothing."""
     # str() because a stranger's configuration may hold a number here
     if name not in STUDENTS and not (str(name).startswith(TIMM) and name != TIMM):
-        raise ValueError(f"student {name!r}: expected one of {', '.join(STUDENTS)}, or timm:NAME")
+        raise PipelineError(f"student {name!r}: expected one of {', '.join(STUDENTS)}, or timm:NAME")
 
 
 def build_student(name: str, bin_count: int) -> Student:
     """A student with fresh weights (torch's generator decides them) for `bin_count` bins.
 
-    Raises ValueError for an unknown name, listing the known ones, for fewer than 2 bins, and for a `timm:` name
+    Raises PipelineError for an unknown name, listing the known ones, for fewer than 2 bins, and for a `timm:` name
     where timm is absent, does not know it, or its network has no feature maps to decode.
     """
     check_student(name)
     if bin_count < 2:
-        raise ValueError(f"{bin_count} bins: expected 2 or more")
+        raise PipelineError(f"{bin_count} bins: expected 2 or more")
     if name in _BUILDERS:
         return _BUILDERS[name](name, bin_count)
     from .timm_encoder import TimmEncoder

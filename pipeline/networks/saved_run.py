@@ -22,6 +22,7 @@ import torch
 
 from ..common.fileio import open_regular, printable, read_json, sha256_file, write_durably
 from ..depth.spaces import check_depth_space
+from ..errors import PipelineError
 from .registry import build_student
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CONFIG = "config.json"
 WEIGHTS = "student.safetensors"
 METRICS = "metrics.json"
-NEEDED = ("student", "view", "bin_edges_m")
+NEEDED = ("student", "bin_edges_m")
 KINDS: dict[str, type | tuple[type, ...]] = {
     "student": str,
     "view": str,
@@ -79,6 +80,14 @@ def has_map(config: Mapping[str, Any]) -> bool:
     return bool(config.get("head", "dpm") != "depth")
 
 
+def view_of(config: Mapping[str, Any]) -> str:
+    """Written form of a run's view. Raises ValueError for a configuration without one, which can teach all the same."""
+    view = config.get("view")  # a text, see `_check_config`
+    if view is None:
+        raise ValueError(f"view is missing in the run's {CONFIG}; expected what train-student writes")
+    return str(view)
+
+
 def normalise(images: Tensor) -> Tensor:
     """Images (B, 3, H, W) in 0..1 as the networks want them (ImageNet mean and deviation)."""
     mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1)
@@ -93,11 +102,11 @@ def save_weights(network: nn.Module, path: Path) -> None:
 
 
 def load_run(run: Path) -> LoadedRun:
-    """Read a finished run. Raises ValueError for a directory that is none, or whose weights do not fit."""
+    """Read a finished run. Raises PipelineError for a directory that is none, or whose weights do not fit."""
     if not (run / CONFIG).is_file():
         partial = sorted(run.parent.glob(f".{run.name}.*.partial")) if run.parent.is_dir() else []
         hint = f"; {partial[0]} is unfinished: run its training command again" if partial else ""
-        raise ValueError(f"{run} is no finished run (it has no {CONFIG}){hint}")
+        raise PipelineError(f"{run} is no finished run (it has no {CONFIG}){hint}")
     config = read_json(run / CONFIG, "run configuration")
     _check_config(config, run)
     try:
@@ -108,42 +117,40 @@ def load_run(run: Path) -> LoadedRun:
         network.load_state_dict(weights, strict=True)
     except (KeyError, TypeError, RuntimeError, OSError, ValueError, safetensors.SafetensorError) as error:
         what = printable(str(error))[:2000]  # torch names every tensor of the file
-        raise ValueError(f"{run}: {what}; expected a directory written by train-student") from error
+        raise PipelineError(f"{run}: {what}; expected a directory written by train-student") from error
     return LoadedRun(network.eval(), edges, sha256_file(run / WEIGHTS), config)
 
 
 def _check_config(config: object, run: Path) -> None:
     """Refuse a configuration, perhaps of a stranger, whose values are not of the kind that others read.
 
-    Raises ValueError.
+    Raises PipelineError.
     """
     if not isinstance(config, dict):
-        raise ValueError(  # noqa: TRY004 - of a file
-            f"{run / CONFIG}: {type(config).__name__}, expected an object as train-student writes it"
-        )
+        raise PipelineError(f"{run / CONFIG}: {type(config).__name__}, expected an object as train-student writes it")
     for name in NEEDED:
         if name not in config:
-            raise ValueError(f"{run / CONFIG}: {name} is missing; expected what train-student writes")
+            raise PipelineError(f"{run / CONFIG}: {name} is missing; expected what train-student writes")
     for name, kinds in KINDS.items():
         value = config.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
-            raise ValueError(f"{run / CONFIG}: {name} {str(value)[:80]!r}, expected what train-student writes")
+            raise PipelineError(f"{run / CONFIG}: {name} {str(value)[:80]!r}, expected what train-student writes")
     if (space := config.get("depth_space")) is not None:
         check_depth_space(space)
     store = config.get("store") or {}
     if not isinstance(store.get("teacher", {}), dict) or not isinstance(store.get("digest", ""), str):
-        raise ValueError(f"{run / CONFIG}: store {str(store)[:80]!r}, expected what train-student writes")  # noqa: TRY004 - of a file
+        raise PipelineError(f"{run / CONFIG}: store {str(store)[:80]!r}, expected what train-student writes")
 
 
 def _edges(values: object) -> NDArray[np.float64]:
-    """Edges of a configuration that may come from anybody. Raises ValueError for what are none."""
+    """Edges of a configuration that may come from anybody. Raises PipelineError for what are none."""
     if not isinstance(values, list) or not 3 <= len(values) <= MAX_BINS + 1:
-        raise ValueError(f"bin_edges_m: expected a list of 3 to {MAX_BINS + 1} numbers")
+        raise PipelineError(f"bin_edges_m: expected a list of 3 to {MAX_BINS + 1} numbers")
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        raise ValueError("bin_edges_m: expected numbers alone")
+        raise PipelineError("bin_edges_m: expected numbers alone")
     edges = np.array(values, np.float64)
     if np.any(np.diff(edges) <= 0) or np.abs(edges).max() > MAX_EDGE_M:
-        raise ValueError(f"bin_edges_m: expected ascending numbers up to {MAX_EDGE_M:g}")
+        raise PipelineError(f"bin_edges_m: expected ascending numbers up to {MAX_EDGE_M:g}")
     return edges
 
 
@@ -153,7 +160,7 @@ def check_safetensors(path: Path) -> None:
         size = os.fstat(file.fileno()).st_size
         header = int.from_bytes(file.read(8), "little")
     if size > MAX_WEIGHTS_BYTES or header > min(size, MAX_HEADER_BYTES):
-        raise ValueError(
+        raise PipelineError(
             f"{path.name} of {size} bytes declares a header of {header}: expected safetensors of at most "
             f"{MAX_WEIGHTS_BYTES}, with a header of at most {MAX_HEADER_BYTES}"
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..errors import MissingDependencyError, PipelineError
 from .encoders import Encoder
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class TimmEncoder(Encoder):
     Args:
         name: as in `timm.list_models()`, with or without the tag of its weights.
 
-    Raises ValueError where timm is absent or broken, for an unknown name, for a network whose feature maps are no
+    Raises PipelineError where timm is absent or broken, for an unknown name, for a network whose feature maps are no
     pyramid from 1/2 or 1/4 down, that takes images of one size only, or has over 100 M parameters.
     """
 
@@ -55,7 +56,7 @@ class TimmEncoder(Encoder):
         if not re.fullmatch(r"\w+(\.\w+)?", name) or not timm.is_model(name):
             close = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
             like = f"did you mean {', '.join(close)}? " if close else ""
-            raise ValueError(
+            raise PipelineError(
                 f"student timm:{name}: timm {timm.__version__} has no such model; {like}see timm.list_models()"
             )
         self.name = name
@@ -100,18 +101,16 @@ def _import_timm() -> Any:  # noqa: ANN401 - a module that type checkers need no
         return import_module("timm")
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
-        raise ValueError(
-            f"students timm:NAME need {missing}, which is not installed: pip install 'tiekd-pipeline[timm]'"
-        ) from error
+        raise MissingDependencyError(missing, "timm", "students timm:NAME") from error
     except (ImportError, OSError, RuntimeError) as error:  # torchvision made for another torch raises any of them
-        raise ValueError(
+        raise PipelineError(
             f"timm does not import ({error}): it needs the torchvision that belongs to torch {torch.__version__}; "
             "install that one, from the index that torch came from"
         ) from error
 
 
 def _try_out(timm: Any, name: str) -> tuple[int, ...]:  # noqa: ANN401 - the module
-    """Strides of a network's feature maps, seen on a network without memory. Raises ValueError if they do not serve."""
+    """Strides of a network's feature maps, found without memory. Raises PipelineError if they do not fit."""
     try:
         with torch.device("meta"), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -119,13 +118,13 @@ def _try_out(timm: Any, name: str) -> tuple[int, ...]:  # noqa: ANN401 - the mod
             shapes = [tuple(one.shape) for one in net(torch.empty(1, 3, *_TRIAL_PX))]
     except _REFUSALS as error:
         why = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ValueError(
+        raise PipelineError(
             f"student timm:{name}: it gives no feature maps for an image of {_TRIAL_PX[0]}x{_TRIAL_PX[1]} px "
             f"({why}): expected a network that takes every size, as convolutional ones do"
         ) from error
     count = sum(part.numel() for part in net.parameters())
     if count > MAX_PARAMETERS:
-        raise ValueError(
+        raise PipelineError(
             f"student timm:{name}: {count / 1e6:.0f} M parameters, expected at most {MAX_PARAMETERS // 10**6} M: take "
             "a smaller one, or make it the teacher"
         )
@@ -134,7 +133,7 @@ def _try_out(timm: Any, name: str) -> tuple[int, ...]:  # noqa: ANN401 - the mod
     rising = len(used) >= 3 and used[0] in {2, 4} and all(deep > shallow for shallow, deep in pairwise(used))
     if not rising or [shape[1] for shape in shapes] != list(net.feature_info.channels()):
         maps = ", ".join("x".join(map(str, shape[1:])) for shape in shapes)
-        raise ValueError(
+        raise PipelineError(
             f"student timm:{name}: its feature maps are {maps} for an image of {_TRIAL_PX[0]}x{_TRIAL_PX[1]} px, "
             "expected (channels first) a pyramid that begins at 1/2 or 1/4, as convolutional networks give"
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..depth.resize import upsampled
+from ..errors import PipelineError
 from ..networks.saved_run import has_map
 from ..sources.frames import read_frame
 from ..sources.view import View
@@ -66,12 +67,12 @@ def frame_facts(
     """Look at one frame, in the numbers that are shown.
 
     Where the store lacks it there is no teacher, and the first student's prediction is what others are brought to.
-    Raises ValueError where the store was made from another image.
+    Raises PipelineError where the store was made from another image.
     """
     frame = read_frame(source, sample, View.parse(store.spec.view))
     number = number_in(store, sample.id)
     if number is not None and store.image_sha256[number].tobytes().hex() != frame.image_sha256:
-        raise ValueError(
+        raise PipelineError(
             f"{sample.image_path} is not the image that the teacher saw (sha256): {store.name} was made from "
             "other images; use those, or run `pipeline cache-teacher` over these"
         )

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from ..common.fileio import open_regular, read_json
 from ..depth.metrics import METRICS
+from ..errors import PipelineError
+from ..evaluation.result import WRITTEN_BY, EvaluationResult
 from ..networks.saved_run import METRICS as RUN_METRICS
 from ..networks.saved_run import load_run
 from ..sources.view import View
@@ -33,29 +35,31 @@ def read_results(
     """Runs with what is known of them, and the teacher's metrics if they were given.
 
     A metrics file belongs to the run that it is given for (name, file), or whose directory has the name of its stem, or
-    to the teacher. Of a folder, those files count that belong to something. Raises ValueError for two runs of one name,
-    a file that belongs to nothing or states other weights or another teacher, a run whose view is not the store's, and
-    damaged files.
+    to the teacher. Of a folder, those files count that belong to something. Raises PipelineError for two runs of one
+    name, a file that belongs to nothing or states other weights or another teacher, a run whose view is not the
+    store's, and damaged files.
     """
     names = [run.resolve().name for run in runs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"two runs are named {twice[0]!r}: rename a directory, so that the page can tell them apart")
+        raise PipelineError(
+            f"two runs are named {twice[0]!r}: rename a directory, so that the page can tell them apart"
+        )
     metrics = _match(metrics_paths, names)
     view = View.parse(store.spec.view)
     results = []
     for path, name in zip(runs, names, strict=True):
         run = load_run(path)
         if View.parse(str(run.config.get("view"))) != view:
-            raise ValueError(
+            raise PipelineError(
                 f"{path} sees images through view {run.config.get('view')!r}, store {store.name} through "
                 f"{store.spec.view!r}: use runs and a store of one view"
             )
         measured = read_measured(metrics[name]) if name in metrics else None
         if measured is not None and measured.measured.get("weights_sha256", run.weights_sha256) != run.weights_sha256:
-            raise ValueError(f"metrics {metrics[name]} are of other weights than run {path}: {_EVALUATE}")
+            raise PipelineError(f"metrics {metrics[name]} are of other weights than run {path}: {_EVALUATE}")
         if measured is not None and "store_digest" in measured.measured:
-            raise ValueError(f"metrics {metrics[name]} are of a teacher, not of run {path}: {_EVALUATE}")
+            raise PipelineError(f"metrics {metrics[name]} are of a teacher, not of run {path}: {_EVALUATE}")
         if measured is not None and not is_of_teacher(measured.teacher, store):
             measured = replace(measured, against_teacher=None)
         training = read_json(path / RUN_METRICS, "metrics of a run")
@@ -64,7 +68,7 @@ def read_results(
     of_teacher = metrics.get(TEACHER_STEM) if TEACHER_STEM not in names else None
     teacher = None if of_teacher is None else read_measured(of_teacher)
     if teacher is not None and ("weights_sha256" in teacher.measured or not is_of_teacher(teacher.measured, store)):
-        raise ValueError(
+        raise PipelineError(
             f"metrics {of_teacher} are not of the teacher of {store.name}: leave them out, or measure it with "
             "`pipeline evaluate-teacher`"
         )
@@ -83,40 +87,38 @@ def _match(metrics_paths: Sequence[Path | tuple[str, Path]], names: Sequence[str
             files.append((name, path))
         else:
             known = ", ".join([*names, TEACHER_STEM])
-            raise ValueError(
+            raise PipelineError(
                 f"metrics {path} belong to no run of the page: {name!r} is none of {known}; "
-                "say whose they are with --metrics NAME=FILE"
+                "say whose they are: `metrics=NAME=FILE`"
             )
     found: dict[str, Path] = {}
     for name, path in files:
         if name in found:
-            raise ValueError(f"metrics {found[name]} and {path} are both of {name!r}: leave one out")
+            raise PipelineError(f"metrics {found[name]} and {path} are both of {name!r}: leave one out")
         found[name] = path
     return found
 
 
 def read_measured(path: Path) -> Measured:
-    """Read a metrics file. Raises ValueError where it is none."""
-    value = read_json(path, "metrics")
+    """Read a metrics file. Raises PipelineError where it is none."""
+    result = EvaluationResult.load(path, rows=False)
+    value, alike = result.values, result.against_teacher
     try:
-        alike = value.get("against_teacher")
         return Measured(
-            protocol={str(name): part for name, part in value["protocol"].items()},
-            source=str(value["source"]),
-            truth=None if value.get("truth") is None else str(value["truth"]),
-            frames=int(value["frames"]),
-            metrics={name: float(value["metrics"][name]) for name in METRICS},
-            coverage=None if value.get("coverage") is None else float(value["coverage"]),
+            protocol=result.protocol,
+            source=result.source,
+            truth=result.truth,
+            frames=result.frames,
+            metrics=result.mean_of(METRICS, path),
+            coverage=result.coverage,
             split=None if "split" not in value else (str(value["split"]), str(value["split_sha256"])),
             measured=dict(value.get("measured") or {}),
             teacher=dict(value.get("teacher") or {}),
             against_teacher=None if alike is None else {name: float(alike[name]) for name in METRICS},
-            doubt=None if value.get("uncertainty") is None else read_doubt(value["uncertainty"]),
+            doubt=None if result.uncertainty is None else read_doubt(result.uncertainty),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"metrics {path}: {error!r}; expected what evaluate-student or evaluate-teacher writes"
-        ) from error
+        raise PipelineError(f"evaluation {path}: {error!r}; expected {WRITTEN_BY}") from error
 
 
 def _read_table(path: Path, needed: Sequence[str]) -> list[dict[str, float]]:
@@ -127,6 +129,6 @@ def _read_table(path: Path, needed: Sequence[str]) -> list[dict[str, float]]:
         try:
             rows = [{name: float(cell) for name, cell in row.items() if name and cell} for row in csv.DictReader(file)]
         except (ValueError, TypeError, csv.Error) as error:
-            raise ValueError(f"{path}: {error}; expected a table that training wrote") from error
+            raise PipelineError(f"{path}: {error}; expected a table that training wrote") from error
     finite = [{name: cell for name, cell in row.items() if math.isfinite(cell)} for row in rows]
     return [row for row in finite if all(name in row for name in needed)]

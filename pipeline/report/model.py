@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..errors import PipelineError
 from ..networks.saved_run import LoadedRun
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def read_doubt(value: Any) -> Doubt:  # noqa: ANN401 - any JSON value
 
 def _numbers(values: Any, count: int | None = None) -> list[float]:  # noqa: ANN401 - any JSON value
     if not isinstance(values, list) or not 1 < len(values) <= _MOST or (count is not None and len(values) != count):
-        raise ValueError(f"expected a list of {count or f'2 to {_MOST}'} numbers")
+        raise PipelineError(f"expected a list of {count or f'2 to {_MOST}'} numbers")
     return [float(one) for one in values]
 
 

@@ -14,6 +14,7 @@ import jinja2
 from ..common.fileio import printable, write_durably
 from ..common.outputs import refuse_existing
 from ..common.progress import Silent
+from ..errors import OptionError, PipelineError
 from ..networks.saved_run import has_map
 from ..sources.splits import evenly
 from .frames import frame_facts, number_in
@@ -67,14 +68,14 @@ def write_report(
         overwrite: whether a file at `out` is written over.
         progress: told of each map that is computed.
 
-    Raises ValueError for input that is at fault, naming it; nothing is written then.
+    Raises PipelineError for input that is at fault, naming it; nothing is written then.
     """
     progress = progress or Silent()
     refuse_existing(out, overwrite=overwrite)
     if not runs:
-        raise ValueError("no run to report on: give one or more directories that train-student wrote")
+        raise PipelineError("no run to report on: give one or more directories that train-student wrote")
     if frames < 1:
-        raise ValueError(f"--frames {frames}: expected 1 or more")
+        raise OptionError("frames", frames, "1 or more")
     samples = evenly(source.samples(split), frames)
     results, teacher = read_results(runs, metrics_paths, store)
     shown = choose_shown(store, results)

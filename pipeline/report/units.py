@@ -13,6 +13,7 @@ from ..depth.alignment import fit_least_squares
 from ..depth.bins import parse_bins
 from ..depth.relative import BINS, METRIC, SIGMA_BINS, Range, depth_space_of, in_own_space
 from ..depth.resize import upsampled
+from ..errors import PipelineError
 from ..networks.saved_run import has_map
 from .model import Belief
 
@@ -130,13 +131,13 @@ class Change(NamedTuple):
 def choose_shown(store: Store, results: Sequence[RunResult]) -> Shown:
     """Settle it by the store, and by the first student with a map where the store's bins are not those of its depth.
 
-    Raises ValueError where a student speaks in other numbers than the teacher: they cannot be drawn on one scale.
+    Raises PipelineError where a student speaks in other numbers than the teacher: they cannot be drawn on one scale.
     """
     space = METRIC if store.is_metric else store.spec.depth_space
     for result in results:
         theirs = depth_space_of(result.run.config)
         if theirs != space:
-            raise ValueError(
+            raise PipelineError(
                 f"run {result.name} gives {theirs}, store {store.name} {space}: a page shows one of the two; use "
                 f"{'the store that it was aligned from' if space == METRIC else 'the aligned store'}, or other runs"
             )

@@ -58,7 +58,7 @@ class Source(Protocol):
     def samples(self, split: str) -> Sequence[Sample]:
         """Rows of a named split or of a list file, in its order.
 
-        Raises ValueError for a missing or empty split, a malformed row, a duplicate id, a path that leaves
+        Raises PipelineError for a missing or empty split, a malformed row, a duplicate id, a path that leaves
         the root. Image files are not opened here, so a missing one is reported when it is read.
         """
         ...
@@ -68,7 +68,7 @@ class Source(Protocol):
 
         Of its pixels, where a file holds many images, or its EXIF says that it is turned.
 
-        Raises ValueError for a file that is missing or does not decode.
+        Raises PipelineError for a file that is missing or does not decode.
         """
         ...
 
@@ -95,7 +95,7 @@ class ImageFiles(Declared):
         return read_image_with_sha256(sample.image_path)
 
     def upright(self, sample: Sample, truth_m: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Ground truth (H, W) as the image lies that `read_image` gives. Raises ValueError as `images.turned_as`."""
+        """Ground truth (H, W) as the image lies that `read_image` gives. Raises PipelineError as `images.turned_as`."""
         return turned_as(sample.image_path, truth_m, sample.truth_path or f"ground truth of {sample.id}")
 
 
@@ -115,7 +115,7 @@ class SourceKind:
     """
 
     open: Callable[[Path, str | None], Source]
-    """Of the root and the name of a ground truth, None for the usual one. Raises ValueError for a wrong root."""
+    """Of the root and the name of a ground truth, None for the usual one. Raises PipelineError for a wrong root."""
     data_set: str
     """Its name, and who made it."""
     layout: str

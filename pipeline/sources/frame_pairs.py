@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from ..errors import PipelineError
 from .splits import rows
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ NAMES = {
 def listed_pairs(path: Path) -> Iterator[tuple[int, str, bool]]:
     """(line number, text, whether its pair is to be checked) of each row of a list; lines that begin with # are none.
 
-    Raises ValueError as `lists.rows`.
+    Raises PipelineError as `lists.rows`.
     """
     check = True
     for line, row in rows(path):
@@ -37,12 +38,12 @@ def listed_pairs(path: Path) -> Iterator[tuple[int, str, bool]]:
 
 
 def check_pair(image: str, depth: str, where: str) -> None:
-    """Raises ValueError, which begins with `where`, for two paths that name two frames, drives, cameras or scenes."""
+    """Raises PipelineError, beginning with `where`, for two paths that name two frames, drives, cameras or scenes."""
     named: list[tuple[str, int | str | None, int | str | None]] = [("frame", _frame(image), _frame(depth))]
     named += [(what, _last(name, image), _last(name, depth)) for what, name in NAMES.items()]
     for what, of_image, of_depth in named:
         if of_image is not None and of_depth is not None and of_image != of_depth:
-            raise ValueError(
+            raise PipelineError(
                 f"{where}: depth {depth[:200]!r} is of {what} {of_depth}, its image {image[:200]!r} of {of_image}; "
                 f"expected the same: has a column slipped? A list that means it has a line `{AS_LISTED}` above"
             )

@@ -5,14 +5,13 @@ Shape legend: B batch, H, W pixels of the view.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from ..common.parallel import in_order
+from ..common.parallel import in_order, worker_threads
 from .truth import read_truth_of_view_m
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class Frame(NamedTuple):
 
 
 def read_frame(source: Source, sample: Sample, view: View) -> Frame:
-    """Read an image and its truth. Raises ValueError naming the file that is at fault."""
+    """Read an image and its truth. Raises PipelineError naming the file that is at fault."""
     image, sha256 = source.read_image(sample)
     truth_m = read_truth_of_view_m(source, sample, view, (image.shape[0], image.shape[1]))
     return Frame(sample, view.of_image(image), sha256, truth_m)
@@ -45,7 +44,7 @@ def read_frame(source: Source, sample: Sample, view: View) -> Frame:
 
 def frames_in_batches(source: Source, samples: Sequence[Sample], view: View, batch_size: int) -> Iterator[list[Frame]]:
     """Frames in order, read ahead in threads; a batch ends early where the next image has another size."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "read") as pool:
+    with ThreadPoolExecutor(worker_threads(), "read") as pool:
         futures = in_order(pool, lambda sample: read_frame(source, sample, view), samples, 2 * batch_size)
         batch: list[Frame] = []
         for future in futures:

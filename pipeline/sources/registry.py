@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import PipelineError
 from .base import SourceKind
 
 if TYPE_CHECKING:
@@ -28,26 +29,26 @@ def open_source(spec: str, truth: str | None = None, invalid: Sequence[float] = 
     """Open `kitti:ROOT`, `folder:ROOT`, or another of `source_kinds()`.
 
     `truth` chooses among several ground truths, where a source has them. `invalid` are numbers of its files that say
-    that there is no measurement, besides the usual ones. Raises ValueError for an unknown
+    that there is no measurement, besides the usual ones. Raises PipelineError for an unknown
     kind, a missing root, or a root without the files that the source expects.
     """
     name, _, root = spec.partition(":")
     kind = _kind(name.replace("-", "_"))
     if kind is None:
-        raise ValueError(f"source {spec!r}: unknown kind {name!r}, expected one of {', '.join(source_kinds())}")
+        raise PipelineError(f"source {spec!r}: unknown kind {name!r}, expected one of {', '.join(source_kinds())}")
     if not root:
-        raise ValueError(f"source {spec!r}: no root, expected {name}:ROOT, for example {name}:data/{name}")
-    path = Path(root)
+        raise PipelineError(f"source {spec!r}: no root, expected {name}:ROOT, for example {name}:data/{name}")
+    path = Path(root).expanduser()  # a shell expands ~ at the beginning of a word alone
     if not path.is_dir():
         state = "is not a directory" if path.exists() else "does not exist"
-        raise ValueError(f"source {spec!r}: {path} {state}; expected the directory of the data set")
+        raise PipelineError(f"source {spec!r}: {path} {state}; expected the directory of the data set")
     source = kind.open(path, truth)
     if invalid:
         declared = getattr(source, "invalid", None)
         if declared is None:
-            raise ValueError(
+            raise PipelineError(
                 f"source {spec!r}: its ground truth {source.truth} holds no numbers that can be declared invalid: "
-                "leave --invalid out"
+                "leave `invalid` out"
             )
         source.invalid = tuple(dict.fromkeys((*declared, *invalid)))  # type: ignore[attr-defined]  # of `Declared`
     return source

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..common.fileio import has_control, open_regular
+from ..errors import PipelineError
 from .readers.images import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ LIMIT_LINE_BYTES = 16384
 def find_list(split: str, folder: Path) -> Path:
     """The list file that `split` means: a name NAME of `folder`/NAME.txt, else a path.
 
-    Raises ValueError that lists the names there are.
+    Raises PipelineError that lists the names there are.
     """
     if re.fullmatch(r"[\w.-]+", split):
         named = folder / f"{split}.txt"
@@ -35,26 +36,26 @@ def find_list(split: str, folder: Path) -> Path:
         return Path(split)
     names = sorted(path.stem for path in folder.glob("*.txt"))[:20] if folder.is_dir() else []
     there = f"there: {', '.join(names)}" if names else "there is none"
-    raise ValueError(f"split {split!r}: expected a file, or the name of a list {folder}/NAME.txt ({there})")
+    raise PipelineError(f"split {split!r}: expected a file, or the name of a list {folder}/NAME.txt ({there})")
 
 
 def rows(path: Path) -> Iterator[tuple[int, str]]:
     """(line number, text) of each line that is not blank, without surrounding space.
 
-    Raises ValueError for a file that cannot be read, is larger than 512 MB, or is not UTF-8.
+    Raises PipelineError for a file that cannot be read, is larger than 512 MB, or is not UTF-8.
     """
     try:
         file = open_regular(path)
     except OSError as error:
-        raise ValueError(f"split {path}: {error.strerror}; expected a text list") from error
+        raise PipelineError(f"split {path}: {error.strerror}; expected a text list") from error
     with file:
         size = os.fstat(file.fileno()).st_size
         if size > LIMIT_BYTES:
-            raise ValueError(f"split {path}: {size} bytes, expected a text list of at most {LIMIT_BYTES}")
+            raise PipelineError(f"split {path}: {size} bytes, expected a text list of at most {LIMIT_BYTES}")
         start = 0
         for number, line in enumerate(iter(lambda: file.readline(LIMIT_LINE_BYTES + 1), b""), start=1):
             if len(line) > LIMIT_LINE_BYTES:
-                raise ValueError(
+                raise PipelineError(
                     f"split {path} line {number}: more than {LIMIT_LINE_BYTES} bytes; expected a text list, one image "
                     "a line"
                 )
@@ -62,7 +63,7 @@ def rows(path: Path) -> Iterator[tuple[int, str]]:
                 # Windows editors put a byte order mark first.
                 row = line.decode("utf-8-sig" if number == 1 else "utf-8").strip(BLANKS)
             except UnicodeDecodeError as error:
-                raise ValueError(
+                raise PipelineError(
                     f"split {path}: byte {start + error.start} is not UTF-8; expected a text list, one image a line"
                 ) from error
             start += len(line)
@@ -71,7 +72,7 @@ def rows(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def checked_path(text: str, where: str) -> str:
-    """`text`, if it is a relative path in its one plain form. Raises ValueError that begins with `where`."""
+    """`text`, if it is a relative path in its one plain form. Raises PipelineError that begins with `where`."""
     if (
         text.startswith("/")
         or "\\" in text
@@ -80,7 +81,7 @@ def checked_path(text: str, where: str) -> str:
         or text == "."
         or has_control(text)
     ):
-        raise ValueError(
+        raise PipelineError(
             f"{where}: path {text!r} is absolute, leaves the root or is not in its plain form; expected "
             "one like a/b/0001.png, relative to the root, without control characters"
         )
@@ -102,18 +103,18 @@ class Ids:
         self._lines: dict[str, int] = {}
 
     def add(self, sample_id: str, line: int) -> None:
-        """Raises ValueError with both line numbers if the id was there before."""
+        """Raises PipelineError with both line numbers if the id was there before."""
         first = self._lines.setdefault(sample_id, line)
         if first != line:
-            raise ValueError(
+            raise PipelineError(
                 f"split {self._path} line {line}: {sample_id!r} stands in line {first} already; "
                 "expected each image once: delete one of the two"
             )
 
     def check_not_empty(self) -> None:
-        """Raises ValueError if no row was added."""
+        """Raises PipelineError if no row was added."""
         if not self._lines:
-            raise ValueError(f"split {self._path}: no rows, expected one a line")
+            raise PipelineError(f"split {self._path}: no rows, expected one a line")
 
 
 def evenly(samples: Sequence[Sample], count: int) -> list[Sample]:
@@ -126,7 +127,7 @@ def evenly(samples: Sequence[Sample], count: int) -> list[Sample]:
 def file_names(folder: Path | str) -> list[str]:
     """Names in a folder, sorted; none where there is no such folder. Hidden ones are passed over.
 
-    Folders are among them: callers look for names of their own form. Raises ValueError for an unreadable folder.
+    Folders are among them: callers look for names of their own form. Raises PipelineError for an unreadable folder.
     """
     try:
         with os.scandir(folder) as entries:
@@ -134,13 +135,13 @@ def file_names(folder: Path | str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise ValueError(f"folder {folder}: {error.strerror}; expected a readable folder") from error
+        raise PipelineError(f"folder {folder}: {error.strerror}; expected a readable folder") from error
 
 
 def folder_names(folder: Path | str) -> list[str]:
     """Names of the folders in a folder, sorted, links to folders among them; none where there is no such folder.
 
-    Raises ValueError for an unreadable folder.
+    Raises PipelineError for an unreadable folder.
     """
     try:
         with os.scandir(folder) as entries:
@@ -148,7 +149,7 @@ def folder_names(folder: Path | str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise ValueError(f"folder {folder}: {error.strerror}; expected a readable folder") from error
+        raise PipelineError(f"folder {folder}: {error.strerror}; expected a readable folder") from error
 
 
 def find_list_or_name(split: str, folder: Path, names: str) -> Path:
@@ -156,4 +157,4 @@ def find_list_or_name(split: str, folder: Path, names: str) -> Path:
     try:
         return find_list(split, folder)
     except ValueError as error:
-        raise ValueError(f"{error}; or {names}") from error
+        raise PipelineError(f"{error}; or {names}") from error

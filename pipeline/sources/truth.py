@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..errors import PipelineError
 from .view import same_aspect
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def read_truth_of_view_m(
     source: Source, sample: Sample, view: View, image_px: tuple[int, int]
 ) -> NDArray[np.float32] | None:
-    """Ground truth (H, W) metres as a view shows it; None if the row has none. Raises ValueError as `of_view_m`."""
+    """Ground truth (H, W) metres as a view shows it; None if the row has none. Raises PipelineError as `of_view_m`."""
     truth_m = source.read_truth_m(sample)
     return None if truth_m is None else of_view_m(truth_m, sample, view, image_px)
 
@@ -33,12 +34,12 @@ def of_view_m(
     Truth of another resolution than the image is read by nearest pixel: each of its pixels counts as often as it
     covers pixels of the view. With `own_pixels` it keeps its own resolution, without the view's resize.
 
-    Raises ValueError, naming the file, for truth of another aspect than the image, which shows another part of the
+    Raises PipelineError, naming the file, for truth of another aspect than the image, which shows another part of the
     scene, and for an image that is smaller than the view.
     """
     where = sample.truth_path or f"ground truth of {sample.id}"
     if not same_aspect(truth_m.shape, image_px):
-        raise ValueError(
+        raise PipelineError(
             f"{where}: ground truth of {truth_m.shape[0]}x{truth_m.shape[1]} px for an image of "
             f"{image_px[0]}x{image_px[1]} px ({sample.image_path}): expected the same size, or the same aspect at "
             "another resolution; crop or pad one of them as the other was"
@@ -46,4 +47,4 @@ def of_view_m(
     try:
         return view.of_depth(truth_m, image_px, own_pixels=own_pixels)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise PipelineError(f"{where}: {error}") from error

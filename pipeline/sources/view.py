@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from ..errors import PipelineError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -39,10 +41,10 @@ class View:
 
     @classmethod
     def parse(cls, text: str) -> View:
-        """Read the written form. Raises ValueError for anything else."""
+        """Read the written form. Raises PipelineError for anything else."""
         match = re.fullmatch(r"(full|kb|center:(\d+)x(\d+))(?:,resize:(\d+)x(\d+))?(,mirror)?", text)
         if match is None:
-            raise ValueError(
+            raise PipelineError(
                 f"view {text!r}: expected full, kb or center:HxW, perhaps followed by ,resize:HxW (pixels), and by "
                 ",mirror"
             )
@@ -50,13 +52,13 @@ class View:
         resize = (int(resize_height), int(resize_width)) if resize_height else None
         size = (int(height), int(width)) if height else None
         if any(side > LIMIT_PX for side in (*(size or ()), *(resize or ()))):
-            raise ValueError(f"view {text!r}: a side of more than {LIMIT_PX} pixels")
+            raise PipelineError(f"view {text!r}: a side of more than {LIMIT_PX} pixels")
         if resize and resize[0] * resize[1] > LIMIT_AREA_PX:
-            raise ValueError(
+            raise PipelineError(
                 f"view {text!r}: {resize[0]}x{resize[1]} px, expected at most {LIMIT_AREA_PX} pixels in all"
             )
         if (resize and 0 in resize) or (size and 0 in size):
-            raise ValueError(f"view {text!r}: a size of 0 pixels")
+            raise PipelineError(f"view {text!r}: a size of 0 pixels")
         if crop == "kb":
             return cls("kb", KB_SIZE_PX, resize, bool(mirror))
         return cls("center" if size else "full", size, resize, bool(mirror))
@@ -69,15 +71,15 @@ class View:
     def box_px(self, height_px: int, width_px: int) -> tuple[int, int, int, int]:
         """(top, left, height, width) of the crop in an image of the given size.
 
-        Raises ValueError where the image is smaller than the crop.
+        Raises PipelineError where the image is smaller than the crop.
         """
         if self.crop_size_px is None:
             return 0, 0, height_px, width_px
         height, width = self.crop_size_px
         if height_px < height or width_px < width:
-            raise ValueError(
+            raise PipelineError(
                 f"an image of {height_px}x{width_px} px is smaller than the view {self} "
-                f"({height}x{width} px): choose another with --view"
+                f"({height}x{width} px): choose another with `view`"
             )
         top = height_px - height if self.crop == "kb" else (height_px - height) // 2
         return top, (width_px - width) // 2, height, width
@@ -101,7 +103,7 @@ class View:
         """Crop and resize depth (any H, W) of a whole image of `image_px`, by nearest pixel: no depth between two.
 
         The result is as large as the view, whatever the resolution of the depth; with `own_pixels` it is the crop
-        without the resize, in pixels of the depth's own size. Raises ValueError as `box_px`.
+        without the resize, in pixels of the depth's own size. Raises PipelineError as `box_px`.
         """
         top, left, height, width = self.box_px(*image_px)
         size = self.size_px(*image_px)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..depth.spaces import check_depth_space
+from ..errors import PipelineError
 from ..sources.view import aspect_off_px, same_aspect
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ STRIDES = (4, 8, 14, 16, 32, 64)
 """Of patches and of the deepest layers of networks; sides that they do not divide may be rounded to them."""
 NEVER_0 = frozenset({"metric_m", "scale_invariant"})
 """Depth spaces in which 0 is no value."""
-REMEDY_OF_NONPOSITIVE = "give --drop-nonpositive to take 0 and less as no value, or correct what it gives"
+REMEDY_OF_NONPOSITIVE = "give `drop_nonpositive` to take 0 and less as no value, or correct what it gives"
 NONPOSITIVE = "nonpositive"
 """Key of a card's preprocessing, where depth of 0 or less is taken as no value."""
 VIEW = "trained_view"
@@ -115,13 +116,13 @@ def check_covers(
     """Refuse an output (h, w) that cannot cover an input (H, W): another aspect, such as that of a transposed one.
 
     Within a pixel, or, unless `strict`, that of the input with its sides rounded to a multiple of a stride or a patch,
-    as some networks round them. Raises ValueError with both sizes and the remedy.
+    as some networks round them. Raises PipelineError with both sizes and the remedy.
     """
     (height, width), given_px = output_px, (input_px[0], input_px[1])
     if any(same_aspect((height, width), one) for one in ([given_px] if strict else _rounded(given_px))):
         return
     turned = aspect_off_px((width, height), given_px) < aspect_off_px((height, width), given_px)
-    raise ValueError(
+    raise PipelineError(
         f"{where} gave depth of {height}x{width} px for {given_px[0]}x{given_px[1]} px: expected the same aspect, "
         f"within a pixel; {'rows and columns look exchanged: transpose it back; or ' if turned else ''}{remedy}"
     )
@@ -147,7 +148,7 @@ def may_lack_values(teacher: Teacher) -> bool:
 def remedy_of_infinity(card: TeacherCard) -> str:
     """What to do where a network gives NaN or infinity."""
     if card.kind == "transformers" and card.precision != "float32":
-        return "try --precision float32"
+        return "try `precision=float32`"
     if card.precision in {"float16", "bfloat16"}:
         return f"its numbers are {card.precision}, which may overflow: export it, or call it, as float32"
     return "look at its input (normalisation, size) and at its weights"

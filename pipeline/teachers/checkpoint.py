@@ -56,7 +56,7 @@ class CheckpointTeacher:
 
 
 def load(argument: str, device: torch.device, options: TeacherOptions) -> CheckpointTeacher:
-    """Open the directory that train-student wrote. Raises ValueError for what is no finished run."""
+    """Open the directory that train-student wrote. Raises PipelineError for what is no finished run."""
     run = load_run(Path(argument))
     card = TeacherCard(
         kind="checkpoint",

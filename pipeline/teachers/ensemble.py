@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..common.fileio import canonical_json, read_json, sha256_bytes
+from ..errors import PipelineError
 from ..sources.readers.arrays import invalid_numbers, parse_invalid
 from .base import VIEW, TeacherCard, TeacherOutput
 from .mixture import Answer, ask, bins_to_mix_in, mix, sigma_to_mix_with
-from .options import FLAGS, TeacherOptions
+from .options import TeacherOptions
 from .predictions import parse_metres_per_unit
 from .registry import KINDS, open_teacher
 
@@ -38,9 +39,9 @@ SWITCHES = {"drop-nonpositive", "flip-average"}
 EXAMPLE = '{"members": [{"teacher": "checkpoint:runs/a", "weight": 1}, {"teacher": "checkpoint:runs/b", "weight": 1}]}'
 PATHS = {"checkpoint", "litert", "onnx", "predictions", "torchscript", "transformers"}
 """Kinds whose argument is a path."""
-FLAGS_OF_MEMBERS = {
-    flag.removeprefix("--"): name
-    for name, flag in FLAGS.items()
+KEYS_OF_MEMBERS = {
+    name.replace("_", "-").removesuffix("-px"): name
+    for name in (field.name for field in fields(TeacherOptions))
     if name not in {"trust_code", "map_edges_m", "map_sigma_m"}
 }
 """Field of TeacherOptions by the key of a member. A file may come from anybody, and so gives no trust."""
@@ -79,7 +80,7 @@ class EnsembleTeacher:
     def predict(self, images: Tensor | None, ids: Sequence[str], framing: Framing | None = None) -> TeacherOutput:
         """The members' weighted mean depth (B, h, w) metres, and the mixture (B, L, h, w) of their maps, on the CPU.
 
-        Raises ValueError for what a member finds wrong, and for depth of a member that is none.
+        Raises PipelineError for what a member finds wrong, and for depth of a member that is none.
         """
         answers = [
             Answer(ask(teacher, images, ids, framing), teacher.bin_edges_m, weight)
@@ -91,7 +92,7 @@ class EnsembleTeacher:
 def load(argument: str, device: torch.device, options: TeacherOptions) -> EnsembleTeacher:
     """Open every member; with `options.flip_average`, each of them so.
 
-    Raises ValueError for a list that is none, a member that does not open, gives no metres, or is there twice, and
+    Raises PipelineError for a list that is none, a member that does not open, gives no metres, or is there twice, and
     where there are no bins or no sigma to mix in.
     """
     members = _members(argument, options)
@@ -100,7 +101,7 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Ensemb
         try:
             teachers.append(open_teacher(member.spec, device=device, options=member.options))
         except ValueError as error:
-            raise ValueError(f"teacher ensemble:{argument}: its member {member.spec}: {error}") from error
+            raise PipelineError(f"teacher ensemble:{argument}: its member {member.spec}: {error}") from error
     _check_distinct(argument, members, teachers)
     edges_m, sigma_m = bins_to_mix_in(teachers, options), sigma_to_mix_with(teachers, options)
     whole = math.fsum(member.weight for member in members)
@@ -124,42 +125,42 @@ def _members(argument: str, options: TeacherOptions) -> list[Member]:
         path = Path(argument)
         listed = read_json(path, "ensemble")
         if not isinstance(listed, dict) or listed.keys() != {"members"} or not isinstance(listed["members"], list):
-            raise ValueError(f"ensemble {path}: expected one list, members, such as {EXAMPLE}")
+            raise PipelineError(f"ensemble {path}: expected one list, members, such as {EXAMPLE}")
         given = listed["members"][: MAX_MEMBERS + 1]
         members = [_member(path, one, shared, trusted=options.trust_code) for one in given]
         wrong = [member.spec for member in members if member.spec.partition(":")[0] not in KINDS]
     if wrong or not 2 <= len(members) <= MAX_MEMBERS:
         found = f"{wrong[0]!r} is no teacher" if wrong else f"{len(members)} members"
-        raise ValueError(
+        raise PipelineError(
             f"teacher ensemble:{argument}: {found}, expected 2 to {MAX_MEMBERS} teachers KIND:WHAT with commas "
             f"between; where a path holds a comma, a file with {EXAMPLE}"
         )
     if any(member.spec.startswith("ensemble:") for member in members):
-        raise ValueError(f"teacher ensemble:{argument}: a member is an ensemble itself; name that one's members here")
+        raise PipelineError(
+            f"teacher ensemble:{argument}: a member is an ensemble itself; name that one's members here"
+        )
     return members
 
 
 def _member(path: Path, given: Any, shared: TeacherOptions, *, trusted: bool) -> Member:  # noqa: ANN401 - any JSON
     if not isinstance(given, dict) or not isinstance(given.get("teacher"), str):
-        raise ValueError(  # noqa: TRY004 - for people
-            f"ensemble {path}: its member {str(given)[:80]} has no text `teacher`, expected {EXAMPLE}"
-        )
+        raise PipelineError(f"ensemble {path}: its member {str(given)[:80]} has no text `teacher`, expected {EXAMPLE}")
     spec, weight = given["teacher"], given.get("weight", 1.0)
     where = f"ensemble {path}: its member {spec}"
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
-        raise ValueError(f"{where} has the weight {weight!r}, expected a number above 0")
+        raise PipelineError(f"{where} has the weight {weight!r}, expected a number above 0")
     options = {}
     for key in given.keys() - {"teacher", "weight"}:
-        if key not in FLAGS_OF_MEMBERS:
-            hint = "give --trust-code on the command line" if key == "trust-code" else "leave it out"
-            raise ValueError(
-                f"{where} has {key!r}, expected teacher, weight, {', '.join(sorted(FLAGS_OF_MEMBERS))}; {hint}"
+        if key not in KEYS_OF_MEMBERS:
+            hint = "give `trust_code` on the command line" if key == "trust-code" else "leave it out"
+            raise PipelineError(
+                f"{where} has {key!r}, expected teacher, weight, {', '.join(sorted(KEYS_OF_MEMBERS))}; {hint}"
             )
-        options[FLAGS_OF_MEMBERS[key]] = _option(where, key, given[key])
+        options[KEYS_OF_MEMBERS[key]] = _option(where, key, given[key])
     kind, _, argument = spec.partition(":")
     if kind == "python" and not trusted:
-        raise ValueError(
-            f"{where} runs code that the file names; look at it, and give --trust-code, or name the members on the "
+        raise PipelineError(
+            f"{where} runs code that the file names; look at it, and give `trust_code`, or name the members on the "
             "command line"
         )
     if kind in PATHS and (kind != "transformers" or (path.parent / argument).is_dir()):  # else an id of the hub
@@ -182,7 +183,7 @@ def _option(where: str, key: str, value: Any) -> Any:  # noqa: ANN401 - any JSON
             return int(match[1]), int(match[2])
     elif isinstance(value, bool if key in SWITCHES else str) and key != "metres-per-unit":
         return value
-    raise ValueError(f"{where} has {key} {value!r}, expected it as it is written on the command line")
+    raise PipelineError(f"{where} has {key} {value!r}, expected it as it is written on the command line")
 
 
 def _trusting(spec: str, options: TeacherOptions, *, trusted: bool) -> TeacherOptions:
@@ -205,7 +206,7 @@ def _check_distinct(argument: str, members: Sequence[Member], teachers: Sequence
         looks = {key: value for key, value in card.preprocessing.items() if key not in apart}
         same = canonical_json([card.kind, named, card.weights_sha256, card.revision, looks, card.precision])
         if same in seen:
-            raise ValueError(
+            raise PipelineError(
                 f"teacher ensemble:{argument}: {member.spec} is the same model as {seen[same]}: a mixture of a model "
                 "with itself is that model; take one out, or give it a larger weight in a FILE.json"
             )

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ..common.fileio import printable, read_json
+from ..errors import PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,35 +20,33 @@ LIMIT_TEXT = 4096
 def read_sidecar(path: Path, keys: Sequence[str] | None = None) -> dict[str, Any]:
     """The facts of a JSON file, none where no such file is there.
 
-    Raises ValueError for what is there and is no JSON object, a pipe or a dangling link included, and for a key that is
-    none of `keys`.
+    Raises PipelineError for what is there and is no JSON object, a pipe or a dangling link included, and for a key that
+    is none of `keys`.
     """
     if not os.path.lexists(path):
         return {}
     facts = read_json(path, "description")
     if not isinstance(facts, dict):
-        raise ValueError(  # noqa: TRY004 - a wrong file of the user's, not a wrong call
-            f"description {path}: {type(facts).__name__}, expected an object"
-        )
+        raise PipelineError(f"description {path}: {type(facts).__name__}, expected an object")
     unknown = sorted(set(facts) - set(facts if keys is None else keys))
     if unknown:
-        raise ValueError(
+        raise PipelineError(
             f"description {path}: key {printable(unknown[0])[:80]!r}, expected {', '.join(keys or ())}: take it out"
         )
     return facts
 
 
 def agreed_size(where: str, origin: str, written: object, asked: tuple[int, int] | None) -> tuple[int, int] | None:
-    """The (height, width) that both say, or the one that says anything. Raises ValueError as `agreed`."""
+    """The (height, width) that both say, or the one that says anything. Raises PipelineError as `agreed`."""
     if written is None:
         return asked
     if not isinstance(written, list) or len(written) != 2:
-        raise ValueError(f"{where}: {origin} says input_size {written!r}, expected [height, width] in pixels")
+        raise PipelineError(f"{where}: {origin} says input_size {written!r}, expected [height, width] in pixels")
     if not all(type(side) is int and 0 < side <= LIMIT_PX for side in written):
-        raise ValueError(f"{where}: {origin} says input_size {written!r}, expected sides of 1 to {LIMIT_PX} pixels")
+        raise PipelineError(f"{where}: {origin} says input_size {written!r}, expected sides of 1 to {LIMIT_PX} pixels")
     size = (written[0], written[1])
     if asked not in {None, size}:
-        raise ValueError(
+        raise PipelineError(
             f"{where}: input_size {asked} asked for but {origin} says {size}; leave the flag out, or correct the file"
         )
     return size
@@ -56,16 +55,16 @@ def agreed_size(where: str, origin: str, written: object, asked: tuple[int, int]
 def agreed(where: str, origin: str, key: str, written: object, asked: str | None) -> str | None:
     """What both say, or the one that says anything.
 
-    `where` names the teacher in errors, `origin` what `written` stands in. Raises ValueError for two that
+    `where` names the teacher in errors, `origin` what `written` stands in. Raises PipelineError for two that
     contradict each other, and for a fact that is no text.
     """
     if written is not None and (not isinstance(written, str) or len(written) > LIMIT_TEXT):
-        raise ValueError(
+        raise PipelineError(
             f"{where}: {origin} says {key} {printable(str(written))[:80]}, expected a text of at most "
             f"{LIMIT_TEXT} characters"
         )
     if written is not None and asked is not None and written != asked:
-        raise ValueError(
+        raise PipelineError(
             f"{where}: {key} {asked!r} asked for but {origin} says {written!r}; leave the flag out, or correct the file"
         )
     return asked if written is None else written

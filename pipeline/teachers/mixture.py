@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..depth.dpm import gaussian_dpm
 from ..depth.rebin import carry
+from ..errors import PipelineError
 from .base import REMEDY_OF_NONPOSITIVE, TeacherOutput, answer_of, gives_maps, may_lack_values, remedy_of_infinity
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class FlipAveraged:
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
         """The mean (B, h, w) of both depths, and the mixture (B, L, h, w) of both maps.
 
-        Raises ValueError for depth that is none.
+        Raises PipelineError for depth that is none.
         """
         assert images is not None, "needs_images is True"
         answers = [
@@ -74,13 +75,13 @@ def flip_averaged(teacher: Teacher, options: TeacherOptions) -> FlipAveraged:
 
     Its maps are over its own bins, where these are the same for all images; else over `options.map_edges_m`.
 
-    Raises ValueError for a teacher that sees no images or gives no metres, and where there are no bins or no sigma.
+    Raises PipelineError for a teacher that sees no images or gives no metres, and where there are no bins or no sigma.
     """
     name = teacher.card.name
     if not teacher.needs_images:
-        raise ValueError(
+        raise PipelineError(
             f"teacher {name!r} is a folder of {teacher.card.kind}: it cannot be shown a mirrored image; leave "
-            "--flip-average out, or give the network that made them"
+            "`flip_average` out, or give the network that made them"
         )
     return FlipAveraged(teacher, bins_to_mix_in([teacher], options), sigma_to_mix_with([teacher], options))
 
@@ -88,11 +89,11 @@ def flip_averaged(teacher: Teacher, options: TeacherOptions) -> FlipAveraged:
 def bins_to_mix_in(teachers: Sequence[Teacher], options: TeacherOptions) -> NDArray[np.float64]:
     """Edges (L + 1,) in metres of a mixture: those that all teachers share, or else `options.map_edges_m`.
 
-    Raises ValueError for a teacher that gives no metres, and where there are no such edges.
+    Raises PipelineError for a teacher that gives no metres, and where there are no such edges.
     """
     for teacher in teachers:
         if teacher.card.depth_space != "metric_m":
-            raise ValueError(
+            raise PipelineError(
                 f"teacher {teacher.card.name!r} gives {teacher.card.depth_space}: its scale is another in every "
                 "answer, so that two answers have no mean; mix teachers that give metres, and this one not"
             )
@@ -100,9 +101,9 @@ def bins_to_mix_in(teachers: Sequence[Teacher], options: TeacherOptions) -> NDAr
     if own_m is not None and all(np.array_equal(own_m, teacher.bin_edges_m) for teacher in teachers):  # type: ignore[arg-type]  # None is equal to none
         return own_m
     if options.map_edges_m is None:
-        raise ValueError(
+        raise PipelineError(
             f"teacher {', '.join(repr(teacher.card.name) for teacher in teachers)}: no bins to mix answers in, as the "
-            "source has none that are customary; give --bins, for example nyu, kitti or log:64:0.5:20"
+            "source has none that are customary; give `bins`, for example nyu, kitti or log:64:0.5:20"
         )
     return np.array(options.map_edges_m, np.float64)
 
@@ -110,7 +111,7 @@ def bins_to_mix_in(teachers: Sequence[Teacher], options: TeacherOptions) -> NDAr
 def sigma_to_mix_with(teachers: Sequence[Teacher], options: TeacherOptions) -> float | None:
     """Width in metres of the Gaussian for answers without a map; None where all have maps.
 
-    Raises ValueError where it is needed, and nobody gave one above 0.
+    Raises PipelineError where it is needed, and nobody gave one above 0.
     """
     alone = [teacher.card.name for teacher in teachers if not gives_maps(teacher)]
     if not alone:
@@ -118,9 +119,9 @@ def sigma_to_mix_with(teachers: Sequence[Teacher], options: TeacherOptions) -> f
     sigma_m = options.map_sigma_m
     if sigma_m is None or not 0 < sigma_m < np.inf:
         found = "the source has no customary width" if sigma_m is None else f"its width is {sigma_m}"
-        raise ValueError(
+        raise PipelineError(
             f"teacher {', '.join(map(repr, alone))}: gives depth alone, for which a Gaussian stands where answers are "
-            f"mixed, and {found}; give --sigma-m, in metres, above 0"
+            f"mixed, and {found}; give `sigma_m`, in metres, above 0"
         )
     return sigma_m
 
@@ -128,12 +129,12 @@ def sigma_to_mix_with(teachers: Sequence[Teacher], options: TeacherOptions) -> f
 def ask(teacher: Teacher, images: Tensor | None, ids: Sequence[str], framing: Framing | None = None) -> TeacherOutput:
     """What a teacher of metres says of images (B, 3, H, W), once it is known to be depth.
 
-    Raises ValueError for a network's NaN, infinite, zero or negative depth, which a mixture would hide.
+    Raises PipelineError for a network's NaN, infinite, zero or negative depth, which a mixture would hide.
     """
     output = answer_of(teacher, images if teacher.needs_images else None, ids, framing)
     depth = output.depth
     if depth.ndim != 3 or len(depth) != len(ids):
-        raise ValueError(
+        raise PipelineError(
             f"teacher {teacher.card.name!r} gave depth of shape {tuple(depth.shape)} for {len(ids)} images: expected "
             "(B, h, w)"
         )
@@ -143,7 +144,7 @@ def ask(teacher: Teacher, images: Tensor | None, ids: Sequence[str], framing: Fr
     if bool(bad.any()):
         worst = float(depth[bad][0])
         remedy = REMEDY_OF_NONPOSITIVE if math.isfinite(worst) else remedy_of_infinity(teacher.card)
-        raise ValueError(
+        raise PipelineError(
             f"teacher {teacher.card.name!r} gave {worst} m, one of {int(bad.sum())} pixels, for images "
             f"{', '.join(ids)}: expected finite depth above 0; {remedy}"
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..errors import PipelineError
 from .base import NEVER_0, NONPOSITIVE, TeacherOutput
 
 if TYPE_CHECKING:
@@ -44,10 +45,10 @@ class DropsNonpositive:
 
 
 def drop_nonpositive(teacher: Teacher) -> DropsNonpositive:
-    """Take depth of 0 or less as no value. Raises ValueError where these are values."""
+    """Take depth of 0 or less as no value. Raises PipelineError where these are values."""
     if teacher.card.depth_space not in NEVER_0:
-        raise ValueError(
-            f"--drop-nonpositive: 0 and less are values in {teacher.card.depth_space}, which teacher "
+        raise PipelineError(
+            f"`drop_nonpositive`: 0 and less are values in {teacher.card.depth_space}, which teacher "
             f"{teacher.card.name!r} gives; leave it out"
         )
     return DropsNonpositive(teacher)

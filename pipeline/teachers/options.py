@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,3 @@ class TeacherOptions:
     """Edges of the bins in which answers are mixed, of an ensemble and with `flip_average`, that share none already."""
     map_sigma_m: float | None = None
     """Width of the Gaussian that stands for an answer without a map, where answers are mixed."""
-
-
-FLAGS = {field.name: "--" + field.name.replace("_", "-").removesuffix("-px") for field in fields(TeacherOptions)}

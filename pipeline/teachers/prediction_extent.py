@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..errors import PipelineError
 from ..sources.view import ALIKE_PX, KB_SIZE_PX, View, aspect_off_px, same_aspect
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Extent(NamedTuple):
 
         A file of the view stays as it is, at its own resolution. One of the whole image is cropped, and resized where
         the view resizes, by nearest pixel. Where nothing is stated, predictions for a mirrored view are mirrored
-        already. Raises ValueError, with both sizes, for a file that shows another part, or that may show either.
+        already. Raises PipelineError, with both sizes, for a file that shows another part, or that may show either.
         """
         size_px = (depth.shape[0], depth.shape[1])
         stated = self.grid is not None
@@ -51,14 +52,14 @@ class Extent(NamedTuple):
         whole = self.grid == "image"
         expected = [image_px] if whole else [seen.size_px(*image_px), seen.box_px(*image_px)[2:]]
         if not any(same_aspect(size_px, one) for one in [*expected, *([self.input_px] if self.input_px else [])]):
-            raise ValueError(
+            raise PipelineError(
                 f"{where}: {_times(size_px)} px, and predictions.json says that it shows the "
                 f"{'whole image' if whole else f'view {seen}'}, {_times(expected[0])} px: expected that aspect, "
                 f"within a pixel; {_resized(size_px)}"
             )
         if not whole and (seen.box_px(*image_px), seen.mirror) != (view.box_px(*image_px), view.mirror):
-            raise ValueError(
-                f"{where}: predictions.json says that it shows the view {seen}, asked for is {view}: give --view {seen}"
+            raise PipelineError(
+                f"{where}: predictions.json says that it shows the view {seen}, asked for is {view}: give `view={seen}`"
             )
         return not whole
 
@@ -77,13 +78,13 @@ class Extent(NamedTuple):
         off_view = min(aspect_off_px(size_px, one) for one in of_view)
         off_image = aspect_off_px(size_px, image_px)
         if off_view > ALIKE_PX:
-            hint = "give --view kb, whose size it has; or " if size_px == KB_SIZE_PX and view.crop != "kb" else ""
-            raise ValueError(
+            hint = "give `view=kb`, whose size it has; or " if size_px == KB_SIZE_PX and view.crop != "kb" else ""
+            raise PipelineError(
                 f"{where}: {_times(size_px)} px does not fit the view {view}, {_times(view.size_px(*image_px))} px, of "
                 f"the image, {_times(image_px)} px: expected the same aspect, within a pixel; {hint}{_resized(size_px)}"
             )
         if box_px != image_px and off_image <= (SURE_PX if off_view <= SURE_PX else ALIKE_PX):
-            raise ValueError(
+            raise PipelineError(
                 f"{where}: {_times(size_px)} px may show the whole image, {_times(image_px)} px, or its view {view}, "
                 f'{_times(box_px)} px: write "grid": "image" or "grid": "view" into predictions.json'
             )
@@ -93,7 +94,8 @@ class Extent(NamedTuple):
 def _resized(size_px: tuple[int, int]) -> str:
     height, width = size_px
     return (
-        f"if its network saw the whole view, resized to that, give --input-size {height}x{width}; if it saw the whole "
+        f"if its network saw the whole view, resized to that, give `input_size_px={height}x{width}`; if it saw the "
+        "whole "
         f'image, write "grid": "image", "input_size": [{height}, {width}] into predictions.json'
     )
 

@@ -23,6 +23,8 @@ import numpy as np
 import torch
 
 from ..common.fileio import canonical_json, has_control, open_regular, printable, sha256_bytes
+from ..common.parallel import worker_threads
+from ..errors import OptionError, PipelineError
 from ..sources.readers.arrays import LIMIT_BYTES, invalid_numbers, is_any_of, read_array
 from ..sources.view import View
 from .base import VIEW, TeacherCard, TeacherOutput
@@ -51,7 +53,7 @@ KEYS_OF_OURS = ("farther_than_a_png_holds_px", "images", "onnx_sha256", "precisi
 def parse_metres_per_unit(text: str) -> float:
     """Metres that a file's 1 stands for: `0.001`, a fraction `80/65535`, or a name of UNITS.
 
-    Raises ValueError for anything else, and for what is not finite and above 0.
+    Raises PipelineError for anything else, and for what is not finite and above 0.
     """
     try:
         above, _, below = text.partition("/")
@@ -59,7 +61,7 @@ def parse_metres_per_unit(text: str) -> float:
     except (ValueError, ZeroDivisionError):
         value = math.nan
     if not (math.isfinite(value) and value > 0) or text.endswith("/"):
-        raise ValueError(
+        raise PipelineError(
             f"metres per unit {text!r}: expected a number above 0, a fraction like 80/65535, or one of "
             f"{', '.join(UNITS)}"
         )
@@ -90,7 +92,7 @@ class PredictionsTeacher:
         self._files: dict[str, str] = {}
         for name in sorted(files):
             if self._files.setdefault(_key(name), name) != name:
-                raise ValueError(
+                raise PipelineError(
                     f"predictions in {folder}: {self._files[_key(name)]!r} and {name!r} are of one id; remove one"
                 )
         self._suffix = suffix
@@ -108,7 +110,7 @@ class PredictionsTeacher:
         NaN where a file says so: NaN, a number that is declared invalid, or 0 in an integer format. Without a framing
         the files come as they are.
 
-        Raises ValueError for an id without file, two ids of one file, files of two sizes, a file that shows another
+        Raises PipelineError for an id without file, two ids of one file, files of two sizes, a file that shows another
         part of its image, and one that cannot be read or holds values that are no depth.
         """
         names = [self._find(sample_id) for sample_id in ids]
@@ -120,7 +122,7 @@ class PredictionsTeacher:
             ]
         for name, array in zip(names, arrays, strict=True):
             if array.shape != arrays[0].shape:
-                raise ValueError(
+                raise PipelineError(
                     f"predictions in {self._folder}: {names[0]} is {_size(arrays[0])} px and {name} is "
                     f"{_size(array)} px, expected one size; write all at one, or make a store of each size"
                 )
@@ -130,13 +132,13 @@ class PredictionsTeacher:
         nested, flat = sample_id + self._suffix, sample_id.replace("/", "_") + self._suffix
         name = self._files.get(_key(nested)) or self._files.get(_key(flat))
         if name is None:
-            raise ValueError(
+            raise PipelineError(
                 f"predictions in {self._folder}: none for {sample_id!r}, expected {nested} or {flat}; "
                 "predict the image too, or take it out of the split"
             )
         owner = self._owners.setdefault(name, sample_id)
         if owner != sample_id:
-            raise ValueError(
+            raise PipelineError(
                 f"predictions in {self._folder}: {name} would be of both {owner!r} and {sample_id!r}; write "
                 "the files into folders named as in the ids"
             )
@@ -154,11 +156,11 @@ class PredictionsTeacher:
             bad |= depth <= 0
             expected += " above 0"
         if bad.any():
-            raise ValueError(
+            raise PipelineError(
                 f"prediction {path}: {int(bad.sum())} of {bad.size} pixels are infinite, 0 or negative, such as "
                 f"{values[bad][0]:g}; expected {expected}, or NaN for no value, in a float format of "
-                f"{self.card.depth_space}; where the number says that there is no value, give --invalid "
-                f"{values[bad][0]:g}"
+                f"{self.card.depth_space}; where the number says that there is no value, give "
+                f"`invalid={values[bad][0]:g}`"
             )
         return depth
 
@@ -166,16 +168,16 @@ class PredictionsTeacher:
 def load(argument: str, device: torch.device, options: TeacherOptions) -> PredictionsTeacher:  # noqa: ARG001 - one signature for all
     """Open a folder of predictions.
 
-    Raises ValueError for a folder that is missing, empty or holds both formats, and where nobody says the
+    Raises PipelineError for a folder that is missing, empty or holds both formats, and where nobody says the
     scale, or two say it differently.
     """
     folder, where = Path(argument), f"teacher predictions:{argument}"
     if not folder.is_dir():
-        raise ValueError(f"{where}: no such directory, expected one of ID.png or ID{', ID'.join(SUFFIXES[:-1])}")
+        raise PipelineError(f"{where}: no such directory, expected one of ID.png or ID{', ID'.join(SUFFIXES[:-1])}")
     names = _list(folder)
     suffixes = sorted({name[-4:].lower() for name in names})
     if len(suffixes) != 1:
-        raise ValueError(
+        raise PipelineError(
             f"{where}: holds {' and '.join(suffixes) or 'none of ' + ', '.join(SUFFIXES)}, expected files of one "
             "format; keep each format in a folder of its own"
         )
@@ -185,11 +187,11 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Predic
     depth_space = agreed(where, ABOUT, "depth_space", facts.get("depth_space"), options.depth_space) or "metric_m"
     scale = agreed_scale(where, ABOUT, facts.get("metres_per_unit"), options.metres_per_unit, depth_space)
     if scale is None and depth_space == "metric_m":
-        raise ValueError(
-            f"{where}: nothing says what a unit is; give --metres-per-unit 0.001, or write {folder / ABOUT} with "
+        raise PipelineError(
+            f"{where}: nothing says what a unit is; give `metres_per_unit=0.001`, or write {folder / ABOUT} with "
             '{"metres_per_unit": 0.001}. Usual values: 0.001 for millimetres (mm), 1/256 for KITTI (kitti), 80/65535 '
             "for released TIE-KD predictions of KITTI (tiekd-kitti), 10/65535 of NYU (tiekd-nyu), 1 for floats in "
-            "metres. Predictions that are no metres need none: give --depth-space"
+            "metres. Predictions that are no metres need none: give `depth_space`"
         )
     card = TeacherCard(
         kind="predictions",
@@ -204,14 +206,14 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Predic
 
 
 def _extent(where: str, facts: dict[str, Any], options: TeacherOptions) -> Extent:
-    """What is stated of the part that the files show. Raises ValueError for what is no statement."""
+    """What is stated of the part that the files show. Raises PipelineError for what is no statement."""
     grid, view = (agreed(where, ABOUT, key, facts.get(key), None) for key in ("grid", "view"))
     if grid not in {None, *GRIDS}:
-        raise ValueError(f"{where}: {ABOUT} says grid {grid!r}, expected image or view")
+        raise PipelineError(f"{where}: {ABOUT} says grid {grid!r}, expected image or view")
     try:
         seen = None if view is None else View.parse(view)
     except ValueError as error:
-        raise ValueError(f"{where}: {ABOUT}: {error}") from error
+        raise PipelineError(f"{where}: {ABOUT}: {error}") from error
     if grid is None and seen is not None:
         grid = "view"
     return Extent(grid, seen, agreed_size(where, ABOUT, facts.get("input_size"), options.input_size_px))
@@ -234,21 +236,21 @@ def _stated(extent: Extent, invalid: Sequence[float]) -> dict[str, Any]:
 def agreed_scale(where: str, origin: str, written: object, asked: float | None, depth_space: str) -> float | None:
     """Metres per unit that the description `origin` and the flag say, None where neither does.
 
-    Raises ValueError for two that contradict each other, for what is no scale, and for any but 1 where the
+    Raises PipelineError for two that contradict each other, for what is no scale, and for any but 1 where the
     numbers are no metres: they are kept as they are.
     """
     if asked is not None and not (math.isfinite(asked) and asked > 0):
-        raise ValueError(f"--metres-per-unit {asked}: expected a number above 0")
+        raise OptionError("metres_per_unit", asked, "a number above 0")
     try:
         value = asked if written is None else parse_metres_per_unit(str(written))
     except ValueError as error:
-        raise ValueError(f"{where}: {origin}: {error}") from error
+        raise PipelineError(f"{where}: {origin}: {error}") from error
     if asked is not None and value is not None and not math.isclose(asked, value):
-        raise ValueError(
-            f"{where}: --metres-per-unit {asked} but {origin} says {written}; leave the flag out, or correct the file"
+        raise PipelineError(
+            f"{where}: `metres_per_unit={asked}` but {origin} says {written}; leave the flag out, or correct the file"
         )
     if value not in {None, 1.0} and depth_space != "metric_m":
-        raise ValueError(
+        raise PipelineError(
             f"{where}: {value:g} metres per unit, but {depth_space} has no metres and is kept as it is: leave the "
             "scale out, or say metric_m"
         )
@@ -271,7 +273,7 @@ def _list(folder: Path) -> set[str]:
                     elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
                         names.add(below + entry.name)
         except OSError as error:
-            raise ValueError(f"predictions in {folder}: {error.strerror} at {below!r}") from error
+            raise PipelineError(f"predictions in {folder}: {error.strerror} at {below!r}") from error
     return {name for name in names if not has_control(name)}
 
 
@@ -288,7 +290,7 @@ def _digest(folder: Path, names: set[str]) -> str:
             with open_regular(folder / name) as file:
                 size = os.fstat(file.fileno()).st_size
                 if size > LIMIT_BYTES:  # a sparse file can say anything, and would be read for hours
-                    raise ValueError(
+                    raise PipelineError(
                         f"prediction {folder / printable(name)}: {size} bytes, expected at most {LIMIT_BYTES}"
                     )
                 digest = hashlib.sha256()
@@ -296,10 +298,10 @@ def _digest(folder: Path, names: set[str]) -> str:
                     digest.update(piece)
                 return digest.hexdigest()
         except OSError as error:
-            raise ValueError(f"prediction {folder / printable(name)}: {error.strerror}") from error
+            raise PipelineError(f"prediction {folder / printable(name)}: {error.strerror}") from error
 
     ordered = sorted(names)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "digest") as threads:
+    with ThreadPoolExecutor(worker_threads(), "digest") as threads:
         return sha256_bytes(canonical_json(list(zip(ordered, threads.map(of_file, ordered), strict=True))))
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from contextlib import suppress
+import traceback
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..common.device import is_out_of_memory
 from ..common.fileio import canonical_json
 from ..depth.rebin import check_edges
+from ..errors import PipelineError
 from ..sources.view import aspect_off_px, same_aspect
 from .base import TeacherCard, TeacherOutput, check_covers
 from .python_source import source_of, weights_sha256
@@ -61,14 +64,15 @@ class PythonTeacher:
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:  # noqa: ARG002 - the protocol
         """Depth (B, h, w), maps (B, K, h, w) and edges of their own if it gives them, on the CPU.
 
-        Raises ValueError quoting what was returned, if that is anything else.
+        Raises PipelineError quoting what was returned, if that is anything else.
         """
         assert images is not None, "needs_images is True"
-        returned = self._model(images.to(self._device))
+        with _users_code(f"teacher {self.card.name!r}"):
+            returned = self._model(images.to(self._device))
         parts = tuple(returned) if isinstance(returned, tuple) and len(returned) in {2, 3} else (returned,)
         depth, dpm, edges = (*parts, None, None)[:3]
         if not _is_float(depth, 3) or len(depth) != len(images) or 0 in depth.shape:
-            raise ValueError(
+            raise PipelineError(
                 f"teacher {self.card.name!r} returned {_quoted(returned)} for images {tuple(images.shape)}, "
                 f"expected depth ({len(images)}, h, w) of a float type, or a tuple of that and a dpm "
                 f"({len(images)}, K, h, w), or of these and its bin edges ({len(images)}, K + 1) or "
@@ -99,7 +103,7 @@ class PythonTeacher:
     def _check_no_maps_promised(self, edges: Any) -> None:  # noqa: ANN401 - whatever the user returned
         if self.emits_maps or edges is not None:
             promised = "its emits_maps is True" if self.emits_maps else f"bin edges {_quoted(edges)}"
-            raise ValueError(
+            raise PipelineError(
                 f"teacher {self.card.name!r} returned no dpm, but {promised}; return (depth, dpm, bin_edges_m), or "
                 "depth alone and leave that out"
             )
@@ -108,7 +112,7 @@ class PythonTeacher:
         """Edges (B, K + 1) or (B, K + 1, h, w) in metres as given; None where the attribute has them."""
         if edges is None:
             if self.bin_edges_m is None:
-                raise ValueError(
+                raise PipelineError(
                     f"teacher {self.card.name!r} returned a dpm {_quoted(dpm)} but has no bin_edges_m; give it the "
                     "attribute bin_edges_m, (K + 1,) metres, ascending; or, where each image or pixel has its own, "
                     "the attribute emits_maps = True, and return (depth, dpm, bin_edges_m)"
@@ -116,17 +120,17 @@ class PythonTeacher:
             return None
         if self.bin_edges_m is not None or not self.emits_maps:
             fix = "set emits_maps = True" if self.bin_edges_m is None else "leave one of the two out"
-            raise ValueError(
+            raise PipelineError(
                 f"teacher {self.card.name!r} returned bin edges {_quoted(edges)}, which are of each image or pixel, "
                 f"but its bin_edges_m is {_quoted(self.bin_edges_m)} and its emits_maps {self.emits_maps}: {fix}"
             )
         if not isinstance(edges, Tensor) or not edges.is_floating_point() or edges.ndim not in {2, 4}:
-            raise ValueError(
+            raise PipelineError(
                 f"teacher {self.card.name!r} returned bin edges {_quoted(edges)}, expected a tensor "
                 f"({len(depth)}, K + 1) or ({len(depth)}, K + 1, h, w) of a float type, in metres"
             )
         if len(edges) != len(depth):
-            raise ValueError(
+            raise PipelineError(
                 f"teacher {self.card.name!r} returned bin edges {_quoted(edges)}, expected them for {len(depth)} images"
             )
         edges_m = edges.detach().cpu()
@@ -135,7 +139,7 @@ class PythonTeacher:
             for one in edges_m.numpy():
                 check_edges(one, len(one) - 1, tuple(depth.shape[1:]))
         except ValueError as error:
-            raise ValueError(f"teacher {self.card.name!r} returned edges that are none: {error}") from error
+            raise PipelineError(f"teacher {self.card.name!r} returned edges that are none: {error}") from error
         return edges_m
 
     def _checked_dpm(self, dpm: Any, depth: Tensor, edges_m: Tensor | None) -> Tensor:  # noqa: ANN401 - as above
@@ -143,14 +147,14 @@ class PythonTeacher:
         assert own_m is not None, "_checked_edges refuses it"
         shape = (len(depth), len(own_m) - 1, *depth.shape[1:])
         if not _is_float(dpm, 4) or dpm.shape != shape:
-            raise ValueError(
+            raise PipelineError(
                 f"teacher {self.card.name!r} returned a dpm {_quoted(dpm)}, expected {shape} of a float "
                 f"type: {shape[1]} bins, and the pixels of its depth"
             )
         maps: Tensor = dpm.float().cpu()
         worst = float((maps.sum(dim=1) - 1).abs().max())
         if not worst <= SUM_TOLERANCE or bool((maps < 0).any()):
-            raise ValueError(
+            raise PipelineError(
                 f"teacher {self.card.name!r} returned a dpm from {float(dpm.min()):g} to "
                 f"{float(dpm.max()):g}, whose sums over K are off 1 by up to {worst:g}, expected "
                 "probabilities: apply softmax over dim 1"
@@ -162,36 +166,54 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Python
     """Import `module:factory`, also from the current directory, and call `factory(device)` or `factory()`.
 
     Modules of torch in what it returns are put into eval mode. The card gets hashes of the source and of the weights
-    that it names. Raises ValueError for a module, factory, card or bin edges that are missing or wrong.
+    that it names. Raises PipelineError for a module, factory, card or bin edges that are missing or wrong.
     """
     module_name, _, factory_name = argument.partition(":")
     if not module_name or not factory_name:
-        raise ValueError(f"teacher python:{argument}: expected python:module:factory, {EXAMPLE}")
+        raise PipelineError(f"teacher python:{argument}: expected python:module:factory, {EXAMPLE}")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)  # a console script has its own folder there, not the user's
     try:
-        module = importlib.import_module(module_name)
+        with _users_code(f"teacher python:{argument}"):
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         missing = error.name or module_name
         where = f"neither in {here} nor installed"
-        raise ValueError(
+        raise PipelineError(
             f"teacher python:{argument}: module {missing!r} is {where}; run from its folder, or install it"
         ) from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
-        raise ValueError(  # noqa: TRY004 - the user's mistake, told as every other
-            f"teacher python:{argument}: {module.__file__} has no function {factory_name!r}, {EXAMPLE}"
-        )
-    model = factory(device) if _takes_device(factory) else factory()
+        raise PipelineError(f"teacher python:{argument}: {module.__file__} has no function {factory_name!r}, {EXAMPLE}")
+    with _users_code(f"teacher python:{argument}"):
+        model = factory(device) if _takes_device(factory) else factory()
     if not callable(model):
-        raise ValueError(  # noqa: TRY004 - as above
-            f"teacher python:{argument}: the factory returned {_quoted(model)}, {EXAMPLE}"
-        )
+        raise PipelineError(f"teacher python:{argument}: the factory returned {_quoted(model)}, {EXAMPLE}")
     for network in _networks(model):
         network.eval()
     card = _card(argument, model, module, options)
     return PythonTeacher(model, card, _edges(argument, getattr(model, "bin_edges_m", None)), device)
+
+
+@contextmanager
+def _users_code(where: str) -> Iterator[None]:
+    """Around code of the user: what it raises is an error of theirs, with the line that raised it.
+
+    Errors of files, of memory and of modules that are missing pass; each has a message of its own.
+    """
+    try:
+        yield
+    except (PipelineError, OSError, ModuleNotFoundError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise PipelineError(
+            f"{where}: its code raised {type(error).__name__}: {str(error)[:500]} ({Path(last.filename).name}, line "
+            f"{last.lineno}); `debug` shows the traceback"
+        ) from error
 
 
 def _takes_device(factory: Callable[..., Any]) -> bool:
@@ -225,21 +247,21 @@ def _card(argument: str, model: Any, module: ModuleType, options: TeacherOptions
         weights = card.pop("weights", unhashed)
         if weights is not unhashed:
             if card.get("weights_sha256") is not None:
-                raise ValueError(f"{where}: its card has both weights and weights_sha256; leave one of the two out")
+                raise PipelineError(f"{where}: its card has both weights and weights_sha256; leave one of the two out")
             card["weights_sha256"] = weights_sha256(where, weights)
         try:
             card = TeacherCard(**{"kind": "python", "name": argument, **card})
         except (TypeError, ValueError) as error:
-            raise ValueError(
+            raise PipelineError(
                 f"teacher python:{argument}: its card {model.card!r} is wrong ({error}), {EXAMPLE}"
             ) from error
     if not isinstance(card, TeacherCard):
-        raise ValueError(  # noqa: TRY004 - the user's mistake, told as every other
+        raise PipelineError(
             f"teacher python:{argument}: its card is {_quoted(card)}, expected a TeacherCard or a dict, {EXAMPLE}"
         )
     if options.depth_space not in {None, card.depth_space}:
-        raise ValueError(
-            f"teacher python:{argument}: --depth-space {options.depth_space} but its card says "
+        raise PipelineError(
+            f"teacher python:{argument}: `depth_space={options.depth_space}` but its card says "
             f"{card.depth_space}; leave the flag out, or correct the card"
         )
     made_of = source_of(module).as_json(argument)
@@ -249,7 +271,7 @@ def _card(argument: str, model: Any, module: ModuleType, options: TeacherOptions
     try:
         canonical_json(card.as_json())
     except (TypeError, ValueError) as error:
-        raise ValueError(f"teacher python:{argument}: its card is no JSON ({error}); use plain values") from error
+        raise PipelineError(f"teacher python:{argument}: its card is no JSON ({error}); use plain values") from error
     return card if options.licence is None else replace(card, licence=options.licence)
 
 
@@ -258,7 +280,7 @@ def _edges(argument: str, edges: Any) -> NDArray[np.float64] | None:  # noqa: AN
         return None
     edges_m = np.asarray(edges.cpu() if isinstance(edges, Tensor) else edges, dtype=np.float64)
     if edges_m.ndim != 1 or len(edges_m) < 3 or not np.isfinite(edges_m).all() or not (np.diff(edges_m) > 0).all():
-        raise ValueError(
+        raise PipelineError(
             f"teacher python:{argument}: bin_edges_m {_quoted(edges)}, expected (K + 1,) finite metres, "
             "ascending, of two bins or more"
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..common.fileio import sha256_bytes, sha256_file
+from ..errors import PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +44,8 @@ class Source(NamedTuple):
 def source_of(module: ModuleType) -> Source:
     """Hash a module and what it imports that is not installed.
 
-    Raises ValueError for a file that changed after this process imported it: the hash would be of other code than runs.
+    Raises PipelineError for a file that changed after this process imported it: the hash would be of other code than
+    runs.
     """
     root = _root(module)
     files: dict[str, str] = {}
@@ -77,7 +79,7 @@ def weights_sha256(where: str, named: object) -> str | None:
     given = named if isinstance(named, list | tuple) else [named]
     paths = [Path(path) for path in given if isinstance(path, str | Path)]
     if len(paths) != len(given):
-        raise ValueError(
+        raise PipelineError(
             f'{where}: its card has weights {named!r}, expected a path or a list of paths, such as ["net.pth"]; [] '
             "where it has none"
         )
@@ -93,7 +95,9 @@ def _digests(path: Path, where: str) -> Iterator[tuple[str, str]]:
         for file in inside:
             yield file.relative_to(path.parent).as_posix(), sha256_file(file)
     except OSError as error:
-        raise ValueError(f"{where}: its card names the weights {path}: {error.strerror}; correct the path") from error
+        raise PipelineError(
+            f"{where}: its card names the weights {path}: {error.strerror}; correct the path"
+        ) from error
 
 
 def _root(module: ModuleType) -> Path | None:
@@ -136,7 +140,7 @@ def _refuse_stale(name: str, sha256: str, path: Path) -> None:
         return
     spec, before = _seen.setdefault(name, (module.__spec__, sha256))
     if before != sha256 and spec is module.__spec__:
-        raise ValueError(
+        raise PipelineError(
             f"{path} changed after this process imported it: start the process (or the workers) again, so that the new "
             "code runs"
         )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..common.device import is_out_of_memory
 from ..depth.spaces import DEPTH_SPACES
+from ..errors import MissingDependencyError, OptionError, PipelineError
 from .mixture import flip_averaged
 from .nonpositive import drop_nonpositive
-from .options import FLAGS, TeacherOptions
 
 if TYPE_CHECKING:
     import torch
 
     from .base import Teacher
+    from .options import TeacherOptions
 
 
 class Kind(NamedTuple):
@@ -38,9 +40,9 @@ class Kind(NamedTuple):
     extra: str | None = None
     """The extra of ours that brings it."""
 
-    def flags(self) -> list[str]:
-        """The flags of its own, for people."""
-        return [FLAGS[name] for name in sorted(self.uses)]
+    def own_options(self) -> list[str]:
+        """Names of the options that are its own."""
+        return sorted(self.uses)
 
 
 ALL = frozenset({"licence", "flip_average", "map_edges_m", "map_sigma_m"})
@@ -70,7 +72,7 @@ KINDS = {
         "FILE",
         FILE_OPTIONS - {"input_size_px"},
         what="a .tflite file, float or quantised",
-        depth="`--depth-space` or FILE.json; of integers, in steps of the file's scale",
+        depth="`depth_space` or FILE.json; of integers, in steps of the file's scale",
         stored="depth",
         needs="ai_edge_litert",
         extra="litert",
@@ -80,7 +82,7 @@ KINDS = {
         "FILE",
         FILE_OPTIONS,
         what="an .onnx file, weights in it or beside it",
-        depth="`--depth-space` or FILE.json; nothing for a file of `export-student`",
+        depth="`depth_space` or FILE.json; nothing for a file of `export-student`",
         stored="depth",
         needs="onnxruntime",
         extra="onnx",
@@ -90,7 +92,7 @@ KINDS = {
         "DIR",
         frozenset({"metres_per_unit", "depth_space", "input_size_px", "invalid"}),
         what="a folder of depth that somebody wrote: 16-bit PNG, .npy, .npz, .pfm, .exr (extra `exr`)",
-        depth="metric, or `--depth-space` or predictions.json",
+        depth="metric, or `depth_space` or predictions.json",
         stored="depth, holes included",
     ),
     "python": Kind(
@@ -105,8 +107,8 @@ KINDS = {
         "files.torchscript",
         "FILE",
         FILE_OPTIONS | {"trust_code"},
-        what="a TorchScript or .pt2 file; both are code, so `--trust-code`",
-        depth="`--depth-space` or FILE.json",
+        what="a TorchScript or .pt2 file; both are code, so `trust_code`",
+        depth="`depth_space` or FILE.json",
         stored="depth",
     ),
     "transformers": Kind(
@@ -114,7 +116,7 @@ KINDS = {
         "DIR_OR_ID",
         frozenset({"depth_space", "drop_nonpositive", "precision", "trust_code", "revision", "input_size_px"}),
         what="a model of the hub, or a directory of `save_pretrained`",
-        depth="its configuration says, else `--depth-space`",
+        depth="its configuration says, else `depth_space`",
         stored="raw depth; maps of ZoeDepth and TIPSv2",
         needs="transformers",
         extra="transformers",
@@ -125,31 +127,30 @@ KINDS = {
 def open_teacher(spec: str, *, device: torch.device, options: TeacherOptions) -> Teacher:
     """Open `checkpoint:RUN`, `python:module:factory`, or another of `KINDS`; with `flip_average`, see `mixture`.
 
-    Raises ValueError for an unknown kind, an optional package that is absent, an option that means nothing to
+    Raises PipelineError for an unknown kind, an optional package that is absent, an option that means nothing to
     the kind, and for whatever the adapter finds wrong.
     """
     name, _, argument = spec.partition(":")
     if name not in KINDS:
-        raise ValueError(f"teacher {spec!r}: unknown kind {name!r}, expected one of {', '.join(sorted(KINDS))}")
+        raise PipelineError(f"teacher {spec!r}: unknown kind {name!r}, expected one of {', '.join(sorted(KINDS))}")
     kind = KINDS[name]
     if not argument:
-        raise ValueError(f"teacher {spec!r}: nothing after the colon, expected {name}:{kind.argument}")
+        raise PipelineError(f"teacher {spec!r}: nothing after the colon, expected {name}:{kind.argument}")
     _check_options(name, kind, options)
+    if argument.startswith("~"):
+        argument = os.path.expanduser(argument)  # noqa: PTH111 - text in, text out
     try:
         module = import_module(f".{kind.module}", __package__)
     except ModuleNotFoundError as error:
         if kind.needs is None or (error.name or "").split(".")[0] != kind.needs:
             raise
-        raise ValueError(
-            f"teacher {spec!r}: the package {kind.needs} is not installed; "
-            f"run: pip install 'tiekd-pipeline[{kind.extra}]'"
-        ) from error
+        raise MissingDependencyError(kind.needs, str(kind.extra), f"teacher {spec!r}") from error
     try:
         teacher: Teacher = module.load(argument, device, options)
     except Exception as error:
         if is_out_of_memory(error):
-            raise ValueError(
-                f"teacher {spec!r}: out of memory while it was opened, on {device}; use a --device with more"
+            raise PipelineError(
+                f"teacher {spec!r}: out of memory while it was opened, on {device}; use a `device` with more"
             ) from error
         raise
     if options.drop_nonpositive and name != "ensemble":  # whose members do
@@ -161,11 +162,11 @@ def open_teacher(spec: str, *, device: torch.device, options: TeacherOptions) ->
 
 def _check_options(name: str, kind: Kind, options: TeacherOptions) -> None:
     if options.depth_space not in {None, *DEPTH_SPACES}:
-        raise ValueError(f"{FLAGS['depth_space']} {options.depth_space!r}: expected one of {', '.join(DEPTH_SPACES)}")
+        raise OptionError("depth_space", options.depth_space, f"one of {', '.join(DEPTH_SPACES)}")
     for field in fields(options):
         value = getattr(options, field.name)
         if value != field.default and field.name not in kind.uses | ALL:
-            raise ValueError(
-                f"{FLAGS[field.name]} {value!r} means nothing to {name} teachers, which take "
-                f"{', '.join(FLAGS[used] for used in sorted(kind.uses | {'licence', 'flip_average'}))}: leave it out"
+            raise PipelineError(
+                f"`{field.name}={value!r}` means nothing to {name} teachers, which take "
+                f"{', '.join(f'`{used}`' for used in sorted(kind.uses | {'licence', 'flip_average'}))}: leave it out"
             )

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..errors import PipelineError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
@@ -47,11 +49,11 @@ class Geometry(NamedTuple):
 
     @classmethod
     def draw(cls, augmentation: Augmentation, view_px: tuple[int, int], random: np.random.Generator) -> Geometry:
-        """Choose at random. Raises ValueError where the view is smaller than the crop."""
+        """Choose at random. Raises PipelineError where the view is smaller than the crop."""
         size = augmentation.crop_px or view_px
         if size[0] > view_px[0] or size[1] > view_px[1]:
-            raise ValueError(
-                f"--crop {size[0]}x{size[1]} px is larger than the view, {view_px[0]}x{view_px[1]} px: choose a smaller"
+            raise PipelineError(
+                f"`crop_px={size[0]}x{size[1]}` is larger than the view, {view_px[0]}x{view_px[1]} px: choose less"
             )
         angle = np.deg2rad(random.uniform(-augmentation.rotate_deg, augmentation.rotate_deg))
         rotated = random.random() < 0.5

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from ..common.fileio import canonical_json, sha256_bytes, sha256_file
 from ..depth.bins import bin_centers, parse_bins
 from ..depth.relative import BINS, METRIC, SIGMA_BINS, Range
-from ..sources.base import truth_name
+from ..errors import PipelineError
 from ..losses.registry import LOSSES, build_loss
+from ..sources.base import truth_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,12 +59,12 @@ class Recipe:
         truth: str | None,
         flips: Store | None = None,
     ) -> Recipe:
-        """Settle every choice. Raises ValueError where the stores, the source and the options do not fit."""
+        """Settle every choice. Raises PipelineError where the stores, the source and the options do not fit."""
         customs = source.customs
         if not options.on_truth and store is None:
-            raise ValueError("no store to learn from: give --store, or --loss truth-si")
+            raise PipelineError("no store to learn from: give `store`, or `loss=truth-si`")
         if store is not None and options.view:
-            raise ValueError("--view is the store's when there is one: leave it out")
+            raise PipelineError("`view` is the store's when there is one: leave it out")
         view = store.spec.view if store is not None else options.view or customs.view
         teacher = None if options.on_truth else store
         if flips is not None:
@@ -79,16 +80,16 @@ class Recipe:
         has_maps = teacher is not None and teacher.spec.dpm_kind == "sparse" and teacher.spec.depth_space == METRIC
         usable = has_maps and LOSSES[options.loss_name].takes_stored_maps
         if options.maps == "stored" and not usable:
-            raise ValueError(
-                f"--maps stored: {'this loss has no use for a map' if has_maps else 'the store has no sparse maps'}; "
-                f"use --maps from-depth, or {'--loss tiekd' if has_maps else 'a teacher that emits maps'}"
+            raise PipelineError(
+                f"`maps=stored`: {'this loss has no use for a map' if has_maps else 'the store has no sparse maps'}; "
+                f"use `maps=from-depth`, or {'`loss=tiekd`' if has_maps else 'a teacher that emits maps'}"
             )
         stored_maps = usable and options.maps != "from-depth"
         if stored_maps and (options.bins or options.sigma_bins or options.centred):
             assert store is not None
-            asked = f"--bins {options.bins}" if options.bins else "--sigma-bins" if options.sigma_bins else "--centred"
-            raise ValueError(
-                f"{asked}: the maps in {store.name} are as the teacher gave them; add --maps from-depth to learn from "
+            asked = f"`bins={options.bins}`" if options.bins else "`sigma_bins`" if options.sigma_bins else "`centred`"
+            raise PipelineError(
+                f"{asked}: the maps in {store.name} are as the teacher gave them; add `maps=from-depth` to learn from "
                 "maps made from its depth"
             )
         of_store = teacher.spec.sigma_m if teacher is not None and teacher.spec.depth_space == METRIC else None
@@ -181,14 +182,14 @@ def _check_relative(options: TrainOptions, store: Store | None) -> None:
     assert store is not None
     hint = f"align it to ground truth first, `pipeline store align {store.name}`, or leave it out"
     if LOSSES[options.loss_name].needs_metres:
-        raise ValueError(
-            f"--loss {options.loss}: its maps are 0.5 m wide, and {store.name} holds {store.spec.depth_space}; use "
-            f"--loss tiekd or ssi+grad, or align the store to ground truth, `pipeline store align {store.name}`"
+        raise PipelineError(
+            f"`loss={options.loss}`: its maps are 0.5 m wide, and {store.name} holds {store.spec.depth_space}; use "
+            f"`loss=tiekd` or ssi+grad, or align the store to ground truth, `pipeline store align {store.name}`"
         )
     if options.sigma_m is not None:
-        raise ValueError(
-            f"--sigma-m {options.sigma_m} is in metres, and {store.name} holds {store.spec.depth_space}: {hint} (the "
-            f"width is then {SIGMA_BINS:g} bin, or --sigma-bins)"
+        raise PipelineError(
+            f"`sigma_m={options.sigma_m}` is in metres, and {store.name} holds {store.spec.depth_space}: {hint} (the "
+            f"width is then {SIGMA_BINS:g} bin, or `sigma_bins`)"
         )
 
 
@@ -196,8 +197,8 @@ def _check_flips(flips: Store, store: Store | None, options: TrainOptions) -> No
     """Refuse a store of the mirrored view that does not belong to the other, or that nobody would ask."""
     if store is None or not options.flip:
         why = "ground truth is mirrored as it is" if store is None else "nothing is mirrored"
-        raise ValueError(
-            f"--flips-store {flips.name}: with {'--no-flip' if store else options.loss} {why}: leave it out"
+        raise PipelineError(
+            f"`flips_store={flips.name}`: with {'`flip=False`' if store else options.loss} {why}: leave it out"
         )
     mine, theirs = store.spec, flips.spec
     pairs = {
@@ -211,9 +212,9 @@ def _check_flips(flips: Store, store: Store | None, options: TrainOptions) -> No
     for name, (expected, found) in pairs.items():
         if expected != found:
             said = f" {expected} in {store.name} and {found}" if name not in {"teacher", "bins"} else ""
-            raise ValueError(
-                f"--flips-store {flips.name}: another {name}{said}; expected what `pipeline cache-teacher "
-                f"--cache-flips` wrote beside {store.name}"
+            raise PipelineError(
+                f"`flips_store={flips.name}`: another {name}{said}; expected what "
+                f"`pipeline cache-teacher` with `cache_flips` wrote beside {store.name}"
             )
 
 
@@ -221,8 +222,8 @@ def _metric_edges_m(options: TrainOptions, source: Source) -> tuple[float, ...]:
     """Edges where the store has none in metres."""
     bins = options.bins or source.customs.bins
     if bins is None:
-        raise ValueError(
-            f"source {source.name!r} has no customary depth bins: give --bins, for example nyu "
+        raise PipelineError(
+            f"source {source.name!r} has no customary depth bins: give `bins`, for example nyu "
             "(linear:49:0.001:10), kitti (linear:257:0.001:80) or log:64:0.5:20"
         )
     return _edges_m(bins)
@@ -236,5 +237,5 @@ def _sha256_of(path: Path | None) -> str | None:
     if path is None:
         return None
     if not path.is_file():
-        raise ValueError(f"--encoder-weights {path}: no such file; expected a state dict in torchvision's layout")
+        raise PipelineError(f"`encoder_weights={path}`: no such file; expected a state dict in torchvision's layout")
     return sha256_file(path)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from ..depth.resize import upsampled
+from ..errors import PipelineError
 from ..sources.truth import read_truth_of_view_m
 from .augment import Augmentation, Colour, Geometry, plain_table
 
@@ -53,7 +54,7 @@ class Item(NamedTuple):
 class TrainingData(Dataset[Item]):
     """Samples of a split for training, keyed by (epoch, number) so that each epoch varies them anew.
 
-    Raises ValueError where the store lacks a sample of the split or was made for other images.
+    Raises PipelineError where the store lacks a sample of the split or was made for other images.
     """
 
     def __init__(
@@ -94,9 +95,9 @@ class TrainingData(Dataset[Item]):
             same = store.image_sha256[self.numbers] == flips.image_sha256[self.flip_numbers]
             if not same.all():
                 other = samples[int(np.flatnonzero(~same.all(axis=1))[0])].id
-                raise ValueError(
+                raise PipelineError(
                     f"{flips.name} and {store.name} were made from different images of {other!r} (sha256): make both "
-                    "in one run, `pipeline cache-teacher --cache-flips`"
+                    "in one run of `pipeline cache-teacher` with `cache_flips`"
                 )
         self.images = images
         if images is not None:
@@ -149,7 +150,7 @@ class TrainingData(Dataset[Item]):
         if self.store is not None:
             expected = self.store.image_sha256[self.numbers[number]].tobytes().hex()
             if sha256 != expected:
-                raise ValueError(
+                raise PipelineError(
                     f"{sample.image_path} is not the image that the teacher saw: its sha256 is {sha256[:16]}..., "
                     f"{self.store.name} was made from {expected[:16]}...; use the same images, or run "
                     "`pipeline cache-teacher` over these"
@@ -157,18 +158,18 @@ class TrainingData(Dataset[Item]):
         return self.view.of_image(image), (image.shape[0], image.shape[1])
 
     def _kept(self, images: KeptImages) -> NDArray[np.int64]:
-        """Positions of the kept images. Raises ValueError unless they are what the teacher saw."""
+        """Positions of the kept images. Raises PipelineError unless they are what the teacher saw."""
         if images.spec.view != str(self.view):
-            raise ValueError(
-                f"{images.name} holds the view {images.spec.view}, training looks at {self.view}: run `pipeline "
-                f"cache-images --view {self.view}`"
+            raise PipelineError(
+                f"{images.name} holds the view {images.spec.view}, training looks at {self.view}: run "
+                f"`pipeline cache-images` with `view={self.view}`"
             )
         numbers = images.numbers([sample.id for sample in self.samples])
         if self.store is not None:
             same = images.image_sha256[numbers] == self.store.image_sha256[self.numbers]
             if not same.all():
                 other = self.samples[int(np.flatnonzero(~same.all(axis=1))[0])].id
-                raise ValueError(
+                raise PipelineError(
                     f"{images.name} and {self.store.name} were made from different images of {other!r} (sha256): run "
                     "`pipeline cache-images` and `pipeline cache-teacher` over the same"
                 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..common.progress import Silent
+from ..errors import PipelineError
 from ..sources.base import truth_name
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ SAME = 1e-5
 def check_something_to_learn(data: TrainingData, progress: Progress | None = None) -> None:
     """Look at samples in turn until two depths differ; usually that is the first one.
 
-    Raises ValueError, with the figure, where no pixel of any sample has a value, or all have the same.
+    Raises PipelineError, with the figure, where no pixel of any sample has a value, or all have the same.
     """
     seen = _Seen()
     if any(seen.varies(data.whole_target_m(number)) for number in range(min(FIRST, len(data)))):
@@ -42,11 +43,11 @@ def check_something_to_learn(data: TrainingData, progress: Progress | None = Non
     what = f"the ground truth {truth_name(data.source)}" if data.store is None else data.store.name
     if math.isinf(seen.low):
         nothing = "no value" if data.relative is None else "no value, or the only one of their sample"
-        raise ValueError(
+        raise PipelineError(
             f"nothing to learn from {what}: 100 % of the {seen.pixels} pixels of its {len(data)} samples have "
             f"{nothing}; look at its unit, at what is declared invalid, and at how its files were written"
         )
-    raise ValueError(
+    raise PipelineError(
         f"nothing to learn from {what}: every pixel with a value, in all of its {len(data)} samples, has the depth "
         f"{seen.high:g}; expected depth that varies: look at how its files were written"
     )

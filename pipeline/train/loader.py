@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..common.parallel import cores, in_order
+from ..errors import PipelineError
 from .dataset import collate
 
 if TYPE_CHECKING:
@@ -25,17 +26,17 @@ AHEAD = 2
 """So many batches are read ahead where a thread reads them."""
 GPU_WORKERS = 8
 SHARED_MEMORY = (
-    "the shared memory in /dev/shm is too small for the batches: use fewer --workers (0 needs none), a smaller "
-    "--batch-size, or more of it (docker run --shm-size=8g, or --ipc=host)"
+    "the shared memory in /dev/shm is too small for the batches: use fewer `workers` (0 needs none), a smaller "
+    "`batch_size`, or more of it (docker run --shm-size=8g, or --ipc=host)"
 )
 OF_WORKERS = {
     "Bus error": SHARED_MEMORY,
     "shared memory": SHARED_MEMORY,
     "No space left on device": SHARED_MEMORY,
     "/torch_": SHARED_MEMORY,  # the name of a file in it
-    "Too many open files": "too many open files: use fewer --workers, or raise the limit (ulimit -n 4096)",
-    "signal: Killed": "it was killed, perhaps for want of memory: use fewer --workers or a smaller --batch-size",
-    "exited unexpectedly": "it ended, perhaps for want of memory: use fewer --workers or a smaller --batch-size",
+    "Too many open files": "too many open files: use fewer `workers`, or raise the limit (ulimit -n 4096)",
+    "signal: Killed": "it was killed, perhaps for want of memory: use fewer `workers` or a smaller `batch_size`",
+    "exited unexpectedly": "it ended, perhaps for want of memory: use fewer `workers` or a smaller `batch_size`",
 }
 """Part of what torch says of a loader process -> what to do about it."""
 HANDLES, HANDLES_A_WORKER = 128, 48
@@ -75,7 +76,7 @@ def _collate_or_tell(items: list[Item | _Failure]) -> Item | _Failure:
 
 def _checked(batch: Item | _Failure) -> Item:
     if isinstance(batch, _Failure):
-        raise ValueError(batch.message)  # noqa: TRY004 - of the input, not of a type
+        raise PipelineError(batch.message)
     return batch
 
 
@@ -133,8 +134,8 @@ class Batches:
                 hint = next((hint for text, hint in OF_WORKERS.items() if text in str(error)), None)
                 if hint is None:
                     raise
-                raise ValueError(
-                    f"a loader process failed with --workers {loader.num_workers}: {hint}; the last checkpoint is kept"
+                raise PipelineError(
+                    f"a loader process failed with `workers={loader.num_workers}`: {hint}; the last checkpoint is kept"
                 ) from error
             yield _checked(batch)
 

@@ -40,7 +40,7 @@ class Optimiser:
     Attributes:
         average: holds the average of the weights as `average.module`, or None.
 
-    Raises ValueError for an unknown precision.
+    Raises PipelineError for an unknown precision.
     """
 
     def __init__(self, network: nn.Module, options: TrainOptions, total_steps: int, device: torch.device) -> None:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..errors import OptionError, PipelineError
 from ..losses.base import ALIASES
 from ..losses.registry import LOSSES
 from ..networks.registry import check_student
@@ -66,36 +67,36 @@ class TrainOptions:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+                raise OptionError(name, getattr(self, name), "at least 1")
         if self.batch_size % self.accumulate:
-            raise ValueError(
-                f"--batch-size {self.batch_size}: expected a multiple of --accumulate, {self.accumulate}, because its "
+            raise PipelineError(
+                f"`batch_size={self.batch_size}`: expected a multiple of `accumulate`, {self.accumulate}, because its "
                 "parts are equal"
             )
         if not self.learning_rate > 0:
-            raise ValueError(f"--learning-rate {self.learning_rate}: expected a number above 0")
+            raise OptionError("learning_rate", self.learning_rate, "a number above 0")
         if not 0 <= self.ema < 1:
-            raise ValueError(f"--ema {self.ema}: expected 0 (none) to less than 1, such as 0.999")
+            raise OptionError("ema", self.ema, "0 (none) to less than 1, such as 0.999")
         if self.sigma_m is not None and self.sigma_bins is not None:
-            raise ValueError("--sigma-m and --sigma-bins say the same in two units: give one of them")
+            raise PipelineError("`sigma_m` and `sigma_bins` say the same in two units: give one of them")
         if self.sigma_bins is not None and not 0 < self.sigma_bins < math.inf:
-            raise ValueError(f"--sigma-bins {self.sigma_bins}: expected a finite number above 0")
+            raise OptionError("sigma_bins", self.sigma_bins, "a finite number above 0")
         if self.maps not in MAPS:
-            raise ValueError(f"--maps {self.maps}: expected one of {', '.join(MAPS)}")
+            raise OptionError("maps", self.maps, f"one of {', '.join(MAPS)}")
         check_student(self.student)
         self._check_loss()
 
     def _check_loss(self) -> None:
         if self.loss_name not in LOSSES:
-            raise ValueError(
+            raise PipelineError(
                 f"loss {self.loss!r}: expected one of {', '.join(LOSSES)}, or truth-LOSS to learn from ground truth"
             )
         if self.head not in HEADS:
-            raise ValueError(f"--head {self.head}: expected one of {', '.join(HEADS)}")
+            raise OptionError("head", self.head, f"one of {', '.join(HEADS)}")
         if self.head == "depth" and LOSSES[self.loss_name].compares_maps:
-            raise ValueError(
-                f"--head depth has no map, which --loss {self.loss} compares: use --loss ssim+si or another of depth "
-                "alone, or --head dpm"
+            raise PipelineError(
+                f"`head=depth` has no map, which `loss={self.loss}` compares: use `loss=ssim+si` or another of depth "
+                "alone, or `head=dpm`"
             )
 
     @property

@@ -21,6 +21,7 @@ from ..common.own_files import make_folder, make_own_folder, sync_directory
 from ..common.progress import Silent
 from ..common.signals import Interrupted, stop_flag
 from ..common.unfinished import note_others, partial_folder
+from ..errors import PipelineError
 from ..networks.saved_run import CONFIG
 from ..sources.sample_table import SampleTable
 from .checkpoint import CHECKPOINT
@@ -68,7 +69,7 @@ def train_network(
 
     Of the processes that `torchrun` started, the first returns them, and the others an empty dictionary.
 
-    Raises ValueError for input at fault, and Interrupted after Ctrl-C or SIGTERM, once a checkpoint is written.
+    Raises PipelineError for input at fault, and Interrupted after Ctrl-C or SIGTERM, once a checkpoint is written.
     In either case the same call goes on from the last checkpoint.
     """
     progress = progress or Silent()
@@ -118,12 +119,12 @@ def train_network(
 
 def _refuse_existing(out: Path) -> None:
     if os.path.lexists(out):
-        raise ValueError(f"{out} exists: a finished run is never written over; remove it or choose another --out")
+        raise PipelineError(f"{out} exists: a finished run is never written over; remove it or choose another `out`")
 
 
 @contextmanager
 def _the_only_run(out: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock of a run's target, in the process that writes. Raises ValueError where another command has it."""
+    """Hold the lock of a run's target, where it is written. Raises PipelineError where another command has it."""
     if collective.process_number() > 0:
         yield
         return
@@ -133,12 +134,12 @@ def _the_only_run(out: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _too_little_memory(run: Training, partial: Path) -> ValueError:
+def _too_little_memory(run: Training, partial: Path) -> PipelineError:
     options = run.options
-    return ValueError(
-        f"out of memory on {run.device} at step {run.step} of {run.total_steps}, with --batch-size "
-        f"{options.batch_size} in {options.accumulate} parts: use more parts (--accumulate), a smaller --batch-size or "
-        "--crop; or make memory free and run the same command again, which goes on from the last checkpoint in "
+    return PipelineError(
+        f"out of memory on {run.device} at step {run.step} of {run.total_steps}, with `batch_size` "
+        f"{options.batch_size} in {options.accumulate} parts: use more parts (`accumulate`), a smaller `batch_size` or "
+        "`crop_px`; or make memory free and run the same command again, which goes on from the last checkpoint in "
         f"{partial}"
     )
 
@@ -152,7 +153,7 @@ def _taught(samples: SampleTable, stores: Sequence[Store], progress: Progress) -
     if kept.all():
         return samples
     if not kept.any():
-        raise ValueError(
+        raise PipelineError(
             f"{stores[0].name}: the alignment of every sample of the split was rejected (`pipeline store info` tells "
             "why); align it to other ground truth, or train on the store that it was made from"
         )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.utils.data import Sampler
 
+from ..errors import PipelineError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -27,7 +29,7 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
         process: number of this process, from 0.
         processes: how many share each batch.
 
-    Raises ValueError where a batch cannot be divided so.
+    Raises PipelineError where a batch cannot be divided so.
     """
 
     def __init__(
@@ -35,13 +37,13 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     ) -> None:
         pieces = parts * processes
         if batch_size % pieces:
-            raise ValueError(
-                f"--batch-size {batch_size}: expected a multiple of {pieces}, that is of --accumulate {parts} times "
+            raise PipelineError(
+                f"`batch_size={batch_size}`: expected a multiple of {pieces}, that is of `accumulate={parts}` times "
                 f"the number of processes, {processes}"
             )
         if samples < batch_size and pieces > 1:
-            raise ValueError(
-                f"--batch-size {batch_size} is more than the {samples} samples of the split, which cannot be divided "
+            raise PipelineError(
+                f"`batch_size={batch_size}` is more than the {samples} samples of the split, which cannot be divided "
                 f"by {pieces} then: choose a smaller"
             )
         self.samples = samples

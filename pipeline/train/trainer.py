@@ -17,6 +17,7 @@ from ..common.device import is_out_of_memory, peak_memory_bytes
 from ..common.fileio import pretty_json, printable, write_durably
 from ..common.progress import Waits
 from ..depth.relative import ALIGN
+from ..errors import PipelineError
 from ..losses.base import StoredMaps
 from ..networks.predict import validate
 from ..networks.pretrained import load_encoder_weights
@@ -87,7 +88,7 @@ class Training:
         if options.encoder_weights is not None:
             sha256 = load_encoder_weights(student, options.encoder_weights)
             if sha256 != recipe.encoder_sha256:
-                raise ValueError(f"{options.encoder_weights} changed while it was read: run the same command again")
+                raise PipelineError(f"{options.encoder_weights} changed while it was read: run the same command again")
         collective.share_norms(student)
         self.network = student.to(device)
         self.edges_m = torch.tensor(recipe.bin_edges_m, dtype=torch.float64)
@@ -128,7 +129,7 @@ class Training:
         self._go_on(images)
 
     def _go_on(self, images: KeptImages | None) -> None:
-        """Take up the checkpoint, if there is one. Raises ValueError for one that does not serve."""
+        """Take up the checkpoint, if there is one. Raises PipelineError for one that does not serve."""
         try:
             state = self.checkpoint.read(self.device, len(self.order))
             if state is None:
@@ -139,15 +140,15 @@ class Training:
             if is_out_of_memory(error):
                 raise
             what = printable(str(error).splitlines()[0] if str(error) else type(error).__name__)[:200]
-            raise ValueError(
+            raise PipelineError(
                 f"{self.checkpoint.path}: cannot go on from it ({what}): it or the tables beside it are cut or "
                 f"damaged; remove {self.folder} to start from step 0"
             ) from error
         before = state.get(IMAGES)
         if images is not None and before not in {None, self.images_sha256}:
-            raise ValueError(
+            raise PipelineError(
                 f"{images.name} holds other images than the image cache that this run began with: give that one, "
-                f"leave --images out, or remove {self.folder} to start from step 0"
+                f"leave `images` out, or remove {self.folder} to start from step 0"
             )
         self.images_sha256 = before or self.images_sha256
 
@@ -160,7 +161,7 @@ class Training:
         return logits.shape[2], logits.shape[3]
 
     def save(self) -> None:
-        """Write the checkpoint. Raises ValueError, and keeps the last one, where weights are no longer finite."""
+        """Write the checkpoint. Raises PipelineError, and keeps the last one, where weights are no longer finite."""
         if collective.process_number() > 0:
             return
         self._check_weights()
@@ -212,7 +213,7 @@ class Training:
     def _one_step(self, batch: Item) -> dict[str, float]:
         """Move the weights by one batch; returns what the table says of it.
 
-        Raises ValueError, before any weight has moved, where the loss or its gradient is not finite.
+        Raises PipelineError, before any weight has moved, where the loss or its gradient is not finite.
         """
         # What a network draws, such as dropout, depends on seed and step alone, like all that is drawn here
         key = [self.options.seed, self.step, collective.process_number()]
@@ -257,8 +258,8 @@ class Training:
         numbers = self.order.numbers(*divmod(step, len(self.order)))
         ids = [self.data.samples[number].id for number in numbers[:MAX_NAMED]]
         more = f" and {len(numbers) - MAX_NAMED} more" if len(numbers) > MAX_NAMED else ""
-        raise ValueError(
-            f"{what} at step {step} (samples {', '.join(ids)}{more}): lower --learning-rate, or use --precision "
+        raise PipelineError(
+            f"{what} at step {step} (samples {', '.join(ids)}{more}): lower `learning_rate`, or use `precision` "
             "float32, or look at these samples; the last checkpoint is kept"
         )
 

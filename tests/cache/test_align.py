@@ -19,9 +19,9 @@ from pipeline.cli.main import main
 from pipeline.common.fileio import pretty_json
 from pipeline.depth import alignment
 from pipeline.depth.alignment import Verdict
+from pipeline.errors import DamagedStoreError
 from pipeline.sources.registry import open_source
 from pipeline.store import open_store
-from pipeline.store.format.codec import DamagedStoreError
 from pipeline.store.format.layout import ALIGNMENT_DTYPES
 from pipeline.store.read.alignment import AlignmentColumns
 from pipeline.store.tools.diff import compare_stores

@@ -119,7 +119,7 @@ def test_a_missing_image_is_named(tmp_path, scenes):
 
 def test_images_of_two_sizes_are_refused_with_the_view_that_would_help(tmp_path, scenes):
     fakes.write_image(scenes.root / "rgb" / "000005.png", np.zeros((40, 64, 3), np.uint8))
-    expect(r"000005.png: the view full of it is 40x64 px, of the first image 32x64.*--view kb", tmp_path, scenes)
+    expect(r"000005.png: the view full of it is 40x64 px, of the first image 32x64.*`view=kb`", tmp_path, scenes)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_images_of_two_sizes_are_refused_with_the_view_that_would_help(tmp_path,
     [
         (np.nan, r"gave NaN or inf at 1 pixels of 000000: expected finite depth; look at its input"),
         (np.inf, r"gave NaN or inf at 1 pixels"),
-        (-1.0, r"gave -1 m, one of 1 pixels of 2048 of 000000: expected depth above 0; give --drop-nonpositive"),
+        (-1.0, r"gave -1 m, one of 1 pixels of 2048 of 000000: expected depth above 0; give `drop_nonpositive`"),
     ],
 )
 def test_depth_that_is_none_is_refused_with_the_sample(tmp_path, scenes, value, match):
@@ -142,19 +142,19 @@ def test_depth_that_is_none_is_refused_with_the_sample(tmp_path, scenes, value, 
 
 def test_a_source_without_customary_bins_asks_for_them(tmp_path):
     source = open_source(f"folder:{fakes.make_folder(tmp_path / 'folder')}")
-    expect(r"has no customary depth bins: give --bins, for example `--bins nyu`", tmp_path, source, bins=None)
-    expect(r"has no customary width .*give --sigma-m, for example 0.2", tmp_path, source, sigma_m=None)
+    expect(r"has no customary depth bins: give `bins`, for example `bins=nyu`", tmp_path, source, bins=None)
+    expect(r"has no customary width .*give `sigma_m`, for example 0.2", tmp_path, source, sigma_m=None)
 
 
 def test_maps_of_a_teacher_that_has_none_are_refused(tmp_path, scenes):
-    expect(r"--dpm sparse: teacher 'fake' gives depth alone", tmp_path, scenes, dpm="sparse")
+    expect(r"`dpm=sparse`: teacher 'fake' gives depth alone", tmp_path, scenes, dpm="sparse")
 
 
 def test_a_relative_teacher_is_stored_in_its_own_space_with_maps_over_each_samples_range(tmp_path, scenes):
     teacher = fakes.FakeTeacher()
     teacher.card = dataclasses.replace(teacher.card, depth_space="affine_disparity")
     expect(
-        r"--bins and --sigma-m are in metres, teacher 'fake' gives affine_disparity", tmp_path, scenes, teacher=teacher
+        r"`bins` and `sigma_m` are in metres, teacher 'fake' gives affine_disparity", tmp_path, scenes, teacher=teacher
     )
     cache_teacher(scenes, "all", teacher, tmp_path / "s.zarr")
     store = open_store(tmp_path / "s.zarr")
@@ -213,7 +213,7 @@ def test_a_store_that_will_not_fit_any_more_is_refused_by_the_sizes_of_its_finis
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("pipeline.cache.run.shutil.disk_usage", lambda _: usage._replace(free=100))
     teacher = FailingTeacher(0)  # it is not even asked
-    message = r"5 samples at about .* make room, or choose another --out; 1 finished shards stay in"
+    message = r"5 samples at about .* make room, or choose another `out`; 1 finished shards stay in"
     expect(message, tmp_path, scenes, teacher=teacher)
     assert teacher.left == PROBED
 
@@ -361,13 +361,13 @@ def test_maps_that_are_not_as_the_first_are_refused(tmp_path, scenes, gives, mat
 
 def test_moving_bins_need_bins_to_be_carried_over_onto(tmp_path):
     source = open_source(f"folder:{fakes.make_folder(tmp_path / 'folder', size_px=(32, 64))}")
-    expect(r"has no customary depth bins: give --bins", tmp_path, source, teacher=Moving("image"), bins=None)
+    expect(r"has no customary depth bins: give `bins`", tmp_path, source, teacher=Moving("image"), bins=None)
 
 
 def test_moving_bins_of_a_relative_teacher_are_refused(tmp_path, scenes):
     teacher = Moving("image")
     teacher.card = dataclasses.replace(teacher.card, depth_space="affine_depth")
-    match = r"'moving' gives affine_depth, and maps over bins that move: .*use --dpm gaussian"
+    match = r"'moving' gives affine_depth, and maps over bins that move: .*use `dpm=gaussian`"
     expect(match, tmp_path, scenes, teacher=teacher, bins=None)
 
 

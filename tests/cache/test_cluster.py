@@ -25,6 +25,7 @@ from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
 from pipeline.cli.cache_teacher import cache_teacher as command
 from pipeline.common.progress import Silent
+from pipeline.errors import PipelineError
 from pipeline.sources.registry import open_source
 from pipeline.teachers.options import TeacherOptions
 from pipeline.teachers.registry import open_teacher
@@ -188,7 +189,7 @@ def test_local_workers_ask_about_mirrored_images_too(home, tmp_path):
 @pytest.mark.parametrize("scheduler", ["local:0", "local:", "local:two"])
 def test_a_number_of_local_workers_that_is_none_is_told(home, scheduler):
     with (
-        pytest.raises(ValueError, match=rf"--scheduler {scheduler}: expected local:N"),
+        pytest.raises(ValueError, match=rf"`scheduler={scheduler!r}`: expected local:N"),
         cluster_of(scheduler, question(home)),
     ):
         pass
@@ -197,7 +198,7 @@ def test_a_number_of_local_workers_that_is_none_is_told(home, scheduler):
 def test_an_address_where_no_scheduler_answers_is_told(home, monkeypatch):
     monkeypatch.setattr("pipeline.cache.cluster.CONNECT_WITHIN_S", 0.2)
     with (
-        pytest.raises(ValueError, match=r"--scheduler tcp://127.0.0.1:9: no scheduler answers there"),
+        pytest.raises(ValueError, match=r"`scheduler=tcp://127.0.0.1:9`: no scheduler answers there"),
         cluster_of("tcp://127.0.0.1:9", question(home)),
     ):
         pass
@@ -206,7 +207,7 @@ def test_an_address_where_no_scheduler_answers_is_told(home, monkeypatch):
 def test_a_worker_that_does_not_share_the_disk_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(station, "SEEN_WITHIN_S", 0.3)
     (tmp_path / station.SHARED).write_text("another")
-    with pytest.raises(ValueError, match=r"a worker on \S+ does not see what is written to .*choose an --out on one"):
+    with pytest.raises(ValueError, match=r"a worker on \S+ does not see what is written to .*choose an `out` on one"):
         check_shared(tmp_path, "token")
 
 
@@ -256,9 +257,9 @@ def test_a_worker_with_other_packages_makes_nothing_and_says_what_differs(home, 
 @pytest.mark.parametrize(
     ("raised", "kind", "text"),
     [
-        (ValueError("depth is none"), ValueError, "depth is none"),
+        (PipelineError("depth is none"), PipelineError, "depth is none"),
         (OSError(28, "No space left on device", "x"), OSError, "[Errno 28] No space left on device: 'x'"),
-        (ModuleNotFoundError("No module named 'x'"), ValueError, "No module named 'x'"),
+        (ModuleNotFoundError("No module named 'x'"), RuntimeError, "ModuleNotFoundError: No module named 'x'"),
         (ZeroDivisionError("by zero"), RuntimeError, "ZeroDivisionError: by zero"),
     ],
 )

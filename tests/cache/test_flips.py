@@ -7,8 +7,8 @@ import pytest
 from faults.flip import KINDS, Subject, examine, flips, special_faults
 from tiny_stores import make_store
 
+from pipeline.errors import DamagedStoreError
 from pipeline.store import open_store
-from pipeline.store.format.codec import DamagedStoreError
 from pipeline.store.read.files import LocalFiles
 from pipeline.store.tools.verify import verify_store
 

@@ -19,10 +19,10 @@ from pipeline.cache.images import cache_images
 from pipeline.cli.cache_images import cache_images as command
 from pipeline.cli.main import main
 from pipeline.common.fileio import pretty_json, sha256_bytes
+from pipeline.errors import DamagedStoreError
 from pipeline.sources.registry import open_source
 from pipeline.sources.view import View
 from pipeline.store import open_store
-from pipeline.store.format.codec import DamagedStoreError
 from pipeline.store.format.layout import MANIFEST
 from pipeline.store.images.codec import image_of_residual, residual_of_image
 from pipeline.store.images.reader import open_images
@@ -114,7 +114,7 @@ def test_an_image_that_the_teacher_did_not_see_is_refused(tmp_path, scenes, teac
 
 
 def test_another_view_is_refused(scenes, kept):
-    with pytest.raises(ValueError, match=r"holds the view full, training looks at full,mirror: run .*--view full,mirr"):
+    with pytest.raises(ValueError, match=r"holds the view full, training looks at full,mirror: run .*`view=full,mirr"):
         make_data(scenes, None, kept, view="full,mirror")
 
 
@@ -125,7 +125,7 @@ def test_a_split_that_was_not_kept_is_refused(tmp_path, scenes):
 
 
 def test_a_store_of_depth_is_no_store_of_images(tmp_path, teacher_store):
-    with pytest.raises(ValueError, match=r"teacher.zarr: not the attributes of kept images .*given with --store"):
+    with pytest.raises(ValueError, match=r"teacher.zarr: not the attributes of kept images .*given with `store`"):
         open_images(teacher_store)
     with pytest.raises(ValueError, match=r"nothing.zarr holds no finished images .*cache-images"):
         open_images(tmp_path / "nothing.zarr")

@@ -111,13 +111,13 @@ def test_a_store_that_is_not_the_mirrored_one_is_refused(tmp_path, scenes):
         chosen = replace(OPTIONS, loss=loss, flip=flip)
         return Recipe.make(chosen, scenes, scenes.samples("train"), store, None, flips)
 
-    with pytest.raises(ValueError, match="another view full,mirror in .* and full; expected what .*--cache-flips"):
+    with pytest.raises(ValueError, match="another view full,mirror in .* and full; expected what .*`cache_flips`"):
         make(store)
     (tmp_path / "other").mkdir()
     other = stores(tmp_path / "other", scenes, fakes.FakeTeacher(name="another"))[1]
     with pytest.raises(ValueError, match="another teacher; expected"):
         make(other)
-    with pytest.raises(ValueError, match="with --no-flip nothing is mirrored: leave it out"):
+    with pytest.raises(ValueError, match="with `flip=False` nothing is mirrored: leave it out"):
         make(flips, flip=False)
     with pytest.raises(ValueError, match="with truth-si ground truth is mirrored as it is"):
         make(flips, loss="truth-si")

@@ -97,7 +97,7 @@ def test_a_hundredth_outside_is_no_warning(source, tmp_path):
 @pytest.mark.parametrize(
     ("factor", "parts"),
     [
-        (1000, ["all depth of teacher 'fake' is outside of the bins", "100.000%", "--metres-per-unit", "--bins"]),
+        (1000, ["all depth of teacher 'fake' is outside of the bins", "100.000%", "`metres_per_unit`", "`bins`"]),
         (1e-9, ["all depth of teacher 'fake' is outside of the bins"]),
     ],
     ids=["millimetres", "tiny"],
@@ -110,7 +110,7 @@ def test_all_depth_outside_is_an_error(source, tmp_path, factor, parts):
 
 def test_all_depth_outside_of_the_codes_is_an_error(source, tmp_path):
     options = dataclasses.replace(OPTIONS, depth_range_m=(20.0, 300.0))
-    with refuses("outside of the stored range", "--depth-range-m"):
+    with refuses("outside of the stored range", "`depth_range_m`"):
         cache_teacher(source, "all", fakes.FakeTeacher(), tmp_path / "s.zarr", options)
 
 
@@ -184,7 +184,7 @@ def lowers(monkeypatch):
 @pytest.mark.usefixtures("lowers")
 def test_depth_of_0_or_less_is_refused_with_the_flag_that_takes_it_as_no_value(source, tmp_path):
     teacher = open_teacher("python:fakes:lowers", device=CPU, options=TeacherOptions())
-    with refuses("gave 0 m, one of 3 pixels of 512", "--drop-nonpositive"):
+    with refuses("gave 0 m, one of 3 pixels of 512", "`drop_nonpositive`"):
         cache_teacher(source, "all", teacher, tmp_path / "s.zarr", OPTIONS)
 
 
@@ -214,7 +214,7 @@ def test_the_flag_counts_for_flip_average_and_members_of_an_ensemble():
 @pytest.mark.parametrize(
     ("spec", "options", "parts"),
     [
-        ("predictions:x", {}, ["--drop-nonpositive True", "means nothing to predictions"]),
+        ("predictions:x", {}, ["`drop_nonpositive=True`", "means nothing to predictions"]),
         ("python:fakes:disparities", {}, ["0 and less are values in affine_disparity"]),
     ],
     ids=["files", "disparity"],
@@ -272,7 +272,7 @@ def test_too_little_memory_is_one_message_and_finished_shards_stay(source, tmp_p
             raise error
         return depth
 
-    with refuses("out of memory", "--batch-size", "1 of 2 shards are finished", "goes on from there"):
+    with refuses("out of memory", "`batch_size`", "1 of 2 shards are finished", "goes on from there"):
         cache_teacher(source, "all", Changed(change), tmp_path / "s.zarr", OPTIONS)
     assert cache_teacher(source, "all", fakes.FakeTeacher(), tmp_path / "s.zarr", OPTIONS).samples_before == 4
 

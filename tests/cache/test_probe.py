@@ -76,9 +76,9 @@ def test_the_probe_shows_the_teacher_eight_images(source, tmp_path):
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        (mixes, ["another depth for an image alone than in a batch of 3", "%", "medians", "--batch-size 1"]),
-        (only_the_first, ["another depth for an image alone than in a batch of 3", "--batch-size 1"]),
-        (noisy, ["differs from itself by 0.99%", "expected at most 0.05%", "seed it", "--accept-noise"]),
+        (mixes, ["another depth for an image alone than in a batch of 3", "%", "medians", "`batch_size` 1"]),
+        (only_the_first, ["another depth for an image alone than in a batch of 3", "`batch_size` 1"]),
+        (noisy, ["differs from itself by 0.99%", "expected at most 0.05%", "seed it", "`accept_noise`"]),
     ],
     ids=["mixes the batch", "gives the first image's answer to all", "noise"],
 )
@@ -152,7 +152,7 @@ def test_a_worker_probes_when_it_is_asked_for_the_plan(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.cache.cluster_worker.open_teacher", lambda *_, **__: Told(mixes))
     answer = Station(Question(f"scenes:{scenes}", "all", "python:x:y", TeacherOptions(), "cpu")).plan(OPTIONS)
     assert isinstance(answer, Fault)
-    assert "--accept-noise" in answer.message
+    assert "`accept_noise`" in answer.message
 
 
 def test_the_command_refuses_and_accepts(tmp_path, monkeypatch):

@@ -204,7 +204,7 @@ def test_a_store_for_other_images_is_told(tmp_path, folder):
 
 
 def test_what_is_no_store_or_run_is_told(tmp_path, folder):
-    fails(r"is no finished store", *train(folder, tmp_path / "nothing.zarr", tmp_path / "run"))
+    fails(r"is not a complete store", *train(folder, tmp_path / "nothing.zarr", tmp_path / "run"))
     arguments = ["--source", f"folder:{folder}", "--split", "test", "--out", tmp_path / "m.json"]
     fails(r"is no finished run", "evaluate-student", tmp_path / "nothing", *arguments)
 
@@ -296,3 +296,13 @@ def test_a_strangers_file_name_cannot_move_the_terminals_cursor(tmp_path):
     assert done.exit_code == 1
     assert "\x1b" not in done.output
     assert r"s\x1b[2Jevil.zarr" in done.output
+
+
+def test_the_home_directory_is_expanded_where_a_shell_does_not(tmp_path, folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    arguments = cache(folder, "~/s.zarr")
+    arguments[arguments.index(f"folder:{folder}")] = f"folder:~/{folder.relative_to(tmp_path)}"
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "s.zarr" / "MANIFEST.json").is_file()
+    assert run("store", "info", "~/s.zarr").exit_code == 0

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from pipeline.cli.compare import compare
 from pipeline.depth.metrics import METRICS, PROTOCOLS, mean_metrics
-from pipeline.evaluation.result_files import write_result
+from pipeline.evaluation.result import write_result
 from pipeline.evaluation.results import join, read_result
 from pipeline.evaluation.significance import holm, paired_difference
 

@@ -12,9 +12,9 @@ from tiny_stores import folder_bytes, make_store
 from pipeline.common import dvc_links
 from pipeline.common.dvc_links import cached_target
 from pipeline.common.fileio import sha256_bytes
+from pipeline.errors import DamagedStoreError
 from pipeline.sources.registry import open_source
 from pipeline.store import open_store
-from pipeline.store.format.codec import DamagedStoreError
 from pipeline.store.tools.archive import pack_store, unpack_store
 from pipeline.store.tools.verify import verify_store
 

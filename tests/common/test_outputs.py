@@ -31,13 +31,13 @@ def test_only_the_suffix_json_is_exchanged(name, rows):
 
 
 def test_a_folder_is_refused_even_where_files_may_be_written_over(tmp_path):
-    with pytest.raises(ValueError, match="is a folder: expected the name of a file for --picture"):
-        refuse_existing(tmp_path, overwrite=True, flag="--picture")
+    with pytest.raises(ValueError, match="is a folder: expected the name of a file for `picture`"):
+        refuse_existing(tmp_path, overwrite=True, option="picture")
 
 
 def test_a_broken_link_is_something_too(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="link already exists; choose another --out, or add --overwrite"):
+    with pytest.raises(ValueError, match="link already exists; choose another `out`, or add `overwrite`"):
         refuse_existing(tmp_path / "link")
 
 

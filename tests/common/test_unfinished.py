@@ -149,8 +149,8 @@ def test_too_little_memory_is_one_message_and_the_checkpoint_is_kept(train, monk
         ("unable to open shared memory object </torch_1_2_3> in read-write mode: No such", "--shm-size"),
         ("unable to write to file </torch_1_2>: No space left on device (28)", "--shm-size"),
         ("Too many open files. Communication with the workers is no longer possible.", "ulimit -n"),
-        ("DataLoader worker (pid 7) is killed by signal: Killed. ", "fewer --workers"),
-        ("DataLoader worker (pid(s) 7) exited unexpectedly", "fewer --workers"),
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", "fewer `workers`"),
+        ("DataLoader worker (pid(s) 7) exited unexpectedly", "fewer `workers`"),
     ],
     ids=["bus error", "no object", "full", "handles", "killed", "exited"],
 )
@@ -161,7 +161,7 @@ def test_a_loader_process_that_died_is_one_message(monkeypatch, text, expected):
         raise RuntimeError(text)
 
     monkeypatch.setattr(type(batches.loader), "__iter__", lambda loader: map(fails, [loader]))
-    with pytest.raises(ValueError, match=f"a loader process failed with --workers 1: .*{expected}"):
+    with pytest.raises(ValueError, match=f"a loader process failed with `workers=1`: .*{expected}"):
         next(iter(batches))
 
 

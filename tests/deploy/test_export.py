@@ -19,6 +19,7 @@ from pipeline.deploy.export import ExportOptions, export_student, summary_path
 from pipeline.deploy.onnx_model import INPUT, OF_MAP, OnnxStudent, as_input, open_onnx
 from pipeline.deploy.parity import check_parity, gap, images_of_source, reference, smooth, synthetic_images
 from pipeline.depth.bins import bin_edges
+from pipeline.errors import PipelineError
 from pipeline.networks.decoder import Decoder
 from pipeline.networks.registry import build_student
 from pipeline.networks.saved_run import LoadedRun, save_weights
@@ -184,7 +185,7 @@ def test_a_file_of_one_size_takes_no_other_and_resizes_the_view(tmp_path):
     assert student.size_px == (64, 72)
     assert str(student.card.view) == "center:80x96,resize:64x72"
     assert student.run(np.zeros((2, 3, 64, 72), np.float32))[0].shape == (2, 64, 72)
-    with pytest.raises(ValueError, match="takes images of 64x72 px alone, got 64x80: export it without --size"):
+    with pytest.raises(ValueError, match="takes images of 64x72 px alone, got 64x80: export it without `size_px`"):
         student.run(np.zeros((1, 3, 64, 80), np.float32))
     assert {one.version for one in onnx.load(out).opset_import if one.domain == ""} == {18}
 
@@ -193,18 +194,18 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path):
     run, out = run_of(), tmp_path / "a.onnx"
     with pytest.raises(ValueError, match=r"ends in .onnx"):
         export_student(run, tmp_path / "a.bin")
-    with pytest.raises(ValueError, match="--int8 .* is --out itself"):
+    with pytest.raises(ValueError, match="`int8=.*` is `out` itself"):
         export_student(run, out, int8=out)
     with pytest.raises(ValueError, match="takes its ranges from real images"):
         export_student(run, out, int8=tmp_path / "b.onnx", calibration=synthetic_images(None))
     with pytest.raises(ValueError, match="this student has no map"):
         export_student(run_of(head="depth"), out, ExportOptions(uncertainty=True))
-    with pytest.raises(ValueError, match="--opset 9: expected 18 to 23"):
+    with pytest.raises(ValueError, match="`opset=9`: expected 18 to 23"):
         ExportOptions(opset=9)
-    with pytest.raises(ValueError, match="--max-rel-error 0"):
+    with pytest.raises(ValueError, match="`max_rel_error=0`"):
         ExportOptions(max_rel_error=0)
     out.touch()
-    with pytest.raises(ValueError, match=r"a.onnx already exists; choose another --out, or add --overwrite"):
+    with pytest.raises(ValueError, match=r"a.onnx already exists; choose another `out`, or add `overwrite`"):
         export_student(run, out)
 
 
@@ -213,7 +214,9 @@ def test_a_missing_package_is_one_error_with_the_command_that_installs_it(tmp_pa
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr("pipeline.deploy.onnx_model.import_module", missing)
-    with pytest.raises(ImportError, match=r"onnx is missing .*: pip install 'tiekd-pipeline\[onnx\]'"):
+    with pytest.raises(
+        PipelineError, match=r"the package onnx is not installed; run: pip install 'tiekd-pipeline\[onnx\]'"
+    ):
         export_student(run_of(), tmp_path / "a.onnx")
 
 

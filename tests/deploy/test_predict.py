@@ -150,7 +150,7 @@ def test_pixels_farther_than_a_png_holds_are_told(tmp_path, images):
     written = json.loads((tmp_path / "out/predictions.json").read_text())
     assert done.beyond == written["farther_than_a_png_holds_px"] > 0
     assert done.beyond == sum((read_png(path) == 0).sum() for path in (tmp_path / "out").rglob("*.png"))
-    with pytest.raises(ValueError, match="--depth-png mm holds up to 65.535 m, and this network begins at 70 m"):
+    with pytest.raises(ValueError, match="`depth_png=mm` holds up to 65.535 m, and this network begins at 70 m"):
         predict_folder(Far(range_m=(70.0, 80.0)), images, tmp_path / "x", FolderOptions(depth_png="mm"))
 
 
@@ -262,15 +262,17 @@ def test_images_of_formats_that_are_not_read_are_passed_over_aloud(images):
     (images / ".hidden.png").write_bytes(b"")
     listener = Listener()
     assert [image_id for image_id, _ in find_images(images, listener)] == ["2", "a/0", "a/1", "b/c/0", "b/c/1"]
-    assert listener.said == ["1 images passed over (old.bmp ...): convert them to PNG, JPEG or WebP"]
+    assert listener.said == [
+        "1 images left out, of formats that are not read (old.bmp): convert them to PNG, JPEG or WebP"
+    ]
 
 
 def test_options_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="nothing to write"):
         FolderOptions(depth_png="none")
-    with pytest.raises(ValueError, match="--colour-range 5:5: expected two depths above 0, ascending"):
+    with pytest.raises(ValueError, match="`colour_range_m=5:5`: expected two depths above 0, ascending"):
         FolderOptions(colour_range_m=(5.0, 5.0))
-    with pytest.raises(ValueError, match="--batch-size 0"):
+    with pytest.raises(ValueError, match="`batch_size=0`"):
         FolderOptions(batch_size=0)
 
 
@@ -324,8 +326,31 @@ def test_an_exported_file_predicts_what_its_run_predicts(tmp_path, images, run):
     assert np.ptp(outputs["run"]) > 0.5
     assert np.allclose(outputs["a"], outputs["run"], rtol=1e-4)
     assert 0 < np.median(np.abs(outputs["8"] / outputs["run"] - 1)) < 0.1
-    with pytest.raises(ValueError, match=r"takes 64x64 px alone: leave --size out"):
+    with pytest.raises(ValueError, match=r"takes 64x64 px alone: leave `size_px` out"):
         open_model(small, (32, 64))
-    with pytest.raises(ValueError, match="--device cuda: an ONNX file runs on the CPU"):
+    with pytest.raises(ValueError, match="`device=cuda`: an ONNX file runs on the CPU"):
         open_model(small, None, "cuda")
     assert json.loads((tmp_path / "by" / "8" / "predictions.json").read_text())["precision"] == "int8"
+
+
+def test_images_that_are_left_out_are_named_with_their_count_and_linked_folders_are_read(tmp_path):
+    said = []
+
+    class Notes(Silent):
+        def note(self, text):
+            said.append(text)
+
+    root = tmp_path / "images"
+    (root / "a").mkdir(parents=True)
+    for name in (b"a/1.PNG", b"caf\xe9.png", b"x.tif", b"y.bmp"):
+        with open(os.path.join(os.fsencode(root), name), "wb"):  # noqa: PTH118, PTH123 - a name of bytes
+            pass
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "2.jpg").touch()
+    (root / "circle").symlink_to(root)
+    assert [image_id for image_id, _ in find_images(root, Notes())] == ["a/1", "linked/2"]
+    assert said == [
+        "2 images left out, of formats that are not read (x.tif ...): convert them to PNG, JPEG or WebP",
+        "1 images left out, whose names have control characters or are not UTF-8 (caf\\udce9.png): rename them",
+    ]

@@ -90,7 +90,7 @@ def test_eigens_nyu_crop_is_rows_45_to_471_and_columns_41_to_601():
 
 
 def test_eigens_nyu_crop_refuses_another_size_and_names_the_way_out():
-    with pytest.raises(ValueError, match=r"240x320.*--protocol plain"):
+    with pytest.raises(ValueError, match=r"240x320.*`protocol=plain`"):
         PROTOCOLS["nyu_eigen"].mask(np.full((240, 320), 5.0))
 
 

@@ -14,7 +14,7 @@ from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
 from pipeline.cli.main import main
 from pipeline.depth.metrics import METRICS, depth_metrics
-from pipeline.evaluation.result_files import write_result
+from pipeline.evaluation.result import write_result
 from pipeline.evaluation.run import choose_protocol, evaluate_student, evaluate_teacher
 from pipeline.networks.predict import predict_depth_m
 from pipeline.networks.saved_run import LoadedRun

@@ -35,8 +35,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from tiny_stores import folder_bytes, make_store
 
+from pipeline.errors import DamagedStoreError
 from pipeline.store import open_store
-from pipeline.store.format.codec import DamagedStoreError
 from pipeline.store.format.layout import MANIFEST
 from pipeline.store.format.shard import EMPTY, build_shard, parse_index
 from pipeline.store.tools.verify import verify_store

@@ -33,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from range_server import Server, says_etag, says_modified, says_nothing, says_weak_etag
 from tiny_stores import make_store
 
+from pipeline.errors import DamagedStoreError
 from pipeline.store import open_store
-from pipeline.store.format.codec import DamagedStoreError
 from pipeline.store.format.shard import EMPTY, build_shard, parse_index
 from pipeline.store.remote import transport
 from pipeline.store.remote.remote import StoreChangedError

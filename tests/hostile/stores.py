@@ -503,7 +503,7 @@ def link(target: str, kind: str = "gaussian") -> Callable[[Path], None]:
 
 
 for _name, _file, _words in [
-    ("manifest", MANIFEST, "no finished store"),
+    ("manifest", MANIFEST, "not a complete store"),
     ("shard", SHARD, "not a regular file"),
     ("node", "depth/zarr.json", "not a regular file"),
     ("rows", "sample/id/c/0/0", "not a regular file"),
@@ -517,7 +517,7 @@ for _name, _file, _target, _words in [
     ("folder-of-chunks", "depth/c", "twin", "Not a directory"),
     ("folder-of-an-array", "sample", "twin", "Not a directory"),
     ("shard-to-zeros", SHARD, "/dev/zero", "symbolic links"),
-    ("manifest-to-zeros", MANIFEST, "/dev/zero", "no finished store"),
+    ("manifest-to-zeros", MANIFEST, "/dev/zero", "not a complete store"),
     ("shard-to-itself", SHARD, "0", "symbolic links"),
 ]:
     case(f"link-for-{_name}", _words, instead(_file, link(_target)))
@@ -573,7 +573,7 @@ case("maps-of-a-terabyte-sparse", "expected at most", lambda s: s.declare(**TERA
 case("maps-of-a-terabyte-dense", "expected at most", lambda s: s.declare(**TERABYTE), "dense")
 case(
     "index-of-half-a-gigabyte",
-    "use fewer --samples-per-shard",
+    "use fewer `samples_per_shard`",
     lambda s: s.declare(samples_per_shard=65536, bin_edges=TERABYTE["bin_edges"]),
     "sparse",
 )

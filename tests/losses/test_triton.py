@@ -88,7 +88,7 @@ def test_a_kernel_that_nobody_knows_is_refused():
 
 def test_triton_without_its_package_is_refused_with_what_to_install(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda _: None)
-    with pytest.raises(ValueError, match=r"not installed: pip install 'tiekd-pipeline\[triton\]', or use blocks"):
+    with pytest.raises(ValueError, match=r"not installed; run: pip install 'tiekd-pipeline\[triton\]'"):
         fused(torch.zeros(1, 3, 2, 2), torch.arange(4.0), kernel="triton")
 
 

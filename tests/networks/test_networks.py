@@ -13,7 +13,7 @@ from pipeline.depth.dpm import entropy_nats, expected_depth, gaussian_dpm
 from pipeline.losses.tiekd import TieKdLoss
 from pipeline.networks.encoders import MobileNetV2, ResNet, load_imagenet
 from pipeline.networks.registry import STUDENTS, build_student
-from pipeline.networks.saved_run import load_run
+from pipeline.networks.saved_run import load_run, view_of
 from pipeline.store import open_store
 from pipeline.train.options import TrainOptions
 from pipeline.train.run import train_network
@@ -281,7 +281,7 @@ def test_every_listed_student_builds_and_an_unknown_one_is_refused_with_the_list
     [
         (lambda _: [], "list, expected an object"),
         (lambda _: None, "NoneType, expected an object"),
-        (lambda config: {key: config[key] for key in config if key != "view"}, "view is missing"),
+        (lambda config: {key: config[key] for key in config if key != "student"}, "student is missing"),
         (lambda config: config | {"view": 7}, "view '7', expected what train-student writes"),
         (lambda config: config | {"view": ["full"]}, "view .*full.*, expected what"),
         (lambda config: config | {"student": {}}, "student '{}', expected what"),
@@ -295,7 +295,7 @@ def test_every_listed_student_builds_and_an_unknown_one_is_refused_with_the_list
         (lambda config: config | {"bin_edges_m": "x"}, "bin_edges_m: expected a list"),
     ],
     ids=[
-        "a list", "null", "no view", "view of a number", "view of a list", "student", "head", "depth space of a number",
+        "a list", "null", "no name", "view of a number", "view of a list", "student", "head", "depth space of a number",
         "depth space of no name", "store of a text", "teacher of a list", "source", "sigma", "edges",
     ],
 )  # fmt: skip
@@ -311,3 +311,8 @@ def test_a_malformed_configuration_is_one_clear_message(tmp_path, scenes, teache
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(ValueError, match=match):
         load_run(tmp_path / "run")
+
+
+def test_a_configuration_without_a_view_is_refused_where_one_is_needed():
+    with pytest.raises(ValueError, match="view is missing in the run's config.json"):
+        view_of({"student": "lean", "bin_edges_m": [1, 2, 3]})

@@ -155,7 +155,9 @@ def test_weights_of_the_whole_network_are_loaded_under_the_pyramids_names_and_al
 def test_without_timm_one_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     check_student("timm:resnet18")
-    with pytest.raises(ValueError, match=r"need timm, which is not installed: pip install 'tiekd-pipeline\[timm\]'"):
+    with pytest.raises(
+        ValueError, match=r"the package timm is not installed; run: pip install 'tiekd-pipeline\[timm\]'"
+    ):
         build_student("timm:resnet18", 5)
 
 

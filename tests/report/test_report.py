@@ -327,13 +327,13 @@ def test_the_area_of_one_student_alone_needs_no_winner(world, tmp_path):
 )
 def test_damaged_uncertainty_is_named(world, tmp_path, change):
     write_metrics(tmp_path / "taught.json", 0.2, doubt=doubt_of(0.2, 0.3) | change)
-    with pytest.raises(ValueError, match=r"metrics .*taught\.json.*expected what evaluate-student"):
+    with pytest.raises(ValueError, match=r"evaluation .*taught\.json.*expected what `pipeline evaluate-student"):
         report(world, tmp_path / "r.html", metrics_paths=[tmp_path / "taught.json"])
 
 
 def test_an_existing_page_is_never_written_over(world, tmp_path):
     (tmp_path / "r.html").write_text("mine")
-    with pytest.raises(ValueError, match=r"r\.html already exists; .*--overwrite"):
+    with pytest.raises(ValueError, match=r"r\.html already exists; .*`overwrite`"):
         report(world, tmp_path / "r.html")
     assert (tmp_path / "r.html").read_text() == "mine"
 
@@ -342,7 +342,7 @@ def test_an_existing_page_is_never_written_over(world, tmp_path):
     ("changes", "message"),
     [
         ({"runs": []}, "no run to report on"),
-        ({"frames": 0}, "--frames 0"),
+        ({"frames": 0}, "`frames=0`"),
         ({"runs": ["taught", "taught"]}, "two runs are named 'taught'"),
         ({"runs": ["truth"]}, r"taught\.json belong to no run.*'taught' is none of truth, teacher"),
         ({"metrics": ["taught", "taught"]}, "are both of 'taught'"),
@@ -406,7 +406,7 @@ def test_another_image_of_the_same_id_is_refused(world, tmp_path):
 @pytest.mark.parametrize("text", ["[]", '{"metrics": {}}', '{"protocol": {}, "source": "", "frames": "x"}'])
 def test_a_json_that_is_no_metrics_file_is_named(world, tmp_path, text):
     (tmp_path / "taught.json").write_text(text)
-    with pytest.raises(ValueError, match=r"metrics .*taught\.json"):
+    with pytest.raises(ValueError, match=r"evaluation .*taught\.json"):
         report(world, tmp_path / "r.html", metrics_paths=[tmp_path / "taught.json"])
 
 

@@ -34,7 +34,7 @@ from pipeline.sources.readers.images import (
     resolve_image,
 )
 from pipeline.sources.registry import open_source, source_kinds
-from pipeline.sources.splits import checked_path, rows, without_suffix
+from pipeline.sources.splits import BLANKS, checked_path, rows, without_suffix
 
 REAL = Path(__file__).parents[2] / "../shared/data"
 ROW = f"{fakes.DRIVE}/0000000000.png {fakes.TRUTH}/0000000000.png 721.5377"
@@ -235,7 +235,7 @@ def test_the_named_file_goes_before_its_sibling(tmp_path):
 
 
 def test_a_missing_image_is_named_with_what_was_tried(tmp_path):
-    with refuses(tmp_path / "a.png", "no such file", ".jpg", "--source"):
+    with refuses(tmp_path / "a.png", "no such file", ".jpg", "`source`"):
         read_rgb(str(tmp_path / "a.png"))
 
 
@@ -335,7 +335,7 @@ def test_a_checked_path_stays_below_its_root(text):
 def test_rows_are_the_lines_that_are_not_blank_with_their_numbers(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("list") / "a.txt"
     path.write_text("\r\n".join(lines), encoding="utf-8-sig", newline="")
-    assert list(rows(path)) == [(i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()]
+    assert list(rows(path)) == [(i, line.strip(BLANKS)) for i, line in enumerate(lines, 1) if line.strip(BLANKS)]
 
 
 @given(st.text("ab/.", max_size=8), st.sampled_from([*IMAGE_SUFFIXES, ".PNG", ".txt", ""]))

@@ -440,7 +440,7 @@ def test_a_frame_that_is_missing_or_of_another_type_is_named(tmp_path):
     source = open_source(f"nyu:{layouts.make_fast_depth(tmp_path)}")
     first, second, _ = source.samples("train")
     Path(first.image_path).unlink()
-    with refuses("image", first.image_path, "No such file", "--source"):
+    with refuses("image", first.image_path, "No such file", "`source`"):
         source.read_image(first)
     with h5py.File(second.image_path, "a") as file:
         del file["rgb"]

@@ -243,9 +243,9 @@ def test_annotated_depth_goes_before_scans_and_scans_before_nothing(tmp_path):
 
 def test_a_truth_that_is_not_there_is_refused_with_where_it_was_looked_for(tmp_path):
     root = layouts.make_kitti_raw(tmp_path, annotated=None, scans=False)
-    with refuses("no annotated depth", "train/DRIVE", "gt_depth/DRIVE", "data_depth_annotated.zip", "--truth velodyne"):
+    with refuses("no annotated depth", "train/DRIVE", "gt_depth/DRIVE", "data_depth_annotated.zip", "`truth=velodyne`"):
         opened("kitti-raw", root, "annotated")
-    with refuses("no scans", "velodyne_points/data", "synced+rectified", "--truth annotated"):
+    with refuses("no scans", "velodyne_points/data", "synced+rectified", "`truth=annotated`"):
         opened("kitti-raw", root, "velodyne")
 
 

@@ -31,7 +31,7 @@ def test_a_view_reads_back_from_its_text(view):
 def test_the_box_lies_inside_the_image_or_is_refused(view, height, width):
     fits = view.crop_size_px is None or (view.crop_size_px[0] <= height and view.crop_size_px[1] <= width)
     if not fits:
-        with pytest.raises(ValueError, match=rf"{height}x{width} px is smaller than the view .*--view"):
+        with pytest.raises(ValueError, match=rf"{height}x{width} px is smaller than the view .*`view`"):
             view.box_px(height, width)
         return
     top, left, box_height, box_width = view.box_px(height, width)

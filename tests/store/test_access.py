@@ -19,9 +19,10 @@ from tiny_stores import make_store
 
 from pipeline.cli.main import main
 from pipeline.common.fileio import sha256_bytes
+from pipeline.errors import DamagedStoreError
 from pipeline.store import open_store
 from pipeline.store.format import maps
-from pipeline.store.format.codec import DamagedStoreError, decode_chunk, encode_chunk
+from pipeline.store.format.codec import decode_chunk, encode_chunk
 from pipeline.store.format.shard import EMPTY, build_shard, parse_index
 from pipeline.store.format.sparse import decode_planes, decode_sparse, encode_sparse
 from pipeline.store.read import files, planes

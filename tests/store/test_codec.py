@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from pipeline.errors import DamagedStoreError
 from pipeline.store.format import prefix_sum as scan
 from pipeline.store.format import sparse
 from pipeline.store.format.codec import (
     AffineCodec,
-    DamagedStoreError,
     LogCodec,
     codes_of_residual,
     decode_chunk,

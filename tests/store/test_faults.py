@@ -48,6 +48,13 @@ def test_a_run_that_loses_power_anywhere_comes_to_the_same_bytes():
 
 
 @pytest.mark.slow
+def test_planted_links_lacking_locks_and_a_store_made_again_harm_nothing():
+    found = re.findall(r"^(\d+) of (\d+) ", script("planted.py", "--runs", "1"), re.MULTILINE)
+    assert len(found) == 3
+    assert all(good == tried and int(tried) > 0 for good, tried in found)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [(), ("--handles", "256")], ids=["usual", "256-handles"])
 def test_a_store_that_changes_on_its_server_is_never_read_wrong(limit):
     *_, last = script("url_cache.py", "--rounds", "28", *limit).splitlines()

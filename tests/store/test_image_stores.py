@@ -14,8 +14,9 @@ from tiny_stores import folder_bytes
 from pipeline.cache.images import cache_images
 from pipeline.cli.main import main
 from pipeline.common.fileio import sha256_file
+from pipeline.errors import DamagedStoreError
 from pipeline.store import open_store
-from pipeline.store.format.codec import DamagedStoreError, encode_chunk
+from pipeline.store.format.codec import encode_chunk
 from pipeline.store.format.layout import MANIFEST
 from pipeline.store.format.shard import build_shard
 from pipeline.store.images.reader import KeptImages, open_images
@@ -67,7 +68,7 @@ def list_anew(root, file):
 def test_info_says_what_kept_images_are_and_what_they_take(kept):
     said = run("info", kept)
     size = sum((kept / "rgb/c" / str(number) / "0/0/0").stat().st_size for number in range(3)) / 8
-    assert re.search(r"kind +kept images, .*--images", said)
+    assert re.search(r"kind +kept images, .*`images`", said)
     assert re.search(r"source +scenes, 8 images, ids sha256 [0-9a-f]{16}\.\.\.", said)
     assert re.search(r"view +full, 32x64 px", said)
     assert f"an image: {size / 1e3:.1f} KB, {size / (3 * 32 * 64):.0%} of its pixels' bytes" in said

@@ -19,8 +19,8 @@ from tiny_stores import folder_bytes, make_spec, make_store
 
 from pipeline.cli.main import main
 from pipeline.common.fileio import sha256_bytes
+from pipeline.errors import DamagedStoreError
 from pipeline.store import open_store
-from pipeline.store.format.codec import DamagedStoreError
 from pipeline.store.remote import ranges, transport
 from pipeline.store.remote.remote import CACHE_VARIABLE, RemoteFiles, StoreChangedError, cache_folder
 from pipeline.store.tools.verify import verify_store
@@ -206,7 +206,7 @@ def test_the_cache_lies_where_it_is_asked_for(server, tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache" / "tiekd-pipeline"
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"store cache .*choose a folder that can be written with --store-cache"):
+    with pytest.raises(ValueError, match=r"store cache .*choose a folder that can be written with `store_cache`"):
         open_store(server.url("s.zarr"), cache=tmp_path / "file")
 
 

@@ -15,8 +15,8 @@ from tiny_stores import make_store
 
 from pipeline.cli.main import main
 from pipeline.common.fileio import pretty_json
+from pipeline.errors import DamagedStoreError
 from pipeline.store import open_store
-from pipeline.store.format.codec import DamagedStoreError
 from pipeline.store.format.shard import EMPTY, build_shard, parse_index
 from pipeline.store.images.reader import open_images
 from pipeline.store.remote import ranges, transport
@@ -384,7 +384,7 @@ def test_a_machine_without_home_is_told_where_to_name_a_cache(server, monkeypatc
     monkeypatch.delenv(CACHE_VARIABLE)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("pathlib.Path.home", lambda: (_ for _ in ()).throw(RuntimeError("none")))
-    with pytest.raises(ValueError, match="there is no home directory: choose one with --store-cache or TIEKD_STORE_C"):
+    with pytest.raises(ValueError, match="there is no home directory: choose one with `store_cache` or TIEKD_STORE_C"):
         open_images(server.url("s.zarr"))
 
 

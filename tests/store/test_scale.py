@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tiny_stores import make_spec
 
 from pipeline.common.fileio import pretty_json, sha256_bytes
-from pipeline.store.format.codec import DamagedStoreError, encode_chunk
+from pipeline.errors import DamagedStoreError
+from pipeline.store.format.codec import encode_chunk
 from pipeline.store.format.layout import ARRAYS, MANIFEST, MAX_FILES, USUAL_FILES, StoreLayout, usual_samples_per_shard
 from pipeline.store.format.spec import digest_of_ids
 from pipeline.store.read import ids as store_ids

@@ -18,8 +18,9 @@ import zarr
 from paths import SUPPORT
 from tiny_stores import BINS, SIZE_PX, encode, folder_bytes, make_maps, make_spec, make_store, write_shards
 
+from pipeline.errors import DamagedStoreError
 from pipeline.store import open_store
-from pipeline.store.format.codec import DamagedStoreError, LogCodec, codes_of_residual, decode_chunk
+from pipeline.store.format.codec import LogCodec, codes_of_residual, decode_chunk
 from pipeline.store.format.layout import ArrayLayout
 from pipeline.store.tools.verify import verify_store
 from pipeline.store.write.columns import column_files
@@ -195,7 +196,7 @@ def test_a_finished_store_is_never_written_over(tmp_path):
     path = make_store(tmp_path / "s.zarr")
     spec, ids = make_spec()
     with (
-        pytest.raises(ValueError, match="s.zarr exists: .*choose another --out"),
+        pytest.raises(ValueError, match="s.zarr exists: .*choose another `out`"),
         StoreWriter(path, spec, ids),
     ):
         pass
@@ -249,7 +250,7 @@ def test_an_unfinished_store_does_not_open_and_says_how_to_go_on(tmp_path):
 
 
 def test_a_folder_that_is_no_store_does_not_open(tmp_path):
-    with pytest.raises(ValueError, match=r"is no finished store \(it has no MANIFEST.json\)"):
+    with pytest.raises(ValueError, match=r"is not a complete store: MANIFEST.json is missing"):
         open_store(tmp_path)
 
 

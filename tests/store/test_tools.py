@@ -20,8 +20,8 @@ from tiny_stores import BINS, SIZE_PX, folder_bytes, make_store
 
 from pipeline.cli.main import main
 from pipeline.common.fileio import sha256_file
+from pipeline.errors import DamagedStoreError
 from pipeline.store import open_store
-from pipeline.store.format.codec import DamagedStoreError
 from pipeline.store.format.layout import MANIFEST
 from pipeline.store.format.shard import build_shard
 from pipeline.store.tools.archive import pack_store, unpack_store
@@ -63,7 +63,7 @@ def test_a_tighter_error_and_stored_maps_cost_more():
     assert bits == sorted(bits, reverse=True)
     kinds = [reference_costs(5e-4, kind, 64)[0].bits_per_pixel for kind in ("gaussian", "sparse", "dense")]
     assert kinds == sorted(kinds)
-    with pytest.raises(ValueError, match="reference figures reach from 0.0001 to 0.01; .*--from"):
+    with pytest.raises(ValueError, match="reference figures reach from 0.0001 to 0.01; .*`from`"):
         reference_costs(0.1, "gaussian", 64)
 
 
@@ -323,7 +323,7 @@ def test_a_damaged_store_is_not_packed(tmp_path, damage):
 
 def test_what_exists_is_left_as_it_is(tmp_path, stores, packed):
     before = packed.read_bytes()
-    with pytest.raises(ValueError, match="s.dstore exists: .*choose another --out"):
+    with pytest.raises(ValueError, match="s.dstore exists: .*choose another `out`"):
         pack_store(stores["dense"], packed)
     (tmp_path / "t.zarr").symlink_to(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="t.zarr exists"):

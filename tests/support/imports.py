@@ -1,4 +1,4 @@
-"""Which of our files import which, read from the source; `rewrite_dvc.py` puts it into the dvc.yaml files."""
+"""Which of our files import which, read from the source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SOURCES = {
 }
 """The kinds of source that each file's stages open; the registry imports them by name."""
 STAGES = {
-    "make_scenes": ("scenes/__main__.py", []),
+    "make_scenes": ("scenes/dataset.py", []),
     "train_teacher": ("pipeline/cli/train.py", ["pipeline/losses/likelihood.py"]),
     "cache_teacher": ("pipeline/cli/cache_teacher.py", ["pipeline/teachers/checkpoint.py"]),
     "evaluate_teacher": ("pipeline/cli/evaluate.py", []),
@@ -74,7 +74,8 @@ def closure(stage: str, file: str) -> list[str]:
     todo, seen = [names[start], *(names[path] for path in by_name)], set()
     while todo:
         name = todo.pop()
-        if name in seen:
+        shared_cli = name.startswith("pipeline.cli") and name != names[start]
+        if name in seen or shared_cli:
             continue
         seen.add(name)
         packages = {name.rsplit(".", up)[0] for up in range(1, name.count(".") + 1)}

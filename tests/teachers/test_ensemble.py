@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import fields
 
 import fakes
 import numpy as np
@@ -18,7 +19,7 @@ from pipeline.depth.dpm import gaussian_dpm
 from pipeline.depth.rebin import carry
 from pipeline.store import open_store
 from pipeline.teachers.base import TeacherCard, TeacherOutput
-from pipeline.teachers.options import FLAGS, TeacherOptions
+from pipeline.teachers.options import TeacherOptions
 from pipeline.teachers.registry import open_teacher
 
 CPU = torch.device("cpu")
@@ -134,7 +135,7 @@ def test_the_card_says_flip_average_and_sigma_where_gaussians_stand_in(made):
 
 def test_a_folder_of_predictions_cannot_be_mirrored(tmp_path):
     np.save(tmp_path / "a.npy", np.ones((8, 10), np.float32))
-    with refuses("cannot be shown a mirrored image; leave --flip-average out"):
+    with refuses("cannot be shown a mirrored image; leave `flip_average` out"):
         opened(f"predictions:{tmp_path}", flip_average=True, metres_per_unit=1.0)
 
 
@@ -151,9 +152,9 @@ def test_answers_without_a_scale_are_not_mixed(made):
 @pytest.mark.parametrize(
     ("lacks", "parts"),
     [
-        ({"map_edges_m": None}, ["no bins to mix answers in", "--bins, for example nyu"]),
-        ({"map_sigma_m": None}, ["'ramp': gives depth alone", "no customary width; give --sigma-m"]),
-        ({"map_sigma_m": -1.0}, ["its width is -1.0; give --sigma-m, in metres, above 0"]),
+        ({"map_edges_m": None}, ["no bins to mix answers in", "`bins`, for example nyu"]),
+        ({"map_sigma_m": None}, ["'ramp': gives depth alone", "no customary width; give `sigma_m`"]),
+        ({"map_sigma_m": -1.0}, ["its width is -1.0; give `sigma_m`, in metres, above 0"]),
     ],
 )
 def test_bins_and_sigma_that_nobody_knows_are_asked_for(made, lacks, parts):
@@ -308,7 +309,9 @@ def test_a_file_gives_weights_and_flags_and_paths_from_its_own_folder(tmp_path, 
     assert second["card"]["preprocessing"]["flip_average"] is True
 
 
-@pytest.mark.parametrize("key", sorted(flag.removeprefix("--") for flag in FLAGS.values()))
+@pytest.mark.parametrize(
+    "key", sorted(field.name.replace("_", "-").removesuffix("-px") for field in fields(TeacherOptions))
+)
 def test_every_flag_of_a_teacher_is_one_of_a_member_except_those_of_the_whole(tmp_path, key):
     member = {"teacher": "predictions:nowhere", key: {"flip-average": True, "input-size": "8x10"}.get(key, "x")}
     with pytest.raises(ValueError, match=r"expected|means nothing|no such") as told:
@@ -329,7 +332,7 @@ NEAR = {"teacher": "python:fakes:near"}
         ([{**NEAR, "weight": True}], ["has the weight True"]),
         ([{**NEAR, "weight": "1"}], ["has the weight '1'"]),
         ([{**NEAR, "colour": 1}], ["has 'colour', expected teacher, weight,", "licence", "leave it out"]),
-        ([{**NEAR, "trust-code": True}], ["has 'trust-code'", "give --trust-code on the command line"]),
+        ([{**NEAR, "trust-code": True}], ["has 'trust-code'", "give `trust_code` on the command line"]),
         ([{**NEAR, "input-size": "0x7"}], ["has input-size '0x7', expected it as it is written on the command line"]),
         ([{**NEAR, "flip-average": "yes"}], ["has flip-average 'yes'"]),
         ([{**NEAR, "metres-per-unit": True}], ["has metres-per-unit True"]),
@@ -355,7 +358,7 @@ def test_a_file_names_no_code_that_the_user_did_not_trust(tmp_path, made):
     made("near", 3.0)
     made("far", 9.0)
     spec = write(tmp_path, NEAR, {"teacher": "python:fakes:far"})
-    with refuses("its member python:fakes:near runs code that the file names", "give --trust-code"):
+    with refuses("its member python:fakes:near runs code that the file names", "give `trust_code`"):
         opened(spec)
     assert opened(spec, trust_code=True).card.name == "near + far"
 

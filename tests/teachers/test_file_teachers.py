@@ -76,8 +76,8 @@ def test_a_description_beside_the_file_says_what_flags_say(tmp_path, kind):
 @pytest.mark.parametrize(
     ("missing", "parts"),
     [
-        ("depth_space", ["nothing says what its numbers mean", "--depth-space", "affine_disparity", ".json"]),
-        ("normalise", ["how its pixels are normalised", "--normalise imagenet", "looks right and is not"]),
+        ("depth_space", ["nothing says what its numbers mean", "`depth_space`", "affine_disparity", ".json"]),
+        ("normalise", ["how its pixels are normalised", "`normalise=imagenet, half", "looks right and is not"]),
     ],
 )
 def test_what_numbers_mean_and_pixels_are_is_never_guessed(tmp_path, kind, missing, parts):
@@ -102,7 +102,7 @@ def test_what_numbers_mean_and_pixels_are_is_never_guessed(tmp_path, kind, missi
         ({"input_size": "4x5"}, {}, ["input_size '4x5'", "[height, width]"]),
         ({"input_size": [4, True]}, {}, ["input_size [4, True]", "1 to 16384"]),
         ({"input_size": [4, 99999]}, {}, ["input_size [4, 99999]"]),
-        ({"metres_per_unit": 0.001}, {"metres_per_unit": 1.0}, ["--metres-per-unit 1.0", "says 0.001"]),
+        ({"metres_per_unit": 0.001}, {"metres_per_unit": 1.0}, ["`metres_per_unit=1.0`", "says 0.001"]),
         ({"metres_per_unit": "yards"}, {}, ["net.onnx.json", "'yards'", "above 0"]),
         ({"licence": ["MIT"]}, {}, ["says licence ['MIT']", "expected a text"]),
         ({"normalize": "unit"}, {}, ["says 'normalize'", "none of", *KEYS]),
@@ -239,7 +239,7 @@ def test_a_size_that_the_file_fixes_is_made_from_every_view(tmp_path):
     teacher = opened("onnx", make_onnx(tmp_path / "net.onnx", (1, 3, 3, 4)), **SAID, input_size_px=(3, 4))
     torch.testing.assert_close(depth_of(teacher), weighed(resized((3, 4))))
     assert teacher.card.preprocessing["input_size_px"] == [3, 4]
-    with refuses("takes an input of 3x4 px, asked for 4x3", "leave --input-size out"):
+    with refuses("takes an input of 3x4 px, asked for 4x3", "leave `input_size_px` out"):
         opened("onnx", tmp_path / "net.onnx", **SAID, input_size_px=(4, 3))
 
 
@@ -257,7 +257,7 @@ def test_half_precision_and_byte_inputs_are_made_as_the_file_wants_them(tmp_path
     path = make_onnx(tmp_path / "bytes.onnx", dtype=np.uint8)
     whole = opened("onnx", path, depth_space="metric_m", normalise="bytes")
     torch.testing.assert_close(depth_of(whole), weighed((IMAGES * 255).round()))
-    with refuses("uint8 without a scale", "--normalise bytes"):
+    with refuses("uint8 without a scale", "`normalise=bytes`"):
         opened("onnx", path, **SAID)
 
 
@@ -267,7 +267,7 @@ def test_a_network_that_cannot_run_on_a_size_says_which_and_what_to_change(tmp_p
         helper.make_node("Reshape", ["sum", "shape"], ["depth"]),
     ]
     teacher = opened("onnx", make_onnx(tmp_path / "net.onnx", after=nodes), **SAID)
-    with refuses("does not run on an input of (2, 3, 6, 8)", "--input-size", "--view"):
+    with refuses("does not run on an input of (2, 3, 6, 8)", "`input_size_px`", "`view`"):
         depth_of(teacher)
 
 
@@ -297,7 +297,7 @@ def test_a_network_that_was_traced_on_a_gpu_is_not_told_to_take_another_size(tmp
         raise RuntimeError("Expected all tensors to be on the same device, but found at least two, cuda:0 and cpu!")
 
     teacher._run = run
-    with refuses("its code names a device, this is cpu: give --device"):
+    with refuses("its code names a device, this is cpu: give `device`"):
         depth_of(teacher)
 
 
@@ -313,17 +313,17 @@ def test_overflow_of_float16_in_a_file_does_not_ask_for_a_flag_that_files_lack(t
 def test_all_flags_that_a_uint8_file_lacks_are_named_at_once(tmp_path):
     cast = helper.make_node("Cast", ["sum"], ["depth"], to=TensorProto.UINT8)
     path = make_onnx(tmp_path / "net.onnx", dtype=np.uint8, after=[cast], output_type=TensorProto.UINT8)
-    with refuses("give --depth-space (metric_m", "--normalise bytes", "--metres-per-unit", "net.onnx.json"):
+    with refuses("give `depth_space` (metric_m", "`normalise=bytes`", "`metres_per_unit`", "net.onnx.json"):
         opened("onnx", path)
-    with refuses("--normalise bytes", "--metres-per-unit"):
+    with refuses("`normalise=bytes`", "`metres_per_unit`"):
         opened("onnx", path, depth_space="metric_m")
     assert opened("onnx", path, depth_space="metric_m", normalise="bytes", metres_per_unit=0.1)
 
 
 def test_all_flags_that_other_files_lack_are_named_at_once(tmp_path):
-    with refuses("--depth-space", "--normalise (imagenet"):
+    with refuses("`depth_space`", "`normalise` (imagenet"):
         opened("torchscript", make_torchscript(tmp_path / "net.pt"), trust_code=True)
-    with refuses("--depth-space", "--normalise (imagenet", "--output (depth0, depth1)"):
+    with refuses("`depth_space`", "`normalise` (imagenet", "`output` (depth0, depth1)"):
         opened("litert", make_litert(tmp_path / "net.tflite", outputs=2))
 
 
@@ -372,15 +372,15 @@ def test_an_output_with_or_without_an_axis_of_one_is_depth(tmp_path, node, batch
 def test_an_output_that_is_no_depth_is_refused_with_its_shape(tmp_path):
     nodes = [helper.make_node("Concat", ["sum", "sum"], ["depth"], axis=1)]
     teacher = opened("onnx", make_onnx(tmp_path / "net.onnx", after=nodes), **SAID)
-    with refuses("output depth is float32 (2, 2, 6, 8) for 2 images", "(2, 1, h, w)", "--output"):
+    with refuses("output depth is float32 (2, 2, 6, 8) for 2 images", "(2, 1, h, w)", "`output`"):
         depth_of(teacher)
 
 
 def test_several_outputs_are_listed_until_one_is_chosen(tmp_path):
     path = make_onnx(tmp_path / "net.onnx", outputs=("depth", "doubt"))
-    with refuses("gives depth (", "doubt (", "--output"):
+    with refuses("gives depth (", "doubt (", "`output`"):
         opened("onnx", path, **SAID)
-    with refuses("--output; 'sky' is none of them"):
+    with refuses("`output`; 'sky' is none of them"):
         opened("onnx", path, **SAID, output="sky")
     teacher = opened("onnx", path, **SAID, output="doubt")
     assert teacher.card.preprocessing["output"] == "doubt"
@@ -399,7 +399,7 @@ def whole_numbers(path, space="metric_m", **options):
 
 
 def test_whole_metres_need_a_scale_and_0_is_no_value(tmp_path):
-    with refuses("its output is int32", "--metres-per-unit", "0.001"):
+    with refuses("its output is int32", "`metres_per_unit`", "0.001"):
         whole_numbers(tmp_path / "net.onnx")
     images = IMAGES.clone()
     images[..., :4] = 0
@@ -521,7 +521,7 @@ def test_a_gpu_that_this_onnxruntime_cannot_use_is_refused_with_what_to_install(
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("it can")
-    with refuses("--device cuda", "CPUExecutionProvider", "onnxruntime-gpu", "--device cpu"):
+    with refuses("`device=cuda`", "CPUExecutionProvider", "onnxruntime-gpu", "`device=cpu`"):
         opened("onnx", make_onnx(tmp_path / "net.onnx"), torch.device("cuda"), **SAID)
 
 
@@ -613,13 +613,13 @@ def test_a_litert_file_of_any_size_takes_that_of_the_view(tmp_path):
 
 def test_a_litert_file_of_several_outputs_lists_them(tmp_path):
     path = make_litert(tmp_path / "net.tflite", outputs=2)
-    with refuses("gives depth0 (1, 6, 8, 1), depth1 (1, 6, 8, 1)", "--output"):
+    with refuses("gives depth0 (1, 6, 8, 1), depth1 (1, 6, 8, 1)", "`output`"):
         opened("litert", path, **SAID)
     torch.testing.assert_close(depth_of(opened("litert", path, **SAID, output="depth1")), IMAGES.mean(1))
 
 
 def test_a_gpu_is_refused_for_litert(tmp_path):
-    with refuses("--device cuda", "use --device cpu"):
+    with refuses("`device=cuda`", "use `device=cpu`"):
         opened("litert", make_litert(tmp_path / "net.tflite"), torch.device("cuda"), **SAID)
 
 
@@ -632,7 +632,7 @@ def test_a_file_with_code_is_not_loaded_before_its_maker_is_trusted(tmp_path, mo
     monkeypatch.setattr(torch.export, "load", None)
     shutil.copy(path, tmp_path / "net.pt2")
     for name in ("net.pt", "net.pt2"):
-        with refuses("is a program", "your rights", "--trust-code", "ONNX"):
+        with refuses("is a program", "your rights", "`trust_code`", "ONNX"):
             opened("torchscript", tmp_path / name, **SAID)
 
 
@@ -652,7 +652,7 @@ def test_torchscript_of_several_outputs_lists_them(tmp_path, form, listed):
     path = make_torchscript(tmp_path / "net.pt", form)
     for output in (None, "7"):
         teacher = opened("torchscript", path, **SAID, trust_code=True, output=output)
-        with refuses(listed, "--output"):
+        with refuses(listed, "`output`"):
             depth_of(teacher)
 
 

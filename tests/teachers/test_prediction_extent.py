@@ -150,20 +150,24 @@ def refused(*parts):
 
 
 def test_a_crop_is_not_stretched_over_the_whole_image():
-    with refused("prediction a: 352x1216 px", "view full, 375x1242 px", "--view kb"):
+    with refused("prediction a: 352x1216 px", "view full, 375x1242 px", "`view=kb`"):
         shown((352, 1216), "full")
 
 
 def test_a_stretched_file_is_taken_where_its_input_size_is_stated():
     with refused(
-        "192x640 px", "view kb, 352x1216 px", "image, 375x1242 px", "--input-size 192x640", '"input_size": [192, 640]'
+        "192x640 px",
+        "view kb, 352x1216 px",
+        "image, 375x1242 px",
+        "`input_size_px=192x640`",
+        '"input_size": [192, 640]',
     ):
         shown((192, 640), "kb")
     assert shown((192, 640), "kb", input_px=(192, 640)) == (192, 640)
     assert shown((96, 320), "kb", input_px=(192, 640)) == (96, 320)
     assert shown((352, 1216), "kb", input_px=(192, 640)) == (352, 1216)
     assert shown((192, 640), "kb", grid="image", input_px=(192, 640)) == (180, 627)
-    with refused("200x600 px", "--input-size"):
+    with refused("200x600 px", "`input_size_px=200x600`"):
         shown((200, 600), "kb", input_px=(192, 640))
 
 
@@ -193,7 +197,7 @@ def test_what_is_stated_is_held_against_the_size_and_the_view():
         shown((352, 1216), "kb", grid="image")
     with refused("375x1242 px", "view kb, 352x1216 px"):
         shown((375, 1242), "kb", grid="view", view=View.parse("kb"))
-    with refused("shows the view kb", "asked for is full", "--view kb"):
+    with refused("shows the view kb", "asked for is full", "`view=kb`"):
         shown((352, 1216), "full", grid="view", view=View.parse("kb"))
     assert shown((88, 304), "kb", grid="view", view=View.parse("kb,resize:88x304")) == (88, 304)
 

@@ -156,7 +156,7 @@ def test_the_digest_of_predictions_tells_another_listing(tmp_path):
 
 def test_predictions_without_scale_are_refused_with_both_ways_and_usual_values(tmp_path):
     spec = write_predictions(tmp_path, {"a.npy": DEPTH_M})
-    with refuses("--metres-per-unit 0.001", "predictions.json", '{"metres_per_unit": 0.001}', "1/256", "80/65535"):
+    with refuses("`metres_per_unit=0.001`", "predictions.json", '{"metres_per_unit": 0.001}', "1/256", "80/65535"):
         opened(spec)
 
 
@@ -166,11 +166,11 @@ def test_predictions_without_scale_are_refused_with_both_ways_and_usual_values(t
         (
             {"metres_per_unit": 0.001},
             {"metres_per_unit": 1.0},
-            ["--metres-per-unit 1.0", "says 0.001", "leave"],
+            ["`metres_per_unit=1.0`", "says 0.001", "leave"],
         ),
         ({"metres_per_unit": 0}, {}, ["metres per unit '0'", "above 0"]),
         ({"metres_per_unit": "yards"}, {}, ["'yards'", "tiekd-kitti"]),
-        ({}, {"metres_per_unit": -1.0}, ["--metres-per-unit -1.0", "above 0"]),
+        ({}, {"metres_per_unit": -1.0}, ["`metres_per_unit=-1.0`", "above 0"]),
         (
             {"metres_per_unit": 1, "depth_space": "metric_m"},
             {"depth_space": "affine_depth"},
@@ -221,7 +221,7 @@ def test_float_metres_that_are_no_depth_are_refused_with_their_number(tmp_path, 
     array = DEPTH_M.copy()
     array[0, :2] = bad
     spec = write_predictions(tmp_path, {"a.npy": array}, metres_per_unit=1)
-    with refuses(tmp_path / "a.npy", "2 of 6 pixels", f"{bad:g}", "above 0", "metric_m", f"--invalid {bad:g}"):
+    with refuses(tmp_path / "a.npy", "2 of 6 pixels", f"{bad:g}", "above 0", "metric_m", f"`invalid={bad:g}`"):
         opened(spec).predict(None, ["a"])
 
 

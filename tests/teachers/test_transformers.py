@@ -57,13 +57,13 @@ def test_an_asked_input_size_is_what_the_network_sees(tmp_path):
 
 def test_an_input_size_that_the_patches_do_not_divide_is_refused_with_the_next(tmp_path):
     save_model(tmp_path, "depth_anything")
-    with refuses("(40, 60)", "makes (42, 56)", "--input-size 42x56"):
+    with refuses("(40, 60)", "makes (42, 56)", "`input_size_px=42x56`"):
         opened(tmp_path, input_size_px=(40, 60)).predict(VIEWS, IDS)
 
 
 def test_an_input_size_for_a_processor_without_one_is_refused(tmp_path):
     save_model(tmp_path, "glpn")
-    with refuses("takes no size", "--view"):
+    with refuses("takes no size", "`view`"):
         opened(tmp_path, input_size_px=(64, 64))
 
 
@@ -73,7 +73,7 @@ def test_an_overflow_in_float16_is_refused(tmp_path):
         network.neck.convs[0].weight.fill_(1e6)
     network.save_pretrained(tmp_path)
     build_processor("depth_anything").save_pretrained(tmp_path)
-    with refuses("overflows in float16", "a, b", "--precision bfloat16"):
+    with refuses("overflows in float16", "a, b", "`precision=bfloat16`"):
         opened(tmp_path, precision="float16").predict(VIEWS, IDS)
 
 
@@ -85,14 +85,14 @@ def test_an_unknown_precision_is_refused(tmp_path):
 
 def test_a_space_that_the_configuration_does_not_say_must_be_given(tmp_path):
     save_model(tmp_path, "dpt_dinov2")
-    with refuses("does not say", "--depth-space metric_m", "affine_disparity"):
+    with refuses("does not say", "`depth_space=metric_m`", "affine_disparity"):
         opened(tmp_path)
     assert opened(tmp_path, depth_space="metric_m").card.depth_space == "metric_m"
 
 
 def test_a_space_other_than_the_configurations_is_refused(tmp_path):
     save_model(tmp_path, "depth_anything", **METRIC)
-    with refuses("--depth-space affine_depth", "says metric_m", "leave it out"):
+    with refuses("`depth_space=affine_depth`", "says metric_m", "leave it out"):
         opened(tmp_path, depth_space="affine_depth")
 
 
@@ -101,7 +101,7 @@ def test_a_processor_that_changes_the_area_is_refused(tmp_path, key):
     save_model(tmp_path, "dpt")
     path = tmp_path / "preprocessor_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: True, "size_divisor": 16}))
-    with refuses("preprocessor_config.json", key, "another area", "--view"):
+    with refuses("preprocessor_config.json", key, "another area", "`view`"):
         opened(tmp_path)
 
 
@@ -230,9 +230,9 @@ def test_code_beside_the_weights_does_not_run_unless_it_is_trusted(with_code):
 
 
 def test_an_architecture_of_the_future_needs_its_depth_space_and_float32(with_code):
-    with refuses("does not say what its numbers mean", "--depth-space"):
+    with refuses("does not say what its numbers mean", "`depth_space=metric_m`"):
         opened(with_code, trust_code=True)
-    with refuses("--precision float16", "use float32"):
+    with refuses("`precision=float16`", "use float32"):
         opened(with_code, trust_code=True, depth_space="metric_m", precision="float16")
 
 
@@ -261,7 +261,7 @@ def test_code_of_another_repository_is_refused_even_if_trusted(with_code, file):
 
 
 def test_a_revision_of_a_directory_is_refused(tmp_path):
-    with refuses("--revision 'main'", "directory", "leave it out"):
+    with refuses("`revision='main'`", "directory", "leave it out"):
         opened(tmp_path, revision="main")
 
 
@@ -323,7 +323,7 @@ def test_code_is_fetched_only_if_it_is_trusted(tmp_path, monkeypatch, trusted, p
         ({"rescale_factor": "1/255"}, ["factor", "'1/255'", "expected numbers"]),
         ({"do_normalize": True}, ["image_mean None", "three numbers"]),
         ({"do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5, 0, 0.5]}, ["above 0"]),
-        ({"size": {"height": 50, "width": 56}}, ["50x56 px", "14 px", "--input-size 56x56"]),
+        ({"size": {"height": 50, "width": 56}}, ["50x56 px", "14 px", "`input_size_px=56x56`"]),
     ],
 )
 def test_settings_that_our_processor_cannot_follow_are_refused(tmp_path, settings, parts):

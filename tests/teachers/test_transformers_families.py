@@ -303,7 +303,7 @@ def test_a_field_of_view_that_no_camera_has_is_refused(tmp_path, degrees):
 
 def test_an_input_that_the_patches_of_depth_pro_do_not_cover_is_refused(tmp_path):
     save_model(tmp_path, "depth_pro")
-    with refuses("an input of 160x160 px", "expected 128x128", "leave --input-size out"):
+    with refuses("an input of 160x160 px", "expected 128x128", "leave `input_size_px` out"):
         opened(tmp_path, input_size_px=(160, 160))
     assert opened(tmp_path, input_size_px=(128, 128)).predict(VIEWS, IDS).depth.shape == (2, 40, 100)
     save_model(tmp_path, "depth_pro", processor={"size": {"height": 96, "width": 128}})
@@ -353,18 +353,18 @@ def test_dpt_is_known_as_disparity_on_backbones_of_midas_alone(backbone):
 
 def test_prompt_depth_anything_asks_what_its_numbers_mean_without_a_prompt(tmp_path):
     save_model(tmp_path, "prompt_depth_anything")
-    with refuses("does not say", "--depth-space", "a depth map as prompt", "affine_depth"):
+    with refuses("does not say", "`depth_space=metric_m`", "a depth map as prompt", "affine_depth"):
         opened(tmp_path)
 
 
 def test_a_view_that_a_processor_rounds_to_nothing_is_refused(tmp_path):
     save_model(tmp_path, "glpn")
-    with refuses("a view of 20x100 px", "--view"):
+    with refuses("a view of 20x100 px", "`view`"):
         opened(tmp_path).predict(VIEWS[:, :, :20], IDS)
 
 
 def test_an_input_size_that_a_network_refuses_is_told(tmp_path):
     save_model(tmp_path, "dpt")
     teacher = opened(tmp_path, input_size_px=(32, 48))
-    with refuses("its network refuses an input of 32x48 px", "--input-size"):
+    with refuses("its network refuses an input of 32x48 px", "`input_size_px`"):
         teacher.predict(VIEWS, IDS)

@@ -125,7 +125,7 @@ def test_the_corner_of_a_rotated_view_is_invalid_and_not_invented():
 
 
 def test_a_crop_larger_than_the_view_says_both_sizes():
-    with pytest.raises(ValueError, match="--crop 30x40 px is larger than the view, 24x40 px"):
+    with pytest.raises(ValueError, match="`crop_px=30x40` is larger than the view, 24x40 px"):
         Geometry.draw(Augmentation(crop_px=(30, 40)), VIEW_PX, np.random.default_rng(0))
 
 

@@ -148,8 +148,8 @@ def test_a_regression_has_the_same_range(tmp_path, scenes):
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"loss": "tiekd-released"}, "its maps are 0.5 m wide, .*holds affine_disparity; use --loss tiekd or ssi"),
-        ({"sigma_m": 0.3}, "--sigma-m 0.3 is in metres, .*store align .*--sigma-bins"),
+        ({"loss": "tiekd-released"}, "its maps are 0.5 m wide, .*holds affine_disparity; use `loss=tiekd` or ssi"),
+        ({"sigma_m": 0.3}, "`sigma_m=0.3` is in metres, .*store align .*`sigma_bins`"),
         ({"maps": "stored"}, "the store has no sparse maps"),
     ],
 )
@@ -224,14 +224,14 @@ def test_an_aligned_store_teaches_metres(tmp_path, scenes):
 
 
 def test_relative_students_are_not_measured_as_they_are(tmp_path, scenes):
-    with pytest.raises(ValueError, match="--align median: this is affine_depth, which is measured with --align depth"):
+    with pytest.raises(ValueError, match="`align=median`: this is affine_depth, which is measured with `align=depth`"):
         choose_protocol(None, scenes, align="median", depth_space="affine_depth")
     with pytest.raises(ValueError, match="align 'mean': expected one of none, median"):
         choose_protocol(None, scenes, align="mean")
     store = relative_store(tmp_path, scenes)
     train_network(scenes, "train", tmp_path / "run", OPTIONS, store=store)
     protocol = choose_protocol(None, scenes, depth_space="affine_disparity")
-    with pytest.raises(ValueError, match="--uncertainty: doubt is measured in metres"):
+    with pytest.raises(ValueError, match="`uncertainty`: doubt is measured in metres"):
         evaluate_student(load_run(tmp_path / "run"), scenes, "test", protocol, uncertainty=True)
 
 
@@ -272,7 +272,7 @@ def test_a_page_does_not_mix_metres_and_relative_depth(tmp_path, scenes, teacher
 def test_predictions_of_a_relative_student_can_teach_again(tmp_path, scenes):
     train_network(scenes, "train", tmp_path / "run", OPTIONS, store=relative_store(tmp_path, scenes))
     model = open_model(tmp_path / "run", device="cpu")
-    with pytest.raises(ValueError, match="--depth-png 256 is of metres, and this network gives relative depth"):
+    with pytest.raises(ValueError, match="`depth_png=256` is of metres, and this network gives relative depth"):
         predict_folder(model, scenes.root / "rgb", tmp_path / "out")
     predict_folder(model, scenes.root / "rgb", tmp_path / "out", FolderOptions("none", npy=True, colour=True))
     facts = json.loads((tmp_path / "out" / "predictions.json").read_text())

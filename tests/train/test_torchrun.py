@@ -231,9 +231,9 @@ def test_processes_share_each_part_of_each_batch():
         (
             24,
             12,
-            "--batch-size 12: expected a multiple of 8, that is of --accumulate 4 times the number of processes, 2",
+            "`batch_size=12`: expected a multiple of 8, that is of `accumulate=4` times the number of processes, 2",
         ),
-        (10, 16, "--batch-size 16 is more than the 10 samples of the split"),
+        (10, 16, "`batch_size=16` is more than the 10 samples of the split"),
     ],
 )
 def test_a_batch_that_cannot_be_shared_is_told(samples, batch_size, match):

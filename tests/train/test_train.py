@@ -363,12 +363,12 @@ def test_a_run_of_other_settings_is_not_resumed(tmp_path, scenes, teacher_store)
 
 def test_a_finished_run_is_never_written_over(tmp_path, scenes, teacher_store):
     (tmp_path / "run").mkdir()
-    with pytest.raises(ValueError, match="run exists: .*choose another --out"):
+    with pytest.raises(ValueError, match="run exists: .*choose another `out`"):
         train_network(scenes, "train", tmp_path / "run", OPTIONS, store=open_store(teacher_store))
 
 
 def test_training_that_explodes_stops_at_once_and_says_so(tmp_path, scenes, teacher_store):
-    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d \(samples 00.*lower --learning-rate"):
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d \(samples 00.*lower `learning_rate`"):
         chosen = options(learning_rate=1e30, epochs=4)
         train_network(scenes, "train", tmp_path / "run", chosen, store=open_store(teacher_store))
 
@@ -400,7 +400,7 @@ def test_a_gradient_that_is_not_finite_is_told_and_the_checkpoint_is_kept(
         step = "2" if precision == "float32" else r"1\d"
         ids = "0000.., 0000.."
         match = (
-            rf"gradient's norm is (inf|nan) at step {step} \(samples {ids}\): lower --learning-rate.*checkpoint is kept"
+            rf"gradient's norm is (inf|nan) at step {step} \(samples {ids}\): lower `learning_rate`.*checkpoint is kept"
         )
         with pytest.raises(ValueError, match=match):
             train_network(scenes, "train", tmp_path / "run", chosen, store=store)
@@ -436,24 +436,24 @@ def test_weights_that_are_no_longer_finite_never_become_a_checkpoint(tmp_path, s
     [
         ({"student": "vgg"}, "student 'vgg': expected one of mobilenetv2"),
         ({"loss": "l1"}, "loss 'l1': expected one of tiekd"),
-        ({"epochs": 0}, "--epochs 0: expected at least 1"),
-        ({"crop_px": (64, 64)}, "--crop 64x64 px is larger than the view, 32x64 px"),
+        ({"epochs": 0}, "`epochs=0`: expected at least 1"),
+        ({"crop_px": (64, 64)}, "`crop_px=64x64` is larger than the view, 32x64 px"),
         ({"maps": "stored", "loss": "si"}, "this loss has no use for a map"),
-        ({"bins": "nyu"}, "--bins nyu: the maps in .* are as the teacher gave them; add --maps from-depth"),
-        ({"sigma_bins": 1.0}, "--sigma-bins: the maps in .* are as the teacher gave them; add --maps from-depth"),
-        ({"centred": True}, "--centred: the maps in .* are as the teacher gave them; add --maps from-depth"),
-        ({"view": "kb"}, "--view is the store's"),
-        ({"precision": "int8"}, "--precision int8: expected auto, float32, bfloat16, float16"),
-        ({"accumulate": 0}, "--accumulate 0: expected at least 1"),
-        ({"batch_size": 4, "accumulate": 3}, "--batch-size 4: expected a multiple of --accumulate, 3"),
-        ({"batch_size": 8, "accumulate": 2}, "--batch-size 8 is more than the 6 samples of the split"),
-        ({"ema": 1.0}, r"--ema 1.0: expected 0 \(none\) to less than 1"),
-        ({"sigma_m": 0.5, "sigma_bins": 1.0}, "--sigma-m and --sigma-bins say the same in two units"),
-        ({"sigma_bins": -1.0}, "--sigma-bins -1.0: expected a finite number above 0"),
-        ({"head": "both"}, "--head both: expected one of dpm, depth"),
-        ({"head": "depth"}, "--head depth has no map, which --loss tiekd compares"),
-        ({"head": "depth", "loss": "truth-nll"}, "--head depth has no map, which --loss truth-nll compares"),
-        ({"encoder_weights": Path("/no/such.pth")}, "--encoder-weights /no/such.pth: no such file"),
+        ({"bins": "nyu"}, "`bins=nyu`: the maps in .* are as the teacher gave them; add `maps=from-depth`"),
+        ({"sigma_bins": 1.0}, "`sigma_bins`: the maps in .* are as the teacher gave them; add `maps=from-depth`"),
+        ({"centred": True}, "`centred`: the maps in .* are as the teacher gave them; add `maps=from-depth`"),
+        ({"view": "kb"}, "`view` is the store's"),
+        ({"precision": "int8"}, "`precision='int8'`: expected auto, float32, bfloat16, float16"),
+        ({"accumulate": 0}, "`accumulate=0`: expected at least 1"),
+        ({"batch_size": 4, "accumulate": 3}, "`batch_size=4`: expected a multiple of `accumulate`, 3"),
+        ({"batch_size": 8, "accumulate": 2}, "`batch_size=8` is more than the 6 samples of the split"),
+        ({"ema": 1.0}, r"`ema=1.0`: expected 0 \(none\) to less than 1"),
+        ({"sigma_m": 0.5, "sigma_bins": 1.0}, "`sigma_m` and `sigma_bins` say the same in two units"),
+        ({"sigma_bins": -1.0}, "`sigma_bins=-1.0`: expected a finite number above 0"),
+        ({"head": "both"}, "`head='both'`: expected one of dpm, depth"),
+        ({"head": "depth"}, "`head=depth` has no map, which `loss=tiekd` compares"),
+        ({"head": "depth", "loss": "truth-nll"}, "`head=depth` has no map, which `loss=truth-nll` compares"),
+        ({"encoder_weights": Path("/no/such.pth")}, "`encoder_weights=/no/such.pth`: no such file"),
         ({"encoder_weights": Path(__file__)}, "student 'lean' has no encoder"),
     ],
 )
@@ -465,7 +465,7 @@ def test_settings_that_cannot_be_are_told(tmp_path, scenes, teacher_store, chang
 def test_a_device_that_is_not_there_is_told(tmp_path, scenes, teacher_store):
     if torch.cuda.device_count() > 7:
         pytest.skip("this machine has it")
-    with pytest.raises(ValueError, match=r"--device cuda:7: this machine has \d CUDA devices; use --device auto"):
+    with pytest.raises(ValueError, match=r"`device=cuda:7`: this machine has \d CUDA devices; use `device=auto`"):
         train_network(scenes, "train", tmp_path / "r", OPTIONS, store=open_store(teacher_store), device="cuda:7")
 
 
@@ -473,9 +473,9 @@ def test_each_process_of_a_run_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [choose_device(name, 1) for name in ("auto", "cuda", "cpu")] == [torch.device("cuda:1")] * 2 + [CPU]
-    with pytest.raises(ValueError, match="cuda:2: this machine has 2 CUDA devices"):
+    with pytest.raises(ValueError, match="`device=cuda:2`: this machine has 2 CUDA devices"):
         choose_device("auto", 2)
-    with pytest.raises(ValueError, match="cuda:0: each process of a run takes a GPU of its own; use --device cuda"):
+    with pytest.raises(ValueError, match="`device=cuda:0`: each process of a run takes a GPU of its own"):
         choose_device("cuda:0", 1)
 
 

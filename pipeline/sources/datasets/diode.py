@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...errors import PipelineError
 from ..base import Customs, ImageFiles, Sample, SourceKind
 from ..readers.arrays import DTYPES, metres, read_array
 from ..splits import Ids, checked_path, file_names, find_list_or_name, folder_names, rows, without_suffix
@@ -31,7 +32,7 @@ MASK_DTYPES = (*DTYPES, "bool", "uint8", "int32", "int64")
 
 
 class DiodeSource(ImageFiles):
-    """A DIODE root. Raises ValueError where `root` is none, or a truth is asked for by name."""
+    """A DIODE root. Raises PipelineError where `root` is none, or a truth is asked for by name."""
 
     name = "diode"
     customs = Customs()
@@ -39,11 +40,11 @@ class DiodeSource(ImageFiles):
 
     def __init__(self, root: Path, truth: str | None = None) -> None:
         if truth not in {None, "depth"}:
-            raise ValueError(f"source diode:{root}: truth {truth!r}, expected depth: leave the option out")
+            raise PipelineError(f"source diode:{root}: truth {truth!r}, expected depth: leave the option out")
         if not _is_root(root):
             near = [*root.absolute().parents[:4], *(root / name for name in folder_names(root)[:50])]
             hint = next((f"; {one} looks like one: give diode:{one}" for one in near if _is_root(one)), "")
-            raise ValueError(f"source diode:{root}: no train/ or val/ with indoors/ or outdoor/ below it{hint}")
+            raise PipelineError(f"source diode:{root}: no train/ or val/ with indoors/ or outdoor/ below it{hint}")
         self.root = root
         self.invalid = ()
 
@@ -56,7 +57,7 @@ class DiodeSource(ImageFiles):
         if split.partition("/")[0] in PARTS and not (self.root / f"{split}.txt").is_file():
             samples = [sample for scan in self._scans(checked_path(split, "split")) for sample in self._scan(scan)]
             if not samples:
-                raise ValueError(f"split {split!r}: no image below {self.root / split}; expected {SPLITS}")
+                raise PipelineError(f"split {split!r}: no image below {self.root / split}; expected {SPLITS}")
             return samples
         path = find_list_or_name(split, self.root, SPLITS)
         ids = Ids(path)
@@ -69,7 +70,9 @@ class DiodeSource(ImageFiles):
             if scan not in scans:
                 scans[scan] = {sample.id: sample for sample in self._scan(scan)}
             if sample_id not in scans[scan]:
-                raise ValueError(f"{where}: no image {self.root / sample_id}.png; take the row out, or fetch the scan")
+                raise PipelineError(
+                    f"{where}: no image {self.root / sample_id}.png; take the row out, or fetch the scan"
+                )
             ids.add(sample_id, line)
             samples.append(scans[scan][sample_id])
         ids.check_not_empty()
@@ -78,7 +81,7 @@ class DiodeSource(ImageFiles):
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Ground truth (H, W) float32 metres, NaN without measurement; None if the row has none.
 
-        Raises ValueError for depth or a mask that is missing or does not read, and for two sizes.
+        Raises PipelineError for depth or a mask that is missing or does not read, and for two sizes.
         """
         if sample.truth_path is None:
             return None
@@ -86,7 +89,7 @@ class DiodeSource(ImageFiles):
         path = Path(sample.truth_path.removesuffix(DEPTH) + MASK)
         mask = read_array(path, "mask", MASK_DTYPES)
         if mask.shape != depth_m.shape:
-            raise ValueError(f"mask {path}: {mask.shape} px, expected those of its depth, {depth_m.shape}")
+            raise PipelineError(f"mask {path}: {mask.shape} px, expected those of its depth, {depth_m.shape}")
         return self.upright(sample, np.where(mask > 0, depth_m, np.float32(np.nan)))
 
     def _scans(self, below: str) -> Iterator[str]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...common.fileio import printable, read_json
+from ...errors import PipelineError
 from ..base import Customs, ImageFiles, Sample, SourceKind
 from ..readers.arrays import invalid_numbers, metres, read_array
 from ..readers.images import IMAGE_SUFFIXES, read_bytes
@@ -42,7 +43,7 @@ KEYS_OF_OURS = ("count", "generator_version", "seed", "size_px", "truths", "worl
 class FolderSource(ImageFiles):
     """A folder of images and perhaps depth; `truth` names the folder of depth files, or is a pattern of them.
 
-    Raises ValueError where there is no rgb/ (or what dataset.json says in its place), the asked truth folder is
+    Raises PipelineError where there is no rgb/ (or what dataset.json says in its place), the asked truth folder is
     absent, or dataset.json is wrong.
     """
 
@@ -60,7 +61,7 @@ class FolderSource(ImageFiles):
         facts = _facts(root)
         self.rgb = _pattern(root, facts, "rgb") or Pattern("rgb/", "")
         if not (root / self.rgb.folder).is_dir():
-            raise ValueError(
+            raise PipelineError(
                 f"source {name}:{root}: no folder {root / self.rgb.folder}; expected rgb/ID.png (or .jpg, .webp) and "
                 "depth/ID.png (16 bits; or .npy, .npz, .pfm, .exr) below the root, or patterns in its dataset.json"
             )
@@ -74,7 +75,7 @@ class FolderSource(ImageFiles):
     def samples(self, split: str) -> list[Sample]:
         """Rows of ROOT/NAME.txt, of a list file, or of `all`: every image, sorted by id.
 
-        An image without a depth file has no ground truth. Raises ValueError for a missing or empty split, an
+        An image without a depth file has no ground truth. Raises PipelineError for a missing or empty split, an
         id without image, a duplicate id, two depth files of an id, an id or link that leaves the root.
         """
         where = f"source {self.name}:{self.root}"
@@ -88,7 +89,7 @@ class FolderSource(ImageFiles):
             ids = sorted(images)
             if not ids:
                 looked = self.root / self.rgb.folder if not self.rgb.after else f"{self.root}/{self.rgb}"
-                raise ValueError(
+                raise PipelineError(
                     f"{where}: no image in {looked}; expected files that end in "
                     f"{self.rgb.after or ', '.join(IMAGE_SUFFIXES)}"
                 )
@@ -108,7 +109,7 @@ class FolderSource(ImageFiles):
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Ground truth (H, W) float32 metres, NaN without measurement; None if the row has none.
 
-        Raises ValueError for a file that `arrays.read_array` does not read.
+        Raises PipelineError for a file that `arrays.read_array` does not read.
         """
         if sample.truth_path is None:
             return None
@@ -126,7 +127,7 @@ class FolderSource(ImageFiles):
             return Pattern.parse(truth, where)
         if not re.fullmatch(r"[\w-]+", truth) or not (self.root / truth).is_dir():
             folders = sorted(path.name for path in self.root.iterdir() if path.is_dir() and path.name != "rgb")
-            raise ValueError(
+            raise PipelineError(
                 f"{where} {truth!r} is no folder of the root; expected one of: {', '.join(folders) or 'none is there'}"
             )
         return Pattern(f"{truth}/", "")
@@ -143,7 +144,7 @@ class FolderSource(ImageFiles):
             if sample_id is None:
                 checked_path(row, f"split {path} line {line}")
                 after = self.rgb.after or ".png (or .jpg, .webp)"
-                raise ValueError(
+                raise PipelineError(
                     f"split {path} line {line}: no image of id {names[1]!r} in {self.root / self.rgb.folder}; add "
                     f"{names[1]}{after}, or delete the line"
                 )
@@ -159,24 +160,24 @@ def _facts(root: Path) -> dict[str, Any]:
         return {}
     facts = read_json(path, "data set description")
     if not isinstance(facts, dict):
-        raise ValueError(  # noqa: TRY004 - a wrong file of the user's, not a wrong call
+        raise PipelineError(
             f'data set description {path}: {type(facts).__name__}, expected an object like {{"metres_per_unit": 0.001}}'
         )
     unknown = sorted(set(facts) - {*KEYS, *KEYS_OF_OURS})
     if unknown:
-        raise ValueError(
+        raise PipelineError(
             f"data set description {path}: key {printable(unknown[0])[:80]!r}, expected {', '.join(KEYS)}: take it out"
         )
     return facts
 
 
 def _pattern(root: Path, facts: dict[str, Any], key: str) -> Pattern | None:
-    """A pattern of dataset.json, None where it has none. Raises ValueError for what is none."""
+    """A pattern of dataset.json, None where it has none. Raises PipelineError for what is none."""
     if key not in facts:
         return None
     where = f"data set description {root / FACTS}: {key}"
     if not isinstance(facts[key], str):
-        raise ValueError(f"{where}: {facts[key]!r}, expected a pattern such as *.color.png")  # noqa: TRY004 - as above
+        raise PipelineError(f"{where}: {facts[key]!r}, expected a pattern such as *.color.png")
     return Pattern.parse(facts[key], where)
 
 
@@ -185,7 +186,7 @@ def _metres_per_unit(root: Path, facts: dict[str, Any]) -> float | None:
         return None
     value = facts["metres_per_unit"]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-9 <= value <= 1e9:
-        raise ValueError(
+        raise PipelineError(
             f"data set description {root / 'dataset.json'}: metres_per_unit {value!r}, expected a number above 0 (1e-9 "
             'to 1e9) in a JSON object, for example {"metres_per_unit": 0.001} for millimetres'
         )
@@ -198,7 +199,7 @@ def _focal_px(root: Path, facts: dict[str, Any]) -> float | None:
     written = facts.get("intrinsics")
     if os.path.lexists(path):
         if written is not None:
-            raise ValueError(
+            raise PipelineError(
                 f"source folder {root}: intrinsics stand in K.txt and in dataset.json, expected them once: remove one"
             )
         try:
@@ -218,7 +219,7 @@ def _focal_px(root: Path, facts: dict[str, Any]) -> float | None:
         where = f"data set description {root / 'dataset.json'}: intrinsics"
     focal_px = numbers[0] if len(numbers) in {4, 9} else 0.0
     if not 0 < focal_px < 1e6 or (len(numbers) == 9 and numbers[6:] != [0, 0, 1]):
-        raise ValueError(f"{where}: expected fx fy cx cy, or a 3x3 matrix fx 0 cx 0 fy cy 0 0 1, in pixels")
+        raise PipelineError(f"{where}: expected fx fy cx cy, or a 3x3 matrix fx 0 cx 0 fy cy 0 0 1, in pixels")
     return focal_px
 
 
@@ -231,7 +232,7 @@ SOURCE = SourceKind(
     ),
     splits="`all`, NAME of NAME.txt, or a list file: an id a line",
     truth=(
-        "`--truth` names the folder, or is a pattern; metres = value * metres_per_unit of dataset.json (else 0.001 for "
+        "`truth` names the folder, or is a pattern; metres = value * metres_per_unit of dataset.json (else 0.001 for "
         "16 bits, 1 for float); 0, NaN, infinite and its `invalid` = none"
     ),
     licence="yours",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...common.dvc_links import cached_target
 from ...common.fileio import has_control, printable
+from ...errors import PipelineError
 from ..readers.arrays import ARRAY_SUFFIXES
 from ..readers.images import IMAGE_SUFFIXES, OTHER_IMAGES
 
@@ -31,11 +32,11 @@ class Pattern(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, where: str) -> Pattern:
-        """Parse `rgb/*`. Raises ValueError, which begins with `where`, for what has not one `*` or leaves the root."""
+        """Parse `rgb/*`. Raises PipelineError, beginning with `where`, unless it has one `*` below the root."""
         before, star, after = text.partition("*")
         plain = not {"..", "."} & set(text.split("/")) and "//" not in text and not text.startswith("/")
         if not star or "*" in after or "/" in after or not plain or has_control(text):
-            raise ValueError(
+            raise PipelineError(
                 f"{where}: pattern {text!r}, expected a path below the root with one * for the id, in its last part: "
                 "rgb/*, or *.color.png (then * stands for folders too)"
             )
@@ -77,7 +78,7 @@ class Found(NamedTuple):
 def find_files(root: Path, pattern: Pattern, where: str, *, depth: bool = False) -> Found:
     """Images of a pattern, or files of depth.
 
-    Raises ValueError for two of one id, and as `files_below`.
+    Raises PipelineError for two of one id, and as `files_below`.
     """
     suffixes, what = (ARRAY_SUFFIXES, "depth files") if depth else (IMAGE_SUFFIXES, "images")
     found = Found({}, [], [])
@@ -91,7 +92,7 @@ def find_files(root: Path, pattern: Pattern, where: str, *, depth: bool = False)
         elif has_control(file_id):
             found.unusable.append(path)
         elif found.files.setdefault(file_id, path) != path:
-            raise ValueError(
+            raise PipelineError(
                 f"{where}: {printable(found.files[file_id])} and {printable(path)} are two {what} of the id "
                 f"{file_id!r}; remove one, or keep each format in a folder of its own"
             )
@@ -110,9 +111,9 @@ def say_others(root: Path, found: Found) -> None:
 
 
 def check_usable(found: Found, where: str) -> None:
-    """Raises ValueError for files whose names could be no id."""
+    """Raises PipelineError for files whose names could be no id."""
     if found.unusable:
-        raise ValueError(
+        raise PipelineError(
             f"{where}: {len(found.unusable)} images have control characters in their names, or names that are not "
             f"UTF-8, such as {printable(min(found.unusable))}; rename them, or list the others as a split"
         )
@@ -121,8 +122,8 @@ def check_usable(found: Found, where: str) -> None:
 def files_below(folder: Path, root: Path) -> Iterator[str]:
     """Files below `folder`, which may be a link, as paths relative to it; folders behind links are read.
 
-    Hidden names are passed over. Raises ValueError for a link in it that leads in circles, and for one that leaves both
-    `root` and the folder, unless DVC made it to its cache.
+    Hidden names are passed over. Raises PipelineError for a link in it that leads in circles, and for one that leaves
+    both `root` and the folder, unless DVC made it to its cache.
     """
     inside = [os.path.realpath(root), os.path.realpath(folder)]
     pending: list[tuple[str, tuple[str, ...]]] = [("", (inside[1],))]
@@ -139,14 +140,14 @@ def files_below(folder: Path, root: Path) -> Iterator[str]:
                     if not entry.is_dir():
                         yield f"{below}{entry.name}"
                     elif real in above:
-                        raise ValueError(
+                        raise PipelineError(
                             f"{printable(entry.path)}: a link to {printable(real)}, which leads in circles; remove "
                             "the link, or copy it there"
                         )
                     else:
                         pending.append((f"{below}{entry.name}/", (*above, real)))
         except OSError as error:
-            raise ValueError(
+            raise PipelineError(
                 f"folder {printable(str(folder / below))}: {error.strerror}; expected a readable folder"
             ) from error
 
@@ -156,7 +157,7 @@ def _check_link(path: str, root: Path, inside: list[str]) -> None:
     if any(os.path.commonpath([target, one]) == one for one in inside):
         return
     if cached_target(path, str(root)) is None and cached_target(path, inside[1]) is None:
-        raise ValueError(
+        raise PipelineError(
             f"{printable(path)}: a link to {printable(target)}, which is outside of the root {inside[0]}; copy the "
             "files, or give a root that holds both"
         )

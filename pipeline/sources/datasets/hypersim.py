@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...common.fileio import printable
+from ...errors import PipelineError
 from ..base import Customs, ImageFiles, Sample, SourceKind
 from ..readers.arrays import metres
 from ..readers.hdf5 import read_hdf5
@@ -45,7 +46,7 @@ WIDTH_PX = 1024
 
 
 class HypersimSource(ImageFiles):
-    """A Hypersim root. Raises ValueError where `root` has no scenes, or a truth is asked for by name."""
+    """A Hypersim root. Raises PipelineError where `root` has no scenes, or a truth is asked for by name."""
 
     name = "hypersim"
     customs = Customs()
@@ -53,27 +54,28 @@ class HypersimSource(ImageFiles):
 
     def __init__(self, root: Path, truth: str | None = None) -> None:
         if truth not in {None, "depth"}:
-            raise ValueError(f"source hypersim:{root}: truth {truth!r}, expected depth: leave the option out")
+            raise PipelineError(f"source hypersim:{root}: truth {truth!r}, expected depth: leave the option out")
         self.root = root
         self.invalid = ()
         self._scenes = _scenes(root)
         if not self._scenes:
             near = [*root.absolute().parents[:3], *(root / name for name in folder_names(root)[:50])]
             hint = next((f"; {one} has some: give hypersim:{one}" for one in near if _scenes(one)), "")
-            raise ValueError(f"source hypersim:{root}: no scene ai_001_001/images/ below it{hint}")
+            raise PipelineError(f"source hypersim:{root}: no scene ai_001_001/images/ below it{hint}")
 
     def samples(self, split: str) -> list[Sample]:
         """Rows of `all`, of a scene or a camera of it (`ai_001_001/cam_00`), of ROOT/NAME.txt, or of a list file: ids.
 
         `train`, `val` and `test` are those of SPLIT_FILE, as far as their scenes are on this disk. An id is
-        `ai_001_001/cam_00/frame.0000`. Raises ValueError for a missing or empty split, a malformed row, a duplicate id.
+        `ai_001_001/cam_00/frame.0000`. Raises PipelineError for a missing or empty split, a malformed row, a duplicate
+        id.
         """
         scene, _, camera = split.partition("/")
         if scene in self._scenes or (split == "all" and not (self.root / "all.txt").is_file()):
             ids = [one for name in (self._scenes if split == "all" else [scene]) for one in self._frames(name)]
             ids = [one for one in ids if not camera or one.split("/")[1] == camera]
             if not ids:
-                raise ValueError(
+                raise PipelineError(
                     f"split {split!r}: no frame.0000.tonemap.jpg below {self.root}; fetch final_preview too"
                 )
         elif (self.root / SPLIT_FILE).is_file() and not (self.root / f"{split}.txt").is_file() and scene in PARTS:
@@ -85,7 +87,7 @@ class HypersimSource(ImageFiles):
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Depth (H, W) float32 metres along the optical axis, NaN where there is none.
 
-        Raises ValueError for a file that is missing or does not read.
+        Raises PipelineError for a file that is missing or does not read.
         """
         assert sample.truth_path is not None
         depth_m = metres(read_hdf5(sample.truth_path, "dataset", 2, "depth"), 1.0, self.invalid)
@@ -119,7 +121,7 @@ class HypersimSource(ImageFiles):
             if row["scene_name"] in self._scenes:
                 ids.append(sample_id)
         if not ids:
-            raise ValueError(
+            raise PipelineError(
                 f"split {split!r}: {path} has no frame of it in the {len(self._scenes)} scenes that are here"
             )
         return ids
@@ -165,22 +167,22 @@ def _scenes(root: Path) -> list[str]:
 
 def _check_id(text: str, where: str) -> None:
     if not re.fullmatch(f"{SCENE}/{CAMERA}/{FRAME}", text, re.ASCII):
-        raise ValueError(f"{where}: {printable(text[:200])!r}, expected one like ai_001_001/cam_00/frame.0000")
+        raise PipelineError(f"{where}: {printable(text[:200])!r}, expected one like ai_001_001/cam_00/frame.0000")
 
 
 def _table(path: Path) -> list[dict[str, str]]:
     try:
         text = read_bytes(str(path), "split", SPLIT_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"split {path}: byte {error.start} is not UTF-8; expected Hypersim's own table") from error
+        raise PipelineError(f"split {path}: byte {error.start} is not UTF-8; expected Hypersim's own table") from error
     table = csv.DictReader(io.StringIO(text), restval="")
     try:
         names = table.fieldnames or ()
         found = list(table) if set(COLUMNS) <= set(names) else None
     except csv.Error as error:
-        raise ValueError(f"split {path}: {error}; expected Hypersim's own table") from error
+        raise PipelineError(f"split {path}: {error}; expected Hypersim's own table") from error
     if found is None:
-        raise ValueError(f"split {path}: columns {list(names)!r:.300}, expected {', '.join(COLUMNS)}")
+        raise PipelineError(f"split {path}: columns {list(names)!r:.300}, expected {', '.join(COLUMNS)}")
     return found
 
 

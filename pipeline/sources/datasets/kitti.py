@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from ...errors import PipelineError
 from ..base import Customs, ImageFiles, Sample, SourceKind
 from ..frame_pairs import check_pair, listed_pairs
 from ..readers.images import read_depth_png_m
@@ -35,7 +36,7 @@ ANNOTATED = re.compile(rf"/({DRIVE}/proj_depth/groundtruth/{CAMERA}/{FRAME}\.png
 class KittiSource(ImageFiles):
     """A KITTI root.
 
-    Raises ValueError where `root` has no `input/`, or a truth other than `gt_depth` is asked for.
+    Raises PipelineError where `root` has no `input/`, or a truth other than `gt_depth` is asked for.
     """
 
     name = "kitti"
@@ -51,12 +52,12 @@ class KittiSource(ImageFiles):
 
     def __init__(self, root: Path, truth: str | None = None) -> None:
         if not (root / "input").is_dir():
-            raise ValueError(
+            raise PipelineError(
                 f"source kitti:{root}: not a KITTI root, there is no {root / 'input'}; expected "
                 "input/2011_09_26/... for images and gt_depth/..._sync/proj_depth/... for ground truth"
             )
         if truth not in {None, "gt_depth"}:
-            raise ValueError(f"source kitti:{root}: truth {truth!r}, expected gt_depth: leave the option out")
+            raise PipelineError(f"source kitti:{root}: truth {truth!r}, expected gt_depth: leave the option out")
         self.root = root
         self.truth = "gt_depth"
         self._annotated: dict[str, set[str]] = {}
@@ -65,7 +66,7 @@ class KittiSource(ImageFiles):
     def samples(self, split: str) -> list[Sample]:
         """Rows of a list file, or of ROOT/splits/NAME.txt. An id is the image's path without its suffix.
 
-        Raises ValueError for a missing or empty list, a malformed row, a duplicate id, a path that leaves
+        Raises PipelineError for a missing or empty list, a malformed row, a duplicate id, a path that leaves
         the root.
         """
         path = find_list(split, self.root / "splits")
@@ -97,7 +98,7 @@ class KittiSource(ImageFiles):
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Ground truth (H, W) float32 metres, NaN without measurement; None if the row says `None`.
 
-        Raises ValueError for a file that is missing or no 16-bit PNG.
+        Raises PipelineError for a file that is missing or no 16-bit PNG.
         """
         if sample.truth_path is None:
             return None
@@ -108,15 +109,15 @@ def _parse_row(row: str, where: str) -> _Columns:
     """(id, image, truth or None, focal length or None) of a line `rgb depth`, perhaps with `focal_px`."""
     columns = row.split()
     if len(columns) not in {2, 3}:
-        raise ValueError(
+        raise PipelineError(
             f"{where}: {len(columns)} columns in {row[:200]!r}, expected 3: rgb depth focal_px (or 2: rgb depth)"
         )
     image, truth = (_below_root(path, pattern) for path, pattern in zip(columns, (IMAGE, ANNOTATED), strict=False))
     sample_id = without_suffix(checked_path(image, where))
     if sample_id is None:
-        raise ValueError(f"{where}: image {image!r}, expected a name that ends in .png or .jpg")
+        raise PipelineError(f"{where}: image {image!r}, expected a name that ends in .png or .jpg")
     if truth != "None" and len(columns) == 2 and without_suffix(truth) is None:
-        raise ValueError(f"{where}: depth {truth!r}, expected a name that ends in .png, or None")
+        raise PipelineError(f"{where}: depth {truth!r}, expected a name that ends in .png, or None")
     focal_px = focal_length_px(columns[2], where) if len(columns) == 3 else None
     return sample_id, image, None if truth == "None" else checked_path(truth, where), focal_px
 

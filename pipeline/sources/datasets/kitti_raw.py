@@ -14,6 +14,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from ...errors import PipelineError
 from ..base import ImageFiles, Sample, SourceKind
 from ..readers.images import read_depth_png_m
 from ..splits import file_names, find_list_or_name, folder_names, without_suffix
@@ -47,7 +48,7 @@ SCANS = "velodyne_points/data"
 class KittiRawSource(ImageFiles):
     """A KITTI raw root; `truth` is `annotated` or `velodyne`, by default the first of them that is there.
 
-    Raises ValueError for a root without dates, or without the truth that is asked for.
+    Raises PipelineError for a root without dates, or without the truth that is asked for.
     """
 
     name = "kitti-raw"
@@ -57,24 +58,24 @@ class KittiRawSource(ImageFiles):
         self.root = root
         found = [root / below for below in IMAGES_BELOW if _dates(root / below)]
         if not found:
-            raise ValueError(_wrong_root(root))
+            raise PipelineError(_wrong_root(root))
         self.images = found[0]
         self._calibrations: dict[str, dict[str, Camera]] = {}
         drives = [(date, drive) for date in _dates(self.images) for drive in self._drives(date)]
         if truth not in {None, "annotated", "velodyne"}:
-            raise ValueError(f"source kitti-raw:{root}: truth {truth!r}, expected annotated or velodyne")
+            raise PipelineError(f"source kitti-raw:{root}: truth {truth!r}, expected annotated or velodyne")
         annotated = truth != "velodyne" and any(self._annotated(*drive) for drive in drives)
         scans = truth != "annotated" and any((self.images / date / drive / SCANS).is_dir() for date, drive in drives)
         if truth == "annotated" and not annotated:
-            raise ValueError(
+            raise PipelineError(
                 f"source kitti-raw:{root}: no annotated depth of the drives in {self.images}; looked for "
                 f"{', '.join(ANNOTATED_BELOW)} below {root} with proj_depth/groundtruth/image_02/N.png: unpack "
-                "data_depth_annotated.zip there, or use --truth velodyne"
+                "data_depth_annotated.zip there, or use `truth=velodyne`"
             )
         if truth == "velodyne" and not scans:
-            raise ValueError(
+            raise PipelineError(
                 f"source kitti-raw:{root}: no scans of the drives in {self.images}; looked for DATE/DRIVE/{SCANS}/"
-                "N.bin: unpack the drives' zips (synced+rectified) whole, or use --truth annotated"
+                "N.bin: unpack the drives' zips (synced+rectified) whole, or use `truth=annotated`"
             )
         self.truth = "velodyne" if scans and not annotated else "annotated"
         self.invalid = () if self.truth == "annotated" else None
@@ -83,14 +84,14 @@ class KittiRawSource(ImageFiles):
         """Rows of `all`, of a date, a drive, `image_02`, several of these joined by `/`, or of a list.
 
         A list's row is `rgb depth focal_px` or `DATE/DRIVE frame l`. An image whose truth is not on disk has none, but
-        for a list that names annotated depth: there, reading it fails. Raises ValueError for a missing or empty split,
-        a malformed row, a duplicate image, or scans without calibration.
+        for a list that names annotated depth: there, reading it fails. Raises PipelineError for a missing or empty
+        split, a malformed row, a duplicate image, or scans without calibration.
         """
         names = set() if split == "all" else set(split.split("/"))
         if all(re.fullmatch(f"{DATE}|{DRIVE}|{CAMERA}", name) for name in names):
             samples = self._samples(self._below(names))
             if not samples:
-                raise ValueError(
+                raise PipelineError(
                     f"split {split!r}: no image of it below {self.images}, expected DATE/DRIVE/image_02/data/N.png (or "
                     f".jpg); there are the dates {', '.join(_dates(self.images))}"
                 )
@@ -103,7 +104,7 @@ class KittiRawSource(ImageFiles):
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Ground truth (H, W) float32 metres, NaN without measurement; None if the row has none.
 
-        Raises ValueError for a file that is missing or malformed.
+        Raises PipelineError for a file that is missing or malformed.
         """
         if sample.truth_path is None:
             return None
@@ -112,7 +113,7 @@ class KittiRawSource(ImageFiles):
             points = read_scan(sample.truth_path)
             return self.upright(sample, project_scan_m(points, self._calibration(date, needed=True)[camera]))
         if not os.path.exists(sample.truth_path):  # noqa: PTH110 - text in, text out, as in images.py
-            raise ValueError(
+            raise PipelineError(
                 f"depth {sample.truth_path}: no such file, nor in {', '.join(ANNOTATED_BELOW[1:])} below {self.root}; "
                 "unpack data_depth_annotated.zip, or write None for it in the list"
             )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ...common.fileio import open_regular
+from ...errors import PipelineError
 from ..readers.images import LIMIT_PIXELS
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Camera(NamedTuple):
 def read_calibration(folder: Path, *, scanner: bool) -> dict[str, Camera]:
     """Each of CAMERAS, from the files of one day; with where the scanner stood if `scanner`.
 
-    Raises ValueError for a file that is missing, or lacks a matrix.
+    Raises PipelineError for a file that is missing, or lacks a matrix.
     """
     cameras = _read_numbers(folder / CAMERA_FILE)
     to_rectified = np.eye(4)
@@ -70,12 +71,12 @@ def read_calibration(folder: Path, *, scanner: bool) -> dict[str, Camera]:
             and width * height <= LIMIT_PIXELS
             and (width, height) == (width // 1, height // 1)
         ):
-            raise ValueError(
+            raise PipelineError(
                 f"calibration {folder / CAMERA_FILE}: S_rect_{number} of {width} x {height} px, expected whole pixels, "
                 "about 1242 x 375; copy the file again"
             )
         if not projection[0, 0] > 0:
-            raise ValueError(
+            raise PipelineError(
                 f"calibration {folder / CAMERA_FILE}: P_rect_{number} begins with {projection[0, 0]}, expected a focal "
                 "length in pixels, about 721; copy the file again"
             )
@@ -87,25 +88,29 @@ def read_calibration(folder: Path, *, scanner: bool) -> dict[str, Camera]:
 def read_scan(path: str) -> NDArray[np.float32]:
     """Points (N, 4) float32 of a .bin file: x forward, y left, z up in metres, reflectance.
 
-    Raises ValueError for a file that is missing, empty, cut off, too large, or holds NaN or infinity.
+    Raises PipelineError for a file that is missing, empty, cut off, too large, or holds NaN or infinity.
     """
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > LIMIT_BYTES:
-                raise ValueError(f"scan {path}: {size} bytes, expected at most {LIMIT_BYTES}; is this a scan at all?")
+                raise PipelineError(
+                    f"scan {path}: {size} bytes, expected at most {LIMIT_BYTES}; is this a scan at all?"
+                )
             data = file.read(LIMIT_BYTES)
     except OSError as error:
-        raise ValueError(f"scan {path}: {error.strerror}; expected velodyne_points/data/N.bin of the drive") from error
+        raise PipelineError(
+            f"scan {path}: {error.strerror}; expected velodyne_points/data/N.bin of the drive"
+        ) from error
     if not data or len(data) % POINT_BYTES:
-        raise ValueError(
+        raise PipelineError(
             f"scan {path}: {len(data)} bytes, expected one point or more of {POINT_BYTES} bytes; the file is cut off: "
             "copy or unpack it again"
         )
     points = np.frombuffer(data, dtype="<f4").reshape(-1, 4)
     bad = int((~np.isfinite(points)).any(axis=1).sum())
     if bad:
-        raise ValueError(
+        raise PipelineError(
             f"scan {path}: {bad} of {len(points)} points hold NaN or infinity, expected metres as float32; the file is "
             "damaged: copy or unpack it again"
         )
@@ -141,12 +146,14 @@ def _read_numbers(path: Path) -> dict[str, list[float]]:
             size = os.fstat(file.fileno()).st_size
             data = file.read(LIMIT_CALIBRATION_BYTES)
     except OSError as error:
-        raise ValueError(
+        raise PipelineError(
             f"calibration {path}: {error.strerror}; expected the file of KITTI's {path.parent.name}_calib.zip: unpack "
             f"it so that {path.name} lies beside the drives of that day"
         ) from error
     if size > LIMIT_CALIBRATION_BYTES:
-        raise ValueError(f"calibration {path}: {size} bytes, expected at most {LIMIT_CALIBRATION_BYTES}: copy it again")
+        raise PipelineError(
+            f"calibration {path}: {size} bytes, expected at most {LIMIT_CALIBRATION_BYTES}: copy it again"
+        )
     found = {}
     for line in data.decode("utf-8", errors="replace").splitlines():
         key, _, values = line.partition(":")
@@ -160,7 +167,7 @@ def _read_numbers(path: Path) -> dict[str, list[float]]:
 def _matrix(found: dict[str, list[float]], key: str, shape: tuple[int, int], path: Path) -> NDArray[np.float64]:
     values = found.get(key, [])
     if len(values) != math.prod(shape) or not all(map(math.isfinite, values)):
-        raise ValueError(
+        raise PipelineError(
             f"calibration {path}: {key} has {len(values)} numbers, expected {math.prod(shape)} finite ones; the file "
             "is cut off or of another data set: unpack KITTI's calibration of that day again"
         )

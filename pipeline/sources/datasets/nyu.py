@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...errors import PipelineError
 from ..base import ImageFiles, Sample, SourceKind
 from ..frame_pairs import check_pair, listed_pairs
 from ..readers.images import read_depth_png_m
@@ -44,7 +45,7 @@ class PngNyu(ImageFiles):
     def samples(self, split: str) -> list[Sample]:
         """Rows of ROOT/NAME.txt or a list file; `test` and `train` without a list are all of official_splits.
 
-        An id is the image's path in the list without suffix. Raises ValueError for a missing or empty split, a
+        An id is the image's path in the list without suffix. Raises PipelineError for a missing or empty split, a
         malformed row, a duplicate id, a path that leaves the root, a scene that is not there.
         """
         official = self.root / "official_splits" / split
@@ -61,7 +62,7 @@ class PngNyu(ImageFiles):
                 check_pair(image, truth, where)
             sample_id = without_suffix(image)
             if sample_id is None:
-                raise ValueError(f"{where}: image {image!r}, expected a name that ends in .jpg or .png")
+                raise PipelineError(f"{where}: image {image!r}, expected a name that ends in .jpg or .png")
             ids.add(sample_id, line)
             below = self._folder(image, where)
             samples.append(Sample(sample_id, f"{below}/{image}", f"{below}/{truth}" if truth else None, focal_px))
@@ -71,7 +72,7 @@ class PngNyu(ImageFiles):
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Ground truth (H, W) float32 metres, NaN without measurement; None if the row says `None`.
 
-        Raises ValueError for a file that is missing or no 16-bit PNG.
+        Raises PipelineError for a file that is missing or no 16-bit PNG.
         """
         if sample.truth_path is None:
             return None
@@ -89,7 +90,7 @@ class PngNyu(ImageFiles):
                     truth = f"{folder}/{scene}/{depth}" if depth in depths else None
                     samples.append(Sample(f"{scene}/{stem}", f"{folder}/{scene}/{name}", truth, FOCAL_PX))
         if not samples:
-            raise ValueError(f"split {folder.name!r}: no SCENE/rgb_00045.jpg below {folder}")
+            raise PipelineError(f"split {folder.name!r}: no SCENE/rgb_00045.jpg below {folder}")
         return samples
 
     def _folder(self, image: str, where: str) -> str:
@@ -102,7 +103,7 @@ class PngNyu(ImageFiles):
         if len(found) > 1:
             found = [place for place in found if Path(place, image).is_file()] or found
         if not found:
-            raise ValueError(
+            raise PipelineError(
                 f"{where}: no folder {scene!r} in {self.root}, its sync/ or its official_splits/{{test,train}}/; give "
                 "the root that holds the scenes, or take the row out"
             )
@@ -113,7 +114,7 @@ def _parse_row(row: str, where: str) -> tuple[str, str | None, float]:
     """(image, truth or None, focal length) of one line."""
     columns = row.split()
     if len(columns) != 3:
-        raise ValueError(f"{where}: {len(columns)} columns in {row[:200]!r}, expected 3: rgb depth focal_px")
+        raise PipelineError(f"{where}: {len(columns)} columns in {row[:200]!r}, expected 3: rgb depth focal_px")
     # Lists of the training set begin each path with a slash that means the root, those of the test set with none.
     image, truth = (text.removeprefix("/") for text in columns[:2])
     try:
@@ -121,28 +122,28 @@ def _parse_row(row: str, where: str) -> tuple[str, str | None, float]:
     except ValueError:
         focal_px = math.nan
     if not (math.isfinite(focal_px) and focal_px > 0):
-        raise ValueError(f"{where}: focal length {columns[2]!r}, expected pixels, a number above 0")
+        raise PipelineError(f"{where}: focal length {columns[2]!r}, expected pixels, a number above 0")
     return checked_path(image, where), None if truth == "None" else checked_path(truth, where), focal_px
 
 
 def open_nyu(root: Path, truth: str | None = None) -> Source:
     """The layout that lies below `root`; a `truth` of `filled` or `raw` is that of the labelled file.
 
-    Raises ValueError for a root that has none, and for another truth.
+    Raises PipelineError for a root that has none, and for another truth.
     """
     if truth not in {None, *TRUTHS}:
-        raise ValueError(f"source nyu:{root}: truth {truth!r}, expected one of {', '.join(TRUTHS)}, or leave it out")
+        raise PipelineError(f"source nyu:{root}: truth {truth!r}, expected one of {', '.join(TRUTHS)}, or leave it out")
     if truth is None and _is_pngs(root):  # their maker leaves the labelled file beside them
         return PngNyu(root)
     if is_labelled(root):
         return LabelledNyu(root, truth or "filled")
     if truth is not None:
-        raise ValueError(f"source nyu:{root}: truth {truth!r} is one of {root / LABELLED}, which is not there")
+        raise PipelineError(f"source nyu:{root}: truth {truth!r} is one of {root / LABELLED}, which is not there")
     if is_fast_depth(root):
         return FastDepthNyu(root)
     near = [*root.absolute().parents[:2], *(root / name for name in folder_names(root)[:50])]
     hint = next((f"; {one} looks like one: give nyu:{one}" for one in near if _looks_right(one)), "")
-    raise ValueError(
+    raise PipelineError(
         f"source nyu:{root}: no NYU Depth V2 root; expected {LABELLED}, or sync/ or official_splits/ or "
         f"SCENE/rgb_00045.jpg, or train/SCENE/00001.h5 below it{hint}"
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...common.fileio import sha256_bytes
+from ...errors import PipelineError
 from ..base import Customs, Declared, Sample
 from ..readers.arrays import metres
 from ..readers.hdf5 import Hdf5File, read_hdf5
@@ -35,7 +36,7 @@ class LabelledNyu(Declared):
     """The labelled file: `images` (N, 3, W, H) uint8, `depths` and `rawDepths` (N, W, H) float32 metres.
 
     MATLAB counts axes from the other end. Ids are numbers from 0001, as in `splits.mat`. An image's
-    sha256 is that of its pixels, H * W * 3 bytes uint8 in C order. Raises ValueError for a file that is another.
+    sha256 is that of its pixels, H * W * 3 bytes uint8 in C order. Raises PipelineError for a file that is another.
     """
 
     name = "nyu"
@@ -48,7 +49,7 @@ class LabelledNyu(Declared):
         self._file = Hdf5File(root / LABELLED, "NYU file")
         count, channels, width, height = self._file.frames("images", 4)
         if channels != 3 or self._file.frames(TRUTHS[truth], 3) != (count, width, height):
-            raise ValueError(
+            raise PipelineError(
                 f"NYU file {self._file.path}: images {(count, channels, width, height)}, {TRUTHS[truth]} "
                 f"{self._file.frames(TRUTHS[truth], 3)}; expected (N, 3, width, height) and (N, width, height)"
             )
@@ -57,7 +58,7 @@ class LabelledNyu(Declared):
     def samples(self, split: str) -> list[Sample]:
         """Rows of `all`; of `train` or `test` by ROOT/splits.mat; of ROOT/NAME.txt or a list file: a number a line.
 
-        Raises ValueError for a missing or empty split, and for a number twice or beyond the file.
+        Raises PipelineError for a missing or empty split, and for a number twice or beyond the file.
         """
         path = self.root / "splits.mat"
         if split == "all" and not (self.root / "all.txt").is_file():
@@ -74,14 +75,14 @@ class LabelledNyu(Declared):
         return _image(self._file.read("images", 4, int(sample.id) - 1), f"{sample.image_path} image {sample.id}")
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
-        """Ground truth (H, W) float32 metres, NaN without measurement. Raises ValueError where it does not read."""
+        """Ground truth (H, W) float32 metres, NaN without measurement. Raises PipelineError where it does not read."""
         values = self._file.read(TRUTHS[self.truth], 3, int(sample.id) - 1)
         return metres(np.ascontiguousarray(values.T), 1.0, self.invalid)
 
     def _official(self, path: Path, split: str) -> list[int]:
         numbers = read_mat5(str(path), "splits").get(f"{split}Ndxs", np.array([]))
         if not len(numbers) or not all(number in range(1, self.frames + 1) for number in numbers.tolist()):
-            raise ValueError(
+            raise PipelineError(
                 f"splits {path}: {split}Ndxs holds {len(numbers)} numbers, expected some, of 1 to {self.frames}; "
                 f"download it again, or write {self.root / split}.txt with a number a line"
             )
@@ -95,7 +96,7 @@ class LabelledNyu(Declared):
         for line, row in rows(path):
             number = int(row) if re.fullmatch(r"\d{1,9}", row) else 0
             if not 1 <= number <= self.frames:
-                raise ValueError(
+                raise PipelineError(
                     f"split {path} line {line}: {row[:200]!r}, expected the number of a frame, 1 to {self.frames}"
                 )
             ids.add(f"{number:04d}", line)
@@ -121,7 +122,7 @@ class FastDepthNyu(Declared):
     def samples(self, split: str) -> list[Sample]:
         """Rows of `train`, `val`, or a scene of them (`train/cafe_0001a`); of ROOT/NAME.txt or a list file: ids.
 
-        Raises ValueError for a missing or empty split, a duplicate id, a path that leaves the root.
+        Raises PipelineError for a missing or empty split, a duplicate id, a path that leaves the root.
         """
         first, _, scene = split.partition("/")
         if first in {"train", "val"} and not (self.root / f"{split}.txt").is_file():
@@ -131,7 +132,7 @@ class FastDepthNyu(Declared):
                 f"{one}/{file[:-3]}" for one in scenes for file in file_names(self.root / one) if file.endswith(".h5")
             ]
             if not ids:
-                raise ValueError(f"split {split!r}: no .h5 file below {folder}; expected {first}/SCENE/00001.h5")
+                raise PipelineError(f"split {split!r}: no .h5 file below {folder}; expected {first}/SCENE/00001.h5")
         else:
             ids = self._listed(split)
         paths = [f"{self.root}/{one}.h5" for one in ids]
@@ -143,7 +144,7 @@ class FastDepthNyu(Declared):
         return _image(values.transpose(0, 2, 1), f"image {sample.image_path}")
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
-        """Ground truth (H, W) float32 metres, NaN without measurement. Raises ValueError where it does not read."""
+        """Ground truth (H, W) float32 metres, NaN without measurement. Raises PipelineError where it does not read."""
         assert sample.truth_path is not None
         return metres(read_hdf5(sample.truth_path, "depth", 2, "depth"), 1.0, self.invalid)
 
@@ -176,6 +177,6 @@ def is_fast_depth(root: Path) -> bool:
 def _image(values: NDArray[Any], where: str) -> tuple[NDArray[np.uint8], str]:
     """Image (H, W, 3) of planes (3, W, H), and the sha256 of its bytes."""
     if values.dtype != np.uint8 or values.shape[0] != 3 or values.size > 3 * LIMIT_PIXELS:
-        raise ValueError(f"{where}: {values.dtype} of shape {values.shape}, expected three planes of uint8")
+        raise PipelineError(f"{where}: {values.dtype} of shape {values.shape}, expected three planes of uint8")
     image = np.ascontiguousarray(values.transpose(2, 1, 0))
     return image, sha256_bytes(image.tobytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...common.fileio import read_json
+from ...errors import PipelineError
 from ..base import Customs, SourceKind
 from .folder import FolderSource
 
@@ -27,16 +28,16 @@ def open_scenes(root: Path, truth: str | None = None) -> FolderSource:
     ValueError for another truth or world, or a root that the renderer did not write.
     """
     if truth not in {None, *TRUTHS}:
-        raise ValueError(f"source scenes:{root}: truth {truth!r}, expected one of {', '.join(TRUTHS)}")
+        raise PipelineError(f"source scenes:{root}: truth {truth!r}, expected one of {', '.join(TRUTHS)}")
     if not (root / "dataset.json").is_file():
-        raise ValueError(
+        raise PipelineError(
             f"source scenes:{root}: no {root / 'dataset.json'}, so the renderer did not write (or finish) "
             f"this folder: run `python -m scenes {root}`, or name a folder of your own folder:{root}"
         )
     facts = read_json(root / "dataset.json", "data set description")
     world = facts.get("world", "street") if isinstance(facts, dict) else "street"
     if not isinstance(world, str) or world not in CUSTOMS:
-        raise ValueError(
+        raise PipelineError(
             f"source scenes:{root}: dataset.json names the world {world!r}, expected one of {', '.join(CUSTOMS)}: "
             f"render it again with `python -m scenes`, or name a folder of your own folder:{root}"
         )

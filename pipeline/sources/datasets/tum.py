@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ...errors import PipelineError
 from ..base import Customs, ImageFiles, Sample, SourceKind
 from ..readers.images import read_depth_png_m
 from ..splits import Ids, checked_path, find_list_or_name, folder_names, rows, without_suffix
@@ -47,7 +48,7 @@ class _Stamped(NamedTuple):
 class TumSource(ImageFiles):
     """A TUM RGB-D root.
 
-    Raises ValueError for a root without sequences, or a truth other than `depth`.
+    Raises PipelineError for a root without sequences, or a truth other than `depth`.
     """
 
     name = "tum"
@@ -57,18 +58,18 @@ class TumSource(ImageFiles):
     def __init__(self, root: Path, truth: str | None = None) -> None:
         self.root = root
         if truth not in {None, "depth"}:
-            raise ValueError(f"source tum:{root}: truth {truth!r}, expected depth: leave the option out")
+            raise PipelineError(f"source tum:{root}: truth {truth!r}, expected depth: leave the option out")
         self.truth = "depth"
         self.invalid = ()
         single = _is_sequence(root)
         self.sequences = [""] if single else [name for name in folder_names(root) if _is_sequence(root / name)]
         if not self.sequences:
-            raise ValueError(_wrong_root(root))
+            raise PipelineError(_wrong_root(root))
 
     def samples(self, split: str) -> list[Sample]:
         """Rows of `all`, of a sequence by its folder's name, or of a list of image paths below the root.
 
-        Raises ValueError for a missing or empty split, a malformed line, an image that rgb.txt does not name, a
+        Raises PipelineError for a missing or empty split, a malformed line, an image that rgb.txt does not name, a
         duplicate image, a path that leaves the root.
         """
         if split == "all" or split in self.sequences:
@@ -90,7 +91,7 @@ class TumSource(ImageFiles):
             sample = known.get(sequence, {}).get(sample_id)
             if sample is None:
                 form = "rgb/STAMP.png" if self.sequences == [""] else "SEQUENCE/rgb/STAMP.png"
-                raise ValueError(
+                raise PipelineError(
                     f"{where}: {row[:200]!r} stands in no rgb.txt below {self.root}; expected {form} of one"
                 )
             ids.add(sample_id, line)
@@ -101,7 +102,7 @@ class TumSource(ImageFiles):
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Ground truth (H, W) float32 metres, NaN without measurement; None if the image has no partner.
 
-        Raises ValueError for a file that is missing or no 16-bit PNG.
+        Raises PipelineError for a file that is missing or no 16-bit PNG.
         """
         if sample.truth_path is None:
             return None
@@ -115,7 +116,7 @@ class TumSource(ImageFiles):
         try:
             partners = associate([row.stamp_s for row in colour], [row.stamp_s for row in depth])
         except ValueError as error:
-            raise ValueError(f"sequence {folder}: {error}") from error
+            raise PipelineError(f"sequence {folder}: {error}") from error
         kinect = re.search(r"freiburg[123]", name or self.root.resolve().name)
         focal_px = FOCAL_PX[kinect[0]] if kinect else None
         return [
@@ -134,7 +135,7 @@ def associate(first_s: Sequence[float], second_s: Sequence[float], limit_s: floa
 
     As associate.py: of all pairs that differ by less than `limit_s`, those that differ least are taken first, and each
     stamp is taken once; ties go to the smaller first stamp, then to the smaller second. Unlike there, only neighbours
-    in time are looked at, so that long lists take no N x M steps. Raises ValueError where far too many are near.
+    in time are looked at, so that long lists take no N x M steps. Raises PipelineError where far too many are near.
     """
     order = np.argsort(np.asarray(second_s, dtype=np.float64), kind="stable")
     first, second = np.asarray(first_s, dtype=np.float64), np.asarray(second_s, dtype=np.float64)[order]
@@ -143,7 +144,7 @@ def associate(first_s: Sequence[float], second_s: Sequence[float], limit_s: floa
     end = np.searchsorted(second, first + 1.01 * limit_s, "right").tolist()
     near = sum(end) - sum(begin)
     if near > LIMIT_CANDIDATES * len(first_s):
-        raise ValueError(
+        raise PipelineError(
             f"{near} pairs of images within {limit_s} s for {len(first_s)} colour images, expected two or three for "
             "each; are the time stamps seconds?"
         )
@@ -163,7 +164,7 @@ def associate(first_s: Sequence[float], second_s: Sequence[float], limit_s: floa
 
 
 def _read_stamps(path: Path) -> list[_Stamped]:
-    """Rows of rgb.txt or depth.txt. Raises ValueError for a missing file, a malformed line, an image named twice."""
+    """Rows of rgb.txt or depth.txt. Raises PipelineError for a missing file, a malformed line, an image named twice."""
     ids = Ids(path)
     found = []
     for line, row in rows(path):
@@ -172,7 +173,7 @@ def _read_stamps(path: Path) -> list[_Stamped]:
             ids.add(stamped.path, line)
             found.append(stamped)
     if not found:
-        raise ValueError(f"{path}: no rows, expected `STAMP rgb/STAMP.png` a line; unpack the sequence's .tgz again")
+        raise PipelineError(f"{path}: no rows, expected `STAMP rgb/STAMP.png` a line; unpack the sequence's .tgz again")
     return found
 
 
@@ -180,16 +181,16 @@ def _parse_row(row: str, where: str) -> _Stamped:
     """One line of rgb.txt or depth.txt."""
     columns = row.replace(",", " ").split()
     if len(columns) != 2:
-        raise ValueError(f"{where}: {len(columns)} columns in {row[:200]!r}, expected 2: STAMP rgb/STAMP.png")
+        raise PipelineError(f"{where}: {len(columns)} columns in {row[:200]!r}, expected 2: STAMP rgb/STAMP.png")
     try:
         stamp_s = float(columns[0])
     except ValueError:
         stamp_s = math.nan
     if not math.isfinite(stamp_s):
-        raise ValueError(f"{where}: time stamp {columns[0][:200]!r}, expected seconds, as 1305031102.175304")
+        raise PipelineError(f"{where}: time stamp {columns[0][:200]!r}, expected seconds, as 1305031102.175304")
     path = checked_path(columns[1], where)
     if without_suffix(path) is None:
-        raise ValueError(f"{where}: image {path[:200]!r}, expected a name that ends in .png")
+        raise PipelineError(f"{where}: image {path[:200]!r}, expected a name that ends in .png")
     return _Stamped(stamp_s, path)
 
 

@@ -13,6 +13,7 @@ import math
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from ...errors import PipelineError
 from ..base import ImageFiles, Sample, SourceKind
 from ..readers.images import IMAGE_SUFFIXES, read_depth_png_m
 from ..splits import Ids, file_names, find_list_or_name, folder_names, rows, without_suffix
@@ -49,7 +50,7 @@ class _Row(NamedTuple):
 class VirtualKittiSource(ImageFiles):
     """A Virtual KITTI 2 root.
 
-    Raises ValueError for a root without scenes of images, or a truth other than `depth`.
+    Raises PipelineError for a root without scenes of images, or a truth other than `depth`.
     """
 
     name = "vkitti2"
@@ -58,26 +59,26 @@ class VirtualKittiSource(ImageFiles):
     def __init__(self, root: Path, truth: str | None = None) -> None:
         self.root = root
         if truth not in {None, "depth"}:
-            raise ValueError(f"source vkitti2:{root}: truth {truth!r}, expected depth: leave the option out")
+            raise PipelineError(f"source vkitti2:{root}: truth {truth!r}, expected depth: leave the option out")
         self.truth = "depth"
         self.invalid = ()
         found = [root / below for below in RGB_BELOW if _has_images(root / below)]
         if not found:
-            raise ValueError(_wrong_root(root))
+            raise PipelineError(_wrong_root(root))
         self.images = found[0]
 
     def samples(self, split: str) -> list[Sample]:
         """Rows of `all`, `Scene01`, `clone`, `Camera_0`, several of these joined by `/`, or of a list of image paths.
 
-        An image without a depth file has no ground truth. Raises ValueError for a missing or empty split, a malformed
-        row, a duplicate image.
+        An image without a depth file has no ground truth. Raises PipelineError for a missing or empty split, a
+        malformed row, a duplicate image.
         """
         names = set() if split == "all" else set(split.split("/"))
         samples = self._samples(self._below(names))
         if samples:
             return samples
         if split == "all":
-            raise ValueError(
+            raise PipelineError(
                 f"source vkitti2:{self.root}: no image below {self.images}; expected "
                 "Scene01/clone/frames/rgb/Camera_0/rgb_00000.jpg"
             )
@@ -89,7 +90,7 @@ class VirtualKittiSource(ImageFiles):
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Ground truth (H, W) float32 metres, NaN in the sky; None if the row has none.
 
-        Raises ValueError for a file that is missing or no 16-bit PNG.
+        Raises PipelineError for a file that is missing or no 16-bit PNG.
         """
         if sample.truth_path is None:
             return None
@@ -142,7 +143,7 @@ class VirtualKittiSource(ImageFiles):
         return "", set()
 
     def _focal_lengths(self, scene: str, variation: str) -> dict[tuple[int, int], float]:
-        """(frame, camera) -> pixels, empty without the file. Raises ValueError for a row that is none of its form."""
+        """(frame, camera) -> pixels, empty without the file. Raises PipelineError for a malformed row."""
         for below in TEXT_BELOW:
             path = self.root / below / scene / variation / "intrinsic.txt"
             if path.exists():
@@ -159,7 +160,7 @@ def _parse_intrinsic(row: str, where: str) -> tuple[tuple[int, int], float]:
     except ValueError:
         focal_px = math.nan
     if not match or not (math.isfinite(focal_px) and focal_px > 0):
-        raise ValueError(
+        raise PipelineError(
             f"{where}: {row[:200]!r}, expected `frame camera fx fy cx cy` as in 0 0 725.0087 725.0087 620.5 187; "
             "unpack vkitti_2.0.3_textgt.tar.gz again"
         )
@@ -179,7 +180,7 @@ def _parse_row(text: str, where: str) -> _Row:
     """One line of a list: an image's path from its scene on."""
     match = re.fullmatch(rf"({SCENE})/({VARIATION})/frames/rgb/({CAMERA})/rgb_(\d{{5}})(\.\w+)", text, re.ASCII)
     if not match or match[5].lower() not in IMAGE_SUFFIXES:
-        raise ValueError(
+        raise PipelineError(
             f"{where}: {text[:200]!r}, expected an image's path, such as "
             "Scene01/clone/frames/rgb/Camera_0/rgb_00000.jpg"
         )
@@ -204,7 +205,7 @@ def _wrong_root(root: Path) -> str:
     if "frames" in names:
         advice = f"this is one variation: give {here.parent.parent}"
     elif re.fullmatch(SCENE, here.name):
-        advice = f"this is one scene: give {here.parent}, and the scene to --split"
+        advice = f"this is one scene: give {here.parent}, and the scene to `split`"
     elif _scenes(root):
         advice = "its scenes hold no frames/rgb: unpack vkitti_2.0.3_rgb.tar there too"
     else:

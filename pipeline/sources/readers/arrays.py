@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...errors import PipelineError
 from .exr import read_exr
 from .images import LIMIT_PIXELS, check_pixels, read_bytes, read_png16
 
@@ -48,14 +49,14 @@ def read_array(path: Path, what: str, dtypes: tuple[str, ...] = DTYPES) -> NDArr
     one; needs the package OpenEXR); `.png` (uint16, greyscale). In `.npy` and `.npz` a last axis of 1 is dropped, and
     `dtypes` may name other types.
 
-    Raises ValueError, which begins with `what` and the path, for a file that is missing, of another format, type or
+    Raises PipelineError, which begins with `what` and the path, for a file that is missing, of another format, type or
     number of dimensions, larger than a frame of 8K, or of another length than its header says.
     """
     suffix = path.suffix.lower()
     if suffix == ".png":
         return read_png16(str(path), what)
     if suffix not in ARRAY_SUFFIXES:
-        raise ValueError(f"{what} {path}: expected a file that ends in {', '.join(ARRAY_SUFFIXES)}")
+        raise PipelineError(f"{what} {path}: expected a file that ends in {', '.join(ARRAY_SUFFIXES)}")
     data, where = read_bytes(str(path), what, LIMIT_BYTES), f"{what} {path}"
     if suffix in {".npy", ".npz"}:
         array = _read_npy(data, where, dtypes) if suffix == ".npy" else _read_npz(data, where, dtypes)
@@ -89,11 +90,11 @@ def _read_npz(data: bytes, where: str, dtypes: tuple[str, ...]) -> NDArray[Any]:
     except Exception as error:  # zipfile raises a dozen types
         if str(error).startswith(where):
             raise
-        raise ValueError(
+        raise PipelineError(
             f"{where}: no .npz file, or damaged ({error}); write it with numpy.savez(path, depth)"
         ) from error
     if at != len(body):
-        raise ValueError(
+        raise PipelineError(
             f"{where}: {len(body)} bytes of numbers declared, {at} there; the file is cut off: write it again"
         )
     return _shaped(body.view(dtype), shape, fortran=fortran)
@@ -103,19 +104,21 @@ def _check_directory(data: bytes, where: str) -> None:
     """Refuse an archive whose directory would be large when parsed: some bytes an entry there are a kilobyte here."""
     end = data.rfind(b"PK\5\6", max(0, len(data) - 2**16 - 22))
     if end < 0 or len(data) < end + 22:
-        raise ValueError(f"{where}: no .npz file (no directory at its end); write it with numpy.savez(path, depth)")
+        raise PipelineError(f"{where}: no .npz file (no directory at its end); write it with numpy.savez(path, depth)")
     entries, size = struct.unpack_from("<HI", data, end + 10)
     if entries > LIMIT_MEMBERS or size > LIMIT_MEMBERS * 1024 or data[max(0, end - 20) : end].startswith(b"PK\6\7"):
-        raise ValueError(f"{where}: holds {entries} arrays or more, expected at most {LIMIT_MEMBERS}")
+        raise PipelineError(f"{where}: holds {entries} arrays or more, expected at most {LIMIT_MEMBERS}")
 
 
 def _member(members: list[zipfile.ZipInfo], where: str) -> zipfile.ZipInfo:
     named = [info for info in members if info.filename == f"{NPZ_KEY}.npy"] or members
     if len(named) != 1:
         there = ", ".join(repr(info.filename.removesuffix(".npy")[:80]) for info in members[:20])
-        raise ValueError(f"{where}: holds the arrays {there or '(none)'}, expected one alone, or one named {NPZ_KEY!r}")
+        raise PipelineError(
+            f"{where}: holds the arrays {there or '(none)'}, expected one alone, or one named {NPZ_KEY!r}"
+        )
     if named[0].file_size > LIMIT_BYTES:
-        raise ValueError(f"{where}: its array declares {named[0].file_size} bytes, expected at most {LIMIT_BYTES}")
+        raise PipelineError(f"{where}: its array declares {named[0].file_size} bytes, expected at most {LIMIT_BYTES}")
     return named[0]
 
 
@@ -125,7 +128,7 @@ def _npy_header(begin: bytes, where: str, dtypes: tuple[str, ...]) -> tuple[tupl
     try:
         shape, fortran, dtype = HEADERS[np.lib.format.read_magic(file)](file)
     except Exception as error:  # the parser lets through what Python's tokenizer raises
-        raise ValueError(f"{where}: no .npy file ({error}); write it with numpy.save(path, depth)") from error
+        raise PipelineError(f"{where}: no .npy file ({error}); write it with numpy.save(path, depth)") from error
     plain = shape[:2] if len(shape) == 3 and shape[2] == 1 else shape
     if (
         dtype.hasobject
@@ -133,14 +136,14 @@ def _npy_header(begin: bytes, where: str, dtypes: tuple[str, ...]) -> tuple[tupl
         or len(plain) != 2
         or any(side is True or side < 1 for side in shape)
     ):
-        raise ValueError(f"{where}: {dtype} of shape {shape}, expected (height, width) of {', '.join(dtypes)}")
+        raise PipelineError(f"{where}: {dtype} of shape {shape}, expected (height, width) of {', '.join(dtypes)}")
     return plain, bool(fortran), dtype, file.tell()
 
 
 def _check_length(shape: tuple[int, ...], dtype: np.dtype[Any], there: int, where: str) -> None:
     declared = int(shape[0]) * int(shape[1]) * dtype.itemsize
     if declared != there:
-        raise ValueError(
+        raise PipelineError(
             f"{where}: its header says {declared} bytes of numbers, it holds {there}; "
             "the file is cut off or not what it says: write it again"
         )
@@ -156,12 +159,12 @@ def _read_pfm(data: bytes, where: str) -> NDArray[Any]:
     match = PFM_HEADER.match(data[:256])
     if match is None:
         colour = "; PF is a colour picture" if data.startswith(b"PF") else ""
-        raise ValueError(
+        raise PipelineError(
             f"{where}: no .pfm file of one channel, expected it to begin with 'Pf', width, height, scale{colour}"
         )
     width, height, scale = int(match[1]), int(match[2]), _number(match[3])
     if not np.isfinite(scale) or scale == 0:
-        raise ValueError(
+        raise PipelineError(
             f"{where}: scale {match[3].decode()!r}, expected a number other than 0: its sign is the byte order"
         )
     # One byte of white space ends the header; writers on Windows put two.
@@ -188,21 +191,21 @@ def is_any_of(values: NDArray[Any], numbers: Sequence[float]) -> NDArray[np.bool
 
 
 def parse_invalid(text: str) -> tuple[float, ...]:
-    """Numbers with commas between, which say in a file that there is no value. Raises ValueError for anything else."""
+    """Numbers with commas between, which mean no value in a file. Raises PipelineError for anything else."""
     try:
-        return invalid_numbers([float(word) for word in text.split(",")], "--invalid")
+        return invalid_numbers([float(word) for word in text.split(",")], "`invalid`")
     except ValueError:
-        raise ValueError(
-            f"--invalid {text!r}: expected the numbers that say in the files that there is no value, such as 65535 or "
+        raise PipelineError(
+            f"`invalid={text!r}`: expected the numbers that say in the files that there is no value, such as 65535 or "
             "65535,-1"
         ) from None
 
 
 def invalid_numbers(written: object, where: str) -> tuple[float, ...]:
-    """Numbers that a description declares to be no value: one, or a list. Raises ValueError for anything else."""
+    """Numbers that a description declares to be no value: one, or a list. Raises PipelineError for anything else."""
     listed: list[Any] = written if isinstance(written, list) else [] if written is None else [written]
     if len(listed) > MOST_INVALID or not all(type(one) in {int, float} and not np.isnan(one) for one in listed):
-        raise ValueError(
+        raise PipelineError(
             f"{where}: invalid {str(written)[:80]}, expected a number of the files' own, or a list of up to "
             f"{MOST_INVALID}, such as 65535"
         )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ...errors import PipelineError
 from .images import check_pixels
 
 if TYPE_CHECKING:
@@ -68,14 +69,14 @@ class _Header(NamedTuple):
 
 
 def read_exr(data: bytes, where: str) -> NDArray[Any]:
-    """The numbers (H, W) float16 or float32 of a file's bytes. Raises ValueError, which begins with `where`."""
+    """The numbers (H, W) float16 or float32 of a file's bytes. Raises PipelineError, which begins with `where`."""
     try:
         header = _header(data)
     except (ValueError, IndexError, struct.error) as error:
-        raise ValueError(f"{where}: no .exr file of scan lines, or damaged ({error}); write it again") from error
+        raise PipelineError(f"{where}: no .exr file of scan lines, or damaged ({error}); write it again") from error
     check_pixels(header.height, header.width, where)
     if header.height * header.line_bytes > LIMIT_UNPACKED_BYTES:
-        raise ValueError(
+        raise PipelineError(
             f"{where}: {len(header.kinds)} channels of {header.height * header.line_bytes} bytes; too large"
         )
     name = _channel(list(header.kinds), where)
@@ -84,26 +85,28 @@ def read_exr(data: bytes, where: str) -> NDArray[Any]:
         others = {name[:-1].lower() + letter for letter in "gb"}
         planes += [other for other in header.kinds if other.lower() in others]
     if any(header.kinds[plane] == 0 for plane in planes):
-        raise ValueError(f"{where}: channel {name!r} is of type UINT, expected HALF or FLOAT")
+        raise PipelineError(f"{where}: channel {name!r} is of type UINT, expected HALF or FLOAT")
     try:
         reader = _unpacked if header.compression in {NONE, ZIPS, ZIP} else _by_package
         arrays = reader(data, header, planes)
     except ImportError as error:
-        raise ValueError(
+        raise PipelineError(
             f"{where}: compression {header.compression} needs OpenEXR: run `pip install 'tiekd-pipeline[exr]'`, or "
             "write the file with ZIP"
         ) from error
     except Exception as error:  # the package raises what C++ threw, by several names
-        raise ValueError(f"{where}: pixels are missing or damaged ({error}); copy or write it again") from error
+        raise PipelineError(f"{where}: pixels are missing or damaged ({error}); copy or write it again") from error
     if any(not np.array_equal(arrays[0], other, equal_nan=True) for other in arrays[1:]):
-        raise ValueError(f"{where}: channels {', '.join(planes)} differ, so this is a picture; expected one of depth")
+        raise PipelineError(
+            f"{where}: channels {', '.join(planes)} differ, so this is a picture; expected one of depth"
+        )
     return arrays[0]
 
 
 def _header(data: bytes) -> _Header:
     version = int.from_bytes(data[4:8], "little")
     if data[:4] != MAGIC or version & ~LONG_NAMES != 2:
-        raise ValueError(f"it begins with {data[:8].hex() or 'nothing'}")
+        raise PipelineError(f"it begins with {data[:8].hex() or 'nothing'}")
     found: dict[str, bytes] = {}
     at = 8
     while data[at]:
@@ -112,17 +115,17 @@ def _header(data: bytes) -> _Header:
         size = int.from_bytes(data[at : at + 4], "little")
         at += 4 + size
         if at > len(data):
-            raise ValueError(f"an attribute of {size} bytes")
+            raise PipelineError(f"an attribute of {size} bytes")
         if name in REQUIRED:
             if name in found or kind != REQUIRED[name][0] or REQUIRED[name][1] not in {None, size}:
-                raise ValueError(f"attribute {name} of {size} bytes of type {kind!r}")
+                raise PipelineError(f"attribute {name} of {size} bytes of type {kind!r}")
             found[name] = data[at - size : at]
     if found.keys() != REQUIRED.keys():
-        raise ValueError(f"no {', '.join(sorted(REQUIRED.keys() - found.keys()))}")
+        raise PipelineError(f"no {', '.join(sorted(REQUIRED.keys() - found.keys()))}")
     left, top, right, bottom = struct.unpack("<4i", found["dataWindow"])
     compression = found["compression"][0]
     if compression not in LINES:
-        raise ValueError(f"compression {compression}")
+        raise PipelineError(f"compression {compression}")
     return _Header(found, _kinds(found["channels"]), top, bottom - top + 1, right - left + 1, compression, at + 1)
 
 
@@ -134,7 +137,7 @@ def _kinds(data: bytes) -> dict[str, int]:
         kind, _, across, down = struct.unpack_from("<iIii", data, at)
         at += 16
         if kind not in DTYPES or (across, down) != (1, 1) or name in kinds:
-            raise ValueError(f"channel {name!r} of type {kind}, every {across} by {down} pixels")
+            raise PipelineError(f"channel {name!r} of type {kind}, every {across} by {down} pixels")
         kinds[name] = kind
     return kinds
 
@@ -143,7 +146,7 @@ def _text(data: bytes, at: int) -> tuple[str, int]:
     end = data.index(b"\0", at, at + 256)
     text = data[at:end].decode("ascii")
     if not text.isprintable():
-        raise ValueError(f"a name {text[:40]!r}")
+        raise PipelineError(f"a name {text[:40]!r}")
     return text, end + 1
 
 
@@ -158,7 +161,7 @@ def _channel(names: list[str], where: str) -> str:
         if found:
             break
     there = ", ".join(repr(name[:80]) for name in names[:20]) or "(none)"
-    raise ValueError(f"{where}: channels {there}; expected one alone, or one of Z, depth, Y or R: write depth alone")
+    raise PipelineError(f"{where}: channels {there}; expected one alone, or one of Z, depth, Y or R: write depth alone")
 
 
 def _blocks(data: bytes, header: _Header) -> Iterator[tuple[int, int, bytes]]:
@@ -172,9 +175,9 @@ def _blocks(data: bytes, header: _Header) -> Iterator[tuple[int, int, bytes]]:
         first = line - header.top
         high = min(lines, header.height - first)
         if first % lines or not 0 <= first < header.height or first in seen or not 0 < size <= high * header.line_bytes:
-            raise ValueError(f"a block of {size} bytes at line {line}")
+            raise PipelineError(f"a block of {size} bytes at line {line}")
         if offset + 8 + size > len(data):
-            raise ValueError("cut off")
+            raise PipelineError("cut off")
         seen.add(first)
         yield first, high, data[offset + 8 : offset + 8 + size]
 
@@ -197,7 +200,7 @@ def _unzipped(packed: bytes, size: int) -> bytes:
     """Bytes of a ZIP block: differences from byte to byte, of the even bytes and then of the odd ones."""
     flat = zlib.decompressobj().decompress(packed, size + 1)
     if len(flat) != size:
-        raise ValueError(f"a block unpacks to {len(flat)} bytes, expected {size}")
+        raise PipelineError(f"a block unpacks to {len(flat)} bytes, expected {size}")
     steps = np.frombuffer(flat, np.uint8).copy()
     steps[1:] += 128  # that is, minus 128
     halves = np.cumsum(steps, dtype=np.uint8)

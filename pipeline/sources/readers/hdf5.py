@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 
 from ...common.fileio import open_regular, printable
+from ...errors import PipelineError
 from .images import LIMIT_PIXELS
 
 if TYPE_CHECKING:
@@ -59,13 +60,13 @@ class Hdf5File:
         return self.__dict__ | {"_opened": (0, {})}
 
     def frames(self, name: str, axes: int) -> tuple[int, ...]:
-        """Shape of a data set of so many axes, the first of which is N. Raises ValueError as `read`."""
+        """Shape of a data set of so many axes, the first of which is N. Raises PipelineError as `read`."""
         return tuple(self._data(name, axes).handle.shape)
 
     def read(self, name: str, axes: int, number: int) -> NDArray[Any]:
         """Frame `number` of a data set; nothing else is read.
 
-        Raises ValueError for a file or data set that is missing, damaged, or not as the module says.
+        Raises PipelineError for a file or data set that is missing, damaged, or not as the module says.
         """
         return _read(self._data(name, axes), number)
 
@@ -80,7 +81,7 @@ class Hdf5File:
 
 
 def read_hdf5(path: str, name: str, axes: int, what: str) -> NDArray[Any]:
-    """A data set of so many axes of a file of one frame. Raises ValueError as `Hdf5File.read`."""
+    """A data set of so many axes of a file of one frame. Raises PipelineError as `Hdf5File.read`."""
     with _open(Path(path), what) as file:
         return _read(_checked(file, name, axes, f"{what} {path}", frames=False), None)
 
@@ -89,7 +90,9 @@ def _open(path: Path, what: str) -> Any:  # noqa: ANN401 - h5py has no types
     try:
         open_regular(path).close()
     except OSError as error:
-        raise ValueError(f"{what} {path}: {error.strerror}; check the root given to --source, and the split") from error
+        raise PipelineError(
+            f"{what} {path}: {error.strerror}; check the root given to `source`, and the split"
+        ) from error
     with _hdf5_errors(f"{what} {path}", "is no whole HDF5 file"):
         return h5py.File(path, "r", locking=False)  # discs that are mounted for reading often know no locks
 
@@ -98,7 +101,7 @@ def _checked(file: Any, name: str, axes: int, where: str, *, frames: bool) -> _D
     with _hdf5_errors(where, f"data set {name!r} does not open"):
         if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
             there = printable(", ".join(itertools.islice(file, 20)))
-            raise ValueError(  # noqa: TRY004 - a wrong file, not a wrong call
+            raise PipelineError(
                 f"{where}: no data set {name!r}, or only a link to one; there: {there[:400] or 'nothing'}"
             )
         data = file[name]
@@ -109,25 +112,25 @@ def _checked(file: Any, name: str, axes: int, where: str, *, frames: bool) -> _D
         stored = data.id.get_storage_size()
     what = f"{where}: data set {name!r}"
     if elsewhere:
-        raise ValueError(f"{what} lies in other files; expected its numbers in this one")
+        raise PipelineError(f"{what} lies in other files; expected its numbers in this one")
     if dtype.kind not in "iuf" or dtype.itemsize > 8 or len(shape) != axes or 0 in shape:
-        raise ValueError(f"{what} is {dtype} of shape {shape}, expected numbers of {axes} axes")
+        raise PipelineError(f"{what} is {dtype} of shape {shape}, expected numbers of {axes} axes")
     frame = shape[1:] if frames else shape
     if math.prod(frame) > 3 * LIMIT_PIXELS:
-        raise ValueError(f"{what} declares frames of {frame}, expected at most {LIMIT_PIXELS} pixels")
+        raise PipelineError(f"{what} declares frames of {frame}, expected at most {LIMIT_PIXELS} pixels")
     if chunks is None:
         if stored != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"{what} declares {math.prod(shape) * dtype.itemsize} bytes and holds {stored}")
+            raise PipelineError(f"{what} declares {math.prod(shape) * dtype.itemsize} bytes and holds {stored}")
         return _Data(data, what, ())
     if not set(filters) <= {GZIP, SHUFFLE, FLETCHER32} or len(set(filters)) != len(filters):
-        raise ValueError(
+        raise PipelineError(
             f"{what} is packed with filters {filters}, expected gzip (1), shuffle (2), fletcher32 (3): repack it with "
             "`h5repack -f GZIP=4`"
         )
     chunk_bytes = math.prod(chunks) * dtype.itemsize
     touched = math.prod(-(-side // step) for side, step in zip(frame, chunks[-len(frame) :], strict=True))
     if chunk_bytes > LIMIT_CHUNK_BYTES or touched * chunk_bytes > LIMIT_UNPACKED_BYTES:
-        raise ValueError(
+        raise PipelineError(
             f"{what} has chunks of {chunks}: a frame would unpack {touched} of {chunk_bytes} bytes, expected at most "
             f"{LIMIT_UNPACKED_BYTES} bytes in chunks of at most {LIMIT_CHUNK_BYTES}: repack it with `h5repack -l`"
         )
@@ -138,7 +141,7 @@ def _read(data: _Data, number: int | None) -> NDArray[Any]:
     """The part at `number` of the first axis, or all."""
     shape, chunks, dtype = data.handle.shape, data.handle.chunks, data.handle.dtype
     if number is not None and not 0 <= number < shape[0]:
-        raise ValueError(f"{data.where}: no frame {number}, it has {shape[0]}")
+        raise PipelineError(f"{data.where}: no frame {number}, it has {shape[0]}")
     if chunks is None:
         with _hdf5_errors(data.where, "does not read"):
             values = data.handle[()] if number is None else data.handle[number]
@@ -178,7 +181,7 @@ def _unpacked(data: _Data, corner: tuple[int, ...]) -> NDArray[Any]:
                 planes = np.frombuffer(body, np.uint8).reshape(dtype.itemsize, -1)
                 body = planes.T.tobytes()
         if len(body) != size:
-            raise ValueError(f"it holds {len(body)} bytes or more, expected {size}")
+            raise PipelineError(f"it holds {len(body)} bytes or more, expected {size}")
         return np.frombuffer(body, dtype).reshape(chunks)
 
 
@@ -189,7 +192,7 @@ def _without_checksum(body: bytes | memoryview) -> bytes | memoryview:
     weights = np.arange(len(words), 0, -1, dtype=np.uint64) % 65535
     sums = int(words.sum()) % 65535, int((words * weights % 65535).sum()) % 65535
     if ((told & 0xFFFF) % 65535, (told >> 16) % 65535) != sums:
-        raise ValueError("its checksum does not fit")
+        raise PipelineError("its checksum does not fit")
     return data
 
 
@@ -202,4 +205,4 @@ def _hdf5_errors(where: str, told: str) -> Iterator[None]:
         if isinstance(error, ValueError) and str(error).startswith(where):
             raise
         text = printable(str(error).replace("\n", " "))[:200]
-        raise ValueError(f"{where}: {told} ({text}); copy or download it again") from error
+        raise PipelineError(f"{where}: {told} ({text}); copy or download it again") from error

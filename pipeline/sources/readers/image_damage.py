@@ -11,6 +11,8 @@ import re
 import struct
 import zlib
 
+from ...errors import PipelineError
+
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 HOLE_BYTES = 512
 """The smallest block of a disk."""
@@ -24,7 +26,7 @@ MARKER = re.compile(rb"\xff+([^\x00\xff])")
 
 
 def check_png(data: bytes) -> None:
-    """Raises ValueError where a chunk that decoding needs has another CRC than it states."""
+    """Raises PipelineError where a chunk that decoding needs has another CRC than it states."""
     view, at = memoryview(data), len(PNG_MAGIC)
     while at + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -33,14 +35,14 @@ def check_png(data: bytes) -> None:
             return  # cut off: the decoder says so
         # Of what is not needed (a lower-case first letter), some writers get the CRC wrong.
         if kind[:1].isupper() and zlib.crc32(view[at + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
-            raise ValueError(f"the CRC of its chunk {kind.decode('latin-1')!r} at byte {at} is wrong")
+            raise PipelineError(f"the CRC of its chunk {kind.decode('latin-1')!r} at byte {at} is wrong")
         if kind == b"IEND":
             return
         at = end
 
 
 def check_jpeg(data: bytes) -> None:
-    """Raises ValueError for a scan with bytes that no encoder writes. See the module for what that can tell."""
+    """Raises PipelineError for a scan with bytes that no encoder writes. See the module for what that can tell."""
     at, sequential = 2, False
     first_symbols: dict[int, int] = {}
     while at + 4 <= len(data) and data[at] == 0xFF:  # anything else: the decoder's to judge
@@ -63,7 +65,7 @@ def check_jpeg(data: bytes) -> None:
             begin, end = end, _end_of_scan(data, end)
             for hole in HOLES if zeros else HOLES[1:]:
                 if (place := data.find(hole, begin, end)) >= 0:
-                    raise ValueError(f"a hole: {HOLE_BYTES} or more bytes of {hole[0]} at byte {place}")
+                    raise PipelineError(f"a hole: {HOLE_BYTES} or more bytes of {hole[0]} at byte {place}")
         at = end
 
 
@@ -74,10 +76,10 @@ def _end_of_scan(data: bytes, begin: int) -> int:
         kind = match[1][0]
         if FIRST_RESTART <= kind < FIRST_RESTART + 8:
             if kind != FIRST_RESTART + restarts % 8:
-                raise ValueError(f"restart marker {kind - FIRST_RESTART} at byte {match.start()}, a part is missing")
+                raise PipelineError(f"restart marker {kind - FIRST_RESTART} at byte {match.start()}, a part is missing")
             restarts += 1
         elif kind < SEQUENTIAL[0]:
-            raise ValueError(f"bytes FF {kind:02X} at byte {match.start()}, which no encoder writes")
+            raise PipelineError(f"bytes FF {kind:02X} at byte {match.start()}, which no encoder writes")
         else:
             return match.start()
     return len(data)

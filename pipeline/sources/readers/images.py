@@ -18,6 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from ...common.fileio import open_regular, printable, sha256_bytes
+from ...errors import PipelineError
 from .image_damage import check_jpeg, check_png
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ _turned_is_said = False
 def resolve_image(path: str) -> str:
     """The image file that is really there: `path`, or the same name with another of IMAGE_SUFFIXES.
 
-    KITTI lists say `.png` where many disks hold `.jpg`. Raises ValueError if there is none.
+    KITTI lists say `.png` where many disks hold `.jpg`. Raises PipelineError if there is none.
     """
     if os.path.exists(path):  # noqa: PTH110 - text in, text out: a Path for each of a million reads costs more
         return path
@@ -66,8 +67,8 @@ def resolve_image(path: str) -> str:
         if other != suffix and os.path.exists(stem + other):  # noqa: PTH110 - as above
             return stem + other
     tried = ", ".join(other for other in IMAGE_SUFFIXES if other != suffix)
-    raise ValueError(
-        f"image {path}: no such file (nor with {tried}); check the root given to --source, and that the "
+    raise PipelineError(
+        f"image {path}: no such file (nor with {tried}); check the root given to `source`, and that the "
         "split lists only images you have"
     )
 
@@ -75,7 +76,7 @@ def resolve_image(path: str) -> str:
 def read_rgb(path: str) -> NDArray[np.uint8]:
     """Image (H, W, 3) uint8 RGB, upright; a greyscale or palette image is spread to RGB, transparency is dropped.
 
-    Raises ValueError for a file that is missing, does not decode, is cut off, has 16 bits, or is too large.
+    Raises PipelineError for a file that is missing, does not decode, is cut off, has 16 bits, or is too large.
     """
     path = resolve_image(path)
     return _decode_rgb(path, read_bytes(path, "image"))[0]
@@ -97,7 +98,7 @@ def turned_as(path: str, values: NDArray[T], what: str) -> NDArray[T]:
     """Numbers (H, W) of the pixels of an image file, upright as `read_rgb` gives the image.
 
     A depth file has no EXIF: its numbers may lie as the image's file does or as the image is seen, and their shape
-    tells which. Raises ValueError, which names `what`, where the shape does not tell.
+    tells which. Raises PipelineError, which names `what`, where the shape does not tell.
     """
     orientation, (height, width) = _orientation_and_size(path)
     if orientation == 1:
@@ -107,7 +108,7 @@ def turned_as(path: str, values: NDArray[T], what: str) -> NDArray[T]:
         if (rows > columns) != (height > width):  # it lies as the upright image does
             return values
         return np.ascontiguousarray(TURNS[orientation](values))
-    raise ValueError(
+    raise PipelineError(
         f"{what}: {rows}x{columns} px do not tell whether it is turned as its image is ({path}: EXIF orientation "
         f"{orientation}); turn the image upright in its file, for example with `exiftran -ai` or ImageMagick's "
         "`mogrify -auto-orient`, and the depth as it then lies"
@@ -115,10 +116,10 @@ def turned_as(path: str, values: NDArray[T], what: str) -> NDArray[T]:
 
 
 def read_png16(path: str, what: str = "depth") -> NDArray[np.uint16]:
-    """The numbers (H, W) uint16 of a greyscale PNG of 16 bits. Raises ValueError for any other file."""
+    """The numbers (H, W) uint16 of a greyscale PNG of 16 bits. Raises PipelineError for any other file."""
     image = _open(path, read_bytes(path, what), what)
     if image.format != "PNG" or image.mode not in {"I;16", "I;16B"}:
-        raise ValueError(
+        raise PipelineError(
             f"{what} {path}: {image.format} of Pillow mode {image.mode!r}, expected a greyscale PNG of 16 "
             "bits; a colour map or an 8-bit copy holds no distances: write the depth as uint16"
         )
@@ -128,7 +129,7 @@ def read_png16(path: str, what: str = "depth") -> NDArray[np.uint16]:
 def read_depth_png_m(path: str, metres_per_unit: float, invalid: Iterable[float] | None = None) -> NDArray[np.float32]:
     """Depth (H, W) float32 metres of a 16-bit PNG, NaN where the file holds 0 or one of `invalid`.
 
-    Raises ValueError for a file that is missing, does not decode, or is no greyscale PNG of 16 bits.
+    Raises PipelineError for a file that is missing, does not decode, or is no greyscale PNG of 16 bits.
     """
     units = read_png16(path)
     depth_m = (units * np.float64(metres_per_unit)).astype(np.float32)
@@ -138,35 +139,35 @@ def read_depth_png_m(path: str, metres_per_unit: float, invalid: Iterable[float]
 
 
 def read_bytes(path: str, what: str, limit_bytes: int | None = None) -> bytes:
-    """All of a regular file. Raises ValueError where it is missing, not readable, or larger than the limit."""
+    """All of a regular file. Raises PipelineError where it is missing, not readable, or larger than the limit."""
     limit_bytes = LIMIT_BYTES if limit_bytes is None else limit_bytes
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > limit_bytes:
-                raise ValueError(
+                raise PipelineError(
                     f"{what} {path}: {size} bytes, expected at most {limit_bytes}; is this a frame at all?"
                 )
             return file.read(limit_bytes)
     except FileNotFoundError as error:
-        raise ValueError(
-            f"{what} {path}: no such file; check the root given to --source, and what the split lists"
+        raise PipelineError(
+            f"{what} {path}: no such file; check the root given to `source`, and what the split lists"
         ) from error
     except OSError as error:
-        raise ValueError(f"{what} {path}: {error.strerror}; expected a readable file") from error
+        raise PipelineError(f"{what} {path}: {error.strerror}; expected a readable file") from error
 
 
 def check_pixels(height: int, width: int, where: str) -> None:
-    """Raises ValueError for a declared size that no frame has; to be asked before anything is allocated."""
+    """Raises PipelineError for a declared size that no frame has; to be asked before anything is allocated."""
     if not (height > 0 and width > 0 and height * width <= LIMIT_PIXELS):
-        raise ValueError(f"{where}: declares {height}x{width} pixels, expected 1 to {LIMIT_PIXELS}")
+        raise PipelineError(f"{where}: declares {height}x{width} pixels, expected 1 to {LIMIT_PIXELS}")
 
 
 def _decode_rgb(path: str, data: bytes) -> tuple[NDArray[np.uint8], bool]:
     """The upright image, and whether it was turned for that."""
     image = _open(path, data, "image")
     if image.mode.startswith(("I", "F")):
-        raise ValueError(
+        raise PipelineError(
             f"image {path}: Pillow mode {image.mode!r}, expected 8 bits a channel; is this a depth file? "
             "Convert an image to 8 bits first"
         )
@@ -220,7 +221,7 @@ def _open(path: str, data: bytes, what: str) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         # Each scan of a progressive JPEG is a pass over all pixels, and may be a few bytes.
         if image.format == "JPEG" and data.count(JPEG_SCAN) > LIMIT_SCANS:
-            raise ValueError(f"{data.count(JPEG_SCAN)} scans, expected at most {LIMIT_SCANS}")  # noqa: TRY301 - told below
+            raise PipelineError(f"{data.count(JPEG_SCAN)} scans, expected at most {LIMIT_SCANS}")  # noqa: TRY301 - told below
         pixels = image.width * image.height
         if pixels <= LIMIT_PIXELS:
             if image.format in CHECKS:
@@ -230,12 +231,12 @@ def _open(path: str, data: bytes, what: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         pixels = None
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error ...
-        raise ValueError(
+        raise PipelineError(
             f"{what} {path}: does not decode ({error}), expected a whole {', '.join(FORMATS)} file of "
             f"{len(data)} bytes; copy or download it again"
         ) from error
     size = "too many" if pixels is None else str(pixels)
-    raise ValueError(
+    raise PipelineError(
         f"{what} {path}: declares {size} pixels, expected at most {LIMIT_PIXELS}; make it smaller, or take "
         "it out of the split"
     )

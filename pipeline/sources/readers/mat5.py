@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...errors import PipelineError
 from .images import read_bytes
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8
 def read_mat5(path: str, what: str) -> dict[str, NDArray[np.float64]]:
     """Name -> numbers, flat, of each array of numbers of a file of at most 1 MB.
 
-    Raises ValueError for a file that is missing, larger, damaged, or no MATLAB 5 file.
+    Raises PipelineError for a file that is missing, larger, damaged, or no MATLAB 5 file.
     """
     data = read_bytes(path, what, LIMIT_BYTES)
     if len(data) < 128 or data[126:128] != b"IM":
-        raise ValueError(f"{what} {path}: no MATLAB 5 file of a machine as ours; expected splits.mat as NYU has it")
+        raise PipelineError(f"{what} {path}: no MATLAB 5 file of a machine as ours; expected splits.mat as NYU has it")
     try:
         found = {}
         for kind, body in _elements(data[128:]):
@@ -40,7 +41,7 @@ def read_mat5(path: str, what: str) -> dict[str, NDArray[np.float64]]:
                 unpacker = zlib.decompressobj()
                 unpacked = unpacker.decompress(body, LIMIT_BYTES)
                 if not unpacker.eof:
-                    raise ValueError(f"an array of more than {LIMIT_BYTES} bytes, or cut off")  # noqa: TRY301 - told below
+                    raise PipelineError(f"an array of more than {LIMIT_BYTES} bytes, or cut off")
                 kind, body = next(_elements(unpacked))  # noqa: PLW2901 - what was packed
             if kind == ARRAY:
                 parts = list(_elements(body))
@@ -48,7 +49,7 @@ def read_mat5(path: str, what: str) -> dict[str, NDArray[np.float64]]:
                     dtype, numbers = NUMBERS[parts[3][0]], parts[3][1]
                     found[parts[2][1].decode("ascii")] = np.frombuffer(numbers, f"<{dtype}").astype(np.float64)
     except (ValueError, StopIteration, struct.error, zlib.error) as error:
-        raise ValueError(f"{what} {path}: damaged ({error}); copy or download it again") from error
+        raise PipelineError(f"{what} {path}: damaged ({error}); copy or download it again") from error
     return found
 
 
@@ -61,6 +62,6 @@ def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
         if kind >> 16:  # a small one: its length stands in the upper half of its type, its body in the next 4 bytes
             kind, size, start = kind & 0xFFFF, kind >> 16, at + 4
         if start + size > len(data):
-            raise ValueError(f"an element of {size} bytes where {len(data) - start} are left")
+            raise PipelineError(f"an element of {size} bytes where {len(data) - start} are left")
         yield kind, data[start : start + size]
         at = start + size if kind == PACKED else -(-(start + size) // 8) * 8

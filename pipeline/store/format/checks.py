@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from ...common.fileio import has_control
+from ...errors import PipelineError
 from .codec import LARGEST
 
 FORMAT_VERSIONS = (1, 2)
@@ -20,37 +21,37 @@ def is_known_version(value: object) -> bool:
 
 
 def check_alignment(value: Any, depth_space: str) -> None:  # noqa: ANN401 - any JSON value
-    """Raise ValueError unless a store's `alignment` is one."""
+    """Raise PipelineError unless a store's `alignment` is one."""
     if depth_space == "metric_m":
-        raise ValueError("an alignment of metric depth: expected one of relative depth alone")
+        raise PipelineError("an alignment of metric depth: expected one of relative depth alone")
     if not isinstance(value, dict) or value.keys() != ALIGNMENT_KEYS:
-        raise ValueError(f"alignment {str(value)[:200]!r}: expected {', '.join(sorted(ALIGNMENT_KEYS))}")
+        raise PipelineError(f"alignment {str(value)[:200]!r}: expected {', '.join(sorted(ALIGNMENT_KEYS))}")
     if not all(isinstance(value[key], str) and value[key] for key in ("fit", "truth")):
-        raise ValueError("the alignment does not name its fit and its truth: expected text")
+        raise PipelineError("the alignment does not name its fit and its truth: expected text")
     whole(value["min_points"])
     if not 0 < number(value["max_residual"]) < math.inf:
-        raise ValueError(f"a largest residual of {value['max_residual']}: expected a number above 0")
+        raise PipelineError(f"a largest residual of {value['max_residual']}: expected a number above 0")
     span = value["depth_range_m"]
     if not isinstance(span, list) or len(span) != 2 or not 1 / LARGEST <= number(span[0]) < number(span[1]) <= LARGEST:
-        raise ValueError(f"depth range {span} of the alignment: expected [lo, hi] in metres, 0 < lo < hi")
+        raise PipelineError(f"depth range {span} of the alignment: expected [lo, hi] in metres, 0 < lo < hi")
 
 
 def whole(value: object) -> int:
-    """A whole number above 0. Raises ValueError for anything else."""
+    """A whole number above 0. Raises PipelineError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{value!r} in the store's attributes: expected a whole number above 0")
+        raise PipelineError(f"{value!r} in the store's attributes: expected a whole number above 0")
     return value
 
 
 def number(value: object) -> float:
-    """A number. Raises ValueError for anything else."""
+    """A number. Raises PipelineError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} in the store's attributes: expected a number")  # noqa: TRY004 - for people
+        raise PipelineError(f"{value!r} in the store's attributes: expected a number")
     return value
 
 
 def number_or_none(value: object) -> float | None:
-    """A number or None. Raises ValueError for anything else."""
+    """A number or None. Raises PipelineError for anything else."""
     return None if value is None else number(value)
 
 
@@ -62,4 +63,4 @@ def check_text(value: Any) -> None:  # noqa: ANN401 - any JSON value
         for each in value:
             check_text(each)
     elif isinstance(value, str) and has_control(value):
-        raise ValueError(f"text {value[:80]!r} of the teacher, source, view or producer holds control characters")
+        raise PipelineError(f"text {value[:80]!r} of the teacher, source, view or producer holds control characters")

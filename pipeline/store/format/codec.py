@@ -15,6 +15,7 @@ import google_crc32c
 import numcodecs.blosc
 import numpy as np
 
+from ...errors import DamagedStoreError, PipelineError
 from .prefix_sum import WORD_BITS, WORDS_WORK, look_up, scratch, sum_by_words
 
 if TYPE_CHECKING:
@@ -38,10 +39,6 @@ LARGEST = 1e12
 """No depth, edge or width is larger: far beyond any, and its square is still a float32."""
 
 
-class DamagedStoreError(ValueError):
-    """Bytes of a store that are not what its writer wrote. The message names file and sample."""
-
-
 @dataclass(frozen=True)
 class LogCodec:
     """Metric depth as logarithmic codes, so that the relative error is the same at 1 m and at 80 m.
@@ -57,19 +54,19 @@ class LogCodec:
     def for_error(cls, max_rel_error: float, lo_m: float, hi_m: float) -> LogCodec:
         """Return the codec of the fewest bits whose relative error is at most `max_rel_error` within the range.
 
-        Raises ValueError for a range or an error that 16 bits cannot hold.
+        Raises PipelineError for a range or an error that 16 bits cannot hold.
         """
         if not (0 < lo_m < hi_m < np.inf):
-            raise ValueError(f"depth range {lo_m}-{hi_m} m: expected 0 < lo < hi, both finite")
+            raise PipelineError(f"depth range {lo_m}-{hi_m} m: expected 0 < lo < hi, both finite")
         if lo_m < 1 / LARGEST or hi_m > LARGEST:  # decoded depth is float32, and so is what is computed with it
-            raise ValueError(f"depth range {lo_m}-{hi_m} m: expected it within {1 / LARGEST:g} and {LARGEST:g} m")
+            raise PipelineError(f"depth range {lo_m}-{hi_m} m: expected it within {1 / LARGEST:g} and {LARGEST:g} m")
         if not 0 < max_rel_error < 1:
-            raise ValueError(f"max relative error {max_rel_error}: expected a number between 0 and 1, e.g. 0.0005")
+            raise PipelineError(f"max relative error {max_rel_error}: expected a number between 0 and 1, e.g. 0.0005")
         for bits in range(2, MAX_BITS + 1):
             codec = cls(bits, lo_m, hi_m)
             if codec.max_rel_error <= max_rel_error:
                 return codec
-        raise ValueError(
+        raise PipelineError(
             f"max relative error {max_rel_error}: 16 bits over {lo_m:g}-{hi_m:g} m reach {codec.max_rel_error:.2g}; "
             "ask for that, or for a narrower depth range"
         )
@@ -83,7 +80,7 @@ class LogCodec:
     def encode(self, depth_m: NDArray[np.floating]) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
         """Codes (h, w) of a depth (h, w), NaN as 0; and which depths lay outside the range and were clipped.
 
-        Raises ValueError for infinite, zero or negative depth, which no metric teacher should give.
+        Raises PipelineError for infinite, zero or negative depth, which no metric teacher should give.
         """
         if depth_m.dtype == np.float16:  # which cannot hold a range's far end, and would compare with infinity
             depth_m = depth_m.astype(np.float32)
@@ -91,7 +88,9 @@ class LogCodec:
         bad = valid & ~((depth_m > 0) & (depth_m < np.inf))
         if bad.any():
             worst = depth_m[bad][0]
-            raise ValueError(f"{np.count_nonzero(bad)} pixels of depth such as {worst} m: expected finite and above 0")
+            raise PipelineError(
+                f"{np.count_nonzero(bad)} pixels of depth such as {worst} m: expected finite and above 0"
+            )
         steps = 2**self.bits - 2
         clipped = valid & ((depth_m < self.lo_m) | (depth_m > self.hi_m))
         inside = np.clip(np.where(valid, depth_m, self.lo_m), self.lo_m, self.hi_m).astype(np.float64)
@@ -127,7 +126,7 @@ class AffineCodec:
         for bits in range(2, MAX_BITS + 1):
             if 0 < max_range_error < 1 and cls(bits).max_range_error <= max_range_error:
                 return cls(bits)
-        raise ValueError(
+        raise PipelineError(
             f"max relative error {max_range_error}: expected a number from {cls(MAX_BITS).max_range_error:.2g} to 1"
         )
 
@@ -139,11 +138,11 @@ class AffineCodec:
     def encode(self, values: NDArray[np.floating]) -> tuple[NDArray[np.uint16], float, float]:
         """Codes (h, w) of values (h, w), NaN as 0, with the sample's scale and offset.
 
-        Raises ValueError for infinite values, which have no place in a range.
+        Raises PipelineError for infinite values, which have no place in a range.
         """
         valid = ~np.isnan(values)
         if np.isinf(values).any():
-            raise ValueError(f"{np.count_nonzero(np.isinf(values))} infinite pixels: expected finite values")
+            raise PipelineError(f"{np.count_nonzero(np.isinf(values))} infinite pixels: expected finite values")
         if not valid.any():
             return np.zeros(values.shape, np.uint16), 1.0, 0.0
         wide = values.astype(np.float64)

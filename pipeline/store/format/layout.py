@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...errors import PipelineError
 from .codec import BLOSC_LEVEL, CHUNK_EXTRA_BYTES
 
 if TYPE_CHECKING:
@@ -160,32 +161,32 @@ class StoreLayout:
     def __post_init__(self) -> None:
         height, width = self.size_px
         if height < 1 or width < 1 or height * width > MAX_PIXELS:
-            raise ValueError(f"teacher output of {height}x{width} px: expected 1 to {MAX_PIXELS} pixels")
+            raise PipelineError(f"teacher output of {height}x{width} px: expected 1 to {MAX_PIXELS} pixels")
         if not 1 <= self.id_bytes <= MAX_ID_BYTES:
-            raise ValueError(f"the longest id has {self.id_bytes} bytes: expected 1 to {MAX_ID_BYTES}")
+            raise PipelineError(f"the longest id has {self.id_bytes} bytes: expected 1 to {MAX_ID_BYTES}")
         for array in self.sharded():
             size = array.chunk_bytes
             if size > MAX_CHUNK_BYTES:
-                raise ValueError(f"{array.path}: one sample takes {size} bytes, expected at most {MAX_CHUNK_BYTES}")
+                raise PipelineError(f"{array.path}: one sample takes {size} bytes, expected at most {MAX_CHUNK_BYTES}")
             if array.index_bytes > MAX_INDEX_BYTES:
-                raise ValueError(
+                raise PipelineError(
                     f"{array.path}: {self.spec.samples_per_shard} samples a shard make an index of {array.index_bytes} "
-                    f"bytes, expected at most {MAX_INDEX_BYTES}; use fewer --samples-per-shard"
+                    f"bytes, expected at most {MAX_INDEX_BYTES}; use fewer `samples_per_shard`"
                 )
         map_bytes = 4 * self.spec.bin_count * height * width
         if self.spec.dpm_kind != "gaussian" and map_bytes > MAX_MAP_BYTES:
-            raise ValueError(f"one map takes {map_bytes} bytes, expected at most {MAX_MAP_BYTES}; use fewer bins")
+            raise PipelineError(f"one map takes {map_bytes} bytes, expected at most {MAX_MAP_BYTES}; use fewer bins")
         widest = 32 * self.spec.samples  # ids, which may be wider, are read chunk by chunk
         if widest > MAX_ROW_BYTES:
-            raise ValueError(
+            raise PipelineError(
                 f"{self.spec.samples} samples take {widest} bytes of images' sha256 alone, expected at most "
                 f"{MAX_ROW_BYTES}; make a store of each part"
             )
         files = sum(array.files for array in self.arrays())
         if files > MAX_FILES:
-            raise ValueError(
+            raise PipelineError(
                 f"{self.spec.samples} samples, {self.spec.samples_per_shard} a shard, make {files} files, expected at "
-                f"most {MAX_FILES}; use more --samples-per-shard"
+                f"most {MAX_FILES}; use more `samples_per_shard`"
             )
 
     def sharded(self) -> list[ArrayLayout]:

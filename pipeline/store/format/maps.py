@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...errors import PipelineError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -43,13 +45,14 @@ def gaussian(values: NDArray[np.float32], bin_edges: NDArray[np.float64], sigma:
 def normalised(dense: NDArray[np.float32]) -> NDArray[np.float32]:
     """A stored map (K, h, w) that sums to 1 over K, in its place; a pixel without a value is NaN in every bin.
 
-    Raises ValueError for probabilities that are negative or do not sum to 1, or a pixel that is NaN in some bins alone.
+    Raises PipelineError for probabilities that are negative or do not sum to 1, or a pixel that is NaN in some bins
+    alone.
     """
     total = dense.sum(axis=0)
     # NaN is a pixel without a value. One probability that is NaN makes its sum so; a negative one need not.
     if np.any(dense < 0) or not np.all(np.isnan(total) | (np.abs(total - 1) < DENSE_TOLERANCE)):
-        raise ValueError("its maps are negative or do not sum to 1")
+        raise PipelineError("its maps are negative or do not sum to 1")
     if np.any(np.isnan(total) != np.isnan(dense[0])):
-        raise ValueError("maps are NaN in some bins alone")
+        raise PipelineError("maps are NaN in some bins alone")
     dense /= total
     return dense

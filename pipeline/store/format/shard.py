@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import google_crc32c
 import numpy as np
 
-from .codec import CHUNK_EXTRA_BYTES, DamagedStoreError, decode_chunk
+from ...errors import DamagedStoreError
+from .codec import CHUNK_EXTRA_BYTES, decode_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

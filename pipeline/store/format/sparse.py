@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ...errors import PipelineError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -59,7 +61,7 @@ def encode_sparse(
 ) -> tuple[SparseMap, NDArray[np.float64]]:
     """Map (K, h, w) as a SparseMap, with the KL divergence (h, w) of each pixel's true map from the stored one.
 
-    Pixels whose map is NaN have no value: they keep nothing and their divergence is NaN. Raises ValueError for
+    Pixels whose map is NaN have no value: they keep nothing and their divergence is NaN. Raises PipelineError for
     probabilities that are negative or do not sum to 1, and where the mean divergence exceeds the budget.
     """
     bins, height, width = probability.shape
@@ -88,9 +90,9 @@ def encode_sparse(
     divergence = np.concatenate([kl for _, _, _, kl in parts]).reshape(height, width)
     mean = float(np.nanmean(divergence)) if np.isfinite(divergence).any() else 0.0
     if mean > max_kl_nats:
-        raise ValueError(
+        raise PipelineError(
             f"the stored map is {mean:.2g} nats from the teacher's: {weight_bits}-bit weights cannot reach the asked "
-            f"{max_kl_nats:g}; ask for more with --max-dpm-kl, or store --dpm dense"
+            f"{max_kl_nats:g}; ask for more with `max_dpm_kl`, or store `dpm=dense`"
         )
     return stored, divergence
 
@@ -106,7 +108,7 @@ def _encode_pixels(
     off: NDArray[np.float64] = np.abs(total - 1)
     if np.any(given < 0) or float(off.max(initial=0)) > SUM_TOLERANCE:
         worst = float(total[off.argmax()])
-        raise ValueError(f"a teacher's map sums to {worst:.6g} or is negative: expected probabilities that sum to 1")
+        raise PipelineError(f"a teacher's map sums to {worst:.6g} or is negative: expected probabilities that sum to 1")
     given[absent] = 0
     ranked = np.sort(given, axis=1)[:, ::-1]
     true = ranked / total[:, np.newaxis]
@@ -180,7 +182,7 @@ def _decode_pixels(
     """Maps (K, P) of planes (M, P) and tails (P,); pixels that keep nothing are NaN."""
     last = gap.sum(axis=0, dtype=np.int64).max(initial=0) - 1
     if last >= bins:
-        raise ValueError(f"a sparse map names bin {int(last)}: expected at most {bins - 1}")
+        raise PipelineError(f"a sparse map names bin {int(last)}: expected at most {bins - 1}")
     table, each, pixels = weight_table(bits), _pixels_at_once(bins), gap.shape[1]
     maps = np.empty((bins, pixels), np.float32)
     for start in range(0, pixels, each):
@@ -214,7 +216,7 @@ def decode_planes(
             (present,) = np.nonzero(gap)
             at = place[present] + gap[present]
             if at.size and int(at.max()) >= bins:
-                raise ValueError(f"a sparse map names bin {int(at.max())}: expected at most {bins - 1}")
+                raise PipelineError(f"a sparse map names bin {int(at.max())}: expected at most {bins - 1}")
             place[present] = at
             maps[at, present] = table.take(weight[present])
             count[present] += 1
@@ -229,11 +231,11 @@ def decode_planes(
 
 
 def _totals(whole: NDArray[np.float32], count: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Sums (P,) of maps (K, P) before they are made 1; NaN for pixels that keep nothing. Raises ValueError for 0."""
+    """Sums (P,) of maps (K, P) before they are made 1; NaN for pixels that keep nothing. Raises PipelineError for 0."""
     total: NDArray[np.float64] = whole.sum(axis=0, dtype=np.float64)
     total[count == 0] = np.nan
     if np.any(total <= 0):
-        raise ValueError("a sparse map keeps bins but no probability: expected weights above 0")
+        raise PipelineError("a sparse map keeps bins but no probability: expected weights above 0")
     return total
 
 
@@ -244,7 +246,7 @@ def _pixels_at_once(bins: int) -> int:
 def decode_sparse(stored: SparseMap, bins: int, weight_bits: int) -> NDArray[np.float32]:
     """Map (K, h, w) float32 that sums to 1, NaN where there is no value.
 
-    Raises ValueError for a bin beyond K, or a map without weight.
+    Raises PipelineError for a bin beyond K, or a map without weight.
     """
     planes, height, width = stored.gap.shape
     flat = _decode_pixels(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...common.fileio import canonical_json, sha256_bytes
 from ...depth.spaces import check_depth_space
+from ...errors import PipelineError
 from .checks import (
     FORMAT_VERSIONS,
     KNOWN_VERSIONS,
@@ -95,36 +96,36 @@ class StoreSpec:
         check_depth_space(self.depth_space)
         edges = self.bin_edges
         if not 2 <= len(edges) <= MAX_BINS + 1 or any(not math.isfinite(edge) for edge in edges):
-            raise ValueError(f"{len(edges)} bin edges: expected 2 to {MAX_BINS + 1} finite numbers")
+            raise PipelineError(f"{len(edges)} bin edges: expected 2 to {MAX_BINS + 1} finite numbers")
         if max(map(abs, edges)) > LARGEST:
-            raise ValueError(f"bin edges of {edges[0]:g} to {edges[-1]:g}: expected none beyond {LARGEST:g}")
+            raise PipelineError(f"bin edges of {edges[0]:g} to {edges[-1]:g}: expected none beyond {LARGEST:g}")
         if any(high <= low for low, high in pairwise(edges)):
-            raise ValueError("bin edges do not ascend: expected each larger than the one before")
+            raise PipelineError("bin edges do not ascend: expected each larger than the one before")
         self._check_maps()
         if self.alignment is not None:
             check_alignment(self.alignment, self.depth_space)
         if not 1 <= self.samples_per_shard <= 2**16:
-            raise ValueError(f"{self.samples_per_shard} samples a shard: expected 1 to {2**16}")
+            raise PipelineError(f"{self.samples_per_shard} samples a shard: expected 1 to {2**16}")
         if not 0 < self.samples <= MAX_SAMPLES:
-            raise ValueError(f"{self.samples} samples: expected at least 1")
+            raise PipelineError(f"{self.samples} samples: expected at least 1")
         if not 0 < self.view_size_px[0] * self.view_size_px[1] <= MAX_VIEW_PIXELS:
-            raise ValueError(f"a view of {self.view_size_px} px: expected 1 to {MAX_VIEW_PIXELS} pixels")
+            raise PipelineError(f"a view of {self.view_size_px} px: expected 1 to {MAX_VIEW_PIXELS} pixels")
         check_text([self.teacher, self.source, self.view, self.producer, self.alignment])
         self.depth_codec()  # its range and error are checked there
 
     def _check_maps(self) -> None:
         if self.dpm_kind not in DPM_KINDS:
-            raise ValueError(f"DPM kind {self.dpm_kind!r}: expected one of {', '.join(DPM_KINDS)}")
+            raise PipelineError(f"DPM kind {self.dpm_kind!r}: expected one of {', '.join(DPM_KINDS)}")
         if self.dpm_kind == "gaussian" and not (self.sigma_m and 1 / LARGEST <= self.sigma_m <= LARGEST):
-            raise ValueError(f"sigma {self.sigma_m} m of a gaussian DPM: expected a number above 0 (--sigma-m)")
+            raise PipelineError(f"sigma {self.sigma_m} m of a gaussian DPM: expected a number above 0 (`sigma_m`)")
         if self.dpm_kind == "sparse" and not (self.max_dpm_kl and 0 < self.max_dpm_kl < math.inf):
-            raise ValueError(f"DPM error {self.max_dpm_kl} nats: expected a number above 0 (--max-dpm-kl)")
+            raise PipelineError(f"DPM error {self.max_dpm_kl} nats: expected a number above 0 (`max_dpm_kl`)")
         if self.carried_from is not None and self.carried_from not in CARRIED_FROM:
-            raise ValueError(
+            raise PipelineError(
                 f"maps carried from {str(self.carried_from)[:80]!r}: expected one of {', '.join(CARRIED_FROM)}"
             )
         if self.carried_from is not None and self.dpm_kind == "gaussian":
-            raise ValueError("gaussian maps are a function of depth: expected none to be carried over")
+            raise PipelineError("gaussian maps are a function of depth: expected none to be carried over")
 
     @property
     def version(self) -> int:
@@ -202,21 +203,19 @@ class StoreSpec:
     def from_attributes(cls, root: Any, dpm: Any, bin_edges: tuple[float, ...]) -> StoreSpec:  # noqa: ANN401 - any JSON
         """Read the attributes of a store that may come from anybody.
 
-        Raises ValueError for another version, a missing `depth_space`, or anything out of form.
+        Raises PipelineError for another version, a missing `depth_space`, or anything out of form.
         """
         version: object = FORMAT_VERSIONS[0]
         try:
             header = root["depth_store"]
             version = header["version"]
             if not is_known_version(version):
-                raise ValueError(
+                raise PipelineError(
                     f"store format version {version!r}: this program reads versions {KNOWN_VERSIONS}; install the "
                     "release that wrote the store"
                 )
             if not isinstance(header.get("depth_space"), str):
-                raise ValueError(  # noqa: TRY004 - for people
-                    "the store does not say its depth_space: without it the numbers mean nothing"
-                )
+                raise PipelineError("the store does not say its depth_space: without it the numbers mean nothing")
             codec, source = header["codec"], header["source"]
             height, width = header["view"]["size_px"]
             spec = cls(
@@ -238,11 +237,11 @@ class StoreSpec:
             )
             texts = (spec.teacher["name"], source["name"], source["ids_sha256"])
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the store's attributes are not of format version {version} ({error!r})") from error
+            raise PipelineError(f"the store's attributes are not of format version {version} ({error!r})") from error
         if not all(isinstance(text, str) for text in texts):
-            raise ValueError("the teacher's or the source's name, or the ids' sha256, is no text")
+            raise PipelineError("the teacher's or the source's name, or the ids' sha256, is no text")
         if spec.root_attributes() != root or spec.dpm_attributes() != dpm:
-            raise ValueError(
+            raise PipelineError(
                 f"the store's attributes contradict each other or hold more than format version {version} has"
             )
         return spec

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...common.fileio import pretty_json
-from ..format.codec import DamagedStoreError
+from ...errors import DamagedStoreError, PipelineError
 from ..format.layout import MANIFEST
 from ..read.base import StoredSamples
 from ..read.files import LocalFiles, is_url
@@ -34,7 +34,7 @@ def open_images(path: str | Path, *, check_shards: bool | None = None) -> KeptIm
     Each process compares each shard with the manifest when it first reads from it, and from a URL, or with
     `check_shards` False, only the chunks that it reads with their own checksums; as `open_store`.
 
-    Raises ValueError with what to do for a path that holds none, an unfinished one, another format version, or files
+    Raises PipelineError with what to do for a path that holds none, an unfinished one, another format version, or files
     that do not match the manifest.
     """
     if is_url(path):
@@ -44,7 +44,7 @@ def open_images(path: str | Path, *, check_shards: bool | None = None) -> KeptIm
         return KeptImages(remote, remote.name, check_shards=False)  # it compares whole shards itself
     root = Path(path)
     if not (root / MANIFEST).is_file():
-        raise ValueError(
+        raise PipelineError(
             f"{root} holds no finished images (it has no {MANIFEST}): expected a directory written by "
             "`pipeline cache-images`, which goes on where it stopped"
         )
@@ -54,21 +54,21 @@ def open_images(path: str | Path, *, check_shards: bool | None = None) -> KeptIm
 def open_image_spec(files: StoreFiles, name: str) -> tuple[Manifest, ImageSpec]:
     """Read and check all that a store of images says of itself, as `open_layout` does. `name` is for messages.
 
-    Raises ValueError, and of its kind DamagedStoreError where bytes are not those of the manifest.
+    Raises PipelineError, and of its kind DamagedStoreError where bytes are not those of the manifest.
     """
     version, manifest = read_manifest(files, name)
     root = read_node(files, name, manifest, "zarr.json")
     try:
         spec = ImageSpec.from_attributes(root["attributes"])
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{name}: not the metadata of kept images ({error!r})") from error
+        raise PipelineError(f"{name}: not the metadata of kept images ({error!r})") from error
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise PipelineError(f"{name}: {error}") from error
     if version != spec.version:
-        raise ValueError(f"{name}/{MANIFEST}: of version {version}, the attributes of the images of {spec.version}")
+        raise PipelineError(f"{name}/{MANIFEST}: of version {version}, the attributes of the images of {spec.version}")
     for file, node in spec.metadata().items():
         if read_checked(files, name, manifest, file, NODE_LIMIT_BYTES) != pretty_json(node):
-            raise ValueError(f"{name}/{file}: not the metadata that kept images have; make them again")
+            raise PipelineError(f"{name}/{file}: not the metadata that kept images have; make them again")
     check_listed(name, manifest, spec)
     return manifest, spec
 
@@ -90,7 +90,7 @@ class KeptImages(StoredSamples[ImageSpec]):
         return self.spec
 
     def numbers(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Positions of samples. Raises ValueError if an image was not kept."""
+        """Positions of samples. Raises PipelineError if an image was not kept."""
         return self.indexes_of(ids)
 
     @cached_property

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...common.fileio import canonical_json, sha256_bytes
+from ...errors import PipelineError
 from ..format.checks import check_text, whole
 from ..format.layout import (
     MAX_CHUNK_BYTES,
@@ -62,18 +63,18 @@ class ImageSpec:
     def __post_init__(self) -> None:
         height, width = self.size_px
         if not 0 < height * width <= MAX_PIXELS or min(height, width) < 1:
-            raise ValueError(f"a view of {height}x{width} px: expected 1 to {MAX_PIXELS} pixels")
+            raise PipelineError(f"a view of {height}x{width} px: expected 1 to {MAX_PIXELS} pixels")
         if not 1 <= self.id_bytes <= MAX_ID_BYTES:
-            raise ValueError(f"the longest id has {self.id_bytes} bytes: expected 1 to {MAX_ID_BYTES}")
+            raise PipelineError(f"the longest id has {self.id_bytes} bytes: expected 1 to {MAX_ID_BYTES}")
         if not 1 <= self.samples_per_shard <= 2**16:
-            raise ValueError(f"{self.samples_per_shard} samples a shard: expected 1 to {2**16}")
+            raise PipelineError(f"{self.samples_per_shard} samples a shard: expected 1 to {2**16}")
         if self.rgb.chunk_bytes > MAX_CHUNK_BYTES or self.rgb.index_bytes > MAX_INDEX_BYTES:
-            raise ValueError(
+            raise PipelineError(
                 f"{self.samples_per_shard} images of {height}x{width} px: more than a shard may hold; use fewer "
-                "--samples-per-shard, or a smaller --view"
+                "`samples_per_shard`, or a smaller `view`"
             )
         if max(self.id_bytes, 32) * self.samples > MAX_ROW_BYTES or self.rgb.files > MAX_FILES // 2:
-            raise ValueError(
+            raise PipelineError(
                 f"{self.samples} samples, {self.samples_per_shard} a shard: more than a store may hold; keep each part "
                 "of the split on its own"
             )
@@ -157,19 +158,19 @@ class ImageSpec:
 
     @classmethod
     def from_attributes(cls, attributes: Any) -> ImageSpec:  # noqa: ANN401 - any JSON value
-        """Read the attributes of a store that may come from anybody. Raises ValueError for anything out of form."""
+        """Read the attributes of a store that may come from anybody. Raises PipelineError for anything out of form."""
         try:
             header = attributes[KIND]
             if type(header["version"]) is not int or header["version"] != VERSION:
-                raise ValueError(
+                raise PipelineError(
                     f"images of format version {header['version']!r}, this program reads {VERSION}: run "
                     "`pipeline cache-images` again"
                 )
             size_px, source = header["view"]["size_px"], header["source"]
             if len(size_px) != 2:
-                raise ValueError(f"a size of {len(size_px)} numbers: expected height and width in pixels")
+                raise PipelineError(f"a size of {len(size_px)} numbers: expected height and width in pixels")
             if not all(isinstance(text, str) for text in (source["name"], source["ids_sha256"])):
-                raise ValueError("the source's name, or the ids' sha256, is no text")
+                raise PipelineError("the source's name, or the ids' sha256, is no text")
             spec = cls(
                 source={**source, "samples": whole(source["samples"])},
                 view=str(header["view"]["name"]),
@@ -179,10 +180,10 @@ class ImageSpec:
                 producer={**header["producer"]},
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
+            raise PipelineError(
                 f"not the attributes of kept images ({error!r}): expected what `pipeline cache-images` writes; a store "
-                "of depth is given with --store"
+                "of depth is given with `store`"
             ) from error
         if spec.attributes() != attributes:
-            raise ValueError("the attributes of kept images contradict each other, or hold more than they should")
+            raise PipelineError("the attributes of kept images contradict each other, or hold more than they should")
         return spec

@@ -38,7 +38,7 @@ def encode_image(view: NDArray[np.uint8], sha256: str, file_size_px: tuple[int, 
 class ImageWriter(StagedWriter[ImageSpec]):
     """Writes one store of images; a context manager that holds the target's lock.
 
-    Raises ValueError on entry if the target exists or another process writes it.
+    Raises PipelineError on entry if the target exists or another process writes it.
     """
 
     def write_shard(self, shard: int, images: Sequence[EncodedImage]) -> int:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ...depth.alignment import Fit, Verdict
-from ..format.codec import DamagedStoreError
+from ...errors import DamagedStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

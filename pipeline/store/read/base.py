@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic
 import numpy as np
 
 from ...common.fileio import pretty_json, sha256_bytes
-from ..format.codec import DamagedStoreError, decode_chunk
+from ...errors import DamagedStoreError, SampleNotFoundError
+from ..format.codec import decode_chunk
 from ..format.protocols import S
 from ..format.shard import EMPTY
 from .ids import IdTable, StoredIds
@@ -117,18 +118,18 @@ class StoredSamples(Generic[S]):
         return IdTable(self._stored_ids)
 
     def indexes_of(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Positions of many samples at once. Raises ValueError for the first that the store lacks."""
+        """Positions of many samples at once. Raises SampleNotFoundError for the first that the store lacks."""
         numbers = self._table.find(ids)
         if (numbers < 0).any():
             self.index_of(ids[int(np.argmax(numbers < 0))])
         return numbers
 
     def index_of(self, sample: int | str) -> int:
-        """Position of a sample given by its id or position. Raises ValueError if the store lacks it."""
+        """Position of a sample given by its id or position. Raises SampleNotFoundError if the store lacks it."""
         if isinstance(sample, str):
             number = int(self._table.find([sample])[0])
             if number < 0:
-                raise ValueError(self._lacks(sample))
+                raise SampleNotFoundError(self._lacks(sample))
             return number
         if not 0 <= sample < len(self):
             raise IndexError(f"{self.name} has samples 0 to {len(self) - 1}, asked for {sample}")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ...common.dvc_links import cached_target
-from ..format.codec import DamagedStoreError
+from ...errors import DamagedStoreError
 
 try:
     import resource
@@ -27,7 +27,7 @@ OUT_OF_HANDLES = {errno.EMFILE, errno.ENFILE}
 NOT_AS_WRITTEN = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO}
 """Something else is there than the file that was written, or nothing."""
 HINTS = {
-    errno.EMFILE: "this process may open no more files: raise the limit with `ulimit -n 4096`, or use fewer --workers",
+    errno.EMFILE: "this process may open no more files: raise the limit with `ulimit -n 4096`, or use fewer `workers`",
     errno.ENFILE: "this machine may open no more files: end other programs, or raise fs.file-max",
     errno.EIO: "the disk or mount gave no bytes: look at the system's log, then read it again or fetch the store again",
     errno.ESTALE: "the network mount lost the file: mount it again",

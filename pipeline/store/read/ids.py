@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from ...common.fileio import has_control
-from ..format.codec import DamagedStoreError
+from ...errors import DamagedStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...errors import PipelineError
 from ..format.sparse import SparseMap, decode_planes, decode_sparse
 from ..format.spec import StoreSpec
 from .base import StoredSamples
@@ -32,7 +33,7 @@ class SparsePlanes(StoredSamples[StoreSpec]):
     layout: StoreLayout
 
     def decoded(self, number: int) -> NDArray[np.float32]:
-        """Sparse map (K, h, w) of a sample, as `decode_sparse`. Raises ValueError for what is none."""
+        """Sparse map (K, h, w) of a sample, as `decode_sparse`. Raises PipelineError for what is none."""
         if self._planes_bytes(number) > MAX_PLANES_BYTES:
             pairs = self._plane_pairs(number)
             return decode_planes(pairs, self._tail(number), self.spec.bin_count, self.spec.weight_bits)
@@ -43,9 +44,9 @@ class SparsePlanes(StoredSamples[StoreSpec]):
         return self.rows("dpm_planes")
 
     def sparse_dpm(self, sample: int | str) -> SparseMap:
-        """Teacher map of a `sparse` store as it is stored. Raises ValueError for other stores."""
+        """Teacher map of a `sparse` store as it is stored. Raises PipelineError for other stores."""
         if self.spec.dpm_kind != "sparse":
-            raise ValueError(f"{self.name} holds {self.spec.dpm_kind} maps, not sparse ones: read them with .dpm()")
+            raise PipelineError(f"{self.name} holds {self.spec.dpm_kind} maps, not sparse ones: read them with .dpm()")
         number = self.index_of(sample)
         self._check_plane_chunks(number)
         planes, parts = int(self._planes[number]), []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 
-from ..format.codec import DamagedStoreError
+from ...errors import DamagedStoreError
 from ..format.shard import EMPTY, parse_index, read_chunk
 from .files import FarFiles
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...depth.alignment import Fit, apply
-from ..format.codec import AffineCodec, DamagedStoreError, LogCodec
+from ...errors import DamagedStoreError, PipelineError, StoreNotFoundError
+from ..format.codec import AffineCodec, LogCodec
 from ..format.layout import MANIFEST, MAX_MAP_BYTES
 from ..format.maps import gaussian, normalised
 from .alignment import AlignmentColumns
@@ -42,8 +43,16 @@ def open_store(path: str | Path, *, check_shards: bool | None = None, cache: Pat
     From a URL comes what is asked for and no more, and `cache` (else TIEKD_STORE_CACHE, else the user's cache folder)
     keeps it. There `check_shards` is off, because it fetches whole shards; `pipeline store verify URL` does it once.
 
-    Raises ValueError with what to do for a path that is no store, an unfinished one, another format version,
+    Raises StoreNotFoundError for a path that is no store or an unfinished one, StoreFormatError for another version,
     metadata that is not format version 1 to the letter, or files that do not match the manifest.
+
+    Example:
+        >>> import pipeline as tiekd
+        >>> store = tiekd.open_store("train.zarr")
+        >>> store.depth_m(store.ids[0]).shape  # (h, w) metres, NaN where invalid
+        (16, 32)
+        >>> store.dpm(0).shape  # (K, h, w) probabilities
+        (64, 16, 32)
     """
     if is_url(path):
         from ..remote.remote import RemoteFiles
@@ -56,24 +65,32 @@ def open_store(path: str | Path, *, check_shards: bool | None = None, cache: Pat
     return Store(LocalFiles(root), str(root), check_shards=check_shards is not False)
 
 
-def _unfinished(root: Path) -> ValueError:
+def _unfinished(root: Path) -> PipelineError:
     """What to say of a path that has no manifest."""
     staged = sorted(root.parent.glob(f".{root.name}.*.staging")) if root.parent.is_dir() else []
     if staged:
         images = (staged[0] / "store" / IMAGES).parent.is_dir()
-        return ValueError(
+        return StoreNotFoundError(
             f"{root} is not finished ({staged[0]} holds what there is): run its `pipeline "
             f"{'cache-images' if images else 'cache-teacher'}` command again, which goes on where it stopped"
         )
     if (root / IMAGES).is_file():
         return HoldsImagesError(str(root))
-    return ValueError(
-        f"{root} is no finished store (it has no {MANIFEST}): expected a directory written by `pipeline cache-teacher`"
+    return StoreNotFoundError(
+        f"{root} is not a complete store: {MANIFEST} is missing; expected a directory that "
+        "`pipeline cache-teacher` wrote"
     )
 
 
 class Store(SparsePlanes):
-    """A store of depth opened for reading. Picklable, and safe in forked and spawned loader workers."""
+    """A store of depth opened for reading. Picklable, and safe in forked and spawned loader workers.
+
+    Example:
+        >>> import pipeline as tiekd
+        >>> store = tiekd.open_store("train.zarr")
+        >>> len(store), store.bin_edges_m.shape, store.is_metric
+        (6, (65,), True)
+    """
 
     def __init__(self, files: StoreFiles, name: str, *, check_shards: bool = True) -> None:
         manifest, spec, self.layout = open_layout(files, name)
@@ -96,7 +113,7 @@ class Store(SparsePlanes):
     @cached_property
     def _alignments(self) -> AlignmentColumns:
         if self.spec.alignment is None:
-            raise ValueError(
+            raise PipelineError(
                 f"{self.name} is not aligned to ground truth: `pipeline store align {self.name}` writes one that is"
             )
         return AlignmentColumns(self._columns.rows)
@@ -109,7 +126,7 @@ class Store(SparsePlanes):
     def alignment(self, sample: int | str) -> Fit:
         """How a sample was aligned to ground truth, or why it was not.
 
-        Raises ValueError for a store that is not aligned, DamagedStoreError for a row that no fit can have.
+        Raises PipelineError for a store that is not aligned, DamagedStoreError for a row that no fit can have.
         """
         number, columns = self.index_of(sample), self._alignments
         try:
@@ -124,12 +141,13 @@ class Store(SparsePlanes):
 
         Of an aligned store it is `depth` with the sample's scale and shift, within the alignment's range: NaN where
         that is not above 0, and everywhere in a sample whose alignment was rejected.
-        Raises ValueError for a store whose depth is neither metric nor aligned, DamagedStoreError for a damaged sample.
+        Raises PipelineError for a store whose depth is neither metric nor aligned, DamagedStoreError for a damaged
+        sample.
         """
         if self.spec.depth_space == "metric_m":
             return self.depth(sample)
         if self.spec.alignment is None:
-            raise ValueError(
+            raise PipelineError(
                 f"{self.name} holds {self.spec.depth_space}, which is not metres: read it with .depth(), or align it "
                 f"to ground truth with `pipeline store align {self.name}`"
             )
@@ -191,7 +209,7 @@ class Store(SparsePlanes):
         """Map (K, h, w) about a sample's depth: in metres, or where depth is relative over the sample's own range."""
         map_bytes = 4 * self.spec.bin_count * math.prod(self.layout.size_px)
         if map_bytes > MAX_MAP_BYTES:
-            raise ValueError(
+            raise PipelineError(
                 f"{self.name}: one map takes {map_bytes} bytes, expected at most {MAX_MAP_BYTES}; read .depth(), and "
                 "make maps of parts of it"
             )

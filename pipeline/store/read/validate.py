@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...common.fileio import parse_json, sha256_bytes
+from ...errors import DamagedStoreError, PipelineError, StoreFormatError
 from ..format.checks import KNOWN_VERSIONS, is_known_version
-from ..format.codec import DamagedStoreError, decode_chunk
+from ..format.codec import decode_chunk
 from ..format.layout import MANIFEST, MAX_ID_BYTES, StoreLayout
 from ..format.spec import MAX_BINS, StoreSpec
 
@@ -31,12 +32,12 @@ Manifest = dict[str, tuple[int, str]]
 """Path in the store -> (bytes, sha256)."""
 
 
-class HoldsImagesError(ValueError):
+class HoldsImagesError(PipelineError):
     """A store of depth was expected, and there is one of kept images."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"{name} holds kept images (of `pipeline cache-images`), not depth: train-student takes it as --images, "
+            f"{name} holds kept images (of `pipeline cache-images`), not depth: train-student takes it as `images`, "
             "`pipeline store` info, verify, pack and unpack as it is; expected a store of `pipeline cache-teacher`"
         )
 
@@ -44,29 +45,29 @@ class HoldsImagesError(ValueError):
 def open_layout(files: StoreFiles, name: str) -> tuple[Manifest, StoreSpec, StoreLayout]:
     """Read and check all that a store says of itself. `name` is for messages.
 
-    Raises ValueError, and of its kind DamagedStoreError where bytes are not those of the manifest.
+    Raises StoreFormatError, and of its kind DamagedStoreError where bytes are not those of the manifest.
     """
     version, manifest = read_manifest(files, name)
     spec, layout = _read_spec(files, name, manifest)
     if version != spec.version:
-        raise ValueError(f"{name}/{MANIFEST}: of version {version}, the store's attributes of {spec.version}")
+        raise StoreFormatError(f"{name}/{MANIFEST}: of version {version}, the store's attributes of {spec.version}")
     for path, expected in layout.metadata().items():
         if not _same(read_node(files, name, manifest, path), expected):
-            raise ValueError(f"{name}/{path}: not the metadata that format version {spec.version} prescribes")
+            raise StoreFormatError(f"{name}/{path}: not the metadata that format version {spec.version} prescribes")
     check_listed(name, manifest, layout)
     return manifest, spec, layout
 
 
 def check_listed(name: str, manifest: Manifest, layout: Layout) -> None:
-    """Raise ValueError unless the manifest lists exactly the files of a layout, none larger than it can be."""
+    """Raise StoreFormatError unless the manifest lists exactly the files of a layout, none larger than it can be."""
     if set(manifest) != set(layout.files()):
         odd = sorted(set(manifest) ^ set(layout.files()))
-        raise ValueError(f"{name}/{MANIFEST}: missing or unexpected files, such as {odd[0]}")
+        raise StoreFormatError(f"{name}/{MANIFEST}: missing or unexpected files, such as {odd[0]}")
     for array in layout.arrays():
         for number in range(array.files):
             size = manifest[array.file(number)][0]
             if size > array.max_file_bytes:
-                raise ValueError(
+                raise StoreFormatError(
                     f"{name}/{MANIFEST}: {array.file(number)} of {size} bytes, expected at most {array.max_file_bytes}"
                 )
 
@@ -105,27 +106,27 @@ def _same(one: object, other: object) -> bool:
 
 
 def read_manifest(files: StoreFiles, name: str) -> tuple[int, Manifest]:
-    """The manifest and its version. Raises ValueError for one that leads out of the store, or is none."""
+    """The manifest and its version. Raises StoreFormatError for one that leads out of the store, or is none."""
     value = _parse(name, MANIFEST, files.read(MANIFEST, MANIFEST_LIMIT_BYTES))
     try:
         if not is_known_version(value["version"]):
-            raise ValueError(
+            raise StoreFormatError(
                 f"{name}: manifest version {value['version']!r}, this program reads {KNOWN_VERSIONS}; install the "
                 "release that wrote the store"
             )
         pairs = {path: list(entry) for path, entry in value["files"].items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{name}/{MANIFEST}: not a manifest of a depth store ({error!r})") from error
+        raise StoreFormatError(f"{name}/{MANIFEST}: not a manifest of a depth store ({error!r})") from error
     entries: Manifest = {}
     for path, entry in pairs.items():
         parts = path.split("/")
         if {"", ".", ".."} & set(parts) or "\\" in path or not path.isprintable():
-            raise ValueError(
+            raise StoreFormatError(
                 f"{name}/{MANIFEST}: path {path[:200]!r} would leave the store, or is not in its plain form"
             )
         size, digest = entry if len(entry) == 2 else (None, None)
         if type(size) is not int or size < 0 or not isinstance(digest, str) or not SHA256.fullmatch(digest):
-            raise ValueError(f"{name}/{MANIFEST}: entry of {path[:200]!r} is not (bytes, sha256)")
+            raise StoreFormatError(f"{name}/{MANIFEST}: entry of {path[:200]!r} is not (bytes, sha256)")
         entries[path] = size, digest
     return value["version"], entries
 
@@ -141,17 +142,17 @@ def _read_spec(files: StoreFiles, name: str, manifest: Manifest) -> tuple[StoreS
         _, id_bytes = nodes["sample/id/zarr.json"]["shape"]
         root, dpm = nodes["zarr.json"]["attributes"], nodes["dpm/zarr.json"]["attributes"]
     except (KeyError, TypeError, ValueError) as error:  # ValueError: as many dimensions as they should not have
-        raise ValueError(f"{name}: its arrays are not those of format version 1 ({error!r})") from error
+        raise StoreFormatError(f"{name}: its arrays are not those of format version 1 ({error!r})") from error
     numbers = (edge_count, count, height, width, id_bytes)
     if not all(type(number) is int and number > 0 for number in numbers):
-        raise ValueError(f"{name}: array shapes {numbers!r}: expected whole numbers above 0")
+        raise StoreFormatError(f"{name}: array shapes {numbers!r}: expected whole numbers above 0")
     if edge_count > MAX_BINS + 1 or id_bytes > MAX_ID_BYTES:
-        raise ValueError(f"{name}: {edge_count} bin edges, ids of {id_bytes} bytes: more than the format has")
+        raise StoreFormatError(f"{name}: {edge_count} bin edges, ids of {id_bytes} bytes: more than the format has")
     data = read_checked(files, name, manifest, "dpm/bin_edges/c/0", 8 * (MAX_BINS + 1) + 1024)
     edges = decode_chunk(data, (edge_count,), np.dtype("float64"))
     try:
         spec = StoreSpec.from_attributes(root, dpm, tuple(edges.tolist()))
         layout = StoreLayout(spec, (height, width), id_bytes)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise StoreFormatError(f"{name}: {error}") from error
     return spec, layout

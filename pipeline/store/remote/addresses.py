@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from ...errors import PipelineError
+
 PROTOCOLS = {
     "http": "pip install 'tiekd-pipeline[http]'",
     "https": "pip install 'tiekd-pipeline[http]'",
@@ -28,17 +30,17 @@ _QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\")>]*")
 def check_url(url: str) -> str:
     """Return the URL of a store without a slash at its end.
 
-    Raises ValueError for another protocol, a chain of them, or a URL that is more than a plain address.
+    Raises PipelineError for another protocol, a chain of them, or a URL that is more than a plain address.
     """
     protocol, _, rest = url.partition("://")
     if protocol not in PROTOCOLS:
         hint = "; give a path on this machine without file://" if protocol in {"file", "local"} else ""
-        raise ValueError(f"{hidden(url)}: protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}{hint}")
+        raise PipelineError(f"{hidden(url)}: protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}{hint}")
     rest = rest.rstrip("/")
     if not rest.strip("/") or (rest.startswith("/") and protocol != "memory"):
-        raise ValueError(f"{hidden(url)}: expected {protocol}://HOST_OR_BUCKET/PATH/NAME.zarr")
+        raise PipelineError(f"{hidden(url)}: expected {protocol}://HOST_OR_BUCKET/PATH/NAME.zarr")
     if re.search(r"[?#\s\\]|::|%2[ef]", rest, re.IGNORECASE) or {".", ".."} & set(rest.split("/")):
-        raise ValueError(
+        raise PipelineError(
             f"{hidden(url)}: expected a plain address without ?, #, '..', '::' or blanks; a signed address names one "
             "file and cannot serve a store"
         )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import google_crc32c
 
+from ...errors import PipelineError
 from .file_version import Version
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ RANGE = re.compile(r"(\d{1,19})-(\d{1,19})-[0-9a-f]{12}")
 def cache_folder(chosen: Path | None = None) -> Path:
     """Where fetched parts of stores are kept: as chosen, else TIEKD_STORE_CACHE, else the user's cache folder.
 
-    Raises ValueError where the user has none.
+    Raises PipelineError where the user has none.
     """
     given = chosen or os.environ.get(CACHE_VARIABLE)
     if given:
@@ -41,8 +42,8 @@ def cache_folder(chosen: Path | None = None) -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tiekd-pipeline"
     except RuntimeError:
-        raise ValueError(
-            f"the store cache has no place, because there is no home directory: choose one with --store-cache or "
+        raise PipelineError(
+            f"the store cache has no place, because there is no home directory: choose one with `store_cache` or "
             f"{CACHE_VARIABLE}"
         ) from None
 
@@ -51,15 +52,15 @@ class Kept:
     """What is kept of one store, for one run of a program and its workers."""
 
     def __init__(self, folder: Path, name: str, run: str) -> None:
-        """`name` is the store's, for messages. Raises ValueError for a folder that cannot be made."""
+        """`name` is the store's, for messages. Raises PipelineError for a folder that cannot be made."""
         self.folder, self.name, self.run = folder, name, run
         self.failed = False
         """Whether something could not be kept."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(
-                f"store cache {folder}: {error.strerror}; choose a folder that can be written with --store-cache or "
+            raise PipelineError(
+                f"store cache {folder}: {error.strerror}; choose a folder that can be written with `store_cache` or "
                 f"{CACHE_VARIABLE}"
             ) from error
 
@@ -109,7 +110,7 @@ class Kept:
         self.failed = True
         warnings.warn(
             f"store cache {self.folder}: {error.strerror}; parts of {self.name} are fetched again each epoch: make "
-            f"room, or choose another folder with --store-cache or {CACHE_VARIABLE}",
+            f"room, or choose another folder with `store_cache` or {CACHE_VARIABLE}",
             stacklevel=3,
         )
 

@@ -20,7 +20,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from ...common.fileio import pretty_json, sha256_bytes
-from ..format.codec import DamagedStoreError
+from ...errors import DamagedStoreError, PipelineError
 from ..format.layout import MANIFEST, MAX_CHUNK_BYTES
 from ..read.validate import MANIFEST_LIMIT_BYTES, NODE_LIMIT_BYTES, read_manifest
 from .addresses import check_url
@@ -43,7 +43,7 @@ NODES_LIMIT, NODES_LIMIT_BYTES = 64, 2**22
 PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
-class StoreChangedError(ValueError):
+class StoreChangedError(PipelineError):
     """A store behind a URL is no longer the one that was opened."""
 
 
@@ -57,14 +57,14 @@ class RemoteFiles:
 
         `folder` is the cache; `rebuild` False fetches every `zarr.json` instead of taking the root's copy of it;
         `whole_shards` fetches a shard whole where a range of it is asked for, and compares its sha256.
-        Raises ValueError for a URL that is no finished store's, ConnectionError where it cannot be read.
+        Raises PipelineError for a URL that is no finished store's, ConnectionError where it cannot be read.
         """
         self.remote = Remote(check_url(url))
         self.name = self.remote.name
         try:
             (manifest,) = self.remote.fetch([Ask(MANIFEST, 0, MANIFEST_LIMIT_BYTES + 1, 1)])
         except DamagedStoreError as error:
-            raise ValueError(
+            raise PipelineError(
                 f"{self.name} is no finished store (it has no {MANIFEST}): expected the address of a directory written "
                 "by `pipeline cache-teacher`, with everything in it"
             ) from error
@@ -140,7 +140,7 @@ class RemoteFiles:
         small = {path for path, size in sizes.items() if size <= (NODE_LIMIT_BYTES if path not in ids else size)}
         total = sum(sizes[path] for path in small.difference(ids))
         if len(nodes) > NODES_LIMIT or total > NODES_LIMIT_BYTES:
-            raise ValueError(
+            raise PipelineError(
                 f"{self.name}/{MANIFEST}: {len(nodes)} files of metadata with {total} bytes, expected at most "
                 f"{NODES_LIMIT} with {NODES_LIMIT_BYTES}: not a store of `pipeline cache-teacher`"
             )

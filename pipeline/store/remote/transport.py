@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..format.codec import DamagedStoreError
+from ...errors import DamagedStoreError
 from . import ranges
 from .addresses import PROTOCOLS, hidden
 from .ranges import NoRangesError, ask_all, bounded_http, versioned_s3

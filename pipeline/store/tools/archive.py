@@ -22,7 +22,7 @@ from ...common.fileio import open_regular
 from ...common.locks import locked
 from ...common.own_files import make_folder, make_folder_below, naming, open_new, remove_own, sync_directory
 from ...common.progress import Silent
-from ..format.codec import DamagedStoreError
+from ...errors import DamagedStoreError, PipelineError
 from ..format.layout import MANIFEST
 from ..read.validate import MANIFEST_LIMIT_BYTES
 from .open_any import either_layout, open_either
@@ -45,8 +45,8 @@ NOT_A_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, st
 def pack_store(store_path: Path, archive: Path, progress: Progress | None = None) -> int:
     """Write a finished store into one file; the same store gives the same bytes. Returns their number.
 
-    Raises ValueError where the store does not open or `archive` exists, and DamagedStoreError for a file that does not
-    match the manifest; then nothing is left behind.
+    Raises PipelineError where the store does not open or `archive` exists, and DamagedStoreError for a file that does
+    not match the manifest; then nothing is left behind.
     """
     store = open_either(store_path)
     files = store._files  # noqa: SLF001 - same room
@@ -79,18 +79,18 @@ def pack_store(store_path: Path, archive: Path, progress: Progress | None = None
 def unpack_store(archive: Path, target: Path, progress: Progress | None = None) -> int:
     """Write the store that `pack_store` put into `archive` as the directory `target`. Returns its samples.
 
-    Raises ValueError where `target` exists, or where the archive is not exactly a store that its format allows, and
+    Raises PipelineError where `target` exists, or where the archive is not exactly a store that its format allows, and
     DamagedStoreError where its bytes do not match its manifest; then nothing is left behind.
     """
     try:
         whole = open_regular(archive)
     except OSError as error:
-        raise ValueError(f"{archive}: {error.strerror}; expected a file of `pipeline store pack`") from error
+        raise PipelineError(f"{archive}: {error.strerror}; expected a file of `pipeline store pack`") from error
     with whole as file, _zip_errors(archive), zipfile.ZipFile(file) as packed:
         members = _checked_members(packed, archive)
         manifest, spec = either_layout(ZipFiles(packed, members, archive), str(archive))
         for name in sorted((members.keys() ^ manifest.keys()) - {MANIFEST}):
-            raise ValueError(f"{archive}: member {name!r} is in the archive or in its manifest, but not in both")
+            raise PipelineError(f"{archive}: member {name!r} is in the archive or in its manifest, but not in both")
         for name, (size, _) in manifest.items():
             if members[name].file_size != size:
                 there = members[name].file_size
@@ -147,28 +147,30 @@ class ZipFiles:
 
 
 def _checked_members(packed: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInfo]:
-    """Members by name, if each is a plain uncompressed file of its own. Raises ValueError for anything else."""
+    """Members by name, if each is a plain uncompressed file of its own. Raises PipelineError for anything else."""
     members: dict[str, zipfile.ZipInfo] = {}
     for info in packed.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)
         where = f"{archive}: member {info.orig_filename!r}"
         parts = info.filename.split("/")
         if info.orig_filename != info.filename or "\\" in info.filename or {"", ".", ".."} & set(parts):
-            raise ValueError(f"{where} would leave the store, or is a folder: expected the plain names of a store")
+            raise PipelineError(f"{where} would leave the store, or is a folder: expected the plain names of a store")
         if info.filename in members:
-            raise ValueError(f"{where} is there twice: expected each file once")
+            raise PipelineError(f"{where} is there twice: expected each file once")
         if kind not in {0, stat.S_IFREG}:
-            raise ValueError(f"{where} is a link or a device: expected files alone")
+            raise PipelineError(f"{where} is a link or a device: expected files alone")
         if (
             info.compress_type != zipfile.ZIP_STORED
             or info.file_size != info.compress_size
             or info.flag_bits & ENCRYPTED
         ):
-            raise ValueError(f"{where} is compressed or encrypted: expected it stored, as `pipeline store pack` does")
+            raise PipelineError(
+                f"{where} is compressed or encrypted: expected it stored, as `pipeline store pack` does"
+            )
         members[info.filename] = info
     total, there = sum(info.file_size for info in members.values()), archive.stat().st_size  # they may not overlap
     if total > there:
-        raise ValueError(f"{archive}: its members declare {total} bytes, the file has {there}")
+        raise PipelineError(f"{archive}: its members declare {total} bytes, the file has {there}")
     return members
 
 
@@ -210,7 +212,7 @@ def _new_target(target: Path, progress: Progress | None) -> Iterator[None]:
     make_folder(target.parent)
     with locked(target, progress or Silent()):
         if os.path.lexists(target):
-            raise ValueError(f"{target} exists: nothing is ever written over; remove it or choose another --out")
+            raise PipelineError(f"{target} exists: nothing is ever written over; remove it or choose another `out`")
         yield
 
 

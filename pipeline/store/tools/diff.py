@@ -12,6 +12,7 @@ import numpy as np
 
 from ...common.fileio import sha256_bytes
 from ...common.progress import Silent
+from ...errors import PipelineError
 from .subset import raw_chunks
 
 if TYPE_CHECKING:
@@ -94,10 +95,10 @@ def compare_stores(
     Of a view and the same view mirrored, depth is compared where both show the same: what the teacher said of a
     mirrored image beside what it said of the image, mirrored.
 
-    Raises ValueError for fewer than one sample, DamagedStoreError where one that is compared is damaged.
+    Raises PipelineError for fewer than one sample, DamagedStoreError where one that is compared is damaged.
     """
     if samples is not None and samples < 1:
-        raise ValueError(f"{samples} samples: expected at least 1")
+        raise PipelineError(f"{samples} samples: expected at least 1")
     mine, theirs = set(first.ids), set(second.ids)
     common = [name for name in first.ids if name in theirs]
     hashes = [store.image_sha256[store.indexes_of(common)] for store in (first, second)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ...errors import PipelineError
 from ..format.codec import LogCodec
 from ..format.sizes import chunk_bytes
 
@@ -31,7 +32,7 @@ FLOAT16_BITS = 16
 
 
 def count_bins(text: str) -> int:
-    """How many bins `kitti`, `nyu` or SPACING:COUNT:LO:HI names. Raises ValueError for anything else."""
+    """How many bins `kitti`, `nyu` or SPACING:COUNT:LO:HI names. Raises PipelineError for anything else."""
     from ...depth.bins import parse_bins  # imports torch
 
     return parse_bins(text).count
@@ -52,13 +53,13 @@ class Cost(NamedTuple):
 def reference_costs(max_rel_error: float, dpm_kind: str, bin_count: int) -> list[Cost]:
     """Costs of a store by reference figures, and of its peers, for metric depth over the usual 0.1 to 300 m.
 
-    Between the measured errors it is interpolated. Raises ValueError for an error outside of them.
+    Between the measured errors it is interpolated. Raises PipelineError for an error outside of them.
     """
     LogCodec.for_error(max_rel_error, 0.1, 300.0)
     if not REFERENCE_ERRORS[0] <= max_rel_error <= REFERENCE_ERRORS[-1]:
-        raise ValueError(
+        raise PipelineError(
             f"max relative error {max_rel_error}: reference figures reach from {REFERENCE_ERRORS[0]:g} to "
-            f"{REFERENCE_ERRORS[-1]:g}; write a small store with that error, and give it with --from"
+            f"{REFERENCE_ERRORS[-1]:g}; write a small store with that error, and give it with `from`"
         )
     costs = []
     for name, measured, of in (

@@ -30,7 +30,7 @@ def _images(images: KeptImages) -> list[tuple[str, str]]:
     each = sum(chunk_bytes([spec.rgb], images.manifest).values()) / len(images)
     pixels = 3 * height * width
     return [
-        ("kind", "kept images, decoded: each view bit for bit, for train-student --images"),
+        ("kind", "kept images, decoded: each view bit for bit, for train-student `images`"),
         ("source", _source(spec.source)),
         ("view", f"{spec.view}, {height}x{width} px"),
         ("size", f"{_whole_mb(images)} MB; an image: {each / 1e3:.1f} KB, {each / pixels:.0%} of its pixels' bytes"),

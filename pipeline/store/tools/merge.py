@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from ...errors import PipelineError
 from ..format.spec import digest_of_ids
 from ..write.writer import StoreWriter, write_shards
 from .diff import HOW_IT_WAS_MADE, differing_fields
@@ -33,11 +34,11 @@ def merge_stores(stores: Sequence[Store], out: Path, progress: Progress | None =
     if they were made by the same package versions with the same samples a shard. Where these differ, the first's number
     of samples a shard is taken, and all versions are named. Goes on where an interrupted call stopped.
 
-    Raises ValueError for fewer than two stores, for two that differ in what their numbers are (naming the fields) or
+    Raises PipelineError for fewer than two stores, for two that differ in what their numbers are (naming the fields) or
     that share a sample, or an `out` that exists, and DamagedStoreError for a damaged chunk.
     """
     if len(stores) < 2:
-        raise ValueError(f"{len(stores)} store to merge: expected at least two")
+        raise PipelineError(f"{len(stores)} store to merge: expected at least two")
     for store in stores[1:]:
         _check_alike(stores[0], store)
     ids = _disjoint_ids(stores)
@@ -51,27 +52,27 @@ def merge_stores(stores: Sequence[Store], out: Path, progress: Progress | None =
 
 
 def _check_alike(first: Store, other: Store) -> None:
-    """Raise ValueError unless two stores are parts of one, as far as their specifications tell."""
+    """Raise PipelineError unless two stores are parts of one, as far as their specifications tell."""
     fields = [field for field in differing_fields(first.spec, other.spec) if not field[0].startswith(OF_THE_PART)]
     sizes = ["x".join(map(str, store.layout.size_px)) for store in (first, other)]
     if sizes[0] != sizes[1]:
         fields.append(("size of the maps in pixels", sizes[0], sizes[1]))
     if fields:
         told = "; ".join(f"{name} is {here} and {there}" for name, here, there in fields)
-        raise ValueError(
+        raise PipelineError(
             f"{first.name} and {other.name} are no parts of one store: {told}. Merge stores of one teacher, view and "
             "codec; `pipeline store diff` compares two"
         )
 
 
 def _disjoint_ids(stores: Sequence[Store]) -> list[str]:
-    """Ids of all stores in their order. Raises ValueError for one that two have."""
+    """Ids of all stores in their order. Raises PipelineError for one that two have."""
     owner: dict[str, Store] = {}
     for store in stores:
         twice = [name for name in store.ids if name in owner]
         if twice:
             before = owner[twice[0]].name
-            raise ValueError(
+            raise PipelineError(
                 f"{before} and {store.name} both hold sample {twice[0]!r} ({len(twice)} of {len(store)} of the second "
                 "are there already): expected each sample once; `pipeline store subset` takes some out"
             )

@@ -8,7 +8,6 @@ Shape legend: C codes, K bins, h w pixels of the teacher's own output.
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +17,7 @@ from dask.base import compute
 from dask.callbacks import Callback
 from dask.delayed import delayed
 
+from ...common.parallel import worker_threads
 from ...common.progress import Silent
 from ..format.codec import AffineCodec, LogCodec, codes_of_residual
 from ..read.store import Store, open_store
@@ -48,12 +48,12 @@ class ShardFacts(NamedTuple):
 def store_statistics(path: str | Path, progress: Progress | None = None) -> dict[str, Any]:
     """Read every sample of a store, and say what is in it as JSON: depth, shares, errors, and a histogram.
 
-    Raises ValueError where the store does not open, DamagedStoreError for the first sample that is damaged.
+    Raises PipelineError where the store does not open, DamagedStoreError for the first sample that is damaged.
     """
     store = open_store(path)
     opened = _Opened(path)
     tasks = [delayed(shard_facts)(opened, shard) for shard in range(store.spec.shards)]
-    workers = min(8, os.cpu_count() or 1)
+    workers = worker_threads()
     with (progress or Silent()).task("statistics", len(store), "sample") as task, _Told(task):
         found: tuple[ShardFacts, ...] = compute(  # type: ignore[no-untyped-call]  # dask's
             *tasks, scheduler="threads", num_workers=workers

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 
-from ..format.codec import DamagedStoreError
+from ...errors import DamagedStoreError, PipelineError
 from ..format.shard import EMPTY
 from ..format.spec import digest_of_ids
 from ..write.encode import EncodedSample
@@ -33,16 +33,16 @@ def subset_store(store: Store, out: Path, samples: Sequence[int | str], progress
     """Write the store `out` of exactly these samples (ids or positions) in this order. Returns its bytes of maps.
 
     Every depth and map is bit for bit the same; all samples in their order give the same bytes as `store`. Goes on
-    where an interrupted call stopped. Raises ValueError for no samples, one that the store lacks or that is named
+    where an interrupted call stopped. Raises PipelineError for no samples, one that the store lacks or that is named
     twice, or an `out` that exists, and DamagedStoreError for a damaged chunk.
     """
     by_id = iter(store.indexes_of([sample for sample in samples if isinstance(sample, str)]).tolist())
     numbers = [next(by_id) if isinstance(sample, str) else store.index_of(sample) for sample in samples]
     if not numbers:
-        raise ValueError(f"no samples of {store.name} were asked for: expected at least one")
+        raise PipelineError(f"no samples of {store.name} were asked for: expected at least one")
     number, times = Counter(numbers).most_common(1)[0]
     if times > 1:
-        raise ValueError(f"sample {store.ids[number]!r} is asked for {times} times: expected each once")
+        raise PipelineError(f"sample {store.ids[number]!r} is asked for {times} times: expected each once")
     ids = [store.ids[number] for number in numbers]
     source = {**store.spec.source, "samples": len(ids), "ids_sha256": digest_of_ids(ids)}
     spec = replace(store.spec, source=source)

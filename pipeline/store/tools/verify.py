@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from ...common.dvc_links import cached_target
 from ...common.fileio import printable
 from ...common.progress import Silent
-from ..format.codec import DamagedStoreError
+from ...errors import DamagedStoreError
 from ..format.layout import MANIFEST
 from ..format.spec import digest_of_ids
 from ..images.reader import KeptImages
@@ -65,7 +65,7 @@ def verify_store(path: str | Path, progress: Progress | None = None) -> list[Dam
 
     Files that operating systems put into any folder are noted and otherwise left alone.
 
-    Raises ValueError where the store cannot be opened at all, ConnectionError where the other side stays away, and
+    Raises PipelineError where the store cannot be opened at all, ConnectionError where the other side stays away, and
     OSError where this process may open no more files.
     """
     progress = progress or Silent()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ...errors import PipelineError
 from ..format.codec import AffineCodec, LogCodec, encode_chunk, residual_of_codes
 from ..format.layout import PLANES_PER_CHUNK
 from ..format.sparse import encode_sparse
@@ -44,7 +45,7 @@ def encode_sample(
     `carried_kl_nats`, what carrying the teacher's map over onto the store's bins cost as a mean over pixels, goes with
     a specification that has `carried_from`, and with no other.
     Depends on its arguments alone, and may run in many threads: the slow parts release the interpreter lock.
-    Raises ValueError for values that the depth space does not allow.
+    Raises PipelineError for values that the depth space does not allow.
     """
     codec = spec.depth_codec()
     invalid = np.isnan(depth)
@@ -88,7 +89,7 @@ def encode_sample(
     assert (carried_kl_nats is None) == (spec.carried_from is None)
     if carried_kl_nats is not None:
         if not 0 <= carried_kl_nats < np.inf:
-            raise ValueError(f"maps carried over at {carried_kl_nats} nats: expected a finite number, 0 or above")
+            raise PipelineError(f"maps carried over at {carried_kl_nats} nats: expected a finite number, 0 or above")
         row["dpm_carried_kl_nats"] = carried_kl_nats
     return EncodedSample((depth.shape[0], depth.shape[1]), chunks, row)
 

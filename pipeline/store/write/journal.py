@@ -39,7 +39,7 @@ class ShardRecord:
             object.__setattr__(self, "rows", PackedRows(self.rows))
 
     def column(self, name: str, dtype: np.dtype[Any], width: tuple[int, ...]) -> NDArray[Any]:
-        """A column (rows, *width) as the store has it. Raises ValueError or TypeError where it is not of that type."""
+        """A column (rows, *width) as the store has it. Raises PipelineError or TypeError for another type."""
         assert isinstance(self.rows, PackedRows)
         return self.rows.array(name, dtype, width)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...common.locks import TargetLock
 from ...common.own_files import remove_own
+from ...errors import PipelineError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +31,7 @@ def remove_leftovers(target: Path) -> None:
 
 
 def refuse_existing(target: Path) -> None:
-    """Raise ValueError if there is something at `target`.
+    """Raise PipelineError if there is something at `target`.
 
     A run that was killed between naming its store and tidying up has left a staging directory: that goes too.
     """
@@ -40,4 +41,4 @@ def refuse_existing(target: Path) -> None:
         if stagings(target) or TargetLock(target).path.exists():
             with TargetLock(target):
                 remove_leftovers(target)
-    raise ValueError(f"{target} exists: a finished store is never written over; remove it or choose another --out")
+    raise PipelineError(f"{target} exists: a finished store is never written over; remove it or choose another `out`")

@@ -50,7 +50,7 @@ class PackedRows(Mapping[str, list[Any]]):
         return len(self._columns)
 
     def array(self, name: str, dtype: np.dtype[Any], width: tuple[int, ...]) -> NDArray[Any]:
-        """A column (rows, *width) as the store has it. Raises ValueError or TypeError where it is not of that type."""
+        """A column (rows, *width) as the store has it. Raises PipelineError or TypeError for another type."""
         column = self._columns[name]
         if isinstance(column, bytes):
             return np.frombuffer(column, dtype.newbyteorder("<")).reshape(-1, *width)

@@ -12,7 +12,6 @@ the record did: so a shard with a record is never made again, unless one of its 
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Generic
@@ -20,8 +19,9 @@ from typing import TYPE_CHECKING, Generic
 from ...common.fileio import pretty_json, sha256_bytes, sha256_file, write_durably
 from ...common.locks import TargetLock
 from ...common.own_files import make_folder, make_folder_below, make_own_folder, remove_own, sync_directory
-from ...common.parallel import in_order
+from ...common.parallel import in_order, worker_threads
 from ...common.progress import Silent
+from ...errors import PipelineError
 from ..format.layout import MANIFEST
 from ..format.protocols import S
 from ..format.shard import build_shard
@@ -48,7 +48,7 @@ class StagedWriter(Generic[S]):
     """Writes one store; a context manager that holds the target's lock, and with it the staging directory.
 
     A writer of one kind of store notes its shards with `_note`, and tells `finish` of its files.
-    Raises ValueError on entry if the target exists or another process writes it.
+    Raises PipelineError on entry if the target exists or another process writes it.
     """
 
     def __init__(self, target: Path, spec: S, ids: Sequence[str]) -> None:
@@ -124,7 +124,7 @@ class StagedWriter(Generic[S]):
     def finish(self, progress: Progress | None = None) -> None:
         """Verify every shard, write the rows and the manifest, and give the store its name.
 
-        Raises ValueError if a shard changed since it was written; the next run then makes it again.
+        Raises PipelineError if a shard changed since it was written; the next run then makes it again.
         """
         assert not self.todo
         records = [self.finished[shard] for shard in range(self.spec.shards)]
@@ -145,7 +145,7 @@ class StagedWriter(Generic[S]):
 
     def _refuse_changed(self, records: Sequence[ShardRecord], progress: Progress) -> None:
         files = [(record.shard, path, facts) for record in records for path, facts in record.files.items()]
-        threads = min(HASH_THREADS, os.cpu_count() or 1)
+        threads = worker_threads()
         changed = set()
         with (
             ThreadPoolExecutor(threads, "hash") as pool,
@@ -158,7 +158,7 @@ class StagedWriter(Generic[S]):
                 task.update(size)
         if changed:
             self._journal.forget(changed)
-            raise ValueError(
+            raise PipelineError(
                 f"shards {sorted(changed)} in {self.staging} changed since they were written (disk fault?): "
                 "run the same command again, which makes these alone once more"
             )

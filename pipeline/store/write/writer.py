@@ -9,6 +9,7 @@ import numpy as np
 
 from ...common.own_files import make_folder_below
 from ...common.progress import Silent
+from ...errors import PipelineError
 from ..format.codec import encode_chunk
 from ..format.layout import StoreLayout
 from ..format.spec import StoreSpec
@@ -37,7 +38,7 @@ def write_shard_files(
     """Write the files of a shard below `folder`, each whole or absent, of its samples by id, in order.
 
     `id_bytes` is the length of the longest id of the whole store, `size_px` the size of the other shards, if it is
-    known. Raises ValueError if a sample's size is another, OSError where the disk refuses.
+    known. Raises PipelineError if a sample's size is another, OSError where the disk refuses.
     """
     assert len(samples) == len(spec.shard_samples(shard))
     encoded = list(samples.values())
@@ -56,16 +57,16 @@ def write_shard_files(
 
 def _refuse_size(sample_id: str, size_px: tuple[int, int], first_px: tuple[int, int] | None) -> NoReturn:
     assert first_px is not None
-    raise ValueError(
+    raise PipelineError(
         f"the teacher's output for {sample_id} is {_size(size_px)} px, for the first sample {_size(first_px)}: a store "
-        "holds one size; choose a --view that makes all images alike (kb, center:HxW or full,resize:HxW)"
+        "holds one size; choose a `view` that makes all images alike (kb, center:HxW or full,resize:HxW)"
     )
 
 
 class StoreWriter(StagedWriter[StoreSpec]):
     """Writes one store of depth; a context manager that holds the target's lock.
 
-    Raises ValueError on entry if the target exists or another process writes it.
+    Raises PipelineError on entry if the target exists or another process writes it.
     """
 
     def __init__(self, target: Path, spec: StoreSpec, ids: list[str]) -> None:
@@ -75,7 +76,7 @@ class StoreWriter(StagedWriter[StoreSpec]):
     def write_shard(self, shard: int, samples: Sequence[EncodedSample]) -> int:
         """Write a whole shard durably, then note it in the journal. Returns its bytes.
 
-        Raises ValueError if a sample's size differs from the others', OSError where the disk refuses.
+        Raises PipelineError if a sample's size differs from the others', OSError where the disk refuses.
         """
         names = [self.ids[index] for index in self.spec.shard_samples(shard)]
         named = dict(zip(names, samples, strict=True))

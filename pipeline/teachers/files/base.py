@@ -13,6 +13,7 @@ import torch
 
 from ...common.device import is_out_of_memory
 from ...common.fileio import open_regular, printable
+from ...errors import PipelineError
 from ..base import NEVER_0, TeacherCard, TeacherOutput, check_covers
 from .preprocess import AXES
 
@@ -65,7 +66,7 @@ class FileTeacher:
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:  # noqa: ARG002 - the protocol
         """Depth (B, h, w) float32 in the card's space, on the CPU; NaN where an integer output says 0 or less.
 
-        Raises ValueError for an input that the network does not take, and an output that is no depth.
+        Raises PipelineError for an input that the network does not take, and an output that is no depth.
         """
         assert images is not None, "needs_images is True"
         given = self._prepare(images)
@@ -91,25 +92,25 @@ class FileTeacher:
         except Exception as error:  # every runtime has kinds of its own, few of them public
             if is_out_of_memory(error):
                 raise
-            remedy = "choose another --input-size or --view, such as sides that its patches divide"
+            remedy = "choose another `input_size_px` or `view`, such as sides that its patches divide"
             if any(sign in str(error) for sign in OF_ANOTHER_DEVICE):
-                remedy = f"its code names a device, this is {self._prepare.device}: give --device, or trace it there"
-            raise ValueError(
+                remedy = f"its code names a device, this is {self._prepare.device}: give `device`, or trace it there"
+            raise PipelineError(
                 f"{self._where}: does not run on an input of {tuple(given.shape)} ({_line(error)}); {remedy}"
             ) from error
         values = _planes(raw, len(given))
         if values is None:
-            raise ValueError(
+            raise PipelineError(
                 f"{self._where}: output {self._answer.name} is {raw.dtype} {raw.shape} for {len(given)} images, "
                 f"expected numbers ({len(given)}, h, w), ({len(given)}, 1, h, w) or ({len(given)}, h, w, 1); choose "
-                "another with --output"
+                "another with `output`"
             )
         rows, columns = AXES[self._prepare.layout][1:]
         check_covers(
             f"{self._where}: output {self._answer.name}",
             values.shape[1:],
             (given.shape[rows], given.shape[columns]),
-            "choose another with --output, or call the network from a python:module:factory that puts it right",
+            "choose another with `output`, or call the network from a python:module:factory that puts it right",
         )
         whole = values.dtype.kind in "ui"
         if whole and self._metres_per_unit is None and self._answer.scale is None:
@@ -124,9 +125,9 @@ class FileTeacher:
 def card_of(kind: str, said: Said, prepare: Preparation, answer: Answer, sha256: str, **more: object) -> TeacherCard:
     """The card of a file. Its precision is the type of the numbers that it gives."""
     if answer.dtype not in {None, *NUMBERS}:
-        raise ValueError(
+        raise PipelineError(
             f"{said.where}: output {printable(answer.name)} is of type {answer.dtype}, expected numbers; choose "
-            "another with --output"
+            "another with `output`"
         )
     if answer.dtype is not None and np.dtype(answer.dtype).kind in "ui" and answer.scale is None:
         check_scale_is_said(said.where, answer.dtype, said.depth_space, said.metres_per_unit)
@@ -151,8 +152,8 @@ def card_of(kind: str, said: Said, prepare: Preparation, answer: Answer, sha256:
 def check_scale_is_said(where: str, dtype: str, depth_space: str, metres_per_unit: float | None = None) -> None:
     """Refuse metres in whole numbers of which nobody says how long one is."""
     if depth_space == "metric_m" and metres_per_unit is None:
-        raise ValueError(
-            f"{where}: its output is {dtype} and nothing says how long a unit is; give --metres-per-unit, such as "
+        raise PipelineError(
+            f"{where}: its output is {dtype} and nothing says how long a unit is; give `metres_per_unit`, such as "
             "0.001 for millimetres"
         )
 
@@ -160,33 +161,33 @@ def check_scale_is_said(where: str, dtype: str, depth_space: str, metres_per_uni
 def choose_output(where: str, outputs: Mapping[str, str], asked: str | None) -> str:
     """Name of the output that is depth, among `outputs` (name -> shape in words).
 
-    Raises ValueError where there are several and none is asked for, or another than there are.
+    Raises PipelineError where there are several and none is asked for, or another than there are.
     """
     name = next(iter(outputs)) if asked is None and len(outputs) == 1 else asked
     if name is None or name not in outputs:
         listed = ", ".join(f"{printable(name)} {shape}" for name, shape in outputs.items())
-        raise ValueError(
-            f"{where}: gives {listed or 'nothing'}; choose the one that is depth with --output"
+        raise PipelineError(
+            f"{where}: gives {listed or 'nothing'}; choose the one that is depth with `output`"
             + ("" if asked is None else f"; {asked!r} is none of them")
         )
     return name
 
 
 def read_bytes(path: Path, where: str, limit_bytes: int) -> bytes:
-    """All of a file. Raises ValueError for one that is missing, no regular file, empty, or too large."""
+    """All of a file. Raises PipelineError for one that is missing, no regular file, empty, or too large."""
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if not 0 < size <= limit_bytes:
-                raise ValueError(f"{where}: {path.name} has {size} bytes, expected 1 to {limit_bytes}")
+                raise PipelineError(f"{where}: {path.name} has {size} bytes, expected 1 to {limit_bytes}")
             return file.read(limit_bytes)
     except OSError as error:
-        raise ValueError(f"{where}: {path}: {error.strerror}; expected the file of a network") from error
+        raise PipelineError(f"{where}: {path}: {error.strerror}; expected the file of a network") from error
 
 
-def refused(where: str, runtime: str, error: Exception) -> ValueError:
+def refused(where: str, runtime: str, error: Exception) -> PipelineError:
     """The error for a file that a runtime does not load."""
-    return ValueError(f"{where}: {runtime} does not load it ({_line(error)}); is the file whole, and of this kind?")
+    return PipelineError(f"{where}: {runtime} does not load it ({_line(error)}); is the file whole, and of this kind?")
 
 
 def _planes(raw: NDArray[Any], count: int) -> NDArray[Any] | None:

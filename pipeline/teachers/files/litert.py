@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...common.fileio import sha256_bytes
+from ...errors import PipelineError
 from ..metadata import read_sidecar
 from .base import Answer, FileTeacher, card_of, choose_output, read_bytes, refused
 from .preprocess import InputTensor, OutputTensor, Preparation, refuse_unsaid, settle
@@ -39,14 +40,14 @@ THREADS = 1
 def load(argument: str, device: torch.device, options: TeacherOptions) -> FileTeacher:
     """Open a .tflite file.
 
-    Raises ValueError for a file that does not load or takes no image, for words about it that are missing or
+    Raises PipelineError for a file that does not load or takes no image, for words about it that are missing or
     contradict each other, and for a GPU.
     """
     path, where = Path(argument), f"teacher litert:{argument}"
     if device.type != "cpu":
-        raise ValueError(f"{where}: --device {device}, but LiteRT runs on the CPU here: use --device cpu")
+        raise PipelineError(f"{where}: `device={device}`, but LiteRT runs on the CPU here: use `device=cpu`")
     if path.is_dir() or not path.exists():
-        raise ValueError(f"{where}: no such file, expected the .tflite file of a network")
+        raise PipelineError(f"{where}: no such file, expected the .tflite file of a network")
     data = read_bytes(path, where, LIMIT_BYTES)
     try:
         interpreter = runtime.Interpreter(model_content=data, num_threads=THREADS)
@@ -56,7 +57,7 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> FileTe
     tensors, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     if len(tensors) != 1:
         listed = ", ".join(f"{one['name']} {_shape(one)}" for one in tensors)
-        raise ValueError(
+        raise PipelineError(
             f"{where}: takes {listed or 'nothing'}, expected an image alone; export it with that one input"
         )
     (tensor,) = tensors
@@ -94,10 +95,10 @@ def _runner(interpreter: Any, tensor: int, output: int) -> Callable[[Tensor], ND
 
 
 def _quantisation(tensor: dict[str, Any], where: str) -> tuple[float | None, int]:
-    """(scale, zero point), (None, 0) of what is not quantised. Raises ValueError for one a channel."""
+    """(scale, zero point), (None, 0) of what is not quantised. Raises PipelineError for one a channel."""
     scales = tensor["quantization_parameters"]["scales"]
     if len(scales) > 1:
-        raise ValueError(f"{where}: {tensor['name']} has {len(scales)} scales, expected one; quantise it by tensor")
+        raise PipelineError(f"{where}: {tensor['name']} has {len(scales)} scales, expected one; quantise it by tensor")
     scale, zero_point = tensor["quantization"]
     whole = np.dtype(tensor["dtype"]).kind in "ui"
     return (float(scale), int(zero_point)) if whole and scale > 0 else (None, 0)

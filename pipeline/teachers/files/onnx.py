@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...common.fileio import canonical_json, printable, sha256_bytes
+from ...errors import MissingDependencyError, PipelineError
 from ..base import VIEW
 from ..metadata import read_sidecar
 from .base import Answer, FileTeacher, card_of, choose_output, read_bytes, refused
@@ -44,12 +45,12 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 def load(argument: str, device: torch.device, options: TeacherOptions) -> FileTeacher:
     """Open an ONNX file.
 
-    Raises ValueError for a file that does not load or takes no image, for words about it that are missing or
+    Raises PipelineError for a file that does not load or takes no image, for words about it that are missing or
     contradict each other, and for a GPU that this ONNX Runtime cannot use.
     """
     path, where = Path(argument), f"teacher onnx:{argument}"
     if path.is_dir() or not path.exists():
-        raise ValueError(f"{where}: no such file, expected the .onnx file of a network")
+        raise PipelineError(f"{where}: no such file, expected the .onnx file of a network")
     data = read_bytes(path, where, LIMIT_BYTES)
     weights = _weights(path, data, where)
     session = _session(data, weights, device, where)
@@ -93,16 +94,16 @@ def _runner(session: Any, output: str) -> Callable[[Tensor], NDArray[Any]]:  # n
 def _session(data: bytes, weights: dict[str, bytes], device: torch.device, where: str) -> Any:  # noqa: ANN401 - as above
     provider, there = PROVIDERS[device.type], runtime.get_available_providers()
     if provider not in there:
-        raise ValueError(
-            f"{where}: --device {device}, but this onnxruntime has {', '.join(there)} alone; install onnxruntime-gpu "
-            "in its place, or use --device cpu"
+        raise PipelineError(
+            f"{where}: `device={device}`, but this onnxruntime has {', '.join(there)} alone; install onnxruntime-gpu "
+            "in its place, or use `device=cpu`"
         )
     settings = runtime.SessionOptions()
     settings.log_severity_level = 4  # its errors are raised as well, and its warnings are of its own optimisations
     settings.use_deterministic_compute = True  # a resumed store is to be the same bytes
     if weights:
         if not hasattr(settings, "add_external_initializers_from_files_in_memory"):
-            raise ValueError(
+            raise PipelineError(
                 f"{where}: its weights lie in files of their own, which onnxruntime {runtime.__version__} cannot take "
                 "from memory; run: pip install -U onnxruntime"
             )
@@ -116,8 +117,8 @@ def _session(data: bytes, weights: dict[str, bytes], device: torch.device, where
     except Exception as error:  # onnxruntime has a dozen kinds, none of them public
         raise refused(where, "onnxruntime", error) from error
     if provider not in session.get_providers():
-        raise ValueError(
-            f"{where}: --device {device}, but onnxruntime cannot start {provider} here; use --device cpu, or install "
+        raise PipelineError(
+            f"{where}: `device={device}`, but onnxruntime cannot start {provider} here; use `device=cpu`, or install "
             "the CUDA and cuDNN that onnxruntime-gpu was built for"
         )
     return session
@@ -127,7 +128,7 @@ def _input(session: Any, where: str) -> InputTensor:  # noqa: ANN401 - the libra
     nodes = session.get_inputs()
     if len(nodes) != 1:
         listed = ", ".join(f"{printable(node.name)} {_shape(node.shape)}" for node in nodes)
-        raise ValueError(
+        raise PipelineError(
             f"{where}: takes {listed or 'nothing'}, expected an image alone; export it with that one input"
         )
     shape = tuple(side if isinstance(side, int) else None for side in nodes[0].shape)
@@ -157,14 +158,12 @@ def _facts_of_student(metadata: dict[str, str]) -> dict[str, Any]:
 def _weights(path: Path, data: bytes, where: str) -> dict[str, bytes]:
     """The files of weights that a model names: name -> content.
 
-    Raises ValueError for one that is missing, too large, or lies elsewhere than beside the model.
+    Raises PipelineError for one that is missing, too large, or lies elsewhere than beside the model.
     """
     try:
         onnx: Any = import_module("onnx")
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"{where}: the package onnx is not installed; run: pip install 'tiekd-pipeline[onnx]'"
-        ) from error
+        raise MissingDependencyError("onnx", "onnx", where) from error
     try:
         model = onnx.ModelProto.FromString(data)
     except Exception as error:  # of protobuf, which has implementations with kinds of their own
@@ -178,7 +177,7 @@ def _weights(path: Path, data: bytes, where: str) -> dict[str, bytes]:
         file = path.parent / pure
         odd = str(pure) != name or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name
         if odd or not homes & {*file.resolve().parents}:
-            raise ValueError(
+            raise PipelineError(
                 f"{where}: takes weights from {printable(name)[:200]!r}, which does not lie beside it: such a file may "
                 "be made to read others of this machine; export it again with its weights beside it"
             )
@@ -204,7 +203,7 @@ def _locations(tensor: Any, where: str) -> list[str]:  # noqa: ANN401 - as above
     found = [entry.value for entry in tensor.external_data if entry.key == "location"]
     outside = tensor.data_location == tensor.EXTERNAL or tensor.external_data
     if outside and len(found) != 1:
-        raise ValueError(
+        raise PipelineError(
             f"{where}: tensor {printable(tensor.name)[:80]!r} names {len(found)} files of weights, expected one; "
             "export it again"
         )

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from ...common.fileio import printable
 from ...depth.spaces import DEPTH_SPACES
+from ...errors import PipelineError
 from ...networks.saved_run import IMAGENET_MEAN, IMAGENET_STD
 from ...sources.readers.images import LIMIT_PIXELS
 from ..metadata import agreed, agreed_size
@@ -79,12 +80,12 @@ class InputTensor(NamedTuple):
 def settle(where: str, name: str, facts: Mapping[str, Any], origin: str, options: TeacherOptions) -> Said:
     """Put together what `facts` of the file `origin` and the flags say; `name` is used where no other is given.
 
-    Raises ValueError for a fact that nobody knows, two that contradict each other, values that are none, and
+    Raises PipelineError for a fact that nobody knows, two that contradict each other, values that are none, and
     where nobody says what the numbers mean.
     """
     unknown = sorted(set(facts) - set(KEYS))
     if unknown:
-        raise ValueError(f"{where}: {origin} says {unknown[0]!r}, which is none of {', '.join(KEYS)}: take it out")
+        raise PipelineError(f"{where}: {origin} says {unknown[0]!r}, which is none of {', '.join(KEYS)}: take it out")
 
     def text(key: str, asked: str | None) -> str | None:
         return agreed(where, origin, key, facts.get(key), asked)
@@ -92,13 +93,13 @@ def settle(where: str, name: str, facts: Mapping[str, Any], origin: str, options
     depth_space = text("depth_space", options.depth_space)
     if depth_space not in DEPTH_SPACES:
         said = "nothing says what its numbers mean" if depth_space is None else f"depth_space {depth_space!r}"
-        raise ValueError(
-            f"{where}: {said}; give --depth-space with one of {', '.join(DEPTH_SPACES)}, or write it into {origin} "
+        raise PipelineError(
+            f"{where}: {said}; give `depth_space` with one of {', '.join(DEPTH_SPACES)}, or write it into {origin} "
             'as {"depth_space": ...}'
         )
     channels = text("channels", options.channels) or "rgb"
     if channels not in CHANNELS:
-        raise ValueError(f"{where}: channels {channels!r}, expected rgb or bgr")
+        raise PipelineError(f"{where}: channels {channels!r}, expected rgb or bgr")
     output = facts.get("output")
     return Said(
         where=where,
@@ -131,7 +132,7 @@ def refuse_unsaid(
     tensor: InputTensor,
     outputs: Mapping[str, OutputTensor],
 ) -> None:
-    """Raise ValueError with all flags that a file needs and nothing says, where these are several.
+    """Raise PipelineError with all flags that a file needs and nothing says, where these are several.
 
     A single one is asked for where it is needed, in more words.
     """
@@ -143,15 +144,15 @@ def refuse_unsaid(
     of_bytes = tensor.scale is None and tensor.dtype not in {"float16", "float32"}
     missing = []
     if space is None:
-        missing.append(f"--depth-space ({', '.join(DEPTH_SPACES)})")
+        missing.append(f"`depth_space` ({', '.join(DEPTH_SPACES)})")
     if (facts.get("normalise") or options.normalise) is None and not _says_normalise(tensor):
-        missing.append("--normalise bytes" if of_bytes else f"--normalise ({', '.join(NORMALISE)} or MEAN/STD)")
+        missing.append("`normalise=bytes`" if of_bytes else f"`normalise` ({', '.join(NORMALISE)} or MEAN/STD)")
     if len(outputs) > 1 and not output:
-        missing.append(f"--output ({', '.join(map(printable, outputs))})")
+        missing.append(f"`output` ({', '.join(map(printable, outputs))})")
     if whole and not has_scale and space in {None, "metric_m"}:
-        missing.append("--metres-per-unit (such as 0.001; for metric_m)")
+        missing.append("`metres_per_unit` (such as 0.001; for metric_m)")
     if len(missing) > 1:
-        raise ValueError(
+        raise PipelineError(
             f"{where}: nothing says what it takes and gives; give {', '.join(missing)}, or write them into {origin}"
         )
 
@@ -159,7 +160,7 @@ def refuse_unsaid(
 def parse_normalise(text: str, where: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of red, green and blue in 0..1, of a name or of `MEAN/STD`.
 
-    Raises ValueError for anything else, and for numbers that are of images in 0..255.
+    Raises PipelineError for anything else, and for numbers that are of images in 0..255.
     """
     if text in NORMALISE:
         return NORMALISE[text]
@@ -171,13 +172,13 @@ def parse_normalise(text: str, where: str) -> tuple[tuple[float, ...], tuple[flo
             numbers = ()
         sides.append(numbers * 3 if len(numbers) == 1 else numbers)
     if len(sides) != 2 or any(len(side) != 3 or not all(map(math.isfinite, side)) for side in sides):
-        raise ValueError(
+        raise PipelineError(
             f"{where}: normalise {text!r}, expected {', '.join(NORMALISE)} or MEAN/STD, with one number each or three "
             "such as 0.485,0.456,0.406/0.229,0.224,0.225"
         )
     mean, std = sides
     if any(abs(number) > 1 for number in mean) or not all(0 < number <= 1 for number in std):
-        raise ValueError(
+        raise PipelineError(
             f"{where}: normalise {text!r}, expected means up to 1 and deviations above 0 and up to 1, for images in "
             "0..1; divide numbers of 0..255 by 255"
         )
@@ -188,24 +189,24 @@ class Preparation:
     """Turns views into a file's input."""
 
     def __init__(self, said: Said, tensor: InputTensor, device: torch.device) -> None:
-        """Settle how. Raises ValueError for an input that is no image, and where the normalisation is unsaid."""
+        """Settle how. Raises PipelineError for an input that is no image, and where the normalisation is unsaid."""
         self.layout = _layout(said.where, tensor)
         _, rows, columns = AXES[self.layout]
         self._fixed_px = tensor.shape[rows], tensor.shape[columns]
         if said.input_size_px is not None and any(
             fixed not in {None, side} for fixed, side in zip(self._fixed_px, said.input_size_px, strict=True)
         ):
-            raise ValueError(
+            raise PipelineError(
                 f"{said.where}: takes an input of {_times(self._fixed_px)} px, asked for {_times(said.input_size_px)}: "
-                "leave --input-size out"
+                "leave `input_size_px` out"
             )
         self._asked_px = said.input_size_px or (None, None)
         if math.prod(side or 1 for side in self._sides()) > LIMIT_PIXELS:  # before it is allocated
-            raise ValueError(
+            raise PipelineError(
                 f"{said.where}: takes {_times(self._sides())} px, expected at most {LIMIT_PIXELS} pixels; is it whole?"
             )
         if tensor.shape[0] not in {None, 1}:
-            raise ValueError(
+            raise PipelineError(
                 f"{said.where}: takes {tensor.shape[0]} images at once, expected one, or any number; export it again "
                 "with a batch of 1"
             )
@@ -218,9 +219,9 @@ class Preparation:
         self._tensor = tensor
         self.device = device
         if tensor.scale is None and tensor.dtype not in {"float16", "float32"} and (mean, std) != NORMALISE["bytes"]:
-            raise ValueError(
+            raise PipelineError(
                 f"{said.where}: its input is {tensor.dtype} without a scale, which takes the bytes of an image; give "
-                "--normalise bytes, or export it with a float input"
+                "`normalise=bytes`, or export it with a float input"
             )
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -266,12 +267,12 @@ def _times(sides: Iterable[int | None]) -> str:
 
 def _layout(where: str, tensor: InputTensor) -> str:
     if tensor.dtype not in DTYPES:
-        raise ValueError(f"{where}: its input is of type {tensor.dtype}, expected one of {', '.join(DTYPES)}")
+        raise PipelineError(f"{where}: its input is of type {tensor.dtype}, expected one of {', '.join(DTYPES)}")
     shape = ", ".join("any" if side is None else str(side) for side in tensor.shape)
     found = [name for name, axes in AXES.items() if len(tensor.shape) == 4 and tensor.shape[axes[0]] == 3]
     if len(found) != 1:
         why = "may be N,3,H,W or N,H,W,3" if found else "is neither N,3,H,W nor N,H,W,3"
-        raise ValueError(
+        raise PipelineError(
             f"{where}: its input ({shape}) {why}; export it with three channels and other sides than 3, or write a "
             "python:module:factory"
         )
@@ -292,7 +293,7 @@ def _own_normalise(where: str, tensor: InputTensor) -> str:
     found = _says_normalise(tensor)
     if found is not None:
         return found
-    raise ValueError(
-        f"{where}: nothing says how its pixels are normalised; give --normalise {', '.join(NORMALISE)} or MEAN/STD, as "
+    raise PipelineError(
+        f"{where}: nothing says how its pixels are normalised; give `normalise={', '.join(NORMALISE)}` or MEAN/STD, as "
         "in the code that it was trained with: a wrong one gives depth that looks right and is not"
     )

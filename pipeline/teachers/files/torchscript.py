@@ -16,6 +16,7 @@ import torch
 from torch.export.passes import move_to_device_pass
 
 from ...common.fileio import sha256_bytes
+from ...errors import PipelineError
 from ..metadata import read_sidecar
 from .base import Answer, FileTeacher, card_of, choose_output, read_bytes, refused
 from .preprocess import InputTensor, Preparation, refuse_unsaid, settle
@@ -38,16 +39,16 @@ UNKNOWN = InputTensor((None, 3, None, None), "float32")
 def load(argument: str, device: torch.device, options: TeacherOptions) -> FileTeacher:
     """Open a file of torch.jit.save, or of torch.export.save if its name ends in `.pt2`.
 
-    Raises ValueError without `trust_code`, for a file that does not load or takes no image, and for words about it
+    Raises PipelineError without `trust_code`, for a file that does not load or takes no image, and for words about it
     that are missing or contradict each other.
     """
     path, where = Path(argument), f"teacher torchscript:{argument}"
     if path.is_dir() or not path.exists():
-        raise ValueError(f"{where}: no such file, expected one of torch.jit.save, or a .pt2 of torch.export.save")
+        raise PipelineError(f"{where}: no such file, expected one of torch.jit.save, or a .pt2 of torch.export.save")
     if not options.trust_code:
-        raise ValueError(
+        raise PipelineError(
             f"{where}: such a file is a program, which runs with your rights as soon as it is loaded; give "
-            "--trust-code if you trust its maker, or have it exported to ONNX, which is none"
+            "`trust_code` if you trust its maker, or have it exported to ONNX, which is none"
         )
     data = read_bytes(path, where, LIMIT_BYTES)
     beside = path.with_name(path.name + ".json")
@@ -82,7 +83,9 @@ def _exported(data: bytes, device: torch.device, where: str) -> tuple[Any, Input
     nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     shapes = [getattr(node.meta.get("val"), "shape", None) for node in nodes]
     if len(shapes) != 1 or shapes[0] is None:
-        raise ValueError(f"{where}: takes {len(names)} inputs, expected an image alone; export it with that one input")
+        raise PipelineError(
+            f"{where}: takes {len(names)} inputs, expected an image alone; export it with that one input"
+        )
     shape = tuple(side if isinstance(side, int) else None for side in shapes[0])
     return program.module(), InputTensor(shape, str(nodes[0].meta["val"].dtype).removeprefix("torch."))
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ...errors import PipelineError
 from ..base import TeacherOutput
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _check_mean(dpm: Tensor, centers_m: Tensor, depth: Tensor) -> None:
     off = ((dpm * centers_m).sum(dim=1) - depth).abs()
     worst = float((off / depth.abs().clamp_min(1e-3)).max())
     if not worst <= MEAN_TOLERANCE:
-        raise ValueError(
+        raise PipelineError(
             f"the distribution taken from the network has means that are off its depth by up to {worst:.2g} of it, "
             f"expected {MEAN_TOLERANCE:g} at most: this version of transformers computes depth in another way; "
             "install the version of constraints.txt"

@@ -100,7 +100,7 @@ FAMILIES = {
     ),
     "dpt": Family(
         _dpt_space,
-        "affine_disparity with a backbone of MiDaS; else --depth-space",
+        "affine_disparity with a backbone of MiDaS; else `depth_space`",
         special="networks on DINOv2 exist for metres and for disparity, and their configurations are alike",
         heads=("head",),
     ),
@@ -112,7 +112,7 @@ FAMILIES = {
     ),
     "prompt_depth_anything": Family(
         lambda _: None,
-        "--depth-space",
+        "`depth_space`",
         special="runs without a prompt, which would be truth: the library allows that, its authors' code does not",
         heads=("head",),
         hint="; that speaks of a depth map as prompt, and without one its numbers lie between an unknown nearest and "
@@ -137,7 +137,7 @@ FAMILIES = {
         pads=True,
     ),
 }
-UNKNOWN = Family(lambda _: None, "--depth-space", special="float32 alone; its `predicted_depth` must cover the view")
+UNKNOWN = Family(lambda _: None, "`depth_space`", special="float32 alone; its `predicted_depth` must cover the view")
 """Any other that AutoModelForDepthEstimation loads; the user says what it means."""
 REFUSED = {"chmv2": "it measures how high trees stand above the ground, seen from above, which is no depth"}
 """Architectures of the library that are no teachers of depth, and why."""

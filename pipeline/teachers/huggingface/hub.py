@@ -8,45 +8,48 @@ from pathlib import Path
 import huggingface_hub
 
 from ...common.fileio import canonical_json, read_json, sha256_bytes, sha256_file
+from ...errors import PipelineError
 
 
 def model_folder(argument: str, revision: str | None, *, code: bool) -> tuple[Path, str | None]:
     """(folder, commit) of a model: a directory as it is, with no commit, or a hub id, downloaded or cached.
 
-    Only configuration, safetensors and, with `code`, Python files are fetched. Raises ValueError for what is
+    Only configuration, safetensors and, with `code`, Python files are fetched. Raises PipelineError for what is
     neither, cannot be had, or a directory with a revision.
     """
     where = f"teacher transformers:{argument}"
     if Path(argument).is_dir():
         if revision is not None:
-            raise ValueError(f"{where}: --revision {revision!r} is for a hub id, and this is a directory: leave it out")
+            raise PipelineError(
+                f"{where}: `revision={revision!r}` is for a hub id, and this is a directory: leave it out"
+            )
         return Path(argument), None
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", argument):
-        raise ValueError(f"{where}: no such directory, and no hub id like depth-anything/Depth-Anything-V2-Small-hf")
+        raise PipelineError(f"{where}: no such directory, and no hub id like depth-anything/Depth-Anything-V2-Small-hf")
     patterns = ["*.json", "*.safetensors", *(["*.py"] if code else [])]
     try:
         folder = huggingface_hub.snapshot_download(argument, revision=revision, allow_patterns=patterns)
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
-        raise ValueError(
+        raise PipelineError(
             f"{where}: no such directory, and the hub does not give it ({str(error).splitlines()[0]}); check "
-            "the id and --revision, or download it elsewhere and name the directory"
+            "the id and `revision`, or download it elsewhere and name the directory"
         ) from error
     commit = Path(folder).name
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
-        raise ValueError(f"{where}: it lies in {folder}, expected a folder of the hub's cache, named by its commit")
+        raise PipelineError(f"{where}: it lies in {folder}, expected a folder of the hub's cache, named by its commit")
     return Path(folder), commit
 
 
 def weights_sha256(folder: Path) -> str:
     """The sha256 of the weights file, or of the list of names and sha256 of several.
 
-    Raises ValueError where there is no `.safetensors`.
+    Raises PipelineError where there is no `.safetensors`.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickles = sorted(path.name for suffix in ("bin", "pt", "pth") for path in folder.glob(f"*.{suffix}"))
         found = f"only {', '.join(pickles)}, which is pickle and may run code" if pickles else "no weights"
-        raise ValueError(
+        raise PipelineError(
             f"teacher transformers:{folder}: {found}; expected model.safetensors: load the model where you "
             "trust it and call save_pretrained(DIR)"
         )
@@ -56,7 +59,7 @@ def weights_sha256(folder: Path) -> str:
 def config_sha256(folder: Path) -> str:
     """The sha256 of what `config.json` says of a network, such as its largest depth; not of where it came from.
 
-    Raises ValueError where it is not JSON.
+    Raises PipelineError where it is not JSON.
     """
     config = read_json(folder / "config.json", "configuration")
     if isinstance(config, dict):
@@ -67,14 +70,14 @@ def config_sha256(folder: Path) -> str:
 def code_sha256(folder: Path) -> str | None:
     """The sha256 of the list of names and sha256 of the Python files beside the weights; None where there are none.
 
-    Raises ValueError where a configuration names code in another repository, which no digest or revision would pin.
+    Raises PipelineError where a configuration names code in another repository, which no digest or revision would pin.
     """
     for path in sorted(folder.glob("*config.json")):
         config = read_json(path, "configuration")
         named = config.get("auto_map") if isinstance(config, dict) else None
         elsewhere = [name for name in _names(named) if "--" in name]
         if elsewhere:
-            raise ValueError(
+            raise PipelineError(
                 f"teacher transformers:{folder}: {path.name} takes code from another repository ({elsewhere[0]}), of "
                 "which no revision is known; copy that code beside the weights, and name it in auto_map without `--`"
             )

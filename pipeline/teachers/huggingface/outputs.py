@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 import torch.nn.functional as F
 
+from ...errors import PipelineError
 from ..base import TeacherOutput
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Reader(Protocol):
     def read(self, output: Any, view_size_px: tuple[int, int], ids: Sequence[str], *, maps: bool) -> TeacherOutput:  # noqa: ANN401
         """Output of the network for the images `ids`, whose view is (H, W), on the network's device.
 
-        Raises ValueError for what no sound network would give.
+        Raises PipelineError for what no sound network would give.
         """
         ...
 
@@ -75,14 +76,14 @@ class DepthPro:
     def read(self, output: Any, view_size_px: tuple[int, int], ids: Sequence[str], *, maps: bool) -> TeacherOutput:  # noqa: ANN401, ARG002
         """Depth in metres, or up to a scale of each image where there is no field of view.
 
-        Raises ValueError for a field of view that no camera has.
+        Raises PipelineError for a field of view that no camera has.
         """
         inverse: Tensor = output.predicted_depth.float()
         if output.field_of_view is not None:
             degrees: Tensor = output.field_of_view.float()
             for sample_id, angle in zip(ids, degrees.tolist(), strict=True):
                 if not 0 < angle < 180:  # also NaN
-                    raise ValueError(
+                    raise PipelineError(
                         f"{sample_id}: the network estimates a field of view of {angle:g} degrees, expected one "
                         "between 0 and 180; give a network that was trained for it, or another view of the image"
                     )

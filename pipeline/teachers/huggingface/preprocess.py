@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ...common.fileio import read_json
+from ...errors import PipelineError
 from .outputs import RESAMPLING
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class Processing(NamedTuple):
     def pixels(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float32 RGB in 0..1 -> the network's input (B, 3, h, w) float32.
 
-        Raises ValueError where the processor cannot make the asked size, or makes one that the patches do not divide.
+        Raises PipelineError where the processor cannot make the asked size, or makes one that the patches do not
+        divide.
         """
         # Processors expect what an image file holds.
         pictures = (images * 255).round().to(torch.uint8).cpu()
@@ -59,21 +61,21 @@ class Processing(NamedTuple):
         try:
             pixels = self.make(pictures, **asked)
         except (ValueError, RuntimeError, TypeError, IndexError) as error:
-            raise ValueError(
+            raise PipelineError(
                 f"{self.who}: its processor can make nothing of a view of {_text(images.shape[-2:])} px ({error}); "
-                "choose a larger one with --view"
+                "choose a larger one with `view`"
             ) from error
         made = (pixels.shape[-2], pixels.shape[-1])
         if self.size_px and made != self.size_px:
-            raise ValueError(
+            raise PipelineError(
                 f"{self.who}: asked for an input of {self.size_px} px, its processor makes {made}; give "
-                f"--input-size {_text(made)}"
+                f"`input_size_px={_text(made)}`"
             )
         if self.patch_px and any(side % self.patch_px for side in made):
             near = [max(1, round(side / self.patch_px)) * self.patch_px for side in made]
-            raise ValueError(
+            raise PipelineError(
                 f"{self.who}: its processor makes an input of {_text(made)} px, which patches of {self.patch_px} px do "
-                f"not divide, so its depth would leave out a border; give --input-size {_text(near)}, or a --view "
+                f"not divide, so its depth would leave out a border; give `input_size_px={_text(near)}`, or a `view` "
                 "whose sides they divide"
             )
         return pixels
@@ -89,7 +91,7 @@ def open_processing(
 ) -> Processing:
     """The processing that lies in a model's folder; `library` loads the library's processor of it.
 
-    Raises ValueError for settings after which the output would not lie over the view, and for a size that cannot be.
+    Raises PipelineError for settings after which the output would not lie over the view, and for a size that cannot be.
     """
     if family.own is None:
         processor = library()
@@ -101,21 +103,21 @@ def open_processing(
         make = _of_ours(settings, resize_last=family.own.resize_last)
     changes = [key for key in CHANGE_AREA if settings.get(key) and not (family.pads and key == "do_pad")]
     if changes:
-        raise ValueError(
+        raise PipelineError(
             f"{who}: its preprocessor_config.json has {' and '.join(changes)} on, so its depth would cover "
-            "another area than the view; switch that off in a copy, and choose a --view whose sides its "
+            "another area than the view; switch that off in a copy, and choose a `view` whose sides its "
             "patches divide"
         )
     if size_px and not ("size" in settings and (family.own or "keep_aspect_ratio" in settings)):
-        raise ValueError(f"{who}: its processor takes no size; leave --input-size out, and resize with --view")
+        raise PipelineError(f"{who}: its processor takes no size; leave `input_size_px` out, and resize with `view`")
     if family.input_px:
         side = family.input_px(config)
         size = settings["size"]
         given = size_px or (size["height"], size["width"])
         if not settings["do_resize"] or given != (side, side):
-            raise ValueError(
+            raise PipelineError(
                 f"{who}: an input of {_text(given)} px, expected {side}x{side}, the only one that its patches cover; "
-                f"{'leave --input-size out' if size_px else 'correct its preprocessor_config.json'}"
+                f"{'leave `input_size_px` out' if size_px else 'correct its preprocessor_config.json'}"
             )
     return Processing(who, name, settings, make, size_px, _patch_px(config))
 
@@ -145,7 +147,9 @@ def _own_settings(path: Path, own: Own, who: str) -> dict[str, Any]:
     """The settings of a file of somebody else, over the library's defaults; what we cannot do is refused."""
     given = read_json(path, f"{who}: preprocessor")
     if not isinstance(given, dict):
-        raise ValueError(f"{who}: {path.name} holds {type(given).__name__}, expected an object, as the library writes")  # noqa: TRY004
+        raise PipelineError(
+            f"{who}: {path.name} holds {type(given).__name__}, expected an object, as the library writes"
+        )
     wanted = {**DEFAULTS, **own.settings}
     settings = {key: given.get(key, default) for key, default in wanted.items()}
     settings.update({key: given[key] for key in CHANGE_AREA if key in given})
@@ -154,21 +158,21 @@ def _own_settings(path: Path, own: Own, who: str) -> dict[str, Any]:
     size = settings["size"]
     sides = [size.get("height"), size.get("width")] if isinstance(size, dict) else [None]
     if any(isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= LIMIT_PX for side in sides):
-        raise ValueError(f'{who}: {path.name} has size {size}, expected {{"height": H, "width": W}} in pixels')
+        raise PipelineError(f'{who}: {path.name} has size {size}, expected {{"height": H, "width": W}} in pixels')
     if settings["resample"] not in (2, 3):
-        raise ValueError(
+        raise PipelineError(
             f"{who}: {path.name} has resample {settings['resample']!r}, expected 2 or 3 (bilinear, bicubic)"
         )
     numbers = [settings["rescale_factor"]]
     for key in ("image_mean", "image_std") if settings["do_normalize"] else ():
         values = settings[key]
         if not isinstance(values, list) or len(values) != 3:
-            raise ValueError(f"{who}: {path.name} has {key} {values!r}, expected three numbers")
+            raise PipelineError(f"{who}: {path.name} has {key} {values!r}, expected three numbers")
         numbers += values
     if any(isinstance(number, bool) or not isinstance(number, int | float) for number in numbers) or (
         settings["do_normalize"] and not all(value > 0 for value in settings["image_std"])
     ):
-        raise ValueError(
+        raise PipelineError(
             f"{who}: {path.name} has factor, mean and deviation {numbers}, expected numbers, the last above 0"
         )
     return settings

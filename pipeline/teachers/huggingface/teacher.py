@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
+from ...errors import PipelineError
 from ..base import TeacherCard, TeacherOutput, check_covers
 from .families import FAMILIES, REFUSED, UNKNOWN
 from .hub import code_sha256, config_sha256, model_folder, weights_sha256
@@ -68,7 +69,7 @@ class TransformersTeacher:
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
         """The depth (B, h, w) float32 in the card's space, and maps (B, K, h, w) where it emits them, on the CPU.
 
-        Raises ValueError where the processor cannot make the asked input size, float16 overflows, or the output is
+        Raises PipelineError where the processor cannot make the asked input size, float16 overflows, or the output is
         not what a sound network gives.
         """
         assert images is not None, "needs_images is True"
@@ -88,25 +89,25 @@ class TransformersTeacher:
             raise
         except (ValueError, RuntimeError) as error:  # the library's DPT takes nothing but squares, for one
             size = "x".join(map(str, pixels.shape[-2:]))
-            raise ValueError(
+            raise PipelineError(
                 f"teacher {self.card.name!r}: its network refuses an input of {size} px ({error}); choose another "
-                "--input-size or --view"
+                "`input_size_px` or `view`"
             ) from error
         depth = output.predicted_depth
         assert depth.ndim == 3, "predicted_depth is (B, h, w)"
         assert len(depth) == len(pixels), "one depth an image"
-        remedy = "choose another --input-size, or call the network from a python:module:factory that puts it right"
+        remedy = "choose another `input_size_px`, or call the network from a python:module:factory that puts it right"
         check_covers(f"teacher {self.card.name!r}", depth.shape[1:], pixels.shape[2:], remedy)
         if self.card.precision == "float16" and not bool(depth.isfinite().all()):
-            raise ValueError(
+            raise PipelineError(
                 f"teacher {self.card.name!r}: its depth overflows in float16 (images {', '.join(ids)}); use "
-                "--precision bfloat16 or float32"
+                "`precision=bfloat16` or float32"
             )
         maps = self.emits_maps or self.bin_edges_m is not None
         try:
             read = self._reader.read(output, (view_size_px[0], view_size_px[1]), ids, maps=maps)
         except ValueError as error:
-            raise ValueError(f"teacher {self.card.name!r}: {error}") from error
+            raise PipelineError(f"teacher {self.card.name!r}: {error}") from error
         depth, *rest = read
         return TeacherOutput(depth.cpu(), *(None if part is None else part.cpu() for part in rest))
 
@@ -125,7 +126,7 @@ def _together(given: Sequence[TeacherOutput]) -> TeacherOutput:
 def load(argument: str, device: torch.device, options: TeacherOptions) -> TransformersTeacher:
     """Open a directory of `save_pretrained`, or a hub id (from the cache alone with HF_HUB_OFFLINE=1).
 
-    Raises ValueError for weights that are absent, incomplete or pickled, an architecture that this adapter
+    Raises PipelineError for weights that are absent, incomplete or pickled, an architecture that this adapter
     cannot use, a depth space that is unsaid or contradicted, and whatever the library refuses.
     """
     where = f"teacher transformers:{argument}"
@@ -149,7 +150,7 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Transf
     network, report = _loaded(where, library.AutoModelForDepthEstimation, folder, config=config, **asked, **loading)
     absent = sorted(name for name in report["missing_keys"] if not UNUSED_WEIGHTS.search(name))
     if absent:
-        raise ValueError(
+        raise PipelineError(
             f"{where}: its files lack {len(absent)} weights, such as {', '.join(absent[:3])}, which would be "
             "random; give a network that was trained for depth, and whole"
         )
@@ -174,11 +175,11 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Transf
 
 
 def _loaded(where: str, auto: Any, folder: Path, **options: Any) -> Any:  # noqa: ANN401 - untyped library
-    """What one of the library's Auto classes makes of a directory. Raises ValueError for what it refuses."""
+    """What one of the library's Auto classes makes of a directory. Raises PipelineError for what it refuses."""
     try:
         return auto.from_pretrained(folder, **options)
     except (ValueError, OSError, ImportError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
+        raise PipelineError(
             f"{where}: transformers cannot load it ({error}); expected a depth estimation network and its "
             "image processor, as save_pretrained writes them"
         ) from error
@@ -186,7 +187,7 @@ def _loaded(where: str, auto: Any, folder: Path, **options: Any) -> Any:  # noqa
 
 def _check_family(model_type: str, where: str) -> None:
     if model_type in REFUSED:
-        raise ValueError(
+        raise PipelineError(
             f"{where}: a {model_type} network, which this adapter cannot use: {REFUSED[model_type]}; "
             f"expected one of {', '.join(FAMILIES)}, or write a python:module:factory"
         )
@@ -195,12 +196,12 @@ def _check_family(model_type: str, where: str) -> None:
 def _depth_space(family: Family, config: Any, asked: str | None, where: str) -> str:  # noqa: ANN401 - untyped library
     known = family.depth_space(config)
     if known is None and asked is None:
-        raise ValueError(
-            f"{where}: its configuration does not say what its numbers mean; give --depth-space metric_m, "
+        raise PipelineError(
+            f"{where}: its configuration does not say what its numbers mean; give `depth_space=metric_m`, "
             f"affine_depth, affine_disparity or scale_invariant, as its model card says{family.hint}"
         )
     if known is not None and asked is not None and known != asked:
-        raise ValueError(f"{where}: --depth-space {asked}, but its configuration says {known}: leave it out")
+        raise PipelineError(f"{where}: `depth_space={asked}`, but its configuration says {known}: leave it out")
     return known or asked or ""
 
 
@@ -209,9 +210,9 @@ def _precision(asked: str, family: Family, device: torch.device, where: str) -> 
         # float16 has three more bits than bfloat16, and an overflow does not pass unseen.
         return "float16" if device.type == "cuda" and family.heads else "float32"
     if asked not in PRECISIONS:
-        raise ValueError(f"{where}: precision {asked!r}, expected auto or one of {', '.join(PRECISIONS)}")
+        raise PipelineError(f"{where}: precision {asked!r}, expected auto or one of {', '.join(PRECISIONS)}")
     if asked != "float32" and not family.heads:
-        raise ValueError(f"{where}: --precision {asked} is not supported for its architecture: use float32")
+        raise PipelineError(f"{where}: `precision={asked}` is not supported for its architecture: use float32")
     return asked
 
 

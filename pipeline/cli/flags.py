@@ -1,0 +1,44 @@
+"""The library names options as Python spells them, in backticks; the command line shows their flags."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import click
+
+OPTION = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
+"""An option in a message of the library, with or without a value: `batch_size` or `batch_size=0`."""
+
+
+def with_flags(message: str) -> str:
+    """A message of the library with each option as its flag: `batch_size=0` becomes --batch-size 0."""
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        if name not in _flags():
+            return match[0]
+        on, off = _flags()[name]
+        if value in {None, "True"}:
+            return on
+        if value == "False" and off:
+            return off
+        plain = str(value).strip("'")
+        return f"{on} {plain}"
+
+    return OPTION.sub(flag, message)
+
+
+@cache
+def _flags() -> dict[str, tuple[str, str]]:
+    """Python's name of each option of all commands -> its flag, and the flag that switches it off, if there is one."""
+    from .main import commands
+
+    flags: dict[str, tuple[str, str]] = {}
+    for command in commands():
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and parameter.name is not None:
+                on, off = parameter.opts[0], next(iter(parameter.secondary_opts), "")
+                plain = on.lstrip("-").replace("-", "_")
+                flags |= dict.fromkeys((parameter.name, plain, f"{plain}_px"), (on, off))
+    return flags

@@ -1,0 +1,198 @@
+"""The result of an evaluation, in memory and on disk: NAME.json has the means, NAME.csv a row for each image."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..common.fileio import CsvTable, pretty_json, read_json, write_durably
+from ..common.outputs import named_after, refuse_existing
+from ..depth.metrics import METRICS
+from ..errors import PipelineError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+CSV_COLUMNS = ("id", *METRICS, "coverage", "teacher_abs_rel", "teacher_rmse", "teacher_delta1", "teacher_coverage")
+UNCERTAINTY_COLUMNS = ("entropy_nats", "ause_entropy", "ause_flip", "coverage_90")
+IDENTITY = ("measured", "protocol", "source", "truth", "split", "split_sha256")
+"""Fields that say what was measured: the same measurement may be written over an earlier one."""
+
+
+class EvaluationResult:
+    """Metrics of a student, or of the depth of a store, over the images of a split.
+
+    Attributes:
+        values: everything that the JSON file holds, and `per_image`, the rows of the CSV file.
+
+    Example:
+        >>> import pipeline as tiekd
+        >>> source = tiekd.open_source("scenes", "scenes")
+        >>> result = tiekd.evaluate(tiekd.open_store("train.zarr"), source, "train")
+        >>> result.save("teacher.json")
+        >>> tiekd.EvaluationResult.load("teacher.json").metrics == result.metrics
+        True
+    """
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+
+    def __repr__(self) -> str:
+        means = ", ".join(
+            f"{name}={self.metrics[name]:.4f}" for name in ("abs_rel", "rmse", "delta1") if name in self.metrics
+        )
+        return f"<EvaluationResult of {self.frames} frames: {means}>"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Means over images: `abs_rel`, `sq_rel`, `rmse` (metres), `rmse_log`, `log10`, `silog`, `delta1` ..."""
+        return dict(self.values["metrics"])
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Crop, range in metres, alignment and flip average under which it was measured."""
+        return dict(self.values["protocol"])
+
+    @property
+    def source(self) -> str:
+        """Kind of the data set."""
+        return str(self.values["source"])
+
+    @property
+    def truth(self) -> str | None:
+        """Which ground truth; None of a result that does not say."""
+        truth = self.values.get("truth")
+        return None if truth is None else str(truth)
+
+    @property
+    def frames(self) -> int:
+        """Images with ground truth and a prediction."""
+        return int(self.values["frames"])
+
+    @property
+    def coverage(self) -> float | None:
+        """Fraction of the valid ground truth that had a prediction; None of an older result, which does not say."""
+        coverage = self.values.get("coverage")
+        return None if coverage is None else float(coverage)
+
+    @property
+    def against_teacher(self) -> dict[str, float] | None:
+        """The same metrics with the teacher's depth for truth, where a store was given."""
+        return self.values.get("against_teacher")
+
+    @property
+    def uncertainty(self) -> dict[str, Any] | None:
+        """How well the map says where it is wrong, where that was measured."""
+        return self.values.get("uncertainty")
+
+    @property
+    def per_image(self) -> list[dict[str, Any]]:
+        """A row for each image: `id` and its metrics, where it has ground truth."""
+        return list(self.values.get("per_image", []))
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the means to `path` and the rows to the CSV file beside it (`metrics.json`, `metrics.csv`).
+
+        Raises PipelineError where another measurement is there, unless `overwrite` is True.
+        """
+        out = Path(path)
+        check_target(out, {name: self.values[name] for name in IDENTITY if name in self.values}, overwrite=overwrite)
+        write_result(self.values, out)
+
+    @classmethod
+    def load(cls, path: str | Path, *, rows: bool = True) -> EvaluationResult:
+        """Read what `save`, or `pipeline evaluate-student --out`, wrote; with `rows`, those of the CSV file too.
+
+        Raises PipelineError for a file that is missing, damaged, or no result of an evaluation.
+        """
+        out = Path(path)
+        values = checked(read_json(out, "evaluation"), out)
+        if rows:
+            table = CsvTable(existing_rows_path(out))
+            table.read(lambda row: bool(row.get("id")))
+            values["per_image"] = [_numbers(row, table.path) for row in table.rows]
+        return cls(values)
+
+    def mean_of(self, names: Sequence[str], path: Path) -> dict[str, float]:
+        """The means of some metrics. Raises PipelineError, naming the file, where one is missing."""
+        missing = [name for name in names if name not in self.values["metrics"]]
+        if missing:
+            raise PipelineError(f"evaluation {path}: it has no {', '.join(missing)}; expected {WRITTEN_BY}")
+        return {name: float(self.values["metrics"][name]) for name in names}
+
+
+WRITTEN_BY = "what `pipeline evaluate-student` or `pipeline evaluate-teacher` wrote"
+
+
+def checked(value: Any, path: Path) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
+    """The fields of a result, if it is one. Raises PipelineError naming the file and the field."""
+    if not isinstance(value, dict):
+        raise PipelineError(f"evaluation {path}: {type(value).__name__}, expected {WRITTEN_BY}")
+    kinds: dict[str, tuple[type, ...]] = {"protocol": (dict,), "source": (str,), "metrics": (dict,)}
+    kinds |= {name: (dict,) for name in ("against_teacher", "uncertainty") if value.get(name) is not None}
+    kinds |= {name: (int, float) for name in ("coverage", "frames") if value.get(name) is not None}
+    for name, kind in kinds.items():
+        if not isinstance(value.get(name), kind):
+            raise PipelineError(f"evaluation {path}: {name} is {str(value.get(name))[:80]!r}, expected {WRITTEN_BY}")
+    for name, mean in value["metrics"].items():
+        if not isinstance(mean, int | float):
+            raise PipelineError(f"evaluation {path}: metric {name} is {str(mean)[:80]!r}, expected {WRITTEN_BY}")
+    return value
+
+
+def rows_path(out: Path) -> Path:
+    """The CSV file of a result's rows, beside its JSON."""
+    return named_after(out, ".csv")
+
+
+def existing_rows_path(out: Path) -> Path:
+    """Where the rows of a result are. Raises PipelineError where there are none."""
+    rows = rows_path(out)
+    if not rows.exists():
+        rows = out.with_suffix(".csv")  # where older versions wrote the rows of a name without .json
+    if not rows.exists() or rows == out:
+        raise PipelineError(f"evaluation {out}: its rows {rows_path(out)} are missing; keep both files together")
+    return rows
+
+
+def check_target(out: Path, facts: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Refuse to lose what is at a result's place, unless it is the same measurement (`facts`) made before.
+
+    Raises PipelineError naming the first thing that differs.
+    """
+    rows = rows_path(out)
+    refuse_existing(out, rows, overwrite=True)
+    if overwrite or not (os.path.lexists(out) or os.path.lexists(rows)):
+        return
+    if not out.is_file():
+        refuse_existing(out, rows)
+    before = read_json(out, "result")
+    if not isinstance(before, dict):
+        before = {}
+    for name, value in facts.items():
+        if before.get(name) != value:
+            raise PipelineError(
+                f"{out} already exists, with {name} {json.dumps(before.get(name))} and not {json.dumps(value)}; choose "
+                "another `out`, or add `overwrite`"
+            )
+
+
+def write_result(values: Mapping[str, Any], out: Path) -> None:
+    """Write a result as JSON without its rows, and the rows as CSV (`metrics.json`, `metrics.csv`)."""
+    kept = {name: value for name, value in values.items() if name != "per_image"}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    rows = CsvTable(rows_path(out))
+    columns = CSV_COLUMNS + (UNCERTAINTY_COLUMNS if "uncertainty" in values else ())
+    rows.rows = [{name: row.get(name) for name in columns} for row in values.get("per_image", [])]
+    rows.write()
+    write_durably(out, pretty_json(kept))
+
+
+def _numbers(row: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """A row of the CSV file: its cells as numbers, those that are empty left out."""
+    try:
+        return {name: cell if name == "id" else float(cell) for name, cell in row.items() if name and cell}
+    except (TypeError, ValueError) as error:
+        raise PipelineError(f"rows {path}: {error}; expected numbers in all columns but id") from None
