@@ -1,6 +1,6 @@
 """Puts tables into the documents, each between its two marks: of experiments, of benchmarks, and of the code itself.
 
-`python experiments/tables.py`; `tests/test_docs.py` fails where a page shows another table.
+`python experiments/tables.py`; `tests/repository/test_docs.py` fails where a page shows another table.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from tiny_stores import make_store
 
+from pipeline.cli.flags import with_flags
 from pipeline.cli.main import COMMANDS, STORE_COMMANDS, main
 from pipeline.common.fileio import sha256_file
 
@@ -306,3 +307,24 @@ def test_the_home_directory_is_expanded_where_a_shell_does_not(tmp_path, folder,
     assert done.exit_code == 0, done.output
     assert (tmp_path / "s.zarr" / "MANIFEST.json").is_file()
     assert run("store", "info", "~/s.zarr").exit_code == 0
+
+
+def test_an_error_that_no_user_can_correct_is_reported_as_a_bug_with_its_traceback(tmp_path, folder, monkeypatch):
+    def broken(*_, **__):
+        return {}["nothing"]
+
+    monkeypatch.setattr("pipeline.cache.plan.settled_view", broken)
+    monkeypatch.setattr("pipeline.cache.run.settled_view", broken)
+    done = run(*cache(folder, tmp_path / "s.zarr"))
+    assert done.exit_code == 1
+    assert "KeyError: 'nothing'" in done.output
+    assert "Error: this is a bug in tiekd-pipeline" in done.output
+
+
+def test_options_in_a_message_of_the_library_are_shown_as_flags():
+    assert with_flags("`batch_size=0`: expected at least 1") == "--batch-size 0: expected at least 1"
+    assert with_flags("leave `flip=False` out, or add `trust_code=True`") == "leave --no-flip out, or add --trust-code"
+    assert with_flags("`input_size_px=56x56`, `depth_space='x'`") == "--input-size 56x56, --depth-space x"
+    assert with_flags("run `pipeline store align`; `nothing` is no option") == (
+        "run `pipeline store align`; `nothing` is no option"
+    )

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from pipeline.depth.dpm import expected_depth
+from pipeline.errors import PipelineError
 from pipeline.teachers.base import TeacherOutput
 from pipeline.teachers.options import TeacherOptions
 from pipeline.teachers.registry import ALL, KINDS, open_teacher
@@ -379,3 +380,10 @@ def test_a_checkpoint_is_shown_the_view_that_it_was_trained_on_unless_another_is
 def test_a_directory_that_is_no_run_is_refused(tmp_path):
     with refuses(tmp_path, "no finished run"):
         opened(f"checkpoint:{tmp_path}")
+
+
+def test_an_error_in_the_users_code_names_its_line(tmp_path, monkeypatch):
+    (tmp_path / "my_broken.py").write_text("def load(device):\n    return 1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PipelineError, match=r"its code raised ZeroDivisionError: .*\(my_broken.py, line 2\)"):
+        opened("python:my_broken:load")
