@@ -52,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         if trouble == "cut":
             part = part[: len(part) // 2]
             self.close_connection = True
+        self.server.sent_bytes += len(part)  # before it is sent: a client that has it may start a new count
         pieces = [part] if trouble != "drip" else [part[at : at + 1] for at in range(len(part))]
         try:
             for piece in pieces:
@@ -59,8 +60,6 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(DRIP_S if trouble == "drip" else 0)
         except OSError:
             self.close_connection = True
-            return
-        self.server.sent_bytes += len(part)
 
     def answer(self, status, headers=None, length=0):
         """Send the head of an answer."""
