@@ -1,8 +1,8 @@
-"""Every kind of teacher from its own form to measured depth, and three of them to a student and a page.
+"""Cache and evaluate every kind of teacher; for some also train a student and write its report.
 
-`python experiments/any_teacher.py WORK [NAME ...]` needs a finished demo (`dvc repro`) and ../shared/data, works in the
-folder WORK, and writes experiments/results/teachers.json and .md, which docs/teachers.md shows. Anything that is there
-already is not made again. With names, only these are run anew, and the others keep their figures.
+Run `python experiments/any_teacher.py WORK [NAME ...]` after the demo (`dvc repro`); it also needs ../shared/data. It
+works in the folder WORK, reuses stores and runs there, and writes experiments/results/teachers.json and .md, which
+docs/teachers.md shows. With names it runs these cases only; the others keep their figures.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ CAP = ["--protocol", "plain", "--max-depth-m", "80"]
 
 @dataclass
 class Case:
-    """A teacher, what it is run over, and what is done with its store."""
+    """A teacher, the images it runs over, and the steps that follow."""
 
     name: str
     teacher: str
     what: str
-    """What it is, for the table; the commands tell the rest."""
+    """Description in the table."""
     source: str = SCENES
     split: str = "test"
-    terms: list[str] = field(default_factory=lambda: list(CAP))
-    """Of the evaluation."""
+    evaluation: list[str] = field(default_factory=lambda: list(CAP))
+    """Flags of the evaluation."""
     flags: list[str] = field(default_factory=list)
-    """Of cache-teacher."""
+    """Flags of cache-teacher."""
     align: list[str] | None = None
-    """Flags of `store align`, for a relative teacher."""
+    """Flags of `store align`, for a relative teacher; None without alignment."""
     student: list[str] | None = None
-    """Flags of train-student over split `train`, where a student is trained."""
+    """Flags of train-student over split `train`; None trains no student."""
     also: list[str] = field(default_factory=list)
-    """More flags of a second evaluation of the teacher."""
+    """Additional flags of a second evaluation."""
     flips: bool = False
-    """Whether it is asked about the mirrored images too."""
+    """Whether to cache predictions for the mirrored images too."""
 
 
 def cases(work: Path) -> list[Case]:
-    """All of them; what they need in `work` is made by `prepare`."""
+    """Return all cases; `prepare` makes the files that they read in `work`."""
     kitti, indoor = f"kitti:{SHARED / 'kitti'}", f"folder:{SHARED / 'indoor'}"
     nyu = ["--bins", "nyu", "--sigma-m", "0.2"]
     lean = ["--student", "lean", "--batch-size", "4", "--learning-rate", "0.004"]
@@ -158,7 +158,7 @@ def load(device):
 
 
 def prepare(work: Path) -> None:
-    """Make what the cases read: the demo's teacher in other forms, and relative predictions whose truth is known."""
+    """Write the inputs of the cases: the demo's teacher in other formats, and relative predictions with known truth."""
     work.mkdir(parents=True, exist_ok=True)
     (work / "any_teacher_example.py").write_text(EXAMPLE.format(run=str(TEACHER)))
     if not (work / "teacher.onnx").exists():
@@ -182,32 +182,32 @@ def prepare(work: Path) -> None:
 
 
 def pipeline(*arguments: object, cwd: Path) -> str:
-    """Run one of our commands; returns what it printed. Raises RuntimeError with its error."""
+    """Run a pipeline command and return its output. Raises RuntimeError with its error."""
     command = [*PIPELINE, *map(str, arguments)]
     print("$ pipeline", *map(str, arguments), flush=True)
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)  # noqa: S603 - our own
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return done.stdout
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)  # noqa: S603 - our own
+    if result.returncode:
+        raise RuntimeError(result.stderr)
+    return result.stdout
 
 
 def run(case: Case, work: Path) -> dict[str, object]:
-    """Cache, align, train and measure one case; returns its figures."""
-    place = work / case.name.translate(str.maketrans(" ,.", "___"))
-    place.mkdir(exist_ok=True)
-    where = ["--source", case.source, "--split", case.split]
-    store = place / "teacher.zarr"
+    """Cache, align, train and evaluate one case; return its figures."""
+    folder = work / case.name.translate(str.maketrans(" ,.", "___"))
+    folder.mkdir(exist_ok=True)
+    images = ["--source", case.source, "--split", case.split]
+    store = folder / "teacher.zarr"
     if not store.exists():
         flags = [*case.flags, *(["--cache-flips"] if case.flips else [])]
-        pipeline("cache-teacher", *where, "--teacher", case.teacher, *flags, "--out", store, cwd=work)
+        pipeline("cache-teacher", *images, "--teacher", case.teacher, *flags, "--out", store, cwd=work)
     if case.align is not None:
-        aligned = place / "aligned.zarr"
+        aligned = folder / "aligned.zarr"
         if not aligned.exists():
-            pipeline("store", "align", store, *where, *case.align, "--out", aligned, cwd=work)
+            pipeline("store", "align", store, *images, *case.align, "--out", aligned, cwd=work)
         store = aligned
-    measured = ["--source", case.source, "--split", "test" if case.student else case.split, *case.terms]
+    evaluation = ["--source", case.source, "--split", "test" if case.student else case.split, *case.evaluation]
     opened = open_store(store)
-    found: dict[str, object] = {
+    figures: dict[str, object] = {
         "kind": case.teacher.partition(":")[0],
         "what": case.what,
         "depth_space": opened.spec.depth_space,
@@ -215,46 +215,46 @@ def run(case: Case, work: Path) -> dict[str, object]:
         "aligned": case.align is not None,
         "frames": len(opened),
         "kb_per_frame": sum(size for size, _ in opened.manifest.values()) / len(opened) / 1e3,
-        "teacher": evaluated("evaluate-teacher", store, [*measured, "--out", place / "teacher.json"], work),
+        "teacher": evaluated("evaluate-teacher", store, [*evaluation, "--out", folder / "teacher.json"], work),
     }
     if case.flips:
         gap = compare_stores(opened, open_store(mirrored_path(store)))
-        found["flips"] = {"images": gap.compared, "median": gap.median_rel_difference, "max": gap.max_rel_difference}
+        figures["flips"] = {"images": gap.compared, "median": gap.median_rel_difference, "max": gap.max_rel_difference}
     if case.also:
-        flags = [*measured, *case.also, "--out", place / "also.json"]
-        found["also"] = evaluated("evaluate-teacher", store, flags, work)
+        flags = [*evaluation, *case.also, "--out", folder / "also.json"]
+        figures["also"] = evaluated("evaluate-teacher", store, flags, work)
     if case.student is not None:
-        found["students"] = students_of(case, store, place, measured, work)
-    return found
+        figures["students"] = students_of(case, store, folder, evaluation, work)
+    return figures
 
 
-def students_of(case: Case, store: Path, place: Path, measured: list[str], work: Path) -> dict[str, object]:
-    """Train the students of a case, measure them and write their page; returns their figures."""
-    trained = ["--source", case.source, "--split", "train", "--store", store, *(case.student or [])]
-    trained += ["--flips-store", mirrored_path(store)] if case.flips else []
+def students_of(case: Case, store: Path, folder: Path, evaluation: list[str], work: Path) -> dict[str, object]:
+    """Train and evaluate the students of a case and write their report; return their figures."""
+    training = ["--source", case.source, "--split", "train", "--store", store, *(case.student or [])]
+    training += ["--flips-store", mirrored_path(store)] if case.flips else []
     losses = ("tiekd",) if open_store(store).is_metric else ("tiekd", "ssi+grad")
     students: dict[str, object] = {}
     for loss in losses:
-        out = place / f"run-{loss}"
+        out = folder / f"run-{loss}"
         if not out.exists():
-            pipeline("train-student", *trained, "--loss", loss, "--out", out, cwd=work)
-        flags = [*measured, "--store", store, "--out", place / f"run-{loss}.json"]
+            pipeline("train-student", *training, "--loss", loss, "--out", out, cwd=work)
+        flags = [*evaluation, "--store", store, "--out", folder / f"run-{loss}.json"]
         students[loss] = evaluated("evaluate-student", out, flags, work)
         if case.also:
-            flags = [*measured, *case.also, "--out", place / f"run-{loss}-also.json"]
+            flags = [*evaluation, *case.also, "--out", folder / f"run-{loss}-also.json"]
             students[f"{loss}, also"] = evaluated("evaluate-student", out, flags, work)
-    page = place / "report.html"
-    runs = [place / f"run-{loss}" for loss in losses]
-    metrics = [flag for one in (*runs, place / "teacher") for flag in ("--metrics", f"{one}.json")]
+    page = folder / "report.html"
+    runs = [folder / f"run-{loss}" for loss in losses]
+    metrics = [flag for path in (*runs, folder / "teacher") for flag in ("--metrics", f"{path}.json")]
     if not page.exists():
-        shown = ["--source", case.source, "--split", "test", "--store", store, *metrics, "--frames", 2]
-        pipeline("report", *runs, *shown, "--out", page, cwd=work)
+        options = ["--source", case.source, "--split", "test", "--store", store, *metrics, "--frames", 2]
+        pipeline("report", *runs, *options, "--out", page, cwd=work)
     return students
 
 
-def evaluated(command: str, what: Path, flags: list[object], work: Path) -> dict[str, object]:
-    """The figures of one evaluation."""
-    pipeline(command, what, *flags, cwd=work)
+def evaluated(command: str, path: Path, flags: list[object], work: Path) -> dict[str, object]:
+    """Run one evaluation and return its figures."""
+    pipeline(command, path, *flags, cwd=work)
     result = json.loads(Path(str(flags[-1])).read_text())
     return {
         "align": result["protocol"].get("align", "none"),
@@ -263,54 +263,58 @@ def evaluated(command: str, what: Path, flags: list[object], work: Path) -> dict
     }
 
 
-def table(found: dict[str, dict[str, object]]) -> str:
-    """Markdown of all cases."""
+def table(by_name: dict[str, dict[str, object]]) -> str:
+    """Return the Markdown table of all cases."""
     lines = [
         "| teacher | over what | depth | stored | KB a frame | its AbsRel | student's AbsRel |",
         "| --- | --- | --- | --- | ---: | --- | --- |",
     ]
-    for name, case in found.items():
+    for name, case in by_name.items():
         space = str(case["depth_space"]) + (", aligned" if case["aligned"] else "")
         maps = "depth" if case["maps"] == "gaussian" else f"depth and {case['maps']} maps"
         own = [figure(case[key]) for key in ("teacher", "also") if key in case]
-        students = [f"{loss.removesuffix(', also')} {figure(one)}" for loss, one in case.get("students", {}).items()]
+        students = [
+            f"{loss.removesuffix(', also')} {figure(result)}" for loss, result in case.get("students", {}).items()
+        ]
         cells = [name, case["what"], space, maps, f"{case['kb_per_frame']:.1f}", "; ".join(own), "; ".join(students)]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 
 
-def flips_table(found: dict[str, dict[str, object]]) -> str:
-    """Markdown of how far answers for mirrored images are from mirrored answers."""
+def flips_table(by_name: dict[str, dict[str, object]]) -> str:
+    """Return the Markdown table of differences between predictions for mirrored images and mirrored predictions."""
     lines = ["| teacher | images | median difference | largest |", "| --- | ---: | ---: | ---: |"]
-    for name, case in found.items():
+    for name, case in by_name.items():
         if "flips" in case:
             gap = case["flips"]
             lines.append(f"| {name} | {gap['images']} | {gap['median']:.1%} | {gap['max']:.0%} |")
     return "\n".join(lines) + "\n"
 
 
-def figure(measured: dict[str, object]) -> str:
-    """AbsRel, and how it was aligned."""
-    align = "" if measured["align"] == "none" else f" (each image aligned: {measured['align']})"
-    return f"{measured['abs_rel']:.4f}{align}"
+def figure(result: dict[str, object]) -> str:
+    """Return AbsRel and the alignment."""
+    align = "" if result["align"] == "none" else f" (each image aligned: {result['align']})"
+    return f"{result['abs_rel']:.4f}{align}"
 
 
 def main() -> None:
-    """Run what is asked for, and write the results."""
+    """Run the named cases, or all, and write the results."""
     work, names = Path(sys.argv[1]).resolve(), sys.argv[2:]
-    found = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    by_name = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     prepare(work)
-    order = cases(work)
-    unknown = set(names) - {case.name for case in order}
+    all_cases = cases(work)
+    unknown = set(names) - {case.name for case in all_cases}
     if unknown:
-        raise SystemExit(f"{', '.join(unknown)}: expected some of {', '.join(case.name for case in order)}")
-    for case in order:
+        raise SystemExit(
+            f"unknown case {', '.join(sorted(unknown))}: choose from {', '.join(case.name for case in all_cases)}"
+        )
+    for case in all_cases:
         if not names or case.name in names:
-            found[case.name] = run(case, work)
-    kept = {case.name: found[case.name] for case in order if case.name in found}
-    RESULT.write_text(json.dumps(kept, indent=2) + "\n")
-    RESULT.with_suffix(".md").write_text(f"<!-- teachers -->\n{table(kept)}\n<!-- flips -->\n{flips_table(kept)}")
-    print(table(kept))
+            by_name[case.name] = run(case, work)
+    results = {case.name: by_name[case.name] for case in all_cases if case.name in by_name}
+    RESULT.write_text(json.dumps(results, indent=2) + "\n")
+    RESULT.with_suffix(".md").write_text(f"<!-- teachers -->\n{table(results)}\n<!-- flips -->\n{flips_table(results)}")
+    print(table(results))
 
 
 if __name__ == "__main__":

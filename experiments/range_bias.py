@@ -1,9 +1,9 @@
-"""How far the mean of a teacher's map lies from the depth it was made of, and whether students follow it.
+"""Measure the bias of the mean of a teacher's map, and whether students follow it.
 
-`python experiments/range_bias.py` after `dvc repro experiments/dvc.yaml`. First over real depth, with the paper's bins
-for it: the map's bias E[T] - d. Then for the rooms and the real indoor frames, by depth: the bias of the maps, and the
-mean signed error of students trained on them (prediction minus teacher's depth, over the test frames and all seeds).
-Writes experiments/results/range_bias.md and draws docs/range_bias.png.
+Run `python experiments/range_bias.py` after `dvc repro experiments/dvc.yaml`. The first table is the bias E[T] - d over
+real depth, with the paper's bins. The second is by depth, for rooms and real indoor frames: the bias of the maps, and
+the mean signed error of students trained on them (prediction minus teacher's depth, over the test frames and all
+seeds). Writes experiments/results/range_bias.md and docs/range_bias.png.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ BINS = parse_bins("nyu").edges()
 
 
 def map_mean_m(kind: str, depth_m: torch.Tensor, edges_m: torch.Tensor = BINS) -> torch.Tensor:
-    """Mean of the map that a kind of study run makes of depths (B, 1, H, W)."""
+    """Return the mean of the map that a study run makes from depths (B, 1, H, W)."""
     if kind == "released":
         maps = released_dpm(depth_m, edges_m)
     else:
@@ -52,7 +52,7 @@ def map_mean_m(kind: str, depth_m: torch.Tensor, edges_m: torch.Tensor = BINS) -
 
 
 def bias_over_real_depth() -> list[str]:
-    """Table lines: bias of each kind of map over depth that a sensor or a network saw."""
+    """Return table lines: the bias of each map type over depth from a sensor or a network."""
     shared = ROOT.parent / "shared/data"
     lines = ["| depth | bins | map | mean bias | mean of bias / depth | pixels off by over 5 % |"]
     lines.append("| --- | --- | --- | ---: | ---: | ---: |")
@@ -62,44 +62,44 @@ def bias_over_real_depth() -> list[str]:
     ):
         edges_m = parse_bins(preset).edges()
         images = [np.asarray(Image.open(path)).ravel() * metres for path in sorted(files.glob("*.png"))[::5]]
-        seen_m = np.concatenate(images)
-        seen_m = seen_m[(seen_m > float(edges_m[0])) & (seen_m < float(edges_m[-1]))]
-        depth_m = torch.from_numpy(np.random.default_rng(0).choice(seen_m, 20_000)).view(1, 1, 1, -1)
+        real_m = np.concatenate(images)
+        real_m = real_m[(real_m > float(edges_m[0])) & (real_m < float(edges_m[-1]))]
+        depth_m = torch.from_numpy(np.random.default_rng(0).choice(real_m, 20_000)).view(1, 1, 1, -1)
         for kind, (label, _) in KINDS.items():
             bias_m = map_mean_m(kind, depth_m, edges_m) - depth_m
-            share = (bias_m.abs() / depth_m).flatten()
-            figures = f"{bias_m.mean():+.3f} m | {share.mean():.2%} | {(share > 0.05).double().mean():.1%}"
+            relative = (bias_m.abs() / depth_m).flatten()
+            figures = f"{bias_m.mean():+.3f} m | {relative.mean():.2%} | {(relative > 0.05).double().mean():.1%}"
             lines.append(f"| {title} | `{preset}` | {label} | {figures} |")
     return lines
 
 
 class Brackets:
-    """Mean of signed errors within each bracket of depth."""
+    """Mean signed error in each depth bracket."""
 
     def __init__(self) -> None:
         self.sums, self.counts = np.zeros(len(EDGES_M) - 1), np.zeros(len(EDGES_M) - 1)
 
     def add(self, depth_m: np.ndarray, error_m: np.ndarray) -> None:
-        """Count errors at the depths of one shape."""
-        bracket = np.digitize(depth_m, EDGES_M) - 1  # NaN and what is too deep come after the last
+        """Add errors at depths; both have the same shape."""
+        bracket = np.digitize(depth_m, EDGES_M) - 1  # NaN and larger depths get the index after the last
         inside = (bracket >= 0) & (bracket < len(self.sums))
         self.sums += np.bincount(bracket[inside], error_m[inside], len(self.sums))
         self.counts += np.bincount(bracket[inside], minlength=len(self.sums))
 
     def means(self) -> np.ndarray:
-        """NaN for a bracket of less than half a percent of the pixels: it says nothing."""
+        """Return the means; NaN for a bracket with less than half a percent of the pixels."""
         return np.where(self.counts > self.counts.sum() / 200, self.sums / np.maximum(self.counts, 1), np.nan)
 
 
 def signed_errors_m(study: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """By bracket: mean error of the students of a kind against their teacher, and of the maps that taught them."""
-    described = read_study(ROOT / "experiments/params.yaml", study)
-    source = open_source(described.evaluate["source"])
-    store = open_store(ROOT / described.evaluate["store"])
-    runs = [load_run(ROOT / f"data/experiments/runs/{study}/{kind}-{seed}") for seed in described.seeds]
+    """Return by bracket the mean error of the students against their teacher, and of their maps."""
+    settings = read_study(ROOT / "experiments/params.yaml", study)
+    source = open_source(settings.evaluate["source"])
+    store = open_store(ROOT / settings.evaluate["store"])
+    runs = [load_run(ROOT / f"data/experiments/runs/{study}/{kind}-{seed}") for seed in settings.seeds]
     edges_m = torch.from_numpy(runs[0].bin_edges_m)
     students, maps = Brackets(), Brackets()
-    samples = source.samples(described.evaluate["split"])
+    samples = source.samples(settings.evaluate["split"])
     for frames in frames_in_batches(source, samples, View.parse(runs[0].config["view"]), 8):
         images = images_of(frames, torch.device("cpu"))
         teacher_m = torch.stack([torch.from_numpy(store.depth_m(frame.sample.id)) for frame in frames])[:, None]
@@ -112,7 +112,7 @@ def signed_errors_m(study: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    """Write the tables and draw the picture."""
+    """Write the tables and draw the figure."""
     figure, panels = plt.subplots(1, 1 + len(STUDIES), figsize=(13, 4), sharey=True, layout="constrained")
     depth_m = torch.linspace(0.3, 9.7, 471, dtype=torch.float64).view(1, 1, 1, -1)
     for kind, (label, colour) in KINDS.items():

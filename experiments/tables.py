@@ -1,6 +1,7 @@
-"""Puts tables into the documents, each between its two marks: of experiments, of benchmarks, and of the code itself.
+"""Write the tables of experiments, benchmarks and registries into the pages of docs.
 
-`python experiments/tables.py`; `tests/repository/test_docs.py` fails where a page shows another table.
+Each table replaces what is between `<!-- table NAME -->` and `<!-- end -->`. `tests/repository/test_docs.py` fails
+where a page shows an older table.
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ if TYPE_CHECKING:
     from pipeline.sources.base import Customs
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("benchmarks.md", "experiments.md", "scale.md", "sources.md", "teachers.md")
+NAMES = ("benchmarks.md", "experiments.md", "lab-log.md", "scale.md", "sources.md", "teachers.md")
 PAGES = tuple(ROOT / "docs" / name for name in NAMES)
 RESULTS = ROOT / "experiments/results"
-NOT_RUN = "tests alone, with random weights"
+NOT_RUN = "in tests only, with random weights"
 
 
 def tables() -> dict[str, str]:
-    """Name -> Markdown: `street:losses` of a study, a file's stem for what a script wrote, and those of the code."""
-    found = {"sources": sources(), "kinds": kinds(), "families": families()}
+    """Return Markdown by name: `STUDY:TABLE`, the stem of a results file, or a registry of the code."""
+    by_name = {"sources": sources(), "kinds": kinds(), "families": families()}
     for path in sorted([*RESULTS.glob("*.md"), *(ROOT / "benchmarks/results").glob("*.md")]):
         text = path.read_text()
         parts = re.split(r"<!-- (\S+) -->\n", text)
         if len(parts) == 1:
-            found[path.stem] = text.strip()
-        found |= {name: table.strip() for name, table in zip(parts[1::2], parts[2::2], strict=True)}
-    return found
+            by_name[path.stem] = text.strip()
+        by_name |= {name: table.strip() for name, table in zip(parts[1::2], parts[2::2], strict=True)}
+    return by_name
 
 
 def sources() -> str:
-    """Every kind of source."""
+    """Return the table of sources."""
     head = ("`--source`", "data set", "below ROOT", "`--split`", "ground truth", "customs", "licence")
     return markdown(
         head,
@@ -60,10 +61,10 @@ def customs(customs: Customs) -> str:
 
 
 def kinds() -> str:
-    """Every kind of teacher."""
+    """Return the table of teachers."""
     head = ("`--teacher`", "what it is", "depth", "stored", "what was run", "flags", "extra")
     cases = json.loads((RESULTS / "teachers.json").read_text())
-    ran = {name: [one for one, case in cases.items() if case["kind"] == name] for name in KINDS}
+    ran = {name: [case_name for case_name, case in cases.items() if case["kind"] == name] for name in KINDS}
     return markdown(
         head,
         (
@@ -82,39 +83,39 @@ def kinds() -> str:
 
 
 def families() -> str:
-    """Every architecture of transformers that is known."""
+    """Return the table of supported transformers architectures."""
     head = ("`model_type`", "depth", "gives", "what is done for it")
     named = ((row.family if " " in row.family else f"`{row.family}`", *row[1:]) for row in rows())
     return markdown(head, named)
 
 
 OPTIONS = ("depth_space", "trust_code", "truth")
-"""Options that the code's own descriptions name as Python does; the pages show flags."""
+"""Python options that descriptions in the code name; the pages show the flags."""
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; `|` within a cell is escaped."""
+    """Return a table; `|` within a cell is escaped."""
     flags = {f"`{name}`": f"`--{name.replace('_', '-')}`" for name in OPTIONS}
-    shown = ([re.sub(r"`\w+`", lambda found: flags.get(found[0], found[0]), cell) for cell in row] for row in rows)
-    lines = [head, ["---"] * len(head), *shown]
+    body = ([re.sub(r"`\w+`", lambda match: flags.get(match[0], match[0]), cell) for cell in row] for row in rows)
+    lines = [head, ["---"] * len(head), *body]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def filled(page: str, known: dict[str, str]) -> str:
-    """The page with every table as it is now. Raises KeyError for a mark that no table belongs to."""
+def filled(page: str, by_name: dict[str, str]) -> str:
+    """Return the page with current tables. Raises KeyError for an unknown table name."""
     return re.sub(
         r"(<!-- table (\S+) -->\n).*?(<!-- end -->)",
-        lambda found: f"{found[1]}{known[found[2]]}\n{found[3]}",
+        lambda match: f"{match[1]}{by_name[match[2]]}\n{match[3]}",
         page,
         flags=re.DOTALL,
     )
 
 
 def main() -> None:
-    """Rewrite the pages."""
-    known = tables()
+    """Rewrite the tables of all pages."""
+    by_name = tables()
     for page in PAGES:
-        page.write_text(filled(page.read_text(), known))
+        page.write_text(filled(page.read_text(), by_name))
 
 
 if __name__ == "__main__":
