@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.command(cls=PlainCommand)
 @click.argument("path", metavar="STORE", type=STORE)
 def info(path: str | Path) -> None:
-    """Say who the teacher is, what the numbers mean, and what a sample costs; of kept images, what they are.
+    """Say who the teacher is, what the numbers mean, and what a sample costs; of an image cache, what it holds.
 
     \b
     Example: pipeline store info train.zarr
@@ -49,7 +49,7 @@ def info(path: str | Path) -> None:
 def verify(
     path: str | Path, teacher_name: str | None, source_name: str | None, split: str | None, **flags: Any
 ) -> None:
-    """Read the whole store, and name every file that is not as it was written. Kept images are a store too.
+    """Read the whole store, and name every file that is not as it was written. An image cache is a store too.
 
     \b
     Example: pipeline store verify train.zarr
@@ -70,7 +70,7 @@ def verify(
     from ..store.tools.verify import verify_store
 
     if teacher_name:
-        open_store(path)  # kept images have no teacher: told before all of them are read
+        open_store(path)  # an image cache has no teacher: refuse it before reading all of it
     damage = verify_store(path, Console())
     for one in damage:
         echo(str(one), err=True)

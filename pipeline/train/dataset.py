@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..sources.base import Sample, Source
     from ..sources.view import View
     from ..store import Store
-    from ..store.images.reader import KeptImages
+    from ..store.images.reader import ImageCache
 
 __all__ = ["Augmentation", "Item", "TrainingData", "collate", "cut", "upsampled"]
 
@@ -69,7 +69,7 @@ class TrainingData(Dataset[Item]):
         seed: int,
         relative: Range | None = None,
         flips: Store | None = None,
-        images: KeptImages | None = None,
+        images: ImageCache | None = None,
     ) -> None:
         """`store` None trains on ground truth; `maps_px` (h, w) asks for the store's sparse maps at that size.
 
@@ -157,7 +157,7 @@ class TrainingData(Dataset[Item]):
                 )
         return self.view.of_image(image), (image.shape[0], image.shape[1])
 
-    def _kept(self, images: KeptImages) -> NDArray[np.int64]:
+    def _kept(self, images: ImageCache) -> NDArray[np.int64]:
         """Positions of the kept images. Raises PipelineError unless they are what the teacher saw."""
         if images.spec.view != str(self.view):
             raise PipelineError(

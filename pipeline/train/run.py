@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..common.progress import Progress
     from ..sources.base import Source
     from ..store import Store
-    from ..store.images.reader import KeptImages
+    from ..store.images.reader import ImageCache
     from .options import TrainOptions
 
 __all__ = ["CHECKPOINT_EVERY_S", "Validation", "train_network"]
@@ -52,7 +52,7 @@ def train_network(
     *,
     store: Store | None = None,
     flips: Store | None = None,
-    images: KeptImages | None = None,
+    images: ImageCache | None = None,
     truth: str | None = None,
     validation: Validation | None = None,
     device: str = "auto",

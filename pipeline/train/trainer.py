@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ..losses.base import DepthLoss
     from ..sources.base import Sample, Source
     from ..store import Store
-    from ..store.images.reader import KeptImages
+    from ..store.images.reader import ImageCache
     from .config import Recipe
     from .dataset import Item
 
@@ -73,7 +73,7 @@ class Training:
         loss: DepthLoss,
         store: Store | None,
         flips: Store | None,
-        images: KeptImages | None,
+        images: ImageCache | None,
         validation: Validation | None,
         device: torch.device,
         folder: Path,
@@ -128,7 +128,7 @@ class Training:
         self.checkpoint = Checkpoint(folder)
         self._go_on(images)
 
-    def _go_on(self, images: KeptImages | None) -> None:
+    def _go_on(self, images: ImageCache | None) -> None:
         """Take up the checkpoint, if there is one. Raises PipelineError for one that does not serve."""
         try:
             state = self.checkpoint.read(self.device, len(self.order))

@@ -1,4 +1,4 @@
-"""Kept images: the same pixels as the files, refused where they are not, and written as safely as a store of depth."""
+"""Image cache: the same pixels as the files, refused where they are not, and written as safely as a store of depth."""
 
 import json
 import pickle
@@ -125,7 +125,9 @@ def test_a_split_that_was_not_kept_is_refused(tmp_path, scenes):
 
 
 def test_a_store_of_depth_is_no_store_of_images(tmp_path, teacher_store):
-    with pytest.raises(ValueError, match=r"teacher.zarr: not the attributes of kept images .*given with `store`"):
+    with pytest.raises(
+        ValueError, match=r"teacher.zarr: not the attributes of an image cache .*pass a depth store as `store`"
+    ):
         open_images(teacher_store)
     with pytest.raises(ValueError, match=r"nothing.zarr holds no finished images .*cache-images"):
         open_images(tmp_path / "nothing.zarr")
@@ -219,7 +221,7 @@ def rewrite(root, file, change):
         ("zarr.json", lambda v: v["attributes"]["image_store"]["view"].update(size_px=[10**6] * 2), "1 to 67108864"),
         ("zarr.json", lambda v: v["attributes"]["image_store"].update(samples_per_shard=0), "whole number above 0"),
         ("zarr.json", lambda v: v["attributes"]["image_store"]["source"].update(samples=9), "zarr.json: not the meta"),
-        ("zarr.json", lambda v: v["attributes"].pop("image_store"), "not the attributes of kept images"),
+        ("zarr.json", lambda v: v["attributes"].pop("image_store"), "not the attributes of an image cache"),
         ("rgb/zarr.json", lambda v: v.update(fill_value=1), "rgb/zarr.json: not the metadata"),
     ],
 )

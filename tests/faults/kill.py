@@ -40,7 +40,7 @@ from pipeline.teachers.registry import open_teacher
 
 FRAMES = 8
 ARRAYS = {False: 4, True: 1}
-"""Sharded arrays: of a sparse store depth, gap, weight and tail, of kept images (True) one."""
+"""Sharded arrays: of a sparse store depth, gap, weight and tail, of an image cache (True) one."""
 PHASES = (
     "before there is a staging directory",
     "the teacher at work, before the next shard",

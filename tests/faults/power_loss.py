@@ -292,7 +292,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1, help="try each n-th prefix alone")
     parser.add_argument("--kills", type=int, default=2, help="killed runs to go on from, beside the fresh one")
-    parser.add_argument("--images", action="store_true", help="of kept images, not of depth")
+    parser.add_argument("--images", action="store_true", help="an image cache instead of a depth store")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     run = keep_images if asked.images else cache_depth

@@ -66,7 +66,7 @@ def make_sound(folder: Path, kind: str) -> Path:
 
 
 def make_sound_images(folder: Path) -> Path:
-    """A sound store of 7 kept images, 3 a shard."""
+    """A sound image cache of 7 images, 3 a shard."""
     ids = [f"a/{number:03d}" for number in range(7)]
     source = {"name": "fake", "samples": 7, "ids_sha256": digest_of_ids(ids)}
     spec = ImageSpec(source, "full", SIZE_PX, 5, samples_per_shard=3)
@@ -190,7 +190,7 @@ class Forged:
 
 
 class ForgedImages(Forged):
-    """The same of kept images, whose metadata must be what is written to the byte."""
+    """The same for an image cache, whose metadata must match to the byte."""
 
     header_key = "image_store"
     dump = staticmethod(pretty_json)

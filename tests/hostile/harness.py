@@ -63,7 +63,7 @@ def read(folder: Path) -> None:
 
 
 def read_images(folder: Path) -> None:
-    """Open kept images, and look at all of them as training does."""
+    """Open an image cache, and read all of it as training does."""
     kept = open_images(folder / "s.zarr")
     kept.numbers(["a/000"])
     assert kept.image_sha256.shape == (len(kept), 32)

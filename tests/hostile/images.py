@@ -1,4 +1,4 @@
-"""Hostile stores of kept images: what lies behind valid checksums, as in `stores`."""
+"""Hostile image caches: bad content behind valid checksums, as in `stores`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SUM = "0" * 64
 
 
 def case(name: str, words: str, change: Callable[[ForgedImages], object], ways=BOTH) -> None:
-    """Add a case: sound kept images, changed."""
+    """Add a case: a sound image cache, changed."""
     CASES.append(Case(f"images-{name}", ways, words, lambda folder: change(ForgedImages(folder)) and None))
 
 
@@ -100,8 +100,8 @@ case("rows-that-nobody-reads", "checksum (crc32c)", lambda s: s.write(SIZES, b"a
 
 # --- metadata --------------------------------------------------------------------------------------------------------
 
-KEPT = "not the metadata that kept images have"
-FORM = "not the attributes of kept images"
+KEPT = "not the metadata of an image cache"
+FORM = "not the attributes of an image cache"
 
 
 def many(samples: object, **changes: object) -> Callable[[ForgedImages], None]:
@@ -159,7 +159,7 @@ for _name, _words, _change in [
     ("codec-blosc-of-lz4", KEPT, inner_codec({"name": "blosc", "configuration": {"cname": "lz4"}})),
     ("dtype-object", KEPT, of_array(data_type="object")),
     ("storage-transformers", KEPT, of_array(storage_transformers=[{"name": "x"}])),
-    ("root-a-list", "not the metadata of kept images", lambda s: s.write("zarr.json", b"[]")),
+    ("root-a-list", "not the metadata of an image cache", lambda s: s.write("zarr.json", b"[]")),
     ("root-not-json", "zarr.json: not valid JSON", lambda s: s.write("zarr.json", b"\x80\x04}q\0.")),
     ("root-nested", "nested deeper than 64", lambda s: s.write("zarr.json", b'{"a":' * 500 + b"1" + b"}" * 500)),
 ]:
@@ -189,13 +189,13 @@ case("link-for-a-shard", "symbolic links", instead(SHARD, link("twin", "images")
 case("link-for-a-folder", "Not a directory", instead("rgb/c", link("twin", "images")))
 case("link-for-a-shard-to-zeros", "symbolic links", instead(SHARD, link("/dev/zero", "images")))
 case("folder-for-a-shard", "not a regular file", instead(SHARD, lambda path: path.mkdir()))
-case("in-the-place-of-depth", "holds kept images", lambda _: None, ways=("read",))
+case("in-the-place-of-depth", "is an image cache", lambda _: None, ways=("read",))
 
 # --- packed ----------------------------------------------------------------------------------------------------------
 
 
 def packed(name: str, words: str, change: Callable[[ForgedImages], object]) -> None:
-    """Add a case: kept images, changed, as the archive that `pipeline store pack` would make of them."""
+    """Add a case: an image cache, changed, as the archive that `pipeline store pack` would make of them."""
 
     def write(folder: Path) -> None:
         forged = ForgedImages(folder)

@@ -1,4 +1,4 @@
-"""The store commands know stores of kept images: what they can do with them they do, and else they say what it is."""
+"""The store commands accept an image cache where they can, and otherwise say what it is."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from pipeline.store import open_store
 from pipeline.store.format.codec import encode_chunk
 from pipeline.store.format.layout import MANIFEST
 from pipeline.store.format.shard import build_shard
-from pipeline.store.images.reader import KeptImages, open_images
+from pipeline.store.images.reader import ImageCache, open_images
 from pipeline.store.remote.remote import CACHE_VARIABLE
 from pipeline.store.tools.archive import pack_store
 from pipeline.store.tools.open_any import open_either
@@ -68,7 +68,7 @@ def list_anew(root, file):
 def test_info_says_what_kept_images_are_and_what_they_take(kept):
     said = run("info", kept)
     size = sum((kept / "rgb/c" / str(number) / "0/0/0").stat().st_size for number in range(3)) / 8
-    assert re.search(r"kind +kept images, .*`images`", said)
+    assert re.search(r"kind +image cache: .*`images`", said)
     assert re.search(r"source +scenes, 8 images, ids sha256 [0-9a-f]{16}\.\.\.", said)
     assert re.search(r"view +full, 32x64 px", said)
     assert f"an image: {size / 1e3:.1f} KB, {size / (3 * 32 * 64):.0%} of its pixels' bytes" in said
@@ -77,7 +77,7 @@ def test_info_says_what_kept_images_are_and_what_they_take(kept):
 
 
 def test_either_kind_of_store_is_opened_as_what_it_is(kept, teacher_store):
-    assert repr(open_either(kept)) == f"<KeptImages {kept}: 8 x 32x64 px of scenes>"
+    assert repr(open_either(kept)) == f"<ImageCache {kept}: 8 x 32x64 px of scenes>"
     assert open_either(teacher_store).spec.depth_space == "metric_m"
 
 
@@ -188,7 +188,7 @@ def test_damaged_images_are_not_packed(tmp_path, kept):
 def test_what_needs_depth_says_that_these_are_images(tmp_path, kept, teacher_store, given):
     places = {"IMAGES": kept, "DEPTH": teacher_store, "OUT": tmp_path / "out.zarr"}
     said = run(*[places.get(word, word) for word in given], status=1)
-    assert "images.zarr holds kept images (of `pipeline cache-images`), not depth: train-student takes it as" in said
+    assert "images.zarr is an image cache (from `pipeline cache-images`), not a depth store from" in said
     assert "sound" not in said
     assert not (tmp_path / "out.zarr").exists()
 
@@ -228,9 +228,9 @@ def test_images_behind_a_url_are_described_verified_and_read(tmp_path, kept, mon
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         url = f"http://127.0.0.1:{server.server_address[1]}/images.zarr"
-        assert "kept images" in run("info", url)
+        assert "image cache" in run("info", url)
         far = open_either(url)
-        assert isinstance(far, KeptImages)
+        assert isinstance(far, ImageCache)
         assert np.array_equal(far.image(4), open_images(kept).image(4))
         flip(kept / SHARD)
         assert f"{SHARD}: sha256 differs" in run("verify", url, status=1)

@@ -1,4 +1,4 @@
-"""Open kept images and read them, whoever wrote them: nothing of a store is trusted that was not checked.
+"""Open and read an image cache. Nothing in it is trusted before it is checked.
 
 Shape legend: N samples, H W pixels of the view.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..read.validate import Manifest
 
 
-def open_images(path: str | Path, *, check_shards: bool | None = None) -> KeptImages:
+def open_images(path: str | Path, *, check_shards: bool | None = None) -> ImageCache:
     """Open a finished store of images: a directory, or a URL.
 
     Each process compares each shard with the manifest when it first reads from it, and from a URL, or with
@@ -41,14 +41,14 @@ def open_images(path: str | Path, *, check_shards: bool | None = None) -> KeptIm
         from ..remote.remote import RemoteFiles
 
         remote = RemoteFiles(str(path), whole_shards=bool(check_shards))
-        return KeptImages(remote, remote.name, check_shards=False)  # it compares whole shards itself
+        return ImageCache(remote, remote.name, check_shards=False)  # it compares whole shards itself
     root = Path(path)
     if not (root / MANIFEST).is_file():
         raise PipelineError(
             f"{root} holds no finished images (it has no {MANIFEST}): expected a directory written by "
             "`pipeline cache-images`, which goes on where it stopped"
         )
-    return KeptImages(LocalFiles(root), str(root), check_shards=check_shards is not False)
+    return ImageCache(LocalFiles(root), str(root), check_shards=check_shards is not False)
 
 
 def open_image_spec(files: StoreFiles, name: str) -> tuple[Manifest, ImageSpec]:
@@ -61,19 +61,19 @@ def open_image_spec(files: StoreFiles, name: str) -> tuple[Manifest, ImageSpec]:
     try:
         spec = ImageSpec.from_attributes(root["attributes"])
     except (KeyError, TypeError) as error:
-        raise PipelineError(f"{name}: not the metadata of kept images ({error!r})") from error
+        raise PipelineError(f"{name}: not the metadata of an image cache ({error!r})") from error
     except ValueError as error:
         raise PipelineError(f"{name}: {error}") from error
     if version != spec.version:
         raise PipelineError(f"{name}/{MANIFEST}: of version {version}, the attributes of the images of {spec.version}")
     for file, node in spec.metadata().items():
         if read_checked(files, name, manifest, file, NODE_LIMIT_BYTES) != pretty_json(node):
-            raise PipelineError(f"{name}/{file}: not the metadata that kept images have; make them again")
+            raise PipelineError(f"{name}/{file}: not the metadata of an image cache; make it again")
     check_listed(name, manifest, spec)
     return manifest, spec
 
 
-class KeptImages(StoredSamples[ImageSpec]):
+class ImageCache(StoredSamples[ImageSpec]):
     """The views of a source's images, decoded once. Picklable, and safe in forked and spawned loader workers."""
 
     def __init__(self, files: StoreFiles, name: str, *, check_shards: bool = True) -> None:
@@ -82,7 +82,7 @@ class KeptImages(StoredSamples[ImageSpec]):
 
     def __repr__(self) -> str:
         height, width = self.spec.size_px
-        return f"<KeptImages {self.name}: {len(self)} x {height}x{width} px of {self.spec.source['name']}>"
+        return f"<ImageCache {self.name}: {len(self)} x {height}x{width} px of {self.spec.source['name']}>"
 
     @property
     def layout(self) -> ImageSpec:

@@ -1,4 +1,4 @@
-"""What a store of kept images is asked to be, and which files and arrays that makes.
+"""Specification of an image cache, and the files and arrays that follow from it.
 
 One directory is one Zarr v3 group: `rgb` uint8 (N, H, 3, W), residuals of `image_codec`; and `sample/`, with rows.
 Codecs, shards and manifest are those of a store of depth, and so are the checks: what is there is compared with what
@@ -181,9 +181,11 @@ class ImageSpec:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise PipelineError(
-                f"not the attributes of kept images ({error!r}): expected what `pipeline cache-images` writes; a store "
-                "of depth is given with `store`"
+                f"not the attributes of an image cache ({error!r}): expected what `pipeline cache-images` writes; pass "
+                "a depth store as `store`"
             ) from error
         if spec.attributes() != attributes:
-            raise PipelineError("the attributes of kept images contradict each other, or hold more than they should")
+            raise PipelineError(
+                "the attributes of this image cache contradict each other, or hold more than they should"
+            )
         return spec

@@ -1,4 +1,4 @@
-"""Writes kept images, shard by shard; how they are staged and get their name is told in `staging`.
+"""Write an image cache shard by shard; `staging` does the staging and the rename.
 
 Shape legend: H, W pixels of the view.
 """

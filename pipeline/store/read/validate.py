@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .files import StoreFiles
 
 DEPTH, IMAGES = "depth/zarr.json", "rgb/zarr.json"
-"""Only a store of depth lists the first in its manifest, only one of kept images the second."""
+"""The manifest of a depth store lists the first, that of an image cache the second."""
 MANIFEST_LIMIT_BYTES = 2**25
 NODE_LIMIT_BYTES = 2**20
 SHA256 = re.compile("[0-9a-f]{64}")
@@ -33,12 +33,12 @@ Manifest = dict[str, tuple[int, str]]
 
 
 class HoldsImagesError(PipelineError):
-    """A store of depth was expected, and there is one of kept images."""
+    """A depth store was expected, but this is an image cache."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"{name} holds kept images (of `pipeline cache-images`), not depth: train-student takes it as `images`, "
-            "`pipeline store` info, verify, pack and unpack as it is; expected a store of `pipeline cache-teacher`"
+            f"{name} is an image cache (from `pipeline cache-images`), not a depth store from `pipeline "
+            "cache-teacher`; pass it to train-student as `images`, or to `pipeline store` info, verify, pack or unpack"
         )
 
 

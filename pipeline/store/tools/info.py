@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ...depth.spaces import DEPTH_SPACES
 from ..format.codec import LogCodec
 from ..format.sizes import chunk_bytes
-from ..images.reader import KeptImages
+from ..images.reader import ImageCache
 from .alignment_summary import summarise
 
 if TYPE_CHECKING:
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 CARRIED = {"fixed": "other bins", "image": "bins of each image", "pixel": "bins of each pixel"}
 
 
-def describe(store: Store | KeptImages) -> list[tuple[str, str]]:
+def describe(store: Store | ImageCache) -> list[tuple[str, str]]:
     """Lines of (name, text): what the store is, where it came from and what a sample costs.
 
     Of a store of depth also who the teacher is, what the numbers mean and how exact they are.
     """
-    return _images(store) if isinstance(store, KeptImages) else _depth(store)
+    return _images(store) if isinstance(store, ImageCache) else _depth(store)
 
 
-def _images(images: KeptImages) -> list[tuple[str, str]]:
+def _images(images: ImageCache) -> list[tuple[str, str]]:
     spec = images.spec
     height, width = spec.size_px
     each = sum(chunk_bytes([spec.rgb], images.manifest).values()) / len(images)
     pixels = 3 * height * width
     return [
-        ("kind", "kept images, decoded: each view bit for bit, for train-student `images`"),
+        ("kind", "image cache: decoded views, bit for bit, for train-student `images`"),
         ("source", _source(spec.source)),
         ("view", f"{spec.view}, {height}x{width} px"),
         ("size", f"{_whole_mb(images)} MB; an image: {each / 1e3:.1f} KB, {each / pixels:.0%} of its pixels' bytes"),
@@ -44,7 +44,7 @@ def _source(source: dict[str, Any]) -> str:
     return f"{source['name']}, {source['samples']} images, ids sha256 {source['ids_sha256'][:16]}..."
 
 
-def _whole_mb(store: Store | KeptImages) -> str:
+def _whole_mb(store: Store | ImageCache) -> str:
     return f"{sum(size for size, _ in store.manifest.values()) / 1e6:.1f}"
 
 

@@ -1,10 +1,10 @@
-"""A store of either kind, for whom it is all the same: of a teacher's depth, or of kept images."""
+"""A store of either kind, for whom either will do: depth of a teacher, or an image cache."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..images.reader import KeptImages, open_image_spec, open_images
+from ..images.reader import ImageCache, open_image_spec, open_images
 from ..read.store import Store, open_store
 from ..read.validate import HoldsImagesError, open_layout
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..read.validate import Manifest
 
 
-def open_either(path: str | Path, *, check_shards: bool | None = None) -> Store | KeptImages:
+def open_either(path: str | Path, *, check_shards: bool | None = None) -> Store | ImageCache:
     """Open a finished store of any kind: a directory, or a URL. Raises as `open_store` and `open_images` do."""
     try:
         return open_store(path, check_shards=check_shards)
@@ -24,12 +24,12 @@ def open_either(path: str | Path, *, check_shards: bool | None = None) -> Store 
         return open_images(path, check_shards=check_shards)
 
 
-def either_of(files: StoreFiles, name: str, *, check_shards: bool) -> Store | KeptImages:
+def either_of(files: StoreFiles, name: str, *, check_shards: bool) -> Store | ImageCache:
     """As `open_either`, of files that were found already."""
     try:
         return Store(files, name, check_shards=check_shards)
     except HoldsImagesError:
-        return KeptImages(files, name, check_shards=check_shards)
+        return ImageCache(files, name, check_shards=check_shards)
 
 
 def either_layout(files: StoreFiles, name: str) -> tuple[Manifest, Spec]:

@@ -16,7 +16,7 @@ from ...common.progress import Silent
 from ...errors import DamagedStoreError
 from ..format.layout import MANIFEST
 from ..format.spec import digest_of_ids
-from ..images.reader import KeptImages
+from ..images.reader import ImageCache
 from ..read.files import is_url
 from .open_any import either_of, open_either
 
@@ -91,7 +91,7 @@ def _is_plain(file: Path) -> bool:
     return stat.S_ISREG(file.lstat().st_mode)
 
 
-def _kept_wrongly(files: Anew, store: Store | KeptImages, found: list[Damage]) -> list[Damage]:
+def _kept_wrongly(files: Anew, store: Store | ImageCache, found: list[Damage]) -> list[Damage]:
     """Remove what this machine keeps of files that are sound on the server, and is not theirs; and name them."""
     damaged, shard_of = {one.file for one in found}, _shards(store)
     for name in sorted(set(files.wrong) - damaged):
@@ -106,12 +106,12 @@ def _kept_wrongly(files: Anew, store: Store | KeptImages, found: list[Damage]) -
     return found
 
 
-def _shards(store: Store | KeptImages) -> dict[str, int]:
+def _shards(store: Store | ImageCache) -> dict[str, int]:
     """Number of each file of the large arrays."""
     return {array.file(shard): shard for array in store.layout.sharded() for shard in range(store.spec.shards)}
 
 
-def _verify(store: Store | KeptImages, found: list[Damage], progress: Progress) -> list[Damage]:
+def _verify(store: Store | ImageCache, found: list[Damage], progress: Progress) -> list[Damage]:
     shard_of = _shards(store)
     with progress.task("verify", len(store.manifest), "file") as task:
         for name in store.manifest:
@@ -144,7 +144,7 @@ def _verify(store: Store | KeptImages, found: list[Damage], progress: Progress) 
     return found
 
 
-def _unreadable_rows(store: Store | KeptImages) -> list[Damage]:
+def _unreadable_rows(store: Store | ImageCache) -> list[Damage]:
     """Files of columns that do not decode; the ids have been read."""
     found = []
     for array in store.layout.rows():
@@ -156,9 +156,9 @@ def _unreadable_rows(store: Store | KeptImages) -> list[Damage]:
     return found
 
 
-def _readers(store: Store | KeptImages) -> dict[str, Callable[[int], object]]:
+def _readers(store: Store | ImageCache) -> dict[str, Callable[[int], object]]:
     """Ways to read a sample that, all together, decode each of its chunks."""
-    if isinstance(store, KeptImages):
+    if isinstance(store, ImageCache):
         return {"rgb": store.image}
     readers: dict[str, Callable[[int], object]] = {"depth": store.depth}
     if store.spec.dpm_kind != "gaussian":
@@ -170,7 +170,7 @@ def _readers(store: Store | KeptImages) -> dict[str, Callable[[int], object]]:
     return readers
 
 
-def _unreadable(store: Store | KeptImages, number: int) -> list[Damage]:
+def _unreadable(store: Store | ImageCache, number: int) -> list[Damage]:
     """What of a sample does not decode."""
     found = []
     for array, read in _readers(store).items():
@@ -181,7 +181,7 @@ def _unreadable(store: Store | KeptImages, number: int) -> list[Damage]:
     return found
 
 
-def _strangers(path: Path, store: Store | KeptImages) -> list[str]:
+def _strangers(path: Path, store: Store | ImageCache) -> list[str]:
     """Links that DVC did not make, and files that the manifest does not name."""
     known = {*store.manifest, MANIFEST}
     there = [(file, file.relative_to(path).as_posix()) for file in sorted(path.rglob("*"))]
@@ -194,7 +194,7 @@ def _strangers(path: Path, store: Store | KeptImages) -> list[str]:
     return [name for file, name in there if not belongs(file, name)]
 
 
-def _difference(store: Store | KeptImages, name: str) -> str:
+def _difference(store: Store | ImageCache, name: str) -> str:
     """What a file has that the manifest does not say; empty where they agree. Raises OSError where it is not read."""
     size, digest = store.manifest[name]
     try:
@@ -209,7 +209,7 @@ def _difference(store: Store | KeptImages, name: str) -> str:
     return "" if hasher.hexdigest() == digest else "sha256 differs from the manifest"
 
 
-def _id(store: Store | KeptImages, number: int) -> str:
+def _id(store: Store | ImageCache, number: int) -> str:
     try:
         return store.ids[number]
     except (DamagedStoreError, OSError):  # the ids are at fault too, which is told on its own
