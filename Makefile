@@ -5,7 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 # dvc runs its stages with `python`; that has to be ours. Bytecode beside the sources keeps the stages' start short.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test lint bench format clean
+.PHONY: demo test lint docs bench format clean
 
 demo: $(VENV)/.setup-done  ## render, train a teacher, cache it, train students from the store, report
 	dvc repro
@@ -20,6 +20,12 @@ lint: $(VENV)/.setup-done
 	ruff check .
 	ruff format --check .
 	mypy
+
+# Warnings (a broken link, an anchor or a name that does not exist) are errors. Nothing is fetched.
+docs: $(VENV)/.setup-done  ## the documentation site, in site/
+	python -m pipeline.cli.reference > docs/cli.md
+	zensical build --clean --strict
+	@echo "Read it with: python -m http.server -d site"
 
 format: $(VENV)/.setup-done
 	ruff check --fix .
@@ -37,7 +43,7 @@ bench: $(VENV)/.setup-done  ## side by side with peers; prints tables and writes
 	python experiments/tables.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site docs/cli.md *.egg-info
 
 $(VENV)/.setup-done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
