@@ -32,9 +32,9 @@ from pipeline.store import open_store
 from pipeline.train.augment import by_table
 from pipeline.train.dataset import Augmentation, TrainingData
 from pipeline.train.loader import Batches
-from pipeline.train.optimizer import Optimiser
+from pipeline.train.optimizer import Optimizer
 from pipeline.train.options import TrainOptions
-from pipeline.train.sampler import EpochOrder
+from pipeline.train.sampler import EpochBatchSampler
 
 FRAMES, BATCH = 16, 4
 SIZE_PX = (96, 320)
@@ -58,24 +58,24 @@ def measure(root: Path, student: str, teacher_name: str | None, threads: int, st
     teacher = None if teacher_name is None else RandomTeacher(teacher_name, maps=False)
     augmentation = Augmentation(None, 0.0, flip=True, colour=True)
     data = TrainingData(source, samples, View(), store=store, maps_px=None, augmentation=augmentation, seed=0)
-    order = EpochOrder(len(samples), BATCH, 0)
+    sampler = EpochBatchSampler(len(samples), BATCH, 0)
     torch.manual_seed(0)
     network = build_student(student, BINS).train()
-    optimiser = Optimiser(network, TrainOptions(epochs=1, batch_size=BATCH, ema=0.0), 10 * steps, CPU)
+    optimizer = Optimizer(network, TrainOptions(epochs=1, batch_size=BATCH, ema=0.0), 10 * steps, CPU)
     loss = TieKdLoss(store.bin_edges_m, sigma_m=0.5)
     times_s: list[float] = []
     begin, epoch = time.perf_counter(), 0
     while len(times_s) <= steps:
-        order.start_at(epoch, 0)
+        sampler.set_epoch(epoch)
         epoch += 1
-        for batch in Batches(data, order, 0, CPU):
+        for batch in Batches(data, sampler, 0, CPU):
             target_m = batch.target_depth_m
             if teacher is not None:
                 target_m = teacher.predict(by_table(batch.image, batch.colours), []).depth[:, None]
-            optimiser.begin()
-            optimiser.backward(loss.terms(network(by_table(batch.image, normalise(batch.colours))), target_m)["loss"])
-            optimiser.clip()
-            optimiser.move()
+            optimizer.zero_grad()
+            optimizer.backward(loss.terms(network(by_table(batch.image, normalise(batch.colours))), target_m)["loss"])
+            optimizer.clip_gradients()
+            optimizer.step()
             now = time.perf_counter()
             times_s.append(now - begin)
             begin = now

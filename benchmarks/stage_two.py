@@ -25,7 +25,7 @@ from pipeline.cache.run import cache_teacher
 from pipeline.cli.console import Console
 from pipeline.store import open_store
 from pipeline.train import trainer
-from pipeline.train.loader import Batches, a_core_is_free
+from pipeline.train.loader import Batches, has_free_core
 from pipeline.train.options import TrainOptions
 from pipeline.train.run import train_network
 
@@ -49,7 +49,7 @@ class TheOtherWay(Batches):
 
     def __iter__(self) -> Iterator[Item]:
         """Read each when it is asked for, or before."""
-        return map(self._read, self.order) if a_core_is_free() else self._in_a_thread()
+        return map(self._read, self.sampler) if has_free_core() else self._from_thread()
 
 
 def epoch_s(source: Source, store: Store, loss: str, student: str, out: Path, batches: type[Batches]) -> float:

@@ -159,13 +159,13 @@ def _train(
     validation_split: str | None,
     **flags: Any,
 ) -> None:
-    from ..common.distributed import process_number
+    from ..common.distributed import rank
     from ..sources.registry import open_source
     from ..store.images.reader import open_images
     from ..train.options import TrainOptions
     from ..train.run import Validation, train_network
 
-    first = process_number() == 0  # of several processes it alone says what all of them do
+    first = rank() == 0  # of several processes it alone says what all of them do
     source = open_source(source_name, truth, invalid or ())
     # What is learned from may be sparse; what is measured against is the source's own ground truth.
     judge = open_source(source_name, None, invalid or ()) if validation_split else None

@@ -35,17 +35,17 @@ PATIENCE = timedelta(hours=1)
 """How long the others wait while the first process validates or writes."""
 
 
-def process_count() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return int(os.environ["WORLD_SIZE"]) if _launched() else 1
 
 
-def process_number() -> int:
+def rank() -> int:
     """Number of this process, from 0. The first alone writes and prints."""
     return int(os.environ["RANK"]) if _launched() else 0
 
 
-def local_number() -> int:
+def local_rank() -> int:
     """Number of this process among those of its machine, from 0."""
     return int(os.environ["LOCAL_RANK"]) if _launched() else 0
 
@@ -61,7 +61,7 @@ def _together() -> bool:
 @contextmanager
 def together(device: torch.device) -> Iterator[None]:
     """Join the processes that `torchrun` started, for as long as the context lasts."""
-    if process_count() == 1 or dist.is_initialized():
+    if world_size() == 1 or dist.is_initialized():
         yield
         return
     from torch.distributed.rendezvous import rendezvous  # a build of torch without processes has none
@@ -167,7 +167,7 @@ def check_agreement(what: str, value: int) -> None:
         )
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Go on when every process has come here."""
     any_of(flag=False)
 
@@ -263,7 +263,7 @@ def share_norms(network: nn.Module) -> None:
 
     Raises PipelineError for another kind of batch norm, such as those of timm that have an activation inside.
     """
-    if process_count() == 1:
+    if world_size() == 1:
         return
     for parent in list(network.modules()):
         for name, norm in list(parent.named_children()):

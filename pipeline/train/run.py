@@ -74,8 +74,8 @@ def train_network(
     """
     progress = progress or Silent()
     _refuse_existing(out)
-    processes = collective.process_count()
-    place = choose_device(device, collective.local_number() if processes > 1 else None)
+    processes = collective.world_size()
+    place = choose_device(device, collective.local_rank() if processes > 1 else None)
     samples = SampleTable(source.samples(split))
     if store is not None and not options.on_truth:
         samples = _taught(samples, [one for one in (store, flips) if one is not None], progress)
@@ -86,11 +86,11 @@ def train_network(
     # From here on Ctrl-C ends a step first, and leaves a checkpoint
     with collective.together(place), stop_flag() as stopped, _the_only_run(out, progress):
         collective.check_agreement("what to train", int(recipe.digest()[:12], 16))
-        if collective.process_number() == 0:
+        if collective.rank() == 0:
             note_others(partial, out, CONFIG, recipe.as_json(), CHECKPOINT, progress)
             make_own_folder(partial)
             write_durably(partial / CONFIG, pretty_json(recipe.as_json()))
-        collective.wait_for_all()
+        collective.barrier()
         teacher = None if options.on_truth else store
         run = Training(source, samples, recipe, loss, teacher, flips, images, validation, place, partial)
         collective.check_agreement("the checkpoint to go on from", run.step)
@@ -109,7 +109,7 @@ def train_network(
             raise Interrupted(
                 f"stopped at step {run.step} of {run.total_steps}; run the same command again to go on from {partial}"
             )
-        if collective.process_number() > 0:
+        if collective.rank() > 0:
             return {}
         metrics = run.finish()
         partial.rename(out)
@@ -125,7 +125,7 @@ def _refuse_existing(out: Path) -> None:
 @contextmanager
 def _the_only_run(out: Path, progress: Progress) -> Iterator[None]:
     """Hold the lock of a run's target, where it is written. Raises PipelineError where another command has it."""
-    if collective.process_number() > 0:
+    if collective.rank() > 0:
         yield
         return
     make_folder(out.parent)

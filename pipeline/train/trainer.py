@@ -29,8 +29,8 @@ from .augment import by_table
 from .checkpoint import Checkpoint
 from .dataset import Augmentation, TrainingData, cut
 from .loader import Batches
-from .optimizer import Optimiser
-from .sampler import EpochOrder
+from .optimizer import Optimizer
+from .sampler import EpochBatchSampler
 
 if TYPE_CHECKING:
     import threading
@@ -93,13 +93,13 @@ class Training:
         self.network = student.to(device)
         self.edges_m = torch.tensor(recipe.bin_edges_m, dtype=torch.float64)
         augmentation = Augmentation(recipe.crop_px, recipe.rotate_deg, options.flip, options.colour)
-        self.order = EpochOrder(
+        self.sampler = EpochBatchSampler(
             len(samples),
             options.batch_size,
             options.seed,
-            parts=options.accumulate,
-            process=collective.process_number(),
-            processes=collective.process_count(),
+            accumulate=options.accumulate,
+            rank=collective.rank(),
+            world_size=collective.world_size(),
         )
         self.data = TrainingData(
             source,
@@ -117,9 +117,9 @@ class Training:
             assert store is not None
             self.data.maps_px = self._logits_px()
             self.weights = torch.from_numpy(weight_table(store.spec.weight_bits)).to(device)
-        self.total_steps = options.epochs * len(self.order)
+        self.total_steps = options.epochs * len(self.sampler)
         self.batch_images = min(options.batch_size, len(samples))  # a smaller split is one smaller batch
-        self.optimiser = Optimiser(self.network, options, self.total_steps, device)
+        self.optimizer = Optimizer(self.network, options, self.total_steps, device)
         self.log_every = -(-self.total_steps // MAX_LOGGED_STEPS)
         self.step = 0
         self.epoch_loss = 0.0
@@ -131,10 +131,10 @@ class Training:
     def _go_on(self, images: ImageCache | None) -> None:
         """Take up the checkpoint, if there is one. Raises PipelineError for one that does not serve."""
         try:
-            state = self.checkpoint.read(self.device, len(self.order))
+            state = self.checkpoint.read(self.device, len(self.sampler))
             if state is None:
                 return
-            self.optimiser.load_state_dict(state)
+            self.optimizer.load_state_dict(state)
             self.step, self.epoch_loss, self.seconds = state["step"], state["epoch_loss"], state["seconds"]
         except Exception as error:
             if is_out_of_memory(error):
@@ -162,7 +162,7 @@ class Training:
 
     def save(self) -> None:
         """Write the checkpoint. Raises PipelineError, and keeps the last one, where weights are no longer finite."""
-        if collective.process_number() > 0:
+        if collective.rank() > 0:
             return
         self._check_weights()
         progress = {
@@ -171,20 +171,20 @@ class Training:
             "seconds": self.seconds,
             IMAGES: self.images_sha256,
         }
-        self.checkpoint.write({**self.optimiser.state_dict(), **progress})
+        self.checkpoint.write({**self.optimizer.state_dict(), **progress})
 
     def train(self, workers: int | None, every_s: float, stopped: threading.Event, task: Task) -> bool:
         """Train to the end, or until `stopped` is set, with a checkpoint every so many seconds.
 
         Returns whether the end was reached.
         """
-        batches = Batches(self.data, self.order, workers, self.device)
+        batches = Batches(self.data, self.sampler, workers, self.device)
         waits = Waits()
         images, epochs = self.batch_images, self.options.epochs
         saved = begin = time.monotonic()
         while self.step < self.total_steps:
-            epoch, first_batch = divmod(self.step, len(self.order))
-            self.order.start_at(epoch, first_batch)
+            epoch, first_batch = divmod(self.step, len(self.sampler))
+            self.sampler.set_epoch(epoch, first_batch)
             self.network.train()
             for batch in waits.before_each("data", batches):
                 with waits.while_at("network"):
@@ -194,7 +194,7 @@ class Training:
                     self.checkpoint.steps.rows.append({"step": self.step, "epoch": epoch, **row})
                 self.step += 1
                 task.update(1, img_each=images, epoch=f"{epoch + 1}/{epochs}", loss=row["loss"], waits_for=waits)
-                if self.step % len(self.order) == 0:
+                if self.step % len(self.sampler) == 0:
                     with waits.while_at("validation"):
                         self._end_epoch(epoch)
                 now = time.monotonic()
@@ -205,7 +205,7 @@ class Training:
                         self.save()
                     saved = now
                 if stop:
-                    collective.wait_for_all()  # once one process has ended, torchrun does not let the first write on
+                    collective.barrier()  # once one process has ended, torchrun does not let the first write on
                     return False
         self.seconds += time.monotonic() - begin
         return True
@@ -216,23 +216,23 @@ class Training:
         Raises PipelineError, before any weight has moved, where the loss or its gradient is not finite.
         """
         # What a network draws, such as dropout, depends on seed and step alone, like all that is drawn here
-        key = [self.options.seed, self.step, collective.process_number()]
+        key = [self.options.seed, self.step, collective.rank()]
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-        learning_rate = self.optimiser.learning_rate
-        self.optimiser.begin()
+        learning_rate = self.optimizer.learning_rate
+        self.optimizer.zero_grad()
         parts = self.options.accumulate
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for part in cut(batch, parts):
             terms = self._terms(part)
-            self.optimiser.backward(terms["loss"] / parts)
+            self.optimizer.backward(terms["loss"] / parts)
             total = total + torch.stack([value.detach().double() for value in terms.values()])
-        *values, norm = torch.cat([total / parts, self.optimiser.clip().double()[None]]).tolist()
+        *values, norm = torch.cat([total / parts, self.optimizer.clip_gradients().double()[None]]).tolist()
         row = dict(zip(terms, values, strict=True))
         if not math.isfinite(row["loss"]):
             self._refuse(f"the loss is {row['loss']}", self.step)
-        if not self.optimiser.tolerates(norm):
+        if not self.optimizer.can_step(norm):
             self._refuse(f"the gradient's norm is {norm}", self.step)
-        self.optimiser.move()
+        self.optimizer.step()
         return {"learning_rate": learning_rate, **row}
 
     def _terms(self, part: Item) -> dict[str, Tensor]:
@@ -245,17 +245,17 @@ class Training:
             assert part.weight is not None
             assert part.tail is not None
             maps = StoredMaps(part.gap, part.weight, part.tail, len(self.edges_m) - 1, self.weights)
-        with self.optimiser.autocast():
+        with self.optimizer.autocast():
             logits = self.network(by_table(part.image, normalise(part.colours)))
         return self.loss.terms(logits, part.target_depth_m, maps)
 
     def _check_weights(self) -> None:
-        broken = self.optimiser.broken_weight()
+        broken = self.optimizer.nonfinite_weight()
         if broken is not None:
             self._refuse(f"{broken} is no longer finite", self.step - 1)
 
     def _refuse(self, what: str, step: int) -> NoReturn:
-        numbers = self.order.numbers(*divmod(step, len(self.order)))
+        numbers = self.sampler.batch_indices(*divmod(step, len(self.sampler)))
         ids = [self.data.samples[number].id for number in numbers[:MAX_NAMED]]
         more = f" and {len(numbers) - MAX_NAMED} more" if len(numbers) > MAX_NAMED else ""
         raise PipelineError(
@@ -264,10 +264,10 @@ class Training:
         )
 
     def _end_epoch(self, epoch: int) -> None:
-        row: dict[str, Any] = {"epoch": epoch, "train_loss": self.epoch_loss / len(self.order)}
+        row: dict[str, Any] = {"epoch": epoch, "train_loss": self.epoch_loss / len(self.sampler)}
         self.epoch_loss = 0.0
-        if self.validation and collective.process_number() == 0:
-            network = self.optimiser.result.eval()
+        if self.validation and collective.rank() == 0:
+            network = self.optimizer.trained_network.eval()
             source, split = self.validation
             count = self.options.validation_images
             edges_m = self.edges_m.to(self.device)
@@ -281,7 +281,7 @@ class Training:
         """Write weights, tables and metrics, and remove the checkpoint."""
         self._check_weights()
         self.checkpoint.write_tables()
-        save_weights(self.optimiser.result, self.folder / WEIGHTS)
+        save_weights(self.optimizer.trained_network, self.folder / WEIGHTS)
         images = self.total_steps * self.batch_images
         metrics = {
             "epochs": self.options.epochs,
@@ -291,7 +291,7 @@ class Training:
             "images_per_second": round(images / max(self.seconds, 1e-9), 2),
             "peak_memory_mb": round(peak_memory_bytes(self.device) / 2**20, 1),
             "device": self.device.type,
-            "processes": collective.process_count(),
+            "processes": collective.world_size(),
             "last_epoch": {name: value for name, value in self.checkpoint.epochs.rows[-1].items() if name != "epoch"},
         }
         write_durably(self.folder / METRICS, pretty_json(metrics))

@@ -15,7 +15,7 @@ from pipeline.store.images.reader import open_images
 from pipeline.train.loader import Batches
 from pipeline.train.options import TrainOptions
 from pipeline.train.run import Interrupted, train_network
-from pipeline.train.sampler import EpochOrder
+from pipeline.train.sampler import EpochBatchSampler
 
 OPTIONS = TrainOptions(student="lean", epochs=1, batch_size=2)
 
@@ -137,7 +137,7 @@ def test_too_little_memory_is_one_message_and_the_checkpoint_is_kept(train, monk
         monkeypatch.context() as patch,
         pytest.raises(ValueError, match="out of memory on cpu at step 2 of 3"),
     ):
-        patch.setattr("pipeline.train.optimizer.Optimiser.backward", fails)
+        patch.setattr("pipeline.train.optimizer.Optimizer.backward", fails)
         train()
     assert "going on from step 2 of 3" in train().said
 
@@ -155,18 +155,18 @@ def test_too_little_memory_is_one_message_and_the_checkpoint_is_kept(train, monk
     ids=["bus error", "no object", "full", "handles", "killed", "exited"],
 )
 def test_a_loader_process_that_died_is_one_message(monkeypatch, text, expected):
-    batches = Batches([], EpochOrder(4, 2, 0), 1, torch.device("cpu"))
+    batches = Batches([], EpochBatchSampler(4, 2, 0), 1, torch.device("cpu"))
 
     def fails(_):
         raise RuntimeError(text)
 
     monkeypatch.setattr(type(batches.loader), "__iter__", lambda loader: map(fails, [loader]))
-    with pytest.raises(ValueError, match=f"a loader process failed with `workers=1`: .*{expected}"):
+    with pytest.raises(ValueError, match=f"a loader worker failed with `workers=1`: .*{expected}"):
         next(iter(batches))
 
 
 def test_another_fault_of_a_loader_process_keeps_its_traceback(monkeypatch):
-    batches = Batches([], EpochOrder(4, 2, 0), 1, torch.device("cpu"))
+    batches = Batches([], EpochBatchSampler(4, 2, 0), 1, torch.device("cpu"))
 
     def fails(_):
         raise RuntimeError("a bug")

@@ -19,7 +19,7 @@ from pipeline.store import open_store
 from pipeline.store.format.sparse import decode_sparse, weight_table
 from pipeline.train.augment import Augmentation, Colour, Geometry, by_table, plain_table
 from pipeline.train.dataset import Item, TrainingData, collate
-from pipeline.train.sampler import EpochOrder
+from pipeline.train.sampler import EpochBatchSampler
 
 VIEW_PX = (24, 40)
 geometries = st.builds(
@@ -228,23 +228,23 @@ def test_upsampled_depth_is_invalid_where_it_touches_an_invalid_pixel():
 
 
 def test_the_order_depends_on_seed_and_epoch_alone_and_can_begin_anywhere():
-    order = EpochOrder(10, 3, seed=1)
-    order.start_at(2, 0)
-    whole = list(order)
-    order.start_at(2, 1)
-    assert list(order) == whole[1:]
+    sampler = EpochBatchSampler(10, 3, seed=1)
+    sampler.set_epoch(2, 0)
+    whole = list(sampler)
+    sampler.set_epoch(2, 1)
+    assert list(sampler) == whole[1:]
     assert len({number for batch in whole for _, number in batch}) == 9
-    order.start_at(3, 0)
-    assert [number for _, number in next(iter(order))] != [number for _, number in whole[0]]
+    sampler.set_epoch(3, 0)
+    assert [number for _, number in next(iter(sampler))] != [number for _, number in whole[0]]
 
 
 def test_an_epoch_is_drawn_once_however_many_batches_it_has(monkeypatch):
     drawn = []
     generator = np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or generator(seed))
-    order = EpochOrder(1000, 4, seed=1)
+    sampler = EpochBatchSampler(1000, 4, seed=1)
     for epoch in range(2):
-        order.start_at(epoch, 0)
-        assert len(list(order)) == 250
+        sampler.set_epoch(epoch, 0)
+        assert len(list(sampler)) == 250
     assert drawn == [[1, 0], [1, 1]]
-    assert order.numbers(0, 3).tolist() == generator([1, 0]).permutation(1000)[12:16].tolist()
+    assert sampler.batch_indices(0, 3).tolist() == generator([1, 0]).permutation(1000)[12:16].tolist()

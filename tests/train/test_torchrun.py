@@ -27,7 +27,7 @@ from pipeline.sources.registry import open_source
 from pipeline.store import open_store
 from pipeline.train.options import TrainOptions
 from pipeline.train.run import train_network
-from pipeline.train.sampler import EpochOrder
+from pipeline.train.sampler import EpochBatchSampler
 
 WITH_SUPPORT = os.environ | {"PYTHONPATH": str(SUPPORT)}
 TORCHRUN = [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", "2"]
@@ -217,8 +217,8 @@ def test_only_the_first_process_prints(root):
 
 
 def test_processes_share_each_part_of_each_batch():
-    whole = EpochOrder(24, 12, seed=3, parts=3)
-    shares = [EpochOrder(24, 12, seed=3, parts=3, process=process, processes=2) for process in range(2)]
+    whole = EpochBatchSampler(24, 12, seed=3, accumulate=3)
+    shares = [EpochBatchSampler(24, 12, seed=3, accumulate=3, rank=rank, world_size=2) for rank in range(2)]
     for batch, *pieces in zip(whole, *shares, strict=True):
         for part in range(3):
             mine = [piece[2 * part : 2 * part + 2] for piece in pieces]
@@ -231,18 +231,18 @@ def test_processes_share_each_part_of_each_batch():
         (
             24,
             12,
-            "`batch_size=12`: expected a multiple of 8, that is of `accumulate=4` times the number of processes, 2",
+            "`batch_size=12` must be a multiple of 8, which is `accumulate=4` times 2 processes",
         ),
         (10, 16, "`batch_size=16` is more than the 10 samples of the split"),
     ],
 )
 def test_a_batch_that_cannot_be_shared_is_told(samples, batch_size, match):
     with pytest.raises(ValueError, match=match):
-        EpochOrder(samples, batch_size, 0, parts=4, processes=2)
+        EpochBatchSampler(samples, batch_size, 0, accumulate=4, world_size=2)
 
 
 def test_a_norm_that_processes_cannot_share_is_told(monkeypatch):
-    monkeypatch.setattr(collective, "process_count", lambda: 2)
+    monkeypatch.setattr(collective, "world_size", lambda: 2)
     with pytest.raises(ValueError, match=r"this student normalises with BatchNorm1d\(3.*train it with one"):
         collective.share_norms(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm1d(3)))
 

@@ -26,7 +26,7 @@ from pipeline.networks.saved_run import load_run, normalise
 from pipeline.sources.view import View
 from pipeline.store import open_store
 from pipeline.train.config import Recipe
-from pipeline.train.optimizer import Optimiser
+from pipeline.train.optimizer import Optimizer
 from pipeline.train.options import TrainOptions
 from pipeline.train.run import Interrupted, Validation, train_network
 
@@ -107,7 +107,8 @@ def test_interrupted_training_comes_to_the_same_weights_and_losses(tmp_path, sce
 
 
 def test_float16_goes_on_with_the_scale_that_it_had(tmp_path, scenes, teacher_store, monkeypatch):
-    monkeypatch.setattr("pipeline.train.optimizer.FIRST_SCALE", 2.0**20)  # overflows, and is halved, for some steps
+    # Overflows in the first steps, and is halved each time
+    monkeypatch.setattr("pipeline.train.optimizer.INITIAL_LOSS_SCALE", 2.0**20)
     store = open_store(teacher_store)
     chosen = options(precision="float16", epochs=5)
     train_network(scenes, "train", tmp_path / "whole", chosen, store=store)
@@ -213,22 +214,22 @@ def test_parts_of_a_batch_add_up_to_the_gradient_of_the_whole():
     for parts in (1, 3):
         torch.manual_seed(0)
         network = nn.Conv2d(3, 4, 1).double()
-        optimiser = Optimiser(network, OPTIONS, 10, torch.device("cpu"))
-        optimiser.begin()
+        optimizer = Optimizer(network, OPTIONS, 10, torch.device("cpu"))
+        optimizer.zero_grad()
         for image, wanted in zip(images.chunk(parts), target.chunk(parts), strict=True):
-            with optimiser.autocast():
+            with optimizer.autocast():
                 loss = (network(image) - wanted).square().mean()
-            optimiser.backward(loss / parts)
-        norm = optimiser.clip()
+            optimizer.backward(loss / parts)
+        norm = optimizer.clip_gradients()
         found.append([norm, *(part.grad for part in network.parameters())])
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, rtol=1e-12, atol=0)
 
 
 def test_the_loss_of_a_step_is_the_mean_of_its_parts(tmp_path, scenes, teacher_store, monkeypatch):
-    given, backward = [], Optimiser.backward
+    given, backward = [], Optimizer.backward
     monkeypatch.setattr(
-        Optimiser, "backward", lambda self, loss: given.append(float(loss.detach())) or backward(self, loss)
+        Optimizer, "backward", lambda self, loss: given.append(float(loss.detach())) or backward(self, loss)
     )
     chosen = options(batch_size=6, accumulate=3)
     train_network(scenes, "train", tmp_path / "run", chosen, store=open_store(teacher_store))
@@ -253,17 +254,17 @@ def test_the_average_of_the_weights_is_what_is_validated_and_saved(tmp_path, sce
 
 def test_the_average_is_that_of_all_weights_with_a_decay_that_grows():
     network = nn.BatchNorm2d(1)
-    optimiser = Optimiser(network, options(ema=0.25, weight_decay=0.0), 10, CPU)
+    optimizer = Optimizer(network, options(ema=0.25, weight_decay=0.0), 10, CPU)
     expected = None
     for step in range(5):
-        optimiser.begin()
-        optimiser.backward(network(torch.randn(2, 1, 3, 3)).square().mean() + network.weight.sum())
-        optimiser.clip()
-        optimiser.move()
+        optimizer.zero_grad()
+        optimizer.backward(network(torch.randn(2, 1, 3, 3)).square().mean() + network.weight.sum())
+        optimizer.clip_gradients()
+        optimizer.step()
         now = torch.cat([network.weight.detach(), network.running_mean])
         decay = min(0.25, (1 + step) / (10 + step))
         expected = now if expected is None else decay * expected + (1 - decay) * now
-        average = optimiser.average.module
+        average = optimizer.average.module
         assert torch.allclose(torch.cat([average.weight, average.running_mean]), expected)
 
 
