@@ -1,18 +1,16 @@
-"""The training loader beside the released code's way: image and target decoded, augmented, batched and normalised.
+"""Compare the training loader with that of the released code: decode, augment, batch and normalize.
 
     python benchmarks/loader.py [--rounds N] [--out FILE.json]
 
-Readers take the same frames in turn, one thread, files in the page cache: the KITTI frames and predictions of
-../shared/data where they are, those with PNG images and those with JPEG images apart; else frames that the project
-renders. The peer does what DESIGN says of the released code (KB crop, rotation of the image alone, flip, random crop,
-colour, normalisation) with Pillow and numpy. Since its choice of library for a rotation is its own affair, a second one
-decodes its two files, crops them, and does no more: the least that any loader of such files can do.
+Loaders read the same frames in turn, in one thread, with files in the page cache: KITTI frames and predictions from
+../shared/data, PNG and JPEG images separately, or rendered frames without them. The peer does the steps of the released
+code (KB crop, rotation of the image, flip, random crop, color, normalization) with Pillow and numpy. A second peer only
+decodes and crops its two files, the lower bound for any loader of such files.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -24,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from common import RESULTS, markdown, median_ratio, write
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -49,14 +48,14 @@ BATCH = 4
 METRES_PER_UNIT = 80 / 65535
 CROP_PX = (352, 704)
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-SPREAD = np.array([0.229, 0.224, 0.225], np.float32)
-RELEASED = "released way: two files, Pillow"
-FLOOR = "two files decoded and cropped, no more"
-OURS, KEPT = "ours: image files, store", "ours: kept images, store"
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+RELEASED = "released code: two files, Pillow"
+FLOOR = "two files, decoded and cropped only"
+OURS, CACHED = "ours: image files, store", "ours: image cache, store"
 
 
 class Released(Dataset):
-    """Image and 16-bit PNG of metres, through Pillow and numpy; keyed by (epoch, number)."""
+    """The released code: image and 16-bit depth PNG with Pillow and numpy, keyed by (epoch, number)."""
 
     def __init__(self, pairs: list[tuple[str, str]], *, augment: bool) -> None:
         self.pairs, self.augment = pairs, augment
@@ -65,7 +64,7 @@ class Released(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(3, H, W) normalised and (1, H, W) metres, float32."""
+        """Return a normalized image (3, H, W) and depth (1, H, W) in metres, float32."""
         random = np.random.default_rng([0, *key])
         image_path, depth_path = self.pairs[key[1]]
         picture = Image.open(image_path).convert("RGB")
@@ -86,13 +85,13 @@ class Released(Dataset):
             image = image ** np.float32(random.uniform(0.9, 1.1))
             image = image * np.float32(random.uniform(0.9, 1.1)) * random.uniform(0.9, 1.1, 3).astype(np.float32)
             image = np.clip(image, 0, 1)
-        image = (image - MEAN) / SPREAD
+        image = (image - MEAN) / STD
         whole = np.ascontiguousarray(image.transpose(2, 0, 1))
         return torch.from_numpy(whole), torch.from_numpy(np.ascontiguousarray(depth_m)[None])
 
 
 class Epochs:
-    """Batches of keys (epoch, number), each epoch over all frames `times` times."""
+    """Batches of keys (epoch, number); each epoch covers all frames `times` times."""
 
     def __init__(self, count: int, times: int = 1) -> None:
         self.count, self.times, self.epoch = count, times, 0
@@ -107,35 +106,38 @@ class Epochs:
         return self.times * -(-self.count // BATCH)
 
 
-def prepare(place: Path) -> dict[str, tuple[dict[str, Dataset], float]]:
-    """Kind of image -> readers by name, and bytes a kept image takes relative to its file."""
+def prepare(folder: Path) -> dict[str, tuple[dict[str, Dataset], float]]:
+    """Return by image format the loaders, and the size of the image cache relative to the files."""
     if KITTI.is_dir():
         source = open_source(f"kitti:{KITTI}")
-        splits = {kind: str(KITTI / f"splits/{name}.txt") for kind, name in
+        splits = {image_format: str(KITTI / f"splits/{name}.txt") for image_format, name in
                   (("KITTI, PNG", "sample_test"), ("KITTI, JPEG", "sample_train"))}  # fmt: skip
         predictions = KITTI / "teacher_png16"
     else:
         from scenes.dataset import make_scenes
 
-        make_scenes(place / "scenes", count=16, size_px=(352, 1216))
-        source = open_source(f"scenes:{place / 'scenes'}")
+        make_scenes(folder / "scenes", count=16, size_px=(352, 1216))
+        source = open_source(f"scenes:{folder / 'scenes'}")
         splits = {"rendered, PNG": "all"}
-        predictions = place / "predictions"
+        predictions = folder / "predictions"
         predictions.mkdir()
         for sample in source.samples("all"):
             depth_m = np.nan_to_num(source.read_truth_m(sample), nan=80.0)
             units = np.clip(depth_m / METRES_PER_UNIT, 1, 65535).astype(np.uint16)
             Image.fromarray(units).save(predictions / f"{sample.id}.png")
-    asked = TeacherOptions(metres_per_unit=METRES_PER_UNIT)
-    teacher = open_teacher(f"predictions:{predictions}", device=torch.device("cpu"), options=asked)
+    teacher = open_teacher(
+        f"predictions:{predictions}",
+        device=torch.device("cpu"),
+        options=TeacherOptions(metres_per_unit=METRES_PER_UNIT),
+    )
     options = CacheOptions(view="kb", bins="kitti", sigma_m=0.5)
     augmentation = Augmentation(CROP_PX, rotate_deg=2.5, flip=True, colour=True)
-    found = {}
-    for number, (kind, split) in enumerate(splits.items()):
+    by_format = {}
+    for number, (image_format, split) in enumerate(splits.items()):
         samples = source.samples(split)
-        depth, kept = place / f"depth{number}.zarr", place / f"images{number}.zarr"
+        depth, cached = folder / f"depth{number}.zarr", folder / f"images{number}.zarr"
         cache_teacher(source, split, teacher, depth, options)
-        summary = cache_images(source, split, kept, view="kb")
+        summary = cache_images(source, split, cached, view="kb")
         images = [resolve_image(sample.image_path) for sample in samples]
         names = [sample.id.replace("/", "_") for sample in samples]
         depths = [str(next(predictions.glob(f"*{name}.png"))) for name in names]
@@ -154,17 +156,17 @@ def prepare(place: Path) -> dict[str, tuple[dict[str, Dataset], float]]:
             RELEASED: Released(pairs, augment=True),
             FLOOR: Released(pairs, augment=False),
             OURS: ours(),
-            KEPT: ours(images=open_images(kept)),
+            CACHED: ours(images=open_images(cached)),
         }
         file_bytes = sum(Path(image).stat().st_size for image in images)
-        found[kind] = readers, summary.bytes_in_all / file_bytes
-    return found
+        by_format[image_format] = readers, summary.bytes_in_all / file_bytes
+    return by_format
 
 
 def measure(readers: dict[str, Dataset], rounds: int, workers: int) -> dict[str, list[float]]:
-    """Samples a second and core of each reader, a figure a round, readers in turn.
+    """Return samples per second and core by loader, one figure per round.
 
-    Without workers a second is one of this process's processor time, which other work on the machine does not lengthen.
+    Without workers this is per second of processor time, which other work on the machine does not lengthen.
     """
     clock = time.perf_counter if workers else time.process_time
     loaders = {}
@@ -186,10 +188,10 @@ def measure(readers: dict[str, Dataset], rounds: int, workers: int) -> dict[str,
             epochs.epoch, count = number, 0
             begin = clock()
             for batch in loader:
-                # The released way has normalised in the loader; ours does where the network is.
-                images = by_table(batch.image, normalise(batch.colours)) if name in {OURS, KEPT} else batch[0]
+                # The released code normalizes in the loader, ours on the network's device.
+                images = by_table(batch.image, normalise(batch.colours)) if name in {OURS, CACHED} else batch[0]
                 count += len(images)
-            if number:  # the first warms caches and starts workers
+            if number:  # the first round warms up
                 rates[name].append(count / (clock() - begin) / max(workers, 1))
     return rates
 
@@ -198,40 +200,44 @@ def main() -> None:
     """Measure, print a table, and write JSON and Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/loader.json"))
+    parser.add_argument("--out", type=Path, default=RESULTS / "loader.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    with tempfile.TemporaryDirectory() as place:
-        for kind, (readers, size_ratio) in prepare(Path(place)).items():
+    with tempfile.TemporaryDirectory() as folder:
+        for image_format, (readers, size_ratio) in prepare(Path(folder)).items():
             for workers in (0, 2):
                 rates = measure(readers, arguments.rounds if workers == 0 else max(2, arguments.rounds // 3), workers)
                 for name, own in rates.items():
-                    ratio = statistics.median(a / b for a, b in zip(own, rates[RELEASED], strict=True))
                     rows.append(
                         {
-                            "images": kind,
+                            "images": image_format,
                             "workers": workers,
                             "loader": name,
                             "samples_per_s_core": round(statistics.median(own), 1),
                             "min": round(min(own), 1),
                             "max": round(max(own), 1),
-                            "of_released": round(ratio, 2),
-                            "kept_bytes_of_file": round(size_ratio, 2) if name == KEPT else None,
+                            "of_released": round(median_ratio(own, rates[RELEASED]), 2),
+                            "kept_bytes_of_file": round(size_ratio, 2) if name == CACHED else None,
                         }
                     )
-    head = "| images | loader workers | loader | samples/s and core | of the released way |\n"
-    head += "| --- | --- | --- | --- | --- |\n"
-    lines = [
-        f"| {row['images']} | {row['workers']} | {row['loader']} | {row['samples_per_s_core']:.1f} | "
-        f"{row['of_released']:.2f}x |\n"
-        for row in rows
-    ]
-    kept = {row["images"]: row["kept_bytes_of_file"] for row in rows if row["kept_bytes_of_file"]}
-    note = "; ".join(f"{kind}: {ratio:.2f}x" for kind, ratio in kept.items())
-    table = head + "".join(lines) + f"\nBytes of kept images, of the image files': {note}.\n"
+    table = markdown(
+        ["images", "loader workers", "loader", "samples/s per core", "ratio to released code"],
+        [
+            [
+                row["images"],
+                str(row["workers"]),
+                row["loader"],
+                f"{row['samples_per_s_core']:.1f}",
+                f"{row['of_released']:.2f}x",
+            ]
+            for row in rows
+        ],
+    )
+    sizes = {row["images"]: row["kept_bytes_of_file"] for row in rows if row["kept_bytes_of_file"]}
+    note = "; ".join(f"{image_format} {ratio:.2f}x" for image_format, ratio in sizes.items())
+    table += f"\nSize of the image cache relative to the image files: {note}.\n"
     print(table)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     machine = {
         "machine": platform.machine(),
         "cores": os.cpu_count(),
@@ -241,8 +247,7 @@ def main() -> None:
         "batch": BATCH,
         "crop_px": list(CROP_PX),
     }
-    arguments.out.write_text(json.dumps(machine | {"rows": rows}, indent=2) + "\n")
-    arguments.out.with_suffix(".md").write_text(table)
+    write(arguments.out, table, machine | {"rows": rows})
 
 
 if __name__ == "__main__":

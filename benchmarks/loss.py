@@ -1,27 +1,24 @@
-"""The TIE-KD loss, forward and backward, beside plain PyTorch: time, and the most memory it holds.
+"""Compare the TIE-KD loss with plain PyTorch: time and peak memory of forward and backward.
 
     python benchmarks/loss.py [--threads N] [--compile] [--out FILE.json]
     python benchmarks/loss.py --device cuda [--out FILE.json]
 
-257 bins over 1e-3 to 80 m, sigma 0.5 m, float32, for two crops of half and one of full resolution. `plain` is what one
-writes from the paper with whole tensors: differences of the Gaussian's CDF, log_softmax, kl_div, expected depth, SSIM
-by convolution. Both are called in turn, and a round's ratio is of neighbours. `--compile` puts torch.compile of `plain`
-beside them, where a C++ compiler is at hand; its compilation is not counted. `response` is the same for 1.5 SSIM + SI,
-which needs no teacher's map.
+257 bins over 1e-3 to 80 m, sigma 0.5 m, float32, for two crops of half and one of full resolution. `plain PyTorch`
+follows the paper with whole tensors: differences of the Gaussian's CDF, log_softmax, kl_div, expected depth, SSIM by
+convolution. Losses are called in turn, and ratios are per round. `--compile` adds torch.compile of the plain losses; it
+needs a C++ compiler, and compilation is not timed. `response` is 1.5 SSIM + SI, which needs no teacher map.
 
-Memory is measured in a process of its own for each loss: what it held at most (`VmHWM` of /proc/self/status, reset by
-/proc/self/clear_refs) above what it held before the logits were made, by the size of the logits. Logits and their
-gradient are in it, so 2 is the least. Linux alone tells it.
+Memory is measured in a fresh process per loss (Linux only): the peak above the memory before the logits were made, in
+sizes of the logits. It includes logits and their gradient, so 2 is the minimum.
 
-`--device cuda` measures on a GPU, with rows for both kernels of ours and for torch.compile, and with bfloat16 logits:
-`loss_gpu.py` tells how. It writes results of its own, loss_gpu.json and loss_gpu.md.
+`--device cuda` measures on a GPU, with both kernels, torch.compile and bfloat16 logits; see `loss_gpu.py`. It writes
+loss_gpu.json and loss_gpu.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import math
 import multiprocessing
 import os
@@ -37,7 +34,7 @@ from typing import TYPE_CHECKING
 import loss_gpu
 import torch
 import torch.nn.functional as F
-from students import cpu_model, memory_mb
+from common import RESULTS, cpu_model, markdown, median_ratio, memory_mb, reset_peak_memory, write
 
 from pipeline.cli.console import Console
 from pipeline.depth.bins import parse_bins
@@ -60,7 +57,7 @@ CENTERS_M = ((EDGES_M[:-1] + EDGES_M[1:]) / 2).view(1, -1, 1, 1)
 
 
 def plain_ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Mean SSIM of depth (B, 1, H, W): 11x11 Gaussian window of sigma 1.5, C1 = 0.01^2, C2 = 0.03^2."""
+    """Return the mean SSIM of depth (B, 1, H, W): 11x11 Gaussian window of sigma 1.5, C1 = 0.01^2, C2 = 0.03^2."""
     taps = torch.exp(-((torch.arange(11.0, device=x.device) - 5) ** 2) / (2 * 1.5**2))
     taps = taps / taps.sum()
     window = torch.outer(taps, taps)[None, None]
@@ -74,7 +71,7 @@ def plain_ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def plain_depth_and_kl(logits: Tensor, depth_m: Tensor) -> tuple[Tensor, Tensor]:
-    """Expected depth (B, 1, H, W), and the mean KL from the Gaussian of a depth."""
+    """Return the expected depth (B, 1, H, W), and the mean KL from the Gaussian map of `depth_m`."""
     with torch.no_grad():
         cdf = torch.erf((EDGES_M.to(depth_m.device).view(1, -1, 1, 1) - depth_m) / (SIGMA_M * math.sqrt(2)))
         teacher = cdf[:, 1:] - cdf[:, :-1]
@@ -85,13 +82,13 @@ def plain_depth_and_kl(logits: Tensor, depth_m: Tensor) -> tuple[Tensor, Tensor]
 
 
 def plain_tiekd(logits: Tensor, depth_m: Tensor) -> Tensor:
-    """10 (w KL + (1 - w) (1 - SSIM)), as the paper has it."""
+    """Return 10 (w KL + (1 - w) (1 - SSIM)), as in the paper."""
     student_m, kl = plain_depth_and_kl(logits, depth_m)
     return 10 * (WEIGHT * kl + (1 - WEIGHT) * (1 - plain_ssim(student_m, depth_m)))
 
 
 def plain_response(logits: Tensor, depth_m: Tensor) -> Tensor:
-    """1.5 (1 - SSIM) + the scale-invariant log error."""
+    """Return 1.5 (1 - SSIM) + the scale-invariant log error."""
     student_m = (F.softmax(logits, dim=1, dtype=torch.float32) * CENTERS_M.to(depth_m.device)).sum(dim=1, keepdim=True)
     log_ratio = torch.log(student_m + 1e-3) - torch.log(depth_m + 1e-3)
     si = torch.sqrt(log_ratio.var() + 0.15 * log_ratio.mean() ** 2)
@@ -100,28 +97,28 @@ def plain_response(logits: Tensor, depth_m: Tensor) -> Tensor:
 
 @cache
 def stored_maps(shape: tuple[int, ...], bits: int = 8) -> StoredMaps:
-    """The Gaussian maps of `made`'s depth as a store keeps them."""
-    _, depth_m = made(shape)
+    """Return the Gaussian maps of the depth of `make_inputs` in the format of a store."""
+    _, depth_m = make_inputs(shape)
     maps = gaussian_dpm(depth_m, EDGES_M, SIGMA_M)
-    found = [encode_sparse(one.numpy(), 0.01, bits)[0] for one in maps]
-    deepest = max(len(one.gap) for one in found)
+    encoded = [encode_sparse(dpm.numpy(), 0.01, bits)[0] for dpm in maps]
+    planes = max(len(dpm.gap) for dpm in encoded)
     gap, weight = (
-        torch.stack([F.pad(torch.from_numpy(one[part]), (0, 0, 0, 0, 0, deepest - len(one[part]))) for one in found])
+        torch.stack([F.pad(torch.from_numpy(dpm[part]), (0, 0, 0, 0, 0, planes - len(dpm[part]))) for dpm in encoded])
         for part in (0, 1)
     )
-    tail = torch.stack([torch.from_numpy(one.tail) for one in found])
+    tail = torch.stack([torch.from_numpy(dpm.tail) for dpm in encoded])
     return StoredMaps(gap, weight, tail, shape[1], torch.from_numpy(weight_table(bits)))
 
 
 def plain_stored(logits: Tensor, depth_m: Tensor) -> Tensor:
-    """`plain_tiekd` with stored maps, spread over all bins first."""
+    """Return `plain_tiekd` of stored maps, expanded to all bins first."""
     stored = stored_maps(tuple(logits.shape))
     with torch.no_grad():
         gap = stored.gap.long()
-        place = torch.where(gap > 0, gap.cumsum(dim=1) - 1, stored.bins)
+        index = torch.where(gap > 0, gap.cumsum(dim=1) - 1, stored.bins)
         count = (gap > 0).sum(dim=1, keepdim=True)
-        share = stored.table[stored.tail.long()][:, None] / (stored.bins - count)
-        teacher = share.repeat(1, stored.bins + 1, 1, 1).scatter_(1, place, stored.table[stored.weight.long()])
+        rest = stored.table[stored.tail.long()][:, None] / (stored.bins - count)
+        teacher = rest.repeat(1, stored.bins + 1, 1, 1).scatter_(1, index, stored.table[stored.weight.long()])
         teacher = teacher[:, :-1] / teacher[:, :-1].sum(dim=1, keepdim=True)
     log_student = F.log_softmax(logits, dim=1, dtype=torch.float32)
     kl = F.kl_div(log_student, teacher, reduction="none").sum(dim=1).mean()
@@ -130,13 +127,13 @@ def plain_stored(logits: Tensor, depth_m: Tensor) -> Tensor:
 
 
 def our_stored(logits: Tensor, depth_m: Tensor) -> Tensor:
-    """`tiekd` with stored maps."""
+    """Return `tiekd` of stored maps."""
     return LOSSES["tiekd, ours"](logits, depth_m, stored_maps(tuple(logits.shape)))
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "tiekd, plain PyTorch": plain_tiekd,
-    "tiekd, ours": build_loss("tiekd", parse_bins("kitti").edges(), SIGMA_M, WEIGHT),
+    "tiekd, ours": build_loss("tiekd", parse_bins("kitti").edges(), sigma_m=SIGMA_M, weight=WEIGHT),
     "stored maps, plain PyTorch": plain_stored,
     "stored maps, ours": our_stored,
     "response, plain PyTorch": plain_response,
@@ -144,8 +141,8 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def made(shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
-    """Logits, some of their mass near the depth, and a depth (B, 1, H, W) of slopes and steps within the bins."""
+def make_inputs(shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
+    """Return logits with some mass near the depth, and a depth (B, 1, H, W) of slopes and steps."""
     batch, bins, height, width = shape
     torch.manual_seed(0)
     steps = F.interpolate(torch.rand(batch, 1, 6, 12), (height, width), mode="nearest")
@@ -158,7 +155,7 @@ def made(shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
 
 
 def one_pass(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, depth_m: Tensor) -> float:
-    """Forward and backward; the loss. The gradient is left in `logits.grad`."""
+    """Run forward and backward and return the loss; the gradient is in `logits.grad`."""
     logits.grad = None
     value = loss(logits, depth_m)
     value.backward()
@@ -166,47 +163,48 @@ def one_pass(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, depth_m: 
 
 
 def times_s(names: list[str], losses: dict[str, Callable], shape: tuple[int, int, int, int]) -> dict[str, list[float]]:
-    """Seconds of each loss in each round, after one round that warms up; losses are checked to agree."""
-    logits, depth_m = made(shape)
+    """Return seconds by loss and round, after a warm-up round that checks that the losses agree."""
+    logits, depth_m = make_inputs(shape)
     logits.requires_grad_()
-    found: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
     values, gradients = {}, {}
     for name in names:
         values[name] = one_pass(losses[name], logits, depth_m)
         gradients[name] = logits.grad
     for name in names[1:]:
-        apart = float((gradients[name] - gradients[names[0]]).norm() / gradients[names[0]].norm())
-        # SSIM in float32, as one writes it, is itself right to some percent only.
+        difference = float((gradients[name] - gradients[names[0]]).norm() / gradients[names[0]].norm())
+        # Plain SSIM in float32 is itself off by some percent.
         assert math.isclose(values[name], values[names[0]], rel_tol=0.02), values
-        assert apart < 0.2, f"{name}: the gradient is {apart:.2%} from that of {names[0]}"
+        assert difference < 0.2, f"{name}: the gradient differs from that of {names[0]} by {difference:.2%}"
     gradients.clear()
     for _ in range(ROUNDS):
         for name in names:
             begin = time.perf_counter()
             one_pass(losses[name], logits, depth_m)
-            found[name].append(time.perf_counter() - begin)
-    return found
+            times[name].append(time.perf_counter() - begin)
+    return times
 
 
 def peak_ratio(name: str, shape: tuple[int, int, int, int], threads: int) -> float | None:
-    """Peak memory by the size of the logits; to be called in a fresh process."""
+    """Return the peak memory in sizes of the logits; call it in a fresh process."""
     torch.set_num_threads(threads)
-    one_pass(LOSSES[name], *(part.requires_grad_(index == 0) for index, part in enumerate(made((1, 257, 32, 32)))))
+    one_pass(
+        LOSSES[name], *(part.requires_grad_(index == 0) for index, part in enumerate(make_inputs((1, 257, 32, 32))))
+    )
     if not Path("/proc/self/clear_refs").exists():
         return None
-    logits, depth_m = made(shape)
+    logits, depth_m = make_inputs(shape)
     logits.requires_grad_()
     if "stored" in name:
         stored_maps(shape)
-    ctypes.CDLL(None).malloc_trim(0)  # what making them has freed is not to be had again for nothing
-    before_mb = memory_mb("VmRSS") - logits.numel() * 4 / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making them
+    ctypes.CDLL(None).malloc_trim(0)  # memory freed above must not serve the loss for free
+    before_mb = reset_peak_memory() - logits.numel() * 4 / 2**20
     one_pass(LOSSES[name], logits, depth_m)
     return round((memory_mb("VmHWM") - before_mb) * 2**20 / (logits.numel() * 4), 3)
 
 
 def measure(shape: tuple[int, int, int, int], threads: int, *, compiled: bool) -> list[dict]:
-    """A row for each loss at a shape."""
+    """Return a row for each loss at a shape."""
     rows = []
     losses = dict(LOSSES)
     if compiled:
@@ -224,14 +222,13 @@ def measure(shape: tuple[int, int, int, int], threads: int, *, compiled: bool) -
             if name in LOSSES:
                 with ProcessPoolExecutor(1, mp_context=context) as pool:
                     memory = pool.submit(peak_ratio, name, shape, threads).result()
-            faster = [plain / own for plain, own in zip(times[names[0]], times[name], strict=True)]
             rows.append(
                 {
                     "logits": "x".join(map(str, shape)),
                     "loss": name,
                     "median_ms": round(1e3 * statistics.median(times[name]), 1),
                     "min_ms": round(1e3 * min(times[name]), 1),
-                    "faster_than_plain": round(statistics.median(faster), 2),
+                    "faster_than_plain": round(median_ratio(times[names[0]], times[name]), 2),
                     "peak_by_logits": memory,
                 }
             )
@@ -239,13 +236,13 @@ def measure(shape: tuple[int, int, int, int], threads: int, *, compiled: bool) -
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown."""
-    lines = ["| logits | loss | ms | faster | peak memory, by the logits |", "| --- | --- | --- | --- | --- |"]
+    """Return the Markdown table."""
+    body = []
     for row in rows:
         peak = "-" if row["peak_by_logits"] is None else f"{row['peak_by_logits']:.2f}x"
-        faster = f"{row['faster_than_plain']:.1f}x"
-        lines.append(f"| {row['logits']} | {row['loss']} | {row['median_ms']:.0f} | {faster} | {peak} |")
-    return "\n".join(lines) + "\n"
+        speedup = f"{row['faster_than_plain']:.1f}x"
+        body.append([row["logits"], row["loss"], f"{row['median_ms']:.0f}", speedup, peak])
+    return markdown(["logits", "loss", "ms", "speedup", "peak memory / logits"], body)
 
 
 def main() -> None:
@@ -259,8 +256,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     on_gpu = arguments.device != "cpu"
     if on_gpu and not torch.cuda.is_available():
-        parser.error(f"--device {arguments.device}: no GPU that torch {torch.__version__} can use; expected cpu here")
-    out = arguments.out or Path("benchmarks/results/loss_gpu.json" if on_gpu else "benchmarks/results/loss.json")
+        parser.error(f"--device {arguments.device}: torch {torch.__version__} finds no GPU; use --device cpu")
+    out = arguments.out or RESULTS / ("loss_gpu.json" if on_gpu else "loss.json")
     machine = {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
@@ -276,8 +273,8 @@ def main() -> None:
             "response": plain_response,
             "depth and KL": lambda logits, depth_m: sum(part.mean() for part in plain_depth_and_kl(logits, depth_m)),
         }
-        rows, known = loss_gpu.run(torch.device(arguments.device), plain, made, SIGMA_M)
-        machine, rounds, text = {**known, **machine}, loss_gpu.ROUNDS, loss_gpu.table(rows)
+        rows, gpu = loss_gpu.run(torch.device(arguments.device), plain, make_inputs, SIGMA_M)
+        machine, rounds, text = {**gpu, **machine}, loss_gpu.ROUNDS, loss_gpu.table(rows)
     else:
         rows = []
         with Console().task("losses", len(SHAPES), "shape") as task:
@@ -287,9 +284,7 @@ def main() -> None:
         rounds, text = ROUNDS, table(rows)
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     print(f"median of {rounds} rounds, losses in turn\n\n{text}", end="")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"machine": machine, "rounds": rounds, "rows": rows}, indent=2) + "\n")
-    out.with_suffix(".md").write_text(text)
+    write(out, text, {"machine": machine, "rounds": rounds, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""A training step from the store beside one with the teacher in the loop (online distillation).
+"""Compare a training step from the store with a step that runs the teacher (online distillation).
 
-    python benchmarks/online.py [--student NAME] [--teachers NAME ...] [--threads N] [--steps N]
+    python benchmarks/online.py [--student NAME] [--teachers NAME ...] [--threads N] [--steps N] [--out FILE.json]
 
-Student, loss and batch are the same: online, the teacher answers for each batch, without gradients, and its depth is
-the target; offline, the same depth comes from a store, and nothing of the teacher is in memory. Each is measured
-in a process of its own; steps are timed after one that warms up. Memory is the most that the process held above what
-it held before networks and data were there; Linux alone tells it. Teachers are networks of ours with random weights.
+Student, loss and batch are the same. Online, the teacher predicts the target depth of each batch, without gradients.
+Offline, the depth comes from a store and no teacher is in memory. Each row runs in a fresh process and is timed after
+one warm-up step. Memory is the peak above the memory before networks and data were loaded (Linux only). Teachers have
+random weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,17 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from overheads import BINS, RandomTeacher, machine, render, write
+from common import (
+    BINS,
+    RESULTS,
+    RandomTeacher,
+    machine,
+    markdown,
+    memory_mb,
+    render,
+    reset_peak_memory,
+    write,
+)
 
 from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
@@ -42,17 +52,10 @@ TEACHERS = ("resnet18-lean", "mobilenetv2", "resnet50")
 CPU = torch.device("cpu")
 
 
-def memory_mb(key: str) -> float:
-    """What the process holds now (`VmRSS`) or held at most (`VmHWM`)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
-
-
 def measure(root: Path, student: str, teacher_name: str | None, threads: int, steps: int) -> dict:
-    """Times of steps, and memory; to be called in a fresh process."""
+    """Return time and memory of training steps; call it in a fresh process."""
     torch.set_num_threads(threads)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
-    before_mb = memory_mb("VmRSS")
+    before_mb = reset_peak_memory()
     source, store = open_source(f"scenes:{root / 'scenes'}"), open_store(root / "store.zarr")
     samples = source.samples("all")
     teacher = None if teacher_name is None else RandomTeacher(teacher_name, maps=False)
@@ -89,6 +92,7 @@ def main() -> None:
     parser.add_argument("--teachers", nargs="+", default=list(TEACHERS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULTS / "online.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -96,24 +100,27 @@ def main() -> None:
         source = render(root / "scenes", FRAMES, SIZE_PX)
         options = CacheOptions(bins="linear:64:0.001:80", sigma_m=0.5, batch_size=BATCH)
         cache_teacher(source, "all", RandomTeacher("lean", maps=False), root / "store.zarr", options)
-        found = {}
+        results = {}
         for teacher in (None, *arguments.teachers):
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-                # The store's step is short: more of them, for a steadier median
+                # Steps from the store are short; more of them give a steadier median.
                 steps = arguments.steps * (1 if teacher else 4)
-                work = (root, arguments.student, teacher, arguments.threads, steps)
-                found[teacher] = pool.submit(measure, *work).result()
-    base = found[None]
-    rows, data = [], []
-    for teacher, one in found.items():
+                job = pool.submit(measure, root, arguments.student, teacher, arguments.threads, steps)
+                results[teacher] = job.result()
+    base = results[None]
+    cells, rows = [], []
+    for teacher, result in results.items():
         with torch.device("meta"):
             parameters = sum(part.numel() for part in build_student(teacher, BINS).parameters()) if teacher else None
-        slower, larger = one["ms"] / base["ms"], one["memory_mb"] / base["memory_mb"]
-        data.append({"teacher": teacher, "parameters": parameters, **one, "time_ratio": slower, "memory_ratio": larger})
-        told = f"online: `{teacher}`, {parameters / 1e6:.1f} M parameters" if teacher else "offline: the store"
-        rows.append([told, f"{one['ms']:.1f}", f"{slower:.2f}x", f"{one['memory_mb']:.0f}", f"{larger:.2f}x"])
-    about = {**machine(arguments.threads), "student": arguments.student, "size_px": SIZE_PX, "batch": BATCH}
-    write("online", about, ["targets from", "ms an image", "of offline", "MB at most", "of offline"], rows, data)
+        slower, larger = result["ms"] / base["ms"], result["memory_mb"] / base["memory_mb"]
+        row = {"teacher": teacher, "parameters": parameters, **result}
+        rows.append(row | {"time_ratio": slower, "memory_ratio": larger})
+        label = f"online: `{teacher}`, {parameters / 1e6:.1f} M parameters" if teacher else "offline: the store"
+        cells.append([label, f"{result['ms']:.1f}", f"{slower:.2f}x", f"{result['memory_mb']:.0f}", f"{larger:.2f}x"])
+    facts = {**machine(arguments.threads), "student": arguments.student, "size_px": SIZE_PX, "batch": BATCH}
+    table = markdown(["targets from", "ms per image", "ratio", "peak MB", "ratio"], cells)
+    print(facts, "", table, sep="\n")
+    write(arguments.out, table, {**facts, "rows": rows})
 
 
 if __name__ == "__main__":

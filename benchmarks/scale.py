@@ -1,11 +1,11 @@
-"""Ten million images on paper, and what of it can be run: the planner, opening, look-up and resumption at each size.
+"""Estimate and simulate stores of up to ten million images: planning, opening, look-up by id, and resuming.
 
     python benchmarks/scale.py [--largest 10000000] [--out FILE.json]
 
-A store is simulated by everything that grows with the number of samples and is not a map: its metadata, manifest, ids,
-journal, and shard files of the right length without content. Each measurement runs in a process of its own, which says
-how much memory it took. The plan's formulas are below; its inputs are bytes a sample and milliseconds that
-docs/benchmarks.md has, and list prices that docs/scale.md cites. Writes scale.json and scale.md beside it.
+A simulated store has everything that grows with the number of samples except maps: metadata, manifest, ids, journal,
+and empty shard files of the right length. Each measurement runs in a fresh process, which reports its memory. The
+plan's inputs are bytes and milliseconds per sample from docs/benchmarks.md and list prices cited in docs/scale.md.
+Writes FILE.json and FILE.md.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from common import RESULTS, markdown, memory_mb, reset_peak_memory, write
 
 from pipeline.common.fileio import pretty_json, sha256_bytes
 from pipeline.sources.base import Sample
@@ -40,17 +41,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
-IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a disk takes minutes to make the files
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - on a disk the files take minutes
 NATIVE_PX, FULL_PX = (192, 640), (352, 1216)
 BINS = 64
 GPUS, GPUS_PER_NODE, WORKERS_PER_GPU = 64, 8, 8
 MS_PER_IMAGE = (50, 200)
 NETWORK_BYTES_PER_S = 1.25e9
-"""Of the one machine that uploads: 10 Gbit/s."""
+"""10 Gbit/s, of the one machine that uploads."""
 HASH_MS_PER_MB = 0.7
 DECODE_MS = 1.42
 PART_BYTES = 8 * 2**20
-"""The AWS command line sends and fetches larger objects in parts of this size, each of them a request."""
+"""The AWS command line transfers larger objects in parts of this size, one request each."""
 S3_GETS_PER_S, S3_PUTS_PER_S = 5500, 3500
 USD_PER_PUT, USD_PER_GET = 0.005 / 1000, 0.0004 / 1000
 USD_PER_GB_MONTH = ((50e3, 0.023), (450e3, 0.022), (math.inf, 0.021))
@@ -58,7 +59,7 @@ USD_PER_GB_OUT = ((0.1e3, 0.0), (9.9e3, 0.09), (40e3, 0.085), (100e3, 0.07), (ma
 
 
 def tiered(gigabytes: float, prices: tuple[tuple[float, float], ...]) -> float:
-    """US dollars for an amount whose first part costs another price than its next."""
+    """Return the US dollars for an amount with tiered prices."""
     total = 0.0
     for width, price in prices:
         total += min(gigabytes, width) * price
@@ -67,7 +68,7 @@ def tiered(gigabytes: float, prices: tuple[tuple[float, float], ...]) -> float:
 
 
 def spec_of(kind: str, samples: int) -> StoreSpec:
-    """Settings of a simulated store."""
+    """Return the spec of a simulated store."""
     return StoreSpec(
         teacher={"kind": "python", "name": "simulated"},
         depth_space="metric_m",
@@ -85,12 +86,12 @@ def spec_of(kind: str, samples: int) -> StoreSpec:
 
 
 def id_of(number: int) -> str:
-    """An id of 31 characters."""
+    """Return an id of 31 characters."""
     return f"drive_{number // 1000:05d}/image_02/{number:010d}"
 
 
 def make_store(root: Path, spec: StoreSpec) -> int:
-    """Write manifest, metadata and ids of a store without shards. Returns the manifest's bytes."""
+    """Write manifest, metadata and ids of a store without shards; return the size of the manifest in bytes."""
     layout = StoreLayout(spec, NATIVE_PX, len(id_of(0)))
     manifest = dict.fromkeys(layout.files(), (10**4, "0" * 64))
     small = {path: pretty_json(node) for path, node in layout.metadata().items()}
@@ -98,7 +99,7 @@ def make_store(root: Path, spec: StoreSpec) -> int:
     ids = next(array for array in layout.rows() if array.path == "sample/id")
     for number in range(ids.files):
         first = number * ids.chunk[0]
-        rows = "".join([id_of(one) for one in range(first, min(first + ids.chunk[0], spec.samples))])
+        rows = "".join([id_of(row) for row in range(first, min(first + ids.chunk[0], spec.samples))])
         part = np.zeros(ids.chunk, np.uint8).reshape(-1)
         part[: len(rows)] = np.frombuffer(rows.encode(), np.uint8)
         small[ids.file(number)] = encode_chunk(part.reshape(ids.chunk))
@@ -112,8 +113,8 @@ def make_store(root: Path, spec: StoreSpec) -> int:
 
 
 def make_staging(target: Path, spec: StoreSpec) -> tuple[int, float]:
-    """Write what a run leaves that is killed at its end. Returns the journal's bytes, and the seconds they took."""
-    staging = StoreWriter(target, spec, [""] * spec.samples).staging
+    """Write the staging folder of a run killed at its end; return the bytes of the journal and its write time."""
+    staging = StoreWriter(target, spec, ["x"] * spec.samples).staging
     arrays = StoreLayout(spec, NATIVE_PX, len(id_of(0))).sharded()
     random, seconds = np.random.default_rng(0), 0.0
     columns = ["max_rel_error", "clipped_share", "invalid_share"]
@@ -139,57 +140,54 @@ def make_staging(target: Path, spec: StoreSpec) -> tuple[int, float]:
     return (staging / "journal").stat().st_size, seconds
 
 
-# --- in a process of its own ---------------------------------------------------------------------------------------
-
-
-def grown_mb(since: float = 0.0) -> float:
-    """Most memory that this process had since the last call with `since` 0, which is told how much it has."""
-    if not since:
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak; what getrusage tells outlives exec
-    (line,) = [one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM")]
-    return int(line.split()[1]) / 1024 - since
+# --- in a fresh process --------------------------------------------------------------------------------------------
 
 
 def timed_open(path: str) -> dict[str, float]:
-    """Seconds and memory of opening a store, and of the first look-up by id."""
-    before, begin = grown_mb(), time.perf_counter()
+    """Return seconds and memory for opening a store, and for the first look-up by id."""
+    before_mb, begin = reset_peak_memory(), time.perf_counter()
     store = open_store(path)
-    opened, opened_mb, begin = time.perf_counter() - begin, grown_mb(before), time.perf_counter()
+    opened, opened_mb, begin = time.perf_counter() - begin, memory_mb("VmHWM") - before_mb, time.perf_counter()
     assert store.index_of(id_of(len(store) - 1)) == len(store) - 1
     looked_up = time.perf_counter() - begin
-    return {"open_s": opened, "open_mb": opened_mb, "look_up_s": looked_up, "look_up_mb": grown_mb(before)}
+    return {
+        "open_s": opened,
+        "open_mb": opened_mb,
+        "look_up_s": looked_up,
+        "look_up_mb": memory_mb("VmHWM") - before_mb,
+    }
 
 
 def timed_resume(target: str, kind: str, samples: str) -> dict[str, float]:
-    """Seconds and memory of going on where a run was killed, without the source's own list."""
-    spec, ids = spec_of(kind, int(samples)), [""] * int(samples)
-    before, begin = grown_mb(), time.perf_counter()
+    """Return seconds and memory for resuming a killed run, without the source's list of samples."""
+    spec, ids = spec_of(kind, int(samples)), ["x"] * int(samples)
+    before_mb, begin = reset_peak_memory(), time.perf_counter()
     with StoreWriter(Path(target), spec, ids) as writer:
         seconds = time.perf_counter() - begin
         assert len(writer.finished) == spec.shards
-    return {"resume_s": seconds, "resume_mb": grown_mb(before)}
+    return {"resume_s": seconds, "resume_mb": memory_mb("VmHWM") - before_mb}
 
 
 def sample_list(count: str) -> dict[str, float]:
-    """Bytes a row of a split takes, as a list and as a table, in the process that has it and in a worker it forks."""
+    """Return bytes per row of a split as a list and as a table, in its process and in a forked worker."""
     begin = private_bytes()
     ids = [id_of(number) for number in range(int(count))]
     rows = [Sample(name, f"/data/kitti/input/{name}.png", f"/data/kitti/gt_depth/{name}.png", 721.5) for name in ids]
-    found = {"list_bytes": (private_bytes() - begin) / len(rows), "list_worker_bytes": copied_by_touch(rows)}
+    result = {"list_bytes": (private_bytes() - begin) / len(rows), "list_worker_bytes": copied_by_touch(rows)}
     begin = private_bytes()
     table = SampleTable(rows)
-    taken = (private_bytes() - begin) / len(rows)
-    return {**found, "table_bytes": taken, "table_worker_bytes": copied_by_touch(table)}
+    table_bytes = (private_bytes() - begin) / len(rows)
+    return {**result, "table_bytes": table_bytes, "table_worker_bytes": copied_by_touch(table)}
 
 
 def private_bytes() -> int:
-    """What this process has for itself alone."""
+    """Return the private memory of this process."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
 def copied_by_touch(rows: Sequence[Sample]) -> float:
-    """Bytes a row that a forked process copies when it looks at each."""
+    """Return the bytes per row that a forked process copies when it reads each row."""
     reader, writer = os.pipe()
     if not os.fork():
         begin = private_bytes()
@@ -204,34 +202,34 @@ def copied_by_touch(rows: Sequence[Sample]) -> float:
 PARTS = {"open": timed_open, "resume": timed_resume, "list": sample_list}
 
 
-def apart(*arguments: object) -> dict[str, float]:
+def in_fresh_process(*arguments: object) -> dict[str, float]:
     """Run one of PARTS in a fresh process."""
     command = [sys.executable, __file__, "--part", *map(str, arguments)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ourselves
-    return json.loads(done.stdout)
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ourselves
+    return json.loads(result.stdout)
 
 
 def simulate(kind: str, samples: int) -> dict[str, Any]:
-    """One row of the first table."""
+    """Return one row of the first table."""
     begin = time.perf_counter()
     spec = spec_of(kind, samples)
     files = sum(1 for _ in StoreLayout(spec, NATIVE_PX, len(id_of(0))).files())
     row: dict[str, Any] = {"maps": kind, "samples": samples, "samples_per_shard": spec.samples_per_shard}
     row |= {"files": files, "plan_s": time.perf_counter() - begin}
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as place:
-        row["manifest_bytes"] = make_store(Path(place) / "s.zarr", spec)
-        row |= apart("open", Path(place) / "s.zarr")
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as place:
-        row["journal_bytes"], row["journal_s"] = make_staging(Path(place) / "s.zarr", spec)
-        row |= apart("resume", Path(place) / "s.zarr", kind, samples)
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        row["manifest_bytes"] = make_store(Path(folder) / "s.zarr", spec)
+        row |= in_fresh_process("open", Path(folder) / "s.zarr")
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        row["journal_bytes"], row["journal_s"] = make_staging(Path(folder) / "s.zarr", spec)
+        row |= in_fresh_process("resume", Path(folder) / "s.zarr", kind, samples)
     return row
 
 
-# --- on paper ------------------------------------------------------------------------------------------------------
+# --- estimates -----------------------------------------------------------------------------------------------------
 
 
 def plan(name: str, kind: str, size_px: tuple[int, int], samples: int) -> dict[str, Any]:
-    """Bytes, files, requests, hours and dollars of one store."""
+    """Return bytes, files, requests, hours and dollars of one store."""
     upsampled, native, *_ = reference_costs(5e-4, kind, BINS)
     each = (native if size_px == NATIVE_PX else upsampled).bytes(1, size_px)
     spec = spec_of(kind, samples)
@@ -260,20 +258,15 @@ def plan(name: str, kind: str, size_px: tuple[int, int], samples: int) -> dict[s
 
 
 def amount(number: float, unit: str = "B") -> str:
-    """A number with a prefix, three digits."""
+    """Format a number with three digits and a prefix."""
     for power, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k" if not unit else "K")):
         if number >= power:
             return f"{number / power:.3g} {prefix}{unit}".strip()
     return f"{number:.3g} {unit}".strip()
 
 
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A table."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
-
-
 def measured_cells(row: dict[str, Any]) -> list[str]:
-    """One line of the first table."""
+    """Return the cells of one row of the first table."""
     return [
         row["maps"],
         f"{row['samples']:,}",
@@ -288,64 +281,65 @@ def measured_cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def tables(found: dict[str, Any]) -> dict[str, str]:
-    """Name -> Markdown, of what was measured and what follows from it."""
-    head = ["maps", "samples", "a shard", "files", "manifest", "planned", "opened", "first look-up by id"]
-    measured = markdown([*head, "journal", "resumed"], [measured_cells(row) for row in found["simulated"]])
-    plans = found["plans"]
+def tables(results: dict[str, Any]) -> dict[str, str]:
+    """Return Markdown tables by name."""
+    head = ["maps", "samples", "samples per shard", "files", "manifest", "plan", "open", "first look-up by id"]
+    measured = markdown([*head, "journal", "resume"], [measured_cells(row) for row in results["simulated"]])
+    plans = results["plans"]
 
     def line(name: str, cell: Callable[[dict[str, Any]], str]) -> list[str]:
-        return [name, *(cell(one) for one in plans)]
+        return [name, *(cell(store) for store in plans)]
 
     paper = markdown(
-        ["", *(one["store"] for one in plans)],
+        ["", *(store["store"] for store in plans)],
         [
-            line("a sample; all", lambda one: f"{amount(one['bytes_per_sample'])}; {amount(one['bytes'])}"),
-            line("files; a shard of all arrays", lambda one: f"{one['files']:,}; {amount(one['shard_bytes'])}"),
+            line("per sample; total", lambda store: f"{amount(store['bytes_per_sample'])}; {amount(store['bytes'])}"),
+            line("files; shard of all arrays", lambda store: f"{store['files']:,}; {amount(store['shard_bytes'])}"),
             line(
-                "to disk while the teacher runs, a second",
-                lambda one: " to ".join(amount(rate) for rate in reversed(one["write_bytes_per_s"])),
+                "write rate while the teacher runs, per second",
+                lambda store: " to ".join(amount(rate) for rate in reversed(store["write_bytes_per_s"])),
             ),
-            line("last check before the store gets its name, one core", lambda one: f"{one['finish_h']:.2f} h"),
-            line("upload at 10 Gbit/s", lambda one: f"{one['upload_h']:.2f} h"),
-            line("PUT", lambda one: f"{one['puts']:,}; ${one['usd_puts']:.2f}"),
-            line("a month of storage", lambda one: f"${one['usd_month']:,.0f}"),
+            line("final check, one core", lambda store: f"{store['finish_h']:.2f} h"),
+            line("upload at 10 Gbit/s", lambda store: f"{store['upload_h']:.2f} h"),
+            line("PUT", lambda store: f"{store['puts']:,}; ${store['usd_puts']:.2f}"),
+            line("storage per month", lambda store: f"${store['usd_month']:,.0f}"),
             line(
-                "GET of a first epoch", lambda one: f"{one['gets_first_epoch']:,}; ${one['usd_gets_first_epoch']:.2f}"
+                "GET in the first epoch",
+                lambda store: f"{store['gets_first_epoch']:,}; ${store['usd_gets_first_epoch']:.2f}",
             ),
-            line("5,500 GET a second are", lambda one: f"{one['samples_per_s_and_gpu']:.0f} samples a second and GPU"),
-            line("one copy out to the Internet", lambda one: f"${one['usd_out']:,.0f}"),
+            line("samples per second and GPU at 5,500 GET/s", lambda store: f"{store['samples_per_s_and_gpu']:.0f}"),
+            line("one download over the Internet", lambda store: f"${store['usd_out']:,.0f}"),
         ],
     )
-    count, rows = found["largest"], found["list"]
+    count, rows = results["largest"], results["list"]
     each = {name: rows[f"{name}_bytes"] for name in ("list", "table", "table_worker")}
     listed, process, worker = (each[name] * count for name in each)
-    last = found["simulated"][-1]
+    last = results["simulated"][-1]
     peak = last["look_up_mb"] - last["open_mb"]
     memory = markdown(
-        ["memory", "a sample", f"{count:,} samples", "who has it"],
+        ["memory", "per sample", f"{count:,} samples", "process"],
         [
             [
-                "rows of the split, as they are read",
+                "rows of the split, while reading",
                 f"{each['list']:.0f} B",
                 amount(listed),
-                "each GPU's process, once",
+                "each GPU's process, briefly",
             ],
-            ["rows of the split, as they stay", f"{each['table']:.0f} B", amount(process), "each GPU's process"],
-            ["copied of them", f"{each['table_worker']:.1f} B", amount(worker), "each loader worker"],
+            ["rows of the split, afterwards", f"{each['table']:.0f} B", amount(process), "each GPU's process"],
+            ["copied rows", f"{each['table_worker']:.1f} B", amount(worker), "each loader worker"],
             ["manifest", "", f"{last['open_mb']:.0f} MB", "each GPU's process"],
-            ["table of ids", "20 B", f"{amount(20 * count)}, {peak:.0f} MB once", "each GPU's process"],
+            ["table of ids", "20 B", f"{amount(20 * count)}, {peak:.0f} MB briefly", "each GPU's process"],
             ["sha256 of the images", "32 B", amount(32 * count), "each GPU's process"],
-            ["journal's rows", "", f"{last['resume_mb']:.0f} MB", "the writer"],
+            ["rows of the journal", "", f"{last['resume_mb']:.0f} MB", "the writer"],
         ],
     )
     node = GPUS_PER_NODE * (process + WORKERS_PER_GPU * worker)
     slow, fast = MS_PER_IMAGE[::-1]
     note = (
-        f"Teacher: {count * fast / 3.6e6:.0f} to {count * slow / 3.6e6:.0f} GPU hours at {fast} to {slow} ms an image, "
-        f"{count * fast / 3.6e6 / GPUS:.1f} to {count * slow / 3.6e6 / GPUS:.1f} h on {GPUS} GPUs. `store verify` of "
-        f"gaussian maps: {count * DECODE_MS / 3.6e6:.1f} h at {DECODE_MS} ms a sample. Rows of the split on a machine "
-        f"of {GPUS_PER_NODE} GPUs with {WORKERS_PER_GPU} loader workers each: {amount(node)}."
+        f"Teacher: {count * fast / 3.6e6:.0f} to {count * slow / 3.6e6:.0f} GPU hours at {fast} to {slow} ms per "
+        f"image, {count * fast / 3.6e6 / GPUS:.1f} to {count * slow / 3.6e6 / GPUS:.1f} h on {GPUS} GPUs. `store "
+        f"verify` of gaussian maps: {count * DECODE_MS / 3.6e6:.1f} h at {DECODE_MS} ms per sample. Rows of the split "
+        f"on a machine with {GPUS_PER_NODE} GPUs and {WORKERS_PER_GPU} loader workers per GPU: {amount(node)}."
     )
     return {"scale": measured, "scale:plan": paper, "scale:memory": memory, "scale:hours": note}
 
@@ -354,7 +348,7 @@ def main() -> None:
     """Measure, print the tables, and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--largest", type=int, default=SIZES[-1])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/scale.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "scale.json")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
@@ -362,23 +356,21 @@ def main() -> None:
         print(json.dumps(PARTS[name](*rest)))
         return
     sizes = sorted({size for size in SIZES if size < arguments.largest} | {arguments.largest})
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "machine": f"{os.cpu_count()} {platform.machine()} cores",
         "date": date.today().isoformat(),  # noqa: DTZ011 - the machine's
         "largest": arguments.largest,
         "simulated": [simulate(kind, size) for kind in ("gaussian", "sparse") for size in sizes],
-        "list": apart("list", 200_000),
+        "list": in_fresh_process("list", 200_000),
         "plans": [
             plan(f"gaussian, {NATIVE_PX[0]}x{NATIVE_PX[1]}", "gaussian", NATIVE_PX, arguments.largest),
             plan(f"gaussian, {FULL_PX[0]}x{FULL_PX[1]}", "gaussian", FULL_PX, arguments.largest),
             plan(f"sparse, {BINS} bins, {NATIVE_PX[0]}x{NATIVE_PX[1]}", "sparse", NATIVE_PX, arguments.largest),
         ],
     }
-    text = "\n\n".join(f"<!-- {name} -->\n{table}" for name, table in tables(found).items())
+    text = "\n\n".join(f"<!-- {name} -->\n{table.strip()}" for name, table in tables(results).items())
     print(text)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(found, indent=2) + "\n")
-    arguments.out.with_suffix(".md").write_text(text + "\n")
+    write(arguments.out, text + "\n", results)
 
 
 if __name__ == "__main__":

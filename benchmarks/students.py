@@ -1,16 +1,14 @@
-"""What each student costs: parameters, multiplications, time and memory for one image on a CPU.
+"""Measure each student's parameters, multiplications, time and memory for one image on a CPU.
 
     python benchmarks/students.py [--students NAME ...] [--threads N] [--out FILE.json]
 
-Each student is measured in a process of its own, in the demo's setting (64 bins, 128x416) and the paper's (257 bins,
-352x1216), with one image, without flip average, and with random weights, on which time does not depend. `network` is
-from a normalised image to logits; `depth` adds normalisation, softmax, expectation and upsampling to the image's size,
-as `evaluate-student` does. Times are the median of up to 20 calls, or of as many as 5 seconds allow but at least 3,
-after one that warms up; where that one takes over a minute, there is no time. `cpu` is the processor time of such a
-call: with one thread on an idle machine it is the time itself, and a busy machine changes it less. GMAC counts the
-multiplications of convolutions and matrix products (half of what torch's FlopCounterMode counts). Memory is the most
-that the process held above what it held before the student was built, weights included; Linux alone tells it.
-`--students timm:NAME` measures one of timm.
+Each student runs in a fresh process in the demo's setting (64 bins, 128x416) and the paper's (257 bins, 352x1216), with
+one image, random weights and no flip average. `network` is from a normalized image to logits; `depth` adds
+normalization, softmax, expectation and upsampling to the image's size, as `evaluate-student` does. Times are medians of
+3 to 20 calls in at most 5 seconds, after one warm-up call; there is no time if the warm-up takes over a minute. `cpu`
+is the processor time of a call, which other work on the machine changes less. GMAC counts the multiplications of
+convolutions and matrix products (half of torch's FlopCounterMode). Memory is the peak above the memory before the
+student was built, weights included (Linux only). `--students timm:NAME` measures a timm network.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from common import cpu_model, memory_mb, reset_peak_memory
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.depth.bins import bin_edges
@@ -43,7 +42,7 @@ TOO_LONG_S = 60.0
 
 
 def count(name: str, bin_count: int, size_px: tuple[int, int]) -> dict:
-    """Parameters and multiplications, on a network without memory."""
+    """Return parameters and multiplications, from a network on the meta device."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as flops:
         student = build_student(name, bin_count).eval()
         student(torch.empty(1, 3, *size_px))
@@ -52,55 +51,37 @@ def count(name: str, bin_count: int, size_px: tuple[int, int]) -> dict:
 
 
 def times_s(call: Callable[[], object]) -> list[tuple[float, float]]:
-    """Seconds and processor seconds of each call, in turn; none where the first one takes too long."""
+    """Return seconds and processor seconds of each call; empty if the first one takes too long."""
     begin = time.perf_counter()
     call()
     if time.perf_counter() - begin > TOO_LONG_S:
         return []
-    found: list[tuple[float, float]] = []
-    while len(found) < CALLS[0] or (len(found) < CALLS[1] and sum(one for one, _ in found) < CALLS_S):
+    times: list[tuple[float, float]] = []
+    while len(times) < CALLS[0] or (len(times) < CALLS[1] and sum(elapsed for elapsed, _ in times) < CALLS_S):
         begin, cpu = time.perf_counter(), time.process_time()
         call()
-        found.append((time.perf_counter() - begin, time.process_time() - cpu))
-    return found
-
-
-def memory_mb(key: str) -> float:
-    """What the process holds now (`VmRSS`) or held at most (`VmHWM`)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
+        times.append((time.perf_counter() - begin, time.process_time() - cpu))
+    return times
 
 
 def measure(name: str, bin_count: int, size_px: tuple[int, int], threads: int) -> dict:
-    """Times and memory; to be called in a fresh process, whose memory is looked at."""
+    """Return times and memory; call it in a fresh process."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     edges_m = bin_edges(bin_count, 1e-3, 80).float()
     images = torch.rand(1, 3, *size_px)
-    known = Path("/proc/self/clear_refs").exists()
-    if known:
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
-        before = memory_mb("VmRSS")
+    before_mb = reset_peak_memory() if Path("/proc/self/clear_refs").exists() else None
     student = build_student(name, bin_count).eval()
     with torch.inference_mode():
         network = times_s(lambda: student(images))
     depth = times_s(lambda: predict_depth_m(student, images, edges_m, flip_average=False)) if network else []
-    row = {"calls": len(depth), "memory_mb": round(memory_mb("VmHWM") - before) if known else None}
-    for what, found in (("network", network), ("depth", depth)):
-        elapsed, cpu = zip(*found, strict=True) if found else ((), ())
-        row[f"{what}_ms"] = round(1e3 * statistics.median(elapsed), 1) if found else None
-        row[f"{what}_min_ms"] = round(1e3 * min(elapsed), 1) if found else None
-        row[f"{what}_cpu_ms"] = round(1e3 * statistics.median(cpu), 1) if found else None
+    row = {"calls": len(depth), "memory_mb": None if before_mb is None else round(memory_mb("VmHWM") - before_mb)}
+    for part, times in (("network", network), ("depth", depth)):
+        elapsed, cpu = zip(*times, strict=True) if times else ((), ())
+        row[f"{part}_ms"] = round(1e3 * statistics.median(elapsed), 1) if times else None
+        row[f"{part}_min_ms"] = round(1e3 * min(elapsed), 1) if times else None
+        row[f"{part}_cpu_ms"] = round(1e3 * statistics.median(cpu), 1) if times else None
     return row
-
-
-def cpu_model() -> str:
-    """Name of the processor, where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:
@@ -127,8 +108,8 @@ def main() -> None:
         print(f"{'student':<28}" + "".join(f"{title.strip():>{width}}" for title, width in titles.items()))
         for name in arguments.students:
             with ProcessPoolExecutor(1, context) as pool:
-                found = pool.submit(measure, name, bin_count, size_px, arguments.threads).result()
-            row = {"student": name, "bins": bin_count, "size_px": size_px, **count(name, bin_count, size_px), **found}
+                costs = pool.submit(measure, name, bin_count, size_px, arguments.threads).result()
+            row = {"student": name, "bins": bin_count, "size_px": size_px, **count(name, bin_count, size_px), **costs}
             rows.append(row)
             times = [
                 "over 60 s" if row[key] is None else f"{row[key]:.1f}"
