@@ -37,7 +37,7 @@ from pipeline.store import open_store
 from pipeline.store.images.reader import open_images
 from pipeline.teachers.options import TeacherOptions
 from pipeline.teachers.registry import open_teacher
-from pipeline.train.augment import by_table
+from pipeline.train.augment import apply_tables
 from pipeline.train.dataset import Augmentation, TrainingData, collate
 
 if TYPE_CHECKING:
@@ -189,7 +189,9 @@ def measure(readers: dict[str, Dataset], rounds: int, workers: int) -> dict[str,
             begin = clock()
             for batch in loader:
                 # The released code normalizes in the loader, ours on the network's device.
-                images = by_table(batch.image, normalise(batch.colours)) if name in {OURS, CACHED} else batch[0]
+                images = (
+                    apply_tables(batch.image, normalise(batch.color_tables)) if name in {OURS, CACHED} else batch[0]
+                )
                 count += len(images)
             if number:  # the first round warms up
                 rates[name].append(count / (clock() - begin) / max(workers, 1))

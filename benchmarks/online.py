@@ -39,7 +39,7 @@ from pipeline.networks.saved_run import normalise
 from pipeline.sources.registry import open_source
 from pipeline.sources.view import View
 from pipeline.store import open_store
-from pipeline.train.augment import by_table
+from pipeline.train.augment import apply_tables
 from pipeline.train.dataset import Augmentation, TrainingData
 from pipeline.train.loader import Batches
 from pipeline.train.optimizer import Optimizer
@@ -74,9 +74,11 @@ def measure(root: Path, student: str, teacher_name: str | None, threads: int, st
         for batch in Batches(data, sampler, 0, CPU):
             target_m = batch.target_depth_m
             if teacher is not None:
-                target_m = teacher.predict(by_table(batch.image, batch.colours), []).depth[:, None]
+                target_m = teacher.predict(apply_tables(batch.image, batch.color_tables), []).depth[:, None]
             optimizer.zero_grad()
-            optimizer.backward(loss.terms(network(by_table(batch.image, normalise(batch.colours))), target_m)["loss"])
+            optimizer.backward(
+                loss.terms(network(apply_tables(batch.image, normalise(batch.color_tables))), target_m)["loss"]
+            )
             optimizer.clip_gradients()
             optimizer.step()
             now = time.perf_counter()

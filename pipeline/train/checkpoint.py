@@ -1,4 +1,4 @@
-"""The state of an unfinished run on disk, and the two tables that grow with it. Each is whole or absent."""
+"""Checkpoint of an unfinished run, and its tables of steps and epochs. Each file is complete or absent."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ CHECKPOINT = "checkpoint.pt"
 
 
 class Checkpoint:
-    """What a run keeps in its hidden folder.
+    """State and tables in a run's hidden folder.
 
     Attributes:
-        steps: a row a step, with its number as `step`.
-        epochs: a row an epoch, with its number as `epoch`.
+        steps: one row for each logged step, numbered `step`.
+        epochs: one row for each epoch, numbered `epoch`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,25 +34,25 @@ class Checkpoint:
         self.epochs.write()
 
     def write(self, state: dict[str, Any]) -> None:
-        """Write the tables, then the state: what it says is true of them too. After a crash the last one is there."""
+        """Write the tables, then the state, so that the tables are never behind the state."""
         self.write_tables()
         data = io.BytesIO()
         torch.save(state, data)
         write_durably(self.path, data.getvalue())
 
-    def read(self, device: torch.device, steps_an_epoch: int) -> dict[str, Any] | None:
-        """The state that was written last, or None; rows that came after it are dropped from the tables.
+    def read(self, device: torch.device, steps_per_epoch: int) -> dict[str, Any] | None:
+        """Return the last state, or None if there is none. Drops table rows that are newer than the state.
 
-        Raises what torch and CSV raise for files that are cut or damaged.
+        Raises what torch and CSV raise for damaged files.
         """
         if not self.path.exists():
             return None
         with open_regular(self.path) as file:
             state: dict[str, Any] = torch.load(file, weights_only=True, map_location=device)
         self.steps.read(lambda row: int(row["step"]) < state["step"])
-        self.epochs.read(lambda row: (int(row["epoch"]) + 1) * steps_an_epoch <= state["step"])
+        self.epochs.read(lambda row: (int(row["epoch"]) + 1) * steps_per_epoch <= state["step"])
         return state
 
     def remove(self) -> None:
-        """Forget the state, and keep the tables."""
+        """Remove the state; the tables stay."""
         self.path.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, default_collate
 from ..depth.resize import upsampled
 from ..errors import PipelineError
 from ..sources.truth import read_truth_of_view_m
-from .augment import Augmentation, Colour, Geometry, plain_table
+from .augment import Augmentation, ColorJitter, Geometry, identity_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +40,8 @@ class Item(NamedTuple):
 
     image: Tensor
     """(3, H, W) uint8, a quarter of what floats would take from process to process and to the device."""
-    colours: Tensor
-    """(3, 1, 256) float32 in 0..1: what each value of each colour stands for (`augment.by_table`)."""
+    color_tables: Tensor
+    """(3, 1, 256) float32 in 0..1: what each value of each colour stands for (`augment.apply_tables`)."""
     target_depth_m: Tensor
     """(1, H, W) float32 metres, NaN where there is none: the teacher's depth, or ground truth. Of a relative teacher it
     is relative depth (`relative.Range`)."""
@@ -117,18 +117,18 @@ class TrainingData(Dataset[Item]):
             target_m = self._truth_m(sample, image_px, view_px)
         else:
             target_m = self._taught_m(number, view_px, geometry.mirrored)
-        depth_m = geometry.of_map(target_m, view_px, geometry.size_px, np.nan)
+        depth_m = geometry.warp_map(target_m, view_px, geometry.size_px, np.nan)
         if self.relative is not None:
             depth_m = self.relative.of(depth_m)
-        colour = Colour.draw(random) if self.augmentation.colour else None
-        colours = plain_table() if colour is None else colour.table()
+        jitter = ColorJitter.draw(random) if self.augmentation.colour else None
+        color_tables = identity_table() if jitter is None else jitter.table()
         planes: tuple[Tensor, Tensor, Tensor] | tuple[None, None, None] = (None, None, None)
         if self.maps_px is not None:
             store, place, back = self._teacher(number, geometry.mirrored)
             stored = store.sparse_dpm(place)
-            gap, weight, tail = (geometry.of_map(part[..., ::back], view_px, self.maps_px, 0) for part in stored)
+            gap, weight, tail = (geometry.warp_map(part[..., ::back], view_px, self.maps_px, 0) for part in stored)
             planes = (torch.from_numpy(gap), torch.from_numpy(weight), torch.from_numpy(tail))
-        return Item(geometry.of_image(image), colours, torch.from_numpy(depth_m)[None], *planes)
+        return Item(geometry.warp_image(image), color_tables, torch.from_numpy(depth_m)[None], *planes)
 
     def whole_target_m(self, number: int) -> NDArray[np.float32]:
         """What is learned of a sample, (H, W) of the whole view, neither cropped nor mirrored; NaN for no value."""
@@ -209,7 +209,7 @@ def collate(items: list[Item]) -> Item:
 
     return Item(
         default_collate([item.image for item in items]),
-        default_collate([item.colours for item in items]),
+        default_collate([item.color_tables for item in items]),
         default_collate([item.target_depth_m for item in items]),
         stack([item.gap for item in items]),
         stack([item.weight for item in items]),

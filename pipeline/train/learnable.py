@@ -1,4 +1,4 @@
-"""Whether a data set has anything to learn from, told before hours go into it.
+"""Check that the targets of a split vary before hours of training on them.
 
 Shape legend: H, W pixels of the view.
 """
@@ -20,49 +20,49 @@ if TYPE_CHECKING:
     from ..common.progress import Progress
     from .dataset import TrainingData
 
-FIRST = 8
-"""So many samples are looked at without telling of it."""
-SAME = 1e-5
-"""Depths that differ by less of their size are one: those of a constant map are, once it is resized."""
+SILENT_SAMPLES = 8
+"""Samples that are read before progress is printed."""
+RELATIVE_TOLERANCE = 1e-5
+"""Depths that differ by less count as equal: resizing a constant map changes it by rounding."""
 
 
-def check_something_to_learn(data: TrainingData, progress: Progress | None = None) -> None:
-    """Look at samples in turn until two depths differ; usually that is the first one.
+def check_targets_vary(data: TrainingData, progress: Progress | None = None) -> None:
+    """Read samples in order until two depths differ; the first sample is usually enough.
 
-    Raises PipelineError, with the figure, where no pixel of any sample has a value, or all have the same.
+    Raises PipelineError if no pixel of any sample has a value, or if all have the same value.
     """
-    seen = _Seen()
-    if any(seen.varies(data.whole_target_m(number)) for number in range(min(FIRST, len(data)))):
+    depths = _DepthRange()
+    if any(depths.add(data.whole_target_m(index)) for index in range(min(SILENT_SAMPLES, len(data)))):
         return
-    if len(data) > FIRST:
-        with (progress or Silent()).task("look for depth to learn", len(data), "sample", done=FIRST) as task:
-            for number in range(FIRST, len(data)):
-                if seen.varies(data.whole_target_m(number)):
+    if len(data) > SILENT_SAMPLES:
+        with (progress or Silent()).task("check targets", len(data), "sample", done=SILENT_SAMPLES) as task:
+            for index in range(SILENT_SAMPLES, len(data)):
+                if depths.add(data.whole_target_m(index)):
                     return
                 task.update()
-    what = f"the ground truth {truth_name(data.source)}" if data.store is None else data.store.name
-    if math.isinf(seen.low):
-        nothing = "no value" if data.relative is None else "no value, or the only one of their sample"
+    target = f"the ground truth {truth_name(data.source)}" if data.store is None else data.store.name
+    if math.isinf(depths.low):
+        reason = "invalid" if data.relative is None else "invalid, or constant within their sample"
         raise PipelineError(
-            f"nothing to learn from {what}: 100 % of the {seen.pixels} pixels of its {len(data)} samples have "
-            f"{nothing}; look at its unit, at what is declared invalid, and at how its files were written"
+            f"nothing to learn from {target}: all {depths.pixels} pixels of its {len(data)} samples are {reason}; "
+            "check its unit, the values declared invalid, and how the files were written"
         )
     raise PipelineError(
-        f"nothing to learn from {what}: every pixel with a value, in all of its {len(data)} samples, has the depth "
-        f"{seen.high:g}; expected depth that varies: look at how its files were written"
+        f"nothing to learn from {target}: every valid pixel of its {len(data)} samples has the depth {depths.high:g}, "
+        "but depth has to vary; check how the files were written"
     )
 
 
-class _Seen:
-    """The depths of samples so far."""
+class _DepthRange:
+    """Smallest and largest depth so far."""
 
     def __init__(self) -> None:
         self.low, self.high, self.pixels = math.inf, -math.inf, 0
 
-    def varies(self, target: NDArray[np.float32]) -> bool:
-        """Whether depth differs, of the samples before and this one (H, W) together."""
-        known = target[np.isfinite(target)]
+    def add(self, target: NDArray[np.float32]) -> bool:
+        """Add a sample (H, W). Returns whether the depths so far differ."""
+        valid = target[np.isfinite(target)]
         self.pixels += target.size
-        if known.size:
-            self.low, self.high = min(self.low, float(known.min())), max(self.high, float(known.max()))
-        return self.high - self.low > SAME * abs(self.high)
+        if valid.size:
+            self.low, self.high = min(self.low, float(valid.min())), max(self.high, float(valid.max()))
+        return self.high - self.low > RELATIVE_TOLERANCE * abs(self.high)

@@ -1,8 +1,8 @@
-"""Stage two: train a student from a store, with no teacher in memory; or a network on ground truth.
+"""Stage two: train a student from a store with no teacher in memory, or a network on ground truth.
 
-A run lies in a hidden directory beside its target until it is finished, with a checkpoint now and then; the same
-call goes on from the last one, and comes to the same weights as if it had never stopped. Under `torchrun` several
-processes are one run: each has a share of every batch, and the first alone writes.
+A run stays in a hidden folder next to its target, with checkpoints, until it is finished. The same call resumes it, and
+ends with the same weights as an uninterrupted run. Under `torchrun`, several processes train one run: each gets a part
+of every batch, and rank 0 writes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from ..networks.saved_run import CONFIG
 from ..sources.sample_table import SampleTable
 from .checkpoint import CHECKPOINT
 from .config import Recipe
-from .learnable import check_something_to_learn
-from .trainer import Training, Validation
+from .learnable import check_targets_vary
+from .trainer import Trainer, Validation
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
@@ -61,60 +62,84 @@ def train_network(
     loss_kernel: str = "blocks",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train a network on a store's targets, or with `store` None on ground truth; returns the run's metrics.
+    """Train a network on a store, or on ground truth if `store` is None. Returns the metrics of the run.
 
-    `flips` holds what the same teacher said of the mirrored images; without it a mirrored crop is taught the mirrored
-    answer. `images` are those of the split, decoded before; they change nothing but the time, so a run may go on with
-    or without them. `loss_kernel` is one of `blockwise.KERNELS`, and changes nothing but the time and the last bits.
+    Under `torchrun`, ranks above 0 return an empty dictionary.
 
-    Of the processes that `torchrun` started, the first returns them, and the others an empty dictionary.
+    Args:
+        source: images, and ground truth.
+        split: name of a split of the source, or a list file.
+        out: folder of the run; must not exist.
+        options: see `TrainOptions`.
+        store: cached teacher.
+        flips: the same teacher's store of the mirrored view; without it, mirrored crops take the mirrored prediction.
+        images: image cache of the split. It does not change the result, so a run may resume with or without it.
+        truth: which ground truth to learn from, if there are several.
+        validation: measure this split after each epoch.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        workers: see `loader.Batches`.
+        checkpoint_every_s: seconds between checkpoints.
+        loss_kernel: one of `blockwise.KERNELS`; changes speed, and results by rounding.
+        progress: where to report progress.
 
-    Raises PipelineError for input at fault, and Interrupted after Ctrl-C or SIGTERM, once a checkpoint is written.
-    In either case the same call goes on from the last checkpoint.
+    Raises PipelineError for invalid input, and Interrupted after Ctrl-C or SIGTERM, once a checkpoint is written. The
+    same call then resumes from the last checkpoint.
     """
     progress = progress or Silent()
     _refuse_existing(out)
-    processes = collective.world_size()
-    place = choose_device(device, collective.local_rank() if processes > 1 else None)
+    run_device = choose_device(device, collective.local_rank() if collective.world_size() > 1 else None)
     samples = SampleTable(source.samples(split))
-    if store is not None and not options.on_truth:
-        samples = _taught(samples, [one for one in (store, flips) if one is not None], progress)
+    teacher = None if options.on_truth else store
+    if teacher is not None:
+        samples = _accepted(samples, [teacher] if flips is None else [teacher, flips], progress)
     recipe = Recipe.make(options, source, samples, store, truth, flips)
     loss = recipe.build_loss()
-    loss.use_kernel(loss_kernel, place)
+    loss.use_kernel(loss_kernel, run_device)
     partial = partial_folder(out, recipe.as_json())
-    # From here on Ctrl-C ends a step first, and leaves a checkpoint
-    with collective.together(place), stop_flag() as stopped, _the_only_run(out, progress):
-        collective.check_agreement("what to train", int(recipe.digest()[:12], 16))
-        if collective.rank() == 0:
-            note_others(partial, out, CONFIG, recipe.as_json(), CHECKPOINT, progress)
-            make_own_folder(partial)
-            write_durably(partial / CONFIG, pretty_json(recipe.as_json()))
-        collective.barrier()
-        teacher = None if options.on_truth else store
-        run = Training(source, samples, recipe, loss, teacher, flips, images, validation, place, partial)
-        collective.check_agreement("the checkpoint to go on from", run.step)
-        if run.step == 0:
-            check_something_to_learn(run.data, progress)
-        if run.step:
-            progress.note(f"going on from step {run.step} of {run.total_steps} in {partial}")
-        with progress.task("train", run.total_steps, "step", done=run.step) as task:
-            try:
-                finished = run.train(workers, checkpoint_every_s, stopped, task)
-            except Exception as error:
-                if is_out_of_memory(error):
-                    raise _too_little_memory(run, partial) from error
-                raise
-        if not finished:
-            raise Interrupted(
-                f"stopped at step {run.step} of {run.total_steps}; run the same command again to go on from {partial}"
-            )
+    # Inside, Ctrl-C sets `stopped`: the step ends and a checkpoint is written
+    with collective.together(run_device), stop_flag() as stopped, _locked_target(out, progress):
+        _prepare_folder(partial, out, recipe, progress)
+        trainer = Trainer(source, samples, recipe, loss, teacher, flips, images, validation, run_device, partial)
+        collective.check_agreement("the checkpoint to resume from", trainer.step)
+        if trainer.step == 0:
+            check_targets_vary(trainer.data, progress)
+        else:
+            progress.note(f"resuming from step {trainer.step} of {trainer.total_steps} in {partial}")
+        _fit(trainer, workers, checkpoint_every_s, stopped, progress)
         if collective.rank() > 0:
             return {}
-        metrics = run.finish()
+        metrics = trainer.finish()
         partial.rename(out)
         sync_directory(out.parent)
     return metrics
+
+
+def _prepare_folder(partial: Path, out: Path, recipe: Recipe, progress: Progress) -> None:
+    """Create the hidden folder with the configuration on rank 0, and let the other ranks wait for it."""
+    collective.check_agreement("what to train", int(recipe.digest()[:12], 16))
+    if collective.rank() == 0:
+        note_others(partial, out, CONFIG, recipe.as_json(), CHECKPOINT, progress)
+        make_own_folder(partial)
+        write_durably(partial / CONFIG, pretty_json(recipe.as_json()))
+    collective.barrier()
+
+
+def _fit(
+    trainer: Trainer, workers: int | None, checkpoint_every_s: float, stopped: threading.Event, progress: Progress
+) -> None:
+    """Train to the end. Raises Interrupted after Ctrl-C, and PipelineError with advice if memory runs out."""
+    with progress.task("train", trainer.total_steps, "step", done=trainer.step) as task:
+        try:
+            finished = trainer.fit(workers, checkpoint_every_s, stopped, task)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise _out_of_memory(trainer) from error
+            raise
+    if not finished:
+        raise Interrupted(
+            f"stopped at step {trainer.step} of {trainer.total_steps}; run the same command again to resume from "
+            f"{trainer.folder}"
+        )
 
 
 def _refuse_existing(out: Path) -> None:
@@ -123,39 +148,39 @@ def _refuse_existing(out: Path) -> None:
 
 
 @contextmanager
-def _the_only_run(out: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock of a run's target, where it is written. Raises PipelineError where another command has it."""
+def _locked_target(out: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock of `out` on rank 0. Raises PipelineError if another command holds it."""
     if collective.rank() > 0:
         yield
         return
     make_folder(out.parent)
     with locked(out, progress):
-        _refuse_existing(out)  # another may have finished while we came to the lock
+        _refuse_existing(out)  # another command may have finished in the meantime
         yield
 
 
-def _too_little_memory(run: Training, partial: Path) -> PipelineError:
-    options = run.options
+def _out_of_memory(trainer: Trainer) -> PipelineError:
+    options = trainer.options
     return PipelineError(
-        f"out of memory on {run.device} at step {run.step} of {run.total_steps}, with `batch_size` "
-        f"{options.batch_size} in {options.accumulate} parts: use more parts (`accumulate`), a smaller `batch_size` or "
-        "`crop_px`; or make memory free and run the same command again, which goes on from the last checkpoint in "
-        f"{partial}"
+        f"out of memory on {trainer.device} at step {trainer.step} of {trainer.total_steps}, with "
+        f"`batch_size={options.batch_size}` in `accumulate={options.accumulate}` parts: use more parts, a smaller "
+        "`batch_size` or `crop_px`, or free memory; the same command resumes from the last checkpoint in "
+        f"{trainer.folder}"
     )
 
 
-def _taught(samples: SampleTable, stores: Sequence[Store], progress: Progress) -> SampleTable:
-    """Those whose alignment to ground truth was accepted in every store; all, where no store is an aligned one."""
-    kept = np.ones(len(samples), bool)
+def _accepted(samples: SampleTable, stores: Sequence[Store], progress: Progress) -> SampleTable:
+    """Drop the samples whose alignment to ground truth was rejected in an aligned store."""
+    accepted = np.ones(len(samples), bool)
     for store in stores:
         if store.accepted is not None:
-            kept &= store.accepted[store.indexes_of(samples.ids)]
-    if kept.all():
+            accepted &= store.accepted[store.indexes_of(samples.ids)]
+    if accepted.all():
         return samples
-    if not kept.any():
+    if not accepted.any():
         raise PipelineError(
-            f"{stores[0].name}: the alignment of every sample of the split was rejected (`pipeline store info` tells "
-            "why); align it to other ground truth, or train on the store that it was made from"
+            f"{stores[0].name}: the alignment of every sample of the split was rejected (see `pipeline store info`); "
+            "align it to other ground truth, or train on the store before alignment"
         )
-    progress.note(f"{np.sum(~kept)} of {len(samples)} samples could not be aligned, and are left out")
-    return SampleTable([samples[int(number)] for number in np.flatnonzero(kept)])
+    progress.note(f"leaving out {np.sum(~accepted)} of {len(samples)} samples whose alignment was rejected")
+    return SampleTable([samples[int(index)] for index in np.flatnonzero(accepted)])

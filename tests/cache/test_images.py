@@ -73,7 +73,7 @@ def test_training_on_kept_images_is_training_on_the_files(scenes, teacher_store,
         for number in range(8):
             one, other = files[epoch, number], fast[epoch, number]
             assert torch.equal(one.image, other.image)
-            assert torch.equal(one.colours, other.colours)
+            assert torch.equal(one.color_tables, other.color_tables)
             assert torch.equal(one.target_depth_m.nan_to_num(), other.target_depth_m.nan_to_num())
 
 

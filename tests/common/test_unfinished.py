@@ -58,7 +58,7 @@ def test_a_run_of_an_earlier_version_is_refused_and_goes_on_once_it_is_renamed(t
     with pytest.raises(ValueError, match=f"{old.name} was begun by an earlier version, which did not note store.mani"):
         train()
     old.rename(path)
-    assert "going on from step 2 of 3" in train().said
+    assert "resuming from step 2 of 3" in train().said
 
 
 def test_what_differs_is_named_with_both_values(train):
@@ -91,14 +91,14 @@ def test_a_cut_checkpoint_is_one_clear_message(tmp_path, train, name, cut):
     train(stop=2)
     path = partial_of(tmp_path) / name
     path.write_bytes(cut(path.read_bytes()))
-    with pytest.raises(ValueError, match="checkpoint.pt: cannot go on from it .*remove .*partial to start from step 0"):
+    with pytest.raises(ValueError, match="cannot resume from .*checkpoint.pt .*remove .*partial to start from step 0"):
         train()
 
 
 def test_a_checkpoint_of_another_network_is_one_clear_message(tmp_path, train):
     train(stop=2)
     torch.save({"step": 1}, partial_of(tmp_path) / "checkpoint.pt")
-    with pytest.raises(ValueError, match="cannot go on from it"):
+    with pytest.raises(ValueError, match="cannot resume from"):
         train()
 
 
@@ -107,12 +107,12 @@ def test_another_image_cache_does_not_go_on_with_a_run_and_none_does(tmp_path, t
         cache_images(scenes, "train", tmp_path / name, samples_per_shard=size)
     options = replace(OPTIONS, loss="truth-si")
     train(stop=1, options=options, images=open_images(tmp_path / "one"))
-    with pytest.raises(ValueError, match="two holds other images than the image cache that this run began with"):
+    with pytest.raises(ValueError, match="two is not the image cache that this run began with"):
         train(options=options, images=open_images(tmp_path / "two"))
-    assert "going on from step 1" in train(stop=2, options=options).said
-    with pytest.raises(ValueError, match="two holds other images"):
+    assert "resuming from step 1" in train(stop=2, options=options).said
+    with pytest.raises(ValueError, match="two is not the image cache"):
         train(options=options, images=open_images(tmp_path / "two"))
-    assert "going on from step 2" in train(options=options, images=open_images(tmp_path / "one")).said
+    assert "resuming from step 2" in train(options=options, images=open_images(tmp_path / "one")).said
 
 
 # --- too little memory ------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_too_little_memory_is_one_message_and_the_checkpoint_is_kept(train, monk
     ):
         patch.setattr("pipeline.train.optimizer.Optimizer.backward", fails)
         train()
-    assert "going on from step 2 of 3" in train().said
+    assert "resuming from step 2 of 3" in train().said
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pipeline.sources.registry import open_source
 from pipeline.sources.view import View
 from pipeline.store import open_store
 from pipeline.store.format.sparse import decode_sparse, weight_table
-from pipeline.train.augment import Augmentation, Colour, Geometry, by_table, plain_table
+from pipeline.train.augment import Augmentation, ColorJitter, Geometry, apply_tables, identity_table
 from pipeline.train.dataset import Item, TrainingData, collate
 from pipeline.train.sampler import EpochBatchSampler
 
@@ -38,8 +38,8 @@ def test_image_and_maps_agree_at_every_pixel(geometry):
     # Each pixel's value says where it came from; the image is bilinear, so it says so on a ramp, to half a value.
     rows, columns = np.mgrid[0 : VIEW_PX[0], 0 : VIEW_PX[1]]
     image = np.stack([rows * 4, columns * 4, rows * 0 + 200], -1).astype(np.uint8)
-    turned = geometry.of_image(image).numpy().astype(np.float32)
-    mapped = geometry.of_map(np.stack([rows, columns]).astype(np.float32), VIEW_PX, geometry.size_px, np.nan)
+    turned = geometry.warp_image(image).numpy().astype(np.float32)
+    mapped = geometry.warp_map(np.stack([rows, columns]).astype(np.float32), VIEW_PX, geometry.size_px, np.nan)
     inside = ~np.isnan(mapped[0]) & (turned[2] == 200)
     assert inside.mean() > 0.8
     assert np.abs(turned[:2][:, inside] / 4 - mapped[:, inside]).max() <= 0.5 + 0.5 / 4 + 1e-3
@@ -50,8 +50,8 @@ def test_image_and_maps_agree_at_every_pixel(geometry):
 @given(geometries)
 def test_teacher_and_truth_take_the_same_pixels(geometry):
     number = np.arange(VIEW_PX[0] * VIEW_PX[1], dtype=np.float32).reshape(VIEW_PX)
-    truth = geometry.of_map(number, VIEW_PX, geometry.size_px, np.nan)
-    stacked = geometry.of_map(np.stack([number, number * 2]), VIEW_PX, geometry.size_px, np.nan)
+    truth = geometry.warp_map(number, VIEW_PX, geometry.size_px, np.nan)
+    stacked = geometry.warp_map(np.stack([number, number * 2]), VIEW_PX, geometry.size_px, np.nan)
     assert np.array_equal(stacked[0], truth, equal_nan=True)
     assert np.array_equal(stacked[1], truth * 2, equal_nan=True)
 
@@ -60,15 +60,15 @@ def test_teacher_and_truth_take_the_same_pixels(geometry):
 def test_a_map_of_half_the_resolution_lies_where_the_full_one_does(geometry):
     half = np.arange(12 * 20, dtype=np.float32).reshape(12, 20)
     full = half.repeat(2, 0).repeat(2, 1)
-    coarse = geometry.of_map(half, VIEW_PX, geometry.size_px, np.nan)
-    fine = geometry.of_map(full, VIEW_PX, geometry.size_px, np.nan)
+    coarse = geometry.warp_map(half, VIEW_PX, geometry.size_px, np.nan)
+    fine = geometry.warp_map(full, VIEW_PX, geometry.size_px, np.nan)
     assert np.array_equal(coarse, fine, equal_nan=True)
 
 
 @given(geometries, st.sampled_from([(24, 40), (12, 20), (31, 17)]), st.sampled_from([(16, 30), (8, 15)]))
 def test_the_nearest_value_is_the_one_whose_pixel_a_position_lies_in(geometry, map_px, out_px):
     values = np.random.default_rng(0).integers(1, 200, (2, *map_px)).astype(np.uint8)
-    found = geometry.of_map(values, VIEW_PX, out_px, 0)
+    found = geometry.warp_map(values, VIEW_PX, out_px, 0)
     rows, columns = geometry.source_positions(VIEW_PX, out_px)
     for y in range(out_px[0]):
         for x in range(out_px[1]):
@@ -81,7 +81,7 @@ def test_the_nearest_value_is_the_one_whose_pixel_a_position_lies_in(geometry, m
 @given(geometries)
 def test_a_rotated_image_is_the_bilinear_one_at_each_position_rounded(geometry):
     image = np.random.default_rng(1).integers(0, 256, (*VIEW_PX, 3), np.uint8)
-    turned = geometry.of_image(image).numpy()
+    turned = geometry.warp_image(image).numpy()
     padded = np.pad(image.astype(np.float64), ((2, 2), (2, 2), (0, 0)))
     rows, columns = (at + 2 for at in geometry.source_positions(VIEW_PX, geometry.size_px))
     rows, columns = np.clip(rows, 0, VIEW_PX[0] + 2), np.clip(columns, 0, VIEW_PX[1] + 2)  # all black out there
@@ -96,36 +96,36 @@ def test_a_rotated_image_is_the_bilinear_one_at_each_position_rounded(geometry):
 def test_an_image_is_laid_out_colour_by_colour_wherever_it_comes_from(geometry):
     image = np.random.default_rng(2).integers(0, 256, (*VIEW_PX, 3), np.uint8)
     by_colour = np.ascontiguousarray(image.transpose(0, 2, 1)).transpose(0, 2, 1)
-    found = geometry.of_image(image)
+    found = geometry.warp_image(image)
     assert (found.dtype, found.is_contiguous()) == (torch.uint8, True)
-    assert torch.equal(found, geometry.of_image(by_colour))
+    assert torch.equal(found, geometry.warp_image(by_colour))
 
 
 @given(st.floats(0.9, 1.1), st.tuples(*[st.floats(0.81, 1.21)] * 3))
 def test_colours_by_table_are_those_by_powers(gamma, scale):
     pixels = torch.arange(256, dtype=torch.uint8).repeat(2, 3, 3, 1)
     pixels[1] = 255 - pixels[1]
-    tables = torch.stack([plain_table(), Colour(gamma, scale).table()])
-    found, unit = by_table(pixels, tables), pixels / 255
+    tables = torch.stack([identity_table(), ColorJitter(gamma, scale).table()])
+    found, unit = apply_tables(pixels, tables), pixels / 255
     assert torch.equal(found[0], unit[0])
     expected = (unit[1] ** gamma * torch.tensor(scale).view(3, 1, 1)).clamp(0, 1)
     assert torch.allclose(found[1], expected, rtol=2e-7, atol=0)  # a vector's end is rounded otherwise than its middle
 
 
 def test_a_network_sees_the_table_as_it_would_the_image():
-    images, tables = torch.arange(256, dtype=torch.uint8).repeat(1, 3, 2, 1), plain_table()[None]
-    assert torch.equal(by_table(images, normalise(tables)), normalise(images / 255))
+    images, tables = torch.arange(256, dtype=torch.uint8).repeat(1, 3, 2, 1), identity_table()[None]
+    assert torch.equal(apply_tables(images, normalise(tables)), normalise(images / 255))
 
 
 def test_the_corner_of_a_rotated_view_is_invalid_and_not_invented():
     geometry = Geometry(0.2, mirrored=False, top=0, left=0, size_px=VIEW_PX)
-    depth_m = geometry.of_map(np.full(VIEW_PX, 5, np.float32), VIEW_PX, VIEW_PX, np.nan)
+    depth_m = geometry.warp_map(np.full(VIEW_PX, 5, np.float32), VIEW_PX, VIEW_PX, np.nan)
     assert np.isnan(depth_m[0, 0])
     assert depth_m[12, 20] == 5
 
 
 def test_a_crop_larger_than_the_view_says_both_sizes():
-    with pytest.raises(ValueError, match="`crop_px=30x40` is larger than the view, 24x40 px"):
+    with pytest.raises(ValueError, match="`crop_px=30x40` is larger than the view of 24x40 px"):
         Geometry.draw(Augmentation(crop_px=(30, 40)), VIEW_PX, np.random.default_rng(0))
 
 
@@ -140,7 +140,7 @@ def test_a_sample_varies_with_the_epoch_and_with_nothing_else(scenes, teacher_st
     data = make_data(scenes, open_store(teacher_store), **settings)
     again = make_data(scenes, open_store(teacher_store), **settings)
     assert torch.equal(data[1, 4].image, again[1, 4].image)
-    assert torch.equal(data[1, 4].colours, again[1, 4].colours)
+    assert torch.equal(data[1, 4].color_tables, again[1, 4].color_tables)
     assert torch.equal(data[1, 4].target_depth_m.nan_to_num(), again[1, 4].target_depth_m.nan_to_num())
     assert not torch.equal(data[1, 4].image, data[2, 4].image)
     assert not torch.equal(
@@ -151,7 +151,7 @@ def test_a_sample_varies_with_the_epoch_and_with_nothing_else(scenes, teacher_st
 def test_colour_changes_the_image_alone(scenes, teacher_store):
     plain = make_data(scenes, open_store(teacher_store))
     coloured = make_data(scenes, open_store(teacher_store), colour=True)
-    changed = [not torch.equal(plain[0, n].colours, coloured[0, n].colours) for n in range(8)]
+    changed = [not torch.equal(plain[0, n].color_tables, coloured[0, n].color_tables) for n in range(8)]
     assert any(changed)
     assert not all(changed)
     for number in range(8):

@@ -1,4 +1,4 @@
-"""Truth, predictions and stores without anything to learn are refused with the figure, before training begins."""
+"""Ground truth, predictions and stores whose depth does not vary are refused before training."""
 
 import shutil
 
@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli.main import main
-from pipeline.train.learnable import FIRST
+from pipeline.train.learnable import SILENT_SAMPLES
 
 SIZE_PX = (32, 64)
 NETWORK = ("--student", "lean", "--epochs", "1", "--batch-size", "2")
@@ -21,8 +21,8 @@ def command(*arguments):
 
 @pytest.fixture
 def root(tmp_path):
-    """Ten images with truth, with truth that is nowhere, that is 5 m everywhere, and that begins in the last image."""
-    ids = [str(number) for number in range(FIRST + 2)]
+    """Ten images with ground truth `depth`, `none` (invalid), `same` (5 m), `late` (last image only) and `levels`."""
+    ids = [str(number) for number in range(SILENT_SAMPLES + 2)]
     root = fakes.make_folder(tmp_path / "data", ids, SIZE_PX)
     for number in ids:
         fakes.write_depth(root / "none" / f"{number}.png", np.full(SIZE_PX, np.nan, np.float32), 0.001)
@@ -34,41 +34,41 @@ def root(tmp_path):
     return root
 
 
-def trained(root, out, *flags):
-    given = ("--source", f"folder:{root}", "--split", "all", *NETWORK)
-    return command(*flags[:1], *given, *flags[1:], "--out", out)
+def train(root, out, *flags):
+    arguments = ("--source", f"folder:{root}", "--split", "all", *NETWORK)
+    return command(*flags[:1], *arguments, *flags[1:], "--out", out)
 
 
 @pytest.fixture
 def stores_anything(monkeypatch):
-    """Stage one refuses depth of one constant too; a store of it may come from elsewhere."""
+    """Let stage one write a store of constant depth, which it refuses otherwise."""
     monkeypatch.setattr("pipeline.cache.run.check", lambda *_: (None, []))
 
 
 @pytest.mark.parametrize(
-    ("truth", "said"),
+    ("truth", "message"),
     [
-        ("none", "ground truth none: 100 % of the 20480 pixels of its 10 samples have no value"),
-        ("same", "ground truth same: every pixel with a value, in all of its 10 samples, has the depth 5"),
+        ("none", "ground truth none: all 20480 pixels of its 10 samples are invalid"),
+        ("same", "ground truth same: every valid pixel of its 10 samples has the depth 5"),
     ],
 )
-def test_truth_without_anything_to_learn_is_refused(root, tmp_path, truth, said):
-    done = trained(root, tmp_path / "run", "train-teacher", "--truth", truth, "--bins", "nyu")
+def test_truth_without_anything_to_learn_is_refused(root, tmp_path, truth, message):
+    done = train(root, tmp_path / "run", "train-teacher", "--truth", truth, "--bins", "nyu")
     assert done.exit_code == 1
-    assert f"nothing to learn from the {said}" in done.output
+    assert f"nothing to learn from the {message}" in done.output
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("truth", ["late", "levels"])
 def test_truth_of_few_images_or_of_flat_ones_is_learned(root, tmp_path, truth):
-    done = trained(root, tmp_path / "run", "train-teacher", "--truth", truth, "--bins", "nyu")
+    done = train(root, tmp_path / "run", "train-teacher", "--truth", truth, "--bins", "nyu")
     assert done.exit_code == 0, done.output
 
 
 def test_all_truth_that_is_declared_invalid_is_nothing_to_learn(root, tmp_path):
     flags = ("--truth", "same", "--invalid", "5000", "--bins", "nyu")
-    done = trained(root, tmp_path / "run", "train-teacher", *flags)
-    assert "ground truth same without 5000: 100 % of the 20480 pixels" in done.output
+    done = train(root, tmp_path / "run", "train-teacher", *flags)
+    assert "ground truth same without 5000: all 20480 pixels" in done.output
 
 
 @pytest.mark.usefixtures("stores_anything")
@@ -76,22 +76,22 @@ def test_a_store_of_one_depth_is_not_learned_from(root, tmp_path):
     given = ("--source", f"folder:{root}", "--split", "all", "--teacher", f"predictions:{root / 'same'}")
     store = tmp_path / "s.zarr"
     assert command("cache-teacher", *given, "--metres-per-unit", "mm", *BINS, "--out", store).exit_code == 0
-    done = trained(root, tmp_path / "run", "train-student", "--store", store)
+    done = train(root, tmp_path / "run", "train-student", "--store", store)
     assert done.exit_code == 1
-    assert "s.zarr: every pixel with a value, in all of its 10 samples, has the depth 5" in done.output
+    assert "s.zarr: every valid pixel of its 10 samples has the depth 5" in done.output
 
 
 @pytest.mark.usefixtures("stores_anything")
 def test_relative_depth_that_is_flat_in_each_image_has_no_shape_to_learn(root, tmp_path):
     (tmp_path / "p").mkdir()
-    for number in range(FIRST + 2):
+    for number in range(SILENT_SAMPLES + 2):
         np.save(tmp_path / "p" / f"{number}.npy", np.full(SIZE_PX, 1 + number, np.float32))
     given = ("--source", f"folder:{root}", "--split", "all", "--teacher", f"predictions:{tmp_path / 'p'}")
     store = tmp_path / "s.zarr"
     assert command("cache-teacher", *given, "--depth-space", "affine_disparity", "--out", store).exit_code == 0
-    done = trained(root, tmp_path / "run", "train-student", "--store", store)
+    done = train(root, tmp_path / "run", "train-student", "--store", store)
     assert done.exit_code == 1
-    assert "100 % of the 20480 pixels of its 10 samples have no value, or the only one of their sample" in done.output
+    assert "all 20480 pixels of its 10 samples are invalid, or constant within their sample" in done.output
 
 
 def test_predictions_without_any_value_make_no_store(root, tmp_path):

@@ -148,8 +148,8 @@ def test_a_regression_has_the_same_range(tmp_path, scenes):
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"loss": "tiekd-released"}, "its maps are 0.5 m wide, .*holds affine_disparity; use `loss=tiekd` or ssi"),
-        ({"sigma_m": 0.3}, "`sigma_m=0.3` is in metres, .*store align .*`sigma_bins`"),
+        ({"loss": "tiekd-released"}, "uses maps 0.5 m wide, but .*holds affine_disparity; use `loss=tiekd` or ssi"),
+        ({"sigma_m": 0.3}, "`sigma_m=0.3` is in metres, but .*`sigma_bins`.* store align"),
         ({"maps": "stored"}, "the store has no sparse maps"),
     ],
 )

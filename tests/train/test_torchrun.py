@@ -188,7 +188,7 @@ def test_a_signal_to_one_process_stops_all_after_one_step_and_one_process_can_go
         assert (root / f"interrupted{rank}").read_text().startswith("stopped at step 2 of 4; run the same command")
     progress = fakes.StopAt(None)
     train(root, root / "stops", "tiekd", OPTIONS, progress)
-    assert progress.said.startswith("going on from step 2 of 4")
+    assert progress.said.startswith("resuming from step 2 of 4")
     assert_same_run(root / "one" / "tiekd", root / "stops" / "tiekd")
 
 
@@ -198,7 +198,7 @@ def test_torchrun_starts_a_killed_run_again_from_its_last_checkpoint(root, victi
     command = [*TORCHRUN, "--max-restarts", "1", __file__, str(root), f"killed{victim}", victim]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=WITH_SUPPORT)
     assert done.returncode == 0, done.stderr
-    assert (root / "elastic" / f"killed{victim}.said").read_text().startswith("going on from step 2 of 4")
+    assert (root / "elastic" / f"killed{victim}.said").read_text().startswith("resuming from step 2 of 4")
     assert_same_run(root / "one" / "tiekd", root / "elastic" / f"killed{victim}")
 
 

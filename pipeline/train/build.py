@@ -1,0 +1,88 @@
+"""Build the network, data and batch sampler of a run from its configuration.
+
+Shape legend: H, W pixels of the training crop; h, w of the logits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..common import distributed as collective
+from ..errors import PipelineError
+from ..networks.pretrained import load_encoder_weights
+from ..networks.registry import build_student
+from ..sources.view import View
+from .augment import Augmentation
+from .dataset import TrainingData
+from .sampler import EpochBatchSampler
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from ..sources.base import Sample, Source
+    from ..store import Store
+    from ..store.images.reader import ImageCache
+    from .config import Recipe
+    from .options import TrainOptions
+
+
+def build_network(recipe: Recipe) -> nn.Module:
+    """Build the student from the run's seed, and load its encoder weights if there are any."""
+    options = recipe.options
+    torch.manual_seed(options.seed)
+    student = build_student(options.student, len(recipe.bin_edges_m) - 1)
+    if options.encoder_weights is not None:
+        sha256 = load_encoder_weights(student, options.encoder_weights)
+        if sha256 != recipe.encoder_sha256:
+            raise PipelineError(f"{options.encoder_weights} changed while it was read: run the same command again")
+    collective.share_norms(student)
+    return student
+
+
+def build_sampler(samples: Sequence[Sample], options: TrainOptions) -> EpochBatchSampler:
+    """Build the batch sampler of this rank."""
+    return EpochBatchSampler(
+        len(samples),
+        options.batch_size,
+        options.seed,
+        accumulate=options.accumulate,
+        rank=collective.rank(),
+        world_size=collective.world_size(),
+    )
+
+
+def build_data(
+    recipe: Recipe,
+    source: Source,
+    samples: Sequence[Sample],
+    store: Store | None,
+    flips: Store | None,
+    images: ImageCache | None,
+    network: nn.Module,
+    device: torch.device,
+) -> TrainingData:
+    """Build the data set; `network`, on `device`, gives the resolution of sparse maps."""
+    options = recipe.options
+    data = TrainingData(
+        source,
+        samples,
+        View.parse(recipe.view),
+        store=store,
+        maps_px=None,
+        augmentation=Augmentation(recipe.crop_px, recipe.rotate_deg, options.flip, options.colour),
+        seed=options.seed,
+        relative=recipe.relative,
+        flips=flips,
+        images=images,
+    )
+    if recipe.stored_maps:
+        height, width = data[0, 0].image.shape[1:]
+        network.eval()
+        with torch.inference_mode():
+            logits = network(torch.zeros(1, 3, height, width, device=device))
+        data.maps_px = (logits.shape[2], logits.shape[3])
+    return data

@@ -1,0 +1,83 @@
+"""Check that the options of a run, its store and its store of mirrored views fit together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..depth.relative import METRIC, SIGMA_BINS
+from ..errors import PipelineError
+from ..losses.registry import LOSSES
+
+if TYPE_CHECKING:
+    from ..store import Store
+    from .options import TrainOptions
+
+
+def check_store(options: TrainOptions, store: Store | None) -> None:
+    """Raise PipelineError if a store is missing, or if its view would be overridden."""
+    if not options.on_truth and store is None:
+        raise PipelineError("no store to learn from: give `store`, or `loss=truth-si` to learn from ground truth")
+    if store is not None and options.view:
+        raise PipelineError("`view` cannot be combined with `store`, which has its own view: leave `view` out")
+
+
+def check_relative(options: TrainOptions, store: Store | None) -> None:
+    """Raise PipelineError for options in metres with a store of relative depth."""
+    assert store is not None
+    align = f"align the store to ground truth (`pipeline store align {store.name}`)"
+    if LOSSES[options.loss_name].needs_metres:
+        raise PipelineError(
+            f"`loss={options.loss}` uses maps 0.5 m wide, but {store.name} holds {store.spec.depth_space}; use "
+            f"`loss=tiekd` or ssi+grad, or {align}"
+        )
+    if options.sigma_m is not None:
+        raise PipelineError(
+            f"`sigma_m={options.sigma_m}` is in metres, but {store.name} holds {store.spec.depth_space}; use "
+            f"`sigma_bins` (default {SIGMA_BINS:g}), or {align}"
+        )
+
+
+def uses_stored_maps(options: TrainOptions, store: Store | None) -> bool:
+    """Whether the run learns from the sparse maps of a store. Raises PipelineError if the options contradict that."""
+    has_maps = store is not None and store.spec.dpm_kind == "sparse" and store.spec.depth_space == METRIC
+    usable = has_maps and LOSSES[options.loss_name].takes_stored_maps
+    if options.maps == "stored" and not usable:
+        problem, remedy = ("the store has no sparse maps", "a teacher that emits maps")
+        if has_maps:
+            problem, remedy = (f"`loss={options.loss}` does not use maps", "`loss=tiekd`")
+        raise PipelineError(f"`maps=stored`: {problem}; use `maps=from-depth`, or {remedy}")
+    if not usable or options.maps == "from-depth":
+        return False
+    assert store is not None
+    if options.bins or options.sigma_bins or options.centred:
+        option = f"`bins={options.bins}`" if options.bins else "`sigma_bins`" if options.sigma_bins else "`centred`"
+        raise PipelineError(
+            f"{option} does not apply to the stored maps of {store.name}; add `maps=from-depth` to make maps from its "
+            "depth"
+        )
+    return True
+
+
+def check_flips_store(flips: Store, store: Store | None, options: TrainOptions) -> None:
+    """Raise PipelineError if a store of mirrored views is not the counterpart of `store`, or is not used."""
+    if store is None or not options.flip:
+        option, reason = "`flip=False`", "no image is mirrored"
+        if store is None:
+            option, reason = f"`loss={options.loss}`", "ground truth is mirrored itself"
+        raise PipelineError(f"`flips_store={flips.name}` is not used with {option}, because {reason}: leave it out")
+    mine, theirs = store.spec, flips.spec
+    pairs = {
+        "teacher": (mine.teacher, theirs.teacher),
+        "view": (f"{mine.view},mirror", theirs.view),
+        "depth space": (mine.depth_space, theirs.depth_space),
+        "kind of maps": (mine.dpm_kind, theirs.dpm_kind),
+        "bins": (mine.bin_edges, theirs.bin_edges),
+        "alignment": (mine.alignment, theirs.alignment),
+    }
+    for name, (expected, actual) in pairs.items():
+        if expected != actual:
+            values = "" if name in {"teacher", "bins"} else f" ({actual}, expected {expected})"
+            raise PipelineError(
+                f"`flips_store={flips.name}` has another {name}{values} than {store.name}; use the store that "
+                f"`pipeline cache-teacher` wrote with `cache_flips` next to {store.name}"
+            )
