@@ -1,1 +1,1 @@
-"""A renderer of streets and of furnished rooms with exact depth, so that the pipeline runs with no download."""
+"""Renders streets and furnished rooms with exact depth, so that the pipeline runs without a download."""

@@ -1,4 +1,4 @@
-"""`python -m scenes OUT`: renders a data set."""
+"""The command `python -m scenes OUT`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 
 @click.command(cls=PlainCommand)
 @click.argument("out", type=PATH)
-@option("--world", type=click.Choice(("street", "rooms")), default="street", help="A town, or furnished rooms.")
+@option(
+    "--world", type=click.Choice(("street", "rooms")), default="street", help="Streets of a town, or furnished rooms."
+)
 @option("--count", default=400, help="Number of frames.")
-@option("--size", default="128x416", type=SIZE, help="Pixels.")
-@option("--seed", default=0, help="Another seed is another town, or other rooms.")
-@option("--test-share", default=0.15, help="Part of the frames that the split `test` takes.")
-@option("--workers", type=int, help="Processes; all cores if left out.")
+@option("--size", default="128x416", type=SIZE, help="Height and width in pixels.")
+@option("--seed", default=0, help="Seed of the town or of the rooms.")
+@option("--test-share", default=0.15, help="Fraction of the frames in the split `test`.")
+@option("--workers", type=int, help="Number of processes. Default: all cores.")
 def make_scenes(
     out: Path, world: str, count: int, size: tuple[int, int], seed: int, test_share: float, workers: int | None
 ) -> None:
-    """Render driving-like scenes, or rooms, with exact depth into a data-set folder.
+    """Render streets or rooms with exact depth into a data-set folder.
 
     \b
     Example: python -m scenes data/scenes --count 400 --size 128x416 --seed 0
@@ -42,7 +44,7 @@ def make_scenes(
         workers=workers,
         progress=Console(),
     )
-    echo(f"{out}: {count} frames of {size[0]}x{size[1]} px; use it as scenes:{out}")
+    echo(f"{out}: {count} frames of {size[0]}x{size[1]} px; use with --source scenes:{out}")
 
 
 if __name__ == "__main__":

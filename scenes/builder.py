@@ -1,4 +1,4 @@
-"""Colours, and the builder that places solids: what all models are made with."""
+"""Colours, and the builder that places solids; all models use both."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Rng = np.random.Generator
 
 
 def rgb(hexadecimal: str) -> Triple:
-    """Linear albedo of an sRGB colour such as "c04030"."""
+    """Return the linear albedo of an sRGB colour such as "c04030"."""
     red, green, blue = (int(hexadecimal[i : i + 2], 16) / 255 for i in (0, 2, 4))
     return red**2.2, green**2.2, blue**2.2
 
 
 def vary(rng: Rng, colour: Triple, amount: float) -> Triple:
-    """The colour, brighter or darker and tinted a little."""
+    """Return the colour with random brightness and tint."""
     gain = 1 + rng.uniform(-amount, amount)
     red, green, blue = (min(0.78, c * gain * (1 + rng.uniform(-amount, amount) / 4)) for c in colour)
     return red, green, blue
 
 
 def pick(rng: Rng, colours: tuple[str, ...], amount: float = 0.15) -> Triple:
-    """One of the sRGB colours, varied."""
+    """Return a random one of the sRGB colours, varied."""
     return vary(rng, rgb(colours[int(rng.integers(len(colours)))]), amount)
 
 
@@ -39,13 +39,13 @@ STEEL = (0.28, 0.29, 0.30)
 
 
 def _cross(a: F64, b: F64) -> F64:
-    # np.cross is ten times slower on single vectors, and there are hundreds a scene.
+    # np.cross is ten times slower on single vectors; a scene has hundreds.
     return np.array([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
 
 
 @dataclass
 class Builder:
-    """Collects solids, placing each by the frame that `at` has set."""
+    """Collects solids and places them in the frame set by `at`."""
 
     solids: list[Solid] = field(default_factory=list)
     x_m: float = 0.0
@@ -54,7 +54,7 @@ class Builder:
     yaw_rad: float = 0.0
 
     def at(self, x_m: float, z_m: float, yaw_rad: float = 0.0, y_m: float = 0.0) -> Builder:
-        """Stand the next model here, its z axis turned by `yaw_rad` to the right."""
+        """Place the next model here, with its z axis turned by `yaw_rad` to the right."""
         self.x_m, self.y_m, self.z_m, self.yaw_rad = x_m, y_m, z_m, yaw_rad
         return self
 
@@ -111,7 +111,7 @@ class Builder:
         material: Material = Material.PLAIN,
         **more: object,
     ) -> None:
-        """Add a cylinder between two points, tapering towards `stop`."""
+        """Add a cylinder between two points; `taper` narrows it towards `stop`."""
         low, high = np.array(start), np.array(stop)
         length = float(np.linalg.norm(high - low))
         up = (high - low) / length

@@ -1,9 +1,9 @@
-"""A pinhole camera over the road: where its rays go, and which pixels a solid can cover.
+"""A pinhole camera: its rays, and the pixels that a solid can cover.
 
 World axes: x to the right, y up, z forward along the road, metres; the road lies at y = 0. Pixel centres have
-whole coordinates, so a point at (x, y, z) in the camera is seen at column `focal * x / z + cx`.
+integer coordinates, so a point at (x, y, z) in the camera is seen at column `focal * x / z + cx`.
 
-Shape legend: H, W pixels, R sample rows (3 a pixel row), N solids, V vertices, E edges.
+Shape legend: H, W pixels, R sample rows (3 per pixel row), N solids, V vertices, E edges.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# What the arrays hold, for the reader. The checker sees any: it cannot follow NumPy's promotion of scalars.
+# The names state the dtype. The type checker sees Any, since it cannot follow the promotion of scalars in NumPy.
 F32 = NDArray[Any]
 F64 = NDArray[Any]
 
-# (row, column) of each sample within its pixel. The middle one is the pixel's centre: its depth is the ground
-# truth, so one pass gives antialiased colour and exact depth.
+# (row, column) of each sample within its pixel. The middle one is the pixel's centre, whose depth is the ground truth,
+# so one pass gives antialiased colour and exact depth.
 SAMPLES_PX = ((-1 / 3, 1 / 3), (0.0, 0.0), (1 / 3, -1 / 3))
 NEAR_M = 0.1
 _BOX = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64)
 _EDGES = [(a, b) for a in range(8) for b in range(a + 1, 8) if np.abs(_BOX[a] - _BOX[b]).sum() == 2]
 BOX_VERTICES = _BOX
 BOX_EDGES = np.array(_EDGES)
-# A box and its copy shifted along the sun's rays, and what joins them: the hull of the shadow volume.
+# Edges of a box, of its copy shifted along the sun's rays, and between both: the hull of the shadow volume.
 SWEPT_EDGES = np.concatenate([BOX_EDGES, BOX_EDGES + 8, np.stack([np.arange(8), np.arange(8) + 8], axis=1)])
 
 
@@ -46,7 +46,7 @@ class Camera:
 
     @property
     def world_from_camera(self) -> F64:
-        """The (3, 3) rotation whose columns are the camera's right, down and forward in the world."""
+        """Rotation (3, 3) whose columns are the camera's right, down and forward axes in the world."""
         sin_yaw, cos_yaw = math.sin(self.yaw_rad), math.cos(self.yaw_rad)
         sin_pitch, cos_pitch = math.sin(self.pitch_rad), math.cos(self.pitch_rad)
         forward = np.array([sin_yaw * cos_pitch, -sin_pitch, cos_yaw * cos_pitch])
@@ -58,10 +58,9 @@ class Camera:
         return np.stack([right, down, forward], axis=1)
 
     def rays(self, first_row: int, last_row: int) -> F32:
-        """World directions (3, R, W) of the samples of pixel rows [first, last).
+        """Return world directions (3, R, W) of the samples of pixel rows [first, last).
 
-        Their component along the optical axis is 1, so a ray's parameter at a hit *is* the planar depth in
-        metres.
+        Their component along the optical axis is 1, so the parameter of a ray at a hit is the planar depth in metres.
         """
         offsets = np.array(SAMPLES_PX)
         rows = (np.arange(first_row, last_row)[:, None] + offsets[:, 0]).reshape(-1)
@@ -72,10 +71,10 @@ class Camera:
         return np.stack([turn[i, 0] * across + turn[i, 1] * down + turn[i, 2] for i in range(3)]).astype(np.float32)
 
     def to_camera(self, points_m: F64) -> F64:
-        """World points (..., 3) in camera axes: right, down, forward."""
+        """Convert world points (..., 3) to camera axes: right, down, forward."""
         centred = points_m - np.array(self.position_m)
         turn = self.world_from_camera
-        # Element-wise on purpose: a matrix product of this size would wake BLAS threads in every worker.
+        # Element-wise, since a matrix product of this size would start BLAS threads in every worker.
         return np.stack([(centred * turn[:, i]).sum(axis=-1) for i in range(3)], axis=-1)
 
     def sample_rects(self, vertices_m: F64, edges: NDArray[np.int64]) -> tuple[NDArray[np.int64], F64]:
@@ -89,14 +88,14 @@ class Camera:
             (N, 4) first row, end row, first column, end column of samples (empty when not in view), and (N,)
             the nearest depth in metres.
         """
-        seen = self.to_camera(vertices_m)
-        start, stop = seen[:, edges[:, 0]], seen[:, edges[:, 1]]
+        in_camera = self.to_camera(vertices_m)
+        start, stop = in_camera[:, edges[:, 0]], in_camera[:, edges[:, 1]]
         rise = stop[..., 2] - start[..., 2]
         crosses = (start[..., 2] < NEAR_M) != (stop[..., 2] < NEAR_M)
-        share = (NEAR_M - start[..., 2]) / np.where(crosses, rise, 1.0)
-        cut = start + np.where(crosses, share, 0.0)[..., None] * (stop - start)
-        points = np.concatenate([seen, cut], axis=1)
-        valid = np.concatenate([seen[..., 2] >= NEAR_M, crosses], axis=1)
+        fraction = (NEAR_M - start[..., 2]) / np.where(crosses, rise, 1.0)
+        cut = start + np.where(crosses, fraction, 0.0)[..., None] * (stop - start)
+        points = np.concatenate([in_camera, cut], axis=1)
+        valid = np.concatenate([in_camera[..., 2] >= NEAR_M, crosses], axis=1)
         depth_m = np.maximum(points[..., 2], NEAR_M)
         column = self.focal_px * points[..., 0] / depth_m + self.cx_px
         row = len(SAMPLES_PX) * (self.focal_px * points[..., 1] / depth_m + self.cy_px) + 1
@@ -112,15 +111,15 @@ class Camera:
 
         top, bottom = bounds(row, 0.01, len(SAMPLES_PX) * height)
         left, right = bounds(column, 0.35, width)
-        return np.stack([top, bottom, left, right], axis=1), np.maximum(seen[..., 2].min(axis=1), NEAR_M)
+        return np.stack([top, bottom, left, right], axis=1), np.maximum(in_camera[..., 2].min(axis=1), NEAR_M)
 
 
 def draw_camera(seed: int, index: int, size_px: tuple[int, int]) -> Camera:
-    """Draw the camera of one frame, over x = 0 looking ahead; `draw_scene` moves it to its lane."""
+    """Draw the camera of one frame at x = 0; `draw_scene` moves it to its lane."""
     rng = np.random.default_rng([seed, index, 1])
     height, width = size_px
-    # 0.50-0.64 of the width: 76-90 degrees across, as with the cameras of KITTI and its like. A tall picture
-    # must not become a fisheye, so its height counts as well.
+    # 0.50-0.64 of the width is 76-90 degrees across, as in KITTI. The height counts as well, so that a tall picture
+    # does not become a fisheye.
     focal_px = float(rng.uniform(0.50, 0.64)) * max(width, 1.2 * height)
     pitch_rad = math.radians(rng.uniform(-0.5, 3.5))
     horizon_px = float(rng.uniform(0.40, 0.50)) * height
@@ -128,7 +127,7 @@ def draw_camera(seed: int, index: int, size_px: tuple[int, int]) -> Camera:
         size_px=size_px,
         focal_px=focal_px,
         cx_px=(width - 1) / 2 + float(rng.uniform(-0.01, 0.01)) * width,
-        # The picture is a crop of a taller one, as in KITTI: the crop decides where the horizon lies.
+        # As in KITTI, the picture is a crop of a taller one; the crop sets the height of the horizon.
         cy_px=horizon_px + focal_px * math.tan(pitch_rad),
         position_m=(0.0, float(rng.uniform(1.35, 2.05)), 0.0),
         yaw_rad=math.radians(rng.normal(0.0, 1.8)),

@@ -1,7 +1,7 @@
-"""What things in a room look like close up: wood and cloth, tiles and wallpaper, books, pictures, panes.
+"""Surfaces of a room: wood, cloth, tiles, wallpaper, books, pictures, panes.
 
-Each finish gets the samples that see its material, be it on a solid or on the shell of the room, and returns
-their colour. Patterns fade where they become finer than a pixel.
+Each finish gets the samples that see its material, on a solid or on the shell of the room, and returns their surface.
+Patterns fade out where they are finer than a pixel.
 
 Shape legend: n samples.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from . import noise
 from .light import column
 from .shapes import Material
-from .surfaces import Hits, Look, coverage, mix
+from .surfaces import Hits, Surface, coverage, mix
 from .textures import TEXTURES
 
 if TYPE_CHECKING:
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
 
 
 def _plane(hits: Hits) -> tuple[F32, F32]:
-    """Metres along the face that each sample is on, and up it (or along z on floors and tops)."""
+    """Return metres along the face of each sample, and up it (along z on horizontal faces)."""
     flat = np.abs(hits.face) == 2
     along = np.where(np.abs(hits.face) == 1, hits.metres[2], hits.metres[0])
     return along, np.where(flat, hits.metres[2], hits.metres[1])
 
 
 def _fade(size_m: float | F32, hits: Hits) -> F32:
-    """1 where a pattern of this size is seen, towards 0 where it is finer than a pixel."""
+    """Return 1 where a pattern of this size is visible, falling to 0 where it is finer than a pixel."""
     return np.clip(np.float32(0.5) * size_m / np.maximum(hits.footprint_m, 1e-4), 0, 1)
 
 
-def _look(albedo: F32, gloss: F32 | float, glow: F32 | float = 0.0) -> Look:
+def _surface(albedo: F32, gloss: F32 | float, glow: F32 | float = 0.0) -> Surface:
     shape = albedo.shape[1:]
     parts = [np.broadcast_to(np.asarray(part, dtype=np.float32), shape) for part in (gloss, glow)]
-    return Look(np.clip(albedo, 0.004, 0.92).astype(np.float32), parts[0].copy(), parts[1].copy())
+    return Surface(np.clip(albedo, 0.004, 0.92).astype(np.float32), parts[0].copy(), parts[1].copy())
 
 
 def _soften(hits: Hits, amount: float) -> None:
-    """Bend the normals of boxes towards their edges, as upholstery has it."""
+    """Bend the normals of boxes towards their edges, as on upholstery."""
     bent = hits.normal + np.float32(amount) * hits.local**3 * (hits.face != 0)
     hits.normal[:] = bent / np.sqrt((bent * bent).sum(axis=0))
 
 
-def _wood(hits: Hits) -> Look:
+def _wood(hits: Hits) -> Surface:
     """Grain along the longer side. extra: plank width in m (0 for none), plank length, seed, gloss."""
     width, length, seed, gloss = hits.extra[:4]
     along, up = _plane(hits)
@@ -69,10 +69,10 @@ def _wood(hits: Hits) -> Look:
     gap = np.minimum(np.abs(short / planks - row - 0.5) * -1 + 0.5, 9) * planks
     gap = np.minimum(gap, np.minimum(end, length - end))
     joint = np.where(width > 0, coverage(gap - 0.002, hits.footprint_m) * _fade(0.008, hits), 0)
-    return _look(hits.colour * gain * (1 - 0.6 * joint), gloss * (1 - 0.5 * joint))
+    return _surface(hits.colour * gain * (1 - 0.6 * joint), gloss * (1 - 0.5 * joint))
 
 
-def _fabric(hits: Hits) -> Look:
+def _fabric(hits: Hits) -> Surface:
     """Woven cloth. extra[0]: weave, extra[1]: 1 for stripes of the second colour, 2 for checks."""
     along, up = _plane(hits)
     x, y, z = hits.point_m
@@ -82,22 +82,22 @@ def _fabric(hits: Hits) -> Look:
     pitch = np.maximum(hits.extra[2], 0.04)
     stripe = (np.abs(along / pitch % 1 - 0.5) < 0.2) & (hits.extra[1] > 0)
     check = (np.abs(up / pitch % 1 - 0.5) < 0.2) & (hits.extra[1] > 1)
-    share = (0.5 * stripe + 0.5 * check + 0.3 * (stripe & (hits.extra[1] < 2))) * _fade(pitch, hits)
+    fraction = (0.5 * stripe + 0.5 * check + 0.3 * (stripe & (hits.extra[1] < 2))) * _fade(pitch, hits)
     _soften(hits, 0.55)
-    return _look(mix(albedo, hits.colour2, share), 0.0)
+    return _surface(mix(albedo, hits.colour2, fraction), 0.0)
 
 
-def _folds(hits: Hits) -> Look:
-    """Curtains: cloth in folds, that lets some light through. extra: folds a metre, glow, seed."""
+def _folds(hits: Hits) -> Surface:
+    """Curtains that let some light through. extra: folds per metre, glow, seed."""
     along, up = _plane(hits)
     wave = along * hits.extra[0] * 6.28 + 0.8 * np.sin(along * 9 + hits.extra[2] * 50) + 0.15 * up
-    seen = _fade(1 / np.maximum(hits.extra[0], 1), hits)
-    dark = 1 - seen * (0.22 + 0.22 * np.sin(wave))
+    visible = _fade(1 / np.maximum(hits.extra[0], 1), hits)
+    dark = 1 - visible * (0.22 + 0.22 * np.sin(wave))
     weave = noise.nearest(noise.fractal(), along * 150, up * 150) * _fade(0.01, hits)
-    return _look(hits.colour * (dark + 0.06 * weave), 0.0, hits.extra[1] * dark)
+    return _surface(hits.colour * (dark + 0.06 * weave), 0.0, hits.extra[1] * dark)
 
 
-def _books(hits: Hits) -> Look:
+def _books(hits: Hits) -> Surface:
     """Spines on the faces along z, pages on top. extra[0]: seed, extra[1]: mean thickness in m."""
     along, _ = _plane(hits)
     seed, thick = hits.extra[0], np.maximum(hits.extra[1], 0.008)
@@ -107,59 +107,59 @@ def _books(hits: Hits) -> Look:
     bright = noise.cell_hash(number, number * 0 + 9, seed)
     spine = (0.02 + 0.55 * bright**1.6) * (0.35 + 0.65 * tint)
     edge = np.minimum(warp - number, number + 1 - warp)
-    share = hits.local[1] * 0.5 + 0.5
-    label = (np.abs(share - 0.62 - 0.2 * (tint[0] - 0.5)) < 0.1) & (tint[1] > 0.4) & (np.abs(hits.face) == 3)
+    fraction = hits.local[1] * 0.5 + 0.5
+    label = (np.abs(fraction - 0.62 - 0.2 * (tint[0] - 0.5)) < 0.1) & (tint[1] > 0.4) & (np.abs(hits.face) == 3)
     albedo = np.where(label, mix(spine, 0.6, 0.6), spine) * (0.45 + 0.55 * np.clip(edge * 7, 0, 1))
     mean = np.stack([np.full(along.shape, value, np.float32) for value in (0.17, 0.15, 0.14)])
     albedo = mix(mean, albedo, _fade(thick, hits))
     paper = np.abs(hits.face) == 2
-    return _look(np.where(paper, hits.colour, albedo), 0.02)
+    return _surface(np.where(paper, hits.colour, albedo), 0.02)
 
 
-def _picture(hits: Hits) -> Look:
-    """A framed picture, or a poster. extra: seed, mount in m, frame in m; colour2 is the frame's."""
+def _picture(hits: Hits) -> Surface:
+    """A framed picture, or a poster. extra: seed, mount in m, frame in m; colour2: the frame."""
     seed, mount, frame = hits.extra[:3]
     along, up = _plane(hits)
     from_edge = np.minimum(
         hits.half_m[0] - np.abs(along), np.where(np.abs(hits.face) == 2, hits.half_m[2], hits.half_m[1]) - np.abs(up)
     )
-    share = hits.local[1] * 0.5 + 0.5
-    kind = (seed * 7) % 1
+    fraction = hits.local[1] * 0.5 + 0.5
+    style = (seed * 7) % 1
     ridge = 0.45 + 0.16 * noise.blended(noise.smooth(), along * 30 + seed * 400, seed * 300)
     tints = [np.stack([noise.cell_hash(seed * 0 + k, seed * 0 + c, seed) for c in range(3)]) for k in (1, 2, 3)]
-    sky = mix(column((0.55, 0.62, 0.7)), tints[0], 0.5) * (0.5 + 0.6 * share)
+    sky = mix(column((0.55, 0.62, 0.7)), tints[0], 0.5) * (0.5 + 0.6 * fraction)
     land = tints[1] * 0.35 * (0.6 + 0.25 * noise.blended(noise.fractal(), along * 90, up * 90))
-    scene = np.where(share > ridge, sky, land)
+    scene = np.where(fraction > ridge, sky, land)
     spots = noise.blended(noise.smooth(), along * 55 + seed * 200, up * 55 - seed * 100)
     shapes = np.where(spots > 0.4, tints[0], np.where(spots < -0.4, tints[1], 0.3 + 0.5 * tints[2]))
     lines = (np.floor(up / 0.035) % 2 == 0) & (
         noise.cell_hash(np.floor(along / 0.05), np.floor(up / 0.035), seed) < 0.7
     )
-    text = np.where(lines & (share < 0.75), 0.12, 0.75) * np.ones((3, 1), np.float32)
-    inner = np.where(kind < 0.45, scene, np.where(kind < 0.8, shapes, text))
+    text = np.where(lines & (fraction < 0.75), 0.12, 0.75) * np.ones((3, 1), np.float32)
+    inner = np.where(style < 0.45, scene, np.where(style < 0.8, shapes, text))
     albedo = np.where(from_edge < mount + frame, np.float32(0.78), inner)
     albedo = np.where(from_edge < frame, hits.colour2, albedo)
     front = hits.face == 3
-    return _look(np.where(front, albedo, hits.colour2), np.where(front & (from_edge > frame), 0.05, 0.02))
+    return _surface(np.where(front, albedo, hits.colour2), np.where(front & (from_edge > frame), 0.05, 0.02))
 
 
-def _screen(hits: Hits) -> Look:
-    """A television or monitor, dark or showing something. extra: seed, glow (0 for off), rim in m."""
+def _screen(hits: Hits) -> Surface:
+    """A television or monitor, on or off. extra: seed, glow (0 for off), rim in m."""
     seed, glow, rim = hits.extra[:3]
     along, up = _plane(hits)
     from_edge = np.minimum(hits.half_m[0] - np.abs(along), hits.half_m[1] - np.abs(up))
-    shown = (hits.face == 3) & (from_edge > rim)
+    visible = (hits.face == 3) & (from_edge > rim)
     x, y = np.floor(along / 0.07), np.floor(up / 0.05)
     tile = np.stack([noise.cell_hash(x + k, y, seed) for k in (1, 2, 3)])
     rows = (np.floor(up / 0.018) % 2 == 0) & (noise.cell_hash(np.floor(along / 0.02), np.floor(up / 0.018), seed) < 0.6)
     page = np.where(rows & (tile[0] < 0.7), 0.15, 0.8) * column((0.9, 0.95, 1.0))
     content = np.where((seed * 5) % 1 < 0.5, page, 0.2 + 0.5 * tile * (0.6 + 0.4 * np.sin(along * 9 + seed * 30)))
-    lit = shown & (glow > 0)
+    lit = visible & (glow > 0)
     albedo = np.where(lit, content, hits.colour)
-    return _look(albedo, np.where(shown, np.where(lit, 0.04, 0.14), 0.03), np.where(lit, glow, 0))
+    return _surface(albedo, np.where(visible, np.where(lit, 0.04, 0.14), 0.03), np.where(lit, glow, 0))
 
 
-def _pane(hits: Hits) -> Look:
+def _pane(hits: Hits) -> Surface:
     """A window pane and the view through it. extra: brightness outside, height of the horizon in m, seed."""
     bright, horizon, seed = hits.extra[:3]
     along, up = _plane(hits)
@@ -178,28 +178,28 @@ def _pane(hits: Hits) -> Look:
     built = (high < 0.5 * noise.cell_hash(house, house * 0 + 4, seed)) & ((seed * 3) % 1 < 0.5)
     view = np.where(built, np.where(window, 0.08, wall), sky)
     view = np.where(high < crown - 0.1, green, view)
-    return _look(view, 0.06, bright)
+    return _surface(view, 0.06, bright)
 
 
-def _tiles(hits: Hits) -> Look:
+def _tiles(hits: Hits) -> Surface:
     """Tiles with joints. extra: tile length and height in m, seed, gloss, variation, 1 for half-shifted rows."""
     wide, high, seed, gloss, varied, shifted = hits.extra
     along, up = _plane(hits)
     wide, high = np.maximum(wide, 0.02), np.maximum(high, 0.02)
     row = np.floor(up / high)
-    place = np.floor(along / wide + 0.5 * shifted * (row % 2))
-    across = along / wide + 0.5 * shifted * (row % 2) - place
-    tone = noise.cell_hash(place, row, seed) - 0.5
-    second = (noise.cell_hash(place + 5, row + 9, seed) < 0.5 * varied) | ((varied > 0.9) & ((row + place) % 2 == 0))
+    tile = np.floor(along / wide + 0.5 * shifted * (row % 2))
+    across = along / wide + 0.5 * shifted * (row % 2) - tile
+    tone = noise.cell_hash(tile, row, seed) - 0.5
+    second = (noise.cell_hash(tile + 5, row + 9, seed) < 0.5 * varied) | ((varied > 0.9) & ((row + tile) % 2 == 0))
     marble = noise.blended(noise.fractal(), along * 6 + tone * 90, up * 6 + seed * 80)
     gap = np.minimum(np.minimum(across, 1 - across) * wide, np.minimum(up / high - row, row + 1 - up / high) * high)
     joint = coverage(gap - 0.003, hits.footprint_m) * _fade(0.01, hits)
     body = np.where(second, hits.colour2, hits.colour) * (1 + 0.12 * tone * _fade(wide, hits) + 0.05 * marble)
-    return _look(mix(body, body.mean(axis=0) * 0.55, 0.8 * joint), gloss * (1 - joint))
+    return _surface(mix(body, body.mean(axis=0) * 0.55, 0.8 * joint), gloss * (1 - joint))
 
 
-def _carpet(hits: Hits) -> Look:
-    """Pile; extra: seed, then for rugs the border in m and the size of their figures."""
+def _carpet(hits: Hits) -> Surface:
+    """Carpet or rug. extra: seed, border in m, size of the figures in m (both 0 for a carpet)."""
     seed, border, figure = hits.extra[:3]
     along, up = _plane(hits)
     pile = noise.nearest(noise.fractal(), along * 110, up * 110) * _fade(0.02, hits)
@@ -211,12 +211,12 @@ def _carpet(hits: Hits) -> Look:
     second = np.where((seed * 3) % 1 < 0.5, diamond, hashed) & (figure > 0)
     from_edge = np.minimum(hits.half_m[0] - np.abs(along), hits.half_m[2] - np.abs(up))
     rim = (border > 0) & (np.abs(from_edge - border) < border * 0.4)
-    share = np.where(rim | (second & (from_edge > border * 1.6)), _fade(size * 0.4, hits) * 0.85, 0)
-    albedo = mix(hits.colour, hits.colour2, share)
-    return _look(albedo * (1 + 0.11 * pile + 0.05 * worn), 0.0)
+    fraction = np.where(rim | (second & (from_edge > border * 1.6)), _fade(size * 0.4, hits) * 0.85, 0)
+    albedo = mix(hits.colour, hits.colour2, fraction)
+    return _surface(albedo * (1 + 0.11 * pile + 0.05 * worn), 0.0)
 
 
-def _wall(hits: Hits) -> Look:
+def _wall(hits: Hits) -> Surface:
     """Paint or wallpaper above a skirting board of the second colour. extra: style, seed, pitch in m, skirting in m.
 
     Style: 0 paint, 1 stripes, 2 figures, 3 painted panelling below a rail, 4 rough plaster.
@@ -241,10 +241,10 @@ def _wall(hits: Hits) -> Look:
     board = (rise < skirting) | rail
     albedo = np.where(board, hits.colour2, albedo)
     albedo = albedo * (1 - 0.4 * coverage(np.abs(rise - skirting) - 0.004, hits.footprint_m) * (skirting > 0))
-    return _look(np.where(np.abs(hits.face) == 2, hits.colour * (1 + 0.02 * stain), albedo), 0.02)
+    return _surface(np.where(np.abs(hits.face) == 2, hits.colour * (1 + 0.02 * stain), albedo), 0.02)
 
 
-def _fronts(hits: Hits) -> Look:
+def _fronts(hits: Hits) -> Surface:
     """Doors and drawers on the front. extra: columns, rows, grip (0 bar, 1 knob, 2 none), panelled, seed, gloss."""
     columns, rows, grip, panelled, seed, gloss = hits.extra
     columns, rows = np.maximum(columns, 1), np.maximum(rows, 1)
@@ -268,17 +268,17 @@ def _fronts(hits: Hits) -> Look:
     handle = np.where(grip < 0.5, coverage(bar, foot), np.where(grip < 1.5, coverage(knob, foot), 0)) * front
     dark = np.where(front, np.maximum(seam * 0.7, panel * 0.3), 0)
     albedo = hits.colour * (1 + 0.05 * grain) * (1 - dark)
-    return _look(mix(albedo, hits.colour2, handle), gloss + 0.1 * handle)
+    return _surface(mix(albedo, hits.colour2, handle), gloss + 0.1 * handle)
 
 
-def _metal(hits: Hits) -> Look:
+def _metal(hits: Hits) -> Surface:
     """Brushed steel, chrome, or glazed china; extra[0]: gloss."""
     along, up = _plane(hits)
     brushed = noise.blended(noise.fractal(), along * 8, up * 120) * _fade(0.02, hits)
-    return _look(hits.colour * (1 + 0.06 * brushed), hits.extra[0])
+    return _surface(hits.colour * (1 + 0.06 * brushed), hits.extra[0])
 
 
-FINISHES: dict[Material, Callable[[Hits], Look]] = {
+FINISHES: dict[Material, Callable[[Hits], Surface]] = {
     Material.PLAIN: TEXTURES[Material.PLAIN],
     Material.LEAF: TEXTURES[Material.LEAF],
     Material.GLOW: TEXTURES[Material.GLOW],

@@ -1,4 +1,4 @@
-"""Desks and screens, kitchen units, rugs: what takes up a wall or carries other things.
+"""Desks, screens, kitchen units, rugs and boards.
 
 A model stands at the origin of its own axes: x right, y up, z forward, metres. Its front looks along local +z.
 """
@@ -20,7 +20,7 @@ STEEL = (0.5, 0.5, 0.5)
 
 
 def desk(to: Builder, rng: Rng, half_x: float, half_z: float) -> None:
-    """A desk with drawers, perhaps a monitor, and what lies on desks."""
+    """A desk, with random drawers, monitor and small items."""
     colour, material, extra = wooden(rng)
     legs = vary(rng, colour, 0.2) if rng.random() < 0.5 else pick(rng, ("26282b", "c9cbcc"), 0.1)
     to.box((0, 0.72, 0), (half_x, 0.015, half_z), colour, material, extra=extra)
@@ -35,7 +35,7 @@ def desk(to: Builder, rng: Rng, half_x: float, half_z: float) -> None:
     if rng.random() < 0.75:
         monitor(aside(to, float(rng.uniform(-0.2, 0.2)) * half_x, -half_z + 0.14, y_m=0.735), rng)
     front = aside(to, 0.0, 0.16)
-    trinkets.clutter(front, rng, half_x - 0.15, half_z - 0.24, 0.735, many=int(rng.integers(4, 10)), tallest_m=0.3)
+    trinkets.clutter(front, rng, half_x - 0.15, half_z - 0.24, 0.735, count=int(rng.integers(4, 10)), tallest_m=0.3)
 
 
 def monitor(to: Builder, rng: Rng) -> None:
@@ -65,19 +65,19 @@ def rug(to: Builder, rng: Rng, half_x: float, half_z: float) -> None:
 
 
 def whiteboard(to: Builder, half_x: float) -> None:
-    """A whiteboard on a wall, its middle at the origin, its back at z = 0."""
+    """A whiteboard on a wall, centred at the origin with its back at z = 0."""
     to.box((0, 0, 0.012), (half_x, 0.42, 0.012), (0.8, 0.8, 0.8), Material.PICTURE,
            colour2=(0.4, 0.4, 0.4), extra=(0.12, 0.4, 0.02))  # fmt: skip
 
 
 def wall_board(to: Builder, rng: Rng, half_x: float) -> None:
-    """One or two boards on a wall with things on them; the lower at the origin, their backs at z = 0."""
+    """One or two shelf boards on a wall with items; the lower at the origin, their backs at z = 0."""
     colour, material, extra = wooden(rng)
     for level in (0.0, 0.34)[: int(rng.integers(1, 3))]:
         to.box((0, level, 0.1), (half_x, 0.012, 0.1), colour, material, extra=extra)
-        place = aside(to, 0.0, 0.1, y_m=level + 0.012)
-        trinkets.row_of_books(aside(place, -half_x * 0.45, 0.0), rng, half_x * 0.5, 0.1, 0.28)
-        trinkets.clutter(aside(place, half_x * 0.55, 0.0), rng, half_x * 0.3, 0.02, 0.0, many=2, tallest_m=0.3)
+        base = aside(to, 0.0, 0.1, y_m=level + 0.012)
+        trinkets.row_of_books(aside(base, -half_x * 0.45, 0.0), rng, half_x * 0.5, 0.1, 0.28)
+        trinkets.clutter(aside(base, half_x * 0.55, 0.0), rng, half_x * 0.3, 0.02, 0.0, count=2, tallest_m=0.3)
 
 
 def refrigerator(to: Builder, rng: Rng) -> None:
@@ -86,11 +86,11 @@ def refrigerator(to: Builder, rng: Rng) -> None:
     to.box((0, 0.02, 0), (0.27, 0.02, 0.28), DARK, casts=False)
     to.box((0, high / 2 + 0.02, 0), (0.3, high / 2 - 0.02, 0.31), steel, Material.FRONTS,
            colour2=(0.4, 0.4, 0.4), extra=(1.0, 2.0, 0.0, 0.0, 0.3, 0.1))  # fmt: skip
-    trinkets.clutter(to, rng, 0.15, 0.15, high, many=int(rng.integers(0, 3)), tallest_m=0.3)
+    trinkets.clutter(to, rng, 0.15, 0.15, high, count=int(rng.integers(0, 3)), tallest_m=0.3)
 
 
 def kitchen_units(to: Builder, rng: Rng, half: float, colour: Triple, top: Triple, *, upper: bool) -> None:
-    """A row of units 0.62 m deep: worktop, sink, hob, and cupboards and tiles above where the wall is free."""
+    """A row of units 0.62 m deep with worktop, sink and hob; with `upper` also wall cupboards and tiles."""
     units = max(2, round(half / 0.3))
     style = (float(rng.integers(3)), float(rng.random() < 0.4), float(rng.random()), 0.05)
     to.box((0, 0.05, -0.02), (half - 0.01, 0.05, 0.27), (0.03, 0.03, 0.03))
@@ -114,7 +114,7 @@ def kitchen_units(to: Builder, rng: Rng, half: float, colour: Triple, top: Tripl
     to.box((-hob, 0.912, 0.02), (0.27, 0.002, 0.2), (0.25, 0.25, 0.25), Material.METAL, extra=(0.2,))
     to.tube((-hob, 0.914, -0.22), (-hob, 1.16, -0.22), 0.014, STEEL, Material.METAL, extra=(0.25,))
     to.tube((-hob, 1.155, -0.23), (-hob, 1.13, -0.03), 0.012, STEEL, Material.METAL, extra=(0.25,))
-    trinkets.clutter(aside(to, 0, 0.05), rng, 0.14 * half, 0.15, 0.91, many=int(rng.integers(2, 6)), tallest_m=0.4)
+    trinkets.clutter(aside(to, 0, 0.05), rng, 0.14 * half, 0.15, 0.91, count=int(rng.integers(2, 6)), tallest_m=0.4)
     for side in (-1, 1):
         spot = aside(to, side * half * 0.88, -0.05)
-        trinkets.clutter(spot, rng, half * 0.07, 0.18, 0.91, many=3, tallest_m=0.4)
+        trinkets.clutter(spot, rng, half * 0.07, 0.18, 0.91, count=3, tallest_m=0.4)

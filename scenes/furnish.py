@@ -1,4 +1,4 @@
-"""Furnishes a room by its kind: what stands where, drawn at random, with nothing in anything else."""
+"""Draws the furniture of a room by its kind, without overlaps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from . import fittings, furniture, trinkets
 from .builder import pick
 from .furniture import aside
 from .lamps import Lamp, bulb
-from .placing import Place, Placer
+from .placing import Placer, Rectangle
 from .rooms import WALL_FACES
 from .shapes import Material
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Furnisher:
-    """Places furniture in the main cell of a shell; `glow` is how bright its lamps are."""
+    """Places furniture in the main cell of a shell; `glow` is the brightness of its lamps."""
 
     def __init__(self, rng: Rng, shell: Shell, glow: float) -> None:
         self.rng, self.shell, self.glow = rng, shell, glow
@@ -27,13 +27,13 @@ class Furnisher:
         self.lamps: list[Lamp] = []
 
     def place_main(self) -> None:
-        """Draw what makes a room what it is, while there is room."""
+        """Draw the main piece of the room, before anything else takes its space."""
         main = {"living": self._sofa, "bedroom": self._bed, "office": self._desk, "kitchen": self._units}
         if self.shell.kind in main:
             main[self.shell.kind]()
 
     def fill(self, camera_xz_m: tuple[float, float]) -> None:
-        """Draw everything else that is in a room of this kind."""
+        """Draw the rest of the furniture."""
         others = {
             "living": self._living,
             "bedroom": self._bedroom,
@@ -48,7 +48,7 @@ class Furnisher:
         for _ in range(int(self.rng.integers(4, 10))):
             self._on_wall()
 
-    # The kinds of rooms.
+    # Kinds of rooms.
 
     def _sofa(self) -> None:
         half_x = float(self.rng.uniform(0.75, 1.1))
@@ -77,11 +77,11 @@ class Furnisher:
             if to is None and (to := placer.by_wall(half_x + 0.03, 1.07, 1.2, room_m=0.1)) is not None:
                 furniture.bed(to, rng, half_x, 1.0)
                 for side in (-1, 1):
-                    beside = aside(to, side * (half_x + 0.3), -0.83)
-                    if placer.stand(_square(beside, 0.21), 0.9):
-                        furniture.cupboard(beside, rng, 0.2, 0.19, 0.5, (1, 2), bare=True)
-                        self._table_lamp(beside, 0.5, -0.06)
-                        trinkets.clutter(aside(beside, 0, 0.12), rng, 0.1, 0.02, 0.5, many=2, tallest_m=0.2)
+                    bedside = aside(to, side * (half_x + 0.3), -0.83)
+                    if placer.stand(_square(bedside, 0.21), 0.9):
+                        furniture.cupboard(bedside, rng, 0.2, 0.19, 0.5, (1, 2), bare=True)
+                        self._table_lamp(bedside, 0.5, -0.06)
+                        trinkets.clutter(aside(bedside, 0, 0.12), rng, 0.1, 0.02, 0.5, count=2, tallest_m=0.2)
 
     def _bedroom(self) -> None:
         rng, placer = self.rng, self.placer
@@ -110,7 +110,7 @@ class Furnisher:
         rng = self.rng
         colour = pick(rng, (*furniture.PAINTS, "8a5a34", "a9794a", "7a2f2a"), 0.12)
         top = pick(rng, ("2f2f30", "b98a5c", "c9c5bd", "8a5a34"), 0.15)
-        # A wall that is free up to two metres has cupboards above as well.
+        # A wall that is free up to two metres also gets wall cupboards.
         ways = [(float(rng.uniform(1.3, 1.9)), 2.1), (1.2, 2.1), (1.2, 0.92), (0.8, 2.1), (0.8, 0.92)]
         rows = 0
         for half, high in ways:
@@ -130,7 +130,7 @@ class Furnisher:
         self._shelves(1)
         half_z = float(self.rng.uniform(0.8, 1.5))
         if self.rng.random() < 0.7 and half_z < self.shell.half_z - 0.1:
-            # Under everything: a runner takes no place.
+            # A runner is below other things and takes no floor space.
             fittings.rug(self.shell.spot(0.0, float(self.rng.uniform(-0.3, 0.3))), self.rng, 0.35, half_z)
 
     # Groups of furniture.
@@ -141,7 +141,8 @@ class Furnisher:
         if not self.placer.stand(_square(spot, half_x, half_z), 0.9):
             return
         high, on_rug = float(rng.uniform(0.38, 0.48)), 0.0
-        reach = Place(*(bound + sign * 0.3 for bound, sign in zip(_square(spot, half_x, half_z), SIDES, strict=True)))
+        bounds = _square(spot, half_x, half_z)
+        reach = Rectangle(*(bound + sign * 0.3 for bound, sign in zip(bounds, SIDES, strict=True)))
         inside = max(map(abs, reach[:2])) < self.shell.half_x and max(map(abs, reach[2:])) < self.shell.half_z
         if inside and rng.random() < 0.6:
             fittings.rug(spot, rng, half_x + 0.25, half_z + 0.25)
@@ -156,13 +157,13 @@ class Furnisher:
         is_round = bool(rng.random() < 0.3)
         furniture.table(to, rng, half_x, half_z, float(rng.uniform(0.72, 0.76)), round_top=is_round)
         colour, cloth = pick(rng, furniture.WOODS, 0.2), pick(rng, furniture.CLOTHS, 0.2)
-        style, places = int(rng.integers(3)), max(1, round(half_x / 0.36))
+        style, seats = int(rng.integers(3)), max(1, round(half_x / 0.36))
         radius = min(half_x, half_z)
         for side in (-1, 1):
-            for number in range(1 if is_round else places):
+            for number in range(1 if is_round else seats):
                 if rng.random() < 0.12:
                     continue
-                x = 0.0 if is_round else half_x * ((2 * number + 1) / places - 1)
+                x = 0.0 if is_round else half_x * ((2 * number + 1) / seats - 1)
                 away = (radius if is_round else half_z) + float(rng.uniform(0.0, 0.16))
                 turn = math.pi * (side > 0) + float(rng.normal(0, 0.1))
                 furniture.chair(aside(to, x, side * away, turn), rng, style, colour, cloth)
@@ -179,7 +180,7 @@ class Furnisher:
         fittings.desk(to, rng, half_x, half_z)
         self._table_lamp(aside(to, half_x - 0.16, -half_z + 0.16), 0.735, 0.0, odds=0.35)
         spot = aside(to, float(rng.normal(0, 0.08)), half_z + float(rng.uniform(0.1, 0.3)))
-        # Before a desk there is room for the chair; it must not be given away afterwards.
+        # Reserve the floor of the chair in front of the desk.
         self.placer.taken.append(_square(spot, 0.34))
         chair = aside(spot, 0, 0, math.pi + float(rng.normal(0, 0.4)))
         style = int(rng.choice([3, 3, 1, 2]))
@@ -202,7 +203,7 @@ class Furnisher:
                     self._table_lamp(aside(to, 0.5 * half_x, 0.0), high, 0.0, odds=1.0)
 
     def _small_piece(self, camera_xz_m: tuple[float, float]) -> None:
-        """A plant, boxes, a lamp, a stool or a chair: in the open or by a wall."""
+        """Place a plant, boxes, a lamp, a stool, a bin or a chair."""
         rng, draw = self.rng, self.rng.random()
         if draw < 0.25:
             if (to := self.placer.by_wall(0.24, 0.27, 1.0)) is not None:
@@ -211,7 +212,7 @@ class Furnisher:
             return
         if (to := self.placer.in_the_open(0.31, 0.31, 1.8)) is None:
             return
-        if math.dist((to.x_m, to.z_m), camera_xz_m) < 1.3:  # nothing tall before the camera
+        if math.dist((to.x_m, to.z_m), camera_xz_m) < 1.3:  # nothing tall in front of the camera
             draw = max(draw, 0.8)
         if draw < 0.45:
             trinkets.plant(to, rng, float(rng.uniform(0.7, 1.5)))
@@ -227,7 +228,7 @@ class Furnisher:
             to.tube((0, 0.32, 0), (0, 0, 0), 0.14, metal, taper=(0.2, 0, 0))
 
     def _hung(self, face: int, half_x: float, middle: float, half_y: float) -> Builder | None:
-        """A free place on a wall, now taken; or none."""
+        """Reserve a free place on a wall; None if there is none."""
         spare = self.shell.half_along(face) - half_x - 0.1
         if spare <= 0:
             return None
@@ -238,7 +239,7 @@ class Furnisher:
         return self.shell.stand(face, along, 0.0, middle)
 
     def _on_wall(self) -> None:
-        """A picture, or a board with books."""
+        """Hang a picture or a board with books."""
         rng, face = self.rng, int(self.rng.choice(WALL_FACES))
         half_x = float(rng.uniform(0.12, 0.45))
         half_y = min(0.42, half_x * float(rng.uniform(0.6, 1.4)))
@@ -260,9 +261,9 @@ class Furnisher:
 SIDES = (-1, 1, -1, 1)
 
 
-def _square(to: Builder, half_x: float, half_z: float | None = None) -> Place:
-    """The place of a rectangle about a builder, which is turned by quarters."""
+def _square(to: Builder, half_x: float, half_z: float | None = None) -> Rectangle:
+    """Return the rectangle around a builder that is turned by quarter turns."""
     half_z = half_x if half_z is None else half_z
     turned = abs(math.sin(to.yaw_rad)) > 0.5
     wide, deep = (half_z, half_x) if turned else (half_x, half_z)
-    return Place(to.x_m - wide, to.x_m + wide, to.z_m - deep, to.z_m + deep)
+    return Rectangle(to.x_m - wide, to.x_m + wide, to.z_m - deep, to.z_m + deep)

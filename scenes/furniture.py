@@ -1,7 +1,6 @@
-"""What people sit, lie and work on, and what they keep things in, each a handful of solids.
+"""Tables, chairs, sofas, beds, shelves and cupboards, each of a few solids.
 
-A model stands at the origin of its own axes: x right, y up, z forward, metres. Its front looks along local +z;
-what stands against a wall has its back there. Half sizes come from who places it.
+A model stands at the origin of its own axes: x right, y up, z forward, metres. Its front looks along local +z.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ LEATHERS = ("3a2a22", "5a3a2a", "1f1d1c", "7a4f33")
 
 
 def aside(to: Builder, x_m: float, z_m: float, yaw_rad: float = 0.0, y_m: float = 0.0) -> Builder:
-    """A builder of the same solids, placed and turned within the frame of this one."""
+    """Return a builder of the same solids, placed and turned in the frame of `to`."""
     sin, cos = math.sin(to.yaw_rad), math.cos(to.yaw_rad)
     return Builder(
         to.solids, to.x_m + cos * x_m + sin * z_m, to.y_m + y_m, to.z_m - sin * x_m + cos * z_m, to.yaw_rad + yaw_rad
@@ -32,14 +31,14 @@ def aside(to: Builder, x_m: float, z_m: float, yaw_rad: float = 0.0, y_m: float 
 
 
 def wooden(rng: Rng, *, painted: float = 0.35) -> tuple[Triple, Material, tuple[float, ...]]:
-    """Colour, material and extra of a piece of joinery: wood, or paint with this probability."""
+    """Draw colour, material and extra of joinery: paint with probability `painted`, else wood."""
     if rng.random() < painted:
         return pick(rng, PAINTS, 0.1), Material.PLAIN, ()
     return pick(rng, WOODS, 0.2), Material.WOOD, (0.0, 1.0, float(rng.random()), 0.05)
 
 
 def table(to: Builder, rng: Rng, half_x: float, half_z: float, high: float, *, round_top: bool = False) -> None:
-    """A table with four legs or one, with things on it."""
+    """A table with one or four legs, and items on it."""
     colour, material, extra = wooden(rng, painted=0.2)
     top = float(rng.uniform(0.025, 0.045))
     legs = vary(rng, colour, 0.1) if rng.random() < 0.6 else pick(rng, ("26282b", "d8d8d6", "4a4d50"), 0.1)
@@ -60,7 +59,7 @@ def table(to: Builder, rng: Rng, half_x: float, half_z: float, high: float, *, r
             for end in (-1, 1):
                 apron = (0, high - top - 0.04, end * (half_z - thick - 0.03))
                 to.box(apron, (half_x - 2 * thick - 0.03, 0.04, 0.01), legs, casts=False)
-    clutter(to, rng, half_x - 0.06, half_z - 0.06, high, many=int(rng.integers(2, 7)))
+    clutter(to, rng, half_x - 0.06, half_z - 0.06, high, count=int(rng.integers(2, 7)))
 
 
 def chair(to: Builder, rng: Rng, style: int, colour: Triple, cloth: Triple) -> None:
@@ -101,7 +100,7 @@ def chair(to: Builder, rng: Rng, style: int, colour: Triple, cloth: Triple) -> N
 
 
 def sofa(to: Builder, rng: Rng, half_x: float, half_z: float) -> None:
-    """A sofa or an armchair, its back at local -z, with cushions."""
+    """A sofa or an armchair with cushions, its back at local -z."""
     leather = rng.random() < 0.25
     cloth = pick(rng, LEATHERS if leather else CLOTHS, 0.2)
     material = Material.METAL if leather else Material.FABRIC
@@ -113,19 +112,19 @@ def sofa(to: Builder, rng: Rng, half_x: float, half_z: float) -> None:
         for end in (-1, 1):
             to.box((side * (half_x - 0.08), 0.035, end * (half_z - 0.08)), (0.025, 0.035, 0.025), (0.03, 0.02, 0.015))
     to.box((0, 0.155, 0), (half_x, 0.085, half_z), cloth, material, colour2=second, extra=weave)
-    # Its ends stand in the arms, a little forward of their backs, so that no two faces lie in one plane.
+    # Its ends are inside the arms and slightly in front of their backs, so that no two faces are coplanar.
     to.box((0, (0.24 + back) / 2, -half_z + deep + 0.01), (half_x - arm, (back - 0.25) / 2, deep), cloth, material,
            colour2=second, extra=weave, taper=(0, 0.4, 0.1))  # fmt: skip
     for side in (-1, 1):
         to.box((side * (half_x - arm), 0.24 + 0.18, 0), (arm, 0.18, half_z), cloth, material,
                colour2=second, extra=weave, taper=(0.2, 0.05, 0))  # fmt: skip
-    places = max(1, round((half_x - 2 * arm) / 0.34))
-    wide = (half_x - 2 * arm) / places
-    for place in range(places):
-        x = -half_x + 2 * arm + wide * (2 * place + 1)
+    seats = max(1, round((half_x - 2 * arm) / 0.34))
+    wide = (half_x - 2 * arm) / seats
+    for number in range(seats):
+        x = -half_x + 2 * arm + wide * (2 * number + 1)
         to.box((x, (0.24 + seat) / 2, deep + 0.01), (wide - 0.006, (seat - 0.24) / 2, half_z - deep - 0.005),
                vary(rng, cloth, 0.04), material, colour2=second, extra=weave, taper=(0.02, 0.06, 0))  # fmt: skip
-    for _ in range(int(rng.integers(0, 2 + places))):
+    for _ in range(int(rng.integers(0, 2 + seats))):
         x = float(rng.uniform(-1, 1)) * (half_x - 2 * arm - 0.2)
         cushion(aside(to, x, -half_z + 2 * deep + 0.11, float(rng.normal(0, 0.25)), seat), rng, pick(rng, LINENS, 0.3))
 
@@ -162,7 +161,7 @@ def bed(to: Builder, rng: Rng, half_x: float, half_z: float) -> None:
 
 
 def shelf(to: Builder, rng: Rng, half_x: float, half_z: float, high: float) -> None:
-    """An open bookcase, its back at local -z, filled with books and things."""
+    """An open bookcase with books and items, its back at local -z."""
     colour, material, extra = wooden(rng)
     thick = 0.012
     for side in (-1, 1):
@@ -177,22 +176,22 @@ def shelf(to: Builder, rng: Rng, half_x: float, half_z: float, high: float) -> N
         to.box((0, level, 0.003), (inner, thick, half_z - 0.006), colour, material, extra=extra)
     for board in range(boards):
         level = thick * 2 + board * rise
-        place, left, room = aside(to, 0, 0, y_m=level), -inner, rise - 2 * thick
+        base, left, room = aside(to, 0, 0, y_m=level), -inner, rise - 2 * thick
         while left < inner - 0.12:
             wide = min(float(rng.uniform(0.12, 0.5)), inner - left)
-            draw, spot = rng.random(), aside(place, left + wide / 2, 0.0)
+            draw, spot = rng.random(), aside(base, left + wide / 2, 0.0)
             if draw < 0.62:
                 row_of_books(spot, rng, wide / 2 - 0.004, half_z, room)
             elif draw < 0.74:
                 heap_of_books(spot, rng, min(0.13, wide / 2 - 0.01), half_z - 0.03, room)
             elif draw < 0.86:
-                clutter(spot, rng, max(wide / 2 - 0.07, 0.005), 0.01, 0.0, many=1, tallest_m=room - 0.02)
+                clutter(spot, rng, max(wide / 2 - 0.07, 0.005), 0.01, 0.0, count=1, tallest_m=room - 0.02)
             elif draw < 0.94 and wide > 0.2:
                 box = pick(rng, (*PAINTS, *CLOTHS), 0.2)
                 half_y = min(room / 2 - 0.02, 0.12)
                 spot.box((0, half_y, 0.0), (wide / 2 - 0.02, half_y, half_z - 0.025), box, Material.FABRIC)
             left += wide
-    clutter(to, rng, half_x - 0.12, half_z - 0.1, high, many=int(rng.integers(0, 4)), tallest_m=0.3)
+    clutter(to, rng, half_x - 0.12, half_z - 0.1, high, count=int(rng.integers(0, 4)), tallest_m=0.3)
 
 
 def cupboard(
@@ -205,7 +204,7 @@ def cupboard(
     *,
     bare: bool = False,
 ) -> None:
-    """A cupboard, chest of drawers or wardrobe with doors on its front; things on top unless it is `bare`."""
+    """A cupboard, chest of drawers or wardrobe with doors on its front; items on top unless `bare`."""
     painted = rng.random() < 0.5
     colour = pick(rng, PAINTS if painted else WOODS, 0.15)
     if grid is None:
@@ -219,7 +218,7 @@ def cupboard(
     if bare:
         return
     if high < 1.4:
-        clutter(to, rng, half_x - 0.12, half_z - 0.12, high, many=int(rng.integers(1, 6)))
+        clutter(to, rng, half_x - 0.12, half_z - 0.12, high, count=int(rng.integers(1, 6)))
     elif rng.random() < 0.3:
         box = pick(rng, ("b08d5f", "d9d4c7", "7a8088"), 0.2)
         to.box((0.2 * half_x, high + 0.12, 0), (0.22, 0.12, half_z * 0.7), box)

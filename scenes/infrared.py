@@ -1,6 +1,6 @@
-"""A structured-light depth camera that looks at a rendered room: noise, holes, shadows at edges.
+"""A structured-light depth camera: noise, holes, shadows at edges.
 
-It projects a pattern of infrared dots from a little beside the camera, as the first Kinect does.
+Its projector of infrared dots is next to the camera, as in the first Kinect.
 
 Shape legend: H, W pixels.
 """
@@ -18,31 +18,31 @@ if TYPE_CHECKING:
 
 RANGE_M = (0.5, 8.0)
 PROJECTOR_M = 0.075
-"""How far the projector is to the right of the camera."""
+"""Distance of the projector to the right of the camera."""
 LEAST_ECHO = 0.045
-EDGE_SHARE = 0.04
-"""A step in depth between neighbours, as a share of it, that confuses the matching of dots."""
+EDGE_FRACTION = 0.04
+"""Step in depth between neighbours, as a fraction of depth, at which the matching of dots can fail."""
 LOST_AT_EDGES = 0.4
 
 
 def sigma_m(depth_m: F32) -> F32:
-    """Standard deviation of a reading, after Khoshelham, Nguyen and others: quadratic in depth."""
+    """Return the standard deviation of a reading, quadratic in depth (Khoshelham, Nguyen and others)."""
     return np.asarray(0.0012 + 0.0019 * (depth_m - 0.4) ** 2)
 
 
 def sense(depth_m: F32, echo: F32, camera: Camera, seed: tuple[int, ...]) -> F32:
-    """What the sensor reports, as planar depth (H, W) in metres, 0 where it sees nothing.
+    """Return the sensor's planar depth (H, W) in metres, 0 for no reading.
 
     Args:
         depth_m: (H, W) exact planar depth.
-        echo: (H, W) how much infrared light comes back, 0 to 1.
+        echo: (H, W) fraction of infrared light that returns.
         camera: the camera that `depth_m` belongs to.
-        seed: of the noise and the holes.
+        seed: for the noise and the holes.
     """
     rng = np.random.default_rng(seed)
     height, width = depth_m.shape
     error = np.clip(rng.standard_normal(depth_m.shape), -3, 3) * sigma_m(depth_m)
-    # Weak echoes fail in patches, not pixel by pixel; light weakens with distance.
+    # Weak echoes fail in patches rather than single pixels; light weakens with distance.
     row, column = np.mgrid[:height, :width] * (128.0 / width)
     start = rng.uniform(0, noise.SIDE, 2)
     patchy = noise.blended(noise.fractal(), column * 2.5 + start[0], row * 2.5 + start[1])
@@ -56,20 +56,20 @@ def sense(depth_m: F32, echo: F32, camera: Camera, seed: tuple[int, ...]) -> F32
 
 
 def _in_shadow(depth_m: F32, camera: Camera) -> F32:
-    """Whether something nearer stands between a surface and the projector."""
-    # The column at which each surface would be seen from the projector: one that is seen there further left than
-    # something to its right here is behind that.
-    seen_at = np.arange(depth_m.shape[1]) - camera.focal_px * PROJECTOR_M / depth_m
-    leftmost = np.minimum.accumulate(seen_at[:, ::-1], axis=1)[:, ::-1]
-    return np.asarray(seen_at > leftmost + 0.5)
+    """Return whether something blocks the light of the projector."""
+    # Column of each surface seen from the projector. A surface is hidden if another one to its right in the camera is
+    # further left there.
+    column_px = np.arange(depth_m.shape[1]) - camera.focal_px * PROJECTOR_M / depth_m
+    leftmost = np.minimum.accumulate(column_px[:, ::-1], axis=1)[:, ::-1]
+    return np.asarray(column_px > leftmost + 0.5)
 
 
 def _at_edge(depth_m: F32) -> F32:
     padded = np.pad(depth_m, 1, mode="edge")
-    found = np.zeros(depth_m.shape, dtype=np.bool_)
+    edges = np.zeros(depth_m.shape, dtype=np.bool_)
     for row, column in ((0, 1), (2, 1), (1, 0), (1, 2)):
-        beside = padded[row : row + depth_m.shape[0], column : column + depth_m.shape[1]]
-        # A slanted floor changes by as much on both sides of a pixel, an edge on one: curvature tells them apart.
+        neighbour = padded[row : row + depth_m.shape[0], column : column + depth_m.shape[1]]
+        # A slanted floor changes equally on both sides of a pixel, an edge on one side; curvature separates them.
         across = padded[2 - row : 2 - row + depth_m.shape[0], 2 - column : 2 - column + depth_m.shape[1]]
-        found |= np.abs(beside + across - 2 * depth_m) > EDGE_SHARE * depth_m
-    return found
+        edges |= np.abs(neighbour + across - 2 * depth_m) > EDGE_FRACTION * depth_m
+    return edges

@@ -1,7 +1,4 @@
-"""Draws whole indoor scenes: a room, its furniture, its light, the camera in it, and the sensor.
-
-Shape legend: none, all is single places in metres.
-"""
+"""Draws indoor scenes: a room, its furniture, its light, the camera and the sensor."""
 
 from __future__ import annotations
 
@@ -34,17 +31,17 @@ KINDS = ("living", "bedroom", "office", "kitchen", "corridor")
 
 @dataclass(frozen=True)
 class Interior:
-    """All that is rendered."""
+    """An indoor scene."""
 
     kind: str
     camera: Camera
     room: Room
     solids: Solids
     lamps: list[Lamp]
-    """Those that cast shadows first."""
+    """Lamps that cast shadows come first."""
     ambient: Triple
     cell_light: list[float]
-    """How much of the ambient light each cell gets."""
+    """Factor of the ambient light in each cell."""
     sun: Triple
     """Unit vector towards the sun."""
     sun_light: Triple
@@ -52,12 +49,12 @@ class Interior:
 
 
 def draw_lens(seed: int, index: int, size_px: tuple[int, int]) -> Camera:
-    """The intrinsics of one frame's camera, not yet placed in its room."""
+    """Draw the intrinsics of one frame's camera; its pose is a placeholder."""
     rng = np.random.default_rng([seed, index, 11])
     height, width = size_px
     return Camera(
         size_px=size_px,
-        # 0.80-0.92 of the width of a picture of 4:3: 57-64 degrees across, as depth cameras have.
+        # 0.80-0.92 of the width at 4:3 is 57-64 degrees across, as in depth cameras.
         focal_px=float(rng.uniform(0.80, 0.92)) * max(width, 4 / 3 * height),
         cx_px=(width - 1) / 2 + float(rng.uniform(-0.01, 0.01)) * width,
         cy_px=(height - 1) / 2 + float(rng.uniform(-0.01, 0.01)) * height,
@@ -69,7 +66,7 @@ def draw_lens(seed: int, index: int, size_px: tuple[int, int]) -> Camera:
 
 
 def draw_interior(seed: int, index: int, size_px: tuple[int, int]) -> Interior:
-    """The scene of one frame: the same for the same three arguments, whatever was drawn before."""
+    """Draw the scene of one frame. It depends on the three arguments alone."""
     rng = np.random.default_rng([seed, index, 12])
     kind = str(rng.choice(KINDS, p=[0.28, 0.22, 0.22, 0.18, 0.10]))
     day = rng.random() < 0.72
@@ -88,8 +85,8 @@ def draw_interior(seed: int, index: int, size_px: tuple[int, int]) -> Interior:
     warmth = float(rng.uniform(-0.08, 0.06))
     daylight = (1.0 + warmth, 1.0, 1.06 - warmth)
     if day:
-        share = bright * 0.42
-        lamps += window_lights(shell, (daylight[0] * share, daylight[1] * share, daylight[2] * share))
+        sky = bright * 0.42
+        lamps += window_lights(shell, (daylight[0] * sky, daylight[1] * sky, daylight[2] * sky))
     lamps.sort(key=lambda lamp: (not lamp.shadows, -sum(lamp.power)))
     lamps = [replace(lamp, shadows=lamp.shadows and number < 2) for number, lamp in enumerate(lamps)]
     level = (0.16 * bright if day and has_windows else 0.1) + 0.28 * glow
@@ -128,8 +125,8 @@ def draw_interior(seed: int, index: int, size_px: tuple[int, int]) -> Interior:
 
 
 def _aim(rng: Rng, camera: Camera, towards_rad: float, room: Room, solids: Solids) -> Camera:
-    """Raise and tilt the camera as a hand or a robot holds it, where it sees a room and not a cupboard's side."""
-    best, least = camera, math.inf
+    """Draw the height and tilt of a hand-held or robot camera, and keep the trial with the best view of the room."""
+    best, lowest = camera, math.inf
     nearest = float(rng.uniform(0.65, 1.1))
     height, width = camera.size_px
     shrink = max(height / PROBE_PX[0], width / PROBE_PX[1])
@@ -137,7 +134,7 @@ def _aim(rng: Rng, camera: Camera, towards_rad: float, room: Room, solids: Solid
     for trial in range(TRIALS):
         by_hand = rng.random() < 0.75
         position = (camera.position_m[0], float(rng.uniform(1.2, 1.65) if by_hand else rng.uniform(0.45, 1.0)))
-        tried = replace(
+        candidate = replace(
             camera,
             position_m=(*position, camera.position_m[2]),
             yaw_rad=towards_rad + float(rng.normal(0, 0.25 * (1 + trial))),
@@ -145,7 +142,7 @@ def _aim(rng: Rng, camera: Camera, towards_rad: float, room: Room, solids: Solid
             roll_rad=math.radians(rng.normal(0, 2.8)),
         )
         probe = replace(
-            tried,
+            candidate,
             size_px=small,
             focal_px=camera.focal_px / shrink,
             cx_px=(small[1] - 1) / 2,
@@ -154,18 +151,18 @@ def _aim(rng: Rng, camera: Camera, towards_rad: float, room: Room, solids: Solid
         depth, ids = first_hits(probe, probe.rays(0, small[0]), 0, solids, room)
         depth = depth[1::3]
         near, middle = float(depth.min()), float(np.median(depth))
-        bad = max(0.0, NEAREST_M - near) * 9 + max(0.0, near - nearest)
-        bad += max(0.0, 1.9 - middle) + max(0.0, middle - 3.2)
-        bad += max(0.0, 14 - len(np.unique(ids))) / 14 + 2 * max(0.0, 0.45 - float((ids >= 0).mean()))
-        if bad < least:
-            best, least = tried, bad
-        if bad < GOOD_ENOUGH:
+        penalty = max(0.0, NEAREST_M - near) * 9 + max(0.0, near - nearest)
+        penalty += max(0.0, 1.9 - middle) + max(0.0, middle - 3.2)
+        penalty += max(0.0, 14 - len(np.unique(ids))) / 14 + 2 * max(0.0, 0.45 - float((ids >= 0).mean()))
+        if penalty < lowest:
+            best, lowest = candidate, penalty
+        if penalty < GOOD_ENOUGH:
             break
     return best
 
 
 def _furnish_beyond(rng: Rng, shell: Shell) -> None:
-    """Something in the alcove and in the room next door, by the wall opposite the opening."""
+    """Furnish the alcove and the next room, at the wall opposite the opening."""
     for portal in shell.portals:
         cell = shell.cells[portal.into]
         axis = 0 if portal.face < 2 else 2
@@ -194,7 +191,7 @@ def _furnish_beyond(rng: Rng, shell: Shell) -> None:
 
 
 def _sun_azimuth(rng: Rng, shell: Shell) -> float:
-    """From where the sun shines into one of the windows."""
+    """Draw an azimuth at which the sun shines into a window."""
     faces = [opening.face for opening in shell.openings if opening.kind == "window"] or [0]
     outward = {0: -math.pi / 2, 1: math.pi / 2, 4: math.pi, 5: 0.0}[int(rng.choice(faces))]
     return outward + float(rng.uniform(-0.9, 0.9))

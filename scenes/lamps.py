@@ -1,4 +1,4 @@
-"""Lights of a room: windows, lamps on the ceiling, bulbs; and how much of each a surface gets.
+"""Lights of a room: windows, ceiling lamps and bulbs; and the light that surfaces receive.
 
 Shape legend: n samples.
 """
@@ -25,7 +25,7 @@ WARM = (1.0, 0.80, 0.56)
 
 @dataclass(frozen=True)
 class Lamp:
-    """A light: a rectangle that shines to one side, or a ball where `normal` is zero. Colours are linear."""
+    """A light: a one-sided rectangle, or a ball if `normal` is zero. Colours are linear."""
 
     centre_m: Triple
     arm_m: Triple
@@ -37,14 +37,14 @@ class Lamp:
     shadows: bool
 
     def received(self, point_m: F32, normal: F32) -> F32:
-        """Light (n) of unit power at world points (3, n), nothing in the way."""
+        """Return unoccluded light (n) of unit power at world points (3, n)."""
         away = [np.float32(c) - p for c, p in zip(self.centre_m, point_m, strict=True)]
-        # Near a large light the law for points would run to infinity.
+        # The law for point lights would diverge near a large light.
         size = sum(a * a + b * b for a, b in zip(self.arm_m, self.other_arm_m, strict=True)) * 0.5 + 0.02
         square = away[0] ** 2 + away[1] ** 2 + away[2] ** 2
         length = np.sqrt(square)
         cosine = sum(a * n for a, n in zip(away, normal, strict=True)) / length
-        # A large light reaches a little around the edge.
+        # A large light reaches slightly around edges.
         soft = min(0.35, 0.5 * math.sqrt(size))
         facing = np.clip((cosine + np.float32(soft)) / np.float32(1 + soft), 0, 1)
         if any(self.normal):
@@ -54,14 +54,14 @@ class Lamp:
 
 
 def bulb(centre_m: Triple, strength: float) -> Lamp:
-    """A small lamp without shadows of its own."""
+    """Return a small lamp that casts no shadows."""
     power = (WARM[0] * strength, WARM[1] * strength, WARM[2] * strength)
     return Lamp(centre_m, (0.1, 0.0, 0.0), (0.0, 0.0, 0.1), (0.0, 0.0, 0.0), power, shadows=False)
 
 
 def window_lights(shell: Shell, light: Triple) -> list[Lamp]:
-    """Daylight through each window; `light` is how bright the sky is."""
-    found = []
+    """Return daylight through each window; `light` is the brightness of the sky."""
+    lamps = []
     for opening in shell.openings:
         if opening.kind != "window":
             continue
@@ -71,19 +71,19 @@ def window_lights(shell: Shell, light: Triple) -> list[Lamp]:
         inward = (math.sin(YAWS_RAD[opening.face]), 0.0, math.cos(YAWS_RAD[opening.face]))
         along = (0.0, 0.0, opening.half_m) if opening.face < 2 else (opening.half_m, 0.0, 0.0)
         power = (light[0] * area, light[1] * area, light[2] * area)
-        found.append(Lamp((spot.x_m, spot.y_m, spot.z_m), along, (0.0, rise, 0.0), inward, power, shadows=True))
-    return found
+        lamps.append(Lamp((spot.x_m, spot.y_m, spot.z_m), along, (0.0, rise, 0.0), inward, power, shadows=True))
+    return lamps
 
 
 def ceiling_lights(shell: Shell, rng: Rng, glow: float, camera_xz_m: tuple[float, float]) -> list[Lamp]:
-    """Hang or mount lamps on the ceiling; they shine where `glow` is above 0."""
+    """Add ceiling lamps and return their lights; there are none if `glow` is 0."""
     long_x = shell.half_x > shell.half_z
     rows = max(1, round(max(shell.half_x, shell.half_z) / 1.6))
     style = rng.choice(3, p=[0.1, 0.3, 0.6] if shell.kind == "office" else [0.45, 0.4, 0.15])
-    found = []
+    lamps = []
     for number in range(rows):
-        share = (2 * number + 1) / rows - 1
-        x, z = (share * shell.half_x, 0.0) if long_x else (0.0, share * shell.half_z)
+        fraction = (2 * number + 1) / rows - 1
+        x, z = (fraction * shell.half_x, 0.0) if long_x else (0.0, fraction * shell.half_z)
         to = shell.spot(x, z)
         below = shell.high
         if style == 0 and math.hypot(x - camera_xz_m[0], z - camera_xz_m[1]) > 0.9:
@@ -105,5 +105,5 @@ def ceiling_lights(shell: Shell, rng: Rng, glow: float, camera_xz_m: tuple[float
             tint = WARM if style < 2 else (1.0, 0.95, 0.86)
             power = (tint[0] * glow * 3.2, tint[1] * glow * 3.2, tint[2] * glow * 3.2)
             down = (0.0, -1.0, 0.0) if style == 2 else (0.0, 0.0, 0.0)
-            found.append(Lamp((x, below - 0.05, z), *arms, down, power, shadows=True))
-    return found
+            lamps.append(Lamp((x, below - 0.05, z), *arms, down, power, shadows=True))
+    return lamps

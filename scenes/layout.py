@@ -1,6 +1,6 @@
-"""What stands and moves along a road, drawn at random.
+"""Draws buildings, plants, people and traffic along a road.
 
-Offsets across the road (`lateral`) are metres to the right of its middle. Traffic keeps to the right.
+Lateral offsets are metres to the right of the centre line. Traffic drives on the right.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FAR_M = 175.0
 
 
 class Contact(NamedTuple):
-    """A rectangle on the ground that something stands over and darkens."""
+    """A rectangle on the ground that is darkened by the object above it."""
 
     x_m: float
     z_m: float
@@ -29,10 +29,10 @@ class Contact(NamedTuple):
 
 
 class Layout:
-    """Places models along the road, each kind by its own method."""
+    """Places models along the road, with a method for each kind."""
 
-    def __init__(self, rng: Rng, place: str, road: Road, lane: int) -> None:
-        self.rng, self.place, self.road, self.lane = rng, place, road, lane
+    def __init__(self, rng: Rng, area: str, road: Road, lane: int) -> None:
+        self.rng, self.area, self.road, self.lane = rng, area, road, lane
         self.to = Builder()
         self.contacts: list[Contact] = []
 
@@ -48,13 +48,13 @@ class Layout:
         self._traffic()
         if self.road.has_crossing:
             self._crossing()
-        if self.place == "country":
+        if self.area == "country":
             self._woods()
 
     def _stand(self, lateral_m: float, z_m: float, turn_rad: float = 0.0, *, high: bool = True) -> Builder:
-        """The builder at a place along the road, facing along it, on the pavement if `high`."""
+        """Move the builder along the road, facing along it, and onto the pavement if `high`."""
         slope = math.atan(float(self.road.slope(z_m)))
-        # Move square to the road, so that what stands in a row keeps its distance to the kerb.
+        # Offsets are perpendicular to the road, so that rows keep their distance to the kerb.
         x = float(self.road.centre_x(z_m)) + lateral_m * math.cos(slope)
         z = z_m - lateral_m * math.sin(slope)
         return self.to.at(x, z, slope + turn_rad, self.road.kerb_m if high else 0.0)
@@ -72,13 +72,13 @@ class Layout:
 
     def _houses(self, side: int) -> None:
         rng, road = self.rng, self.road
-        if self.place == "country":
+        if self.area == "country":
             for _ in range(int(rng.integers(0, 3))):
                 z, off = float(rng.uniform(35, 140)), float(rng.uniform(9, 35))
                 self._stand(side * (self._kerb_line + off), z, float(rng.uniform(-0.3, 0.3)), high=False)
                 models.building(self.to, rng, rng.uniform(4, 6), rng.uniform(5, 9), rng.uniform(3, 6), gable=True)
             return
-        town = self.place == "town"
+        town = self.area == "town"
         z = float(rng.uniform(-6, 6))
         setback = float(rng.uniform(0.0, 0.4)) if town else float(rng.uniform(3.5, 9))
         height = float(rng.uniform(7, 17))
@@ -99,7 +99,7 @@ class Layout:
             self._street_houses(side, front + 2 * 7.5, town=town)
 
     def _street_houses(self, side: int, start: float, *, town: bool) -> None:
-        """Houses along the crossing street, where one looks into it."""
+        """Draw houses along the crossing street."""
         rng, road = self.rng, self.road
         for across in (-1, 1):
             x = start
@@ -113,32 +113,32 @@ class Layout:
 
     def _trees(self, side: int) -> None:
         rng, road = self.rng, self.road
-        if self.place == "town" and rng.random() < 0.4:
+        if self.area == "town" and rng.random() < 0.4:
             return
         spacing = float(rng.uniform(9, 22))
         z = float(rng.uniform(3, 16))
-        off = road.pavement_m * 0.32 if self.place == "town" else road.pavement_m + float(rng.uniform(1.2, 3.0))
+        off = road.pavement_m * 0.32 if self.area == "town" else road.pavement_m + float(rng.uniform(1.2, 3.0))
         while z < 150:
             if not self._in_crossing(z, 5) and rng.random() < 0.85:
-                jitter = float(rng.normal(0, 0.15 if self.place == "town" else 0.9))
+                jitter = float(rng.normal(0, 0.15 if self.area == "town" else 0.9))
                 self._stand(side * (self._kerb_line + max(0.6, off + jitter)), z)
-                if self.place != "town" and rng.random() < 0.2:
+                if self.area != "town" and rng.random() < 0.2:
                     models.conifer(self.to, rng, float(rng.uniform(6, 13)))
-                elif self.place != "town" and rng.random() < 0.25:
+                elif self.area != "town" and rng.random() < 0.25:
                     models.bush(self.to, rng, float(rng.uniform(0.7, 1.4)))
                 else:
                     tall = float(rng.uniform(5, 9.5))
                     models.tree(self.to, rng, tall, lobes=int(rng.integers(6, 10)) if z < 60 else 4)
                 self._contact(0.15, 0.15, 0.5)
             z += spacing * float(rng.uniform(0.7, 1.3))
-        if self.place == "suburb":
+        if self.area == "suburb":
             for _ in range(int(rng.integers(3, 8))):
                 z = float(rng.uniform(10, 130))
                 self._stand(side * (self._kerb_line + road.pavement_m + float(rng.uniform(14, 24))), z)
                 models.tree(self.to, rng, float(rng.uniform(7, 12)), lobes=5)
 
     def _woods(self) -> None:
-        """A belt of trees far off, so that fields end somewhere."""
+        """Draw a belt of distant trees at the end of the fields."""
         rng = self.rng
         for side in (-1, 1):
             base = float(rng.uniform(45, 95))
@@ -153,7 +153,7 @@ class Layout:
     def _lamps_and_signs(self, side: int) -> None:
         rng, road = self.rng, self.road
         off = self._kerb_line + (0.45 if road.kerb_m else 1.3)
-        if self.place != "country":
+        if self.area != "country":
             height, spacing, z = (
                 float(rng.uniform(5, 8.5)),
                 float(rng.uniform(20, 32)),
@@ -167,10 +167,10 @@ class Layout:
         for _ in range(int(rng.integers(1, 4))):
             z = float(rng.uniform(9, 75))
             if not self._in_crossing(z, 2):
-                # Those on the left face the oncoming traffic, mostly.
+                # Most signs on the left face oncoming traffic.
                 self._stand(side * off, z, math.pi if side < 0 and rng.random() < 0.7 else 0.0)
                 models.sign(self.to, rng)
-        if self.place == "town":
+        if self.area == "town":
             for _ in range(int(rng.integers(0, 6))):
                 self._stand(side * off, float(rng.uniform(6, 45)))
                 models.bollard(self.to, rng)
@@ -178,7 +178,7 @@ class Layout:
 
     def _fences(self, side: int) -> None:
         rng, road = self.rng, self.road
-        if self.place == "town" or rng.random() < 0.35:
+        if self.area == "town" or rng.random() < 0.35:
             return
         z, off = float(rng.uniform(2, 20)), self._kerb_line + (road.pavement_m + 0.5 if road.kerb_m else 1.6)
         while z < 90:
@@ -191,8 +191,8 @@ class Layout:
 
     def _people(self, side: int) -> None:
         rng, road = self.rng, self.road
-        many = {"town": 8, "suburb": 4, "country": 1}[self.place]
-        for _ in range(int(rng.integers(0, many + 1))):
+        most = {"town": 8, "suburb": 4, "country": 1}[self.area]
+        for _ in range(int(rng.integers(0, most + 1))):
             z = float(rng.uniform(6, 20) if rng.random() < 0.4 else rng.uniform(15, 60))
             if self._in_crossing(z, 1.0):
                 continue
@@ -210,9 +210,9 @@ class Layout:
         room = road.half_width_m - road.lanes * road.lane_m
         if room < 2 or rng.random() < 0.12:
             return
-        z, share = float(rng.uniform(3, 14)), float(rng.uniform(0.35, 0.95))
+        z, fraction = float(rng.uniform(3, 14)), float(rng.uniform(0.35, 0.95))
         while z < 120:
-            if rng.random() < share and not self._in_crossing(z + 2.5, 9):
+            if rng.random() < fraction and not self._in_crossing(z + 2.5, 9):
                 turn = 0.0 if side > 0 or rng.random() < 0.2 else math.pi
                 self._stand(side * (road.half_width_m - 1.12), z + 2.4, turn + float(rng.normal(0, 0.015)), high=False)
                 self._vehicle(z, heavy=0.12, lorries=False)
@@ -256,7 +256,7 @@ class Layout:
             if rng.random() < 0.7:
                 self._stand(side * (self._kerb_line + 0.8), z)
                 models.traffic_light(self.to, rng)
-        # People on the zebra, across the road.
+        # People on the zebra crossing.
         for _ in range(int(rng.integers(0, 4))):
             z = road.crossing_at_m - road.crossing_half_m - 2.6 + float(rng.normal(0, 0.6))
             lateral = float(rng.uniform(-1, 1)) * road.half_width_m

@@ -1,4 +1,4 @@
-"""Sun, sky and air of one scene.
+"""Sun, sky and haze of a scene.
 
 Shape legend: n directions or samples.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Weather:
-    """Light, and what the air and the sensor make of it. Colours are linear."""
+    """Light, sky and haze. Colours are linear."""
 
     sun: tuple[float, float, float]
     """Unit vector towards the sun."""
@@ -30,16 +30,16 @@ class Weather:
     zenith: Triple
     horizon: Triple
     clouds: float
-    """Share of the sky they cover, about."""
+    """Approximate fraction of the sky that they cover."""
     haze_per_m: float
     hills_rad: float
-    """How high the land beyond the last thing rendered stands over the horizon."""
+    """Height of the distant land above the horizon."""
     shift: float
-    """Where in the noise the clouds and hills are cut from, in [0, 1)."""
+    """Offset in the noise of clouds and hills, in [0, 1)."""
 
 
 def draw_weather(rng: np.random.Generator) -> Weather:
-    """A sunny, hazy or overcast day."""
+    """Draw a sunny, hazy or overcast day."""
     elevation, azimuth = math.radians(rng.uniform(24, 58)), rng.uniform(0, 2 * math.pi)
     overcast = float(rng.choice([0.0, 0.35, 0.85], p=[0.6, 0.2, 0.2]))
     low = 1 - (math.degrees(elevation) - 24) / 34
@@ -65,38 +65,38 @@ def draw_weather(rng: np.random.Generator) -> Weather:
     )
 
 
-def mix_triple(first: F64, second: F64, share: float) -> Triple:
-    """First where share is 0, second where it is 1."""
-    red, green, blue = first + share * (second - first)
+def mix_triple(first: F64, second: F64, fraction: float) -> Triple:
+    """Interpolate from `first` at fraction 0 to `second` at 1."""
+    red, green, blue = first + fraction * (second - first)
     return float(red), float(green), float(blue)
 
 
 def column(triple: Triple) -> F32:
-    """A colour as (3, 1), to broadcast over samples."""
+    """Return a colour as (3, 1), to broadcast over samples."""
     return np.array(triple, dtype=np.float32)[:, None]
 
 
 def sky_colour(directions: F32, weather: Weather) -> F32:
-    """Sky (3, n) in unit directions (3, n): gradient, glow about the sun, clouds, distant hills."""
+    """Return sky (3, n) in unit directions (3, n): gradient, glow around the sun, clouds, hills."""
     x, y, z = directions
     up = np.maximum(y, 0)
     colour = mix(column(weather.horizon), column(weather.zenith), np.sqrt(up) * np.float32(1.15) - np.float32(0.05))
     towards = np.clip(x * weather.sun[0] + y * weather.sun[1] + z * weather.sun[2], 0, 1)
     glow = 0.35 * towards**8 + 0.8 * towards**64 + 12 * (towards > 0.9996)
     colour = colour + column(weather.sun_light) * (glow * np.float32(0.2 * (1 - 0.6 * weather.clouds)))
-    # Clouds hang in a layer: its noise is seen in perspective, which gives the sky its own depth.
+    # Clouds form a layer, whose noise is drawn in perspective.
     reach = 1 / (up + 0.06)
-    place = weather.shift * 700
-    thick = noise.blended(noise.fractal(), x * reach * 15 + place, z * reach * 15 + place)
-    bulk = noise.blended(noise.fractal(), x * reach * 5 - place, z * reach * 5)
+    offset = weather.shift * 700
+    thick = noise.blended(noise.fractal(), x * reach * 15 + offset, z * reach * 15 + offset)
+    bulk = noise.blended(noise.fractal(), x * reach * 5 - offset, z * reach * 5)
     cover = 0.4 * thick + 0.9 * bulk - (1.0 - 2.4 * weather.clouds)
     cloud = np.clip(cover * 0.9, 0, 1) * np.clip(up * 9, 0, 1)
     shade = (0.95 - 0.24 * np.clip(cover * 0.55, 0, 1)) * (0.9 + 0.03 * thick)
     sunny = column(weather.sun_light) * np.float32(0.2) + column(weather.sky_light) * np.float32(0.66)
     colour = mix(colour, sunny * shade, cloud * np.float32(0.92))
     around = np.arctan2(x, z)
-    ridge = weather.hills_rad * (0.75 + 0.32 * noise.blended(noise.smooth(), around * 34 + place, place + 0 * around))
-    near_ridge = 0.45 * ridge + 0.004 * noise.blended(noise.fractal(), around * 150 + place, place + 0 * around)
+    ridge = weather.hills_rad * (0.75 + 0.32 * noise.blended(noise.smooth(), around * 34 + offset, offset + 0 * around))
+    near_ridge = 0.45 * ridge + 0.004 * noise.blended(noise.fractal(), around * 150 + offset, offset + 0 * around)
     land = column((0.16, 0.22, 0.15)) * column(weather.sky_light)
     for height, haze in ((ridge, 0.74), (near_ridge, 0.5)):
         solid = np.clip((height - y) * 400, 0, 1)
@@ -105,7 +105,7 @@ def sky_colour(directions: F32, weather: Weather) -> F32:
 
 
 def mirrored(directions: F32, weather: Weather) -> F32:
-    """What a shiny surface shows (3, n) in unit directions (3, n): sky above, a dim street below."""
+    """Return mirrored light (3, n) in unit directions (3, n): sky above, a dim street below."""
     _, y, _ = directions
     sky = mix(column(weather.horizon), column(weather.zenith), np.sqrt(np.clip(y, 0, 1)))
     street = column(weather.sky_light) * np.float32(0.14)
@@ -116,8 +116,8 @@ def mirrored(directions: F32, weather: Weather) -> F32:
 
 
 def through_air(colour: F32, distance_m: F32, directions: F32, weather: Weather) -> F32:
-    """Colour (3, n) after `distance_m` of haze, which glows towards the sun."""
-    share = 1 - np.exp(-weather.haze_per_m * distance_m)
+    """Return colour (3, n) after `distance_m` of haze, which is brighter towards the sun."""
+    fraction = 1 - np.exp(-weather.haze_per_m * distance_m)
     towards = np.clip(sum(np.float32(s) * d for s, d in zip(weather.sun, directions, strict=True)), 0, 1)
     air = column(weather.horizon) * 0.92 + column(weather.sun_light) * (0.05 * towards**4)
-    return mix(colour, air, share).astype(np.float32)
+    return mix(colour, air, fraction).astype(np.float32)

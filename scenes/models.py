@@ -1,4 +1,4 @@
-"""What stands beside the road: houses, trees, people and street furniture, each a handful of solids.
+"""Houses, trees, people and street furniture, each of a few solids.
 
 A model stands at the origin of its own axes: x right, y up, z forward, metres.
 """
@@ -88,7 +88,7 @@ def building(to: Builder, rng: Rng, half_x: float, half_z: float, height: float,
 
 
 def tree(to: Builder, rng: Rng, height: float, *, lobes: int) -> None:
-    """A broad-leaved tree: a trunk, perhaps two boughs, and an irregular crown of leafy ellipsoids."""
+    """A broad-leaved tree: a trunk, sometimes two boughs, and a crown of ellipsoids with leaf texture."""
     bark, leaf = vary(rng, rgb("5a4636"), 0.25), pick(rng, LEAVES, 0.25)
     trunk = height * rng.uniform(0.26, 0.36)
     radius = height * rng.uniform(0.23, 0.35)
@@ -156,7 +156,7 @@ def bush(to: Builder, rng: Rng, size: float) -> None:
 
 
 def person(to: Builder, rng: Rng, *, detail: bool) -> None:
-    """Somebody walking along local z."""
+    """A person walking along local z."""
     tall = rng.uniform(1.55, 1.9)
     coat, trousers = pick(rng, CLOTHES), pick(rng, CLOTHES[:5])
     skin = pick(rng, SKINS, 0.1)

@@ -1,4 +1,4 @@
-"""Tables of noise that wrap around, made once a process, and cheap ways to look them up.
+"""Tables of periodic noise, made once per process, and fast look-up.
 
 Shape legend: n points (any shape), S side of a table, C side of the cube.
 """
@@ -61,34 +61,34 @@ def _octaves(seed: int, cells: tuple[int, ...], persistence: float, side: int = 
 
 
 def nearest(table: F32, x: Points, y: Points) -> F32:
-    """The table's entry at each point (n), in cells, without interpolation."""
+    """Return the entry of `table` at each point (n), in cells, without interpolation."""
     column = np.floor(x).astype(np.int32) & _MASK
     row = np.floor(y).astype(np.int32) & _MASK
     return table.ravel().take(row * SIDE + column)
 
 
 def blended(table: F32, x: Points, y: Points) -> F32:
-    """The table at each point (n), in cells, interpolated bilinearly."""
+    """Return `table` at each point (n), in cells, with bilinear interpolation."""
     left, top = np.floor(x), np.floor(y)
-    right_share, low_share = (x - left).astype(np.float32), (y - top).astype(np.float32)
+    right_weight, low_weight = (x - left).astype(np.float32), (y - top).astype(np.float32)
     column, row = left.astype(np.int32) & _MASK, (top.astype(np.int32) & _MASK) * SIDE
     next_column, next_row = (column + 1) & _MASK, (row + SIDE) & (SIDE * SIDE - 1)
     flat = table.ravel()
     above = flat.take(row + column)
-    above += right_share * (flat.take(row + next_column) - above)
+    above += right_weight * (flat.take(row + next_column) - above)
     below = flat.take(next_row + column)
-    below += right_share * (flat.take(next_row + next_column) - below)
-    return np.asarray(above + low_share * (below - above))
+    below += right_weight * (flat.take(next_row + next_column) - below)
+    return np.asarray(above + low_weight * (below - above))
 
 
 def cell_hash(x: Points, y: Points, seed: Points | float) -> F32:
-    """A number in [0, 1) for each integer cell (x, y) and seed in [0, 1)."""
+    """Return a number in [0, 1) for each integer cell (x, y) and seed in [0, 1)."""
     shift = np.floor(np.asarray(seed) * 4096)
     return nearest(white(), x * 17 + y * 59 + shift * 7, y * 31 + x * 3 + shift * 13)
 
 
 def nearest_in_space(x: Points, y: Points, z: Points) -> F32:
-    """The entry of `clumps` at each point (n), in cells, without interpolation."""
+    """Return the entry of `clumps` at each point (n), in cells, without interpolation."""
     wrap = CUBE - 1
     column, row, layer = (np.floor(v).astype(np.int32) & wrap for v in (x, y, z))
     flat: F32 = clumps().ravel()
@@ -96,10 +96,10 @@ def nearest_in_space(x: Points, y: Points, z: Points) -> F32:
 
 
 def blended_in_space(x: Points, y: Points, z: Points) -> F32:
-    """`clumps` at each point (n), in cells, interpolated trilinearly."""
+    """Return `clumps` at each point (n), in cells, with trilinear interpolation."""
     flat, wrap = clumps().ravel(), CUBE - 1
     corner = [np.floor(v) for v in (x, y, z)]
-    share = [(v - c).astype(np.float32) for v, c in zip((x, y, z), corner, strict=True)]
+    fraction = [(v - c).astype(np.float32) for v, c in zip((x, y, z), corner, strict=True)]
     low = [c.astype(np.int32) & wrap for c in corner]
     high = [(c + 1) & wrap for c in low]
     planes = []
@@ -107,6 +107,6 @@ def blended_in_space(x: Points, y: Points, z: Points) -> F32:
         rows = []
         for row in (low[1] * CUBE, high[1] * CUBE):
             first = flat.take(layer + row + low[0])
-            rows.append(first + share[0] * (flat.take(layer + row + high[0]) - first))
-        planes.append(rows[0] + share[1] * (rows[1] - rows[0]))
-    return np.asarray(planes[0] + share[2] * (planes[1] - planes[0]))
+            rows.append(first + fraction[0] * (flat.take(layer + row + high[0]) - first))
+        planes.append(rows[0] + fraction[1] * (rows[1] - rows[0]))
+    return np.asarray(planes[0] + fraction[2] * (planes[1] - planes[0]))

@@ -1,7 +1,7 @@
-"""How far one can see from points of a picture towards other points: soft shadows and contact shading.
+"""Occlusion between visible points and other points, for soft shadows and contact shading.
 
-Points are taken in square tiles of the screen, so that a solid is tried only on the tiles whose lines of sight
-come near it.
+Points are grouped in square tiles of the screen, so that a solid is tested only with tiles whose lines of sight are
+near it.
 
 Shape legend: H, W pixels, T tiles, S points of a tile, P solids.
 """
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from .shapes import Numbers, Solids
 
 TILE_PX = 6
-END_SHARE = 0.995
-"""What stands within the last part of a line of sight is the lamp itself."""
+END_FRACTION = 0.995
+"""The last part of a line of sight is inside the lamp itself."""
 
 
 def _tiled(values: F32) -> F32:
-    """(T, S) of (H, W), its edges repeated to fill the last tiles."""
+    """Convert (H, W) to (T, S), repeating edges to fill the last tiles."""
     height, width = values.shape
     filled = np.pad(values, ((0, -height % TILE_PX), (0, -width % TILE_PX)), mode="edge")
     parts = filled.reshape(filled.shape[0] // TILE_PX, TILE_PX, -1, TILE_PX)
@@ -34,23 +34,23 @@ def _tiled(values: F32) -> F32:
 
 
 def _untiled(values: F32, height: int, width: int) -> F32:
-    """The inverse of `_tiled`."""
+    """Invert `_tiled`."""
     parts = values.reshape(-1, -(-width // TILE_PX), TILE_PX, TILE_PX).transpose(0, 2, 1, 3)
     return parts.reshape(parts.shape[0] * TILE_PX, -1)[:height, :width]
 
 
-def free_share(starts_m: F32, ends_m: F32, asked: NDArray[np.bool_], solids: Solids) -> F32:
-    """Share (H, W) of each line of sight that comes before the first solid on it: 1 where nothing is in the way.
+def free_fraction(starts_m: F32, ends_m: F32, mask: NDArray[np.bool_], solids: Solids) -> F32:
+    """Return the fraction (H, W) of each line of sight before the first solid on it; 1 if nothing blocks it.
 
     Args:
-        starts_m: (3, H, W) world points, a little off their surfaces.
-        ends_m: (3, H, W) what is looked at from each.
-        asked: (H, W) points that matter; the answer elsewhere is anything.
-        solids: what may be in the way, unless it casts no shadow.
+        starts_m: (3, H, W) world points, slightly above their surfaces.
+        ends_m: (3, H, W) target of each line.
+        mask: (H, W) points to compute; other values are arbitrary.
+        solids: possible blockers; those that cast no shadow are ignored.
     """
-    height, width = asked.shape
+    height, width = mask.shape
     out: F32 = np.ones_like(_tiled(starts_m[0]))
-    tiles = np.flatnonzero(_tiled(asked).any(axis=1))
+    tiles = np.flatnonzero(_tiled(mask).any(axis=1))
     if len(tiles) == 0 or not solids.rows:
         return _untiled(out, height, width)
     start = np.stack([_tiled(axis)[tiles] for axis in starts_m])
@@ -64,19 +64,19 @@ def free_share(starts_m: F32, ends_m: F32, asked: NDArray[np.bool_], solids: Sol
         to_local = solids.local_from_world[..., number]
         centre = solids.centre_m[:, number].astype(np.float32)
         shifted = [start[i].take(at, axis=0) - centre[i] for i in range(3)]
-        going = [end[i].take(at, axis=0) - centre[i] - shifted[i] for i in range(3)]
+        way = [end[i].take(at, axis=0) - centre[i] - shifted[i] for i in range(3)]
         origin: list[Numbers] = [mixed(to_local[i], *shifted) for i in range(3)]
-        direction: list[Numbers] = [mixed(to_local[i], *going) for i in range(3)]
+        direction: list[Numbers] = [mixed(to_local[i], *way) for i in range(3)]
         near, far = span_of(solids, number, origin, direction)
-        blocks = (near <= far) & (far > 0) & (near < END_SHARE)
-        known = nearest[at]
-        nearest[at] = np.where(blocks, np.minimum(known, np.maximum(near, 0)), known)
+        blocks = (near <= far) & (far > 0) & (near < END_FRACTION)
+        current = nearest[at]
+        nearest[at] = np.where(blocks, np.minimum(current, np.maximum(near, 0)), current)
     out[tiles] = nearest
     return _untiled(out, height, width)
 
 
 def _tiles_near(start: F32, end: F32, solids: Solids) -> NDArray[np.bool_]:
-    """Whether (P, T) a tile's lines of sight come near a solid: by bounding boxes, and by spheres along them."""
+    """Return whether (P, T) the lines of sight of a tile come near a solid, by bounding boxes and spheres."""
     low, high = start.min(axis=2), start.max(axis=2)
     end_low, end_high = end.min(axis=2), end.max(axis=2)
     corners = solids.vertices_m().astype(np.float32)
@@ -91,8 +91,8 @@ def _tiles_near(start: F32, end: F32, solids: Solids) -> NDArray[np.bool_]:
     along = end_middle - middle
     square = np.maximum((along * along).sum(axis=0), np.float32(1e-9))
     offset = [centre[i] - middle[i] for i in range(3)]
-    share = np.clip(sum(offset[i] * along[i] for i in range(3)) / square, 0, 1)
-    away = sum((offset[i] - share * along[i]) ** 2 for i in range(3))
+    fraction = np.clip(sum(offset[i] * along[i] for i in range(3)) / square, 0, 1)
+    away = sum((offset[i] - fraction * along[i]) ** 2 for i in range(3))
     near &= away <= (reach[:, None] + radius) ** 2
     return near
 

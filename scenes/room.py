@@ -1,9 +1,9 @@
-"""The shell of a room: boxes of air, joined where one can see from one into the next, and where rays end in it.
+"""The shell of a room: boxes of air joined by portals, and the hits of rays on them.
 
-A cell is a box of air seen from inside: the room, an alcove, a doorway's depth, the room beyond, a window's
-recess. A portal is a rectangle in the face of one cell through which rays go on into another. A face is numbered
-axis * 2, + 1 on the side of larger coordinates: 0 and 1 walls at low and high x, 2 floor, 3 ceiling, 4 and 5
-walls at low and high z.
+A cell is a box of air seen from inside: the room, an alcove, a doorway, the next room or the recess of a window. A
+portal is a rectangle in the face of a cell through which rays enter another cell. Faces are numbered axis * 2, plus 1
+on the side of larger coordinates: 0 and 1 are walls at low and high x, 2 floor, 3 ceiling, 4 and 5 walls at low and
+high z.
 
 Shape legend: n rays, C cells.
 """
@@ -21,14 +21,13 @@ if TYPE_CHECKING:
     from .camera import F32
     from .shapes import Material, Triple
 
-FLOOR, CEILING = 2, 3
 ACROSS = ((2, 1), (0, 2), (0, 1))
-"""The two axes of a face's plane, the one along the floor first."""
+"""The two axes of the plane of a face; the one along the floor comes first."""
 
 
 @dataclass(frozen=True)
 class Finish:
-    """What a face of a cell is covered with; `extra` means what the material says it means."""
+    """Material of a face of a cell; the material defines the meaning of `extra`."""
 
     material: Material
     colour: Triple
@@ -38,7 +37,7 @@ class Finish:
 
 @dataclass(frozen=True)
 class Cell:
-    """A box of air; six finishes in the order of the faces."""
+    """A box of air, with six finishes in the order of the faces."""
 
     low_m: Triple
     high_m: Triple
@@ -58,7 +57,7 @@ class Portal:
 
 @dataclass(frozen=True)
 class Room:
-    """All cells; the camera is in the first."""
+    """All cells. The camera is in the first one."""
 
     cells: tuple[Cell, ...]
     portals: tuple[Portal, ...]
@@ -70,22 +69,22 @@ class Room:
         object.__setattr__(self, "high_m", np.array([cell.high_m for cell in self.cells], dtype=np.float32).T)
 
     def hit_m(self, origin_m: tuple[float, float, float], rays: F32) -> F32:
-        """Depth (...) in metres at which rays (3, ...) from a point in the first cell meet the shell."""
+        """Return depth (...) in metres at which rays (3, ...) from a point in the first cell meet the shell."""
         flat = rays.reshape(3, -1)
         origin = np.array(origin_m, dtype=np.float32)[:, None]
         depth, _ = self.walk(origin, flat, np.zeros(flat.shape[1], dtype=np.int64))
         return depth.reshape(rays.shape[1:])
 
     def walk(self, origin_m: F32, rays: F32, cells: NDArray[np.int64]) -> tuple[F32, NDArray[np.int64]]:
-        """Where rays end that start within `cells` (n).
+        """Return where rays that start in `cells` (n) end.
 
         Args:
             origin_m: (3, n) or (3, 1) starting points.
             rays: (3, n) directions of any length.
-            cells: (n) the cell that each starts in.
+            cells: (n) cell of each start.
 
         Returns:
-            (n) the rays' parameters there, and (n) the face: cell * 6 + its number.
+            (n) ray parameters, and (n) faces: cell * 6 + number of the face.
         """
         here = cells.copy()
         depth = np.empty(rays.shape[1], dtype=np.float32)
@@ -103,14 +102,14 @@ class Room:
             depth[going], faces[going] = at, face
             through = np.zeros(len(going), dtype=np.bool_)
             for portal in self.portals:
-                # A ray leaves a convex cell on the side that it heads for, so none comes back, and this ends.
+                # Cells are convex, so no ray enters one twice and the loop ends.
                 at_face = np.flatnonzero(face == portal.cell * 6 + portal.face)
                 if len(at_face) == 0:
                     continue
                 inside = np.ones(len(at_face), dtype=np.bool_)
                 for i, low, high in zip(ACROSS[portal.face // 2], portal.low_m, portal.high_m, strict=True):
-                    place = (start[i] if shared else start[i][at_face]) + at[at_face] * way[i][at_face]
-                    inside &= (place > low) & (place < high)
+                    crossing = (start[i] if shared else start[i][at_face]) + at[at_face] * way[i][at_face]
+                    inside &= (crossing > low) & (crossing < high)
                 entered = at_face[inside]
                 here[going[entered]] = portal.into
                 through[entered] = True
@@ -118,7 +117,7 @@ class Room:
         return depth, faces
 
     def finish_columns(self) -> tuple[NDArray[np.int64], F32, F32, F32]:
-        """Of all faces, C * 6: material, and as columns colour (3), second colour (3), extra (6)."""
+        """Return for all C * 6 faces the material, and as columns colour (3), second colour (3), extra (6)."""
         finishes = [finish for cell in self.cells for finish in cell.finishes]
         padded = [(*finish.extra, *[0.0] * 6)[:6] for finish in finishes]
         return (

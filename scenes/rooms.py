@@ -1,7 +1,7 @@
-"""The shell of one room drawn at random: its size, finishes, windows, doors, alcove, and the room next door.
+"""Draws the shell of a room: size, finishes, windows, doors, alcove, and the next room.
 
-A place on a wall is told by the wall's face (see room.py) and by the metres along it: z for walls at low and
-high x, x for the others.
+A position on a wall is given by the wall's face (see room.py) and the metres along it: z for walls at low and high x, x
+for the others.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIZES_M = {
 WALL_FACES = (0, 1, 4, 5)
 YAWS_RAD = {0: math.pi / 2, 1: -math.pi / 2, 4: 0.0, 5: math.pi}
 REACH_M = 9.7
-"""No line of sight is longer: the rooms next door are only as deep as this leaves."""
+"""Longest line of sight; it limits the depth of the next rooms."""
 WALL_COLOURS = ("f1ede4", "e9e4d8", "f4f4f0", "dfe3e4", "d9cdb8", "c9d3cf", "c4b8a8", "a9b8bf", "b9c4a8", "d8b9a0")
 FLOOR_WOODS = ("b98a5c", "a5713f", "8a5a34", "c9a577", "6b452b", "d2b48a", "9c8468")
 CURTAINS = ("e9e4d8", "c9b8a4", "8f9aa5", "a5806a", "6f7f6a", "d8d8d4", "b9a55a", "7a4a45")
@@ -36,7 +36,7 @@ WHITE = rgb("f0eee9")
 
 @dataclass(frozen=True)
 class Opening:
-    """A window, a door or an alcove in a wall of the main cell: nothing that is too tall stands before it."""
+    """A window, door or alcove in a wall of the main cell."""
 
     face: int
     along_m: float
@@ -46,7 +46,7 @@ class Opening:
     kind: str
     """`window`, `door` (shut), `doorway` or `alcove`."""
     dressed: bool = False
-    """Whether curtains or a radiator hang before it."""
+    """Whether it has curtains or a radiator."""
 
 
 @dataclass
@@ -61,31 +61,31 @@ class Shell:
     portals: list[Portal] = field(default_factory=list)
     openings: list[Opening] = field(default_factory=list)
     leaves: list[tuple[float, float, float, float]] = field(default_factory=list)
-    """Low x, high x, low z, high z of doors that stand open into the room."""
+    """Low x, high x, low z, high z of doors that are open into the room."""
     solids: list[Solid] = field(default_factory=list)
 
     def room(self) -> Room:
-        """Its cells as rays see them."""
+        """Return the cells for ray tracing."""
         return Room(tuple(self.cells), tuple(self.portals))
 
     def half_along(self, face: int) -> float:
-        """Half the length of a wall."""
+        """Return half the length of a wall."""
         return self.half_z if face < 2 else self.half_x
 
     def stand(self, face: int, along_m: float, off_m: float = 0.0, y_m: float = 0.0) -> Builder:
-        """A builder at a place `off_m` from a wall, its z axis into the room."""
+        """Return a builder `off_m` from a wall, with its z axis into the room."""
         sign = 1 if face % 2 else -1
         x = sign * (self.half_x - off_m) if face < 2 else along_m
         z = along_m if face < 2 else sign * (self.half_z - off_m)
         return self.spot(x, z, YAWS_RAD[face], y_m)
 
     def spot(self, x_m: float, z_m: float, yaw_rad: float = 0.0, y_m: float = 0.0) -> Builder:
-        """A builder of its own at a place on the floor."""
+        """Return a builder at a position on the floor."""
         return Builder(self.solids, x_m, y_m, z_m, yaw_rad)
 
 
 def draw_shell(rng: Rng, kind: str, bright: float) -> Shell:
-    """The shell of a room; `bright` is the light outside its windows."""
+    """Draw the shell of a room; `bright` is the light outside its windows."""
     (low_x, high_x), (low_z, high_z) = SIZES_M[kind]
     shell = Shell(kind, rng.uniform(low_x, high_x) / 2, rng.uniform(low_z, high_z) / 2, float(rng.uniform(2.35, 2.8)))
     corner = (shell.half_x, shell.high, shell.half_z)
@@ -93,11 +93,11 @@ def draw_shell(rng: Rng, kind: str, bright: float) -> Shell:
     shell.cells.append(Cell((-corner[0], 0.0, -corner[2]), corner, finishes))
     faces = [int(face) for face in rng.permutation(WALL_FACES)]
     windows = {"corridor": 0, "kitchen": 1}.get(kind, 1 + int(rng.random() < 0.4))
-    if kind == "corridor":  # doors along it, and at its far end
+    if kind == "corridor":  # doors on both sides and at the far end
         for face in (0, 1):
-            for place in (-0.55, 0.45):
+            for position in (-0.55, 0.45):
                 if rng.random() < 0.7:
-                    _door(shell, rng, face, place * shell.half_z + float(rng.uniform(-0.3, 0.3)))
+                    _door(shell, rng, face, position * shell.half_z + float(rng.uniform(-0.3, 0.3)))
         _door(shell, rng, int(rng.choice([4, 5])), float(rng.uniform(-0.2, 0.2)))
         if rng.random() < 0.5:
             _window(shell, rng, 4 if not any(o.face == 4 for o in shell.openings) else 5, bright)
@@ -115,7 +115,7 @@ def draw_shell(rng: Rng, kind: str, bright: float) -> Shell:
 
 
 def _finishes(rng: Rng, kind: str) -> tuple[Finish, ...]:
-    """Of the six faces of a room."""
+    """Draw the finishes of the six faces of a room."""
     trim = vary(rng, pick(rng, ("f0eee9", "e4ded0", "8a5a34", "5a4030"), 0.1), 0.1)
     skirting = float(rng.choice([0.0, 0.07, 0.11]))
 
@@ -126,7 +126,7 @@ def _finishes(rng: Rng, kind: str) -> tuple[Finish, ...]:
 
     common = wall(WALL_COLOURS)
     walls = [common] * 4
-    if rng.random() < 0.3:  # one wall in a colour of its own
+    if rng.random() < 0.3:  # one wall in another colour
         walls[int(rng.integers(4))] = wall(("7a8f94", "8f6f5a", "55697a", "9a8f5a", "8a4f45", "6f7f6a", "3f4f5a"))
     if kind == "kitchen" and rng.random() < 0.5:
         size = float(rng.uniform(0.1, 0.2))
@@ -139,7 +139,7 @@ def _finishes(rng: Rng, kind: str) -> tuple[Finish, ...]:
 
 
 def draw_floor(rng: Rng, kind: str) -> Finish:
-    """A floor of boards, tiles or carpet."""
+    """Draw a floor of boards, tiles or carpet."""
     odds = {"kitchen": (0.3, 0.7, 0.0), "office": (0.35, 0.2, 0.45), "bedroom": (0.55, 0.0, 0.45)}
     style = rng.choice(3, p=odds.get(kind, (0.65, 0.2, 0.15)))
     seed = float(rng.random())
@@ -157,7 +157,7 @@ def draw_floor(rng: Rng, kind: str) -> Finish:
 
 
 def _recess(shell: Shell, opening: Opening, deep_m: float, finishes: tuple[Finish, ...], start_m: float = 0.0) -> int:
-    """Add a cell behind an opening, from `start_m` to `deep_m` behind the wall. Returns its number."""
+    """Add a cell from `start_m` to `deep_m` behind the wall of an opening; return its number."""
     side = 1 if opening.face % 2 else -1
     wall = shell.half_x if opening.face < 2 else shell.half_z
     across = sorted((side * (wall + start_m), side * (wall + deep_m)))
@@ -168,7 +168,7 @@ def _recess(shell: Shell, opening: Opening, deep_m: float, finishes: tuple[Finis
 
 
 def _open(shell: Shell, cell: int, opening: Opening, into: int) -> None:
-    """Join two cells through an opening, both ways."""
+    """Join two cells through an opening, in both directions."""
     along = (opening.along_m - opening.half_m, opening.along_m + opening.half_m)
     low, high = (along[0], opening.low_m), (along[1], opening.high_m)
     shell.portals.append(Portal(cell, opening.face, low, high, into))
@@ -212,7 +212,7 @@ def _window(shell: Shell, rng: Rng, face: int, bright: float) -> None:
 
 
 def _dress(shell: Shell, rng: Rng, window: Opening, bright: float) -> None:
-    """Curtains, or a radiator below, or both."""
+    """Add curtains, a radiator, or both."""
     half, top = window.half_m, window.high_m
     to = shell.stand(window.face, window.along_m)
     heated = window.low_m > 0.7 and rng.random() < 0.5
@@ -232,7 +232,7 @@ def _dress(shell: Shell, rng: Rng, window: Opening, bright: float) -> None:
 
 
 def _door(shell: Shell, rng: Rng, face: int, along_m: float) -> None:
-    """A shut door, or a doorway with a glimpse of the room beyond."""
+    """Add a shut door, or a doorway with part of the next room."""
     half, top = float(rng.uniform(0.38, 0.46)), float(rng.uniform(1.98, 2.1))
     if any(o.face == face and abs(o.along_m - along_m) < o.half_m + half + 0.2 for o in shell.openings):
         return
@@ -266,7 +266,7 @@ def _door(shell: Shell, rng: Rng, face: int, along_m: float) -> None:
     walls = _finishes(rng, "living")
     cell = _recess(shell, beyond, deep, (*walls[:2], floor, *walls[3:]), thick)
     _open(shell, tunnel, opening, cell)
-    if rng.random() < 0.5:  # the leaf stands open, into the room
+    if rng.random() < 0.5:  # an open door leaf in the room
         hinge = float(rng.choice([-1, 1]))
         to.box((hinge * (half + 0.02), top / 2, half + 0.03), (0.018, top / 2 - 0.01, half), paint)
         corner, edge = to.solids[-1].centre_m, (0.02, half) if face > 1 else (half, 0.02)
@@ -275,7 +275,7 @@ def _door(shell: Shell, rng: Rng, face: int, along_m: float) -> None:
 
 
 def _depth_left(shell: Shell, face: int) -> float:
-    """How far beyond a wall one may look and still see no farther than REACH_M."""
+    """Return the depth behind a wall that keeps all lines of sight within REACH_M."""
     lows = [min(cell.low_m[axis] for cell in shell.cells) for axis in range(3)]
     highs = [max(cell.high_m[axis] for cell in shell.cells) for axis in range(3)]
     spans = [high - low for low, high in zip(lows, highs, strict=True)]
@@ -285,7 +285,7 @@ def _depth_left(shell: Shell, face: int) -> float:
 
 
 def _alcove(shell: Shell, rng: Rng, face: int, finishes: tuple[Finish, ...]) -> None:
-    """A part of the room behind a wide opening."""
+    """Add an alcove: a cell behind a wide opening."""
     depth = min(_depth_left(shell, face), float(rng.uniform(0.9, 2.4)))
     if depth < 0.7:
         return

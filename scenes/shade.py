@@ -1,4 +1,4 @@
-"""From geometry to a picture: textures, sunlight with shadows, skylight, haze, then the sensor.
+"""Renders a street: textures, sunlight with shadows, skylight, haze, the sensor.
 
 Shape legend: R sample rows, W columns, H pixel rows, n samples.
 """
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
     from .world import Scene, Sensor
 
-# Rows are rendered in bands of about this many samples, which bounds the memory of a large picture.
+# Rows are rendered in bands of about this many samples, which limits the memory of large pictures.
 BAND_SAMPLES = 400_000
 
 
 def render(scene: Scene) -> tuple[NDArray[np.uint8], F32]:
-    """Picture (H, W, 3) and planar depth (H, W) in metres at the pixels' centres, infinite for sky."""
+    """Return picture (H, W, 3) and planar depth (H, W) in metres at pixel centres, infinite for sky."""
     height, width = scene.camera.size_px
     step = max(1, BAND_SAMPLES // (width * len(SAMPLES_PX)))
     bands = [_render_rows(scene, first, min(height, first + step)) for first in range(0, height, step)]
@@ -38,7 +38,7 @@ def render(scene: Scene) -> tuple[NDArray[np.uint8], F32]:
 
 
 def _render_rows(scene: Scene, first: int, last: int) -> tuple[F32, F32]:
-    """Light (3, h, W) and depth (h, W) of pixel rows [first, last)."""
+    """Return light (3, h, W) and depth (h, W) of pixel rows [first, last)."""
     camera, samples = scene.camera, len(SAMPLES_PX)
     rays = camera.rays(first, last)
     depth, ids = first_hits(camera, rays, first * samples, scene.solids, scene.road)
@@ -49,9 +49,9 @@ def _render_rows(scene: Scene, first: int, last: int) -> tuple[F32, F32]:
 
 
 def _shade(scene: Scene, rays: F32, depth: F32, ids: Ids, first_row: int) -> F32:
-    """Light (3, R, W) along each ray."""
+    """Return light (3, R, W) along each ray."""
     shape, camera, solids = depth.shape, scene.camera, scene.solids
-    # Samples are flat from here on: one index array is cheaper to use than a pair.
+    # Flatten the samples: one index array is faster than a pair.
     rays, depth, ids = rays.reshape(3, -1), depth.reshape(-1), ids.reshape(-1)
     length = np.sqrt(rays[0] * rays[0] + rays[1] * rays[1] + rays[2] * rays[2])
     toward = rays / length
@@ -61,37 +61,37 @@ def _shade(scene: Scene, rays: F32, depth: F32, ids: Ids, first_row: int) -> F32
 
     depth = np.where(ids == SKY, np.float32(0), depth)
     point_m = rays * depth + np.array(camera.position_m, dtype=np.float32)[:, None]
-    skin = _Skin(np.zeros_like(rays), np.zeros_like(rays), np.zeros_like(depth), np.zeros_like(depth))
+    surfaces = _Surfaces(np.zeros_like(rays), np.zeros_like(rays), np.zeros_like(depth), np.zeros_like(depth))
     sun = np.array(scene.weather.sun, dtype=np.float32)
     facing = ids == GROUND
-    # The material of each sample; ids of -1 and -2 pick the two entries at the end, which no material has.
+    # Material of each sample; ids -1 and -2 index the two entries at the end, which are no material.
     materials = np.append(solids.material, [-1, -1]).astype(np.int8)[ids]
     for material in Material:
-        seen = np.flatnonzero(materials == material)
-        if len(seen) == 0:
+        indices = np.flatnonzero(materials == material)
+        if len(indices) == 0:
             continue
-        distance = depth[seen] / np.float32(camera.focal_px)
-        hits = surface_hits(solids, ids[seen].astype(np.int64), point_m.take(seen, axis=1), distance)
-        facing[seen] = _dot(hits.normal, sun) > 0  # before the texture bends the normals
-        look = TEXTURES[material](hits)
-        skin.put(seen, look.albedo, hits.normal, look.gloss, look.glow)
+        distance = depth[indices] / np.float32(camera.focal_px)
+        hits = surface_hits(solids, ids[indices].astype(np.int64), point_m.take(indices, axis=1), distance)
+        facing[indices] = _dot(hits.normal, sun) > 0  # before the texture bends the normals
+        surface = TEXTURES[material](hits)
+        surfaces.put(indices, surface.albedo, hits.normal, surface.gloss, surface.glow)
     ground = np.flatnonzero(ids == GROUND)
     footprint_m = depth[ground] / np.float32(camera.focal_px)
     albedo, gloss = ground_albedo(point_m.take(ground, axis=1), footprint_m, depth[ground], scene.road, scene.ground)
-    skin.put(ground, albedo, np.array([[0], [1], [0]], dtype=np.float32), gloss, np.zeros_like(gloss))
+    surfaces.put(ground, albedo, np.array([[0], [1], [0]], dtype=np.float32), gloss, np.zeros_like(gloss))
 
     lit = facing
     if max(scene.weather.sun_light) > 0:
         corner = (3, *shape)
         lit = sunlit(camera, first_row, point_m.reshape(corner), facing.reshape(shape), solids, sun).reshape(-1)
-    radiance = _reflected(scene, point_m, toward, skin, lit, hit)
+    radiance = _reflected(scene, point_m, toward, surfaces, lit, hit)
     out[:, hit] = through_air(radiance, (depth * length)[hit], toward.take(hit, axis=1), scene.weather)
     return out.reshape(3, *shape)
 
 
 @dataclass
-class _Skin:
-    """What every sample's surface is made of: albedo and normal (3, n), gloss and glow (n)."""
+class _Surfaces:
+    """Surfaces of all samples: albedo and normal (3, n), gloss and glow (n)."""
 
     albedo: F32
     normal: F32
@@ -103,37 +103,37 @@ class _Skin:
         self.albedo[:, at], self.normal[:, at], self.gloss[at], self.glow[at] = albedo, normal, gloss, glow
 
 
-def _dot(vectors: F32, one: F32) -> F32:
-    total: F32 = vectors[0] * one[0] + vectors[1] * one[1] + vectors[2] * one[2]
+def _dot(vectors: F32, other: F32) -> F32:
+    total: F32 = vectors[0] * other[0] + vectors[1] * other[1] + vectors[2] * other[2]
     return total
 
 
 def _reflected(
-    scene: Scene, point_m: F32, toward: F32, skin: _Skin, lit: NDArray[np.bool_], hit: NDArray[np.intp]
+    scene: Scene, point_m: F32, toward: F32, surfaces: _Surfaces, lit: NDArray[np.bool_], hit: NDArray[np.intp]
 ) -> F32:
-    """Light (3, n) that the samples `hit` send to the camera, before haze."""
+    """Return light (3, n) from the samples `hit` to the camera, without haze."""
     weather = scene.weather
     sun = np.array(weather.sun, dtype=np.float32)
-    normal, albedo = skin.normal.take(hit, axis=1), skin.albedo.take(hit, axis=1)
+    normal, albedo = surfaces.normal.take(hit, axis=1), surfaces.albedo.take(hit, axis=1)
     sunshine = np.where(lit[hit], np.maximum(_dot(normal, sun), 0), np.float32(0))
     from_sky = (np.float32(0.68) + np.float32(0.32) * normal[1]) * _openness(scene, point_m.take(hit, axis=1), normal)
     bounced = np.float32(0.25 * (0.35 + 0.12 * max(weather.sun_light)))
     from_ground = (1 - normal[1]) * bounced
     received = column(weather.sky_light) * (from_sky + from_ground) + column(weather.sun_light) * sunshine
-    radiance: F32 = albedo * (received + skin.glow[hit])
-    gloss = skin.gloss[hit]
+    radiance: F32 = albedo * (received + surfaces.glow[hit])
+    gloss = surfaces.gloss[hit]
     shiny = np.flatnonzero(gloss > 0.02)
-    look_along, bent, share = toward.take(hit[shiny], axis=1), normal.take(shiny, axis=1), gloss[shiny]
-    cosine = -_dot(look_along, bent)
-    bounce = look_along + 2 * cosine * bent
-    # Schlick's approximation, tamed for surfaces that are hardly polished.
-    share = share + (1 - share) * (1 - np.clip(cosine, 0, 1)) ** 5 * np.minimum(1, share * 6)
-    radiance[:, shiny] = mix(radiance[:, shiny], mirrored(bounce, weather), share)
+    view, bent, fraction = toward.take(hit[shiny], axis=1), normal.take(shiny, axis=1), gloss[shiny]
+    cosine = -_dot(view, bent)
+    bounce = view + 2 * cosine * bent
+    # Schlick's approximation, weaker for surfaces with little gloss.
+    fraction = fraction + (1 - fraction) * (1 - np.clip(cosine, 0, 1)) ** 5 * np.minimum(1, fraction * 6)
+    radiance[:, shiny] = mix(radiance[:, shiny], mirrored(bounce, weather), fraction)
     return radiance
 
 
 def _openness(scene: Scene, point_m: F32, normal: F32) -> F32:
-    """Share (n) of the sky that a surface sees, roughly: less low on walls, and around what stands."""
+    """Estimate the fraction (n) of the sky that a surface sees: less low on walls and around objects."""
     x, y, z = point_m
     upright = 1 - np.clip(normal[1], 0, 1)
     openness: F32 = 1 - upright * np.float32(0.42) * np.exp(np.maximum(y, 0) * np.float32(-1.25))
@@ -160,7 +160,7 @@ def _openness(scene: Scene, point_m: F32, normal: F32) -> F32:
 
 
 def expose(light: F32, sensor: Sensor) -> NDArray[np.uint8]:
-    """The sensor: blur, vignette, exposure, noise, tone curve. Light (3, H, W) to bytes (H, W, 3)."""
+    """Convert light (3, H, W) to bytes (H, W, 3): blur, vignette, exposure, noise, tone curve."""
     _, height, width = light.shape
     rng = np.random.default_rng(sensor.noise_seed)
     padded = np.pad(light, ((0, 0), (1, 1), (1, 1)), mode="edge")
@@ -170,15 +170,15 @@ def expose(light: F32, sensor: Sensor) -> NDArray[np.uint8]:
     across = (np.arange(width, dtype=np.float32) - width / 2) / (width / 2)
     down = (np.arange(height, dtype=np.float32) - height / 2) / (width / 2)
     fall = 1 - np.float32(sensor.vignette) * (across**2 + down[:, None] ** 2)
-    # Automatic exposure as a camera has it: most of the picture comes to a middle grey, give or take.
+    # Automatic exposure: the mean of the picture comes near a middle grey.
     grey = light.mean(axis=0)
     key = float(np.exp(np.log(np.clip(grey, 0.01, 1.2)).mean()))
     light = light * fall * np.array(sensor.balance, dtype=np.float32)[:, None, None] * np.float32(sensor.exposure / key)
-    # Photon noise grows with the root of the light, read-out noise does not.
+    # Photon noise grows with the square root of the light; read-out noise is constant.
     spread = np.sqrt(np.maximum(light, 0) * np.float32(sensor.shot) ** 2 + np.float32(sensor.read) ** 2)
     light = light + spread * rng.standard_normal(light.shape, dtype=np.float32)
     light = np.maximum(light, 0)
-    # A filmic shoulder keeps the sky from burning out.
+    # A filmic tone curve avoids clipping in the sky.
     light = light * (light * 2.51 + 0.03) / (light * (light * 2.43 + 0.59) + 0.14)
     picture = np.clip(light, 0, 1) ** np.float32(1 / 2.2) * 255 + 0.5
     return np.ascontiguousarray(np.clip(picture, 0, 255).astype(np.uint8).transpose(1, 2, 0))

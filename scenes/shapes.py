@@ -1,9 +1,8 @@
-"""Solids and where rays enter and leave them.
+"""Solids and their intersections with rays.
 
-Every solid lives in a local frame that scales it to the cube |x|, |y|, |z| <= 1, so three intersections do
-for all: tapered boxes (houses, roofs, car bodies), ellipsoids (crowns, heads) and tapered cylinders (wheels,
-poles, limbs). An affine map keeps a ray's parameter, so the parameter found in the local frame is the depth
-in the world.
+Every solid has a local frame that scales it to the cube |x|, |y|, |z| <= 1, so three intersections are enough: tapered
+boxes (houses, roofs, car bodies), ellipsoids (crowns, heads) and tapered cylinders (wheels, poles, limbs). An affine
+map keeps the parameter of a ray, so the parameter in the local frame is the depth in the world.
 
 Shape legend: P solids, n rays (any shape that broadcasts).
 """
@@ -20,13 +19,13 @@ from numpy.typing import NDArray
 from .camera import BOX_VERTICES, F32, F64
 
 Numbers = NDArray[Any]
-"""Coordinates of rays: arrays, or 0-d arrays where all rays share them."""
+"""Coordinates of rays: arrays, or 0-d arrays if equal for all rays."""
 Triple = tuple[float, float, float]
 Span = tuple[Numbers, Numbers]
 
 
 class Kind(IntEnum):
-    """Which of the three intersections a solid uses."""
+    """Shape of a solid."""
 
     BOX = 0
     ELLIPSOID = 1
@@ -34,7 +33,7 @@ class Kind(IntEnum):
 
 
 class Material(IntEnum):
-    """Which texture a solid wears (see textures.py)."""
+    """Texture of a solid (textures.py; indoors finishes.py)."""
 
     PLAIN = 0
     PAINT = 1
@@ -46,7 +45,6 @@ class Material(IntEnum):
     BARK = 7
     SIGN = 8
     GLOW = 9
-    # Indoors (see finishes.py).
     WOOD = 10
     FABRIC = 11
     BOOKS = 12
@@ -63,10 +61,10 @@ class Material(IntEnum):
 
 @dataclass
 class Solid:
-    """One solid as drawn: `turn` has the local axes as columns, `taper` narrows it towards local y = +1.
+    """A solid. `turn` has the local axes as columns; `taper` narrows it towards local y = +1.
 
-    A box tapers by (both sides in x, front z = +1, back z = -1); a cylinder by the first number; 1 makes an
-    edge or a point. `extra` means what the material says it means.
+    A box tapers by (both sides in x, front z = +1, back z = -1), a cylinder by the first number; 1 makes an edge or a
+    point. The material defines the meaning of `extra`.
     """
 
     kind: Kind
@@ -83,7 +81,7 @@ class Solid:
 
 @dataclass
 class Solids:
-    """All solids of a scene as columns; the last axis of each is the solid."""
+    """All solids of a scene as arrays; the last axis is the solid."""
 
     rows: list[Solid]
     kind: list[Kind] = field(init=False)
@@ -112,14 +110,14 @@ class Solids:
         self.extra = np.array(padded, dtype=np.float32).reshape(-1, 6).T
 
     def vertices_m(self) -> F64:
-        """World corners (P, 8, 3) of each solid's bounding box."""
+        """Return the world corners (P, 8, 3) of the bounding boxes."""
         arms = self.turn * self.half_m[None]
         offset = sum(BOX_VERTICES[:, axis, None, None] * arms[:, axis].T for axis in range(3))
         return np.asarray(self.centre_m.T + offset).transpose(1, 0, 2)
 
 
 def plane_y(origin_y: Numbers | float, slope_y: Numbers, level_m: float) -> Numbers:
-    """Ray parameter where a ray coming from above meets the plane y = level; infinite where it does not."""
+    """Return the parameter at which a ray from above meets the plane y = level; infinite for a miss."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(slope_y < -1e-6, (level_m - origin_y) / slope_y, np.inf)
 
@@ -130,16 +128,16 @@ def _slab(origin: Numbers, direction: Numbers) -> Span:
 
 
 def box_span(origin: list[Numbers], direction: list[Numbers], taper: Triple = (0.0, 0.0, 0.0)) -> Span:
-    """Entry and exit parameters of the tapered unit box; entry > exit means a miss.
+    """Return entry and exit parameters of the tapered unit box; entry > exit is a miss.
 
     Args:
-        origin: local x, y, z of the rays' starts, each (n) or 0-d.
-        direction: the same of their directions (any length).
-        taper: how much of the half width is gone at y = +1: in x on both sides, at z = +1, at z = -1.
+        origin: local x, y, z of the starts, each (n) or 0-d.
+        direction: local x, y, z of the directions, of any length.
+        taper: fraction of the half width removed at y = +1: in x on both sides, at z = +1, at z = -1.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         near, far = _slab(origin[1], direction[1])
-        # fmin and fmax ignore the NaN of a ray that runs within a face.
+        # fmin and fmax ignore the NaN of a ray inside a face.
         for axis, tapers in ((0, (taper[0], taper[0])), (2, (taper[1], taper[2]))):
             if tapers == (0.0, 0.0):
                 enter, leave = _slab(origin[axis], direction[axis])
@@ -158,8 +156,8 @@ def box_span(origin: list[Numbers], direction: list[Numbers], taper: Triple = (0
 
 
 def ellipsoid_span(origin: list[Numbers], direction: list[Numbers]) -> Span:
-    """Entry and exit parameters of the unit sphere; entry > exit means a miss. Shapes as in `box_span`."""
-    # Double precision: far away, the discriminant is a small difference of large numbers.
+    """Return entry and exit parameters of the unit sphere; entry > exit is a miss. Shapes as in `box_span`."""
+    # Double precision: far away the discriminant is a small difference of large numbers.
     x, y, z = (np.asarray(o, dtype=np.float64) for o in origin)
     dx, dy, dz = (np.asarray(d, dtype=np.float64) for d in direction)
     a, b, c = dx * dx + dy * dy + dz * dz, x * dx + y * dy + z * dz, x * x + y * y + z * z - 1
@@ -169,9 +167,9 @@ def ellipsoid_span(origin: list[Numbers], direction: list[Numbers]) -> Span:
 
 
 def cylinder_span(origin: list[Numbers], direction: list[Numbers], taper: float = 0.0) -> Span:
-    """Entry and exit parameters of the cylinder about y, |y| <= 1, of radius 1 at the foot, 1 - taper on top.
+    """Return entry and exit parameters of the cylinder around y, |y| <= 1, with radius 1 below and 1 - taper on top.
 
-    Entry > exit means a miss. Shapes as in `box_span`; `taper` in [0, 1], 1 is a cone.
+    Entry > exit is a miss. Shapes as in `box_span`; `taper` is in [0, 1], and 1 is a cone.
     """
     x, y, z = (np.asarray(o, dtype=np.float64) for o in origin)
     dx, dy, dz = (np.asarray(d, dtype=np.float64) for d in direction)
@@ -184,14 +182,13 @@ def cylinder_span(origin: list[Numbers], direction: list[Numbers], taper: float 
     square = b * b - a * c
     root = np.sqrt(np.maximum(square, 0))
     with np.errstate(divide="ignore", invalid="ignore"):
-        # The form without cancellation: along a cone's side `a` is all but zero, and one root far away.
+        # Form without cancellation: along the side of a cone `a` is almost zero and one root far away.
         sum_of = -(b + np.where(b < 0, -root, root))
-        one, other = sum_of / a, c / sum_of
+        root_a, root_b = sum_of / a, c / sum_of
         near, far = _slab(y, dy)
-    first, second = np.fmin(one, other), np.fmax(one, other)
+    first, second = np.fmin(root_a, root_b), np.fmax(root_a, root_b)
     inside = a > 0
-    # A ray steeper than the cone's side is inside it beyond one root; which one depends on where the cone
-    # widens.
+    # A ray steeper than the cone's side is inside beyond one root, on the side where the cone widens.
     steep_near = np.where((square < 0) | (dy > 0), -np.inf, second)
     steep_far = np.where((square < 0) | (dy < 0), np.inf, first)
     near = np.fmax(near, np.where(inside, np.where(square > 0, first, np.inf), steep_near))

@@ -1,4 +1,4 @@
-"""Where on a solid a sample lies, the normal there, and what textures are made with.
+"""Positions and normals of samples on solids, and helpers for textures.
 
 Shape legend: n samples.
 """
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Hits:
-    """Samples that see solids."""
+    """Samples on solids."""
 
     local: F32
-    """(3, n) points in their solid's frame, -1 to 1."""
+    """(3, n) points in the frame of the solid, -1 to 1."""
     metres: F32
     """(3, n) the same in metres from the solid's centre."""
     point_m: F32
@@ -39,23 +39,23 @@ class Hits:
     colour: F32
     colour2: F32
     extra: F32
-    """(6, n) what the material makes of it."""
+    """(6, n) parameters of the material."""
 
 
 @dataclass
-class Look:
-    """What a texture says of its samples."""
+class Surface:
+    """Appearance of samples, as a texture returns it."""
 
     albedo: F32
     """(3, n) linear."""
     gloss: F32
-    """(n) how much of a mirror the surface is, 0 to 1."""
+    """(n) reflectivity, 0 to 1."""
     glow: F32
-    """(n) light of its own, in units of albedo."""
+    """(n) emitted light, in units of albedo."""
 
 
 def surface_hits(solids: Solids, ids: NDArray[np.int64], point_m: F32, footprint_m: F32) -> Hits:
-    """Where on their solids the samples (n) lie, and the outward normals there."""
+    """Return positions of samples (n) on their solids, with outward normals."""
     matrix = solids.local_from_world.astype(np.float32)
     centred = point_m - solids.centre_m.astype(np.float32)[:, ids]
     local = np.empty_like(point_m)
@@ -64,10 +64,10 @@ def surface_hits(solids: Solids, ids: NDArray[np.int64], point_m: F32, footprint
     taper = solids.taper.astype(np.float32)[:, ids]
     kinds = np.array([int(kind) for kind in solids.kind])[ids]
     gradient, face = _box_gradient(local, taper)
-    round_ones = kinds == Kind.ELLIPSOID
-    gradient[:, round_ones] = local[:, round_ones]
-    tubes = kinds == Kind.CYLINDER
-    gradient[:, tubes] = _tube_gradient(local[:, tubes], taper[0, tubes])
+    ellipsoids = kinds == Kind.ELLIPSOID
+    gradient[:, ellipsoids] = local[:, ellipsoids]
+    cylinders = kinds == Kind.CYLINDER
+    gradient[:, cylinders] = _tube_gradient(local[:, cylinders], taper[0, cylinders])
     face[kinds != Kind.BOX] = 0
     normal = np.empty_like(point_m)
     for i in range(3):
@@ -108,10 +108,10 @@ def _tube_gradient(local: F32, taper: F32) -> F32:
 
 
 def coverage(distance_m: F32, footprint_m: F32) -> F32:
-    """1 inside (negative distance), 0 outside, with an edge as soft as a pixel is wide."""
+    """Return 1 inside (negative distance) and 0 outside, with an edge one pixel wide."""
     return np.clip(0.5 - distance_m / np.maximum(footprint_m, 1e-4), 0, 1)
 
 
-def mix(first: F32 | float, second: F32 | float, share: F32 | float) -> F32:
-    """First where share is 0, second where it is 1."""
-    return np.asarray(first + share * (second - first))
+def mix(first: F32 | float, second: F32 | float, weight: F32 | float) -> F32:
+    """Interpolate from `first` at weight 0 to `second` at 1."""
+    return np.asarray(first + weight * (second - first))

@@ -1,7 +1,7 @@
-"""What solids look like close up: paint and panes, bricks and windows, leaves, signs.
+"""Textures of street solids: paint, glass, bricks, windows, leaves, signs.
 
-Each texture gets the samples that see its material and returns their colour. Patterns fade where they become
-finer than a pixel.
+Each texture gets the samples that see its material and returns their surface. Patterns fade out where they are finer
+than a pixel.
 
 Shape legend: n samples.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from . import noise
 from .shapes import Material
-from .surfaces import Hits, Look, coverage, mix
+from .surfaces import Hits, Surface, coverage, mix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,17 +25,17 @@ GLASS = np.array([0.016, 0.02, 0.024], dtype=np.float32)[:, None]
 
 
 def _along(hits: Hits) -> F32:
-    """Metres along the wall, whichever wall it is."""
+    """Return metres along the wall that each sample is on."""
     return np.asarray(np.where(np.abs(hits.face) == 1, hits.metres[2], hits.metres[0]))
 
 
-def _plain(hits: Hits) -> Look:
+def _plain(hits: Hits) -> Surface:
     grain = noise.nearest(noise.fractal(), (hits.point_m[0] + hits.point_m[2]) * 23, hits.point_m[1] * 23)
     albedo = hits.colour * (1 + (0.05 + 0.25 * hits.extra[0] * (hits.extra[1] > 0)) * grain)
-    return Look(albedo, np.full(grain.shape, 0.03, np.float32), np.zeros_like(grain))
+    return Surface(albedo, np.full(grain.shape, 0.03, np.float32), np.zeros_like(grain))
 
 
-def _paint(hits: Hits) -> Look:
+def _paint(hits: Hits) -> Surface:
     _, y, z = hits.metres
     axle, wheel, drop, _ = hits.extra[:4]
     albedo = hits.colour.copy()
@@ -43,7 +43,7 @@ def _paint(hits: Hits) -> Look:
     glow = np.zeros(y.shape, np.float32)
     side = np.abs(hits.face) == 1
     low = -hits.half_m[1]
-    # Wheel arches: darkness a little wider than the wheels; sills and bumpers: a dark strip below.
+    # Wheel arches are slightly wider than the wheels; sills and bumpers are a dark strip below.
     hub = low + drop
     arch = np.hypot(np.abs(z) - axle, y - hub) - 1.18 * wheel
     dark = np.where(side & (axle > 0), coverage(arch, hits.footprint_m), 0)
@@ -64,19 +64,19 @@ def _paint(hits: Hits) -> Look:
             albedo[i] = np.where(lamps, lamp[i], np.where(plate, 0.62, np.where(grille, 0.015, albedo[i])))
         glow = np.where(lamps, np.float32(strength), glow)
     _round_off(hits, 0.22)
-    return Look(albedo, gloss, glow)
+    return Surface(albedo, gloss, glow)
 
 
 def _round_off(hits: Hits, amount: float) -> None:
-    """Bend the normals of flat panels towards the edges, as pressed steel has it."""
-    outward = hits.point_m - (hits.point_m - hits.normal)  # a copy of the normal, to bend
+    """Bend the normals of flat panels towards the edges, as on pressed steel."""
+    outward = hits.point_m - (hits.point_m - hits.normal)  # rounds; `.copy()` would change rendered bytes
     outward[1] += amount * hits.local[1]
     outward[0] += amount * 0.5 * hits.local[0] * np.abs(hits.normal[2])
     hits.normal[:] = outward / np.sqrt((outward * outward).sum(axis=0))
 
 
-def _cabin(hits: Hits) -> Look:
-    """Car glass between painted pillars. extra[0]: 0 car, 1 van (glass in front only), 2 bus."""
+def _cabin(hits: Hits) -> Surface:
+    """Car glass between painted pillars. extra[0]: 0 car, 1 van (no rear glass), 2 bus."""
     x, y, z = hits.local
     style = hits.extra[0]
     side, ends = np.abs(hits.face) == 1, np.abs(hits.face) == 3
@@ -84,7 +84,7 @@ def _cabin(hits: Hits) -> Look:
     rim = np.float32(0.07)
     top_rim = np.where(style == 2, np.float32(0.5), rim)
     vertical = np.minimum((1 - y) * span_m[1] - top_rim, (1 + y) * span_m[1] - np.where(style == 2, 0.25, 0.02))
-    # The sides lean inwards with height; pillars follow, so measure along the narrowed width.
+    # The sides lean inwards and pillars follow, so measure along the narrowed width.
     lean = (1 + y) / 2
     end_gap = (1 - np.abs(z) - 0.3 * lean * (style < 2)) * span_m[2] - rim
     post = np.abs(z + 0.12) * span_m[2] - 0.05
@@ -95,24 +95,26 @@ def _cabin(hits: Hits) -> Look:
     end_glass = np.where((style == 1) & (hits.face < 0), -1, np.minimum(vertical, wide_gap))
     inside = np.where(side, side_glass, np.where(ends, end_glass, -1)).astype(np.float32)
     glass = coverage(-inside, hits.footprint_m)
-    # A van has doors in its back.
+    # A van has rear doors.
     doors = coverage(np.abs(x) * span_m[0] - 0.012, hits.footprint_m) * ((style == 1) & (hits.face < 0) & ends)
     albedo = mix(mix(hits.colour, GLASS, glass), GLASS, 0.8 * doors)
     _round_off(hits, 0.15)
-    return Look(albedo, 0.05 + 0.13 * glass, np.zeros_like(glass))
+    return Surface(albedo, 0.05 + 0.13 * glass, np.zeros_like(glass))
 
 
-def _wheel(hits: Hits) -> Look:
+def _wheel(hits: Hits) -> Surface:
     around = np.hypot(hits.local[0], hits.local[2])
     angle = np.arctan2(hits.local[0], hits.local[2])
     hub = (np.abs(hits.local[1]) > 0.9) & (around < 0.66)
     spoke = (np.cos(5 * angle) > -0.35) | (around < 0.25) | (around > 0.56)
     grey = np.where(hub, np.where(spoke, 0.32, 0.03), 0.014).astype(np.float32)
-    return Look(np.stack([grey, grey, grey * 1.02]), np.where(hub, 0.08, 0.02).astype(np.float32), np.zeros_like(grey))
+    return Surface(
+        np.stack([grey, grey, grey * 1.02]), np.where(hub, 0.08, 0.02).astype(np.float32), np.zeros_like(grey)
+    )
 
 
 def _wall_texture(hits: Hits, along: F32, up: F32) -> F32:
-    """Gain (n) of brick courses, stains and plaster."""
+    """Return the gain (n) of brick courses, stains and plaster."""
     stain = noise.blended(noise.smooth(), along * 1.7 + hits.extra[3] * 400, up * 0.6 + hits.extra[3] * 300)
     grain = noise.nearest(noise.fractal(), along * 19, up * 19)
     brick = (hits.extra[3] * 7 % 1) < 0.45
@@ -122,9 +124,9 @@ def _wall_texture(hits: Hits, along: F32, up: F32) -> F32:
     return 1 + 0.07 * stain + 0.05 * grain * fine + np.where(brick, 0.4, 0.0).astype(np.float32) * fine * tone
 
 
-def _facade(hits: Hits) -> Look:
+def _facade(hits: Hits) -> Surface:
     """Storeys of windows with frames and sills, doors or shop fronts below, a plinth and string courses."""
-    storey, bay, share, seed, shop = hits.extra[:5]
+    storey, bay, fraction, seed, shop = hits.extra[:5]
     foot = hits.footprint_m
     along, up = _along(hits), hits.metres[1] + hits.half_m[1]
     width = np.where(np.abs(hits.face) == 1, hits.half_m[2], hits.half_m[0])
@@ -139,7 +141,7 @@ def _facade(hits: Hits) -> Look:
     ground_floor = floor_no == 0
     shop_front = ground_floor & (shop > 0)
     door = ground_floor & ~shop_front & (noise.cell_hash(column + hits.face, floor_no * 0 + 77, seed) < 0.34)
-    half_window = np.where(shop_front, 0.44, np.where(door, 0.0, 0.5 * share)) * pitch
+    half_window = np.where(shop_front, 0.44, np.where(door, 0.0, 0.5 * fraction)) * pitch
     half_window = np.where(door, np.minimum(0.5, 0.4 * pitch), half_window)
     low = np.where(shop_front, 0.45, np.where(door, -1.0, 0.9))
     high = np.where(shop_front | door, np.minimum(2.55, storey - 0.4), storey - np.float32(0.45))
@@ -156,8 +158,7 @@ def _facade(hits: Hits) -> Look:
     albedo = mix(albedo, hits.colour2 * np.float32(0.75), np.maximum(0.7 * plinth, np.maximum(course, sill)))
     albedo = mix(albedo, hits.colour2, coverage(beyond - 0.09, foot))
     pane = coverage(beyond, foot)
-    # Panes: dark rooms, some with curtains or blinds half down, some with the light on; doors are painted
-    # wood.
+    # Panes show dark rooms, some with curtains, blinds or lights; doors are painted wood.
     curtain = (room > 0.55) & (
         ((rise - low) / (high - low) > 1.75 - room) | (np.abs(across) > half_window * (1.5 - room))
     )
@@ -165,7 +166,7 @@ def _facade(hits: Hits) -> Look:
     inside = np.stack([inside * 1.05, inside, inside * 0.92])
     wood = noise.cell_hash(column, floor_no + 5, seed)
     leaf = 0.03 + 0.14 * np.stack([noise.cell_hash(column + k, floor_no + 5, seed) for k in (1, 2, 3)]) * wood
-    # Shop windows: lit goods on shelves, dark above.
+    # Shop windows have lit goods on shelves and are dark above.
     goods = noise.cell_hash(np.floor(along / 0.45), np.floor(rise / 0.5), seed)
     shelf = (0.03 + 0.3 * goods * goods * (rise < 1.9)) * np.stack([0.6 + 0.4 * goods, 0.75 - 0.2 * goods, 0.6 * room])
     inside = np.where(door, leaf, np.where(shop_front, shelf.astype(np.float32), inside))
@@ -179,13 +180,13 @@ def _facade(hits: Hits) -> Look:
     lamp = pane * ((room > 0.18) & (room < 0.23) & ~door)
     glow = (lamp * 6.0).astype(np.float32)
     fascia = shop_front & wall & (rise > 2.65) & (rise < storey - 0.1)
-    one = np.ones_like(column)
-    board = 0.02 + 0.32 * np.stack([noise.cell_hash(k * one, 9 * one, seed) for k in (1, 2, 3)]) ** 2
+    ones = np.ones_like(column)
+    board = 0.02 + 0.32 * np.stack([noise.cell_hash(k * ones, 9 * ones, seed) for k in (1, 2, 3)]) ** 2
     albedo = np.where(fascia, board, albedo).astype(np.float32)
-    return Look(albedo, gloss.astype(np.float32), glow)
+    return Surface(albedo, gloss.astype(np.float32), glow)
 
 
-def _roof(hits: Hits) -> Look:
+def _roof(hits: Hits) -> Surface:
     """Rows of tiles; extra[0] == 0 leaves the gable ends walls."""
     gable = (np.abs(hits.face) == 3) & (hits.extra[0] == 0)
     up, along = hits.metres[1], np.where(np.abs(hits.face) == 1, hits.metres[2], hits.metres[0])
@@ -195,18 +196,18 @@ def _roof(hits: Hits) -> Look:
     moss = noise.blended(noise.smooth(), along * 2.1 + hits.point_m[0] * 0.3, up * 2.1)
     shade = 1 + fine * (0.35 * tone - 0.25 * (up / 0.22 - row < 0.2)) + 0.1 * moss
     albedo = np.where(gable, hits.colour2, hits.colour * shade).astype(np.float32)
-    return Look(albedo, np.full(up.shape, 0.02, np.float32), np.zeros_like(up))
+    return Surface(albedo, np.full(up.shape, 0.02, np.float32), np.zeros_like(up))
 
 
-def _leaf(hits: Hits) -> Look:
-    """Clumps of leaves: light and dark patches, with normals to match, so that a crown is no smooth ball."""
+def _leaf(hits: Hits) -> Surface:
+    """Clumps of leaves: light and dark patches with bent normals, so that a crown does not look like a smooth ball."""
     x, y, z = hits.point_m
     seed = hits.extra[0]
     coarse = noise.blended_in_space(x * 6 + seed * 64, y * 6, z * 6)
     fine = noise.nearest_in_space(x * 15, y * 15 + seed * 64, z * 15)
     sharp = np.clip(0.12 / np.maximum(hits.footprint_m, 1e-4), 0.15, 1)
     gain = np.clip(1 + 0.27 * coarse + 0.36 * sharp * fine, 0.15, 2.4)
-    # Inside and below, crowns are dark.
+    # Crowns are dark inside and below.
     gain = gain * (0.74 + 0.26 * hits.local[1])
     albedo = hits.colour * gain
     albedo[0] *= 1 + 0.1 * fine
@@ -215,20 +216,20 @@ def _leaf(hits: Hits) -> Look:
     hits.normal[1] += bend * coarse
     hits.normal[2] += bend * noise.nearest_in_space(z * 15, x * 15, y * 15)
     hits.normal[:] /= np.sqrt((hits.normal * hits.normal).sum(axis=0)) + 1e-6
-    return Look(albedo, np.zeros_like(gain), np.zeros_like(gain))
+    return Surface(albedo, np.zeros_like(gain), np.zeros_like(gain))
 
 
-def _bark(hits: Hits) -> Look:
+def _bark(hits: Hits) -> Surface:
     angle = np.arctan2(hits.local[0], hits.local[2])
     ridge = noise.nearest(noise.fractal(), angle * 14, hits.metres[1] * 9)
-    return Look(hits.colour * (1 + 0.3 * ridge).clip(0.2, 2), np.zeros_like(ridge), np.zeros_like(ridge))
+    return Surface(hits.colour * (1 + 0.3 * ridge).clip(0.2, 2), np.zeros_like(ridge), np.zeros_like(ridge))
 
 
-def _sign(hits: Hits) -> Look:
+def _sign(hits: Hits) -> Surface:
     """extra[0]: 0 red ring, 1 blue disc, 2 warning triangle, 3 direction board; grey behind."""
     style = hits.extra[0]
     disc = style < 2
-    # A disc's local y points along the post's normal; a board's lies in its plane.
+    # The local y axis is normal to a disc, but in the plane of a board.
     across = hits.local[0]
     up = np.where(disc, -hits.local[2], hits.local[1])
     front = np.where(disc, hits.local[1] > 0.5, hits.face == -3)
@@ -252,14 +253,14 @@ def _sign(hits: Hits) -> Look:
     board = np.where(text, white, hits.colour)
     albedo = np.where(style == 0, ring, np.where(style == 1, order, np.where(style == 2, warn, board)))
     albedo = np.where(front, albedo, np.float32(0.3)).astype(np.float32)
-    return Look(albedo, np.full(radius.shape, 0.03, np.float32), np.where(front, 0.08, 0).astype(np.float32))
+    return Surface(albedo, np.full(radius.shape, 0.03, np.float32), np.where(front, 0.08, 0).astype(np.float32))
 
 
-def _glow(hits: Hits) -> Look:
-    return Look(hits.colour, np.full(hits.footprint_m.shape, 0.05, np.float32), hits.extra[0])
+def _glow(hits: Hits) -> Surface:
+    return Surface(hits.colour, np.full(hits.footprint_m.shape, 0.05, np.float32), hits.extra[0])
 
 
-TEXTURES: dict[Material, Callable[[Hits], Look]] = {
+TEXTURES: dict[Material, Callable[[Hits], Surface]] = {
     Material.PLAIN: _plain,
     Material.PAINT: _paint,
     Material.CABIN: _cabin,

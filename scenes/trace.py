@@ -1,7 +1,7 @@
-"""Which surface each ray meets first, and which surfaces the sun does not reach.
+"""Traces rays to the first surface, and shadow rays to the sun.
 
-A solid is tried only on the samples that its hull can cover on the screen, nearest solids first, and not at
-all where everything it could cover is nearer already. The same for its shadow volume.
+A solid is tested only on the samples that its hull can cover on the screen, nearest solids first, and skipped if all of
+these have nearer hits. The same holds for its shadow volume.
 
 Shape legend: R sample rows, W columns, P solids, n rays.
 """
@@ -23,15 +23,15 @@ Ids = NDArray[np.int16]
 
 
 class Backdrop(Protocol):
-    """What stands behind all solids: a road, or the shell of a room."""
+    """Surface behind all solids: a road, or the shell of a room."""
 
     def hit_m(self, origin_m: tuple[float, float, float], rays: F32) -> F32:
-        """Depth (...) at which rays (3, ...) meet it, infinite where they do not."""
+        """Return depth (...) at which rays (3, ...) meet it; infinite for a miss."""
         ...
 
 
 def mixed(row: F64, x: Numbers, y: Numbers, z: Numbers) -> Numbers:
-    """Row times vector, leaving out zeros: most solids only turn about y."""
+    """Multiply row and vector without zero terms: most solids turn around y only."""
     terms = [np.float32(w) * v for w, v in zip(row, (x, y, z), strict=True) if abs(w) > 1e-12]
     total = terms[0]
     for term in terms[1:]:
@@ -40,7 +40,7 @@ def mixed(row: F64, x: Numbers, y: Numbers, z: Numbers) -> Numbers:
 
 
 def span_of(solids: Solids, number: int, origin: list[Numbers], direction: list[Numbers]) -> Span:
-    """Entry and exit parameters of rays in a solid's own frame; entry > exit means a miss."""
+    """Return entry and exit parameters of rays in the frame of a solid; entry > exit is a miss."""
     taper = solids.taper[:, number]
     kind = solids.kind[number]
     if kind is Kind.BOX:
@@ -51,13 +51,13 @@ def span_of(solids: Solids, number: int, origin: list[Numbers], direction: list[
 
 
 def leaf_gaps(local: list[Numbers], direction: list[Numbers], seed: float, half_m: F64) -> NDArray[np.bool_]:
-    """Where a crown's surface has a hole: mostly where it is seen edge-on, so that outlines become ragged.
+    """Return where a crown has a hole: mostly at its outline, which becomes ragged.
 
     Args:
         local: hit points in the solid's frame.
         direction: the rays in the same frame.
-        seed: which pattern, in [0, 1).
-        half_m: (3,) the solid's half sizes; gaps are of one size in metres on all trees.
+        seed: selects the pattern, in [0, 1).
+        half_m: (3,) half sizes of the solid; gaps have the same size in metres on all trees.
     """
     x, y, z = local
     dx, dy, dz = direction
@@ -68,7 +68,7 @@ def leaf_gaps(local: list[Numbers], direction: list[Numbers], seed: float, half_
 
 
 def first_hits(camera: Camera, rays: F32, first_row: int, solids: Solids, backdrop: Backdrop) -> tuple[F32, Ids]:
-    """Depth (R, W) in metres, infinite for sky, and what is seen: a solid's number, GROUND or SKY.
+    """Return depth (R, W) in metres, infinite for sky, and ids: the number of a solid, GROUND or SKY.
 
     `rays` (3, R, W) start at sample row `first_row` of the whole image.
     """
@@ -84,26 +84,26 @@ def first_hits(camera: Camera, rays: F32, first_row: int, solids: Solids, backdr
         if top >= bottom or left >= right:
             continue
         window = (slice(top, bottom), slice(left, right))
-        known = depth[window]
-        if known.max() < nearest_m[number]:
+        current = depth[window]
+        if current.max() < nearest_m[number]:
             continue
         to_local = solids.local_from_world[..., number]
         start = (to_local * (origin_m - solids.centre_m[:, number])).sum(axis=1)
         origin: list[Numbers] = [np.float32(value) for value in start]  # type: ignore[misc]
-        seen = rays[:, window[0], window[1]]
-        direction = [mixed(to_local[i], *seen) for i in range(3)]
+        window_rays = rays[:, window[0], window[1]]
+        direction = [mixed(to_local[i], *window_rays) for i in range(3)]
         near, far = span_of(solids, int(number), origin, direction)
-        won = (near <= far) & (near > 0) & (near < known)
-        if not won.any():
+        hit = (near <= far) & (near > 0) & (near < current)
+        if not hit.any():
             continue
-        where = np.nonzero(won)
-        at = near[where]
+        where = np.nonzero(hit)
+        hit_depths = near[where]
         if solids.material[number] == Material.LEAF and solids.kind[number] is not Kind.BOX:
-            cut = [part[where] for part in direction]
-            local = [o + at * d for o, d in zip(origin, cut, strict=True)]
-            kept = ~leaf_gaps(local, cut, float(solids.extra[0, number]), solids.half_m[:, number])
-            where, at = (where[0][kept], where[1][kept]), at[kept]
-        known[where] = at
+            hit_directions = [part[where] for part in direction]
+            local = [o + hit_depths * d for o, d in zip(origin, hit_directions, strict=True)]
+            visible = ~leaf_gaps(local, hit_directions, float(solids.extra[0, number]), solids.half_m[:, number])
+            where, hit_depths = (where[0][visible], where[1][visible]), hit_depths[visible]
+        current[where] = hit_depths
         ids[window][where] = number
     return depth, ids
 
@@ -116,14 +116,14 @@ def sunlit(
     solids: Solids,
     sun: F64,
 ) -> NDArray[np.bool_]:
-    """Which samples (R, W) the sun reaches.
+    """Return which samples (R, W) the sun reaches.
 
     Args:
         camera: bounds the shadows on the screen.
         first_row: sample row of the whole image at which the arrays start.
-        points_m: (3, R, W) what each sample sees; of no matter where `facing` is false.
-        facing: (R, W) samples that see a surface turned to the sun.
-        solids: what may stand in the light.
+        points_m: (3, R, W) point of each sample; arbitrary where `facing` is false.
+        facing: (R, W) samples whose surface faces the sun.
+        solids: possible blockers.
         sun: (3,) unit vector towards the sun.
     """
     lit = facing.copy()
@@ -133,8 +133,7 @@ def sunlit(
     landed = corners - sun * (corners[..., 1:2] / sun[1])
     rects, _ = camera.sample_rects(np.concatenate([corners, landed], axis=1), SWEPT_EDGES)
     rows = np.clip(rects[:, :2] - first_row, 0, lit.shape[0])
-    # Seen from the sun, a solid and its shadow have the same outline; two coordinates across the light bound
-    # it.
+    # Seen from the sun, a solid and its shadow have the same outline; two coordinates across the light bound it.
     across = np.array([[sun[2], 0.0, -sun[0]], [-sun[0] * sun[1], sun[0] ** 2 + sun[2] ** 2, -sun[1] * sun[2]]])
     plan = [sum(np.float32(axis[i]) * points_m[i] for i in range(3)) for axis in across]
     bounds = [(corners * axis).sum(axis=-1) for axis in across]
@@ -144,12 +143,12 @@ def sunlit(
         if not row.casts or top >= bottom or left >= right:
             continue
         window = (slice(top, bottom), slice(left, right))
-        asked = lit[window].copy()
+        candidates = lit[window].copy()
         for coordinate in range(2):
             values = plan[coordinate][window]
-            asked &= values > low[coordinate][number]
-            asked &= values < high[coordinate][number]
-        where = np.nonzero(asked)
+            candidates &= values > low[coordinate][number]
+            candidates &= values < high[coordinate][number]
+        where = np.nonzero(candidates)
         if len(where[0]) == 0:
             continue
         to_local = solids.local_from_world[..., number]
@@ -167,5 +166,5 @@ def sunlit(
 
 
 def _bias_m(material: Material) -> float:
-    """How much of a solid a shadow ray must cross: more than rounding, and some depth of crown."""
+    """Return the length of a solid that a shadow ray must cross: more than rounding, and some depth of a crown."""
     return 0.15 if material is Material.LEAF else 0.02

@@ -1,4 +1,4 @@
-"""Small things: what lies on tables and shelves, hangs on walls, stands in corners.
+"""Small items on tables, shelves, walls and floors.
 
 A model stands at the origin of its own axes: x right, y up, z forward, metres.
 """
@@ -20,7 +20,7 @@ BRIGHTS = ("c0392b", "e0a030", "2f6f9f", "3f8f5f", "efe8d8", "f2f2f0", "7a4a8a",
 POTS = ("b5683f", "e6e2da", "4a4f55", "8a8f8a", "c9b79a", "2f4a5a")
 LEAVES = ("3d6b2f", "4f7d36", "2f5a33", "6b8a3f", "58803a")
 RADII_M = (0.045, 0.09, 0.15, 0.17, 0.05, 0.09, 0.2, 0.06)
-"""Of a mug, a bowl, books lying, a plant, a bottle, a box, a laptop, a figure."""
+"""Radii of a mug, a bowl, lying books, a plant, a bottle, a box, a laptop, a figure."""
 CARDBOARD = ("b08d5f", "a37f52", "c2a070", "d8d3c8", "5a6a78")
 
 
@@ -35,16 +35,16 @@ def _tilted(pitch_rad: float) -> F64:
 
 
 def clutter(
-    to: Builder, rng: Rng, half_x: float, half_z: float, high: float, *, many: int, tallest_m: float = 0.5
+    to: Builder, rng: Rng, half_x: float, half_z: float, high: float, *, count: int, tallest_m: float = 0.5
 ) -> None:
-    """`many` small things on a surface at height `high`, none in another, none taller than `tallest_m`."""
+    """Up to `count` items on a surface at height `high`, without overlaps, at most `tallest_m` tall."""
     taken: list[tuple[float, float, float]] = []
     if half_x <= 0 or half_z <= 0:
         return
-    for _ in range(many):
+    for _ in range(count):
         kind = int(rng.choice(8, p=[0.2, 0.12, 0.14, 0.14, 0.12, 0.08, 0.1, 0.1]))
         radius = RADII_M[kind]
-        # Half sizes leave a rim for small things; large ones keep further from the edge.
+        # Half sizes leave a margin for small items; large ones keep further from the edge.
         wide, deep = (half - min(half, max(0.0, 0.7 * radius - 0.05)) for half in (half_x, half_z))
         x, z = float(rng.uniform(-wide, wide)), float(rng.uniform(-deep, deep))
         if any(math.hypot(x - a, z - b) < radius + r for a, b, r in taken):
@@ -52,11 +52,11 @@ def clutter(
         if (radius > 0.12 and min(half_x, half_z) < 0.1) or (kind in {3, 4, 7} and tallest_m < 0.32):
             continue
         taken.append((x, z, radius))
-        _thing(to, rng, kind, (x, high, z))
+        _item(to, rng, kind, (x, high, z))
 
 
-def _thing(to: Builder, rng: Rng, kind: int, spot: Triple) -> None:
-    """One of eight things; see RADII_M."""
+def _item(to: Builder, rng: Rng, kind: int, spot: Triple) -> None:
+    """Add one of eight items; see RADII_M."""
     x, y, z = spot
     colour, glaze = pick(rng, BRIGHTS, 0.2), (0.06,)
     if kind == 0:  # a mug, a glass, a tin
@@ -64,7 +64,7 @@ def _thing(to: Builder, rng: Rng, kind: int, spot: Triple) -> None:
         to.tube((x, y, z), (x, y + tall, z), wide, colour, Material.METAL, extra=glaze)
     elif kind == 1:
         _bowl(to, rng, spot, colour)
-    elif kind == 2:  # books or papers lying
+    elif kind == 2:  # lying books or papers
         level = y
         for _ in range(int(rng.integers(1, 5))):
             half = (float(rng.uniform(0.08, 0.11)), float(rng.uniform(0.006, 0.02)), float(rng.uniform(0.06, 0.08)))
@@ -89,7 +89,7 @@ def _thing(to: Builder, rng: Rng, kind: int, spot: Triple) -> None:
 
 
 def _bowl(to: Builder, rng: Rng, spot: Triple, colour: Triple) -> None:
-    """A bowl, perhaps heaped with fruit."""
+    """A bowl, sometimes with fruit."""
     x, y, z = spot
     to.tube((x, y + 0.06, z), (x, y, z), 0.085, colour, Material.METAL, taper=(0.45, 0, 0), extra=(0.06,))
     if rng.random() < 0.6:
@@ -111,7 +111,7 @@ def _laptop(to: Builder, rng: Rng, spot: Triple) -> None:
 
 
 def row_of_books(to: Builder, rng: Rng, half_x: float, half_z: float, room: float) -> None:
-    """Books that stand on a shelf board, in groups of one height."""
+    """Standing books on a shelf board, in groups of equal height."""
     left = -half_x
     while left < half_x - 0.03:
         wide = min(float(rng.uniform(0.06, 0.22)), half_x - left)
@@ -126,7 +126,7 @@ def row_of_books(to: Builder, rng: Rng, half_x: float, half_z: float, room: floa
 
 
 def heap_of_books(to: Builder, rng: Rng, half_x: float, half_z: float, room: float) -> None:
-    """Books that lie on each other."""
+    """A stack of books."""
     level = 0.0
     while level < min(room - 0.06, float(rng.uniform(0.05, 0.2))):
         half_y = float(rng.uniform(0.008, 0.022))
@@ -136,7 +136,7 @@ def heap_of_books(to: Builder, rng: Rng, half_x: float, half_z: float, room: flo
 
 
 def cushion(to: Builder, rng: Rng, colour: Triple) -> None:
-    """A cushion that leans back."""
+    """A cushion leaning back."""
     half = float(rng.uniform(0.18, 0.23))
     style = (1.0, float(rng.choice([0, 1, 2])), 0.08)
     to.ball((0, half * 0.92, 0), (half, half, 0.085), colour, Material.FABRIC,
@@ -144,7 +144,7 @@ def cushion(to: Builder, rng: Rng, colour: Triple) -> None:
 
 
 def plant(to: Builder, rng: Rng, high: float) -> None:
-    """A plant in a pot on the floor, within 0.4 m of its middle."""
+    """A potted plant on the floor, at most 0.4 m in radius."""
     tall = float(rng.uniform(0.22, 0.32))
     to.tube((0, tall, 0), (0, 0, 0), 0.17, pick(rng, POTS, 0.2), Material.METAL, taper=(0.25, 0, 0), extra=(0.03,))
     to.tube((0, tall, 0), (0, tall + 0.004, 0), 0.15, (0.035, 0.025, 0.018), casts=False)
@@ -153,15 +153,15 @@ def plant(to: Builder, rng: Rng, high: float) -> None:
     leaves(to, rng, (0, tall + 0.05, 0), (0, stem, 0), min(0.36, 0.5 * (high - tall)), int(rng.integers(11, 18)))
 
 
-def leaves(to: Builder, rng: Rng, low: Triple, top: Triple, length: float, many: int) -> None:
-    """Long leaves that grow outwards from a stem between two points."""
+def leaves(to: Builder, rng: Rng, low: Triple, top: Triple, length: float, count: int) -> None:
+    """Long leaves growing outwards from a stem between two points."""
     green, wide = pick(rng, LEAVES, 0.25), float(rng.uniform(0.16, 0.32))
-    for number in range(many):
-        share = (number + 0.5) / many
-        root = [a + (0.35 + 0.65 * share) * (b - a) for a, b in zip(low, top, strict=True)]
-        half = length * float(rng.uniform(0.38, 0.5)) * (1.1 - 0.35 * share)
-        rise = -0.2 + 1.2 * share + float(rng.normal(0, 0.15))
-        # A leaf lies along its own z axis and starts at its stem.
+    for number in range(count):
+        fraction = (number + 0.5) / count
+        root = [a + (0.35 + 0.65 * fraction) * (b - a) for a, b in zip(low, top, strict=True)]
+        half = length * float(rng.uniform(0.38, 0.5)) * (1.1 - 0.35 * fraction)
+        rise = -0.2 + 1.2 * fraction + float(rng.normal(0, 0.15))
+        # A leaf extends along its local z axis from the stem.
         turn = _turned(number * 2.4 + float(rng.normal(0, 0.2))) @ _tilted(-rise)
         spot = turn @ np.array([0.0, 0.0, half * 0.97])
         centre = (root[0] + float(spot[0]), root[1] + float(spot[1]), root[2] + float(spot[2]))
@@ -170,14 +170,14 @@ def leaves(to: Builder, rng: Rng, low: Triple, top: Triple, length: float, many:
 
 
 def picture(to: Builder, rng: Rng, half_x: float, half_y: float) -> None:
-    """A picture on a wall, its middle at the origin, its back at z = 0."""
+    """A picture on a wall, centred at the origin with its back at z = 0."""
     frame = pick(rng, ("1d1b1a", "5a3a22", "b08a4a", "e8e6e0", "7a7a7a"), 0.15)
     extra = (float(rng.random()), float(rng.choice([0.0, 0.05, 0.08])), float(rng.choice([0.0, 0.018, 0.03])))
     to.box((0, 0, 0.013), (half_x, half_y, 0.012), (0.5, 0.5, 0.5), Material.PICTURE, colour2=frame, extra=extra)
 
 
 def carton(to: Builder, rng: Rng) -> None:
-    """One to three boxes on each other, within 0.3 m of their middle."""
+    """A stack of one to three boxes, at most 0.3 m in radius."""
     level, half = 0.0, float(rng.uniform(0.16, 0.21))
     for _ in range(int(rng.integers(1, 4))):
         half_y = float(rng.uniform(0.1, 0.18))
@@ -187,7 +187,7 @@ def carton(to: Builder, rng: Rng) -> None:
 
 
 def floor_lamp(to: Builder, rng: Rng, glow: float) -> float:
-    """A standing lamp; glow 0 is off. Returns the height of its bulb in metres."""
+    """A floor lamp; glow 0 is off. Returns the height of its bulb in metres."""
     high, steel = float(rng.uniform(1.35, 1.7)), pick(rng, ("1c1c1e", "b8a070", "c9cbcc"), 0.1)
     to.tube((0, 0, 0), (0, 0.025, 0), 0.14, steel)
     to.tube((0, 0.025, 0), (0, high - 0.12, 0), 0.013, steel)
@@ -196,7 +196,7 @@ def floor_lamp(to: Builder, rng: Rng, glow: float) -> float:
 
 
 def shade(to: Builder, rng: Rng, high: float, radius: float, glow: float) -> None:
-    """A lampshade about a bulb at this height."""
+    """A lampshade around a bulb at this height."""
     cloth = pick(rng, ("efe4cc", "f4efe2", "e0c9a0", "d8d8d4"), 0.08)
     low, top = high - 0.62 * radius, high + 0.62 * radius
     extra = (2.2 * glow,)

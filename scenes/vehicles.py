@@ -1,4 +1,4 @@
-"""Cars, vans, lorries and buses, each a handful of solids.
+"""Cars, vans, lorries and buses, each of a few solids.
 
 A model stands at the origin of its own axes: x right, y up, z forward, metres.
 """
@@ -24,7 +24,7 @@ CAR_PAINTS = (
 
 
 def car(to: Builder, rng: Rng, *, detail: bool) -> float:
-    """A hatchback, saloon, estate or off-roader at the builder's place. Returns its length in metres."""
+    """A hatchback, saloon, estate or off-roader at the builder's position. Returns its length in metres."""
     body, front, back, tall = [
         (4.1, 0.55, 0.22, 0.0),
         (4.6, 0.55, 0.5, 0.0),
@@ -45,7 +45,7 @@ def car(to: Builder, rng: Rng, *, detail: bool) -> float:
         taper=(0.07, 0.1, 0.06),
         extra=(axle, wheel, wheel - clear, float(rng.random())),
     )
-    # The cabin covers the rear for a hatchback or estate; a saloon leaves room for the boot.
+    # The cabin of a hatchback or estate reaches the rear; that of a saloon ends at the boot.
     rear = -half_z + (0.14 * length if back == 0.5 else 0.06)
     nose = half_z - 0.27 * length
     to.box(

@@ -1,4 +1,4 @@
-"""The worlds that can be rendered: what a frame of each is, and how its files are to be read."""
+"""The worlds that can be rendered, and the units of their files."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True)
 class World:
-    """A kind of scenes. A frame depends on (seed, index, size) alone."""
+    """A kind of scene. A frame depends on (seed, index, size) alone."""
 
     generator_version: int
-    """Raise it whenever the same arguments would give other pixels."""
+    """Increase it when the same arguments give other pixels."""
     units_per_m: int
-    """Of the depth files."""
+    """Units of the depth files."""
     truths: dict[str, str]
-    """Folder -> what its depth is, for people."""
+    """Description of the depth in each folder, for people."""
     draw_camera: Callable[[int, int, tuple[int, int]], Camera]
-    """The camera of a frame; its intrinsics are final, its pose need not be."""
+    """Draws the camera of a frame, with final intrinsics; its pose may be a placeholder."""
     frame: Callable[[int, int, tuple[int, int]], Frame]
 
 
 def street_frame(seed: int, index: int, size_px: tuple[int, int]) -> Frame:
-    """A street, and what a rotating scanner sees of it."""
+    """Render a street and its LiDAR depth."""
     scene = draw_scene(seed, index, size_px)
     picture, depth_m = render(scene)
     depth_m = np.where(depth_m <= DEPTH_LIMIT_M, depth_m, 0)
@@ -57,7 +57,7 @@ def street_frame(seed: int, index: int, size_px: tuple[int, int]) -> Frame:
 
 
 def rooms_frame(seed: int, index: int, size_px: tuple[int, int]) -> Frame:
-    """A room, and what a structured-light sensor sees of it."""
+    """Render a room and its structured-light depth."""
     scene = draw_interior(seed, index, size_px)
     picture, depth_m, echo = render_interior(scene)
     return Frame(picture, depth_m, sense(depth_m, echo, scene.camera, (seed, index, 14)))
@@ -76,7 +76,7 @@ WORLDS = {
     ),
     "rooms": World(
         generator_version=1,
-        # Millimetres, as depth cameras write: 1/256 m would be thrice the noise of a near reading.
+        # Millimetres, as depth cameras write; 1/256 m would be three times the noise of a near reading.
         units_per_m=1000,
         truths={
             "depth": "exact planar depth of every pixel, window panes included",

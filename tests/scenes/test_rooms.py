@@ -1,30 +1,25 @@
-"""The renderer of rooms: their shell, exactness of depth, what is in them, and what a sensor sees of them.
+"""The renderer of rooms: shell, depth, furniture, light, and the simulated sensor.
 
-Shape legend: H, W pixels, R sample rows (3 a pixel row).
+Shape legend: H, W pixels, R sample rows (3 per pixel row).
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
-from scenes import dataset as scenes_module
 from scenes import indoors
-from scenes.__main__ import make_scenes as make_scenes_command
 from scenes.builder import Builder
 from scenes.camera import Camera
 from scenes.dataset import make_scenes
 from scenes.indoors import render_interior
 from scenes.infrared import PROJECTOR_M, RANGE_M, sense, sigma_m
 from scenes.interior import KINDS, draw_interior, draw_lens
-from scenes.occlusion import free_share
+from scenes.occlusion import free_fraction
 from scenes.room import Cell, Finish, Portal, Room
 from scenes.shapes import Kind, Material, Solids
 from scenes.trace import first_hits, span_of
@@ -38,13 +33,13 @@ LEVEL = Camera((48, 64), 56.0, 31.5, 23.5, (0.0, 1.5, -2.0), 0.0, 0.0, 0.0)
 
 
 def centres(camera):
-    """World rays (3, H, W) of the pixels' centres."""
+    """Return world rays (3, H, W) of the pixel centres."""
     return camera.rays(0, camera.size_px[0])[:, 1::3]
 
 
 @pytest.fixture(scope="module")
 def tiny_views():
-    """Thirty rooms without their pictures: scene, depth and ids at the pixels' centres."""
+    """Thirty rooms without pictures: scene, depth and ids at pixel centres."""
     views = []
     for index in range(30):
         scene = draw_interior(3, index, TINY)
@@ -74,15 +69,15 @@ def test_a_ray_through_a_doorway_ends_in_the_room_beyond_and_others_at_the_wall(
     wall = Room((HALL,), ()).hit_m(LEVEL.position_m, rays)
     across, high = 5 * rays[0], 1.5 + 5 * rays[1]
     through = (wall > 4.999) & (abs(across) < 0.39) & (high < 1.99)
-    beside = (wall > 4.999) & ((abs(across) > 0.41) | (high > 2.01))
+    outside = (wall > 4.999) & ((abs(across) > 0.41) | (high > 2.01))
     assert through.sum() > 50
     # From the doorway on: floor, side walls or the far wall, 6.5 m ahead.
     assert (depth[through] > 5).all()
     np.testing.assert_allclose(depth[24, 31], 6.5, rtol=1e-5)
-    np.testing.assert_array_equal(depth[beside], wall[beside])
+    np.testing.assert_array_equal(depth[outside], wall[outside])
 
 
-# What a scene is
+# Scenes
 
 
 def value_in(solid, local):
@@ -93,8 +88,8 @@ def value_in(solid, local):
         return np.sqrt(x * x + y * y + z * z) - 1
     if solid.kind is Kind.CYLINDER:
         return max(abs(y) - 1, np.hypot(x, z) - 1 + solid.taper[0] * narrow)
-    one, front, back = solid.taper
-    return max(abs(y) - 1, abs(x) - 1 + one * narrow, z - 1 + front * narrow, -z - 1 + back * narrow)
+    sides, front, back = solid.taper
+    return max(abs(y) - 1, abs(x) - 1 + sides * narrow, z - 1 + front * narrow, -z - 1 + back * narrow)
 
 
 @pytest.mark.parametrize("index", [1, 4, 9])
@@ -140,13 +135,13 @@ def test_the_camera_is_within_the_room_and_in_no_object(tiny_views):
             assert np.linalg.norm(np.maximum(local, 0)) > 0.15
 
 
-def test_all_kinds_of_rooms_come_and_all_are_furnished(tiny_views):
+def test_all_kinds_of_rooms_occur_and_are_furnished(tiny_views):
     assert {scene.kind for scene, _, _ in tiny_views} == set(KINDS)
     assert np.median([len(scene.solids.rows) for scene, _, _ in tiny_views]) > 80
     assert np.mean([(ids >= 0).mean() for _, _, ids in tiny_views]) > 0.35
 
 
-def test_no_two_surfaces_share_a_plane_that_is_seen(tiny_views):
+def test_visible_surfaces_are_not_coplanar(tiny_views):
     twice = total = 0
     for scene, depth, ids in tiny_views[:6]:
         rays = centres(scene.camera).astype(np.float64)
@@ -193,13 +188,13 @@ def test_a_line_of_sight_is_free_up_to_the_first_thing_on_it():
     across = np.linspace(-2, 2, 41, dtype=np.float32)[None, :].repeat(9, axis=0)
     start = np.stack([across, np.full_like(across, 1), np.full_like(across, -2)])
     end = start + np.array([0, 0, 4], dtype=np.float32)[:, None, None]
-    free = free_share(start, end, np.ones(across.shape, dtype=bool), Solids(to.solids))
+    free = free_fraction(start, end, np.ones(across.shape, dtype=bool), Solids(to.solids))
     behind = abs(across) < 0.49
     np.testing.assert_allclose(free[behind], 1.9 / 4, rtol=1e-5)
     assert (free[abs(across) > 0.51] == 1).all()
 
 
-def test_the_floor_under_a_table_is_darker_than_the_floor_beside_it():
+def test_the_floor_under_a_table_is_darker_than_the_floor_next_to_it():
     scene = draw_interior(3, 0, SMALL)
     lamp = replace(scene.lamps[0], centre_m=(0.0, 2.4, 0.0), power=(3.0, 3.0, 3.0), shadows=True, normal=(0, 0, 0))
     lamp = replace(lamp, arm_m=(0.1, 0.0, 0.0), other_arm_m=(0.0, 0.0, 0.1))
@@ -219,11 +214,11 @@ def test_the_floor_under_a_table_is_darker_than_the_floor_beside_it():
     rays = centres(scene.camera)
     x, y, z = (rays[i] * depth + scene.camera.position_m[i] for i in range(3))
     floor = abs(y) < 1e-3
-    under, beside = floor & (abs(x) < 0.4) & (abs(z) < 0.4), floor & (abs(x) > 0.9) & (abs(z) < 0.4)
-    assert picture[under].mean() < 0.8 * picture[beside].mean()
+    under, outside = floor & (abs(x) < 0.4) & (abs(z) < 0.4), floor & (abs(x) > 0.9) & (abs(z) < 0.4)
+    assert picture[under].mean() < 0.8 * picture[outside].mean()
 
 
-# What a sensor sees
+# Sensor
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +248,7 @@ def test_dense_depth_has_no_holes_and_sparse_depth_agrees_with_it_within_the_noi
     assert error[far].std() > 2 * error[near].std()
 
 
-def test_the_sensor_sees_nothing_beyond_its_range_or_where_no_light_comes_back():
+def test_the_sensor_has_no_reading_out_of_range_or_without_an_echo():
     depth_m = np.tile(np.linspace(0.3, 9.9, 64, dtype=np.float32), (48, 1))
     echo = np.full(depth_m.shape, 0.9, dtype=np.float32)
     echo[:10] = 0
@@ -264,7 +259,7 @@ def test_the_sensor_sees_nothing_beyond_its_range_or_where_no_light_comes_back()
     assert (seen_m[10:, (depth_m[0] > 1) & (depth_m[0] < 6)] > 0).mean() > 0.9
 
 
-def test_a_near_board_throws_its_shadow_to_the_left_as_wide_as_the_projector_is_off():
+def test_the_shadow_of_a_near_board_is_as_wide_as_the_projector_offset():
     camera = replace(LEVEL, size_px=(48, 640), focal_px=560.0, cx_px=319.5)
     depth_m = np.full((48, 640), 4.0, dtype=np.float32)
     depth_m[:, 300:400] = 1.0
@@ -277,7 +272,7 @@ def test_a_near_board_throws_its_shadow_to_the_left_as_wide_as_the_projector_is_
     assert (seen_m[:, 402:] > 0).mean() > 0.98
 
 
-def test_no_light_comes_back_from_window_panes():
+def test_window_panes_have_no_echo():
     for index in range(20):
         scene = draw_interior(9, index, TINY)
         _, _, echo = render_interior(scene)
@@ -296,14 +291,14 @@ def test_no_light_comes_back_from_window_panes():
 # The folder
 
 
-def test_pictures_are_no_single_tone_and_the_folder_says_what_it_holds(folder):
+def test_pictures_vary_and_the_folder_describes_its_files(folder):
     for path in sorted((folder / "rgb").iterdir()):
         with Image.open(path) as image:
             assert (image.mode, image.size) == ("RGB", (64, 48))
             assert np.asarray(image).std() > 15
-    described = json.loads((folder / "dataset.json").read_text())
-    assert (described["world"], described["metres_per_unit"], described["count"]) == ("rooms", MM, 6)
-    assert set(described["truths"]) == {"depth", "depth_sparse"}
+    settings = json.loads((folder / "dataset.json").read_text())
+    assert (settings["world"], settings["metres_per_unit"], settings["count"]) == ("rooms", MM, 6)
+    assert set(settings["truths"]) == {"depth", "depth_sparse"}
     rows = (folder / "intrinsics.csv").read_text().splitlines()
     camera = draw_lens(5, 2, SMALL)
     values = [float(value) for value in rows[3].split(",")[1:]]
@@ -315,65 +310,3 @@ def test_a_shorter_set_by_two_workers_begins_with_the_same_frames(folder, tmp_pa
     for name in ("rgb", "depth", "depth_sparse"):
         for path in (tmp_path / "short" / name).iterdir():
             assert path.read_bytes() == (folder / name / path.name).read_bytes()
-
-
-def staged(folder, tmp_path, world):
-    """What a run that was interrupted at the end left behind, of this or another world."""
-    staging = tmp_path / ".out.staging"
-    staging.mkdir()
-    for name in ("rgb", "depth", "depth_sparse"):
-        shutil.copytree(folder / name, staging / name)
-    settings = json.loads((folder / "dataset.json").read_text())
-    settings = {name: value for name, value in settings.items() if name not in {"world", "truths"}}
-    (staging / "dataset.json").write_text(json.dumps(settings | ({"world": world} if world else {})))
-
-
-def rendered(monkeypatch):
-    """Note the frames that are rendered from here on."""
-    found, write = [], scenes_module.write_frame
-    monkeypatch.setattr(scenes_module, "write_frame", lambda *a: (found.append(a[2]), write(*a))[1])
-    return found
-
-
-@pytest.mark.parametrize(("world", "again"), [("rooms", []), ("street", [0, 1, 2, 3, 4, 5])])
-def test_an_interrupted_run_is_gone_on_with_in_its_own_world_only(folder, tmp_path, monkeypatch, world, again):
-    staged(folder, tmp_path, world)
-    found = rendered(monkeypatch)
-    make_scenes(tmp_path / "out", count=6, world="rooms", size_px=SMALL, seed=5, workers=1)
-    assert found == again
-    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["world"] == "rooms"
-
-
-def test_an_interrupted_run_that_names_no_world_was_a_street(tmp_path, monkeypatch):
-    street = tmp_path / "street"
-    make_scenes(street, count=2, size_px=(32, 64), seed=5, workers=1)
-    staged(street, tmp_path, None)
-    found = rendered(monkeypatch)
-    make_scenes(tmp_path / "out", count=2, size_px=(32, 64), seed=5, workers=1)
-    assert found == []
-
-
-def test_an_unknown_world_is_named_with_those_there_are(tmp_path):
-    with pytest.raises(ValueError, match="world is 'moon', expected one of street, rooms"):
-        make_scenes(tmp_path / "scenes", count=2, world="moon")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_command_renders_rooms(tmp_path):
-    out = tmp_path / "rooms"
-    command = [str(out), "--world", "rooms", "--count", "2", "--size", "32x48", "--workers", "1"]
-    done = CliRunner().invoke(make_scenes_command, command)
-    assert done.exit_code == 0, done.output
-    assert f"scenes:{out}" in done.output
-    assert json.loads((out / "dataset.json").read_text())["world"] == "rooms"
-    assert CliRunner().invoke(make_scenes_command, [*command[:1], "--world", "moon"]).exit_code == 2
-
-
-def test_streets_look_as_they_did_in_the_first_version(tmp_path):
-    make_scenes(tmp_path / "street", count=2, size_px=(32, 64), seed=7, workers=1)
-    kept = Path(__file__).parents[1] / "data"
-    for name, tolerance in (("rgb", 3), ("depth", 2)):
-        now = np.asarray(Image.open(tmp_path / "street" / name / "000000.png")).astype(int)
-        before = np.asarray(Image.open(kept / f"street_{name}.png")).astype(int)
-        # Processors differ in a few last digits, and so may a pixel at an edge.
-        assert (abs(now - before) <= tolerance).mean() > 0.99
