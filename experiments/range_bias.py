@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipeline.depth.bins import parse_bins
 from pipeline.depth.dpm import expected_depth, gaussian_dpm, released_dpm
-from pipeline.evaluation.study import read_study
+from pipeline.evaluation.study_file import read_study
 from pipeline.networks.predict import predict_depth_m
 from pipeline.networks.saved_run import load_run
 from pipeline.sources.frames import frames_in_batches, images_of

@@ -18,7 +18,7 @@ from .options import OVERWRITE, PATH, PlainCommand, option
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..evaluation.results import Comparable
+    from ..evaluation.comparison import Comparable
     from ..evaluation.significance import Difference, Mean
 
     Compared = tuple[str, str, Difference, float | None]
@@ -92,8 +92,9 @@ def compare(
     comparisons (Holm).
     """
     from ..depth.metrics import LOWER_IS_BETTER
-    from ..evaluation.results import join
-    from ..evaluation.significance import corrected_p_values, mean_interval, paired_difference
+    from ..evaluation.comparison import join
+    from ..evaluation.multiple_testing import corrected_p_values
+    from ..evaluation.significance import mean_interval, paired_difference
 
     settings: dict[str, Any] = {"draws": resamples, "seed": seed, "confidence": confidence, "block": block}
     lower = metric in LOWER_IS_BETTER

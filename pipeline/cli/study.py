@@ -47,7 +47,9 @@ def study(
     from ..common.locks import locked
     from ..common.outputs import named_after, refuse_existing
     from ..common.own_files import make_folder, make_own_folder
-    from ..evaluation.study import gather, markdown, read_study, read_teacher
+    from ..evaluation.study import gather, read_teacher
+    from ..evaluation.study_file import read_study
+    from ..evaluation.study_table import markdown
 
     path, _, name = study_name.rpartition(":")
     if not path:

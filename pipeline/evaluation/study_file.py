@@ -1,20 +1,19 @@
-"""A study file, read and checked: YAML, with studies below `studies`.
+"""Read a study file: YAML with studies under the key `studies`.
 
     studies:
       street:
-        train: {source: ..., split: train, store: ..., epochs: 6}   # flags that all runs share
-        evaluate: {source: ..., split: test, protocol: plain}
+        train: {source: ..., split: train, store: ..., epochs: 6}   # flags of train-student for all runs
+        evaluate: {source: ..., split: test, protocol: plain}       # flags of evaluate-student
         seeds: [0, 1, 2]
-        block: 1                                 # frames in a row that are alike (video), for the intervals
-        teachers: {exact: exact.json}            # results of evaluate-teacher, shown in the tables
+        block: 1                                 # consecutive frames that are alike (video), for the intervals
+        teachers: {exact: exact.json}            # results of evaluate-teacher to show in the tables
         runs:
-          tiekd: {loss: tiekd}                   # flags of its own, over those of `train`
+          tiekd: {loss: tiekd}                   # flags of one run, which override those of `train`
           ssim: {loss: ssim}
         tables:
-          losses: {title: "Losses", first: tiekd, runs: [ssim], metric: delta1}   # all are compared with the first
+          losses: {title: "Losses", first: tiekd, runs: [ssim], metric: delta1}   # each run is compared with the first
 
-Names of runs and teachers become names of files, so they are plain words. YAML of a few lines can stand for more than a
-memory holds (aliases of aliases): it is measured before it is built.
+Files are named after runs and teachers, so their names have only characters that are safe in file names.
 """
 
 from __future__ import annotations
@@ -23,10 +22,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from ..common.fileio import JSON_DEPTH, open_regular, pretty_json
+from ..common.fileio import pretty_json
 from ..errors import PipelineError
+from .study_yaml import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,14 +34,9 @@ KEYS = {"train", "evaluate", "seeds", "block", "teachers", "runs", "tables"}
 TABLE_NEEDS = {"first", "runs"}
 TABLE_KEYS = TABLE_NEEDS | {"title", "metric"}
 METRIC = "abs_rel"
-"""What intervals are taken of; and differences, where a table names no other."""
+"""Metric of the intervals, and the default metric of a table."""
 HEADS = {"abs_rel": "AbsRel", "rmse": "RMSE", "delta1": "δ1"}
-"""What differences can be taken of, and how it is called."""
-
-
-MAX_FILE_BYTES = 2**20
-MAX_NODES = 100_000
-"""Of a study file with its aliases written out; those of this project have a few thousand."""
+"""Metrics that a table can compare, and their column heads."""
 MAX_NAME_BYTES = 100
 NAME = re.compile(r"\w[\w .,+=@%-]*")
 FLAG = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -51,19 +44,19 @@ FLAG = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 @dataclass(frozen=True)
 class Table:
-    """Runs beside each other; all are compared with the first."""
+    """Runs of one table; each is compared with the first."""
 
     name: str
     title: str
     first: str
     runs: tuple[str, ...]
     metric: str
-    """Of the differences."""
+    """Metric to compare."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One student of one seed: the flags of the two commands that make and measure it."""
+    """One student with one seed: flags of train-student and evaluate-student."""
 
     name: str
     seed: int
@@ -72,17 +65,17 @@ class Run:
 
     @property
     def stem(self) -> str:
-        """Name of its files."""
+        """Name of its files, without suffix."""
         return f"{self.name}-{self.seed}"
 
     def flags_json(self) -> bytes:
-        """What its files were made with, kept beside them."""
+        """Return the flags as JSON; they are stored next to the run's files."""
         return pretty_json({"train": self.train, "evaluate": self.evaluate})
 
 
 @dataclass(frozen=True)
 class Study:
-    """A section of a study file, checked."""
+    """One study of a study file."""
 
     name: str
     train: dict[str, Any]
@@ -94,15 +87,15 @@ class Study:
     tables: tuple[Table, ...]
 
     def __post_init__(self) -> None:
-        for kind, names in (("run", self.runs), ("teacher", self.teachers)):
+        for what, names in (("run", self.runs), ("teacher", self.teachers)):
             for name in names:
-                _check_name(name, f"study {self.name!r}: {kind}")
-        twice = [seed for seed in self.seeds if self.seeds.count(seed) > 1]
-        if twice:
-            raise PipelineError(f"study {self.name!r}: seed {twice[0]} is there twice, expected each seed once")
+                _check_name(name, f"study {self.name!r}: {what}")
+        duplicates = [seed for seed in self.seeds if self.seeds.count(seed) > 1]
+        if duplicates:
+            raise PipelineError(f"study {self.name!r}: duplicate seed {duplicates[0]}; list each seed once")
 
     def runs_to_do(self) -> list[Run]:
-        """Every run of every seed, seed by seed, so that an early end leaves whole tables of fewer seeds."""
+        """Return all runs, seed by seed: an interrupted study then has complete tables with fewer seeds."""
         return [
             Run(name, seed, {**self.train, **flags, "seed": seed}, self.evaluate)
             for seed in self.seeds
@@ -111,15 +104,15 @@ class Study:
 
 
 def read_study(path: Path, name: str) -> Study:
-    """Read a study of a YAML file. Raises PipelineError naming what is wrong with it."""
-    studies = _mapping(_read_yaml(path).get("studies"), f"study file {path}: studies")
+    """Read one study of a YAML file. Raises PipelineError that names the file, the study and the key."""
+    studies = _mapping(read_yaml(path).get("studies"), f"study file {path}: studies")
     if name not in studies:
-        raise PipelineError(f"study {name!r} is not in {path}: expected one of: {', '.join(map(str, studies))}")
+        raise PipelineError(f"study {name!r} is not in {path}: expected one of {', '.join(map(str, studies))}")
     where = f"study {name!r} of {path}"
     section = studies[name]
     if not isinstance(section, dict) or not section.get("runs"):
         raise PipelineError(
-            f"{where}: expected a mapping with `runs`, see the head of pipeline/evaluation/study_file.py"
+            f"{where}: expected a mapping with `runs`, as pipeline/evaluation/study_file.py describes it"
         )
     unknown = sorted(map(str, set(section) - KEYS))
     if unknown:
@@ -132,42 +125,49 @@ def read_study(path: Path, name: str) -> Study:
         _text(teacher, f"{where}: teacher"): _text(file, f"{where}: teacher {teacher!r}")
         for teacher, file in _mapping(section.get("teachers"), f"{where}: teachers").items()
     }
-    seeds = section.get("seeds", [0])
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise PipelineError(f"{where}: seeds {seeds!r}, expected a list of whole numbers such as [0, 1, 2]")
-    block = section.get("block", 1)
-    if type(block) is not int or block < 1:
-        raise PipelineError(f"{where}: block {block!r}, expected a whole number of frames, 1 or more")
+    tables = tuple(
+        _table(_text(table, f"{where}: table"), values, runs, where)
+        for table, values in _mapping(section.get("tables"), f"{where}: tables").items()
+    )
     return Study(
         name=name,
         train=_flags(section.get("train"), f"{where}: train"),
         evaluate=_flags(section.get("evaluate"), f"{where}: evaluate"),
-        seeds=tuple(seeds),
-        block=block,
+        seeds=_seeds(section.get("seeds", [0]), where),
+        block=_block(section.get("block", 1), where),
         teachers=teachers,
         runs=runs,
-        tables=tuple(
-            _table(_text(table, f"{where}: table"), said, runs, where)
-            for table, said in _mapping(section.get("tables"), f"{where}: tables").items()
-        ),
+        tables=tables,
     )
 
 
-def _table(name: str, said: Any, runs: Iterable[str], where: str) -> Table:  # noqa: ANN401 - any YAML value
+def _seeds(value: Any, where: str) -> tuple[int, ...]:  # noqa: ANN401 - any YAML value
+    if not isinstance(value, list) or not value or not all(type(seed) is int for seed in value):
+        raise PipelineError(f"{where}: seeds {value!r}, expected a list of whole numbers such as [0, 1, 2]")
+    return tuple(value)
+
+
+def _block(value: Any, where: str) -> int:  # noqa: ANN401 - any YAML value
+    if type(value) is not int or value < 1:
+        raise PipelineError(f"{where}: block {value!r}, expected a whole number of frames, at least 1")
+    return value
+
+
+def _table(name: str, table: Any, runs: Iterable[str], where: str) -> Table:  # noqa: ANN401 - any YAML value
     where = f"{where}: table {name!r}"
-    if not isinstance(said, dict) or set(said) - TABLE_KEYS or not set(said) >= TABLE_NEEDS:
-        keys = sorted(map(str, said)) if isinstance(said, dict) else said
-        raise PipelineError(f"{where} has {keys}, expected first and runs, perhaps with title and metric")
-    if not isinstance(said["runs"], list):
-        raise PipelineError(f"{where}: runs {said['runs']!r}, expected a list of names of runs")
-    first, *others = (_text(run, f"{where}: run") for run in (said["first"], *said["runs"]))
-    absent = [run for run in (first, *others) if run not in runs]
-    if absent:
-        raise PipelineError(f"{where} names run {absent[0]!r}, expected one of {', '.join(runs)}")
-    metric = said.get("metric", METRIC)
+    if not isinstance(table, dict) or set(table) - TABLE_KEYS or not set(table) >= TABLE_NEEDS:
+        keys = sorted(map(str, table)) if isinstance(table, dict) else table
+        raise PipelineError(f"{where} has {keys}, expected first and runs, and optionally title and metric")
+    if not isinstance(table["runs"], list):
+        raise PipelineError(f"{where}: runs {table['runs']!r}, expected a list of names of runs")
+    first, *others = (_text(run, f"{where}: run") for run in (table["first"], *table["runs"]))
+    unknown = [run for run in (first, *others) if run not in runs]
+    if unknown:
+        raise PipelineError(f"{where}: run {unknown[0]!r}, expected one of {', '.join(runs)}")
+    metric = table.get("metric", METRIC)
     if not isinstance(metric, str) or metric not in HEADS:
         raise PipelineError(f"{where}: metric {metric!r}, expected one of {', '.join(HEADS)}")
-    return Table(name, _text(said.get("title", name), f"{where}: title"), first, tuple(others), metric)
+    return Table(name, _text(table.get("title", name), f"{where}: title"), first, tuple(others), metric)
 
 
 def _mapping(value: Any, where: str) -> dict[Any, Any]:  # noqa: ANN401 - any YAML value
@@ -179,99 +179,28 @@ def _mapping(value: Any, where: str) -> dict[Any, Any]:  # noqa: ANN401 - any YA
 
 
 def _text(value: Any, where: str) -> str:  # noqa: ANN401 - any YAML value
-    """A text; of a number what was written. Raises PipelineError for `yes` too, which YAML reads as true."""
+    """A string, or a number as a string. Raises PipelineError for `yes` and `no`, which YAML reads as booleans."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise PipelineError(f"{where}: {str(value)[:80]!r}, expected a text (in quotes if it is yes or no)")
+        raise PipelineError(f"{where}: {str(value)[:80]!r}, expected a string (in quotes if it is yes or no)")
     return str(value)
 
 
 def _check_name(name: str, where: str) -> None:
     if not NAME.fullmatch(name) or name[-1] in " ." or len(name.encode()) > MAX_NAME_BYTES:
         raise PipelineError(
-            f"{where} {name[:200]!r}: expected a plain word of at most {MAX_NAME_BYTES} bytes (letters, digits, and "
-            "._-+=,@% after the first), because its files are named by it"
+            f"{where} {name[:200]!r}: its files have this name, so expected at most {MAX_NAME_BYTES} bytes of letters, "
+            "digits, spaces and ._-+=,@%, starting with a letter or digit"
         )
 
 
 def _flags(value: Any, where: str) -> dict[str, Any]:  # noqa: ANN401 - any YAML value
-    """Flags of a command, as {name: text, number or boolean}."""
+    """Flags of a command: {name: string, number or boolean}."""
     flags = _mapping(value, where)
-    for name, given in flags.items():
+    for name, flag in flags.items():
         if not isinstance(name, str) or not FLAG.fullmatch(name):
             raise PipelineError(
-                f"{where}: flag {str(name)[:80]!r}, expected a name such as batch-size, without dashes before"
+                f"{where}: flag {str(name)[:80]!r}, expected a name without leading dashes, such as batch-size"
             )
-        if not isinstance(given, str | int | float):
-            raise PipelineError(f"{where}: flag {name}: {str(given)[:80]!r}, expected a text, a number, true or false")
+        if not isinstance(flag, str | int | float):
+            raise PipelineError(f"{where}: flag {name}: {str(flag)[:80]!r}, expected a string, number, true or false")
     return dict(flags)
-
-
-def _read_yaml(path: Path) -> dict[Any, Any]:
-    """The top of a study file. Raises PipelineError."""
-    where = f"study file {path}"
-    try:
-        with open_regular(path) as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise PipelineError(f"{where}: {error.strerror}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise PipelineError(f"{where}: more than {MAX_FILE_BYTES} bytes, which a study file does not need")
-    try:
-        text = data.decode()
-        _measure(text)
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise PipelineError(f"{where}: {error}; expected YAML with a section `studies`") from error
-    if not isinstance(value, dict) or "studies" not in value:
-        raise PipelineError(f"{where}: no section `studies`; expected YAML with a section `studies`")
-    return value
-
-
-class _Node:
-    """A list or mapping while its events come."""
-
-    def __init__(self, anchor: str | None, *, mapping: bool) -> None:
-        self.anchor, self.mapping = anchor, mapping
-        self.nodes, self.children = 1, 0
-        self.keys: set[str] = set()
-
-    def add(self, nodes: int, key: str | None) -> None:
-        """Count a child. Raises PipelineError for a key that is there already."""
-        if self.mapping and self.children % 2 == 0 and key is not None and key != "<<":
-            if key in self.keys:
-                raise PipelineError(f"key {key[:80]!r} is there twice")
-            self.keys.add(key)
-        self.children += 1
-        self.nodes += nodes
-
-
-def _measure(text: str) -> None:
-    """Raise PipelineError for YAML of more than MAX_NODES with its aliases written out, or of a key twice.
-
-    Merged mappings and aliases of aliases grow as powers, and only when they are built: so the events are counted.
-    """
-    sizes: dict[str, int] = {}
-    stack = [_Node(None, mapping=False)]
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        nodes, key, anchor = 1, None, getattr(event, "anchor", None)
-        if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
-            stack.append(_Node(anchor, mapping=isinstance(event, yaml.MappingStartEvent)))
-            if len(stack) > JSON_DEPTH:
-                raise PipelineError(f"nested deeper than {JSON_DEPTH}")
-            continue
-        if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
-            done = stack.pop()
-            nodes, anchor = done.nodes, done.anchor
-        elif isinstance(event, yaml.AliasEvent):
-            if anchor not in sizes:
-                raise PipelineError(f"alias *{anchor} is of what it stands in, or of nothing before it")
-            nodes, anchor = sizes[anchor], None
-        elif isinstance(event, yaml.ScalarEvent):
-            nodes, key = 1 + len(event.value) // 16, event.value
-        else:
-            continue
-        stack[-1].add(nodes, key)
-        if anchor is not None:
-            sizes[anchor] = nodes
-        if stack[-1].nodes > MAX_NODES:
-            raise PipelineError(f"with its aliases it stands for more than {MAX_NODES} values")

@@ -9,9 +9,10 @@ from click.testing import CliRunner
 
 from pipeline.cli.compare import compare
 from pipeline.depth.metrics import METRICS, PROTOCOLS, mean_metrics
+from pipeline.evaluation.comparison import join, read_result
+from pipeline.evaluation.multiple_testing import holm
 from pipeline.evaluation.result import write_result
-from pipeline.evaluation.results import join, read_result
-from pipeline.evaluation.significance import holm, paired_difference
+from pipeline.evaluation.significance import paired_difference
 
 IDS = [f"{number:03d}" for number in range(12)]
 
@@ -129,10 +130,10 @@ def test_frames_are_brought_into_one_order(measured):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"protocol": "kitti_eigen_garg80"}, "protocol name kitti_eigen_garg80 and not plain"),
-        ({"max_m": 80.0}, "protocol max_m 80.0 and not None"),
-        ({"source": "folder"}, "source folder and not scenes"),
-        ({"truth": "depth_sparse"}, "ground truth depth_sparse and not depth"),
+        ({"protocol": "kitti_eigen_garg80"}, "protocol name is kitti_eigen_garg80, not plain"),
+        ({"max_m": 80.0}, "protocol max_m is 80.0, not None"),
+        ({"source": "folder"}, "source is folder, not scenes"),
+        ({"truth": "depth_sparse"}, "ground truth is depth_sparse, not depth"),
         ({"ids": ["other", *IDS[1:]]}, "for frame '000' of"),
     ],
 )
@@ -162,7 +163,7 @@ def test_files_that_are_no_pair_of_means_and_rows_are_refused(measured):
     (measured / "alone.csv").write_text((measured / "good-0.csv").read_text())
     assert "do not have the mean abs_rel" in refused(measured / "alone.json")
     (measured / "alone.csv").write_text("id,rmse\n1,2\n")
-    assert "expected columns id and abs_rel" in refused(measured / "alone.json")
+    assert "expected the columns id and abs_rel" in refused(measured / "alone.json")
     (measured / "alone.csv").write_text("id,abs_rel\n1,x\n")
     assert "could not convert string to float: 'x'" in refused(measured / "alone.json")
     (measured / "alone.csv").write_text("id,abs_rel\n1,2\n1,2\n")
@@ -179,7 +180,7 @@ def test_what_is_given_twice_is_refused(measured):
     assert "given twice" in refused(good, good)
     assert "x is given twice" in refused(f"x={good}", f"x={measured}/poor-0.json")
     evaluation(measured / "copy.json", read_result(good, "abs_rel").by_id.values())
-    assert "which two seeds never do" in refused(f"good={good},{measured}/copy.json")
+    assert "so they are not two seeds" in refused(f"good={good},{measured}/copy.json")
 
 
 def test_wrong_usage_of_compare_is_told(measured):
@@ -225,7 +226,7 @@ def test_what_covers_other_parts_of_the_truth_is_refused_unless_it_is_asked_for(
     evaluation(measured / "dense.json", values, coverage=first)
     evaluation(measured / "picky.json", values / 100, coverage=second)
     output = refused(measured / "dense.json", measured / "picky.json")
-    assert f"picky.json covers {second:.2%} of the valid truth" in output.replace("\n", " ")
+    assert f"picky.json covers {second:.2%} of the valid ground truth" in output.replace("\n", " ")
     assert "add --any-coverage" in output
     done = run(measured / "dense.json", measured / "picky.json", "--any-coverage", "--out", measured / "c.out")
     assert done.exit_code == 0, done.output

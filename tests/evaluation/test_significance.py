@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.significance import corrected_p_values, holm, mean_interval, paired_difference
+from pipeline.evaluation.multiple_testing import corrected_p_values, holm
+from pipeline.evaluation.significance import mean_interval, paired_difference
 
 QUICK = {"draws": 400}
 
@@ -268,14 +269,14 @@ def test_relative_figures_are_unknown_where_there_is_nothing_to_relate_to():
 @pytest.mark.parametrize(
     ("first", "second", "settings", "why"),
     [
-        (np.ones(5), np.ones(6), {}, "5 frames and 6"),
-        (np.ones(1), np.ones(1), {}, "2 frames or more"),
+        (np.ones(5), np.ones(6), {}, "first has 5 frames, second 6"),
+        (np.ones(1), np.ones(1), {}, "at least 2 frames"),
         (np.ones((2, 2, 5)), np.ones(5), {}, "expected .seeds, frames."),
-        (np.array([1, math.nan, 1.0]), np.ones(3), {}, "nan at frame 1 of seed 0"),
+        (np.array([1, math.nan, 1.0]), np.ones(3), {}, "first is nan at frame 1 of seed 0"),
         (np.ones(20), np.ones(20), {"block": 0}, "expected 1 to 20, the number of frames"),
         (np.ones(20), np.ones(20), {"block": 21}, "expected 1 to 20, the number of frames"),
         (np.ones(20), np.ones(20), {"confidence": 95}, "such as 0.95"),
-        (np.ones(20), np.ones(20), {"draws": 5}, "100 or more"),
+        (np.ones(20), np.ones(20), {"draws": 5}, "at least 100"),
     ],
 )
 def test_input_that_makes_no_sense_is_refused(first, second, settings, why):

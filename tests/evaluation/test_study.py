@@ -1,4 +1,4 @@
-"""Many students that differ in a few flags: what a study file may say, that it goes on, and what its tables show."""
+"""Studies: their files, resuming, results and tables."""
 
 import csv
 import json
@@ -14,7 +14,9 @@ from click.testing import CliRunner
 from pipeline.cli.main import main
 from pipeline.common.locks import TargetLock
 from pipeline.depth.metrics import METRICS
-from pipeline.evaluation.study import Study, gather, markdown, read_study, unfinished
+from pipeline.evaluation.study import gather, unfinished
+from pipeline.evaluation.study_file import Study, read_study
+from pipeline.evaluation.study_table import markdown
 
 SECTION = {
     "train": {"loss": "tiekd", "epochs": 2},
@@ -71,7 +73,7 @@ def test_runs_are_the_shared_flags_with_their_own_seed_by_seed(write):
             {"tables": {"a": {"first": "tiekd", "runs": [], "metric": "d1"}}},
             "metric 'd1', expected one of abs_rel, rmse",
         ),
-        ({"tables": {"a": {"first": "tiekd", "runs": ["none"]}}}, "names run 'none', expected one of tiekd, ssim, mse"),
+        ({"tables": {"a": {"first": "tiekd", "runs": ["none"]}}}, "run 'none', expected one of tiekd, ssim, mse"),
     ],
 )
 def test_a_study_that_cannot_be_is_told(write, changes, match):
@@ -81,7 +83,7 @@ def test_a_study_that_cannot_be_is_told(write, changes, match):
 
 def test_an_unknown_study_or_file_is_told_with_those_that_are_there(tmp_path, write):
     write()
-    with pytest.raises(ValueError, match="study 'large' is not in .*: expected one of: small"):
+    with pytest.raises(ValueError, match="study 'large' is not in .*: expected one of small"):
         read_study(tmp_path / "params.yaml", "large")
     with pytest.raises(ValueError, match="no.yaml: .*No such file"):
         read_study(tmp_path / "no.yaml", "small")
@@ -200,20 +202,20 @@ def test_a_run_whose_flags_changed_is_made_anew(tmp_path):
     assert not (folder / "tiekd-0").exists()
 
 
-# --- a file of anybody's ----------------------------------------------------------------------------------------------
+# --- malformed and malicious files ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "name", ["/etc/x", "../x", "a/b", "..", ".hidden", "", "a\\b", "a\n", "x" * 101, "dot.", " a"], ids=repr
 )
-def test_a_name_that_is_no_plain_word_is_refused(write, name):
-    with pytest.raises(ValueError, match="expected a plain word"):
+def test_a_name_that_is_unsafe_as_a_file_name_is_refused(write, name):
+    with pytest.raises(ValueError, match="its files have this name"):
         write(runs={name: {}, **SECTION["runs"]})
-    with pytest.raises(ValueError, match="expected a plain word"):
+    with pytest.raises(ValueError, match="its files have this name"):
         write(teachers={name: "exact.json"})
 
 
-def test_plain_words_are_taken(write):
+def test_safe_names_are_accepted(write):
     names = ["ssim+si", "sigma-0.5", "w_2", "größe", "a b", "lr=0.1", "50%"]
     assert set(names) <= set(write(runs={**SECTION["runs"], **{name: {} for name in names}}).runs)
 
@@ -225,7 +227,7 @@ def test_a_study_removes_nothing_outside_of_its_folder(tmp_path):
     path.write_text(yaml.safe_dump({"studies": {"s": {"runs": {str(tmp_path / "precious"): {}}}}}))
     done = CliRunner().invoke(main, ["study", f"{path}:s", "--out", str(tmp_path / "out")])
     assert done.exit_code == 1
-    assert "expected a plain word" in done.output
+    assert "its files have this name" in done.output
     assert precious.is_dir()
     assert sorted(one.name for one in tmp_path.iterdir()) == ["precious-0", "s.yaml"]
 
@@ -255,21 +257,21 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 
         (b"studies: {s: 7}", "expected a mapping with `runs`"),
         (b"studies: {s: {runs: [a, b]}}", "runs: .* expected a mapping"),
         (b"studies: {s: {runs: {a: 7}}}", "run 'a': '7', expected a mapping"),
-        (b"studies: {s: {runs: {yes: {}}}}", "run: 'True', expected a text .in quotes"),
-        (b"studies: {s: {runs: {a: {loss: [1]}}}}", "flag loss: .* expected a text, a number, true or false"),
+        (b"studies: {s: {runs: {yes: {}}}}", "run: 'True', expected a string .in quotes"),
+        (b"studies: {s: {runs: {a: {loss: [1]}}}}", "flag loss: .* expected a string, number, true or false"),
         (b"studies: {s: {runs: {a: {--loss: x}}}}", "flag '--loss', expected a name"),
         (b"studies: {s: {runs: {a: {}}, train: [x]}}", "train: .* expected a mapping"),
         (b"studies: {s: {runs: {a: {}}, block: many}}", "block 'many', expected a whole number"),
-        (b"studies: {s: {runs: {a: {}}, seeds: [0, 0]}}", "seed 0 is there twice"),
+        (b"studies: {s: {runs: {a: {}}, seeds: [0, 0]}}", "duplicate seed 0"),
         (b"studies: {s: {runs: {a: {}}, tables: {t: {first: a, runs: a}}}}", "runs 'a', expected a list"),
-        (b"studies: {s: {runs: {a: {}, a: {}}}}", "key 'a' is there twice"),
-        (b"studies: {s: {runs: {a: {}}, teachers: {t: {}}}}", "teacher 't': .* expected a text"),
+        (b"studies: {s: {runs: {a: {}, a: {}}}}", "duplicate key 'a'"),
+        (b"studies: {s: {runs: {a: {}}, teachers: {t: {}}}}", "teacher 't': .* expected a string"),
         (b"studies: \xff", "can't decode byte 0xff"),
         (b"studies: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
-        (b"studies: &a [*a]", "alias .a is of what it stands in"),
+        (b"studies: &a [*a]", "alias .a refers to itself"),
         (DEEP.encode(), "nested deeper than 64"),
-        (BOMB.encode(), "it stands for more than 100000 values"),
-        (MERGES.encode(), "it stands for more than 100000 values"),
+        (BOMB.encode(), "its aliases expand to more than 100000 values"),
+        (MERGES.encode(), "its aliases expand to more than 100000 values"),
         (b"#" * 2**21, "more than 1048576 bytes"),
     ],
     ids=lambda value: None if isinstance(value, bytes) else value[:30],

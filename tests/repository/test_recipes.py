@@ -12,7 +12,7 @@ import yaml
 from paths import REAL
 
 from pipeline.cli.main import main
-from pipeline.evaluation.study import read_study
+from pipeline.evaluation.study_file import read_study
 from pipeline.sources.registry import open_source
 from pipeline.train.options import TrainOptions
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.cli.main import main
 from pipeline.depth.metrics import unit_hint, unit_ratio
-from pipeline.evaluation.study import read_study
+from pipeline.evaluation.study_file import read_study
 from pipeline.sources.base import truth_name
 from pipeline.sources.readers.arrays import metres, parse_invalid
 from pipeline.sources.readers.images import read_depth_png_m
@@ -196,7 +196,7 @@ def test_what_make_scenes_writes_is_no_unknown_key(tmp_path):
 def test_a_table_of_a_study_with_other_keys_is_refused(tmp_path, table):
     path = tmp_path / "s.yaml"
     path.write_text(f"studies:\n  s:\n    runs: {{a: {{}}}}\n    tables: {{t: {table}}}\n")
-    with pytest.raises(ValueError, match="table 't' has .*expected first and runs, perhaps with title and metric"):
+    with pytest.raises(ValueError, match="table 't' has .*expected first and runs, and optionally title and metric"):
         read_study(path, "s")
 
 
