@@ -302,7 +302,8 @@ def _fields(options_class: type[Any], options: dict[str, Any]) -> Any:  # noqa: 
     for name, value in options.items():
         if name not in names:
             close = get_close_matches(name, names, 1)
-            raise OptionError(name, value, f"an option of {options_class.__name__}{f', such as `{close[0]}`' if close else ''}")
+            hint = f", such as `{close[0]}`" if close else ""
+            raise OptionError(name, value, f"an option of {options_class.__name__}{hint}")
     return options_class(**options)
 
 

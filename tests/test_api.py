@@ -97,7 +97,8 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_an_unknown_option_is_refused_with_the_nearest_name(source, tmp_path):
-    with pytest.raises(errors.OptionError, match=r"`epoch=3`: expected an option of TrainOptions, such as `epochs`") as caught:
+    expected = "`epoch=3`: expected an option of TrainOptions, such as `epochs`"
+    with pytest.raises(errors.OptionError, match=expected) as caught:
         tiekd.train_student(source, "train", None, tmp_path / "run", epoch=3)
     assert caught.value.option == "epoch"
 
