@@ -172,10 +172,10 @@ class Station:
             if maker.spec.digest() != place.digest:
                 return OtherStore(maker.spec, socket.gethostname())
             waits = Waits()
-            frames = maker.frames([shard])
-            frames = chain([next(frames)], frames)  # asked for one, it reads ahead, while another shard is taught
+            batches = maker.batches([shard])
+            batches = chain([next(batches)], batches)  # asked for one, it reads ahead, while another shard is taught
             with self._asking:
-                encoding = maker.teach(shard, frames, waits)
+                encoding = maker.teach(shard, maker.answers(batches, waits))
             indexes = maker.spec.shard_samples(shard)
             folder = Path(place.staging) / PARTS / f"{shard}-{uuid4().hex}"
             folder.mkdir()  # not its parents: where they are gone, so is the run that this worker is too late for

@@ -20,6 +20,7 @@ from .run import cache_teacher, plan_cache
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..common.profile import Profile
     from ..common.progress import Progress
     from ..sources.base import Source
     from ..teachers.base import Teacher
@@ -56,6 +57,7 @@ class OneProcess(NamedTuple):
     source: Source
     split: str
     teacher: Teacher
+    profile: Profile | None = None
 
     def plan(self, options: CacheOptions) -> Planned:
         """As `Maker`."""
@@ -63,7 +65,7 @@ class OneProcess(NamedTuple):
 
     def cache(self, out: Path, options: CacheOptions, progress: Progress) -> CacheSummary:
         """As `Maker`."""
-        return cache_teacher(self.source, self.split, self.teacher, out, options, progress)
+        return cache_teacher(self.source, self.split, self.teacher, out, options, progress, self.profile)
 
 
 def cache_with_flips(

@@ -10,6 +10,7 @@ import errno
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from ..common.profile import Profile
     from ..common.progress import Progress, Task
     from ..sources.base import Sample, Source
     from ..store.format.spec import StoreSpec
@@ -87,9 +89,11 @@ def cache_teacher(
     out: Path,
     options: CacheOptions | None = None,
     progress: Progress | None = None,
+    profile: Profile | None = None,
 ) -> CacheSummary:
     """Write the store `out` of a teacher over a split; go on where an interrupted run stopped.
 
+    `profile` receives the spans of reading, preparing, the teacher, encoding and writing.
     Raises PipelineError for input that is at fault (naming it), and OSError where the disk is; in either case the
     shards that were finished stay, and the same call goes on from them.
     """
@@ -101,7 +105,7 @@ def cache_teacher(
     spec, view = planned.spec, View.parse(planned.view)
 
     def make(writer: StoreWriter, task: Task) -> int:
-        with ShardMaker(spec, source, samples, view, teacher, options) as maker:
+        with ShardMaker(spec, source, samples, view, teacher, options, profile) as maker:
             return _OneProcess(maker, writer, task).run()
 
     writer = StoreWriter(out, spec, [sample.id for sample in samples])
@@ -211,12 +215,14 @@ class _OneProcess:
         disk = ThreadPoolExecutor(1, "write")
         try:
             todo = self.writer.todo
+            batches = self.maker.batches(todo)
             if todo:
+                batches = chain([next(batches)], batches)  # asked for one, it reads ahead, during the probe
                 self.maker.probe(self.waits, self._beat)
-            frames = self.maker.frames(todo)
+            answers = self.maker.answers(batches, self.waits, self._beat)
             pending: Future[None] | None = None
             for shard in todo:
-                encoded = self.maker.teach(shard, frames, self.waits, self._after_batch, self._beat)
+                encoded = self.maker.teach(shard, answers, self._after_batch)
                 self._wait_for(pending)
                 pending = disk.submit(self._write, shard, encoded)
             self._wait_for(pending)
@@ -243,4 +249,6 @@ class _OneProcess:
         self.task.update(count, kb_each=each / 1e3, waits_for=self.waits)
 
     def _write(self, shard: int, encoded: list[Future[EncodedSample]]) -> None:
-        self.bytes_written += self.writer.write_shard(shard, [future.result() for future in encoded])
+        samples = [future.result() for future in encoded]
+        with self.maker.profile.span("write"):
+            self.bytes_written += self.writer.write_shard(shard, samples)

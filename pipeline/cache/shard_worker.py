@@ -1,6 +1,7 @@
-"""How a shard comes to be: images are read, the teacher is shown them batch by batch, its answers are encoded.
+"""How a shard comes to be: images are read, batches prepared, the teacher predicts, its predictions are encoded.
 
-Images are decoded and maps encoded in threads (both release the interpreter lock), ahead of the teacher and behind it.
+The four overlap in threads (decoding and encoding release the interpreter lock), and the teacher has its next batch
+before it has answered the last, so that it need not wait.
 Batches never cross a shard, so that a shard is the same bytes whoever makes it, and after whatever other.
 
 Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher's own output.
@@ -8,17 +9,19 @@ Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from threading import Lock
+from threading import Event, Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from ..common.parallel import Aside, in_order, worker_threads
+from ..common.profile import Profile
 from ..depth.rebin import CarryCost, carry
 from ..errors import PipelineError
 from ..store.write.writer import EncodedSample, encode_sample
@@ -27,7 +30,7 @@ from .outcome import row_of
 from .probe import check_repeats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Self
 
     from numpy.typing import NDArray
@@ -41,6 +44,10 @@ if TYPE_CHECKING:
 
 BEAT_S = 1.0
 """So often progress shows life while a teacher is at work."""
+IN_FLIGHT = 2
+"""Batches handed to the teacher: it works on one while the answer before is waited for."""
+PREPARED = 2
+"""Batches ready for it. With those that are read ahead, at most 2 + 2 + 2 batches of images are in memory."""
 MOVING = {"image", "pixel"}
 """What a store is `carried_from` whose teacher has other bins in each answer."""
 CARRIED_ROWS = ("dpm_carried_kl_nats", "carried_depth_share", "carried_clipped_share")
@@ -54,6 +61,14 @@ class Frame(NamedTuple):
     view: NDArray[np.uint8]
     sha256: str
     image_size_px: tuple[int, int]
+
+
+class Batch(NamedTuple):
+    """Frames that the teacher is shown together."""
+
+    frames: list[Frame]
+    images: torch.Tensor | None
+    """(B, 3, H, W) float32 in 0..1; None for a folder of predictions."""
 
 
 class _Answer(NamedTuple):
@@ -80,17 +95,20 @@ class ShardMaker:
         view: View,
         teacher: Teacher,
         options: CacheOptions,
+        profile: Profile | None = None,
     ) -> None:
         self.spec = spec
+        self.profile = profile or Profile()
         self._source = source
         self._samples = samples
         self._view = view
         self._teacher = teacher
         self._batch_size = options.batch_size
         self._accept_noise = options.accept_noise
-        self._aside = Aside()
+        self._aside = Aside("teacher")
         self._threads = worker_threads(options.workers)
         self._readers = ThreadPoolExecutor(self._threads, "read")
+        self._preparer = ThreadPoolExecutor(1, "prepare")
         self._encoders = ThreadPoolExecutor(self._threads, "encode")
         self._counting = Lock()
         self._encoded, self._encoded_bytes = 0, 0
@@ -100,6 +118,7 @@ class ShardMaker:
 
     def __exit__(self, *_: object) -> None:
         self._readers.shutdown(wait=False, cancel_futures=True)
+        self._preparer.shutdown(wait=False, cancel_futures=True)
         self._encoders.shutdown(wait=False, cancel_futures=True)
         self._aside.close()
 
@@ -109,36 +128,78 @@ class ShardMaker:
         with self._counting:
             return self._encoded, self._encoded_bytes
 
-    def frames(self, shards: Iterable[int]) -> Iterator[Future[Frame]]:
-        """The images of these shards in their order, read ahead of their use once the first is asked for."""
+    def batches(self, shards: Sequence[int]) -> Iterator[Future[Batch]]:
+        """The batches of these shards in their order, made ready ahead of their use once the first is asked for."""
         wanted = (self._samples[i] for shard in shards for i in self.spec.shard_samples(shard))
-        return in_order(self._readers, self._read, wanted, ahead=2 * self._batch_size + self._threads)
+        frames = in_order(self._readers, self._read, wanted, ahead=2 * self._batch_size + self._threads)
+        grouped = (list(islice(frames, size)) for shard in shards for size in self._batch_sizes(shard))
+        return in_order(self._preparer, self._prepare, grouped, ahead=PREPARED)
+
+    def _batch_sizes(self, shard: int) -> Iterator[int]:
+        """Batches never cross a shard."""
+        left = len(self.spec.shard_samples(shard))
+        while left > 0:
+            yield min(self._batch_size, left)
+            left -= self._batch_size
+
+    def answers(
+        self, batches: Iterator[Future[Batch]], waits: Waits, beat: Callable[[], None] = lambda: None
+    ) -> Iterator[list[tuple[Frame, _Answer]]]:
+        """What the teacher predicts for each batch, in order; it works on the next one meanwhile.
+
+        `beat` is called each second that it takes. Raises PipelineError for an image or an answer that is at fault,
+        naming it.
+        """
+        flying: deque[Future[list[tuple[Frame, _Answer]]]] = deque()
+        failed = Event()
+
+        def predict(call: Callable[[], list[tuple[Frame, _Answer]]]) -> list[tuple[Frame, _Answer]]:
+            if failed.is_set():  # by the batch before, of which the run is about to learn
+                raise CancelledError
+            try:
+                return call()
+            except BaseException:
+                failed.set()
+                raise
+
+        def land() -> list[tuple[Frame, _Answer]]:
+            with waits.while_at("teacher") as count_so_far:
+                return self._aside.wait(flying.popleft(), BEAT_S, partial(_both, count_so_far, beat))
+
+        for future in batches:
+            try:
+                with waits.while_at("reading"):
+                    batch = future.result()
+            except Exception:
+                while flying:  # the shard before may be whole with these
+                    yield land()
+                raise
+            flying.append(self._aside.submit(partial(predict, self._on_device(batch))))
+            if len(flying) >= IN_FLIGHT:
+                yield land()
+        while flying:
+            yield land()
 
     def teach(
         self,
         shard: int,
-        frames: Iterator[Future[Frame]],
-        waits: Waits,
+        answers: Iterator[list[tuple[Frame, _Answer]]],
         after: Callable[[int, Sequence[Future[EncodedSample]]], None] | None = None,
-        beat: Callable[[], None] = lambda: None,
     ) -> list[Future[EncodedSample]]:
-        """Show the teacher the next frames, those of `shard`, batch by batch; encoding goes on behind.
+        """Take the next answers, those of `shard`; encoding goes on behind.
 
-        `after` is called after each batch, with its size and all that is encoded, or will be; `beat` each second that
-        the teacher takes. Raises PipelineError for an
-        image or an answer that is at fault, naming it.
+        `after` is called after each batch, with its size and all that is encoded, or will be. Raises as `answers`.
         """
         count = len(self.spec.shard_samples(shard))
         encoded: list[Future[EncodedSample]] = []
         while len(encoded) < count:
-            size = min(self._batch_size, count - len(encoded))
-            with waits.while_at("reading"):
-                batch = [future.result() for future in islice(frames, size)]
-            with waits.while_at("teacher") as count_so_far:
-                answers = self._ask(batch, partial(_both, count_so_far, beat))
-            encoded += [self._encoders.submit(self._encode, *both) for both in zip(batch, answers, strict=True)]
+            batch = next(answers)
+            encoded += [self._encoders.submit(self._encode, frame, answer) for frame, answer in batch]
             if after:
                 after(len(batch), encoded)
+            for future in encoded:  # a fault ends the run now, and not when the shard is whole
+                if future.done():
+                    future.result()
         return encoded
 
     def probe(self, waits: Waits, beat: Callable[[], None] = lambda: None) -> None:
@@ -152,9 +213,10 @@ class ShardMaker:
                 frames.append(self._read(self._samples[number]))
 
         def ask(numbers: Sequence[int]) -> list[NDArray[np.float32]]:
+            call = self._on_device(self._prepared([frames[number] for number in numbers]))
             with waits.while_at("teacher") as count_so_far:
-                answers = self._ask([frames[number] for number in numbers], partial(_both, count_so_far, beat))
-            return [answer.depth for answer in answers]
+                answers = self._aside.call(call, BEAT_S, partial(_both, count_so_far, beat))
+            return [answer.depth for _, answer in answers]
 
         check_repeats(
             ask,
@@ -166,19 +228,36 @@ class ShardMaker:
             batch_size=self._batch_size,
         )
 
-    def _ask(self, batch: list[Frame], beat: Callable[[], None]) -> list[_Answer]:
-        """`_predict` in a thread of its own, so that Ctrl-C works while a network is at work."""
+    def _on_device(self, batch: Batch) -> Callable[[], list[tuple[Frame, _Answer]]]:
+        """`_predict` of a batch, to be called in the teacher's thread, so that Ctrl-C works while a network works."""
         cuda = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
 
-        def predict() -> list[_Answer]:
+        def predict() -> list[tuple[Frame, _Answer]]:
             if cuda is not None:  # of each thread its own
                 torch.cuda.set_device(cuda)
             with torch.no_grad():
-                return self._predict(batch)
+                return list(zip(batch.frames, self._predict(batch), strict=True))
 
-        return self._aside.call(predict, BEAT_S, beat)
+        return predict
+
+    def _prepare(self, frames: Sequence[Future[Frame]]) -> Batch:
+        """Wait for frames that are read elsewhere, and stack them."""
+        return self._prepared([future.result() for future in frames])
+
+    def _prepared(self, frames: list[Frame]) -> Batch:
+        images = None
+        if self._teacher.needs_images:
+            with self.profile.span("prepare"):
+                # Channels stay last in memory: the last bits of a network's output depend on it
+                pixels = torch.from_numpy(np.stack([frame.view for frame in frames]))
+                images = pixels.float().div_(255).permute(0, 3, 1, 2)
+        return Batch(frames, images)
 
     def _read(self, sample: Sample) -> Frame:
+        with self.profile.span("read"):
+            return self._read_frame(sample)
+
+    def _read_frame(self, sample: Sample) -> Frame:
         image, sha256 = self._source.read_image(sample)
         height, width = image.shape[:2]
         try:
@@ -193,23 +272,19 @@ class ShardMaker:
             )
         return Frame(sample, view, sha256, (height, width))
 
-    def _predict(self, batch: list[Frame]) -> list[_Answer]:
-        images = None
-        if self._teacher.needs_images:
-            stacked = np.stack([frame.view for frame in batch])
-            images = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
-        framing = Framing(self._view, [frame.image_size_px for frame in batch])
-        depth, dpm, edges = answer_of(self._teacher, images, [frame.sample.id for frame in batch], framing)
-        self._check_shapes(depth, edges, len(batch))
-        for frame, one in zip(batch, depth, strict=True):
-            self._check_values(frame.sample.id, one)
+    def _predict(self, batch: Batch) -> list[_Answer]:
+        frames = batch.frames
+        framing = Framing(self._view, [frame.image_size_px for frame in frames])
+        with self.profile.span("teacher"):
+            depth, dpm, edges = answer_of(self._teacher, batch.images, [frame.sample.id for frame in frames], framing)
+        self._check_shapes(depth, edges, len(frames))
         depths = depth.float().numpy()
         if self.spec.dpm_kind == "gaussian":
             return [_Answer(one, None, None) for one in depths]
         if dpm is None or (edges is not None) != (self.spec.carried_from in MOVING):
             found = "no map" if dpm is None else f"a map {'without' if edges is None else 'with'} bins of its own"
             raise PipelineError(
-                f"teacher {self._teacher.card.name!r} gave {found} for {batch[0].sample.id}, but not for the first "
+                f"teacher {self._teacher.card.name!r} gave {found} for {frames[0].sample.id}, but not for the first "
                 "sample: expected every answer to be of one kind; mend its code, or use `dpm=gaussian`"
             )
         if edges is None:
@@ -230,26 +305,31 @@ class ShardMaker:
                 "code"
             )
 
-    def _check_values(self, sample_id: str, depth: torch.Tensor) -> None:
+    def _check_values(self, sample_id: str, depth: NDArray[np.float32]) -> None:
         """Raise PipelineError for numbers of a network that are no depth; those of files are looked at when read."""
         if not self._teacher.needs_images:
             return
         card = self._teacher.card
-        wrong = depth.isinf() if may_lack_values(self._teacher) else ~depth.isfinite()
-        if bool(wrong.any()):
+        wrong = np.isinf(depth) if may_lack_values(self._teacher) else ~np.isfinite(depth)
+        if wrong.any():
             raise PipelineError(
-                f"teacher {card.name!r} gave NaN or inf at {int(wrong.sum())} pixels of {sample_id}: expected finite "
-                f"depth; {remedy_of_infinity(card)}"
+                f"teacher {card.name!r} gave NaN or inf at {np.count_nonzero(wrong)} pixels of {sample_id}: expected "
+                f"finite depth; {remedy_of_infinity(card)}"
             )
         below = depth <= 0
-        if self.spec.depth_space == "metric_m" and bool(below.any()):
+        if self.spec.depth_space == "metric_m" and below.any():
             raise PipelineError(
-                f"teacher {card.name!r} gave {float(depth[below][0]):g} m, one of {int(below.sum())} pixels of "
-                f"{depth.numel()} of {sample_id}: expected depth above 0; {REMEDY_OF_NONPOSITIVE}"
+                f"teacher {card.name!r} gave {float(depth[below][0]):g} m, one of {np.count_nonzero(below)} pixels of "
+                f"{depth.size} of {sample_id}: expected depth above 0; {REMEDY_OF_NONPOSITIVE}"
             )
 
     def _encode(self, frame: Frame, answer: _Answer) -> EncodedSample:
+        with self.profile.span("encode"):
+            return self._encode_answer(frame, answer)
+
+    def _encode_answer(self, frame: Frame, answer: _Answer) -> EncodedSample:
         depth, dpm, edges_m = answer
+        self._check_values(frame.sample.id, depth)
         cost: CarryCost | None = None
         try:
             if dpm is not None and edges_m is not None:

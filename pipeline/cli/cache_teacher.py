@@ -120,6 +120,12 @@ def with_bins_to_mix_in(
     metavar="ADDRESS|local:N",
     help="Let workers do it: N processes here, or those of a dask scheduler, one a GPU, on a disk that all share.",
 )
+@option(
+    "--profile",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a Chrome trace of what each thread did when, and print what fraction of the time each part waited.",
+)
 @TEACHER_FLAGS
 @DEVICE
 def cache_teacher(
@@ -131,6 +137,7 @@ def cache_teacher(
     *,
     cache_flips: bool,
     scheduler: str | None,
+    profile: Path | None,
     **flags: Any,
 ) -> None:
     """Stage one: run a teacher once over a split, and write its depth and maps to a store.
@@ -151,6 +158,8 @@ def cache_teacher(
     from ..cache.flips import OneProcess, make_both, mirrored_path
     from ..cache.plan import CacheOptions
     from ..common.device import choose_device
+    from ..common.outputs import refuse_existing as refuse_existing_file
+    from ..common.profile import Profile
     from ..sources.registry import open_source
     from ..store.write.lock import refuse_existing
     from ..teachers.registry import open_teacher
@@ -162,12 +171,16 @@ def cache_teacher(
     )
     if not cache_flips or mirrored_path(out).exists():
         refuse_existing(out)  # as above
-    options, console = CacheOptions(**flags), Console()
+    if profile is not None:
+        if scheduler is not None:
+            raise click.UsageError("--profile records one process: expected it without --scheduler")
+        refuse_existing_file(profile, option="profile")
+    options, console, recorder = CacheOptions(**flags), Console(), Profile(record=profile is not None)
     with ExitStack() as stack:
         maker: Maker
         if scheduler is None:
             teacher = open_teacher(teacher_name, device=choose_device(device), options=teacher_options)
-            maker = OneProcess(source, split, teacher)
+            maker = OneProcess(source, split, teacher, recorder)
         else:
             question = Question(
                 source_name, split, teacher_name, teacher_options, device, str(Path.cwd()), torch.get_num_threads()
@@ -179,6 +192,10 @@ def cache_teacher(
             echo(f"{place}: {_told(one)}")
     if cache_flips:
         echo(_gap(out))
+    if profile is not None:
+        recorder.write(profile)
+        waiting = ", ".join(f"{part} {fraction:.0%}" for part, fraction in recorder.waiting().items())
+        echo(f"{profile}: open it in https://ui.perfetto.dev; fraction of the time that each part waited: {waiting}")
 
 
 def _cluster(scheduler: str, question: Question) -> AbstractContextManager[Cluster]:

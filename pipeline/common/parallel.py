@@ -49,8 +49,10 @@ class Aside:
     A call into C does not see Ctrl-C before it returns. The thread is a daemon: one that never ends keeps no process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "aside") -> None:
+        self._name = name
         self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
+        self._submitted: deque[Future[Any]] = deque()
         self._thread: Thread | None = None
 
     left: ClassVar[list[Future[Any]]] = []
@@ -63,11 +65,20 @@ class Aside:
 
     def call(self, function: Callable[[], A], every_s: float, beat: Callable[[], None]) -> A:
         """What `function` returns or raises; `beat` is called each `every_s` seconds until then."""
+        return self.wait(self.submit(function), every_s, beat)
+
+    def submit(self, function: Callable[[], A]) -> Future[A]:
+        """Queue a call behind those that were submitted before."""
         if self._thread is None:
-            self._thread = Thread(target=self._run, name="aside", daemon=True)
+            self._thread = Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
         future: Future[A] = Future()
         self._calls.put((function, future))
+        self._submitted.append(future)
+        return future
+
+    def wait(self, future: Future[A], every_s: float, beat: Callable[[], None]) -> A:
+        """What a submitted call returns or raises; `beat` is called each `every_s` seconds until then."""
         try:
             while True:
                 try:
@@ -77,8 +88,11 @@ class Aside:
                         raise
                     beat()
         except KeyboardInterrupt:
-            self.left.append(future)
+            self.left.extend(other for other in self._submitted if not other.cancel())
             raise
+        finally:
+            while self._submitted and self._submitted[0].done():
+                self._submitted.popleft()
 
     def close(self) -> None:
         """Let the thread end, after the call that it is at."""
@@ -87,6 +101,8 @@ class Aside:
     def _run(self) -> None:
         while call := self._calls.get():
             function, future = call
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 future.set_result(function())
             except BaseException as error:  # noqa: BLE001 - it is raised where the call was made

@@ -146,7 +146,7 @@ def test_both_stores_are_made_and_an_interruption_loses_nothing(tmp_path, scenes
     assert (plain.spec.view, mirrored.spec.view) == ("full", "full,mirror")
     out = tmp_path / "cut.zarr"
     with pytest.raises(KeyboardInterrupt):  # in the second pass
-        cache_with_flips(scenes, "all", fakes_stopping(teacher, after=22), out, options)
+        cache_with_flips(scenes, "all", fakes_stopping(teacher, after=16), out, options)
     assert out.exists()
     assert not mirrored_path(out).exists()
     again = cache_with_flips(scenes, "all", teacher, out, options)

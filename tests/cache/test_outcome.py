@@ -268,7 +268,7 @@ def test_too_little_memory_is_one_message_and_finished_shards_stay(source, tmp_p
 
     def change(depth):
         asked.append(1)
-        if len(asked) > 5:
+        if len(asked) > 3:  # two probe it
             raise error
         return depth
 

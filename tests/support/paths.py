@@ -1,4 +1,4 @@
-"""Paths of the repository and of the real data."""
+"""Where the repository and the real data are."""
 
 from pathlib import Path
 
