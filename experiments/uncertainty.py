@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.common.fileio import pretty_json, write_durably
-from pipeline.evaluation.run import choose_protocol, evaluate_student
+from pipeline.evaluation.protocol import choose_protocol
+from pipeline.evaluation.run import evaluate_student
 from pipeline.evaluation.study_file import read_study
 from pipeline.networks.saved_run import load_run
 from pipeline.sources.registry import open_source

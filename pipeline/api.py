@@ -1,4 +1,4 @@
-"""The Python API: the functions behind `import pipeline`. Each opens what it is given and runs one stage.
+"""The functions of the Python API, `import pipeline`.
 
     import pipeline as tiekd
 
@@ -8,7 +8,7 @@
     student = tiekd.train_student(source, "train", store, "runs/lean", student="lean")
     result = tiekd.evaluate(student, source, "test")
 
-Stage two imports nothing of a teacher, so each function imports its stage when it is called.
+Each function imports its stage when it is called: stage two then imports no code of teachers.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def open_source(kind: str, root: str | Path | None = None, *, truth: str | None 
 
     Args:
         kind: one of `list_sources()`, such as `kitti` or `folder`; or `KIND:ROOT`, as on the command line.
-        root: its directory.
-        truth: which ground truth, where the data set has several.
+        root: root directory of the data set.
+        truth: name of the ground truth, if the data set has several.
 
-    Returns a source: `samples(split)` lists a split, `read_image(sample)` and `read_truth_m(sample)` read one.
+    Returns a source: `samples(split)` lists a split; `read_image(sample)` and `read_truth_m(sample)` read a sample.
 
-    Raises PipelineError for an unknown kind, and for a directory that does not hold such a data set.
+    Raises PipelineError for an unknown kind, and for a directory without such a data set.
 
     Example:
         >>> import pipeline as tiekd
@@ -51,7 +51,7 @@ def open_source(kind: str, root: str | Path | None = None, *, truth: str | None 
 
 
 def list_sources() -> list[str]:
-    """Kinds of data sets that `open_source` opens.
+    """List the kinds of data sets that `open_source` opens.
 
     Example:
         >>> import pipeline as tiekd
@@ -72,9 +72,9 @@ def open_teacher(teacher: str, *, device: str = "auto", **options: Any) -> Teach
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         options: fields of `pipeline.teachers.options.TeacherOptions`, such as `depth_space` or `metres_per_unit`.
 
-    Returns an object with a `card`, which says who it is and what its numbers mean, and `predict(images, ids)`.
+    Returns a teacher: `card` holds its identity and the meaning of its numbers, `predict(images, ids)` runs it.
 
-    Raises PipelineError for an unknown kind or option, and for what the kind finds wrong.
+    Raises PipelineError for an unknown kind or option, and for a teacher that cannot be opened.
 
     Example:
         >>> import pipeline as tiekd
@@ -89,7 +89,7 @@ def open_teacher(teacher: str, *, device: str = "auto", **options: Any) -> Teach
 
 
 def list_teachers() -> list[str]:
-    """Kinds of teachers that `open_teacher` opens.
+    """List the kinds of teachers that `open_teacher` opens.
 
     Example:
         >>> import pipeline as tiekd
@@ -112,20 +112,20 @@ def cache_teacher(
 ) -> Store:
     """Stage one: run a teacher once over a split, and write its depth and maps to a store.
 
-    An interrupted call leaves its finished shards beside `out`; the same call goes on from them.
+    After an interruption, the same call resumes from the finished shards, which are in a hidden folder next to `out`.
 
     Args:
-        teacher: what `open_teacher` returned, or any object with its `card` and `predict`.
-        source: what `open_source` returned.
+        teacher: from `open_teacher`, or any object with `card` and `predict`.
+        source: from `open_source`.
         split: name of a split of the source, or a list file.
-        out: the store's directory; must not exist.
-        progress: whether to print progress and time left to stderr.
+        out: directory of the store; must not exist.
+        progress: print progress and remaining time to stderr.
         options: fields of `pipeline.cache.plan.CacheOptions`, such as `bins`, `sigma_m`, `view`, `max_rel_error` (a
             fraction), `batch_size`.
 
-    Returns the store, opened.
+    Returns the opened store.
 
-    Raises PipelineError for input at fault, which it names, and OSError where the disk is at fault.
+    Raises PipelineError for invalid input, and OSError if the disk fails.
 
     Example:
         >>> import pipeline as tiekd
@@ -137,10 +137,10 @@ def cache_teacher(
     """
     from .cache.plan import CacheOptions
     from .cache.run import cache_teacher as run
-    from .store import open_store as opened
+    from .store import open_store
 
     run(source, split, teacher, Path(out), _fields(CacheOptions, options), _progress(progress))
-    return opened(Path(out))
+    return open_store(Path(out))
 
 
 def train_student(
@@ -159,26 +159,26 @@ def train_student(
 ) -> Student:
     """Stage two: train a student from a store, with no teacher in memory.
 
-    An interrupted call leaves a checkpoint beside `out`; the same call goes on from it, to the same weights.
+    After an interruption, the same call resumes from the last checkpoint and ends with the same weights.
 
     Args:
-        source: the images that the teacher saw; and ground truth, for `loss="truth-..."`.
+        source: the images of the store; and ground truth, for `loss="truth-..."`.
         split: name of a split of the source, or a list file.
-        store: what `open_store` or `cache_teacher` returned; None to train on ground truth.
-        out: the run's directory; must not exist.
-        flips_store: a store of the mirrored images, where the teacher saw those too.
-        images: an image cache of the split, which makes reading faster.
+        store: from `open_store` or `cache_teacher`; None trains on ground truth.
+        out: directory of the run; must not exist.
+        flips_store: store of the mirrored images, from `cache_teacher` with `cache_flips`.
+        images: image cache of the split, for faster reading.
         validation_split: split to measure after each epoch.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        workers: loader processes; 0 reads in threads of this process.
-        progress: whether to print progress and time left to stderr.
+        workers: loader processes; 0 reads in this process.
+        progress: print progress and remaining time to stderr.
         options: fields of `pipeline.train.options.TrainOptions`: `student` (one of `list_networks()`), `loss` (one of
-            `list_losses()`), `epochs`, `batch_size`, `learning_rate`, `crop_px`, `seed` ... What is left out is the
+            `list_losses()`), `epochs`, `batch_size`, `learning_rate`, `crop_px`, `seed` ... The defaults are the
             paper's.
 
-    Returns the trained student, loaded.
+    Returns the trained student.
 
-    Raises PipelineError for input at fault, and KeyboardInterrupt after Ctrl-C, once the checkpoint is written.
+    Raises PipelineError for invalid input, and KeyboardInterrupt after Ctrl-C, once a checkpoint is written.
 
     Example:
         >>> import pipeline as tiekd
@@ -211,7 +211,7 @@ def train_student(
 
 
 def list_networks() -> list[str]:
-    """Names of the student architectures. `timm:NAME` is one too, where timm is installed.
+    """List the student architectures. With timm installed, `timm:NAME` is one too.
 
     Example:
         >>> import pipeline as tiekd
@@ -241,22 +241,22 @@ def evaluate(
     """Measure a student, or the depth that a store holds, against ground truth.
 
     Args:
-        subject: a student, or a store: then it is the teacher that is measured.
+        subject: a student, or a store to measure its teacher.
         source: images and ground truth.
         split: name of a split of the source, or a list file.
         protocol: `kitti_eigen_garg80`, `nyu_eigen` or `plain`; None takes the source's default.
-        max_depth_m: largest depth that counts, in metres, for the protocol `plain`.
-        align: how each image is brought to its truth first: `none`, `median`, `scale`, `depth` or `disparity`.
+        max_depth_m: largest ground truth to evaluate, in metres, for the protocol `plain`.
+        align: alignment of each image to its ground truth: `none`, `median`, `scale`, `depth` or `disparity`.
         store: also compare the student with the depth of this store.
-        uncertainty: also measure whether the student's map says where it is wrong.
-        calibration_split: with `uncertainty`, images of another split to fit intervals of constant width on.
-        batch_size: images at once.
+        uncertainty: also measure the student's uncertainty: AUSE, risk-coverage curves and calibration.
+        calibration_split: with `uncertainty`, another split to fit intervals of constant relative width on.
+        batch_size: images per batch.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        progress: whether to print progress and time left to stderr.
+        progress: print progress and remaining time to stderr.
 
-    Returns an `EvaluationResult`; its `metrics` has `abs_rel`, `rmse` (metres), `delta1` ..., means over images.
+    Returns an `EvaluationResult`; its `metrics` are means over images: `abs_rel`, `rmse` (metres), `delta1` ...
 
-    Raises PipelineError where no image has ground truth within the protocol, and for input at fault.
+    Raises PipelineError if no image has ground truth within the protocol, and for invalid input.
 
     Example:
         >>> import pipeline as tiekd
@@ -268,47 +268,48 @@ def evaluate(
     from .common.device import choose_device
     from .depth.relative import METRIC, depth_space_of
     from .evaluation import run
+    from .evaluation.protocol import choose_protocol
     from .evaluation.result import EvaluationResult
     from .store import Store
 
-    watching = _progress(progress)
+    console = _progress(progress)
     if isinstance(subject, Store):
         space = METRIC if subject.is_metric else subject.spec.depth_space
-        terms = run.choose_protocol(protocol, source, max_depth_m, align, space)
-        return EvaluationResult(run.evaluate_teacher(subject, source, split, terms, watching))
-    terms = run.choose_protocol(protocol, source, max_depth_m, align, depth_space_of(subject.config))
+        chosen = choose_protocol(protocol, source, max_depth_m, align, space)
+        return EvaluationResult(run.evaluate_teacher(subject, source, split, chosen, console))
+    chosen = choose_protocol(protocol, source, max_depth_m, align, depth_space_of(subject.config))
     return EvaluationResult(
         run.evaluate_student(
             subject.run,
             source,
             split,
-            terms,
+            chosen,
             store=store,
             uncertainty=uncertainty,
             calibration_split=calibration_split,
             device=choose_device(device),
             batch_size=batch_size,
-            progress=watching,
+            progress=console,
         )
     )
 
 
-def _fields(kind: type[Any], options: dict[str, Any]) -> Any:  # noqa: ANN401 - an options class and its values
-    """An options class filled by keywords. Raises OptionError for one that it does not have."""
+def _fields(options_class: type[Any], options: dict[str, Any]) -> Any:  # noqa: ANN401 - an options class and its values
+    """Build an options class from keywords. Raises OptionError for an unknown one."""
     from dataclasses import fields
     from difflib import get_close_matches
 
-    known = [field.name for field in fields(kind)]
+    names = [field.name for field in fields(options_class)]
     for name, value in options.items():
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            raise OptionError(name, value, f"no such option{f'; did you mean {near[0]}?' if near else ''}")
-    return kind(**options)
+        if name not in names:
+            close = get_close_matches(name, names, 1)
+            hint = f", such as `{close[0]}`" if close else ""
+            raise OptionError(name, value, f"an option of {options_class.__name__}{hint}")
+    return options_class(**options)
 
 
-def _progress(shown: bool) -> Progress | None:
-    """Where a function reports to."""
-    if not shown:
+def _progress(enabled: bool) -> Progress | None:
+    if not enabled:
         return None
     from .cli.console import Console
 

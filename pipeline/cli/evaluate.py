@@ -121,8 +121,9 @@ def evaluate_student(
     """
     from ..common.device import choose_device
     from ..depth.relative import depth_space_of
+    from ..evaluation.identity import measurement_terms, run_identity
+    from ..evaluation.protocol import choose_protocol
     from ..evaluation.result import check_target
-    from ..evaluation.run import choose_protocol, identity_of_run, measured_how
     from ..evaluation.run import evaluate_student as measure
     from ..networks.saved_run import load_run
     from ..sources.registry import open_source
@@ -130,7 +131,7 @@ def evaluate_student(
 
     source, loaded = open_source(source_name, truth, invalid or ()), load_run(run)
     terms = choose_protocol(protocol, source, max_depth_m, align, depth_space_of(loaded.config))
-    facts = {"measured": identity_of_run(loaded)} | measured_how(source, split, terms)
+    facts = {"measured": run_identity(loaded)} | measurement_terms(source, split, terms)
     check_target(out, facts, overwrite=overwrite)
     result = measure(
         loaded,
@@ -171,8 +172,9 @@ def evaluate_teacher(
                --protocol kitti_eigen_garg80 --out teacher.json
     """
     from ..depth.relative import METRIC
+    from ..evaluation.identity import measurement_terms, store_identity
+    from ..evaluation.protocol import choose_protocol, store_protocol
     from ..evaluation.result import check_target
-    from ..evaluation.run import choose_protocol, identity_of_store, measured_how, of_store
     from ..evaluation.run import evaluate_teacher as measure
     from ..sources.registry import open_source
     from ..store import open_store
@@ -181,7 +183,7 @@ def evaluate_teacher(
     store = open_store(store_path, cache=store_cache)
     space = METRIC if store.is_metric else store.spec.depth_space
     terms = choose_protocol(protocol, source, max_depth_m, align, space)
-    facts = {"measured": identity_of_store(store)} | measured_how(source, split, of_store(terms))
+    facts = {"measured": store_identity(store)} | measurement_terms(source, split, store_protocol(terms))
     check_target(out, facts, overwrite=overwrite)
     result = measure(store, source, split, terms, Console())
     _show(str(store.spec.teacher["name"]), result, out)

@@ -1,1 +1,1 @@
-"""A student, or a cached teacher, against ground truth; significance of differences; studies."""
+"""Evaluate students and cached teachers against ground truth; compare results; studies of many students."""

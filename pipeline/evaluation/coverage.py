@@ -1,4 +1,4 @@
-"""Over which part of the ground truth metrics are: a prediction of what is easy alone has small errors.
+"""Coverage: the fraction of valid ground truth with a prediction. Predicting only easy pixels gives small errors.
 
 Shape legend: H, W pixels of the view.
 """
@@ -15,37 +15,38 @@ if TYPE_CHECKING:
     from ..depth.metrics import Protocol
 
 SAME_COVERAGE = 0.001
-"""How far the coverage of two evaluations may be apart: 0.1 points of a percentage."""
+"""Largest difference in coverage between comparable evaluations: 0.1 percentage points."""
 
 
 class Coverage:
-    """How much of the valid truth had a prediction."""
+    """Count pixels of valid ground truth, and those with a prediction, over the frames of a split."""
 
     def __init__(self) -> None:
-        self.valid_px = self.known_px = 0
+        self.valid_px = self.predicted_px = 0
 
     @property
     def fraction(self) -> float:
-        """Of all pixels so far, from 0 to 1."""
-        return self.known_px / max(1, self.valid_px)
+        """Coverage of all frames so far, 0 to 1."""
+        return self.predicted_px / max(1, self.valid_px)
 
     def add(
         self, predicted_m: NDArray[np.float64] | None, truth_m: NDArray[np.float32] | None, protocol: Protocol
     ) -> dict[str, float]:
-        """Count a frame, its depth and truth (H, W), NaN where unknown.
+        """Add a frame's depth and ground truth (H, W), NaN where unknown.
 
-        Returns its own fraction as `coverage`, nothing where it has no truth within the protocol.
+        Returns the `coverage` of the frame; empty without ground truth within the protocol.
         """
         if truth_m is None or not (valid := protocol.mask(truth_m)).any():
             return {}
         valid_px = int(np.count_nonzero(valid))
-        known_px = 0 if predicted_m is None else int(np.count_nonzero(valid & np.isfinite(predicted_m)))
-        self.valid_px, self.known_px = self.valid_px + valid_px, self.known_px + known_px
-        return {"coverage": known_px / valid_px}
+        predicted_px = 0 if predicted_m is None else int(np.count_nonzero(valid & np.isfinite(predicted_m)))
+        self.valid_px += valid_px
+        self.predicted_px += predicted_px
+        return {"coverage": predicted_px / valid_px}
 
 
 def coverage_text(coverage: float | None) -> str:
-    """A coverage in percent; never 100 where some had none."""
+    """Format a coverage in percent; 100 % only if it is complete."""
     if coverage is None:
         return "unknown"
     return f"{min(100 * coverage, 99.99):.2f} %" if coverage < 1 else "100 %"

@@ -1,4 +1,4 @@
-"""The result of an evaluation, in memory and on disk: NAME.json has the means, NAME.csv a row for each image."""
+"""Evaluation result, in memory and as files: NAME.json with the means, NAME.csv with a row for each image."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 CSV_COLUMNS = ("id", *METRICS, "coverage", "teacher_abs_rel", "teacher_rmse", "teacher_delta1", "teacher_coverage")
 UNCERTAINTY_COLUMNS = ("entropy_nats", "ause_entropy", "ause_flip", "coverage_90")
 IDENTITY = ("measured", "protocol", "source", "truth", "split", "split_sha256")
-"""Fields that say what was measured: the same measurement may be written over an earlier one."""
+"""Fields that identify a measurement: a result may overwrite one of the same measurement."""
 
 
 class EvaluationResult:
-    """Metrics of a student, or of the depth of a store, over the images of a split.
+    """Metrics of a student or a store over the images of a split.
 
     Attributes:
-        values: everything that the JSON file holds, and `per_image`, the rows of the CSV file.
+        values: content of the JSON file, and `per_image` with the rows of the CSV file.
 
     Example:
         >>> import pipeline as tiekd
@@ -52,17 +52,17 @@ class EvaluationResult:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """Crop, range in metres, alignment and flip average under which it was measured."""
+        """Crop, depth range in metres, alignment and flip average."""
         return dict(self.values["protocol"])
 
     @property
     def source(self) -> str:
-        """Kind of the data set."""
+        """Kind of data set."""
         return str(self.values["source"])
 
     @property
     def truth(self) -> str | None:
-        """Which ground truth; None of a result that does not say."""
+        """Name of the ground truth; None in a file of an older version."""
         truth = self.values.get("truth")
         return None if truth is None else str(truth)
 
@@ -73,29 +73,29 @@ class EvaluationResult:
 
     @property
     def coverage(self) -> float | None:
-        """Fraction of the valid ground truth that had a prediction; None of an older result, which does not say."""
+        """Fraction of the valid ground truth with a prediction; None in a file of an older version."""
         coverage = self.values.get("coverage")
         return None if coverage is None else float(coverage)
 
     @property
     def against_teacher(self) -> dict[str, float] | None:
-        """The same metrics with the teacher's depth for truth, where a store was given."""
+        """The same metrics with the teacher's depth as the reference, if a store was given."""
         return self.values.get("against_teacher")
 
     @property
     def uncertainty(self) -> dict[str, Any] | None:
-        """How well the map says where it is wrong, where that was measured."""
+        """AUSE, risk-coverage curves and calibration of intervals, if measured."""
         return self.values.get("uncertainty")
 
     @property
     def per_image(self) -> list[dict[str, Any]]:
-        """A row for each image: `id` and its metrics, where it has ground truth."""
+        """A row for each image: `id`, and metrics if it has ground truth."""
         return list(self.values.get("per_image", []))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the means to `path` and the rows to the CSV file beside it (`metrics.json`, `metrics.csv`).
+        """Write the means to `path` and the rows to a CSV file of the same name (`metrics.json`, `metrics.csv`).
 
-        Raises PipelineError where another measurement is there, unless `overwrite` is True.
+        Raises PipelineError if a file of another measurement exists, unless `overwrite` is True.
         """
         out = Path(path)
         check_target(out, {name: self.values[name] for name in IDENTITY if name in self.values}, overwrite=overwrite)
@@ -103,9 +103,9 @@ class EvaluationResult:
 
     @classmethod
     def load(cls, path: str | Path, *, rows: bool = True) -> EvaluationResult:
-        """Read what `save`, or `pipeline evaluate-student --out`, wrote; with `rows`, those of the CSV file too.
+        """Read a file from `save` or `pipeline evaluate-student`; with `rows`, also the CSV file.
 
-        Raises PipelineError for a file that is missing, damaged, or no result of an evaluation.
+        Raises PipelineError for a file that is missing, damaged or not an evaluation result.
         """
         out = Path(path)
         values = checked(read_json(out, "evaluation"), out)
@@ -116,25 +116,25 @@ class EvaluationResult:
         return cls(values)
 
     def mean_of(self, names: Sequence[str], path: Path) -> dict[str, float]:
-        """The means of some metrics. Raises PipelineError, naming the file, where one is missing."""
+        """Return the means of the named metrics. Raises PipelineError if one is missing."""
         missing = [name for name in names if name not in self.values["metrics"]]
         if missing:
-            raise PipelineError(f"evaluation {path}: it has no {', '.join(missing)}; expected {WRITTEN_BY}")
+            raise PipelineError(f"evaluation {path} has no {', '.join(missing)}; expected {WRITTEN_BY}")
         return {name: float(self.values["metrics"][name]) for name in names}
 
 
-WRITTEN_BY = "what `pipeline evaluate-student` or `pipeline evaluate-teacher` wrote"
+WRITTEN_BY = "a file from `pipeline evaluate-student` or `pipeline evaluate-teacher`"
 
 
 def checked(value: Any, path: Path) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
-    """The fields of a result, if it is one. Raises PipelineError naming the file and the field."""
+    """Return the fields of a result. Raises PipelineError that names the file and the bad field."""
     if not isinstance(value, dict):
-        raise PipelineError(f"evaluation {path}: {type(value).__name__}, expected {WRITTEN_BY}")
-    kinds: dict[str, tuple[type, ...]] = {"protocol": (dict,), "source": (str,), "metrics": (dict,)}
-    kinds |= {name: (dict,) for name in ("against_teacher", "uncertainty") if value.get(name) is not None}
-    kinds |= {name: (int, float) for name in ("coverage", "frames") if value.get(name) is not None}
-    for name, kind in kinds.items():
-        if not isinstance(value.get(name), kind):
+        raise PipelineError(f"evaluation {path} is a JSON {type(value).__name__}; expected {WRITTEN_BY}")
+    types: dict[str, tuple[type, ...]] = {"protocol": (dict,), "source": (str,), "metrics": (dict,)}
+    types |= {name: (dict,) for name in ("against_teacher", "uncertainty") if value.get(name) is not None}
+    types |= {name: (int, float) for name in ("coverage", "frames") if value.get(name) is not None}
+    for name, allowed in types.items():
+        if not isinstance(value.get(name), allowed):
             raise PipelineError(f"evaluation {path}: {name} is {str(value.get(name))[:80]!r}, expected {WRITTEN_BY}")
     for name, mean in value["metrics"].items():
         if not isinstance(mean, int | float):
@@ -143,17 +143,19 @@ def checked(value: Any, path: Path) -> dict[str, Any]:  # noqa: ANN401 - any JSO
 
 
 def rows_path(out: Path) -> Path:
-    """The CSV file of a result's rows, beside its JSON."""
+    """Path of the CSV file that belongs to a JSON file."""
     return named_after(out, ".csv")
 
 
 def existing_rows_path(out: Path) -> Path:
-    """Where the rows of a result are. Raises PipelineError where there are none."""
+    """Path of the CSV file of an existing result. Raises PipelineError if there is none."""
     rows = rows_path(out)
     if not rows.exists():
-        rows = out.with_suffix(".csv")  # where older versions wrote the rows of a name without .json
+        rows = out.with_suffix(".csv")  # older versions wrote there for a name without .json
     if not rows.exists() or rows == out:
-        raise PipelineError(f"evaluation {out}: its rows {rows_path(out)} are missing; keep both files together")
+        raise PipelineError(
+            f"evaluation {out}: the file of its rows, {rows_path(out)}, is missing; keep both files together"
+        )
     return rows
 
 
@@ -180,18 +182,18 @@ def check_target(out: Path, facts: Mapping[str, Any], *, overwrite: bool) -> Non
 
 
 def write_result(values: Mapping[str, Any], out: Path) -> None:
-    """Write a result as JSON without its rows, and the rows as CSV (`metrics.json`, `metrics.csv`)."""
-    kept = {name: value for name, value in values.items() if name != "per_image"}
+    """Write the means as JSON and the rows as CSV (`metrics.json`, `metrics.csv`)."""
+    means = {name: value for name, value in values.items() if name != "per_image"}
     out.parent.mkdir(parents=True, exist_ok=True)
     rows = CsvTable(rows_path(out))
     columns = CSV_COLUMNS + (UNCERTAINTY_COLUMNS if "uncertainty" in values else ())
     rows.rows = [{name: row.get(name) for name in columns} for row in values.get("per_image", [])]
     rows.write()
-    write_durably(out, pretty_json(kept))
+    write_durably(out, pretty_json(means))
 
 
 def _numbers(row: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """A row of the CSV file: its cells as numbers, those that are empty left out."""
+    """A row of the CSV file with numbers, without empty cells."""
     try:
         return {name: cell if name == "id" else float(cell) for name, cell in row.items() if name and cell}
     except (TypeError, ValueError) as error:

@@ -172,7 +172,7 @@ def test_files_that_are_no_pair_of_means_and_rows_are_refused(measured):
     assert "keep both files together" in refused(measured / "alone.json")
     assert "No such file" in refused(measured / "absent.json")
     (measured / "run.json").write_text('{"epochs": 1}')
-    assert "what `pipeline evaluate-student" in refused(measured / "run.json")
+    assert "a file from `pipeline evaluate-student" in refused(measured / "run.json")
 
 
 def test_what_is_given_twice_is_refused(measured):

@@ -24,8 +24,9 @@ from pipeline.depth.risk_coverage import (
     spearman,
 )
 from pipeline.depth.uncertainty import LEVELS, Look, UncertaintyMeter, map_at, map_facts
+from pipeline.evaluation.protocol import choose_protocol
 from pipeline.evaluation.result import write_result
-from pipeline.evaluation.run import choose_protocol, evaluate_student
+from pipeline.evaluation.run import evaluate_student
 from pipeline.networks.predict import predict_depth_m, predict_looks
 from pipeline.networks.registry import build_student
 from pipeline.networks.saved_run import CONFIG, WEIGHTS, LoadedRun, save_weights
@@ -413,7 +414,7 @@ def test_the_head_depth_has_no_map(scenes):
 def test_a_calibration_split_is_of_other_images_has_truth_and_comes_with_the_flag(tmp_path, scenes):
     with pytest.raises(ValueError, match="calibration split 'all' shares 2 images with split 'test' .'000006'."):
         evaluate_student(run_of(), scenes, "test", PROTOCOLS["plain"], uncertainty=True, calibration_split="all")
-    with pytest.raises(ValueError, match="`calibration_split=train`: it fits intervals, so add `uncertainty`"):
+    with pytest.raises(ValueError, match="`calibration_split=train` is only used with `uncertainty`: add it"):
         evaluate_student(run_of(), scenes, "test", PROTOCOLS["plain"], calibration_split="train")
     source = open_source(f"kitti:{fakes.make_kitti(tmp_path / 'kitti', 6)}")
     first, last = tmp_path / "first.txt", tmp_path / "last.txt"

@@ -1,4 +1,4 @@
-"""Evaluation: what the protocols say, on truth and on the teacher."""
+"""Evaluation of students and stores: metrics, coverage, comparison with the teacher, files."""
 
 import csv
 import json
@@ -14,8 +14,9 @@ from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
 from pipeline.cli.main import main
 from pipeline.depth.metrics import METRICS, depth_metrics
+from pipeline.evaluation.protocol import choose_protocol
 from pipeline.evaluation.result import write_result
-from pipeline.evaluation.run import choose_protocol, evaluate_student, evaluate_teacher
+from pipeline.evaluation.run import evaluate_student, evaluate_teacher
 from pipeline.networks.predict import predict_depth_m
 from pipeline.networks.saved_run import LoadedRun
 from pipeline.sources.registry import open_source
@@ -113,7 +114,7 @@ def test_another_image_than_the_teachers_is_refused(scenes, teacher_store):
 def test_an_unknown_protocol_lists_the_known_ones_and_a_fixed_cap_is_fixed(scenes):
     with pytest.raises(ValueError, match="protocol 'eigen': expected one of kitti_eigen_garg80, nyu_eigen, plain"):
         choose_protocol("eigen", scenes)
-    with pytest.raises(ValueError, match="has a cap of 80 m"):
+    with pytest.raises(ValueError, match="has a fixed limit of 80 m"):
         choose_protocol("kitti_eigen_garg80", scenes, 50.0)
     assert choose_protocol("plain", scenes, 50.0).max_m == 50
 

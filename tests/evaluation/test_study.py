@@ -297,7 +297,10 @@ def test_a_study_file_that_is_a_pipe_is_refused(tmp_path):
         ({"evaluate": {"protocl": "plain"}}, "evaluate-student: No such option.*--protocl"),
         ({"train": {}}, "Missing option '--source'"),
         ({"teachers": {"t": "none.json"}}, "none.json: No such file"),
-        ({"teachers": {"t": "odd.json"}}, "odd.json: protocol is 'None', expected what `pipeline evaluate-student`"),
+        (
+            {"teachers": {"t": "odd.json"}},
+            "odd.json: protocol is 'None', expected a file from `pipeline evaluate-student`",
+        ),
     ],
     ids=["a flag", "a value", "an evaluation's flag", "a flag that is missing", "no teacher", "no result"],
 )

@@ -327,7 +327,7 @@ def test_the_area_of_one_student_alone_needs_no_winner(world, tmp_path):
 )
 def test_damaged_uncertainty_is_named(world, tmp_path, change):
     write_metrics(tmp_path / "taught.json", 0.2, doubt=doubt_of(0.2, 0.3) | change)
-    with pytest.raises(ValueError, match=r"evaluation .*taught\.json.*expected what `pipeline evaluate-student"):
+    with pytest.raises(ValueError, match=r"evaluation .*taught\.json.*expected a file from `pipeline evaluate-student"):
         report(world, tmp_path / "r.html", metrics_paths=[tmp_path / "taught.json"])
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.cache.images import cache_images
 from pipeline.cli.main import main
-from pipeline.evaluation.run import choose_protocol, evaluate_teacher
+from pipeline.evaluation.protocol import choose_protocol
+from pipeline.evaluation.run import evaluate_teacher
 from pipeline.sources.registry import open_source
 from pipeline.sources.view import View, same_aspect
 from pipeline.store import open_store

@@ -18,7 +18,8 @@ from pipeline.deploy.predict_folder import FolderOptions, predict_folder
 from pipeline.deploy.runners import open_model
 from pipeline.depth.bins import parse_bins
 from pipeline.depth.relative import ALIGN, BINS, LEAST_PIXELS, WHOLE, Range, in_own_space
-from pipeline.evaluation.run import choose_protocol, evaluate_student, evaluate_teacher
+from pipeline.evaluation.protocol import choose_protocol
+from pipeline.evaluation.run import evaluate_student, evaluate_teacher
 from pipeline.losses.relative import ScaleShiftInvariantLoss
 from pipeline.networks.saved_run import load_run
 from pipeline.report.model import Belief
@@ -219,19 +220,19 @@ def test_an_aligned_store_teaches_metres(tmp_path, scenes):
     assert run.bin_edges_m == pytest.approx(parse_bins("log:64:1:100").edges().numpy())  # the source's custom
     result = evaluate_student(run, scenes, "test", choose_protocol(None, scenes), store=aligned)
     assert "align" not in result["protocol"]
-    with pytest.raises(ValueError, match="holds affine_disparity, and this is measured in metres"):
+    with pytest.raises(ValueError, match="holds affine_disparity, but the student is measured in metres"):
         evaluate_student(run, scenes, "test", choose_protocol(None, scenes), store=store)
 
 
 def test_relative_students_are_not_measured_as_they_are(tmp_path, scenes):
-    with pytest.raises(ValueError, match="`align=median`: this is affine_depth, which is measured with `align=depth`"):
+    with pytest.raises(ValueError, match="`align=median` does not fit affine_depth, which needs `align=depth`"):
         choose_protocol(None, scenes, align="median", depth_space="affine_depth")
     with pytest.raises(ValueError, match="align 'mean': expected one of none, median"):
         choose_protocol(None, scenes, align="mean")
     store = relative_store(tmp_path, scenes)
     train_network(scenes, "train", tmp_path / "run", OPTIONS, store=store)
     protocol = choose_protocol(None, scenes, depth_space="affine_disparity")
-    with pytest.raises(ValueError, match="`uncertainty`: doubt is measured in metres"):
+    with pytest.raises(ValueError, match="`uncertainty` needs metric depth"):
         evaluate_student(load_run(tmp_path / "run"), scenes, "test", protocol, uncertainty=True)
 
 
