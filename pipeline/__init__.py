@@ -1,16 +1,16 @@
-"""TIE-KD: distill a heavy monocular depth network into a small one, in two offline stages (arXiv 2402.14340).
+"""TIE-KD: distill a large monocular depth network into a small one, in two offline stages (arXiv 2402.14340).
 
     import pipeline as tiekd
 
     source = tiekd.open_source("kitti", "data/kitti")
     teacher = tiekd.open_teacher("transformers:ID", device="cuda")
-    store = tiekd.cache_teacher(teacher, source, "train", "teacher.zarr")  # stage one: the teacher runs once
-    student = tiekd.train_student(source, "train", store, "runs/lean", student="lean")  # stage two: no teacher
+    store = tiekd.cache_teacher(teacher, source, "train", "teacher.zarr")  # stage one
+    student = tiekd.train_student(source, "train", store, "runs/lean", student="lean")  # stage two
     depth_m = student.predict("image.jpg")  # (H, W) float32 metres
     result = tiekd.evaluate(student, source, "test")
 
-The names of `__all__` and the format of stores are stable; everything else may move between releases. Errors that a
-user can correct are `PipelineError`; `pipeline.errors` has its kinds.
+The names in `__all__` and the store format are stable; everything else may change between releases. Errors that a user
+can correct are `PipelineError`, with subclasses in `pipeline.errors`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _MODULES = {
     "load_student": "deploy.student",
     "open_store": "store",
 }
-"""Where a public name is, if it is not in `api`. Each is imported when it is first used: torch alone takes a second."""
+"""Module of each public name that is not in `api`. Names are imported on first use: torch alone takes a second."""
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attribute

@@ -1,4 +1,4 @@
-"""The names of `import pipeline`: quick to import, typed, documented, and every example runs."""
+"""The Python API: fast to import, typed, documented, with examples that run."""
 
 import doctest
 import inspect
@@ -19,7 +19,7 @@ FUNCTIONS = [name for name in tiekd.__all__ if inspect.isfunction(getattr(tiekd,
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder as the examples assume it: scenes, a store of the training split, a trained student, an image."""
+    """A folder with the files of the examples: scenes, a store of the training split, a trained student, an image."""
     root = tmp_path_factory.mktemp("api")
     scenes = fakes.make_scenes_folder(root / "scenes", 8, (32, 64))
     source = tiekd.open_source("scenes", scenes)
@@ -97,7 +97,8 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_an_unknown_option_is_refused_with_the_nearest_name(source, tmp_path):
-    with pytest.raises(errors.OptionError, match=r"`epoch=3`: expected no such option; did you mean epochs") as caught:
+    expected = "`epoch=3`: expected an option of TrainOptions, such as `epochs`"
+    with pytest.raises(errors.OptionError, match=expected) as caught:
         tiekd.train_student(source, "train", None, tmp_path / "run", epoch=3)
     assert caught.value.option == "epoch"
 
