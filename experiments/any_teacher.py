@@ -66,9 +66,16 @@ def cases(work: Path) -> list[Case]:
     return [
         Case("checkpoint", f"checkpoint:{TEACHER}", "the demo's teacher, with its maps", flips=True),
         Case(
-            "checkpoint, --flip-average", f"checkpoint:{TEACHER}", "its maps of both images", flags=["--flip-average"]
+            "checkpoint, --flip-average",
+            f"checkpoint:{TEACHER}",
+            "the same, averaged with the mirrored image",
+            flags=["--flip-average"],
         ),
-        Case("ensemble", f"ensemble:checkpoint:{TEACHER},checkpoint:{STUDENT}", "that teacher and its student tiekd"),
+        Case(
+            "ensemble",
+            f"ensemble:checkpoint:{TEACHER},checkpoint:{STUDENT}",
+            "the demo's teacher and its student tiekd",
+        ),
         Case("onnx", f"onnx:{work / 'teacher.onnx'}", "the same network by export-student"),
         Case(
             "torchscript",
@@ -76,7 +83,7 @@ def cases(work: Path) -> list[Case]:
             "the same network, traced",
             flags=["--trust-code", "--depth-space", "metric_m", "--normalise", "unit"],
         ),
-        Case("python", "python:any_teacher_example:load", "the same network, called by ten lines"),
+        Case("python", "python:any_teacher_example:load", "the same network, as ten lines of Python"),
         Case(
             "predictions, 16-bit PNG",
             f"predictions:{SHARED / 'kitti/teacher_png16'}",
@@ -109,7 +116,7 @@ def cases(work: Path) -> list[Case]:
         Case(
             "litert, --cache-flips",
             f"litert:{SHARED / 'teachers/fast_depth_224.tflite'}",
-            "the same, mirrored crops taught by its answers for the mirrored images",
+            "the same, with its predictions for mirrored images",
             indoor,
             "all",
             ["--protocol", "plain", "--max-depth-m", "10"],
@@ -121,7 +128,7 @@ def cases(work: Path) -> list[Case]:
         Case(
             "relative, as it is",
             f"predictions:{work / 'disparities'}",
-            "the demo teacher's disparities, each image with a scale and a shift of its own",
+            "the demo teacher's disparities, each image with its own scale and shift",
             split="all",
             student=[*lean, "--epochs", "5"],
         ),
@@ -266,7 +273,7 @@ def evaluated(command: str, path: Path, flags: list[object], work: Path) -> dict
 def table(by_name: dict[str, dict[str, object]]) -> str:
     """Return the Markdown table of all cases."""
     lines = [
-        "| teacher | over what | depth | stored | KB a frame | its AbsRel | student's AbsRel |",
+        "| teacher | description | depth | stored | KB per frame | teacher's AbsRel | student's AbsRel |",
         "| --- | --- | --- | --- | ---: | --- | --- |",
     ]
     for name, case in by_name.items():
