@@ -1,7 +1,6 @@
-"""Joins a source and a store into training tensors, with one joint geometry for image, teacher and truth.
+"""Training samples: augmented images of a source with targets from a store or from ground truth.
 
-Every random choice is drawn from (seed, epoch, sample) alone, so that neither the number of loader workers nor an
-interruption changes what a student sees.
+Augmentations depend on seed, epoch and sample alone, not on the number of workers or on interruptions.
 
 Shape legend: B batch, M planes of a sparse map, K bins, H W pixels of the training crop, h w of the logits.
 """
@@ -32,29 +31,42 @@ if TYPE_CHECKING:
     from ..store import Store
     from ..store.images.reader import ImageCache
 
-__all__ = ["Augmentation", "Item", "TrainingData", "collate", "cut", "upsampled"]
+__all__ = ["Augmentation", "Item", "TrainingData", "collate", "split_batch"]
 
 
 class Item(NamedTuple):
-    """What a student learns from: one sample, or a batch with B in front of each shape."""
+    """One training sample; or a batch, with B in front of each shape."""
 
     image: Tensor
-    """(3, H, W) uint8, a quarter of what floats would take from process to process and to the device."""
+    """(3, H, W) uint8, a quarter of the bytes of float32 to copy between processes and to the device."""
     color_tables: Tensor
-    """(3, 1, 256) float32 in 0..1: what each value of each colour stands for (`augment.apply_tables`)."""
+    """(3, 1, 256) float32: value in 0..1 of each uint8 value, for each channel (`augment.apply_tables`)."""
     target_depth_m: Tensor
-    """(1, H, W) float32 metres, NaN where there is none: the teacher's depth, or ground truth. Of a relative teacher it
-    is relative depth (`relative.Range`)."""
+    """(1, H, W) float32 metres, NaN where invalid: the teacher's depth or ground truth; relative depth for a relative
+    teacher (`relative.Range`)."""
     gap: Tensor | None
-    """(M, h, w), with `weight` (M, h, w) and `tail` (h, w): the teacher's sparse map as the store holds it."""
+    """(M, h, w), with `weight` (M, h, w) and `tail` (h, w): the teacher's sparse map, encoded as in the store."""
     weight: Tensor | None
     tail: Tensor | None
 
 
 class TrainingData(Dataset[Item]):
-    """Samples of a split for training, keyed by (epoch, number) so that each epoch varies them anew.
+    """Samples of a split, with keys (epoch, index): each epoch augments a sample differently.
 
-    Raises PipelineError where the store lacks a sample of the split or was made for other images.
+    Args:
+        source: images and ground truth.
+        samples: samples of the split.
+        view: view of the images, the same as the store's.
+        store: cached teacher; None takes ground truth as the target.
+        maps_px: size (h, w) of the sparse maps to read from the store; None reads none.
+        augmentation: augmentations to apply.
+        seed: seed of the augmentations.
+        relative: range of the relative depth to learn, computed over each crop, which is all that the network sees.
+        flips: the same teacher's store of the mirrored view. Mirrored crops take its prediction; without it, they take
+            the mirrored prediction.
+        images: image cache to read instead of image files; it does not change the samples.
+
+    Raises PipelineError if the store lacks a sample of the split, or was made from other images.
     """
 
     def __init__(
@@ -71,13 +83,6 @@ class TrainingData(Dataset[Item]):
         flips: Store | None = None,
         images: ImageCache | None = None,
     ) -> None:
-        """`store` None trains on ground truth; `maps_px` (h, w) asks for the store's sparse maps at that size.
-
-        With `relative` the target is relative depth, ranged over what the network is shown, the crop: it has no way to
-        know what lies outside. `flips` is the same teacher's store of the mirrored view: a mirrored crop then gets
-        what the teacher said of the mirrored image, in place of its word of the image, mirrored. `images` holds the
-        views of the source's images, which are then not read, and changes nothing else.
-        """
         self.source = source
         self.samples = samples
         self.view = view
@@ -107,16 +112,16 @@ class TrainingData(Dataset[Item]):
         return len(self.samples)
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
-        epoch, number = key
-        random = np.random.default_rng([self.seed, epoch, number])
-        sample = self.samples[number]
-        image, image_px = self._image(sample, number)
+        epoch, index = key
+        random = np.random.default_rng([self.seed, epoch, index])
+        sample = self.samples[index]
+        image, image_px = self._image(sample, index)
         view_px = (image.shape[0], image.shape[1])
         geometry = Geometry.draw(self.augmentation, view_px, random)
         if self.store is None:
             target_m = self._truth_m(sample, image_px, view_px)
         else:
-            target_m = self._taught_m(number, view_px, geometry.mirrored)
+            target_m = self._teacher_m(index, view_px, geometry.mirrored)
         depth_m = geometry.warp_map(target_m, view_px, geometry.size_px, np.nan)
         if self.relative is not None:
             depth_m = self.relative.of(depth_m)
@@ -124,20 +129,20 @@ class TrainingData(Dataset[Item]):
         color_tables = identity_table() if jitter is None else jitter.table()
         planes: tuple[Tensor, Tensor, Tensor] | tuple[None, None, None] = (None, None, None)
         if self.maps_px is not None:
-            store, place, back = self._teacher(number, geometry.mirrored)
-            stored = store.sparse_dpm(place)
-            gap, weight, tail = (geometry.warp_map(part[..., ::back], view_px, self.maps_px, 0) for part in stored)
+            store, row, step = self._store_row(index, geometry.mirrored)
+            stored = store.sparse_dpm(row)
+            gap, weight, tail = (geometry.warp_map(part[..., ::step], view_px, self.maps_px, 0) for part in stored)
             planes = (torch.from_numpy(gap), torch.from_numpy(weight), torch.from_numpy(tail))
         return Item(geometry.warp_image(image), color_tables, torch.from_numpy(depth_m)[None], *planes)
 
-    def whole_target_m(self, number: int) -> NDArray[np.float32]:
-        """What is learned of a sample, (H, W) of the whole view, neither cropped nor mirrored; NaN for no value."""
-        sample = self.samples[number]
-        image, image_px = self._image(sample, number)
+    def whole_target_m(self, index: int) -> NDArray[np.float32]:
+        """Return the target (H, W) of the whole view without augmentation, NaN where invalid."""
+        sample = self.samples[index]
+        image, image_px = self._image(sample, index)
         view_px = (image.shape[0], image.shape[1])
         if self.store is None:
             return self._truth_m(sample, image_px, view_px)
-        target = self._taught_m(number, view_px, mirrored=False)
+        target = self._teacher_m(index, view_px, mirrored=False)
         return target if self.relative is None else self.relative.of(target)
 
     def _image(self, sample: Sample, number: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
@@ -175,36 +180,36 @@ class TrainingData(Dataset[Item]):
                 )
         return numbers
 
-    def _teacher(self, number: int, mirrored: bool) -> tuple[Store, int, int]:
-        """Store and position that teach a crop, and the step that brings its columns into the view's order."""
+    def _store_row(self, index: int, mirrored: bool) -> tuple[Store, int, int]:
+        """Store and row with the prediction of a sample, and the step (1 or -1) that puts its columns in view order."""
         if mirrored and self.flips is not None:
-            return self.flips, int(self.flip_numbers[number]), -1
+            return self.flips, int(self.flip_numbers[index]), -1
         assert self.store is not None
-        return self.store, int(self.numbers[number]), 1
+        return self.store, int(self.numbers[index]), 1
 
     def _truth_m(self, sample: Sample, image_px: tuple[int, int], view_px: tuple[int, int]) -> NDArray[np.float32]:
-        """Ground truth (H, W) of the view, NaN where there is none."""
+        """Ground truth (H, W) of the view, NaN where invalid."""
         truth_m = read_truth_of_view_m(self.source, sample, self.view, image_px)
         return np.full(view_px, np.nan, np.float32) if truth_m is None else truth_m
 
-    def _taught_m(self, number: int, view_px: tuple[int, int], mirrored: bool) -> NDArray[np.float32]:
-        """What the teacher said, (H, W) as the view lies, before the crop and its mirroring."""
-        store, place, back = self._teacher(number, mirrored)
-        depth_m = store.depth_m(place) if self.relative is None else store.depth(place)
-        return upsampled(depth_m, view_px)[:, ::back]
+    def _teacher_m(self, index: int, view_px: tuple[int, int], mirrored: bool) -> NDArray[np.float32]:
+        """The teacher's depth (H, W) of the view, in the columns of the view that is not mirrored."""
+        store, row, step = self._store_row(index, mirrored)
+        depth_m = store.depth_m(row) if self.relative is None else store.depth(row)
+        return upsampled(depth_m, view_px)[:, ::step]
 
 
 def collate(items: list[Item]) -> Item:
-    """Stack samples; sparse maps are padded with empty planes to the deepest of the batch."""
+    """Stack samples; sparse maps are padded with empty planes to the most planes of the batch."""
 
     def stack(parts: list[Tensor | None]) -> Tensor | None:
-        known = [part for part in parts if part is not None]
-        if not known:
+        tensors = [part for part in parts if part is not None]
+        if not tensors:
             return None
-        if known[0].ndim == 3:
-            deepest = max(len(part) for part in known)
-            known = [F.pad(part, (0, 0, 0, 0, 0, deepest - len(part))) for part in known]
-        stacked: Tensor = default_collate(known)  # in a loader process, straight into memory that processes share
+        if tensors[0].ndim == 3:
+            planes = max(len(tensor) for tensor in tensors)
+            tensors = [F.pad(tensor, (0, 0, 0, 0, 0, planes - len(tensor))) for tensor in tensors]
+        stacked: Tensor = default_collate(tensors)  # in a worker, directly into shared memory
         return stacked
 
     return Item(
@@ -217,7 +222,7 @@ def collate(items: list[Item]) -> Item:
     )
 
 
-def cut(batch: Item, parts: int) -> list[Item]:
-    """A batch as equal parts, in order."""
-    pieces = [[None] * parts if whole is None else whole.chunk(parts) for whole in batch]
-    return [Item(*part) for part in zip(*pieces, strict=True)]
+def split_batch(batch: Item, parts: int) -> list[Item]:
+    """Split a batch into equal parts, in order."""
+    chunks = [[None] * parts if tensor is None else tensor.chunk(parts) for tensor in batch]
+    return [Item(*part) for part in zip(*chunks, strict=True)]

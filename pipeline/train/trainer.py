@@ -26,7 +26,7 @@ from ..store.format.sparse import weight_table
 from .augment import apply_tables
 from .build import build_data, build_network, build_sampler
 from .checkpoint import Checkpoint
-from .dataset import cut
+from .dataset import split_batch
 from .loader import Batches
 from .optimizer import Optimizer
 
@@ -185,7 +185,7 @@ class Trainer:
         self.optimizer.zero_grad()
         parts = self.options.accumulate
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for part in cut(batch, parts):
+        for part in split_batch(batch, parts):
             terms = self._loss_terms(part)
             self.optimizer.backward(terms["loss"] / parts)
             total = total + torch.stack([value.detach().double() for value in terms.values()])
