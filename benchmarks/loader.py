@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from common import RESULTS, markdown, median_ratio, write
+from common import RESULTS, markdown, median_ratio, render, write
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -42,6 +42,8 @@ from pipeline.train.dataset import Augmentation, TrainingData, collate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pipeline.sources.base import Source
 
 KITTI = Path(__file__).parents[2] / "shared" / "data" / "kitti"
 BATCH = 4
@@ -106,6 +108,16 @@ class Epochs:
         return self.times * -(-self.count // BATCH)
 
 
+def write_predictions(source: Source, folder: Path) -> Path:
+    """Write the truth of all frames as 16-bit PNG predictions into a new folder, and return it."""
+    folder.mkdir()
+    for sample in source.samples("all"):
+        depth_m = np.nan_to_num(source.read_truth_m(sample), nan=80.0)
+        units = np.clip(depth_m / METRES_PER_UNIT, 1, 65535).astype(np.uint16)
+        Image.fromarray(units).save(folder / f"{sample.id}.png")
+    return folder
+
+
 def prepare(folder: Path) -> dict[str, tuple[dict[str, Dataset], float]]:
     """Return by image format the loaders, and the size of the image cache relative to the files."""
     if KITTI.is_dir():
@@ -114,17 +126,9 @@ def prepare(folder: Path) -> dict[str, tuple[dict[str, Dataset], float]]:
                   (("KITTI, PNG", "sample_test"), ("KITTI, JPEG", "sample_train"))}  # fmt: skip
         predictions = KITTI / "teacher_png16"
     else:
-        from scenes.dataset import make_scenes
-
-        make_scenes(folder / "scenes", count=16, size_px=(352, 1216))
-        source = open_source(f"scenes:{folder / 'scenes'}")
+        source = render(folder / "scenes", 16, (352, 1216))
         splits = {"rendered, PNG": "all"}
-        predictions = folder / "predictions"
-        predictions.mkdir()
-        for sample in source.samples("all"):
-            depth_m = np.nan_to_num(source.read_truth_m(sample), nan=80.0)
-            units = np.clip(depth_m / METRES_PER_UNIT, 1, 65535).astype(np.uint16)
-            Image.fromarray(units).save(predictions / f"{sample.id}.png")
+        predictions = write_predictions(source, folder / "predictions")
     teacher = open_teacher(
         f"predictions:{predictions}",
         device=torch.device("cpu"),
@@ -198,6 +202,18 @@ def measure(readers: dict[str, Dataset], rounds: int, workers: int) -> dict[str,
     return rates
 
 
+def table(rows: list[dict]) -> str:
+    """Return the Markdown table, and the sizes of the image caches."""
+    head = ["images", "loader workers", "loader", "samples/s per core", "ratio to released code"]
+    body = []
+    for row in rows:
+        figures = [f"{row['samples_per_s_core']:.1f}", f"{row['of_released']:.2f}x"]
+        body.append([row["images"], str(row["workers"]), row["loader"], *figures])
+    sizes = {row["images"]: row["kept_bytes_of_file"] for row in rows if row["kept_bytes_of_file"]}
+    note = "; ".join(f"{image_format} {ratio:.2f}x" for image_format, ratio in sizes.items())
+    return markdown(head, body) + f"\nSize of the image cache relative to the image files: {note}.\n"
+
+
 def main() -> None:
     """Measure, print a table, and write JSON and Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -223,23 +239,7 @@ def main() -> None:
                             "kept_bytes_of_file": round(size_ratio, 2) if name == CACHED else None,
                         }
                     )
-    table = markdown(
-        ["images", "loader workers", "loader", "samples/s per core", "ratio to released code"],
-        [
-            [
-                row["images"],
-                str(row["workers"]),
-                row["loader"],
-                f"{row['samples_per_s_core']:.1f}",
-                f"{row['of_released']:.2f}x",
-            ]
-            for row in rows
-        ],
-    )
-    sizes = {row["images"]: row["kept_bytes_of_file"] for row in rows if row["kept_bytes_of_file"]}
-    note = "; ".join(f"{image_format} {ratio:.2f}x" for image_format, ratio in sizes.items())
-    table += f"\nSize of the image cache relative to the image files: {note}.\n"
-    print(table)
+    print(table(rows))
     machine = {
         "machine": platform.machine(),
         "cores": os.cpu_count(),
@@ -249,7 +249,7 @@ def main() -> None:
         "batch": BATCH,
         "crop_px": list(CROP_PX),
     }
-    write(arguments.out, table, machine | {"rows": rows})
+    write(arguments.out, table(rows), machine | {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ HASH_MS_PER_MB = 0.7
 DECODE_MS = 1.42
 PART_BYTES = 8 * 2**20
 """The AWS command line transfers larger objects in parts of this size, one request each."""
-S3_GETS_PER_S, S3_PUTS_PER_S = 5500, 3500
+S3_GETS_PER_S = 5500
 USD_PER_PUT, USD_PER_GET = 0.005 / 1000, 0.0004 / 1000
 USD_PER_GB_MONTH = ((50e3, 0.023), (450e3, 0.022), (math.inf, 0.021))
 USD_PER_GB_OUT = ((0.1e3, 0.0), (9.9e3, 0.09), (40e3, 0.085), (100e3, 0.07), (math.inf, 0.05))
@@ -281,16 +281,13 @@ def measured_cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def tables(results: dict[str, Any]) -> dict[str, str]:
-    """Return Markdown tables by name."""
-    head = ["maps", "samples", "samples per shard", "files", "manifest", "plan", "open", "first look-up by id"]
-    measured = markdown([*head, "journal", "resume"], [measured_cells(row) for row in results["simulated"]])
-    plans = results["plans"]
+def plan_table(plans: list[dict[str, Any]]) -> str:
+    """Return the table of bytes, files, requests, hours and dollars."""
 
     def line(name: str, cell: Callable[[dict[str, Any]], str]) -> list[str]:
         return [name, *(cell(store) for store in plans)]
 
-    paper = markdown(
+    return markdown(
         ["", *(store["store"] for store in plans)],
         [
             line("per sample; total", lambda store: f"{amount(store['bytes_per_sample'])}; {amount(store['bytes'])}"),
@@ -311,12 +308,16 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
             line("one download over the Internet", lambda store: f"${store['usd_out']:,.0f}"),
         ],
     )
+
+
+def memory_table(results: dict[str, Any]) -> str:
+    """Return the table of memory per process."""
     count, rows = results["largest"], results["list"]
     each = {name: rows[f"{name}_bytes"] for name in ("list", "table", "table_worker")}
     listed, process, worker = (each[name] * count for name in each)
     last = results["simulated"][-1]
     peak = last["look_up_mb"] - last["open_mb"]
-    memory = markdown(
+    return markdown(
         ["memory", "per sample", f"{count:,} samples", "process"],
         [
             [
@@ -333,15 +334,31 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
             ["rows of the journal", "", f"{last['resume_mb']:.0f} MB", "the writer"],
         ],
     )
+
+
+def hours(results: dict[str, Any]) -> str:
+    """Return a sentence about the hours of teacher and verification, and the memory of a machine."""
+    count, rows = results["largest"], results["list"]
+    process, worker = rows["table_bytes"] * count, rows["table_worker_bytes"] * count
     node = GPUS_PER_NODE * (process + WORKERS_PER_GPU * worker)
     slow, fast = MS_PER_IMAGE[::-1]
-    note = (
+    return (
         f"Teacher: {count * fast / 3.6e6:.0f} to {count * slow / 3.6e6:.0f} GPU hours at {fast} to {slow} ms per "
         f"image, {count * fast / 3.6e6 / GPUS:.1f} to {count * slow / 3.6e6 / GPUS:.1f} h on {GPUS} GPUs. `store "
         f"verify` of gaussian maps: {count * DECODE_MS / 3.6e6:.1f} h at {DECODE_MS} ms per sample. Rows of the split "
         f"on a machine with {GPUS_PER_NODE} GPUs and {WORKERS_PER_GPU} loader workers per GPU: {amount(node)}."
     )
-    return {"scale": measured, "scale:plan": paper, "scale:memory": memory, "scale:hours": note}
+
+
+def tables(results: dict[str, Any]) -> dict[str, str]:
+    """Return Markdown tables by name."""
+    head = ["maps", "samples", "samples per shard", "files", "manifest", "plan", "open", "first look-up by id"]
+    return {
+        "scale": markdown([*head, "journal", "resume"], [measured_cells(row) for row in results["simulated"]]),
+        "scale:plan": plan_table(results["plans"]),
+        "scale:memory": memory_table(results),
+        "scale:hours": hours(results),
+    }
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 import zarr
-from common import RESULTS, markdown, median_ratio, write
+from common import RESULTS, markdown, median_ratio, render, write
 from PIL import Image
 
 from pipeline.store import open_store
@@ -54,10 +54,8 @@ def load_frames(folder: Path | None) -> tuple[np.ndarray, str]:
     default = KITTI / "teacher_png16"
     folder = folder or (default if default.is_dir() else None)
     if folder is None:
-        from scenes.dataset import make_scenes
-
         with tempfile.TemporaryDirectory() as temporary:
-            make_scenes(Path(temporary) / "scenes", count=16, size_px=(352, 1216))
+            render(Path(temporary) / "scenes", 16, (352, 1216))
             files = sorted((Path(temporary) / "scenes" / "depth").glob("*.png"))
             frames = np.stack([np.asarray(Image.open(file), np.float32) / 256 for file in files])
         return np.where(frames > 0, np.minimum(frames, 80), 80).astype(np.float32), "16 rendered frames"

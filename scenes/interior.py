@@ -91,8 +91,8 @@ def draw_interior(seed: int, index: int, size_px: tuple[int, int]) -> Interior:
     lamps = [replace(lamp, shadows=lamp.shadows and number < 2) for number, lamp in enumerate(lamps)]
     level = (0.16 * bright if day and has_windows else 0.1) + 0.28 * glow
     ambient = (level * (1.02 + 0.1 * (glow > 0)), level, level * (0.98 - 0.12 * (glow > 0)))
-    others = [float(rng.uniform(0.35, 1.2)) for _ in shell.cells]
-    cell_light = [1.0 if number == 0 else others[number] for number in range(len(shell.cells))]
+    cell_light = [float(rng.uniform(0.35, 1.2)) for _ in shell.cells]
+    cell_light[0] = 1.0
     sunny = day and has_windows and rng.random() < 0.45
     elevation, azimuth = math.radians(rng.uniform(18, 50)), _sun_azimuth(rng, shell)
     strength = bright * float(rng.uniform(1.0, 2.0)) if sunny else 0.0
@@ -112,15 +112,19 @@ def draw_interior(seed: int, index: int, size_px: tuple[int, int]) -> Interior:
             math.cos(elevation) * math.cos(azimuth),
         ),
         sun_light=(strength, strength * 0.9, strength * 0.74),
-        sensor=Sensor(
-            exposure=float(rng.uniform(0.16, 0.26)),
-            vignette=float(rng.uniform(0.05, 0.25)),
-            blur=float(rng.uniform(0.03, 0.09)),
-            shot=float(rng.uniform(0.01, 0.03)),
-            read=float(rng.uniform(0.002, 0.007)),
-            balance=(float(rng.uniform(0.90, 1.04)), 1.0, float(rng.uniform(0.96, 1.12))),
-            noise_seed=(seed, index, 13),
-        ),
+        sensor=_draw_sensor(rng, (seed, index, 13)),
+    )
+
+
+def _draw_sensor(rng: Rng, noise_seed: tuple[int, int, int]) -> Sensor:
+    return Sensor(
+        exposure=float(rng.uniform(0.16, 0.26)),
+        vignette=float(rng.uniform(0.05, 0.25)),
+        blur=float(rng.uniform(0.03, 0.09)),
+        shot=float(rng.uniform(0.01, 0.03)),
+        read=float(rng.uniform(0.002, 0.007)),
+        balance=(float(rng.uniform(0.90, 1.04)), 1.0, float(rng.uniform(0.96, 1.12))),
+        noise_seed=noise_seed,
     )
 
 

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from .builder import CHASSIS, STEEL, Builder, Rng, pick, rgb, vary
-from .shapes import Material
+from .shapes import Material, Triple
 
 WALLS = (
     "d9cdb4",
@@ -48,43 +48,29 @@ def building(to: Builder, rng: Rng, half_x: float, half_z: float, height: float,
     to.box((0, height / 2, 0), (half_x, height / 2, half_z), wall, Material.FACADE, colour2=trim, extra=extra)
     roof = pick(rng, ROOFS, 0.2)
     if gable:
-        rise = min(half_x, half_z) * rng.uniform(0.7, 1.1)
-        along_z = half_z > half_x or rng.random() < 0.4
-        turn = None if along_z else np.array([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
-        across, along = (half_x, half_z) if along_z else (half_z, half_x)
-        hip = float(rng.choice([0.0, 0.6]))
-        half = (across + 0.45, rise / 2, along + 0.35)
-        to.box(
-            (0, height + rise / 2, 0),
-            half,
-            roof,
-            Material.ROOF,
-            taper=(1, hip, hip),
-            turn=turn,
-            colour2=wall,
-            extra=(hip,),
-        )
-        spot = (
-            float(rng.uniform(-0.3, 0.3)) * half_x,
-            height + rise * 0.85,
-            float(rng.uniform(-0.6, 0.6)) * half_z,
-        )
-        to.box(spot, (0.35, rise * 0.35, 0.45), vary(rng, rgb("7c4a3a"), 0.2), casts=False)
-    else:
-        to.box((0, height + 0.2, 0), (half_x + 0.25, 0.22, half_z + 0.05), trim, extra=(0.1,))
-        if rng.random() < 0.5:
-            rise = float(rng.uniform(1.6, 2.6))
-            taper = (0.22, 0.0, 0.0)
-            half = (half_x - 0.1, rise / 2, half_z - 0.05)
-            to.box(
-                (0, height + 0.4 + rise / 2, 0),
-                half,
-                roof,
-                Material.ROOF,
-                taper=taper,
-                colour2=roof,
-                extra=(1.0,),
-            )
+        _gable_roof(to, rng, (half_x, half_z), height, roof, wall)
+        return
+    to.box((0, height + 0.2, 0), (half_x + 0.25, 0.22, half_z + 0.05), trim, extra=(0.1,))
+    if rng.random() < 0.5:
+        rise = float(rng.uniform(1.6, 2.6))
+        half = (half_x - 0.1, rise / 2, half_z - 0.05)
+        to.box((0, height + 0.4 + rise / 2, 0), half, roof, Material.ROOF,
+               taper=(0.22, 0.0, 0.0), colour2=roof, extra=(1.0,))  # fmt: skip
+
+
+def _gable_roof(to: Builder, rng: Rng, half_xz: tuple[float, float], height: float, roof: Triple, wall: Triple) -> None:
+    """A pitched roof with a chimney."""
+    half_x, half_z = half_xz
+    rise = min(half_x, half_z) * rng.uniform(0.7, 1.1)
+    along_z = half_z > half_x or rng.random() < 0.4
+    turn = None if along_z else np.array([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
+    across, along = (half_x, half_z) if along_z else (half_z, half_x)
+    hip = float(rng.choice([0.0, 0.6]))
+    half = (across + 0.45, rise / 2, along + 0.35)
+    to.box((0, height + rise / 2, 0), half, roof, Material.ROOF,
+           taper=(1, hip, hip), turn=turn, colour2=wall, extra=(hip,))  # fmt: skip
+    spot = (float(rng.uniform(-0.3, 0.3)) * half_x, height + rise * 0.85, float(rng.uniform(-0.6, 0.6)) * half_z)
+    to.box(spot, (0.35, rise * 0.35, 0.45), vary(rng, rgb("7c4a3a"), 0.2), casts=False)
 
 
 def tree(to: Builder, rng: Rng, height: float, *, lobes: int) -> None:

@@ -124,6 +124,22 @@ def _wall_texture(hits: Hits, along: F32, up: F32) -> F32:
     return 1 + 0.07 * stain + 0.05 * grain * fine + np.where(brick, 0.4, 0.0).astype(np.float32) * fine * tone
 
 
+def _opening(shop_front: F32, door: F32, fraction: F32, pitch: F32, storey: F32) -> tuple[F32, F32, F32]:
+    """Return half width, bottom and top (n) of the window, door or shop front of each bay, in metres."""
+    half_window = np.where(shop_front, 0.44, np.where(door, 0.0, 0.5 * fraction)) * pitch
+    half_window = np.where(door, np.minimum(0.5, 0.4 * pitch), half_window)
+    low = np.where(shop_front, 0.45, np.where(door, -1.0, 0.9))
+    high = np.where(shop_front | door, np.minimum(2.55, storey - 0.4), storey - np.float32(0.45))
+    return half_window, low, np.where(door, 2.15, high)
+
+
+def _shop_window(along: F32, rise: F32, room: F32, seed: F32) -> F32:
+    """Return the colour (3, n) of a shop window: lit goods on shelves, dark above."""
+    goods = noise.cell_hash(np.floor(along / 0.45), np.floor(rise / 0.5), seed)
+    shelf = (0.03 + 0.3 * goods * goods * (rise < 1.9)) * np.stack([0.6 + 0.4 * goods, 0.75 - 0.2 * goods, 0.6 * room])
+    return np.asarray(shelf.astype(np.float32))
+
+
 def _facade(hits: Hits) -> Surface:
     """Storeys of windows with frames and sills, doors or shop fronts below, a plinth and string courses."""
     storey, bay, fraction, seed, shop = hits.extra[:5]
@@ -141,11 +157,7 @@ def _facade(hits: Hits) -> Surface:
     ground_floor = floor_no == 0
     shop_front = ground_floor & (shop > 0)
     door = ground_floor & ~shop_front & (noise.cell_hash(column + hits.face, floor_no * 0 + 77, seed) < 0.34)
-    half_window = np.where(shop_front, 0.44, np.where(door, 0.0, 0.5 * fraction)) * pitch
-    half_window = np.where(door, np.minimum(0.5, 0.4 * pitch), half_window)
-    low = np.where(shop_front, 0.45, np.where(door, -1.0, 0.9))
-    high = np.where(shop_front | door, np.minimum(2.55, storey - 0.4), storey - np.float32(0.45))
-    high = np.where(door, 2.15, high)
+    half_window, low, high = _opening(shop_front, door, fraction, pitch, storey)
     beyond = np.maximum(np.abs(across) - half_window, np.maximum(low - rise, rise - high)).astype(np.float32)
     fits = wall & (up < 2 * hits.half_m[1] - 0.5) & ((floor_no + 1) * storey <= 2 * hits.half_m[1] + 0.3)
     beyond = np.where(fits, beyond, np.float32(9))
@@ -166,10 +178,7 @@ def _facade(hits: Hits) -> Surface:
     inside = np.stack([inside * 1.05, inside, inside * 0.92])
     wood = noise.cell_hash(column, floor_no + 5, seed)
     leaf = 0.03 + 0.14 * np.stack([noise.cell_hash(column + k, floor_no + 5, seed) for k in (1, 2, 3)]) * wood
-    # Shop windows have lit goods on shelves and are dark above.
-    goods = noise.cell_hash(np.floor(along / 0.45), np.floor(rise / 0.5), seed)
-    shelf = (0.03 + 0.3 * goods * goods * (rise < 1.9)) * np.stack([0.6 + 0.4 * goods, 0.75 - 0.2 * goods, 0.6 * room])
-    inside = np.where(door, leaf, np.where(shop_front, shelf.astype(np.float32), inside))
+    inside = np.where(door, leaf, np.where(shop_front, _shop_window(along, rise, room, seed), inside))
     bars = coverage(np.minimum(np.abs(across), np.abs(rise - low - 0.66 * (high - low))) - 0.028, foot) * ~door
     albedo = mix(albedo, mix(inside, hits.colour2, bars * (~shop_front)), pane)
     gloss = (

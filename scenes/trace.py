@@ -151,18 +151,24 @@ def sunlit(
         where = np.nonzero(candidates)
         if len(where[0]) == 0:
             continue
-        to_local = solids.local_from_world[..., number]
-        shifted = [points_m[i][window][where] - np.float32(solids.centre_m[i, number]) for i in range(3)]
-        origin = [mixed(to_local[i], *shifted) for i in range(3)]
-        direction: list[Numbers] = [np.float32((to_local[i] * sun).sum()) for i in range(3)]  # type: ignore[misc]
-        near, far = span_of(solids, number, origin, direction)
-        dark = (near <= far) & (far > _bias_m(row.material))
-        if row.material is Material.LEAF and row.kind is not Kind.BOX:
-            local: list[Any] = [o + near * d for o, d in zip(origin, direction, strict=True)]
-            with np.errstate(invalid="ignore"):
-                dark &= ~leaf_gaps(local, direction, float(solids.extra[0, number]), solids.half_m[:, number])
+        dark = _shadowed(solids, number, [points_m[i][window][where] for i in range(3)], sun)
         lit[window][where[0][dark], where[1][dark]] = False
     return lit
+
+
+def _shadowed(solids: Solids, number: int, points_m: list[F32], sun: F64) -> NDArray[np.bool_]:
+    """Return which points (n), given by coordinate, lie in the shadow of a solid."""
+    row, to_local = solids.rows[number], solids.local_from_world[..., number]
+    shifted = [points_m[i] - np.float32(solids.centre_m[i, number]) for i in range(3)]
+    origin = [mixed(to_local[i], *shifted) for i in range(3)]
+    direction: list[Numbers] = [np.float32((to_local[i] * sun).sum()) for i in range(3)]  # type: ignore[misc]
+    near, far = span_of(solids, number, origin, direction)
+    dark = (near <= far) & (far > _bias_m(row.material))
+    if row.material is Material.LEAF and row.kind is not Kind.BOX:
+        local: list[Any] = [o + near * d for o, d in zip(origin, direction, strict=True)]
+        with np.errstate(invalid="ignore"):
+            dark &= ~leaf_gaps(local, direction, float(solids.extra[0, number]), solids.half_m[:, number])
+    return dark
 
 
 def _bias_m(material: Material) -> float:
