@@ -116,6 +116,11 @@ def one_pass(loss: Loss, logits: Tensor, depth_m: Tensor) -> None:
     loss(logits, depth_m).backward()
 
 
+def describe(logits: Tensor) -> str:
+    """Return shape and dtype, such as `2x257x176x352 float32`."""
+    return f"{'x'.join(map(str, logits.shape))} {str(logits.dtype).removeprefix('torch.')}"
+
+
 def measure(
     named: dict[str, Loss], logits: Tensor, depth_m: Tensor, copied_bytes_per_s: float, rounds: int = ROUNDS
 ) -> list[dict]:
@@ -125,6 +130,7 @@ def measure(
     size = logits.numel() * logits.element_size()
     peaks, gradients = {}, {}
     for name, loss in named.items():
+        print(f"warming up {name}, {describe(logits)}", flush=True)
         for _ in range(WARM_UP_ROUNDS):
             one_pass(loss, logits, depth_m)
         first = gradients.setdefault(name.split(",")[0], logits.grad.float().cpu())
@@ -145,7 +151,7 @@ def measure(
         median_s = statistics.median(times_s)
         rows.append(
             {
-                "logits": f"{'x'.join(map(str, logits.shape))} {str(logits.dtype).removeprefix('torch.')}",
+                "logits": describe(logits),
                 "loss": name,
                 "median_ms": round(1e3 * median_s, 3),
                 "min_ms": round(1e3 * min(times_s), 3),
@@ -191,6 +197,8 @@ def run(
     for shape in shapes:
         for dtype in TYPES:
             logits, depth_m = (part.to(device) for part in make_inputs(shape))
-            rows += measure(named, logits.to(dtype), depth_m, bandwidth, rounds)
+            measured = measure(named, logits.to(dtype), depth_m, bandwidth, rounds)
+            print(table(measured), flush=True)
+            rows += measured
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return rows, {"gpu": name, "copy_gb_per_s": round(bandwidth / 1e9, 1)}
