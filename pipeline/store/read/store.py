@@ -27,6 +27,8 @@ from .planes import SparsePlanes
 from .validate import IMAGES, HoldsImagesError, open_layout
 
 if TYPE_CHECKING:
+    import xarray
+    import zarr
     from numpy.typing import NDArray
 
     from .files import StoreFiles
@@ -218,6 +220,53 @@ class Store(SparsePlanes):
             values = self._codec.share(values, *self._affine(number))
         assert self.spec.sigma_m is not None
         return gaussian(values, self.bin_edges_m, self.spec.sigma_m)
+
+    # --- other libraries ---------------------------------------------------------------------------------------
+
+    def to_xarray(self, *, dpm: bool = False) -> xarray.Dataset:
+        """The store as a lazy xarray data set, one dask chunk a sample. Needs the extra `xarray`.
+
+        Nothing is read before it is computed; each read is checked as by `depth_m`. The data set can be pickled to
+        dask workers.
+
+        Args:
+            dpm: add the maps, `dpm` (sample, bin, y, x).
+
+        Returns:
+            `depth_m` (sample, y, x) float32 metres, NaN where invalid, or `depth` where the store's depth is not metric
+            (see the attribute `depth_space`); the coordinate `sample` with the ids; `bin_edges_m` (K + 1,), or
+            `bin_edges` of relative depth; `max_rel_error` and `invalid_fraction` of each sample.
+
+        Raises MissingDependencyError without xarray. Computing raises what `depth_m` and `dpm` raise.
+
+        Examples:
+            >>> import pipeline as tiekd
+            >>> data = tiekd.open_store("train.zarr").to_xarray()
+            >>> data.depth_m.sel(sample="000003").mean().compute().item() > 0
+            True
+        """
+        from .to_xarray import to_xarray
+
+        return to_xarray(self, dpm=dpm)
+
+    def zarr_group(self) -> zarr.Group:
+        """The store's raw arrays through zarr-python, read-only: residuals of codes, weights of bins, rows.
+
+        zarr-python does not compare files with the manifest, and returns zeros for a missing chunk: check the store
+        with `pipeline store verify` first. docs/store.md says how numbers become metres.
+
+        Raises PipelineError for a store behind a URL.
+
+        Examples:
+            >>> import pipeline as tiekd
+            >>> tiekd.open_store("train.zarr").zarr_group()["depth"].dtype
+            dtype('uint16')
+        """
+        import zarr
+
+        if not isinstance(self._files, LocalFiles):
+            raise PipelineError(f"{self.name}: zarr_group() reads a directory; copy the store to this machine first")
+        return zarr.open_group(self.name, mode="r")
 
     def _lacks(self, sample: str) -> str:
         return (
