@@ -1,8 +1,8 @@
-# Two commands do all the set-up: `make demo` and `make test`. Each makes its own .venv from constraints.txt.
+# Start with `make demo` or `make test`; both set up .venv from constraints.txt.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
-# dvc runs its stages with `python`; that has to be ours. Bytecode beside the sources keeps the stages' start short.
+# DVC runs its stages with the first `python` in PATH, which has to be that of .venv.
 export PATH := $(BIN):$(PATH)
 
 .PHONY: demo test lint docs bench format clean
@@ -11,8 +11,8 @@ demo: $(VENV)/.setup-done  ## render, train a teacher, cache it, train students 
 	dvc repro
 	@echo "Look at data/report.html; 'dvc metrics show' prints every figure."
 
-# One thread of torch in each test process: on a machine that others use too, threads that wait for each other made the
-# tests 5 times slower. Fixtures of a file are made once, so a file's tests stay together.
+# One torch thread per test process: on a busy machine, more threads made the tests 5 times slower. `loadfile` keeps the
+# tests of a file in one process, so that its module fixtures are made once.
 test: $(VENV)/.setup-done
 	OMP_NUM_THREADS=1 python -m pytest -q --durations=10 -n logical --maxprocesses 8 --dist loadfile --max-worker-restart 0
 
@@ -21,7 +21,7 @@ lint: $(VENV)/.setup-done
 	ruff format --check .
 	mypy
 
-# Warnings (a broken link, an anchor or a name that does not exist) are errors. Nothing is fetched.
+# Warnings (a broken link, anchor or name) are errors. Needs no network.
 docs: $(VENV)/.setup-done  ## the documentation site, in site/
 	python -m pipeline.cli.reference > docs/cli.md
 	zensical build --clean --strict
@@ -31,7 +31,7 @@ format: $(VENV)/.setup-done
 	ruff check --fix .
 	ruff format .
 
-bench: $(VENV)/.setup-done  ## side by side with peers; prints tables and writes benchmarks/results/
+bench: $(VENV)/.setup-done  ## compare with peers; writes benchmarks/results/ and the tables in docs
 	python benchmarks/store_read.py
 	python benchmarks/loader.py
 	python benchmarks/loss.py
@@ -48,7 +48,7 @@ clean:
 $(VENV)/.setup-done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel
-	@# torch by itself first: with a range, pip may bring the CUDA build and its gigabytes.
+	@# torch first and alone: with a version range, pip may install the CUDA build (gigabytes).
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@

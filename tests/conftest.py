@@ -1,4 +1,4 @@
-"""Fixtures that many tests share, and the rule that no test touches a network."""
+"""Fixtures shared by many tests. No test uses the network."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pipeline.cache.run import cache_teacher
 from pipeline.sources.registry import open_source
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-# A shell that starts a job in the background has it ignore Ctrl-C, which tests press.
+# A job in the background of a shell ignores Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# A shared machine may take long over one example without anything being wrong.
+# On a busy machine a single example may be slow.
 settings.register_profile("steady", deadline=None)
 settings.load_profile("steady")
 
 
 def pytest_collection_modifyitems(items):
-    """Skip what needs real data where there is none."""
+    """Skip tests marked `realdata` if there is no real data."""
     if REAL.is_dir():
         return
     for item in items:
@@ -33,9 +33,9 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_make_parametrize_id(val, argname):
-    """Name what has no stable name of its own by its argument, to which pytest adds a number.
+    """Use the argument's name as the id of values without a stable representation.
 
-    Bytes of an archive hold the time, so that two processes of xdist collected different tests.
+    The bytes of an archive contain the time, so two xdist processes would collect different tests.
     """
     if val is None or (isinstance(val, bool | int | float | str | type) and len(str(val)) <= 60):
         return None  # pytest's own id
@@ -43,8 +43,8 @@ def pytest_make_parametrize_id(val, argname):
 
 
 @pytest.fixture(autouse=True)
-def _as_many_threads_as_before():
-    """A command may choose torch's threads for its own process; here that is everybody's, and weights depend on it."""
+def _restore_torch_threads():
+    """Restore the number of torch threads, which commands change and weights depend on."""
     before = torch.get_num_threads()
     yield
     if torch.get_num_threads() != before:
@@ -53,19 +53,19 @@ def _as_many_threads_as_before():
 
 @pytest.fixture
 def real():
-    """The folder of real images and predictions."""
+    """Folder of real images and predictions."""
     return REAL
 
 
 @pytest.fixture
 def scenes(tmp_path):
-    """A source like the renderer's, of 8 frames of 32x64 px."""
+    """A `scenes` source with 8 frames of 32x64 px."""
     return open_source(f"scenes:{fakes.make_scenes_folder(tmp_path / 'scenes', 8, (32, 64))}")
 
 
 @pytest.fixture
 def teacher_store(tmp_path, scenes):
-    """A store over all frames of `scenes`, from a teacher with maps at half resolution."""
+    """A store of all frames of `scenes`, with maps at half resolution."""
     path = tmp_path / "teacher.zarr"
     cache_teacher(scenes, "all", fakes.factory_with_dpm(), path, CacheOptions(samples_per_shard=3, batch_size=2))
     return path

@@ -1,4 +1,4 @@
-"""Writes files of numbers in each format that `pipeline.sources.readers.arrays` reads."""
+"""Writes arrays in each format that `pipeline.sources.readers.arrays` reads."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from PIL import Image
 
 
 def npy_bytes(array, **kwargs):
-    """What `numpy.save` writes."""
+    """Return the bytes that `numpy.save` writes."""
     file = io.BytesIO()
     np.save(file, array, **kwargs)
     return file.getvalue()
 
 
 def pfm_bytes(array, scale=-1.0, head="Pf\n{width} {height}\n{scale}\n"):
-    """As the format's page has it (netpbm's pfm.html): rows from the bottom up, the scale's sign is the byte order."""
+    """Return a PFM file (netpbm's pfm.html): rows from the bottom up; the sign of the scale is the byte order."""
     text = head.format(width=array.shape[1], height=array.shape[0], scale=scale)
     return text.encode() + array[::-1].astype("<f4" if scale < 0 else ">f4").tobytes()
 
 
 def write_exr(path, packing="ZIP", **channels):
-    """Write channels, `__` for a dot in their names."""
+    """Write channels; `__` in a name stands for a dot."""
     module = pytest.importorskip("OpenEXR")
     header = {
         "compression": getattr(module, f"{packing}_COMPRESSION"),

@@ -1,6 +1,6 @@
-"""Small data sets of each layout, written in milliseconds, and a teacher that reads depth off brightness.
+"""Small data sets of each layout, and teachers that compute depth from brightness.
 
-Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher's own output.
+Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher's output.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLACK_M = 12.0
-"""Depth of a black pixel; a white one is at 0, so that brightness tells depth."""
+"""Depth of a black pixel; white is at 0 m."""
 DRIVE = "2011_09_26/2011_09_26_drive_0001_sync/image_02/data"
 TRUTH = "2011_09_26_drive_0001_sync/proj_depth/groundtruth/image_02"
 
@@ -37,7 +37,7 @@ def smooth_depth_m(size_px: tuple[int, int], seed: int = 0) -> NDArray[np.float3
 
 
 def image_of(depth_m: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The image (H, W, 3) uint8 that FakeTeacher reads `depth_m` from; the channels differ a little."""
+    """Return the image (H, W, 3) uint8 from which FakeTeacher predicts `depth_m`; the channels differ slightly."""
     grey = 255 * (1 - depth_m / BLACK_M)
     return np.stack([grey + 6, grey, grey - 6], axis=-1).round().clip(0, 255).astype(np.uint8)
 
@@ -55,16 +55,16 @@ def write_depth(path: Path, depth_m: NDArray[np.float32], metres_per_unit: float
 
 
 def sparse(depth_m: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The same with one pixel in four, and NaN elsewhere."""
-    kept = np.full_like(depth_m, np.nan)
-    kept[1::2, ::2] = depth_m[1::2, ::2]
-    return kept
+    """Return every fourth pixel of a depth map, and NaN elsewhere."""
+    sampled = np.full_like(depth_m, np.nan)
+    sampled[1::2, ::2] = depth_m[1::2, ::2]
+    return sampled
 
 
 def make_kitti(root: Path, frames: int = 6, size_px: tuple[int, int] = (40, 120)) -> Path:
-    """A KITTI root with splits `train` (all but two frames) and `test` (these two, the last without truth).
+    """Write a KITTI root with splits `train` (all but two frames) and `test` (the last two, the last without truth).
 
-    Odd frames lie on disk as JPEG though the lists say `.png`. The kb view wants (352, 1216) or more.
+    Odd frames are JPEG files although the lists say `.png`. The kb view needs at least (352, 1216).
     """
     rows = []
     for frame in range(frames):
@@ -84,7 +84,7 @@ def make_kitti(root: Path, frames: int = 6, size_px: tuple[int, int] = (40, 120)
 def make_folder(
     root: Path, ids: Sequence[str] = ("a/0001", "a/0002", "b/0001"), size_px: tuple[int, int] = (24, 32)
 ) -> Path:
-    """A plain folder in millimetres; `train.txt` lists all ids but the last, `test.txt` the last."""
+    """Write a `folder` data set in millimetres; `test.txt` has the last id, `train.txt` the others."""
     for seed, sample_id in enumerate(ids):
         depth_m = smooth_depth_m(size_px, seed)
         write_image(root / "rgb" / f"{sample_id}.png", image_of(depth_m))
@@ -95,7 +95,7 @@ def make_folder(
 
 
 def make_scenes_folder(root: Path, count: int = 6, size_px: tuple[int, int] = (24, 64)) -> Path:
-    """What `make-scenes` writes: dense and sparse depth; the last quarter of the frames is `test`."""
+    """Write a `scenes` data set with dense and sparse depth; the last quarter of the frames is `test`."""
     ids = [f"{number:06d}" for number in range(count)]
     for seed, sample_id in enumerate(ids):
         depth_m = smooth_depth_m(size_px, seed)
@@ -112,7 +112,7 @@ def make_scenes_folder(root: Path, count: int = 6, size_px: tuple[int, int] = (2
 class FakeTeacher:
     """A teacher without weights: depth is 12 m times darkness, at 1/`scale` of the view; maps if `with_dpm`.
 
-    It is a Teacher of the pipeline by itself, and the callable that `python:fakes:factory` wants.
+    It implements the Teacher protocol, and is also the callable for `python:fakes:factory`.
     """
 
     needs_images = True
@@ -132,16 +132,16 @@ class FakeTeacher:
         return depth_m[:, 0], torch.softmax(-((centers - depth_m) ** 2), dim=1)
 
     def predict(self, images, ids):
-        """As the Teacher protocol."""
+        """Implement the Teacher protocol."""
         assert len(images) == len(ids)
-        given = self(images)
-        return TeacherOutput(*given) if isinstance(given, tuple) else TeacherOutput(given)
+        output = self(images)
+        return TeacherOutput(*output) if isinstance(output, tuple) else TeacherOutput(output)
 
 
 class RelativeTeacher(FakeTeacher):
-    """The same without a scale: each image's numbers are an affine function of what `depth_space` is affine in.
+    """A relative FakeTeacher: each image has another scale and shift, as `depth_space` allows.
 
-    `lopsided` adds what a real network does: its answer for a mirrored image is not its answer, mirrored.
+    With `lopsided`, the prediction for a mirrored image differs from the mirrored prediction, as with real networks.
     """
 
     def __init__(self, depth_space: str = "affine_disparity", *, lopsided: bool = False) -> None:
@@ -150,7 +150,7 @@ class RelativeTeacher(FakeTeacher):
         self.lopsided = lopsided
 
     def __call__(self, images):
-        """Images (B, 3, H, W) -> numbers (B, H, W), each image's with a scale and a shift of its own."""
+        """Images (B, 3, H, W) -> values (B, H, W) in the depth space."""
         depth_m = super().__call__(images)
         if self.lopsided:
             depth_m = depth_m * torch.linspace(1.0, 1.5, depth_m.shape[-1])
@@ -158,8 +158,8 @@ class RelativeTeacher(FakeTeacher):
             return depth_m
         brightness = images.mean(dim=(1, 2, 3))[:, None, None]
         scale, shift = 3 + 10 * brightness, 5 - 20 * brightness
-        own = 1 / depth_m if self.card.depth_space == "affine_disparity" else depth_m
-        return own * scale + (0 if self.card.depth_space == "scale_invariant" else shift)
+        values = 1 / depth_m if self.card.depth_space == "affine_disparity" else depth_m
+        return values * scale + (0 if self.card.depth_space == "scale_invariant" else shift)
 
 
 def factory():
@@ -168,7 +168,7 @@ def factory():
 
 
 class Transposed(FakeTeacher):
-    """Rows and columns exchanged, as of a network that was written for (W, H)."""
+    """A faulty teacher that exchanges rows and columns."""
 
     def __call__(self, images):
         """Images (B, 3, H, W) -> depth (B, W, H)."""
@@ -186,7 +186,7 @@ def relative():
 
 
 def lopsided():
-    """For `--teacher python:fakes:lopsided`: what a mirrored image gets is not the mirrored answer."""
+    """For `--teacher python:fakes:lopsided`: predictions of mirrored images differ from mirrored predictions."""
     return RelativeTeacher("metric_m", lopsided=True)
 
 
@@ -196,7 +196,7 @@ def factory_with_dpm():
 
 
 class StopAt:
-    """Progress that sends Ctrl-C to this process at a step, and counts; None never does."""
+    """Progress that counts, and sends Ctrl-C to this process at `step` (None: never)."""
 
     def __init__(self, step):
         self.step, self.done = step, 0

@@ -1,4 +1,4 @@
-"""Which of our files import which, read from the source."""
+"""Imports between our modules, parsed from the source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SOURCES = {
     "experiments/dvc.yaml": ["folder", "kitti", "scenes"],
     "recipes/kitti/dvc.yaml": ["kitti"],
 }
-"""The kinds of source that each file's stages open; the registry imports them by name."""
+"""Sources that the stages of each file open; the registry imports them by name."""
 STAGES = {
     "make_scenes": ("scenes/dataset.py", []),
     "train_teacher": ("pipeline/cli/train.py", ["pipeline/losses/likelihood.py"]),
@@ -25,49 +25,49 @@ STAGES = {
     "write_report": ("pipeline/cli/report.py", []),
     "run_study": ("pipeline/cli/study.py", ["pipeline/losses/tiekd.py"]),
 }
-"""Stage -> the command's file, and the modules that it imports by name for the demo's settings."""
+"""Per stage: the file of the command, and modules that it imports by name for the settings of the demo."""
 
 
 def modules() -> dict[str, Path]:
-    """Dotted name -> file, of everything in the package."""
-    found = {}
+    """Return the files of all modules by dotted name."""
+    by_name = {}
     for path in sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "scenes").rglob("*.py")]):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        by_name[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return by_name
 
 
 class _Imports(ast.NodeVisitor):
-    """Imports that can happen at run time: those for type checkers alone do not."""
+    """Collects imports at run time, without those for type checkers."""
 
     def __init__(self, name: str, package: str) -> None:
-        self.name, self.package, self.found = name, package, set()
+        self.name, self.package, self.names = name, package, set()
 
     def visit_If(self, node: ast.If) -> None:
         if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
             self.generic_visit(node)
 
     def visit_Import(self, node: ast.Import) -> None:
-        self.found |= {alias.name for alias in node.names}
+        self.names |= {alias.name for alias in node.names}
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         base = node.module or ""
         if node.level:
             parent = self.package.rsplit(".", node.level - 1)[0] if node.level > 1 else self.package
             base = f"{parent}.{base}" if base else parent
-        self.found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+        self.names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
 
 
 def imports_of(name: str, known: dict[str, Path]) -> set[str]:
-    """Everything that a module imports, ours and others', at its top and inside functions."""
+    """Return everything that a module imports, at its top and inside functions."""
     path = known[name]
     visitor = _Imports(name, name if path.name == "__init__.py" else name.rpartition(".")[0])
     visitor.visit(ast.parse(path.read_text()))
-    return visitor.found
+    return visitor.names
 
 
 def closure(stage: str, file: str) -> list[str]:
-    """Files that a stage's code consists of in a dvc.yaml, without the command line."""
+    """Return the files that a stage of a dvc.yaml imports, without the command line."""
     known = modules()
     names = {path.relative_to(ROOT).as_posix(): name for name, path in known.items()}
     start, by_name = STAGES[stage]

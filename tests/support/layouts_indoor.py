@@ -27,12 +27,12 @@ SPLIT_FILE = "metadata_images_split_scene_v1.csv"
 
 
 def depth_m(number: int, size_px: tuple[int, int] = SIZE_PX) -> NDArray[np.float32]:
-    """What the truth of frame `number` is in each of these data sets."""
+    """Return the truth of frame `number`, equal in all of these data sets."""
     return fakes.smooth_depth_m(size_px, number)
 
 
 def with_hole(truth_m: NDArray[np.float32], value: float) -> NDArray[np.float32]:
-    """The same, with a corner of another value."""
+    """Return the truth with a corner of another value."""
     holed = truth_m.copy()
     holed[:3, :4] = value
     return holed
@@ -41,22 +41,22 @@ def with_hole(truth_m: NDArray[np.float32], value: float) -> NDArray[np.float32]
 def make_nyu_labelled(
     root: Path, frames: int = 6, size_px: tuple[int, int] = SIZE_PX, chunks: str | None = "frame"
 ) -> Path:
-    """ROOT/nyu_depth_v2_labeled.mat as MATLAB 7.3 writes it: 512 bytes before HDF5 begins, axes reversed, gzip.
+    """Write ROOT/nyu_depth_v2_labeled.mat as MATLAB 7.3 does: 512 bytes before HDF5, axes reversed, gzip.
 
-    Its variables are those that nyu_depth_v2.html of the data set's site lists; texts are references, as cells are.
+    Variables are those listed in nyu_depth_v2.html of the data set's site; texts are references, like cells.
     """
     root.mkdir(parents=True, exist_ok=True)
     height, width = size_px
     with h5py.File(root / LABELLED, "w", userblock_size=512) as file:
         depths = np.stack([depth_m(number, size_px) for number in range(frames)])
-        images = np.stack([fakes.image_of(one) for one in depths])
-        raw = np.stack([with_hole(one, 0) for one in depths])
+        images = np.stack([fakes.image_of(frame_m) for frame_m in depths])
+        raw = np.stack([with_hole(frame_m, 0) for frame_m in depths])
 
         def put(name: str, values: NDArray, matlab_class: str) -> None:
-            packed = {} if chunks is None else {"chunks": (1, *values.shape[1:]), "compression": "gzip"}
-            if chunks == "across":  # MATLAB chooses its chunks by size, across frames too
-                packed["chunks"] = (min(4, frames), *[max(1, side // 2 + 1) for side in values.shape[1:]])
-            file.create_dataset(name, data=values, **packed).attrs["MATLAB_class"] = np.bytes_(matlab_class)
+            storage = {} if chunks is None else {"chunks": (1, *values.shape[1:]), "compression": "gzip"}
+            if chunks == "across":  # MATLAB chooses chunks by size, also across frames
+                storage["chunks"] = (min(4, frames), *[max(1, side // 2 + 1) for side in values.shape[1:]])
+            file.create_dataset(name, data=values, **storage).attrs["MATLAB_class"] = np.bytes_(matlab_class)
 
         put("images", images.transpose(0, 3, 2, 1), "uint8")
         put("depths", depths.transpose(0, 2, 1), "single")
@@ -72,9 +72,9 @@ def make_nyu_labelled(
 
 
 def make_nyu_pngs(root: Path, size_px: tuple[int, int] = SIZE_PX) -> Path:
-    """BTS's folders (its README): sync/ for training, official_splits/ of the labelled file, and a list of each.
+    """Write the folders of BTS (its README): sync/ for training, official_splits/ of the labelled file, and lists.
 
-    Rows of the training list begin with a slash, those of the test list do not, as in BTS's train_test_inputs.
+    As in BTS's train_test_inputs, rows of the training list begin with a slash and those of the test list do not.
     """
     rows = {"nyudepthv2_train": [], "nyudepthv2_test": []}
     for number in range(6):
@@ -86,7 +86,7 @@ def make_nyu_pngs(root: Path, size_px: tuple[int, int] = SIZE_PX) -> Path:
         slash = "" if test else "/"
         row = f"{slash}{scene}/rgb_{number:05d}.jpg {slash}{scene}/sync_depth_{number:05d}.png 518.8579"
         rows["nyudepthv2_test" if test else "nyudepthv2_train"].append(row)
-    more = root / "official_splits/train/bathroom"  # a scene's kind is in both halves of the labelled file
+    more = root / "official_splits/train/bathroom"  # a kind of scene occurs in both halves of the labelled file
     fakes.write_image(more / "rgb_00009.jpg", fakes.image_of(depth_m(9, size_px)))
     fakes.write_depth(more / "sync_depth_00009.png", depth_m(9, size_px), 0.001)
     for name, lines in rows.items():
@@ -95,10 +95,10 @@ def make_nyu_pngs(root: Path, size_px: tuple[int, int] = SIZE_PX) -> Path:
 
 
 def make_fast_depth(root: Path, size_px: tuple[int, int] = SIZE_PX) -> Path:
-    """FastDepth's nyudepthv2: `rgb` (3, H, W) uint8 and `depth` (H, W) float32, as its dataloader.py reads them."""
-    places = ["train/cafe_0001a/00001", "train/cafe_0001a/00003", "train/study_0008/00001", "val/official/00001"]
-    for number, place in enumerate(places):
-        path = root / f"{place}.h5"
+    """Write FastDepth's nyudepthv2: `rgb` (3, H, W) uint8 and `depth` (H, W) float32, for its dataloader.py."""
+    names = ["train/cafe_0001a/00001", "train/cafe_0001a/00003", "train/study_0008/00001", "val/official/00001"]
+    for number, name in enumerate(names):
+        path = root / f"{name}.h5"
         path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(path, "w") as file:
             truth_m = depth_m(number, size_px)
@@ -108,10 +108,10 @@ def make_fast_depth(root: Path, size_px: tuple[int, int] = SIZE_PX) -> Path:
 
 
 def make_diode(root: Path, size_px: tuple[int, int] = SIZE_PX) -> Path:
-    """DIODE's folders and names (diode.py of its devkit); depth has a last axis of 1, the mask is of floats 0 and 1."""
+    """Write DIODE's folders (diode.py of its devkit); depth has a last axis of 1, masks are floats 0 and 1."""
     for number, scan in enumerate(DIODE_SCANS):
-        place = scan.split("/")[1]
-        name = f"{scan[-16:-11]}_{scan[-5:]}_{place}_000_0{number}0"
+        scene = scan.split("/")[1]
+        name = f"{scan[-16:-11]}_{scan[-5:]}_{scene}_000_0{number}0"
         truth_m = depth_m(number, size_px)
         fakes.write_image(root / scan / f"{name}.png", fakes.image_of(truth_m))
         mask = np.ones(size_px)
@@ -122,7 +122,7 @@ def make_diode(root: Path, size_px: tuple[int, int] = SIZE_PX) -> Path:
 
 
 def make_hypersim(root: Path, size_px: tuple[int, int] = SIZE_PX) -> Path:
-    """Hypersim's folders (its README), with distance instead of depth as float16, and its table of the split."""
+    """Write Hypersim's folders (its README), with distances as float16, and its table of the split."""
     rows = ["scene_name,camera_name,frame_id,included_in_public_release,exclude_reason,split_partition_name"]
     number = 0
     for scene, camera, part, frames in [
@@ -143,15 +143,15 @@ def make_hypersim(root: Path, size_px: tuple[int, int] = SIZE_PX) -> Path:
             rows.append(f"{scene},{camera},{frame},True,,{part}")
             number += 1
         rows.append(f"{scene},{camera},{frames},False,CONTENT FLAGGED FOR REMOVAL,")
-    rows.append("ai_055_010,cam_00,0,True,,train")  # a scene that was not fetched
+    rows.append("ai_055_010,cam_00,0,True,,train")  # a scene that was not downloaded
     (root / SPLIT_FILE).write_text("\n".join(rows) + "\n")
     return root
 
 
 def ray_lengths(size_px: tuple[int, int]) -> NDArray[np.float64]:
-    """Length (H, W) of each pixel's ray to the plane at depth 1, of a camera of 60 degrees across, ray by ray."""
+    """Return the ray lengths (H, W) to the plane at depth 1, for a camera with a 60 degree field of view."""
     height, width = size_px
-    across = 2 * np.tan(np.pi / 6)  # width of the plane at depth 1 that is seen
+    across = 2 * np.tan(np.pi / 6)  # visible width of the plane at depth 1
     lengths = np.empty(size_px)
     for row in range(height):
         for column in range(width):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DATE, DRIVE = "2011_09_26", "2011_09_26_drive_0001_sync"
 FOCAL_PX = 70.0
-# Lines, keys and number format of the files in 2011_09_26_calib.zip; the camera is a tenth as large as KITTI's.
+# Lines, keys and number format as in 2011_09_26_calib.zip, for a camera a tenth as large.
 CAM_TO_CAM = """calib_time: 09-Jan-2012 13:57:47
 corner_dist: 9.950000e-02
 {cameras}"""
@@ -55,7 +55,7 @@ RECTIFY = np.array(
 
 
 def projection(camera: int, size_px: tuple[int, int]) -> NDArray[np.float64]:
-    """P_rect (3, 4) of a camera: a baseline in the last column, as KITTI's have it."""
+    """Return P_rect (3, 4) of a camera, with a baseline in the last column as in KITTI."""
     offset = {
         0: (0, 0, 0),
         1: (-38.75744, 0, 0),
@@ -68,7 +68,7 @@ def projection(camera: int, size_px: tuple[int, int]) -> NDArray[np.float64]:
 
 
 def write_calibration(folder: Path, size_px: tuple[int, int]) -> None:
-    """calib_cam_to_cam.txt and calib_velo_to_cam.txt of one day."""
+    """Write calib_cam_to_cam.txt and calib_velo_to_cam.txt of one day."""
 
     def text(matrix: NDArray[np.float64]) -> str:
         return " ".join(f"{value:.6e}" for value in matrix.ravel())
@@ -92,18 +92,18 @@ def write_calibration(folder: Path, size_px: tuple[int, int]) -> None:
 
 
 def scan_of(depth_m: NDArray[np.float32], seed: int = 0) -> NDArray[np.float32]:
-    """Points (N, 4), shuffled, that camera 02 sees as `depth_m` (H, W); some behind it, some hidden behind others."""
+    """Return shuffled points (N, 4) that camera 02 sees as `depth_m` (H, W); some are behind it, some occluded."""
     rows, columns = np.nonzero(np.isfinite(depth_m))
     depth = depth_m[rows, columns].astype(np.float64)
-    hidden = slice(None, None, 7)  # these pixels have a second point, further off
+    hidden = slice(None, None, 7)  # these pixels have a second, farther point
     depth = np.concatenate([depth, depth[hidden] + 3])
     rows, columns = np.concatenate([rows, rows[hidden]]), np.concatenate([columns, columns[hidden]])
     matrix = projection(2, depth_m.shape)
-    # The pixel (row, column) is where MATLAB's u = column + 1, v = row + 1 falls.
+    # Pixel (row, column) is at u = column + 1, v = row + 1 in MATLAB.
     image = depth * np.stack([columns + 1.0, rows + 1.0, np.ones(len(rows))])
     rectified = np.linalg.solve(matrix[:, :3], image - matrix[:, 3:])
     points = (np.linalg.inv(RECTIFY @ VELO_R) @ rectified).T - np.linalg.inv(VELO_R) @ VELO_T
-    behind = np.array([[-5, 0.1, 0.2], [-0.01, 0, 0], [0.1, 0.02, -0.07]])  # the last is ahead of the scanner alone
+    behind = np.array([[-5, 0.1, 0.2], [-0.01, 0, 0], [0.1, 0.02, -0.07]])  # the last is in front of the scanner only
     points = np.concatenate([points, behind])
     np.random.default_rng(seed).shuffle(points)
     return np.hstack([points, np.full((len(points), 1), 0.25)]).astype("<f4")
@@ -117,10 +117,10 @@ def make_kitti_raw(
     annotated: str | None = "train",
     scans: bool = True,
 ) -> Path:
-    """KITTI raw of one drive: left and right frames, calibration, scans, and annotated depth but for the last frame.
+    """Write KITTI raw of one drive: left and right frames, calibration, scans, and annotated depth.
 
-    Annotated depth lies in `annotated` below the root (its zip has train/ and val/). Lists: `eigen` as BTS has them,
-    `monodepth` as Monodepth2's splits. Right frames are JPEG, as many disks hold KITTI.
+    Annotated depth is in `annotated` below the root (its zip has train/ and val/); the last frame has none. Lists:
+    `eigen` as in BTS, `monodepth` as in Monodepth2. Right frames are JPEG, a common conversion.
     """
     drive = root / DATE / DRIVE
     write_calibration(root / DATE, size_px)
@@ -137,8 +137,8 @@ def make_kitti_raw(
         truth = f"{DRIVE}/proj_depth/groundtruth/image_02/{name}.png"
         if annotated is not None and frame < frames - 1:
             fakes.write_depth(root / annotated / truth, fakes.sparse(depth_m), 1 / 256)
-        said = truth if frame < frames - 1 else "None"
-        eigen.append(f"{DATE}/{DRIVE}/image_02/data/{name}.png {said} 721.5377")
+        listed = truth if frame < frames - 1 else "None"
+        eigen.append(f"{DATE}/{DRIVE}/image_02/data/{name}.png {listed} 721.5377")
         monodepth.append(f"{DATE}/{DRIVE} {frame} {'lr'[frame % 2]}")
     for name in ("image_02", "image_03", "velodyne_points"):
         if (drive / name).is_dir():
@@ -157,9 +157,9 @@ def make_vkitti2(
     variations: tuple[str, ...] = ("Scene01/clone", "Scene01/fog", "Scene20/15-deg-left"),
     archives: tuple[str, str, str] = ("", "", ""),
 ) -> Path:
-    """Virtual KITTI 2: JPEG images, depth in centimetres with 65535 in the sky, intrinsics for each variation.
+    """Write Virtual KITTI 2: JPEG images, depth in centimetres with 65535 for sky, intrinsics for each variation.
 
-    `archives` are the folders, below the root, into which rgb, depth and textgt were unpacked.
+    `archives` are the folders of rgb, depth and textgt below the root.
     """
     rgb, depth, text = (root / archive for archive in archives)
     for variation in variations:
@@ -168,13 +168,13 @@ def make_vkitti2(
             for camera in range(2):
                 depth_m = fakes.smooth_depth_m(size_px, frame + camera)
                 table.append(f"{frame} {camera} {725.0087 + camera} 725.0087 620.5 187")
-                place = f"Camera_{camera}"
+                folder = f"Camera_{camera}"
                 fakes.write_image(
-                    rgb / variation / "frames" / "rgb" / place / f"rgb_{frame:05d}.jpg", fakes.image_of(depth_m)
+                    rgb / variation / "frames" / "rgb" / folder / f"rgb_{frame:05d}.jpg", fakes.image_of(depth_m)
                 )
                 units = (depth_m * 100).round().astype(np.uint16)
                 units[: size_px[0] // 8] = 65535
-                path = depth / variation / "frames" / "depth" / place / f"depth_{frame:05d}.png"
+                path = depth / variation / "frames" / "depth" / folder / f"depth_{frame:05d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(units).save(path)
         (text / variation).mkdir(parents=True, exist_ok=True)
@@ -184,11 +184,11 @@ def make_vkitti2(
 
 TUM_START_S = 1305031102.175304  # of the first colour image of freiburg1_xyz
 TUM_LAG_S = (-0.014897, 0.019026, 0.041000, 0.003000)
-"""Of each depth image against its colour image; the third is too late for a pair."""
+"""Delay of each depth image after its color image; the third is too late for a pair."""
 
 
 def make_tum(root: Path, frames: int = 4, size_px: tuple[int, int] = (24, 32)) -> Path:
-    """One TUM RGB-D sequence. Comments, names and stamps as the benchmark's .tgz has them; `root` names the Kinect."""
+    """Write a TUM RGB-D sequence with comments, names and stamps as in its .tgz; `root` names the Kinect."""
     lists = {"rgb": ["# color images"], "depth": ["# depth maps"]}
     for rows in lists.values():
         rows += [f"# file: '{root.name}.bag'", "# timestamp filename"]

@@ -1,4 +1,4 @@
-"""A web server with byte ranges on this machine, which counts what it is asked, and misbehaves as it is asked to."""
+"""A local web server with byte ranges that counts requests and can simulate faults."""
 
 import re
 import threading
@@ -11,10 +11,10 @@ DRIP_S = 0.05
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Files with byte ranges; counts what is asked for, and does what `server.trouble` says of a path."""
+    """Serves byte ranges of files, counts requests, and applies the faults in `server.trouble`."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # 40 ms a request
+    disable_nagle_algorithm = True  # saves 40 ms per request
 
     def log_message(self, *_):
         return None
@@ -40,19 +40,19 @@ class Handler(BaseHTTPRequestHandler):
             self.give(file, trouble)
 
     def give(self, file, trouble):
-        """Answer with a range of a file."""
+        """Send a range of a file."""
         data = file.read_bytes()
-        said = self.server.says(file, data)
-        if self.headers.get("If-Match", said.get("ETag")) != said.get("ETag"):
+        headers = self.server.says(file, data)
+        if self.headers.get("If-Match", headers.get("ETag")) != headers.get("ETag"):
             self.answer(412)
             return
         first, last = (int(number) for number in re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"]).groups())
         part = data[first : last + 1]
-        self.answer(206, said | {"Content-Range": f"bytes {first}-{first + len(part) - 1}/{len(data)}"}, len(part))
+        self.answer(206, headers | {"Content-Range": f"bytes {first}-{first + len(part) - 1}/{len(data)}"}, len(part))
         if trouble == "cut":
             part = part[: len(part) // 2]
             self.close_connection = True
-        self.server.sent_bytes += len(part)  # before it is sent: a client that has it may start a new count
+        self.server.sent_bytes += len(part)  # before sending, since the client may reset the count once it has the data
         pieces = [part] if trouble != "drip" else [part[at : at + 1] for at in range(len(part))]
         try:
             for piece in pieces:
@@ -62,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def answer(self, status, headers=None, length=0):
-        """Send the head of an answer."""
+        """Send the status and headers of a response."""
         self.send_response(status)
         for name, value in {**(headers or {}), "Content-Length": str(length)}.items():
             self.send_header(name, value)
@@ -97,7 +97,7 @@ class Server(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def next_trouble(self, path):
-        """Trouble (kind, how many times) of the first part of a path that is listed."""
+        """Return and count down the fault of the first listed part of a path, or None."""
         for part, (kind, times) in self.trouble.items():
             if part in path and times:
                 self.trouble[part] = (kind, times - 1)

@@ -1,4 +1,4 @@
-"""Finished runs for the report, without training."""
+"""Runs for the report, without training."""
 
 import torch
 
@@ -14,7 +14,7 @@ EDGES_M = bin_edges(8, 1.0, 12.0, "log")
 def make_run(
     path, *, view="full", target="teacher", loss="tiekd", seed=0, epochs=2, steps=9, head=None, taught_by=None
 ):
-    """A run with random weights, as if it had been trained."""
+    """Write a finished run with random weights."""
     path.mkdir(parents=True)
     torch.manual_seed(seed)
     edges_m = EDGES_M if head != "depth" else torch.tensor([1.0, 6.0, 12.0])
@@ -28,7 +28,7 @@ def make_run(
         "truth_of": "sparse" if target == "truth" else None,
         "store": taught_by if target == "teacher" else None,
     }
-    if head is not None:  # older runs say nothing of it
+    if head is not None:  # absent in older runs
         config["head"] = head
     (path / CONFIG).write_bytes(pretty_json(config))
     (path / RUN_METRICS).write_bytes(pretty_json({"parameters": 230_000, "images_per_second": 12.34, "device": "cpu"}))

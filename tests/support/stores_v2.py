@@ -1,4 +1,4 @@
-"""Tiny stores that need format version 2: one that is aligned to ground truth, one whose maps were carried over."""
+"""Tiny stores of format version 2: one aligned to ground truth, one with rebinned maps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FITS = (
     Fit(math.nan, math.nan, 500, 0.125, Verdict.MOSTLY_NOT_POSITIVE),
     Fit(0.01, -0.1, 400, 0.0625, Verdict.ACCEPTED),
 )
-"""Of the seven samples; the last loses the pixels whose value is at most 10."""
+"""Fits of the seven samples; the last one loses the pixels with values of at most 10."""
 KINDS = {
     "aligned": ("gaussian", {"depth_space": "affine_disparity", "alignment": ALIGNMENT}),
     "carried": ("sparse", {"carried_from": "pixel"}),

@@ -1,6 +1,7 @@
-"""Networks of a few numbers in the file formats that teachers come in, written in milliseconds.
+"""Tiny networks in the file formats of teachers.
 
-All of them weigh red, green and blue by WEIGHTS and add them, so that order and normalisation show in the output.
+All of them return the sum of red, green and blue weighted by WEIGHTS, so the output depends on channel order and
+normalization.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LITERT_TYPES = {
 
 
 def weighed(images):
-    """What a network gives: (B, H, W) of images (B, 3, H, W)."""
+    """Return the output (B, H, W) for images (B, 3, H, W)."""
     return torch.einsum("bchw,c->bhw", images, torch.tensor(WEIGHTS))
 
 
@@ -40,7 +41,7 @@ def make_onnx(
     metadata=None,
     outside=None,
 ):
-    """An ONNX file; `after` are further nodes from `sum` (B, 1, H, W), `outside` the name of a file for its weights."""
+    """Write an ONNX file; `after` are nodes after `sum` (B, 1, H, W), `outside` names an external weights file."""
     nhwc = len(shape) == 4 and shape[3] == 3 and shape[1] != 3
     nodes = [helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT)]
     if nhwc:
@@ -64,17 +65,17 @@ def make_onnx(
 
 
 def make_litert(path, shape=(1, 6, 8, 3), *, dtype=np.float32, given=None, gives=None, signature=None, outputs=1):
-    """A .tflite file that gives the mean over the channels; `given` and `gives` are (scale, zero point)."""
+    """Write a .tflite file with the mean over the channels; `given` and `gives` are (scale, zero point)."""
 
     def tensor(name, sides, kind, buffer=0, quantisation=None):
-        one = schema.TensorT()
-        one.name, one.shape, one.type, one.buffer = name, list(sides), LITERT_TYPES[kind], buffer
+        tensor_t = schema.TensorT()
+        tensor_t.name, tensor_t.shape, tensor_t.type, tensor_t.buffer = name, list(sides), LITERT_TYPES[kind], buffer
         if signature and len(sides) == 4:
-            one.shapeSignature = [*signature[:3], sides[3]]
+            tensor_t.shapeSignature = [*signature[:3], sides[3]]
         if quantisation:
-            one.quantization = schema.QuantizationParametersT()
-            one.quantization.scale, one.quantization.zeroPoint = [quantisation[0]], [quantisation[1]]
-        return one
+            tensor_t.quantization = schema.QuantizationParametersT()
+            tensor_t.quantization.scale, tensor_t.quantization.zeroPoint = [quantisation[0]], [quantisation[1]]
+        return tensor_t
 
     axis = schema.BufferT()
     axis.data = list(np.array([3], np.int32).tobytes())
@@ -102,7 +103,7 @@ def make_litert(path, shape=(1, 6, 8, 3), *, dtype=np.float32, given=None, gives
 
 
 class Weighed(torch.nn.Module):
-    """The same as a module; `form` says what it returns."""
+    """The network as a module; `form` selects the type of its output."""
 
     def __init__(self, form: str = "tensor") -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class Weighed(torch.nn.Module):
         self.register_buffer("weights", torch.tensor(WEIGHTS).view(1, 3, 1, 1))
 
     def forward(self, image):
-        """Depth (B, 1, H, W), alone, or with the image in a tuple or a dict."""
+        """Return depth (B, 1, H, W), alone or with the image in a tuple or dict."""
         depth = (image * self.get_buffer("weights")).sum(1, keepdim=True)
         if self.form == "tuple":
             return image, depth
@@ -118,24 +119,26 @@ class Weighed(torch.nn.Module):
 
 
 def make_torchscript(path, form="tensor"):
-    """A file of torch.jit.save, by tracing: scripting would need one type for what is returned."""
+    """Write a file of torch.jit.save by tracing; scripting would need a single return type."""
     network = Weighed(form).eval()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # in favour of torch.export, which is tested too
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # TorchScript is deprecated in favor of torch.export, which is tested too
         traced = torch.jit.trace(network, torch.rand(1, 3, 4, 5), strict=False, check_trace=False)
         torch.jit.save(traced, path)
     return path
 
 
 def make_exported(path, shape=(2, 3, 6, 8), *, fixed=False):
-    """A `.pt2` of torch.export.save, of one size or of any."""
+    """Write a `.pt2` of torch.export.save, for a fixed or any size."""
     sides = {} if fixed else {0: torch.export.Dim("b"), 2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
     torch.export.save(torch.export.export(Weighed().eval(), (torch.rand(shape),), dynamic_shapes=(sides,)), path)
     return path
 
 
 def make_endless_onnx(path):
-    """An ONNX file whose graph is a loop that never ends."""
+    """Write an ONNX file with an infinite loop."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["more"], ["again"]), helper.make_node("Add", ["depth", "one"], ["next"])],
         "body",

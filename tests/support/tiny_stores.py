@@ -1,4 +1,4 @@
-"""Stores of a few tiny samples, and what tests do with them."""
+"""Stores of a few tiny samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIZE_PX = (6, 10)
 
 
 def make_spec(kind="gaussian", samples=7, **changes):
-    """A specification of a tiny store."""
+    """Return the spec and the ids of a tiny store."""
     ids = [f"a/{number:03d}" for number in range(samples)]
     values = {
         "teacher": {"name": "tiny", "kind": "python", "precision": "float32", "weights_sha256": None},
@@ -32,7 +32,7 @@ def make_spec(kind="gaussian", samples=7, **changes):
 
 
 def make_maps(number, kind="gaussian"):
-    """Depth (6, 10) with one invalid pixel, and a map (12, 6, 10) unless the store needs none."""
+    """Return depth (6, 10) with one invalid pixel, and a map (12, 6, 10) or None for a Gaussian store."""
     random = np.random.default_rng(number)
     depth_m = random.uniform(1, 40, SIZE_PX).astype(np.float32)
     depth_m[0, number % SIZE_PX[1]] = np.nan
@@ -44,14 +44,14 @@ def make_maps(number, kind="gaussian"):
 
 
 def encode(spec, number):
-    """Sample `number` as the writer wants it."""
+    """Encode sample `number`."""
     encoded = encode_sample(spec, *make_maps(number, spec.dpm_kind))
     encoded.row.update(image_sha256=f"{number:064x}", image_size_px=[12, 20])
     return encoded
 
 
 def write_shards(writer, shards):
-    """Write the given shards of a tiny store."""
+    """Write shards of a tiny store."""
     for shard in shards:
         writer.write_shard(shard, [encode(writer.spec, number) for number in writer.spec.shard_samples(shard)])
 
@@ -66,5 +66,5 @@ def make_store(path, kind="gaussian", **changes):
 
 
 def folder_bytes(root):
-    """Every file of a folder with its content."""
+    """Return the bytes of all files in a folder, by relative path."""
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}

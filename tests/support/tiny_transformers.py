@@ -1,4 +1,4 @@
-"""Depth networks of transformers of a few thousand weights, saved as their owners save them."""
+"""Depth networks of transformers with a few thousand weights, saved as published ones are."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 
 METRIC = {"depth_estimation_type": "metric", "max_depth": 20}
 TWO_HEADS = {
-    "bin_centers_type": "normed",  # as the published network with heads for rooms and roads has it
+    "bin_centers_type": "normed",  # as in the published network with two heads
     "bin_configurations": [
         {"name": "nyu", "n_bins": 8, "min_depth": 1e-3, "max_depth": 10.0},
         {"name": "kitti", "n_bins": 8, "min_depth": 1e-3, "max_depth": 80.0},
     ],
     "num_patch_transformer_layers": 4,
-    "patch_transformer_hidden_size": 128,  # the library's router takes no other
+    "patch_transformer_hidden_size": 128,  # required by the router of the library
     "patch_transformer_intermediate_size": 16,
     "patch_transformer_num_attention_heads": 2,
 }
 FIELD_OF_VIEW = {"use_fov_model": True}
 OWN_PROCESSORS = {
-    # The settings of the library's classes, in its layout; the sizes are those of the tiny networks.
+    # Settings of the library's classes, with tiny sizes.
     "depth_pro": {
         "do_normalize": True,
         "do_rescale": True,
@@ -163,15 +163,15 @@ def build_processor(family, **settings):
 
 
 def save_model(folder, family, processor=None, **config):
-    """Save a tiny network and its processor; returns the network."""
+    """Save a tiny network and its processor; return the network."""
     network = build_network(family, **config)
     for weight in network.parameters():
         if weight.ndim > 1:
-            torch.nn.init.normal_(weight, std=0.15)  # the library's own start gives the same depth everywhere
+            torch.nn.init.normal_(weight, std=0.15)  # the default initialization gives the same depth everywhere
     if getattr(network, "fov_model", None) is not None:
-        torch.nn.init.constant_(network.fov_model.head.layers[-1].bias, 60)  # degrees, as a trained one would say
+        torch.nn.init.constant_(network.fov_model.head.layers[-1].bias, 60)  # degrees, as of a trained network
     if family == "depth_pro":
-        torch.nn.init.constant_(network.head.layers[-2].bias, 1)  # else most of it is infinitely far
+        torch.nn.init.constant_(network.head.layers[-2].bias, 1)  # otherwise most depths are infinite
     network.save_pretrained(folder)
     if family in OWN_PROCESSORS:
         settings = {**OWN_PROCESSORS[family], **(processor or {})}

@@ -16,7 +16,7 @@ IDS = ["a", "b"]
 
 
 def refuses(*parts):
-    """Raises ValueError whose message holds all parts in this order."""
+    """Expect a ValueError whose message has all parts in this order."""
     return pytest.raises(ValueError, match="(?s)" + ".*".join(re.escape(str(part)) for part in parts))
 
 

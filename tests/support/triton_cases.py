@@ -1,10 +1,10 @@
-"""Figures of the Triton kernels beside `fused`, as JSON: run in processes of their own by test_fused_triton.py.
+"""Compares the Triton kernels with `fused` and prints JSON; test_fused_triton.py runs it in fresh processes.
 
     TRITON_INTERPRET=1 python tests/triton_cases.py agree
     python tests/triton_cases.py compile
 
-`agree` runs the kernels in Triton's interpreter, and tells how far they and the blocks of `fused`, both in float32, are
-from `fused` in float64. `compile` makes machine code of them for GPUs that need not be there, and tells what it uses.
+`agree` runs the kernels in Triton's interpreter and reports the differences of kernels and blocks, both in float32,
+from `fused` in float64. `compile` compiles them without a GPU and reports registers and spills.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CASES = {
 
 
 def depths_m(edges_m, size):
-    """Depth (2, 1, h, w): inside the range, a little and far beyond both ends, and none."""
+    """Return depth (2, 1, h, w): inside the range, slightly and far beyond both ends, and invalid."""
     random = torch.Generator().manual_seed(0)
     depth_m = torch.rand(2, 1, *size, generator=random) * (float(edges_m[-1]) + 10) - 5
     odd = torch.tensor([math.nan, 1e30, -1e30, math.inf])
@@ -60,7 +60,7 @@ def depths_m(edges_m, size):
 
 
 def target_of(case, edges_m, depth_m, dtype):
-    """The case's target, with maps of `dtype`."""
+    """Return the target of a case, with maps of `dtype`."""
     if case["target"] is None:
         return None
     if case["target"] == "gaussian":
@@ -68,14 +68,14 @@ def target_of(case, edges_m, depth_m, dtype):
         return GaussianTarget(depth_m.to(dtype), edges_m, **kind)
     size = case.get("map_size", depth_m.shape[2:])
     maps = torch.rand(2, len(edges_m) - 1, *size, generator=torch.Generator().manual_seed(1))
-    maps[:, ::3] = 0  # as sparse ones are
+    maps[:, ::3] = 0  # as in sparse maps
     maps = (maps / maps.sum(1, keepdim=True)).contiguous(memory_format=case["order"])
     maps[0, :, 0, 0], maps[1, 2, 0, 1], maps[1, 2, -1, -1] = 0, math.nan, math.inf
     return GivenTarget(maps, depth_m.shape[2:], dtype)
 
 
 def logits_of(case, edges_m):
-    """(2, K, h, w) of the case's type and order of memory; of a larger tensor, where the case says so."""
+    """Return logits (2, K, h, w) in the dtype and memory format of the case; `part` gives a view of a larger tensor."""
     size = [length + (4 if case.get("part") else 0) for length in case["size"]]
     random = torch.Generator().manual_seed(2)
     logits = 3 * torch.randn(2, len(edges_m) - 1, *size, generator=random) + case.get("offset", 0)
@@ -86,14 +86,14 @@ def logits_of(case, edges_m):
 
 
 def run(logits, edges_m, target, kernel, asked, counts=None):
-    """What `fused` gives, and the gradient of a weighted sum of those asked for, over pixels that count."""
+    """Return the outputs of `fused`, and the gradient of a weighted sum of the requested ones over counted pixels."""
     logits = logits.detach().requires_grad_()
-    found = fused(logits, edges_m, target, kernel=kernel)
-    parts = [part for part, wanted in zip(found[:2], asked, strict=True) if wanted and part is not None]
+    outputs = fused(logits, edges_m, target, kernel=kernel)
+    parts = [part for part, wanted in zip(outputs[:2], asked, strict=True) if wanted and part is not None]
     weights = torch.linspace(-1, 1.5, parts[0].numel()).view_as(parts[0])
     counts = parts[-1].isfinite() if counts is None else counts
     torch.stack([(part.where(counts, 0) * weights).sum() for part in parts]).sum().backward()
-    return [*found, logits.grad]
+    return [*outputs, logits.grad]
 
 
 def largest(values):
@@ -101,48 +101,48 @@ def largest(values):
 
 
 def agree(case):
-    """How far from float64 both are: depth and gradient relative, KL and mass absolute, where they are finite."""
+    """Report the differences from float64: depth and gradient relative, KL and mass absolute, where finite."""
     case = {**DEFAULT, **case}
     edges_m = parse_bins(case["bins"]).edges()
     logits, depth_m = logits_of(case, edges_m), depths_m(edges_m, case["size"])
     asked = case.get("asked", (1, 1))
     exact = run(logits.double(), edges_m, target_of(case, edges_m, depth_m, torch.float64), "blocks", asked)
     counts = exact[0].isfinite() if exact[1] is None else exact[1].isfinite()
-    found = {
+    results = {
         kernel: run(logits, edges_m, target_of(case, edges_m, depth_m, torch.float32), kernel, asked, counts)
         for kernel in ("blocks", "triton")
     }
     report = {"pixels": int(counts.sum())}
-    for kernel, (found_m, kl_nats, mass, gradient) in found.items():
-        off = {"depth": largest(found_m.double() / exact[0] - 1)}
+    for kernel, (kernel_m, kl_nats, mass, gradient) in results.items():
+        off = {"depth": largest(kernel_m.double() / exact[0] - 1)}
         if kl_nats is not None:
             off["kl"] = largest(kl_nats[counts].double() - exact[1][counts])
             off["mass"] = largest(mass.double() - exact[2])
         off["gradient"] = largest(gradient.double() - exact[3]) / largest(exact[3])
         report[kernel] = off
-    blocks, triton = found["blocks"], found["triton"]
+    blocks, triton = results["blocks"], results["triton"]
     if blocks[1] is not None:
-        # 0 times infinity is NaN: the blocks know no divergence where a map holds 0 in a bin ruled out, the kernels do.
+        # 0 times infinity is NaN: blocks have no KL where a map is 0 in a bin with a logit of -inf; kernels do.
         apart = (blocks[1].isinf() != triton[1].isinf()) & ~blocks[1].isnan()
         report["infinite"], report["infinite_apart"] = int(blocks[1].isinf().sum()), int(apart.sum())
     report["same_kind"] = all(
-        one is other or (one.dtype, one.shape, one.stride()) == (other.dtype, other.shape, other.stride())
-        for one, other in zip(blocks, triton, strict=True)
+        a is b or (a.dtype, a.shape, a.stride()) == (b.dtype, b.shape, b.stride())
+        for a, b in zip(blocks, triton, strict=True)
     )
     return report
 
 
 def twice():
-    """Whether two runs give the same bits."""
+    """Return whether two runs give the same bits."""
     case = {**DEFAULT, **GAUSSIAN}
     edges_m = parse_bins(case["bins"]).edges()
     target = target_of(case, edges_m, depths_m(edges_m, case["size"]), torch.float32)
-    one, other = (run(logits_of(case, edges_m), edges_m, target, "triton", (1, 1)) for _ in range(2))
-    return all(torch.equal(mine, yours) for mine, yours in zip(one, other, strict=True))
+    first, second = (run(logits_of(case, edges_m), edges_m, target, "triton", (1, 1)) for _ in range(2))
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 class NoGpu:
-    """What Triton asks of a driver before it compiles."""
+    """The part of a driver that Triton needs to compile."""
 
     def __init__(self, target):
         self.target = target
@@ -158,7 +158,7 @@ class NoGpu:
 
 
 def compiled(capability, names):
-    """Registers and bytes spilled by each kernel, by kind of logits and target, for GPUs of that compute capability."""
+    """Return registers and spilled bytes of each kernel, by dtype, layout and target, for a compute capability."""
     from triton.backends.compiler import GPUTarget
     from triton.knobs import nvidia
     from triton.runtime import driver
@@ -178,10 +178,10 @@ def compiled(capability, names):
                 edges_m = parse_bins("kitti").edges()
                 logits = logits_of(case, edges_m).requires_grad_()
                 made.clear()
-                found = fused_triton(
+                outputs = fused_triton(
                     logits, edges_m[1:], target_of(case, edges_m, depths_m(edges_m, case["size"]), torch.float32)
                 )
-                sum(part.sum() for part in found[:2] if part is not None).backward()
+                sum(part.sum() for part in outputs[:2] if part is not None).backward()
                 for way, kernel in zip(("forward", "backward"), made, strict=True):
                     report[f"{name}, {dtype}, {order}, {way}"] = resources(nvidia.cuobjdump.path, kernel)
     JITFunction.run = launch
@@ -191,10 +191,10 @@ def compiled(capability, names):
 def resources(cuobjdump, kernel):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(kernel.asm["cubin"])
-        said = subprocess.run(
+        result = subprocess.run(
             [cuobjdump, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
         )
-    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", said.stdout).groups()
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", result.stdout).groups()
     wide = len(re.findall(r"ld\.global\.v4\.b32", kernel.asm["ptx"]))
     return {"registers": int(registers), "spilled_bytes": int(stack), "loads_of_16_bytes": wide}
 
