@@ -55,9 +55,7 @@ def store_statistics(path: str | Path, progress: Progress | None = None) -> dict
     tasks = [delayed(shard_facts)(opened, shard) for shard in range(store.spec.shards)]
     workers = worker_threads()
     with (progress or Silent()).task("statistics", len(store), "sample") as task, _Told(task):
-        found: tuple[ShardFacts, ...] = compute(  # type: ignore[no-untyped-call]  # dask's
-            *tasks, scheduler="threads", num_workers=workers
-        )
+        found: tuple[ShardFacts, ...] = compute(*tasks, scheduler="threads", num_workers=workers)
     counts = np.sum([facts.counts for facts in found], axis=0)
     entropy = [value for facts in found for value in facts.entropy_nats]
     error, clipped = store.rows("max_rel_error"), store.rows("clipped_share")
