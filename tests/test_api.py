@@ -77,7 +77,7 @@ def test_help_shows_the_public_names():
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_each_public_function_is_typed_and_says_what_it_raises_or_needs_nothing(name):
+def test_each_public_function_is_typed_and_documents_its_errors(name):
     function = getattr(tiekd, name)
     signature = inspect.signature(function)
     assert signature.return_annotation is not inspect.Signature.empty
@@ -87,7 +87,7 @@ def test_each_public_function_is_typed_and_says_what_it_raises_or_needs_nothing(
         assert "Raises" in inspect.getdoc(function)
 
 
-def test_the_package_says_that_it_is_typed():
+def test_the_package_has_a_py_typed_marker():
     assert (Path(tiekd.__file__).parent / "py.typed").is_file()
 
 
@@ -120,13 +120,13 @@ def test_a_student_predicts_the_same_from_a_file_an_image_and_an_array(home):
     [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), 7],
     ids=["grey", "float", "number"],
 )
-def test_what_is_no_image_is_refused(home, image):
+def test_input_that_is_not_an_image_is_refused(home, image):
     student = tiekd.load_student(home / "runs" / "lean", device="cpu")
     with pytest.raises(tiekd.PipelineError, match="expected a path, a PIL image, or an array"):
         student.predict(image)
 
 
-def test_a_store_is_measured_as_its_teacher(home, source):
+def test_a_store_is_evaluated_as_its_teacher(home, source):
     result = tiekd.evaluate(tiekd.open_store(home / "train.zarr"), source, "train")
     assert result.frames == 6
     assert 0 <= result.metrics["delta1"] <= 1

@@ -84,7 +84,7 @@ class EvaluationResult:
 
     @property
     def uncertainty(self) -> dict[str, Any] | None:
-        """AUSE, risk-coverage curves and calibration of intervals, if measured."""
+        """AUSE (Ilg et al. 2018), risk-coverage curves and calibration of intervals, if measured."""
         return self.values.get("uncertainty")
 
     @property

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from .options import TrainOptions
 
+# As in the released TIE-KD configs
 BETAS = (0.95, 0.99)
 DIV_FACTOR = 25
 FINAL_DIV_FACTOR = 100

@@ -44,7 +44,7 @@ def run_of(view="full"):
     return LoadedRun(Constant(), EDGES_M, "0", {"view": view, "student": "constant"})
 
 
-def test_a_student_is_measured_at_the_size_of_the_view(scenes):
+def test_a_student_is_evaluated_at_the_size_of_the_view(scenes):
     result = evaluate_student(run_of(), scenes, "test", choose_protocol("plain", scenes))
     expected = []
     for sample in scenes.samples("test"):
@@ -68,7 +68,7 @@ def test_flip_average_is_the_mean_with_the_mirrored_prediction():
     assert both == pytest.approx(6.0)
 
 
-def test_the_cached_teacher_is_as_good_as_the_live_one(tmp_path, scenes):
+def test_a_cached_teacher_evaluates_like_the_live_one(tmp_path, scenes):
     teacher = fakes.FakeTeacher()
     cache_teacher(scenes, "all", teacher, tmp_path / "s.zarr", CacheOptions(bins="nyu"))
     result = evaluate_teacher(open_store(tmp_path / "s.zarr"), scenes, "test", choose_protocol(None, scenes))
@@ -82,7 +82,7 @@ def test_the_cached_teacher_is_as_good_as_the_live_one(tmp_path, scenes):
     assert result["protocol"]["flip_average"] is False
 
 
-def test_likeness_to_the_teacher_is_measured_beside_truth(scenes, teacher_store):
+def test_a_student_is_compared_with_its_teacher(scenes, teacher_store):
     protocol = choose_protocol(None, scenes)
     result = evaluate_student(run_of(), scenes, "test", protocol, store=open_store(teacher_store))
     assert set(result["against_teacher"]) == {*METRICS, "coverage"}
@@ -99,19 +99,19 @@ def test_frames_without_truth_are_counted_and_a_split_without_any_is_an_error(tm
         evaluate_student(run_of(), source, str(alone), choose_protocol("plain", source))
 
 
-def test_truth_of_another_size_than_its_image_is_named(scenes):
+def test_ground_truth_of_another_size_than_its_image_is_refused(scenes):
     fakes.write_depth(scenes.root / "depth" / "000006.png", np.ones((16, 64), np.float32), 1 / 256)
     with pytest.raises(ValueError, match=r"000006.png: ground truth of 16x64 px for an image of 32x64 px"):
         evaluate_student(run_of(), scenes, "test", choose_protocol(None, scenes))
 
 
-def test_another_image_than_the_teachers_is_refused(scenes, teacher_store):
+def test_an_image_other_than_the_teachers_is_refused(scenes, teacher_store):
     fakes.write_image(scenes.root / "rgb" / "000007.png", np.zeros((32, 64, 3), np.uint8))
     with pytest.raises(ValueError, match=r"000007.png is not the image that the teacher saw"):
         evaluate_teacher(open_store(teacher_store), scenes, "test", choose_protocol(None, scenes))
 
 
-def test_an_unknown_protocol_lists_the_known_ones_and_a_fixed_cap_is_fixed(scenes):
+def test_an_unknown_protocol_or_another_depth_limit_is_refused(scenes):
     with pytest.raises(ValueError, match="protocol 'eigen': expected one of kitti_eigen_garg80, nyu_eigen, plain"):
         choose_protocol("eigen", scenes)
     with pytest.raises(ValueError, match="has a fixed limit of 80 m"):
@@ -119,7 +119,7 @@ def test_an_unknown_protocol_lists_the_known_ones_and_a_fixed_cap_is_fixed(scene
     assert choose_protocol("plain", scenes, 50.0).max_m == 50
 
 
-def test_a_result_is_written_as_json_with_its_rows_beside_it(tmp_path, scenes):
+def test_a_result_is_written_as_json_and_csv(tmp_path, scenes):
     result = evaluate_student(run_of(), scenes, "test", choose_protocol(None, scenes))
     write_result(result, tmp_path / "m" / "constant.json")
     kept = json.loads((tmp_path / "m" / "constant.json").read_text())

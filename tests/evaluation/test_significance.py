@@ -1,4 +1,4 @@
-"""Intervals hold the truth as often as they say, of frames and of seeds."""
+"""Intervals and p values over frames and seeds have their nominal coverage."""
 
 import math
 
@@ -14,7 +14,7 @@ QUICK = {"draws": 400}
 
 
 def simulated(random, seeds, frames=40, shift=0.0, seeds_sd=0.3, frames_sd=1.0, noise_sd=0.3):
-    """Two students whose true means differ by `shift`: (S, F) each; hard frames are hard for both."""
+    """Metrics (S, F) of two students whose true means differ by `shift`; hard frames are hard for both."""
     hard = 10 + 2 * random.standard_normal(frames)
     sides = []
     for count, mean in zip(seeds, (shift, 0.0), strict=True):
@@ -27,14 +27,14 @@ def simulated(random, seeds, frames=40, shift=0.0, seeds_sd=0.3, frames_sd=1.0, 
 @pytest.mark.parametrize(
     ("seeds", "settings"),
     [
-        ((1, 1), {"seeds_sd": 0.0}),  # nothing but frames
+        ((1, 1), {"seeds_sd": 0.0}),  # frames alone
         ((3, 3), {"seeds_sd": 0.5}),  # both matter
-        ((3, 3), {"seeds_sd": 1.0, "frames_sd": 0.05}),  # hardly anything but seeds
+        ((3, 3), {"seeds_sd": 1.0, "frames_sd": 0.05}),  # mostly seeds
         ((2, 4), {"seeds_sd": 0.5}),
-        ((5, 1), {"seeds_sd": 0.0}),  # students beside a teacher
+        ((5, 1), {"seeds_sd": 0.0}),  # students and a teacher
     ],
 )
-def test_95_percent_intervals_hold_the_truth_90_to_99_percent_of_the_time(seeds, settings):
+def test_95_percent_intervals_contain_the_true_difference_90_to_99_percent_of_the_time(seeds, settings):
     random = np.random.default_rng(8)
     held = held_relative = 0
     for _ in range(400):
@@ -46,7 +46,7 @@ def test_95_percent_intervals_hold_the_truth_90_to_99_percent_of_the_time(seeds,
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_the_interval_of_one_students_mean_holds_the_truth_as_often(seeds):
+def test_intervals_of_a_mean_contain_the_true_mean_as_often(seeds):
     random = np.random.default_rng(3)
     held = 0
     for _ in range(200):
@@ -56,31 +56,19 @@ def test_the_interval_of_one_students_mean_holds_the_truth_as_often(seeds):
     assert 180 <= held <= 198
 
 
-def test_resampling_three_seeds_would_hold_the_truth_too_seldom():
-    # Why seeds are drawn from Student's t: the plain bootstrap over seeds, on the same simulations.
-    random = np.random.default_rng(7)
-    held = 0
-    for _ in range(200):
-        first, second = (side.mean(axis=1) for side in simulated(random, (3, 3), seeds_sd=1.0, frames_sd=0.05))
-        drawn = [side[random.integers(3, size=(400, 3))].mean(axis=1) for side in (first, second)]
-        low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
-        held += low <= 0 <= high
-    assert held < 176
-
-
-def alike_in_a_row(random, frames, correlation=0.6):
-    """(F,) standard normal values, each like the one before."""
+def autocorrelated(random, frames, correlation=0.6):
+    """(F,) standard normal values, correlated with the one before."""
     steps = random.standard_normal(frames + 50)
     for place in range(1, len(steps)):
         steps[place] = correlation * steps[place - 1] + math.sqrt(1 - correlation**2) * steps[place]
     return steps[50:]
 
 
-def test_of_frames_that_are_like_their_neighbours_only_blocks_hold_the_truth():
+def test_correlated_frames_need_blocks():
     random = np.random.default_rng(11)
     held = {1: 0, 16: 0}
     for _ in range(200):
-        values = 5 + alike_in_a_row(random, 320)
+        values = 5 + autocorrelated(random, 320)
         for block in held:
             found = mean_interval(values, block=block, **QUICK)
             held[block] += found.low <= 5 <= found.high
@@ -112,7 +100,7 @@ def test_a_constant_difference_is_certain():
     assert (higher.share_better, higher.p_value) == (1, found.p_value)
 
 
-def test_a_constant_factor_is_a_certain_percentage_however_hard_the_frames():
+def test_a_constant_factor_is_a_certain_percentage():
     values = np.random.default_rng(0).random(30) ** 4
     found = paired_difference(0.9 * values, values, **QUICK)
     relative = (found.relative_percent, found.relative_low_percent, found.relative_high_percent)
@@ -120,7 +108,7 @@ def test_a_constant_factor_is_a_certain_percentage_however_hard_the_frames():
     assert found.high - found.low > 0.01
 
 
-def test_intervals_are_as_wide_as_the_standard_error_says():
+def test_the_width_of_intervals_follows_the_standard_error():
     values = np.random.default_rng(1).standard_normal(500)
     error = values.std(ddof=1) / math.sqrt(500)
     found = mean_interval(values, draws=20_000, confidence=0.9)
@@ -129,7 +117,7 @@ def test_intervals_are_as_wide_as_the_standard_error_says():
         (values.mean() - 1.645 * error, values.mean() + 1.645 * error), abs=0.05 * error
     )
     assert found.seeds_sd is None
-    # One frame, as it were: all that varies is the seed, by Student's t of 2 degrees of freedom (4.303 at 97.5 %).
+    # Equal frames: only the seed varies, by Student's t of 2 degrees of freedom (4.303 at 97.5 %).
     seeds = np.array([[1.0], [2.0], [4.0]]) * np.ones(12)
     found = mean_interval(seeds, draws=100_000)
     assert found.seeds_sd == pytest.approx(np.std([1, 2, 4], ddof=1))
@@ -149,7 +137,7 @@ def test_two_groups_of_seeds_differ_by_welchs_t():
     assert (found.low, found.high) == pytest.approx((middle - reach, middle + reach), abs=0.04 * reach)
 
 
-def test_seeds_of_either_side_move_the_ratio_by_their_share_of_it():
+def test_seeds_of_both_sides_widen_the_relative_interval():
     steady, seeds = np.full(12, 6.0), np.array([[1.9], [2.0], [2.1]]) * np.ones(12)
     reach = 4.303 * 0.1 / math.sqrt(3)  # Student's t of 2 degrees of freedom, at 97.5 %
     found = paired_difference(steady, seeds, draws=100_000)
@@ -161,7 +149,7 @@ def test_seeds_of_either_side_move_the_ratio_by_their_share_of_it():
 
 
 @given(st.randoms(use_true_random=False))
-def test_the_order_of_frames_has_no_say_unless_they_come_in_blocks(shuffler):
+def test_the_order_of_frames_does_not_matter_without_blocks(shuffler):
     random = np.random.default_rng(5)
     first, second = random.random((2, 20)), random.random((3, 20))
     order = list(range(20))
@@ -178,7 +166,7 @@ def test_the_same_input_gives_the_same_result_and_another_seed_another():
     assert paired_difference(first, second, block=4, seed=1, **QUICK) != once
 
 
-def test_blocks_are_runs_of_frames_and_none_is_left_over():
+def test_blocks_are_consecutive_frames_and_none_is_left_out():
     # Alternating 0 and 1: blocks of 2 always hold one of each, so their mean cannot vary.
     values = np.tile([0.0, 1.0], 12)
     found = mean_interval(values, block=2, **QUICK)
@@ -203,9 +191,9 @@ ERRORS = {
 }
 
 
-def said_to_differ(random, error, frames, seeds, block, times):
-    """How often two equal students get p < 0.05. Frames that are hard for one are hard for the other."""
-    often = 0
+def rejection_rate(random, error, frames, seeds, block, times):
+    """How often two equal students get p < 0.05. Hard frames are hard for both."""
+    rejected = 0
     for _ in range(times):
         hard = random.exponential(1, frames)
         sides = []
@@ -214,39 +202,39 @@ def said_to_differ(random, error, frames, seeds, block, times):
             noise = 0.1 * random.standard_normal((count, frames))
             sides.append(hard + error(random, frames) + of_seeds + noise)
         found = paired_difference(*sides, block=block, draws=999)
-        often += found.p_value is not None and found.p_value < 0.05
-    return often / times
+        rejected += found.p_value is not None and found.p_value < 0.05
+    return rejected / times
 
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize(
     ("frames", "block"), [(10, 1), (24, 1), (60, 6)], ids=["10-frames", "24-frames", "10-blocks-of-6"]
 )
-def test_equal_students_are_said_to_differ_at_most_as_often_as_p_says(error, frames, block):
+def test_equal_students_get_small_p_values_at_most_at_the_nominal_rate(error, frames, block):
     random = np.random.default_rng(1)
     # 2500 simulations of 5 % vary by 0.44 points: 6 % is 2.3 of them above it.
-    assert said_to_differ(random, ERRORS[error], frames, (1, 1), block, 2500) <= 0.06
+    assert rejection_rate(random, ERRORS[error], frames, (1, 1), block, 2500) <= 0.06
 
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("seeds", [(2, 2), (3, 3), (5, 1)], ids=["2-seeds", "3-seeds", "5-seeds-and-a-teacher"])
-def test_equal_students_of_several_seeds_are_said_to_differ_no_more_often(error, seeds):
+def test_equal_students_of_several_seeds_get_small_p_values_at_most_at_the_nominal_rate(error, seeds):
     random = np.random.default_rng(2)
-    assert said_to_differ(random, ERRORS[error], 10, seeds, 1, 1000) <= 0.06
+    assert rejection_rate(random, ERRORS[error], 10, seeds, 1, 1000) <= 0.06
 
 
-def test_equal_students_on_video_are_said_to_differ_as_often_as_p_says_in_blocks_as_long_as_frames_stay_alike():
+def test_equal_students_on_video_get_small_p_values_at_the_nominal_rate_with_blocks():
     random = np.random.default_rng(3)
 
     def alike(random, frames):
-        return alike_in_a_row(random, frames)
+        return autocorrelated(random, frames)
 
-    assert said_to_differ(random, alike, 100, (1, 1), 10, 1500) <= 0.06
-    assert said_to_differ(random, alike, 100, (1, 1), 1, 300) > 0.2, "taken one by one they say far too much"
+    assert rejection_rate(random, alike, 100, (1, 1), 10, 1500) <= 0.06
+    assert rejection_rate(random, alike, 100, (1, 1), 1, 300) > 0.2, "without blocks, far too many"
 
 
 @pytest.mark.parametrize(("frames", "block"), [(2, 1), (9, 1), (24, 6), (19, 2)])
-def test_of_fewer_than_10_frames_or_blocks_there_are_differences_alone(frames, block):
+def test_fewer_than_10_frames_or_blocks_give_differences_alone(frames, block):
     random = np.random.default_rng(0)
     first, second = random.random((2, frames)), 1 + random.random((3, frames))
     found = paired_difference(first, second, block=block)
@@ -259,7 +247,7 @@ def test_of_fewer_than_10_frames_or_blocks_there_are_differences_alone(frames, b
     assert corrected_p_values([found, found]) == [None, None]
 
 
-def test_relative_figures_are_unknown_where_there_is_nothing_to_relate_to():
+def test_the_relative_difference_to_a_mean_of_0_is_none():
     found = paired_difference(np.ones(12), np.zeros(12), **QUICK)
     assert found.difference == 1
     assert found.relative_percent is None
@@ -279,12 +267,12 @@ def test_relative_figures_are_unknown_where_there_is_nothing_to_relate_to():
         (np.ones(20), np.ones(20), {"draws": 5}, "at least 100"),
     ],
 )
-def test_input_that_makes_no_sense_is_refused(first, second, settings, why):
+def test_invalid_input_is_refused(first, second, settings, why):
     with pytest.raises(ValueError, match=why):
         paired_difference(first, second, **settings)
 
 
-def test_holm_multiplies_the_smallest_p_value_by_their_number_and_the_next_by_one_less():
+def test_holm_matches_hand_computed_values():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9]) == [1, 1]
     assert holm([0.2]) == [0.2]

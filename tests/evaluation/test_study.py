@@ -56,7 +56,7 @@ def write_results(folder, study, abs_rel):
                 rows.writerows([[f"f{frame}", *[value] * len(METRICS)] for frame, value in enumerate(values)])
 
 
-def test_runs_are_the_shared_flags_with_their_own_seed_by_seed(write):
+def test_runs_merge_shared_flags_and_their_own_seed_by_seed(write):
     runs = write().runs_to_do()
     assert [run.stem for run in runs[:4]] == ["tiekd-0", "ssim-0", "mse-0", "tiekd-1"]
     assert runs[1].train == {"loss": "ssim", "epochs": 2, "seed": 0}
@@ -76,12 +76,12 @@ def test_runs_are_the_shared_flags_with_their_own_seed_by_seed(write):
         ({"tables": {"a": {"first": "tiekd", "runs": ["none"]}}}, "run 'none', expected one of tiekd, ssim, mse"),
     ],
 )
-def test_a_study_that_cannot_be_is_told(write, changes, match):
+def test_an_invalid_study_is_refused(write, changes, match):
     with pytest.raises(ValueError, match=match):
         write(**changes)
 
 
-def test_an_unknown_study_or_file_is_told_with_those_that_are_there(tmp_path, write):
+def test_an_unknown_study_or_file_is_refused(tmp_path, write):
     write()
     with pytest.raises(ValueError, match="study 'large' is not in .*: expected one of small"):
         read_study(tmp_path / "params.yaml", "large")
@@ -92,7 +92,7 @@ def test_an_unknown_study_or_file_is_told_with_those_that_are_there(tmp_path, wr
         read_study(tmp_path / "odd.yaml", "small")
 
 
-def test_a_difference_between_runs_is_found_with_its_size_and_chance_is_not(tmp_path, write):
+def test_a_real_difference_is_significant_and_noise_is_not(tmp_path, write):
     study = write()
     random = np.random.default_rng(0)
     hard = random.uniform(0.1, 0.3, 30)
@@ -117,7 +117,7 @@ def test_a_difference_between_runs_is_found_with_its_size_and_chance_is_not(tmp_
     assert "0.1250" in row
 
 
-def test_seeds_that_are_good_or_bad_for_all_runs_hide_no_difference(tmp_path, write):
+def test_pairing_seeds_removes_their_common_effect(tmp_path, write):
     study = write()
     random = np.random.default_rng(0)
     hard, luck = random.uniform(0.1, 0.3, 30), (0.0, 0.03, -0.02)
@@ -134,7 +134,7 @@ def test_seeds_that_are_good_or_bad_for_all_runs_hide_no_difference(tmp_path, wr
     assert found["runs"]["ssim"]["high"] > found["runs"]["tiekd"]["low"], "alone, their intervals overlap"
 
 
-def test_seeds_that_collapsed_to_the_same_depth_do_not_stop_the_table(tmp_path, write):
+def test_collapsed_runs_with_equal_numbers_are_tabulated(tmp_path, write):
     study = write()
     write_results(tmp_path / "out", study, lambda _run, _seed, frame: 0.9 + frame / 100)
     found = gather(study, tmp_path / "out")
@@ -142,7 +142,7 @@ def test_seeds_that_collapsed_to_the_same_depth_do_not_stop_the_table(tmp_path, 
     assert found["tables"]["losses"]["against_first"]["mse"]["p_holm"] == 1
 
 
-def test_runs_measured_over_different_frames_are_never_compared(tmp_path, write):
+def test_runs_over_different_frames_are_not_compared(tmp_path, write):
     study = write()
     write_results(tmp_path / "out", study, lambda run, seed, _: 0.2 + len(run) + seed)
     path = tmp_path / "out" / "mse-1.csv"
@@ -152,7 +152,7 @@ def test_runs_measured_over_different_frames_are_never_compared(tmp_path, write)
 
 
 @pytest.mark.slow
-def test_a_study_trains_measures_and_goes_on_after_a_failure(tmp_path, scenes, teacher_store):
+def test_a_study_trains_evaluates_and_resumes_after_a_failure(tmp_path, scenes, teacher_store):
     source = f"scenes:{scenes.root}"
     store = str(teacher_store)
     section = {
@@ -187,7 +187,7 @@ def test_a_study_trains_measures_and_goes_on_after_a_failure(tmp_path, scenes, t
     assert run().exit_code == 1  # never written over
 
 
-def test_a_run_whose_flags_changed_is_made_anew(tmp_path):
+def test_a_run_whose_flags_changed_is_repeated(tmp_path):
     folder = tmp_path / ".out.partial"
     study = Study("small", {}, {}, (0,), 1, {}, {"tiekd": {"loss": "tiekd"}}, ())
     (run,) = study.runs_to_do()
@@ -220,7 +220,7 @@ def test_safe_names_are_accepted(write):
     assert set(names) <= set(write(runs={**SECTION["runs"], **{name: {} for name in names}}).runs)
 
 
-def test_a_study_removes_nothing_outside_of_its_folder(tmp_path):
+def test_a_study_removes_nothing_outside_its_folder(tmp_path):
     precious = tmp_path / "precious-0"
     precious.mkdir()
     path = tmp_path / "s.yaml"
@@ -304,7 +304,7 @@ def test_a_study_file_that_is_a_pipe_is_refused(tmp_path):
     ],
     ids=["a flag", "a value", "an evaluation's flag", "a flag that is missing", "no teacher", "no result"],
 )
-def test_flags_and_teachers_are_looked_at_before_anything_runs(tmp_path, monkeypatch, changes, said):
+def test_flags_and_teachers_are_checked_before_anything_runs(tmp_path, monkeypatch, changes, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "odd.json").write_text('{"metrics": [1]}')
     section = {
@@ -319,7 +319,7 @@ def test_flags_and_teachers_are_looked_at_before_anything_runs(tmp_path, monkeyp
     assert not (tmp_path / ".out.partial").exists()
 
 
-def test_a_study_that_is_at_work_is_not_started_twice(tmp_path):
+def test_a_running_study_is_not_started_twice(tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text(
         "studies: {s: {runs: {a: {}}, train: {source: 's:s', split: a, store: a}, evaluate: {source: 's:s', split: a}}}"

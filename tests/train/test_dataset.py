@@ -1,4 +1,4 @@
-"""One geometry for image, teacher and truth; random choices that depend on seed, epoch and sample alone."""
+"""Training samples: one geometry for image, teacher and ground truth; reproducible augmentation; batch sampler."""
 
 import fakes
 import numpy as np
@@ -35,7 +35,7 @@ geometries = st.builds(
 @settings(deadline=None)
 @given(geometries)
 def test_image_and_maps_agree_at_every_pixel(geometry):
-    # Each pixel's value says where it came from; the image is bilinear, so it says so on a ramp, to half a value.
+    # Each pixel's value is its position; the image is a ramp, so bilinear sampling keeps it to half a value.
     rows, columns = np.mgrid[0 : VIEW_PX[0], 0 : VIEW_PX[1]]
     image = np.stack([rows * 4, columns * 4, rows * 0 + 200], -1).astype(np.uint8)
     turned = geometry.warp_image(image).numpy().astype(np.float32)
@@ -57,7 +57,7 @@ def test_teacher_and_truth_take_the_same_pixels(geometry):
 
 
 @given(geometries)
-def test_a_map_of_half_the_resolution_lies_where_the_full_one_does(geometry):
+def test_a_map_of_half_the_resolution_aligns_with_a_full_one(geometry):
     half = np.arange(12 * 20, dtype=np.float32).reshape(12, 20)
     full = half.repeat(2, 0).repeat(2, 1)
     coarse = geometry.warp_map(half, VIEW_PX, geometry.size_px, np.nan)
@@ -66,7 +66,7 @@ def test_a_map_of_half_the_resolution_lies_where_the_full_one_does(geometry):
 
 
 @given(geometries, st.sampled_from([(24, 40), (12, 20), (31, 17)]), st.sampled_from([(16, 30), (8, 15)]))
-def test_the_nearest_value_is_the_one_whose_pixel_a_position_lies_in(geometry, map_px, out_px):
+def test_a_map_is_sampled_at_the_pixel_that_contains_each_position(geometry, map_px, out_px):
     values = np.random.default_rng(0).integers(1, 200, (2, *map_px)).astype(np.uint8)
     found = geometry.warp_map(values, VIEW_PX, out_px, 0)
     rows, columns = geometry.source_positions(VIEW_PX, out_px)
@@ -79,12 +79,12 @@ def test_the_nearest_value_is_the_one_whose_pixel_a_position_lies_in(geometry, m
 
 
 @given(geometries)
-def test_a_rotated_image_is_the_bilinear_one_at_each_position_rounded(geometry):
+def test_a_rotated_image_is_sampled_bilinearly_and_rounded(geometry):
     image = np.random.default_rng(1).integers(0, 256, (*VIEW_PX, 3), np.uint8)
     turned = geometry.warp_image(image).numpy()
     padded = np.pad(image.astype(np.float64), ((2, 2), (2, 2), (0, 0)))
     rows, columns = (at + 2 for at in geometry.source_positions(VIEW_PX, geometry.size_px))
-    rows, columns = np.clip(rows, 0, VIEW_PX[0] + 2), np.clip(columns, 0, VIEW_PX[1] + 2)  # all black out there
+    rows, columns = np.clip(rows, 0, VIEW_PX[0] + 2), np.clip(columns, 0, VIEW_PX[1] + 2)  # black outside
     row, column = rows.astype(int), columns.astype(int)
     down, right = (rows - row)[..., None], (columns - column)[..., None]
     above = padded[row, column] * (1 - right) + padded[row, column + 1] * right
@@ -93,7 +93,7 @@ def test_a_rotated_image_is_the_bilinear_one_at_each_position_rounded(geometry):
 
 
 @given(geometries)
-def test_an_image_is_laid_out_colour_by_colour_wherever_it_comes_from(geometry):
+def test_a_warped_image_is_contiguous_for_any_memory_layout_of_its_source(geometry):
     image = np.random.default_rng(2).integers(0, 256, (*VIEW_PX, 3), np.uint8)
     by_colour = np.ascontiguousarray(image.transpose(0, 2, 1)).transpose(0, 2, 1)
     found = geometry.warp_image(image)
@@ -102,29 +102,29 @@ def test_an_image_is_laid_out_colour_by_colour_wherever_it_comes_from(geometry):
 
 
 @given(st.floats(0.9, 1.1), st.tuples(*[st.floats(0.81, 1.21)] * 3))
-def test_colours_by_table_are_those_by_powers(gamma, scale):
+def test_color_tables_match_gamma_and_scale_of_floats(gamma, scale):
     pixels = torch.arange(256, dtype=torch.uint8).repeat(2, 3, 3, 1)
     pixels[1] = 255 - pixels[1]
     tables = torch.stack([identity_table(), ColorJitter(gamma, scale).table()])
     found, unit = apply_tables(pixels, tables), pixels / 255
     assert torch.equal(found[0], unit[0])
     expected = (unit[1] ** gamma * torch.tensor(scale).view(3, 1, 1)).clamp(0, 1)
-    assert torch.allclose(found[1], expected, rtol=2e-7, atol=0)  # a vector's end is rounded otherwise than its middle
+    assert torch.allclose(found[1], expected, rtol=2e-7, atol=0)  # the end of a SIMD vector rounds differently
 
 
-def test_a_network_sees_the_table_as_it_would_the_image():
+def test_a_normalized_table_gives_the_normalized_image():
     images, tables = torch.arange(256, dtype=torch.uint8).repeat(1, 3, 2, 1), identity_table()[None]
     assert torch.equal(apply_tables(images, normalise(tables)), normalise(images / 255))
 
 
-def test_the_corner_of_a_rotated_view_is_invalid_and_not_invented():
+def test_the_corner_of_a_rotated_view_is_invalid():
     geometry = Geometry(0.2, mirrored=False, top=0, left=0, size_px=VIEW_PX)
     depth_m = geometry.warp_map(np.full(VIEW_PX, 5, np.float32), VIEW_PX, VIEW_PX, np.nan)
     assert np.isnan(depth_m[0, 0])
     assert depth_m[12, 20] == 5
 
 
-def test_a_crop_larger_than_the_view_says_both_sizes():
+def test_a_crop_larger_than_the_view_is_refused_with_both_sizes():
     with pytest.raises(ValueError, match="`crop_px=30x40` is larger than the view of 24x40 px"):
         Geometry.draw(Augmentation(crop_px=(30, 40)), VIEW_PX, np.random.default_rng(0))
 
@@ -135,7 +135,7 @@ def make_data(scenes, store, seed=3, maps_px=None, **augmentation):
     return TrainingData(scenes, samples, View(), store=store, maps_px=maps_px, augmentation=chosen, seed=seed)
 
 
-def test_a_sample_varies_with_the_epoch_and_with_nothing_else(scenes, teacher_store):
+def test_augmentation_depends_on_epoch_and_seed_alone(scenes, teacher_store):
     settings = {"crop_px": (16, 48), "rotate_deg": 3.0, "flip": True, "colour": True}
     data = make_data(scenes, open_store(teacher_store), **settings)
     again = make_data(scenes, open_store(teacher_store), **settings)
@@ -148,7 +148,7 @@ def test_a_sample_varies_with_the_epoch_and_with_nothing_else(scenes, teacher_st
     )
 
 
-def test_colour_changes_the_image_alone(scenes, teacher_store):
+def test_color_jitter_changes_the_color_tables_alone(scenes, teacher_store):
     plain = make_data(scenes, open_store(teacher_store))
     coloured = make_data(scenes, open_store(teacher_store), colour=True)
     changed = [not torch.equal(plain[0, n].color_tables, coloured[0, n].color_tables) for n in range(8)]
@@ -160,19 +160,19 @@ def test_colour_changes_the_image_alone(scenes, teacher_store):
 
 
 def dense_maps(batch, bins, table):
-    """All maps of a batch, by way of blocks that do not end where an image's rows do."""
+    """Dense maps of a batch, checked against blocks that do not end at the end of a row."""
     stored = StoredMaps(batch.gap, batch.weight, batch.tail, bins, table)
     target, pixels = StoredTarget(stored, torch.float32), stored.shape[2:].numel()
     parts = [
         torch.cat([target.block(image, at, min(at + 37, pixels)).maps for at in range(0, pixels, 37)], 1)
         for image in range(len(batch.gap))
     ]
-    # Sums at the end of a block take another order
+    # Sums in blocks have another order
     assert torch.allclose(target.dense().flatten(2), torch.stack(parts), rtol=1e-6, atol=0)
     return target.dense()
 
 
-def test_a_stored_map_goes_with_its_depth(scenes, teacher_store):
+def test_a_stored_map_is_warped_like_its_depth(scenes, teacher_store):
     store = open_store(teacher_store)
     data = make_data(scenes, store, maps_px=(16, 32), flip=True)
     table = torch.from_numpy(weight_table(store.spec.weight_bits))
@@ -186,7 +186,7 @@ def test_a_stored_map_goes_with_its_depth(scenes, teacher_store):
         assert (mean_m - depth_m).abs().max() < 0.4  # half a bin, and what mirroring shifts
 
 
-def test_maps_on_the_device_are_those_that_the_store_decodes(teacher_store):
+def test_maps_decoded_on_the_device_match_the_store(teacher_store):
     store = open_store(teacher_store)
     stored = [store.sparse_dpm(number) for number in range(3)]
     parts = [
@@ -199,7 +199,7 @@ def test_maps_on_the_device_are_those_that_the_store_decodes(teacher_store):
         assert dense[number].numpy() == pytest.approx(expected, abs=1e-6)
 
 
-def test_an_image_that_the_teacher_did_not_see_is_refused(scenes, teacher_store):
+def test_an_image_other_than_the_teachers_is_refused(scenes, teacher_store):
     sample = scenes.samples("all")[2]
     fakes.write_image(type(teacher_store)(sample.image_path), np.zeros((32, 64, 3), np.uint8))
     data = make_data(scenes, open_store(teacher_store))
@@ -208,13 +208,13 @@ def test_an_image_that_the_teacher_did_not_see_is_refused(scenes, teacher_store)
         data[0, 2]
 
 
-def test_a_split_that_the_store_lacks_is_refused_at_once(tmp_path, scenes):
+def test_a_split_that_the_store_lacks_is_refused_before_reading(tmp_path, scenes):
     cache_teacher(scenes, "train", fakes.FakeTeacher(), tmp_path / "train.zarr", CacheOptions(bins="nyu"))
     with pytest.raises(ValueError, match=r"train.zarr holds no sample '000006'"):
         make_data(scenes, open_store(tmp_path / "train.zarr"))
 
 
-def test_truth_of_a_row_without_any_is_invalid_everywhere(tmp_path):
+def test_a_list_row_without_ground_truth_is_invalid_everywhere(tmp_path):
     source = open_source(f"kitti:{fakes.make_kitti(tmp_path / 'kitti', 6)}")
     samples = source.samples("test")
     data = TrainingData(source, samples, View(), store=None, maps_px=None, augmentation=Augmentation(), seed=0)
@@ -222,12 +222,12 @@ def test_truth_of_a_row_without_any_is_invalid_everywhere(tmp_path):
     assert data[0, 1].target_depth_m.isnan().all()
 
 
-def test_upsampled_depth_is_invalid_where_it_touches_an_invalid_pixel():
+def test_upsampled_depth_is_invalid_next_to_an_invalid_pixel():
     depth_m = np.array([[1, 1, np.nan, 1]], np.float32)
     assert np.isnan(upsampled(depth_m, (1, 8))).tolist() == [[False, False, False, True, True, True, True, False]]
 
 
-def test_the_order_depends_on_seed_and_epoch_alone_and_can_begin_anywhere():
+def test_the_sampler_depends_on_seed_and_epoch_and_starts_at_any_batch():
     sampler = EpochBatchSampler(10, 3, seed=1)
     sampler.set_epoch(2, 0)
     whole = list(sampler)
@@ -238,7 +238,7 @@ def test_the_order_depends_on_seed_and_epoch_alone_and_can_begin_anywhere():
     assert [number for _, number in next(iter(sampler))] != [number for _, number in whole[0]]
 
 
-def test_an_epoch_is_drawn_once_however_many_batches_it_has(monkeypatch):
+def test_an_epoch_is_permuted_once(monkeypatch):
     drawn = []
     generator = np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or generator(seed))

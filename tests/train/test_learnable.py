@@ -52,7 +52,7 @@ def stores_anything(monkeypatch):
         ("same", "ground truth same: every valid pixel of its 10 samples has the depth 5"),
     ],
 )
-def test_truth_without_anything_to_learn_is_refused(root, tmp_path, truth, message):
+def test_ground_truth_that_is_invalid_or_constant_is_refused(root, tmp_path, truth, message):
     done = train(root, tmp_path / "run", "train-teacher", "--truth", truth, "--bins", "nyu")
     assert done.exit_code == 1
     assert f"nothing to learn from the {message}" in done.output
@@ -60,19 +60,19 @@ def test_truth_without_anything_to_learn_is_refused(root, tmp_path, truth, messa
 
 
 @pytest.mark.parametrize("truth", ["late", "levels"])
-def test_truth_of_few_images_or_of_flat_ones_is_learned(root, tmp_path, truth):
+def test_ground_truth_of_few_or_flat_images_is_accepted(root, tmp_path, truth):
     done = train(root, tmp_path / "run", "train-teacher", "--truth", truth, "--bins", "nyu")
     assert done.exit_code == 0, done.output
 
 
-def test_all_truth_that_is_declared_invalid_is_nothing_to_learn(root, tmp_path):
+def test_ground_truth_that_is_all_declared_invalid_is_refused(root, tmp_path):
     flags = ("--truth", "same", "--invalid", "5000", "--bins", "nyu")
     done = train(root, tmp_path / "run", "train-teacher", *flags)
     assert "ground truth same without 5000: all 20480 pixels" in done.output
 
 
 @pytest.mark.usefixtures("stores_anything")
-def test_a_store_of_one_depth_is_not_learned_from(root, tmp_path):
+def test_a_store_of_constant_depth_is_refused(root, tmp_path):
     given = ("--source", f"folder:{root}", "--split", "all", "--teacher", f"predictions:{root / 'same'}")
     store = tmp_path / "s.zarr"
     assert command("cache-teacher", *given, "--metres-per-unit", "mm", *BINS, "--out", store).exit_code == 0
@@ -82,7 +82,7 @@ def test_a_store_of_one_depth_is_not_learned_from(root, tmp_path):
 
 
 @pytest.mark.usefixtures("stores_anything")
-def test_relative_depth_that_is_flat_in_each_image_has_no_shape_to_learn(root, tmp_path):
+def test_relative_depth_that_is_flat_in_each_image_is_refused(root, tmp_path):
     (tmp_path / "p").mkdir()
     for number in range(SILENT_SAMPLES + 2):
         np.save(tmp_path / "p" / f"{number}.npy", np.full(SIZE_PX, 1 + number, np.float32))
@@ -94,7 +94,7 @@ def test_relative_depth_that_is_flat_in_each_image_has_no_shape_to_learn(root, t
     assert "all 20480 pixels of its 10 samples are invalid, or constant within their sample" in done.output
 
 
-def test_predictions_without_any_value_make_no_store(root, tmp_path):
+def test_stage_one_refuses_predictions_that_are_all_invalid(root, tmp_path):
     given = ("--source", f"folder:{root}", "--split", "all", "--teacher", f"predictions:{root / 'none'}")
     done = command("cache-teacher", *given, "--metres-per-unit", "mm", *BINS, "--out", tmp_path / "s.zarr")
     assert done.exit_code == 1

@@ -1,4 +1,4 @@
-"""Relative teachers: targets without a scale, losses that know none, and students measured after alignment."""
+"""Relative teachers: targets and losses without a scale, and students that are evaluated after alignment."""
 
 import json
 from dataclasses import replace
@@ -52,7 +52,7 @@ def relative_store(tmp_path, scenes, space="affine_disparity", name="relative.za
 
 @pytest.mark.parametrize("space", SPACES)
 @given(seed=st.integers(0, 99), scale=st.floats(1e-3, 1e3), shift=st.floats(-100, 100))
-def test_a_target_does_not_depend_on_what_the_teachers_numbers_leave_open(space, seed, scale, shift):
+def test_a_target_does_not_depend_on_the_teachers_scale_and_shift(space, seed, scale, shift):
     values = fakes.smooth_depth_m((12, 20), seed)
     shift = 0.0 if space == "scale_invariant" else shift
     here, there = (ranged(space).of(one) for one in (values, (values * scale + shift).astype(np.float32)))
@@ -79,18 +79,18 @@ def test_near_is_1_and_far_is_the_last_edge():
     assert (relative == 100).mean() == pytest.approx(0.02, abs=0.003)
 
 
-def test_depth_up_to_a_scale_has_its_median_in_the_geometric_middle():
+def test_scale_invariant_depth_has_its_median_at_the_geometric_mean_of_the_range():
     relative = ranged("scale_invariant").of(np.array([[1, 2, 4] * 7], np.float32))
     assert np.unique(relative) == pytest.approx([5, 10, 20])
 
 
 @pytest.mark.parametrize("values", [np.full((8, 8), 3.0), np.full((8, 8), np.nan), np.arange(LEAST_PIXELS - 1.0)[None]])
 @pytest.mark.parametrize("space", ["affine_disparity", "affine_depth"])
-def test_an_image_without_a_shape_teaches_nothing(space, values):
+def test_a_flat_or_empty_image_has_no_target(space, values):
     assert np.isnan(ranged(space).of(values.astype(np.float32))).all()
 
 
-def test_invalid_pixels_stay_invalid_and_decide_nothing():
+def test_invalid_pixels_stay_invalid_and_do_not_affect_others():
     values = fakes.smooth_depth_m((12, 20))
     holed = values.copy()
     holed[3:5] = np.nan
@@ -109,7 +109,7 @@ def logits_of(depth, edges):
 
 
 @pytest.mark.parametrize("gradients", [False, True])
-def test_the_loss_of_a_student_that_has_the_shape_is_near_0_whatever_its_scale_and_shift(gradients):
+def test_the_loss_ignores_scale_and_shift(gradients):
     edges = parse_bins("inverse:256:1:100").edges().float()
     disparity = torch.rand(2, 1, 24, 32) * 0.5 + 0.2
     loss = ScaleShiftInvariantLoss(edges, gradients=gradients)
@@ -119,7 +119,7 @@ def test_the_loss_of_a_student_that_has_the_shape_is_near_0_whatever_its_scale_a
     assert other > 0.5
 
 
-def test_no_gradient_is_nan_where_an_image_is_flat_or_empty():
+def test_gradients_are_finite_for_flat_and_empty_images():
     logits = torch.randn(3, 16, 8, 8, requires_grad=True)
     target = torch.stack([torch.rand(1, 8, 8) + 1, torch.full((1, 8, 8), 3.0), torch.full((1, 8, 8), torch.nan)])
     loss = ScaleShiftInvariantLoss(torch.linspace(1, 9, 17), gradients=True)(logits, target)
@@ -132,7 +132,7 @@ def test_no_gradient_is_nan_where_an_image_is_flat_or_empty():
 # Recipes
 
 
-def test_a_relative_store_brings_inverse_bins_and_a_width_in_bins(tmp_path, scenes):
+def test_a_relative_store_has_inverse_bins_and_a_width_in_bins(tmp_path, scenes):
     recipe = Recipe.make(OPTIONS, scenes, scenes.samples("train"), relative_store(tmp_path, scenes), None)
     assert recipe.depth_space == "affine_disparity"
     assert (recipe.relative, recipe.sigma_bins) == (Range("affine_disparity", 1.0, 100.0), 1.0)
@@ -154,7 +154,7 @@ def test_a_regression_has_the_same_range(tmp_path, scenes):
         ({"maps": "stored"}, "the store has no sparse maps"),
     ],
 )
-def test_what_needs_metres_is_refused(tmp_path, scenes, changes, why):
+def test_options_in_metres_are_refused(tmp_path, scenes, changes, why):
     store = relative_store(tmp_path, scenes)
     with pytest.raises(ValueError, match=why):
         Recipe.make(replace(OPTIONS, **changes), scenes, scenes.samples("train"), store, None)
@@ -164,7 +164,7 @@ def test_what_needs_metres_is_refused(tmp_path, scenes, changes, why):
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_a_student_of_a_relative_teacher_is_trained_and_measured_after_alignment(tmp_path, scenes, space):
+def test_a_relative_student_is_evaluated_after_alignment(tmp_path, scenes, space):
     store = relative_store(tmp_path, scenes, space)
     train_network(
         scenes, "train", tmp_path / "run", OPTIONS, store=store, validation=Validation(scenes, "test"), workers=2
@@ -187,7 +187,7 @@ def test_every_loss_without_metres_trains(tmp_path, scenes, loss):
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_a_relative_teacher_measures_as_the_metric_one_that_it_was_made_from(tmp_path, scenes, space):
+def test_a_relative_teacher_evaluates_like_its_metric_counterpart(tmp_path, scenes, space):
     metric = relative_store(tmp_path, scenes, "metric_m", "metric.zarr", lopsided=True)
     relative = relative_store(tmp_path, scenes, space, lopsided=True)
     terms = choose_protocol(None, scenes, align=ALIGN[space])
@@ -210,7 +210,7 @@ def test_a_student_learns_the_shape(tmp_path, scenes):
     assert errors[1] < 0.7 * errors[0]
 
 
-def test_an_aligned_store_teaches_metres(tmp_path, scenes):
+def test_a_student_of_an_aligned_store_predicts_metres(tmp_path, scenes):
     store = relative_store(tmp_path, scenes)
     align_store(store, scenes, "all", tmp_path / "aligned.zarr")
     aligned = open_store(tmp_path / "aligned.zarr")
@@ -224,7 +224,7 @@ def test_an_aligned_store_teaches_metres(tmp_path, scenes):
         evaluate_student(run, scenes, "test", choose_protocol(None, scenes), store=store)
 
 
-def test_relative_students_are_not_measured_as_they_are(tmp_path, scenes):
+def test_relative_students_are_not_evaluated_without_alignment(tmp_path, scenes):
     with pytest.raises(ValueError, match="`align=median` does not fit affine_depth, which needs `align=depth`"):
         choose_protocol(None, scenes, align="median", depth_space="affine_depth")
     with pytest.raises(ValueError, match="align 'mean': expected one of none, median"):
@@ -270,7 +270,7 @@ def test_a_page_does_not_mix_metres_and_relative_depth(tmp_path, scenes, teacher
         )
 
 
-def test_predictions_of_a_relative_student_can_teach_again(tmp_path, scenes):
+def test_predictions_of_a_relative_student_are_disparity_files(tmp_path, scenes):
     train_network(scenes, "train", tmp_path / "run", OPTIONS, store=relative_store(tmp_path, scenes))
     model = open_model(tmp_path / "run", device="cpu")
     with pytest.raises(ValueError, match="`depth_png=256` is of metres, and this network gives relative depth"):
@@ -288,7 +288,7 @@ def test_predictions_of_a_relative_student_can_teach_again(tmp_path, scenes):
 
 
 @pytest.mark.parametrize("space", ["affine_disparity", "affine_depth"])
-def test_a_students_own_scale_and_shift_are_taken_out_of_its_picture(space):
+def test_a_students_scale_and_shift_are_removed_for_the_report(space):
     edges = parse_bins(BINS[space]).edges().numpy()
     shown = Shown("", ranged(space), edges, None, 1.0)
     teacher = ranged(space).of(fakes.smooth_depth_m((12, 20)), WHOLE)
@@ -305,7 +305,7 @@ def test_a_students_own_scale_and_shift_are_taken_out_of_its_picture(space):
     assert shown.change(upside_down, teacher) is None
 
 
-def test_truth_beside_relative_depth_is_in_the_teachers_numbers():
+def test_ground_truth_is_shown_in_the_teachers_relative_depth():
     shown = Shown("", ranged("affine_disparity"), np.array([1.0, 10.0, 100.0]), None, 1.0)
     truth_m = fakes.smooth_depth_m((12, 20))
     teacher = ranged("affine_disparity").of(1 / truth_m, WHOLE)
@@ -332,7 +332,7 @@ def test_a_relative_run_is_a_relative_teacher(tmp_path, scenes):
 
 
 @pytest.mark.slow
-def test_a_relative_student_is_exported_as_what_it_is(tmp_path, scenes):
+def test_a_relative_student_is_exported_with_its_depth_space(tmp_path, scenes):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     train_network(scenes, "train", tmp_path / "run", OPTIONS, store=relative_store(tmp_path, scenes))

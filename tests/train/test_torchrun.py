@@ -1,4 +1,4 @@
-"""Several processes come to what one comes to. As a script under `torchrun`, this file is one of the processes."""
+"""Several processes give the result of one. As a script under `torchrun`, this file is one of the processes."""
 
 import csv
 import os
@@ -54,17 +54,18 @@ def make_problem(loss_name):
     return network, loss, images, target_m
 
 
-def gradients(loss_name, process, processes):
-    """Loss, gradients and running statistics after one step of a share of the batch."""
+def gradients(loss_name, rank, world_size):
+    """Loss, gradients and running statistics after one step with a rank's part of the batch."""
     network, loss, images, target_m = make_problem(loss_name)
     collective.share_norms(network)
     network.double().train()
-    share = slice(process * 4 // processes, (process + 1) * 4 // processes)
-    value = loss(network(images[share]), target_m[share])
+    part = slice(rank * 4 // world_size, (rank + 1) * 4 // world_size)
+    value = loss(network(images[part]), target_m[part])
     value.backward()
     collective.average_gradients(network.parameters())
-    found = {name: part.grad for name, part in network.named_parameters()}
-    return {"loss": value.detach(), **found, **{f"buffer {name}": part for name, part in network.named_buffers()}}
+    grads = {name: parameter.grad for name, parameter in network.named_parameters()}
+    buffers = {f"buffer {name}": buffer for name, buffer in network.named_buffers()}
+    return {"loss": value.detach(), **grads, **buffers}
 
 
 def train(root, out, name, options, progress=None, **more):
@@ -75,7 +76,7 @@ def train(root, out, name, options, progress=None, **more):
 
 
 def main(root):
-    """What each of the two processes does."""
+    """Run one of the two processes."""
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     for name in NUMERIC:
@@ -86,7 +87,7 @@ def main(root):
         metrics = train(root, root / "two", name, options)
         assert bool(metrics) == (rank == 0)
     train(root, root / "goes_on", "tiekd", OPTIONS)
-    try:  # only one process is told to stop
+    try:  # a signal to one process only
         train(root, root / "stops", "tiekd", OPTIONS, fakes.StopAt(2) if rank == 1 else None)
     except Interrupted as error:
         (root / f"interrupted{rank}").write_text(str(error))
@@ -110,7 +111,7 @@ class DiesOnce(fakes.StopAt):
 
 
 def elastic(root, name, victim):
-    """What each process does that torchrun starts again: a checkpoint each step, and one is killed after the second."""
+    """Run one process of a restarted run: with a checkpoint each step, `victim` is killed after the second."""
     progress = DiesOnce(3) if os.environ["RANK"] == victim else fakes.StopAt(None)
     train(root, root / "elastic", name, OPTIONS, progress, checkpoint_every_s=0.0)
     if os.environ["RANK"] == "0":
@@ -119,7 +120,7 @@ def elastic(root, name, victim):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Runs of two processes in `two`, of one in `one`; some went on from what the other kind had left."""
+    """Runs of two processes in `two`, of one in `one`; in `goes_on` two resume the checkpoint of one."""
     root = tmp_path_factory.mktemp("torchrun")
     source = open_source(f"scenes:{fakes.make_scenes_folder(root / 'scenes', 8, (32, 64))}")
     cache_teacher(source, "all", fakes.factory_with_dpm(), root / "t.zarr", CacheOptions(batch_size=2))
@@ -143,7 +144,7 @@ def losses(run):
 
 
 def assert_same_run(one, two):
-    """Same losses, and weights that moved the same way."""
+    """Check that losses are equal, and that weights moved the same way."""
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert len(losses(one)) == 4
     assert (one / "config.json").read_bytes() == (two / "config.json").read_bytes()
@@ -178,12 +179,12 @@ def test_two_processes_train_as_one(root, name):
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_from_the_checkpoint_of_one(root):
+def test_two_processes_resume_the_checkpoint_of_one(root):
     assert_same_run(root / "one" / "tiekd", root / "goes_on" / "tiekd")
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_all_after_one_step_and_one_process_can_go_on(root):
+def test_a_signal_to_one_process_stops_all_and_one_process_can_resume(root):
     for rank in range(2):
         assert (root / f"interrupted{rank}").read_text().startswith("stopped at step 2 of 4; run the same command")
     progress = fakes.StopAt(None)
@@ -194,7 +195,7 @@ def test_a_signal_to_one_process_stops_all_after_one_step_and_one_process_can_go
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["0", "1"])
-def test_torchrun_starts_a_killed_run_again_from_its_last_checkpoint(root, victim):
+def test_torchrun_restarts_a_killed_run_from_its_last_checkpoint(root, victim):
     command = [*TORCHRUN, "--max-restarts", "1", __file__, str(root), f"killed{victim}", victim]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=WITH_SUPPORT)
     assert done.returncode == 0, done.stderr
@@ -203,20 +204,20 @@ def test_torchrun_starts_a_killed_run_again_from_its_last_checkpoint(root, victi
 
 
 @pytest.mark.slow
-def test_processes_that_disagree_are_told(root):
+def test_ranks_that_disagree_are_refused(root):
     for rank in range(2):
         assert "the processes of this run disagree on their number" in (root / f"disagreed{rank}").read_text()
 
 
 @pytest.mark.slow
-def test_only_the_first_process_prints(root):
+def test_only_rank_0_prints(root):
     said = (root / "said").read_text()
     assert said.count("by_command: lean (0.22 M parameters), 2 steps in") == 1
     assert said.count("train: 2/2 step") == 1
     assert "val_abs_rel" in (root / "by_command" / "epochs.csv").read_text()
 
 
-def test_processes_share_each_part_of_each_batch():
+def test_ranks_split_each_part_of_each_batch():
     whole = EpochBatchSampler(24, 12, seed=3, accumulate=3)
     shares = [EpochBatchSampler(24, 12, seed=3, accumulate=3, rank=rank, world_size=2) for rank in range(2)]
     for batch, *pieces in zip(whole, *shares, strict=True):
@@ -236,12 +237,12 @@ def test_processes_share_each_part_of_each_batch():
         (10, 16, "`batch_size=16` is more than the 10 samples of the split"),
     ],
 )
-def test_a_batch_that_cannot_be_shared_is_told(samples, batch_size, match):
+def test_a_batch_that_cannot_be_split_is_refused(samples, batch_size, match):
     with pytest.raises(ValueError, match=match):
         EpochBatchSampler(samples, batch_size, 0, accumulate=4, world_size=2)
 
 
-def test_a_norm_that_processes_cannot_share_is_told(monkeypatch):
+def test_a_norm_that_ranks_cannot_share_is_refused(monkeypatch):
     monkeypatch.setattr(collective, "world_size", lambda: 2)
     with pytest.raises(ValueError, match=r"this student normalises with BatchNorm1d\(3.*train it with one"):
         collective.share_norms(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm1d(3)))

@@ -1,4 +1,4 @@
-"""Stage two: it learns, it resumes to the same weights, and it never sees the teacher."""
+"""Stage two: it learns, resumes to the same weights, and needs no teacher."""
 
 import csv
 import json
@@ -62,7 +62,7 @@ def test_every_loss_trains_from_a_store(tmp_path, scenes, teacher_store, loss):
     ]
 
 
-def test_images_a_second_are_of_images_that_are_there(tmp_path, scenes, teacher_store):
+def test_images_per_second_count_a_smaller_split(tmp_path, scenes, teacher_store):
     chosen = options(epochs=8, batch_size=60)  # of 6 images
     metrics = train_network(scenes, "train", tmp_path / "run", chosen, store=open_store(teacher_store))
     assert metrics["images_per_second"] * metrics["seconds"] == pytest.approx(8 * 6, rel=0.05)
@@ -80,7 +80,7 @@ def test_a_student_learns_the_teacher_from_its_store(tmp_path, scenes, teacher_s
 
 @pytest.mark.parametrize("step", [1, 3, 5])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_interrupted_training_comes_to_the_same_weights_and_losses(tmp_path, scenes, teacher_store, step, workers):
+def test_interrupted_training_gives_the_same_weights_and_losses(tmp_path, scenes, teacher_store, step, workers):
     store = open_store(teacher_store)
     validation = Validation(scenes, "test")
     chosen = options(rotate_deg=2.0, ema=0.9, accumulate=2)
@@ -106,7 +106,7 @@ def test_interrupted_training_comes_to_the_same_weights_and_losses(tmp_path, sce
         assert resumed[name] == whole[name], name
 
 
-def test_float16_goes_on_with_the_scale_that_it_had(tmp_path, scenes, teacher_store, monkeypatch):
+def test_float16_resumes_with_its_loss_scale(tmp_path, scenes, teacher_store, monkeypatch):
     # Overflows in the first steps, and is halved each time
     monkeypatch.setattr("pipeline.train.optimizer.INITIAL_LOSS_SCALE", 2.0**20)
     store = open_store(teacher_store)
@@ -132,7 +132,7 @@ from pipeline.sources.registry import open_source
 from pipeline.store import open_store
 
 root, workers = Path(sys.argv[1]), int(sys.argv[2])
-class Told:
+class Printing:
     def task(self, *_, **__): return self
     def note(self, text): pass
     def __enter__(self): return self
@@ -141,7 +141,7 @@ class Told:
 source, store = open_source(f"scenes:{root / 'scenes'}"), open_store(root / "teacher.zarr")
 options = TrainOptions(**eval(sys.argv[3]))
 pipeline.train.run.train_network(
-    source, "all", root / "killed", options, store=store, workers=workers, checkpoint_every_s=0.03, progress=Told()
+    source, "all", root / "killed", options, store=store, workers=workers, checkpoint_every_s=0.03, progress=Printing()
 )
 """
 
@@ -157,7 +157,7 @@ pipeline.train.run.train_network(
         ("cuda", "tiekd", "kernel 'cuda': expected one of blocks, triton"),
     ],
 )
-def test_a_kernel_that_cannot_run_is_refused_before_any_work(tmp_path, scenes, teacher_store, kernel, loss, said):
+def test_a_kernel_that_cannot_run_is_refused_at_the_start(tmp_path, scenes, teacher_store, kernel, loss, said):
     with pytest.raises(ValueError, match=said):
         train_network(
             scenes, "train", tmp_path / "run", options(loss=loss), store=open_store(teacher_store), loss_kernel=kernel
@@ -166,7 +166,7 @@ def test_a_kernel_that_cannot_run_is_refused_before_any_work(tmp_path, scenes, t
 
 
 @pytest.mark.parametrize("loss", ["tiekd-released", "truth-nll"])
-def test_a_loss_without_that_kernel_says_so(tmp_path, scenes, teacher_store, monkeypatch, loss):
+def test_a_loss_without_a_triton_kernel_is_refused(tmp_path, scenes, teacher_store, monkeypatch, loss):
     monkeypatch.setattr("pipeline.losses.blockwise.check_kernel", lambda *_: None)  # as on a GPU
     with pytest.raises(ValueError, match="kernel 'triton': this loss has no other than blocks"):
         train_network(
@@ -175,7 +175,7 @@ def test_a_loss_without_that_kernel_says_so(tmp_path, scenes, teacher_store, mon
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_changed_is_one_clear_error_whoever_reads_it(tmp_path, scenes, teacher_store, workers):
+def test_a_changed_image_is_one_clear_error_with_and_without_workers(tmp_path, scenes, teacher_store, workers):
     sample = scenes.samples("train")[3]
     Path(sample.image_path).write_bytes(Path(scenes.samples("test")[0].image_path).read_bytes())
     with pytest.raises(ValueError, match="is not the image that the teacher saw") as raised:
@@ -186,7 +186,7 @@ def test_an_image_that_changed_is_one_clear_error_whoever_reads_it(tmp_path, sce
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("teacher_store")
-def test_a_run_killed_again_and_again_ends_as_if_it_never_was(tmp_path, scenes):
+def test_a_run_killed_repeatedly_ends_like_an_uninterrupted_one(tmp_path, scenes):
     chosen = {"student": "lean", "epochs": 12, "batch_size": 4, "accumulate": 2, "ema": 0.95, "rotate_deg": 2.0}
     store = open_store(tmp_path / "teacher.zarr")
     train_network(scenes, "all", tmp_path / "whole", TrainOptions(**chosen), store=store)
@@ -268,7 +268,7 @@ def test_the_average_is_that_of_all_weights_with_a_decay_that_grows():
         assert torch.allclose(torch.cat([average.weight, average.running_mean]), expected)
 
 
-def test_an_encoder_starts_from_a_file_and_the_run_knows_which(tmp_path, scenes, teacher_store):
+def test_encoder_weights_are_loaded_and_identified_by_content(tmp_path, scenes, teacher_store):
     store = open_store(teacher_store)
     torch.manual_seed(7)
     files = [tmp_path / "a.pth", tmp_path / "b" / "c.pth"]
@@ -290,7 +290,7 @@ def test_an_encoder_starts_from_a_file_and_the_run_knows_which(tmp_path, scenes,
     assert torch.allclose(load_run(tmp_path / "run").network.encoder.state_dict()[name], wanted, atol=1e-9)
 
 
-def test_a_plain_regression_trains_as_two_bins(tmp_path, scenes, teacher_store):
+def test_a_regression_trains_as_two_bins(tmp_path, scenes, teacher_store):
     train_network(
         scenes, "train", tmp_path / "run", options(head="depth", loss="ssim+si"), store=open_store(teacher_store)
     )
@@ -308,7 +308,7 @@ def test_a_plain_regression_trains_as_two_bins(tmp_path, scenes, teacher_store):
     assert torch.allclose(depth_m, wanted_m[:, 0], atol=1e-5)
 
 
-def test_the_targets_of_a_plain_regression_are_clamped_to_what_it_can_say(scenes, teacher_store):
+def test_targets_of_a_regression_are_clamped_to_its_range(scenes, teacher_store):
     chosen = options(head="depth", loss="mse")
     loss = Recipe.make(chosen, scenes, scenes.samples("train"), open_store(teacher_store), None).build_loss()
     far = torch.tensor([-30.0, 30]).view(1, 2, 1, 1).expand(1, 2, 4, 4)
@@ -326,9 +326,7 @@ def test_the_targets_of_a_plain_regression_are_clamped_to_what_it_can_say(scenes
         ({"loss": "truth-si", "bins": "nyu"}, 49, 0.5, None),
     ],
 )
-def test_bins_and_width_may_be_chosen_where_maps_are_made_from_depth(
-    scenes, teacher_store, changes, bins, sigma_m, sigma_bins
-):
+def test_bins_and_width_are_options_for_maps_made_from_depth(scenes, teacher_store, changes, bins, sigma_m, sigma_bins):
     recipe = Recipe.make(options(**changes), scenes, scenes.samples("train"), open_store(teacher_store), None)
     assert len(recipe.bin_edges_m) == bins + 1
     assert recipe.sigma_m == pytest.approx(sigma_m)
@@ -337,13 +335,13 @@ def test_bins_and_width_may_be_chosen_where_maps_are_made_from_depth(
 
 
 @pytest.mark.parametrize("centred", [True, False])
-def test_the_loss_is_told_whether_maps_are_centred(scenes, teacher_store, centred):
+def test_the_loss_has_the_option_centred(scenes, teacher_store, centred):
     chosen = options(maps="from-depth", centred=centred)
     made = Recipe.make(chosen, scenes, scenes.samples("train"), open_store(teacher_store), None)
     assert made.as_json()["centred"] is made.build_loss().centred is centred
 
 
-def test_a_run_of_an_older_version_still_loads(tmp_path, scenes, teacher_store):
+def test_a_run_of_an_older_version_loads(tmp_path, scenes, teacher_store):
     out = tmp_path / "run"
     train_network(scenes, "train", out, options(epochs=1), store=open_store(teacher_store))
     config = json.loads((out / "config.json").read_text())
@@ -362,13 +360,13 @@ def test_a_run_of_other_settings_is_not_resumed(tmp_path, scenes, teacher_store)
     assert "is unfinished work with other settings (weight: 0.1 there, 0.5 here)" in fresh.said
 
 
-def test_a_finished_run_is_never_written_over(tmp_path, scenes, teacher_store):
+def test_a_finished_run_is_not_overwritten(tmp_path, scenes, teacher_store):
     (tmp_path / "run").mkdir()
     with pytest.raises(ValueError, match="run exists: .*choose another `out`"):
         train_network(scenes, "train", tmp_path / "run", OPTIONS, store=open_store(teacher_store))
 
 
-def test_training_that_explodes_stops_at_once_and_says_so(tmp_path, scenes, teacher_store):
+def test_a_loss_that_is_not_finite_stops_training(tmp_path, scenes, teacher_store):
     with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d \(samples 00.*lower `learning_rate`"):
         chosen = options(learning_rate=1e30, epochs=4)
         train_network(scenes, "train", tmp_path / "run", chosen, store=open_store(teacher_store))
@@ -387,7 +385,7 @@ class BreakGradient(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_gradient_that_is_not_finite_is_told_and_the_checkpoint_is_kept(
+def test_a_gradient_that_is_not_finite_is_refused_and_the_checkpoint_is_kept(
     tmp_path, scenes, teacher_store, monkeypatch, precision
 ):
     store, chosen = open_store(teacher_store), options(precision=precision, epochs=7)
@@ -413,7 +411,7 @@ def test_a_gradient_that_is_not_finite_is_told_and_the_checkpoint_is_kept(
     )
 
 
-def test_weights_that_are_no_longer_finite_never_become_a_checkpoint(tmp_path, scenes, teacher_store):
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, scenes, teacher_store):
     class Spoil(fakes.StopAt):
         def update(self, done=1, **facts):
             super().update(done, **facts)
@@ -458,19 +456,19 @@ def test_weights_that_are_no_longer_finite_never_become_a_checkpoint(tmp_path, s
         ({"encoder_weights": Path(__file__)}, "student 'lean' has no encoder"),
     ],
 )
-def test_settings_that_cannot_be_are_told(tmp_path, scenes, teacher_store, changes, match):
+def test_invalid_options_are_refused(tmp_path, scenes, teacher_store, changes, match):
     with pytest.raises(ValueError, match=match):
         train_network(scenes, "train", tmp_path / "run", options(**changes), store=open_store(teacher_store))
 
 
-def test_a_device_that_is_not_there_is_told(tmp_path, scenes, teacher_store):
+def test_a_missing_device_is_refused(tmp_path, scenes, teacher_store):
     if torch.cuda.device_count() > 7:
         pytest.skip("this machine has it")
     with pytest.raises(ValueError, match=r"`device=cuda:7`: this machine has \d CUDA devices; use `device=auto`"):
         train_network(scenes, "train", tmp_path / "r", OPTIONS, store=open_store(teacher_store), device="cuda:7")
 
 
-def test_each_process_of_a_run_has_a_gpu_of_its_own(monkeypatch):
+def test_each_rank_has_its_own_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [choose_device(name, 1) for name in ("auto", "cuda", "cpu")] == [torch.device("cuda:1")] * 2 + [CPU]
@@ -499,7 +497,7 @@ finally:
 """
 
 
-def test_a_student_trains_where_no_teacher_can_be_imported(tmp_path, scenes, teacher_store):
+def test_training_imports_no_teacher(tmp_path, scenes, teacher_store):
     arguments = ["--source", f"scenes:{scenes.root}", "--split", "train", "--store", str(teacher_store)]
     arguments += ["--student", "lean", "--epochs", "1", "--batch-size", "2", "--out", str(tmp_path / "run")]
     done = subprocess.run(
@@ -514,7 +512,7 @@ def test_a_student_trains_where_no_teacher_can_be_imported(tmp_path, scenes, tea
     assert (tmp_path / "run" / "student.safetensors").exists()
 
 
-def test_ctrl_c_on_the_command_goes_on_with_the_same_command(tmp_path, scenes, teacher_store):
+def test_ctrl_c_leaves_a_checkpoint_and_a_hint_to_resume(tmp_path, scenes, teacher_store):
     command = [str(Path(sys.executable).with_name("pipeline")), "train-student", "--source", f"scenes:{scenes.root}"]
     command += ["--split", "train", "--store", str(teacher_store), "--student", "lean", "--epochs", "400"]
     command += ["--batch-size", "2", "--out", str(tmp_path / "run")]
@@ -531,14 +529,14 @@ def test_ctrl_c_on_the_command_goes_on_with_the_same_command(tmp_path, scenes, t
     assert (partial.parent / "checkpoint.pt").exists()
 
 
-def test_a_run_says_nothing_of_the_machine(tmp_path, scenes, teacher_store):
+def test_a_run_holds_no_path_of_the_machine(tmp_path, scenes, teacher_store):
     train_network(scenes, "train", tmp_path / "run", OPTIONS, store=open_store(teacher_store))
     config = (tmp_path / "run" / "config.json").read_text()
     assert str(tmp_path) not in config
     assert json.loads(config)["store"]["teacher"]["name"] == "fake-dpm"
 
 
-def test_the_stop_flag_is_left_alone_outside_the_main_thread(tmp_path, scenes, teacher_store):
+def test_training_runs_outside_the_main_thread(tmp_path, scenes, teacher_store):
     thread = threading.Thread(
         target=train_network,
         args=(scenes, "train", tmp_path / "run", OPTIONS),
