@@ -19,17 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from common import (
-    BINS,
-    RESULTS,
-    RandomTeacher,
-    machine,
-    markdown,
-    memory_mb,
-    render,
-    reset_peak_memory,
-    write,
-)
+from common import BINS, RESULTS, RandomTeacher, machine, markdown, memory_mb, render, reset_peak_memory, write
 
 from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher

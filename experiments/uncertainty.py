@@ -33,16 +33,7 @@ STUDENTS = (
     "regression-truth-si",
 )
 HEAD = ["", "AbsRel", "AURC", "AUSE, map", "AUSE, flip", "ECE", "truth in 90 %", "width at 90 %", "constant width"]
-COLUMNS = (
-    "abs_rel",
-    "aurc",
-    "ause_map",
-    "ause_flip",
-    "ece",
-    "observed_90",
-    "width_at_90",
-    "constant_width_at_90",
-)
+COLUMNS = ("abs_rel", "aurc", "ause_map", "ause_flip", "ece", "observed_90", "width_at_90", "constant_width_at_90")
 
 
 def table_row(uncertainty: dict, frames: int, abs_rel: float) -> dict[str, float | None]:

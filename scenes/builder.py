@@ -81,23 +81,13 @@ class Builder:
         self.solids.append(row)
 
     def box(
-        self,
-        centre: Triple,
-        half: Triple,
-        colour: Triple,
-        material: Material = Material.PLAIN,
-        **more: object,
+        self, centre: Triple, half: Triple, colour: Triple, material: Material = Material.PLAIN, **more: object
     ) -> None:
         """Add a (tapered) box."""
         self.add(Kind.BOX, centre, half, material, colour, **more)  # type: ignore[arg-type]
 
     def ball(
-        self,
-        centre: Triple,
-        half: Triple,
-        colour: Triple,
-        material: Material = Material.PLAIN,
-        **more: object,
+        self, centre: Triple, half: Triple, colour: Triple, material: Material = Material.PLAIN, **more: object
     ) -> None:
         """Add an ellipsoid."""
         self.add(Kind.ELLIPSOID, centre, half, material, colour, **more)  # type: ignore[arg-type]

@@ -106,11 +106,7 @@ def draw_interior(seed: int, index: int, size_px: tuple[int, int]) -> Interior:
         lamps=lamps,
         ambient=ambient,
         cell_light=cell_light,
-        sun=(
-            math.cos(elevation) * math.sin(azimuth),
-            math.sin(elevation),
-            math.cos(elevation) * math.cos(azimuth),
-        ),
+        sun=(math.cos(elevation) * math.sin(azimuth), math.sin(elevation), math.cos(elevation) * math.cos(azimuth)),
         sun_light=(strength, strength * 0.9, strength * 0.74),
         sensor=_draw_sensor(rng, (seed, index, 13)),
     )

@@ -154,11 +154,7 @@ class Layout:
         rng, road = self.rng, self.road
         off = self._kerb_line + (0.45 if road.kerb_m else 1.3)
         if self.area != "country":
-            height, spacing, z = (
-                float(rng.uniform(5, 8.5)),
-                float(rng.uniform(20, 32)),
-                float(rng.uniform(6, 26)),
-            )
+            height, spacing, z = (float(rng.uniform(5, 8.5)), float(rng.uniform(20, 32)), float(rng.uniform(6, 26)))
             while z < 140:
                 if not self._in_crossing(z, 2):
                     self._stand(side * off, z, math.pi if side > 0 else 0.0)
@@ -198,9 +194,7 @@ class Layout:
                 continue
             off = 0.7 if not road.kerb_m else float(rng.uniform(0.9, max(1.0, road.pavement_m - 0.4)))
             self._stand(
-                side * (self._kerb_line + off),
-                z,
-                float(rng.choice([0.0, math.pi])) + float(rng.normal(0, 0.2)),
+                side * (self._kerb_line + off), z, float(rng.choice([0.0, math.pi])) + float(rng.normal(0, 0.2))
             )
             models.person(self.to, rng, detail=z < 28)
             self._contact(0.16, 0.16, 0.6)

@@ -49,11 +49,7 @@ def draw_weather(rng: np.random.Generator) -> Weather:
     horizon = mix_triple(np.array([0.62, 0.71, 0.80]) + 0.08 * low * np.array([1.0, 0.3, -0.6]), grey * 1.1, overcast)
     sky = mix_triple(np.array([0.38, 0.46, 0.60]), np.array([0.98, 1.0, 1.04]), overcast)
     return Weather(
-        sun=(
-            math.cos(elevation) * math.sin(azimuth),
-            math.sin(elevation),
-            math.cos(elevation) * math.cos(azimuth),
-        ),
+        sun=(math.cos(elevation) * math.sin(azimuth), math.sin(elevation), math.cos(elevation) * math.cos(azimuth)),
         sun_light=(strength, strength * (0.94 - 0.08 * low), strength * (0.84 - 0.2 * low)),
         sky_light=sky,
         zenith=zenith,

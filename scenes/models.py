@@ -12,19 +12,7 @@ import numpy as np
 from .builder import CHASSIS, STEEL, Builder, Rng, pick, rgb, vary
 from .shapes import Material, Triple
 
-WALLS = (
-    "d9cdb4",
-    "cbb897",
-    "b98b6b",
-    "a3573f",
-    "8c4a38",
-    "d8d3c8",
-    "c4c2bd",
-    "c9a46a",
-    "b4b9a8",
-    "a9b7c2",
-    "d6b7a5",
-)
+WALLS = ("d9cdb4", "cbb897", "b98b6b", "a3573f", "8c4a38", "d8d3c8", "c4c2bd", "c9a46a", "b4b9a8", "a9b7c2", "d6b7a5")
 ROOFS = ("7a3b2c", "5d3a30", "4a4b50", "3b3330", "8b5a3c")
 CLOTHES = ("20242c", "39465e", "6d2a2a", "8c8a86", "c7b9a0", "2d4a3a", "b03a2e", "d8d4cc", "4b3b52", "c9a227")
 SKINS = ("e0b090", "c68e6a", "8d5a3c", "5c3a26")
@@ -78,22 +66,11 @@ def tree(to: Builder, rng: Rng, height: float, *, lobes: int) -> None:
     bark, leaf = vary(rng, rgb("5a4636"), 0.25), pick(rng, LEAVES, 0.25)
     trunk = height * rng.uniform(0.26, 0.36)
     radius = height * rng.uniform(0.23, 0.35)
-    to.tube(
-        (0, -0.1, 0),
-        (0, trunk + radius * 0.5, 0),
-        0.024 * height + 0.05,
-        bark,
-        Material.BARK,
-        taper=(0.35, 0, 0),
-    )
+    to.tube((0, -0.1, 0), (0, trunk + radius * 0.5, 0), 0.024 * height + 0.05, bark, Material.BARK, taper=(0.35, 0, 0))
     middle = trunk + (height - trunk) * 0.5
     tall = (height - trunk) * 0.5
     to.ball(
-        (0, middle, 0),
-        (radius * 0.8, tall * 0.85, radius * 0.8),
-        leaf,
-        Material.LEAF,
-        extra=(float(rng.random()),),
+        (0, middle, 0), (radius * 0.8, tall * 0.85, radius * 0.8), leaf, Material.LEAF, extra=(float(rng.random()),)
     )
     for lobe in range(lobes):
         angle = 2 * math.pi * (lobe * 0.382 + rng.uniform(-0.06, 0.06))
@@ -102,13 +79,7 @@ def tree(to: Builder, rng: Rng, height: float, *, lobes: int) -> None:
         size = radius * rng.uniform(0.42, 0.66) * (1 - 0.25 * abs(rise))
         spot = (reach * math.cos(angle), middle + rise * tall * 0.72, reach * math.sin(angle))
         shade = vary(rng, leaf, 0.14)
-        to.ball(
-            spot,
-            (size, size * rng.uniform(0.7, 0.95), size),
-            shade,
-            Material.LEAF,
-            extra=(float(rng.random()),),
-        )
+        to.ball(spot, (size, size * rng.uniform(0.7, 0.95), size), shade, Material.LEAF, extra=(float(rng.random()),))
 
 
 def conifer(to: Builder, rng: Rng, height: float) -> None:
@@ -121,15 +92,7 @@ def conifer(to: Builder, rng: Rng, height: float) -> None:
         high = min(height, low + (height - base) * 0.42)
         extra = (float(rng.random()),)
         wide = radius * (1 - 0.21 * step)
-        to.tube(
-            (0, low, 0),
-            (0, high, 0),
-            wide,
-            vary(rng, leaf, 0.1),
-            Material.LEAF,
-            taper=(0.96, 0, 0),
-            extra=extra,
-        )
+        to.tube((0, low, 0), (0, high, 0), wide, vary(rng, leaf, 0.1), Material.LEAF, taper=(0.96, 0, 0), extra=extra)
 
 
 def bush(to: Builder, rng: Rng, size: float) -> None:
@@ -151,12 +114,7 @@ def person(to: Builder, rng: Rng, *, detail: bool) -> None:
     hip, shoulder = 0.5 * tall, 0.82 * tall
     for side in (-1, 1):
         to.tube(
-            (side * 0.09, hip, 0),
-            (side * 0.08, 0.03, side * stride),
-            0.085,
-            trousers,
-            taper=(0.3, 0, 0),
-            casts=detail,
+            (side * 0.09, hip, 0), (side * 0.08, 0.03, side * stride), 0.085, trousers, taper=(0.3, 0, 0), casts=detail
         )
         to.tube(
             (side * 0.21, shoulder - 0.05, 0),
@@ -198,14 +156,7 @@ def sign(to: Builder, rng: Rng) -> None:
         )
     elif shape == 2:
         half = (0.4, 0.34, 0.012)
-        to.box(
-            (0, high, -0.055),
-            half,
-            rgb("c8102e"),
-            Material.SIGN,
-            taper=(1, 0, 0),
-            extra=(2.0, float(rng.random())),
-        )
+        to.box((0, high, -0.055), half, rgb("c8102e"), Material.SIGN, taper=(1, 0, 0), extra=(2.0, float(rng.random())))
     else:
         half = (0.5, 0.28, 0.015)
         to.box((0, high, -0.055), half, rgb("1d4f91"), Material.SIGN, extra=(3.0, float(rng.random())))
@@ -229,12 +180,7 @@ def fence(to: Builder, rng: Rng, length: float) -> None:
         leaf = pick(rng, LEAVES, 0.2)
         high = float(rng.uniform(0.4, 0.75))
         to.box(
-            (0, high, 0),
-            (0.4, high, half),
-            leaf,
-            Material.LEAF,
-            taper=(0.15, 0, 0),
-            extra=(float(rng.random()), 1.0),
+            (0, high, 0), (0.4, high, half), leaf, Material.LEAF, taper=(0.15, 0, 0), extra=(float(rng.random()), 1.0)
         )
     elif style == 1:
         high = float(rng.uniform(0.35, 0.6))

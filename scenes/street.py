@@ -78,11 +78,7 @@ def _carriageway(
     in_lane = np.abs((np.abs(lateral) % road.lane_m) - road.lane_m / 2)
     gain *= 1 + 0.07 * np.exp(-(((in_lane - 0.78) / 0.28) ** 2)) - 0.07 * np.exp(-((in_lane / 0.35) ** 2))
     # Repaired patches, a few with dark tarred edges.
-    for cell_x, cell_z, fraction, tone in (
-        (2.3, 7.0, 0.1, -0.28),
-        (1.3, 2.1, 0.05, 0.2),
-        (0.9, 16.0, 0.07, -0.2),
-    ):
+    for cell_x, cell_z, fraction, tone in ((2.3, 7.0, 0.1, -0.28), (1.3, 2.1, 0.05, 0.2), (0.9, 16.0, 0.07, -0.2)):
         column, row = np.floor(x / cell_x), np.floor(z / cell_z)
         gain *= np.where(noise.cell_hash(column, row, (style.seed * 7 + cell_x) % 1) < fraction, 1 + tone, 1)
     crack = np.abs(noise.blended(noise.fractal(), x * 4.7 + 31, z * 2.9 + shift))

@@ -109,12 +109,7 @@ def first_hits(camera: Camera, rays: F32, first_row: int, solids: Solids, backdr
 
 
 def sunlit(
-    camera: Camera,
-    first_row: int,
-    points_m: F32,
-    facing: NDArray[np.bool_],
-    solids: Solids,
-    sun: F64,
+    camera: Camera, first_row: int, points_m: F32, facing: NDArray[np.bool_], solids: Solids, sun: F64
 ) -> NDArray[np.bool_]:
     """Return which samples (R, W) the sun reaches.
 

@@ -60,12 +60,7 @@ def car(to: Builder, rng: Rng, *, detail: bool) -> float:
         for end in (-axle, axle):
             outer = side * (width / 2 + 0.01)
             to.tube(
-                (outer - side * 0.22, wheel, end),
-                (outer, wheel, end),
-                wheel,
-                CHASSIS,
-                Material.WHEEL,
-                casts=detail,
+                (outer - side * 0.22, wheel, end), (outer, wheel, end), wheel, CHASSIS, Material.WHEEL, casts=detail
             )
         if detail:
             to.box((side * (width / 2 + 0.08), waist + 0.06, nose - 0.55), (0.09, 0.06, 0.05), paint, casts=False)
@@ -96,14 +91,7 @@ def _wheels(to: Builder, width: float, axle: float, wheel: float) -> None:
     for side in (-1, 1):
         for end in (-axle, axle):
             outer = side * (width / 2 + 0.01)
-            to.tube(
-                (outer - side * 0.25, wheel, end),
-                (outer, wheel, end),
-                wheel,
-                CHASSIS,
-                Material.WHEEL,
-                casts=False,
-            )
+            to.tube((outer - side * 0.25, wheel, end), (outer, wheel, end), wheel, CHASSIS, Material.WHEEL, casts=False)
 
 
 def lorry(to: Builder, rng: Rng) -> float:
@@ -114,14 +102,7 @@ def lorry(to: Builder, rng: Rng) -> float:
         paint = pick(rng, ("b3261e", "e6c229", "2f6f4f", "2a5d9f", "e4e4e0"))
         extra = (axle, wheel, wheel - 0.35, float(rng.random()))
         to.box((0, 0.8, 0), (width / 2, 0.45, half_z), paint, Material.PAINT, extra=extra)
-        to.box(
-            (0, 2.1, 0),
-            (width / 2, 0.87, half_z),
-            paint,
-            Material.CABIN,
-            taper=(0.03, 0.04, 0),
-            extra=(2.0, 0.5),
-        )
+        to.box((0, 2.1, 0), (width / 2, 0.87, half_z), paint, Material.CABIN, taper=(0.03, 0.04, 0), extra=(2.0, 0.5))
     else:
         paint = pick(rng, ("e8e8e6", "2a5d9f", "b3261e", "3c6e47", "c9ccd0"))
         cargo = pick(rng, ("e4e4e0", "d8d3c8", "c9ccd0", "4b6b8a", "c8551b"))
