@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from pipeline.depth.dpm import expected_depth
 from pipeline.networks.registry import build_student
-from pipeline.networks.saved_run import normalise
+from pipeline.networks.saved_run import normalize
 from pipeline.sources.registry import open_source
 from pipeline.teachers.base import TeacherCard, TeacherOutput
 from scenes.dataset import make_scenes
@@ -56,12 +56,12 @@ class RandomTeacher:
     def predict(self, images: torch.Tensor | None, ids: Sequence[str]) -> TeacherOutput:  # noqa: ARG002 - the protocol
         """Return depth (B, h, w) in metres, and maps (B, K, h, w) with `maps=True`."""
         assert images is not None
-        logits = self.network(normalise(images))
+        logits = self.network(normalize(images))
         # Depth follows the brightness of the image, from near at the bottom to far at the top.
-        grey = F.avg_pool2d(F.interpolate(images.mean(1, keepdim=True), logits.shape[2:], mode="area"), 9, 1, 4)
+        gray = F.avg_pool2d(F.interpolate(images.mean(1, keepdim=True), logits.shape[2:], mode="area"), 9, 1, 4)
         far = torch.linspace(0.7, 0.1, logits.shape[2]).view(-1, 1)
         number = torch.arange(BINS).view(1, -1, 1, 1)
-        maps = torch.softmax(-(number - BINS * (far + 0.2 * grey)).square() / 8 + 0.1 * torch.tanh(logits), dim=1)
+        maps = torch.softmax(-(number - BINS * (far + 0.2 * gray)).square() / 8 + 0.1 * torch.tanh(logits), dim=1)
         depth_m = expected_depth(maps, self.edges_m)[:, 0].float()
         return TeacherOutput(depth_m, None if self.bin_edges_m is None else maps)
 

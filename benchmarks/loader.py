@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.cache.images import cache_images
 from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
-from pipeline.networks.saved_run import normalise
+from pipeline.networks.saved_run import normalize
 from pipeline.sources.readers.images import resolve_image
 from pipeline.sources.registry import open_source
 from pipeline.sources.view import View
@@ -135,7 +135,7 @@ def prepare(folder: Path) -> dict[str, tuple[dict[str, Dataset], float]]:
         options=TeacherOptions(metres_per_unit=METRES_PER_UNIT),
     )
     options = CacheOptions(view="kb", bins="kitti", sigma_m=0.5)
-    augmentation = Augmentation(CROP_PX, rotate_deg=2.5, flip=True, colour=True)
+    augmentation = Augmentation(CROP_PX, rotate_deg=2.5, flip=True, color=True)
     by_format = {}
     for number, (image_format, split) in enumerate(splits.items()):
         samples = source.samples(split)
@@ -194,7 +194,7 @@ def measure(readers: dict[str, Dataset], rounds: int, workers: int) -> dict[str,
             for batch in loader:
                 # The released code normalizes in the loader, ours on the network's device.
                 images = (
-                    apply_tables(batch.image, normalise(batch.color_tables)) if name in {OURS, CACHED} else batch[0]
+                    apply_tables(batch.image, normalize(batch.color_tables)) if name in {OURS, CACHED} else batch[0]
                 )
                 count += len(images)
             if number:  # the first round warms up

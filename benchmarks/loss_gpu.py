@@ -80,7 +80,7 @@ def depth_and_kl(kernel: str, sigma_m: float) -> Loss:
     edges_m = parse_bins("kitti").edges()
 
     def loss(logits: Tensor, depth_m: Tensor) -> Tensor:
-        target = GaussianTarget(depth_m, edges_m, sigma_m, in_bins=False, centred=False)
+        target = GaussianTarget(depth_m, edges_m, sigma_m, in_bins=False, centered=False)
         result = fused(logits, edges_m, target, kernel)
         return result.depth_m.mean() + result.kl_nats.mean()
 

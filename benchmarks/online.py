@@ -25,7 +25,7 @@ from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
 from pipeline.losses.tiekd import TieKdLoss
 from pipeline.networks.registry import build_student
-from pipeline.networks.saved_run import normalise
+from pipeline.networks.saved_run import normalize
 from pipeline.sources.registry import open_source
 from pipeline.sources.view import View
 from pipeline.store import open_store
@@ -49,7 +49,7 @@ def measure(root: Path, student: str, teacher_name: str | None, threads: int, st
     source, store = open_source(f"scenes:{root / 'scenes'}"), open_store(root / "store.zarr")
     samples = source.samples("all")
     teacher = None if teacher_name is None else RandomTeacher(teacher_name, maps=False)
-    augmentation = Augmentation(None, 0.0, flip=True, colour=True)
+    augmentation = Augmentation(None, 0.0, flip=True, color=True)
     data = TrainingData(source, samples, View(), store=store, maps_px=None, augmentation=augmentation, seed=0)
     sampler = EpochBatchSampler(len(samples), BATCH, 0)
     torch.manual_seed(0)
@@ -67,7 +67,7 @@ def measure(root: Path, student: str, teacher_name: str | None, threads: int, st
                 target_m = teacher.predict(apply_tables(batch.image, batch.color_tables), []).depth[:, None]
             optimizer.zero_grad()
             optimizer.backward(
-                loss.terms(network(apply_tables(batch.image, normalise(batch.color_tables))), target_m)["loss"]
+                loss.terms(network(apply_tables(batch.image, normalize(batch.color_tables))), target_m)["loss"]
             )
             optimizer.clip_gradients()
             optimizer.step()

@@ -47,7 +47,7 @@ def map_mean_m(kind: str, depth_m: torch.Tensor, edges_m: torch.Tensor = BINS) -
     if kind == "released":
         maps = released_dpm(depth_m, edges_m)
     else:
-        maps = gaussian_dpm(depth_m, edges_m, 0.5, centred=kind.startswith("centred"))
+        maps = gaussian_dpm(depth_m, edges_m, 0.5, centered=kind.startswith("centred"))
     return expected_depth(maps, edges_m)
 
 
@@ -115,16 +115,16 @@ def main() -> None:
     """Write the tables and draw the figure."""
     figure, panels = plt.subplots(1, 1 + len(STUDIES), figsize=(13, 4), sharey=True, layout="constrained")
     depth_m = torch.linspace(0.3, 9.7, 471, dtype=torch.float64).view(1, 1, 1, -1)
-    for kind, (label, colour) in KINDS.items():
-        panels[0].plot(depth_m.flatten(), (map_mean_m(kind, depth_m) - depth_m).flatten(), color=colour, label=label)
+    for kind, (label, color) in KINDS.items():
+        panels[0].plot(depth_m.flatten(), (map_mean_m(kind, depth_m) - depth_m).flatten(), color=color, label=label)
     panels[0].set_title("mean of the map minus depth, 49 bins to 10 m")
     panels[0].legend(frameon=False)
     brackets = [f"{low:g}-{high:g} m" for low, high in pairwise(EDGES_M)]
     lines = [*bias_over_real_depth(), "", f"| | {' | '.join(brackets)} |", f"| --- |{' ---: |' * len(brackets)}"]
     for panel, (study, title) in zip(panels[1:], STUDIES.items(), strict=True):
-        for kind, (label, colour) in KINDS.items():
+        for kind, (label, color) in KINDS.items():
             students, maps = signed_errors_m(study, kind)
-            panel.plot((EDGES_M[:-1] + EDGES_M[1:]) / 2, students, "o-", color=colour, label=label)
+            panel.plot((EDGES_M[:-1] + EDGES_M[1:]) / 2, students, "o-", color=color, label=label)
             for name, values in ((f"{title}, {label}: maps", maps), ("students", students)):
                 cells = ["" if np.isnan(value) else f"{value:+.2f}" for value in values]
                 lines.append(f"| {name} | {' | '.join(cells)} |")

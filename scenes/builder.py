@@ -22,16 +22,16 @@ def rgb(hexadecimal: str) -> Triple:
     return red**2.2, green**2.2, blue**2.2
 
 
-def vary(rng: Rng, colour: Triple, amount: float) -> Triple:
+def vary(rng: Rng, color: Triple, amount: float) -> Triple:
     """Return the colour with random brightness and tint."""
     gain = 1 + rng.uniform(-amount, amount)
-    red, green, blue = (min(0.78, c * gain * (1 + rng.uniform(-amount, amount) / 4)) for c in colour)
+    red, green, blue = (min(0.78, c * gain * (1 + rng.uniform(-amount, amount) / 4)) for c in color)
     return red, green, blue
 
 
-def pick(rng: Rng, colours: tuple[str, ...], amount: float = 0.15) -> Triple:
+def pick(rng: Rng, colors: tuple[str, ...], amount: float = 0.15) -> Triple:
     """Return a random one of the sRGB colours, varied."""
-    return vary(rng, rgb(colours[int(rng.integers(len(colours)))]), amount)
+    return vary(rng, rgb(colors[int(rng.integers(len(colors)))]), amount)
 
 
 CHASSIS = (0.012, 0.012, 0.013)
@@ -61,12 +61,12 @@ class Builder:
     def add(
         self,
         kind: Kind,
-        centre: Triple,
+        center: Triple,
         half: Triple,
         material: Material,
-        colour: Triple,
+        color: Triple,
         *,
-        colour2: Triple = (0.0, 0.0, 0.0),
+        color2: Triple = (0.0, 0.0, 0.0),
         taper: Triple = (0.0, 0.0, 0.0),
         extra: tuple[float, ...] = (),
         turn: F64 | None = None,
@@ -75,29 +75,29 @@ class Builder:
         """Add one solid at `centre` (model metres) with half sizes `half`, turned by `turn` in the model."""
         sin, cos = math.sin(self.yaw_rad), math.cos(self.yaw_rad)
         yaw = np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
-        spot = np.array([self.x_m, self.y_m, self.z_m]) + yaw @ np.array(centre)
+        spot = np.array([self.x_m, self.y_m, self.z_m]) + yaw @ np.array(center)
         whole = yaw if turn is None else yaw @ turn
-        row = Solid(kind, spot, np.array(half), whole, material, colour, colour2, taper, extra, casts)
+        row = Solid(kind, spot, np.array(half), whole, material, color, color2, taper, extra, casts)
         self.solids.append(row)
 
     def box(
-        self, centre: Triple, half: Triple, colour: Triple, material: Material = Material.PLAIN, **more: object
+        self, center: Triple, half: Triple, color: Triple, material: Material = Material.PLAIN, **more: object
     ) -> None:
         """Add a (tapered) box."""
-        self.add(Kind.BOX, centre, half, material, colour, **more)  # type: ignore[arg-type]
+        self.add(Kind.BOX, center, half, material, color, **more)  # type: ignore[arg-type]
 
     def ball(
-        self, centre: Triple, half: Triple, colour: Triple, material: Material = Material.PLAIN, **more: object
+        self, center: Triple, half: Triple, color: Triple, material: Material = Material.PLAIN, **more: object
     ) -> None:
         """Add an ellipsoid."""
-        self.add(Kind.ELLIPSOID, centre, half, material, colour, **more)  # type: ignore[arg-type]
+        self.add(Kind.ELLIPSOID, center, half, material, color, **more)  # type: ignore[arg-type]
 
     def tube(
         self,
         start: Triple,
         stop: Triple,
         radius: float,
-        colour: Triple,
+        color: Triple,
         material: Material = Material.PLAIN,
         **more: object,
     ) -> None:
@@ -115,7 +115,7 @@ class Builder:
             (float(middle[0]), float(middle[1]), float(middle[2])),
             (radius, length / 2, radius),
             material,
-            colour,
+            color,
             turn=turn,
             **more,  # type: ignore[arg-type]
         )

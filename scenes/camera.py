@@ -72,10 +72,10 @@ class Camera:
 
     def to_camera(self, points_m: F64) -> F64:
         """Convert world points (..., 3) to camera axes: right, down, forward."""
-        centred = points_m - np.array(self.position_m)
+        centered = points_m - np.array(self.position_m)
         turn = self.world_from_camera
         # Element-wise, since a matrix product of this size would start BLAS threads in every worker.
-        return np.stack([(centred * turn[:, i]).sum(axis=-1) for i in range(3)], axis=-1)
+        return np.stack([(centered * turn[:, i]).sum(axis=-1) for i in range(3)], axis=-1)
 
     def sample_rects(self, vertices_m: F64, edges: NDArray[np.int64]) -> tuple[NDArray[np.int64], F64]:
         """Bound convex hulls on the sample grid of the whole image.

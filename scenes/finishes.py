@@ -69,7 +69,7 @@ def _wood(hits: Hits) -> Surface:
     gap = np.minimum(np.abs(short / planks - row - 0.5) * -1 + 0.5, 9) * planks
     gap = np.minimum(gap, np.minimum(end, length - end))
     joint = np.where(width > 0, coverage(gap - 0.002, hits.footprint_m) * _fade(0.008, hits), 0)
-    return _surface(hits.colour * gain * (1 - 0.6 * joint), gloss * (1 - 0.5 * joint))
+    return _surface(hits.color * gain * (1 - 0.6 * joint), gloss * (1 - 0.5 * joint))
 
 
 def _fabric(hits: Hits) -> Surface:
@@ -78,13 +78,13 @@ def _fabric(hits: Hits) -> Surface:
     x, y, z = hits.point_m
     weave = noise.nearest_in_space(x * 90, y * 90, z * 90) * _fade(0.012, hits)
     patch = noise.blended_in_space(x * 5, y * 5, z * 5)
-    albedo = hits.colour * (1 + 0.10 * weave + 0.05 * patch)
+    albedo = hits.color * (1 + 0.10 * weave + 0.05 * patch)
     pitch = np.maximum(hits.extra[2], 0.04)
     stripe = (np.abs(along / pitch % 1 - 0.5) < 0.2) & (hits.extra[1] > 0)
     check = (np.abs(up / pitch % 1 - 0.5) < 0.2) & (hits.extra[1] > 1)
     fraction = (0.5 * stripe + 0.5 * check + 0.3 * (stripe & (hits.extra[1] < 2))) * _fade(pitch, hits)
     _soften(hits, 0.55)
-    return _surface(mix(albedo, hits.colour2, fraction), 0.0)
+    return _surface(mix(albedo, hits.color2, fraction), 0.0)
 
 
 def _folds(hits: Hits) -> Surface:
@@ -94,7 +94,7 @@ def _folds(hits: Hits) -> Surface:
     visible = _fade(1 / np.maximum(hits.extra[0], 1), hits)
     dark = 1 - visible * (0.22 + 0.22 * np.sin(wave))
     weave = noise.nearest(noise.fractal(), along * 150, up * 150) * _fade(0.01, hits)
-    return _surface(hits.colour * (dark + 0.06 * weave), 0.0, hits.extra[1] * dark)
+    return _surface(hits.color * (dark + 0.06 * weave), 0.0, hits.extra[1] * dark)
 
 
 def _books(hits: Hits) -> Surface:
@@ -113,7 +113,7 @@ def _books(hits: Hits) -> Surface:
     mean = np.stack([np.full(along.shape, value, np.float32) for value in (0.17, 0.15, 0.14)])
     albedo = mix(mean, albedo, _fade(thick, hits))
     paper = np.abs(hits.face) == 2
-    return _surface(np.where(paper, hits.colour, albedo), 0.02)
+    return _surface(np.where(paper, hits.color, albedo), 0.02)
 
 
 def _picture(hits: Hits) -> Surface:
@@ -138,9 +138,9 @@ def _picture(hits: Hits) -> Surface:
     text = np.where(lines & (fraction < 0.75), 0.12, 0.75) * np.ones((3, 1), np.float32)
     inner = np.where(style < 0.45, scene, np.where(style < 0.8, shapes, text))
     albedo = np.where(from_edge < mount + frame, np.float32(0.78), inner)
-    albedo = np.where(from_edge < frame, hits.colour2, albedo)
+    albedo = np.where(from_edge < frame, hits.color2, albedo)
     front = hits.face == 3
-    return _surface(np.where(front, albedo, hits.colour2), np.where(front & (from_edge > frame), 0.05, 0.02))
+    return _surface(np.where(front, albedo, hits.color2), np.where(front & (from_edge > frame), 0.05, 0.02))
 
 
 def _screen(hits: Hits) -> Surface:
@@ -155,7 +155,7 @@ def _screen(hits: Hits) -> Surface:
     page = np.where(rows & (tile[0] < 0.7), 0.15, 0.8) * column((0.9, 0.95, 1.0))
     content = np.where((seed * 5) % 1 < 0.5, page, 0.2 + 0.5 * tile * (0.6 + 0.4 * np.sin(along * 9 + seed * 30)))
     lit = visible & (glow > 0)
-    albedo = np.where(lit, content, hits.colour)
+    albedo = np.where(lit, content, hits.color)
     return _surface(albedo, np.where(visible, np.where(lit, 0.04, 0.14), 0.03), np.where(lit, glow, 0))
 
 
@@ -194,7 +194,7 @@ def _tiles(hits: Hits) -> Surface:
     marble = noise.blended(noise.fractal(), along * 6 + tone * 90, up * 6 + seed * 80)
     gap = np.minimum(np.minimum(across, 1 - across) * wide, np.minimum(up / high - row, row + 1 - up / high) * high)
     joint = coverage(gap - 0.003, hits.footprint_m) * _fade(0.01, hits)
-    body = np.where(second, hits.colour2, hits.colour) * (1 + 0.12 * tone * _fade(wide, hits) + 0.05 * marble)
+    body = np.where(second, hits.color2, hits.color) * (1 + 0.12 * tone * _fade(wide, hits) + 0.05 * marble)
     return _surface(mix(body, body.mean(axis=0) * 0.55, 0.8 * joint), gloss * (1 - joint))
 
 
@@ -212,7 +212,7 @@ def _carpet(hits: Hits) -> Surface:
     from_edge = np.minimum(hits.half_m[0] - np.abs(along), hits.half_m[2] - np.abs(up))
     rim = (border > 0) & (np.abs(from_edge - border) < border * 0.4)
     fraction = np.where(rim | (second & (from_edge > border * 1.6)), _fade(size * 0.4, hits) * 0.85, 0)
-    albedo = mix(hits.colour, hits.colour2, fraction)
+    albedo = mix(hits.color, hits.color2, fraction)
     return _surface(albedo * (1 + 0.11 * pile + 0.05 * worn), 0.0)
 
 
@@ -233,15 +233,15 @@ def _wall(hits: Hits) -> Surface:
     x, y = along / size + 0.5 * (row % 2), up / size
     flower = np.hypot((x % 1 - 0.5) * 1.3, y % 1 - 0.5) < 0.2 + 0.08 * np.sin(5 * np.arctan2(y % 1 - 0.5, x % 1 - 0.5))
     pattern = np.where(style == 1, stripe, (style == 2) & flower)
-    albedo = hits.colour * gain * (1 - 0.22 * pattern * _fade(size * 0.5, hits))
+    albedo = hits.color * gain * (1 - 0.22 * pattern * _fade(size * 0.5, hits))
     panel = (style == 3) & (rise < 0.95)
     groove = panel * coverage(np.abs(along / 0.14 % 1 - 0.5) * 0.14 - 0.004, hits.footprint_m) * _fade(0.016, hits)
-    albedo = np.where(panel, hits.colour2 * (1 - 0.35 * groove), albedo)
+    albedo = np.where(panel, hits.color2 * (1 - 0.35 * groove), albedo)
     rail = (np.abs(rise - 0.97) < 0.025) & (style == 3)
     board = (rise < skirting) | rail
-    albedo = np.where(board, hits.colour2, albedo)
+    albedo = np.where(board, hits.color2, albedo)
     albedo = albedo * (1 - 0.4 * coverage(np.abs(rise - skirting) - 0.004, hits.footprint_m) * (skirting > 0))
-    return _surface(np.where(np.abs(hits.face) == 2, hits.colour * (1 + 0.02 * stain), albedo), 0.02)
+    return _surface(np.where(np.abs(hits.face) == 2, hits.color * (1 + 0.02 * stain), albedo), 0.02)
 
 
 def _fronts(hits: Hits) -> Surface:
@@ -267,15 +267,15 @@ def _fronts(hits: Hits) -> Surface:
     knob = np.hypot(across - grip_x, rise - grip_y) - 0.022
     handle = np.where(grip < 0.5, coverage(bar, foot), np.where(grip < 1.5, coverage(knob, foot), 0)) * front
     dark = np.where(front, np.maximum(seam * 0.7, panel * 0.3), 0)
-    albedo = hits.colour * (1 + 0.05 * grain) * (1 - dark)
-    return _surface(mix(albedo, hits.colour2, handle), gloss + 0.1 * handle)
+    albedo = hits.color * (1 + 0.05 * grain) * (1 - dark)
+    return _surface(mix(albedo, hits.color2, handle), gloss + 0.1 * handle)
 
 
 def _metal(hits: Hits) -> Surface:
     """Brushed steel, chrome, or glazed china; extra[0]: gloss."""
     along, up = _plane(hits)
     brushed = noise.blended(noise.fractal(), along * 8, up * 120) * _fade(0.02, hits)
-    return _surface(hits.colour * (1 + 0.06 * brushed), hits.extra[0])
+    return _surface(hits.color * (1 + 0.06 * brushed), hits.extra[0])
 
 
 FINISHES: dict[Material, Callable[[Hits], Surface]] = {

@@ -108,14 +108,14 @@ class Furnisher:
 
     def _units(self) -> None:
         rng = self.rng
-        colour = pick(rng, (*furniture.PAINTS, "8a5a34", "a9794a", "7a2f2a"), 0.12)
+        color = pick(rng, (*furniture.PAINTS, "8a5a34", "a9794a", "7a2f2a"), 0.12)
         top = pick(rng, ("2f2f30", "b98a5c", "c9c5bd", "8a5a34"), 0.15)
         # A wall that is free up to two metres also gets wall cupboards.
         ways = [(float(rng.uniform(1.3, 1.9)), 2.1), (1.2, 2.1), (1.2, 0.92), (0.8, 2.1), (0.8, 0.92)]
         rows = 0
         for half, high in ways:
             if rows < 2 and (to := self.placer.by_wall(half + 0.01, 0.335, high, room_m=0.4)) is not None:
-                fittings.kitchen_units(to, rng, half, colour, top, upper=high > 1)
+                fittings.kitchen_units(to, rng, half, color, top, upper=high > 1)
                 rows += 1
 
     def _kitchen(self) -> None:
@@ -156,7 +156,7 @@ class Furnisher:
             return
         is_round = bool(rng.random() < 0.3)
         furniture.table(to, rng, half_x, half_z, float(rng.uniform(0.72, 0.76)), round_top=is_round)
-        colour, cloth = pick(rng, furniture.WOODS, 0.2), pick(rng, furniture.CLOTHS, 0.2)
+        color, cloth = pick(rng, furniture.WOODS, 0.2), pick(rng, furniture.CLOTHS, 0.2)
         style, seats = int(rng.integers(3)), max(1, round(half_x / 0.36))
         radius = min(half_x, half_z)
         for side in (-1, 1):
@@ -166,7 +166,7 @@ class Furnisher:
                 x = 0.0 if is_round else half_x * ((2 * number + 1) / seats - 1)
                 away = (radius if is_round else half_z) + float(rng.uniform(0.0, 0.16))
                 turn = math.pi * (side > 0) + float(rng.normal(0, 0.1))
-                furniture.chair(aside(to, x, side * away, turn), rng, style, colour, cloth)
+                furniture.chair(aside(to, x, side * away, turn), rng, style, color, cloth)
         if self.glow > 0 and rng.random() < 0.4:
             to.tube((0, 1.75, 0), (0, self.shell.high, 0), 0.008, (0.02, 0.02, 0.02), casts=False)
             trinkets.shade(to, rng, 1.75, 0.2, self.glow)

@@ -43,7 +43,7 @@ class Road:
         """Whether a street crosses the road."""
         return self.crossing_at_m < 900
 
-    def centre_x(self, z: Numbers | float) -> Numbers:
+    def center_x(self, z: Numbers | float) -> Numbers:
         """Return x of the centre line at z: a hyperbola, straight far before and after the bend."""
         start = np.hypot(self.bend_at_m, self.bend_over_m)
         return np.asarray(self.bend / 2 * (np.hypot(z - self.bend_at_m, self.bend_over_m) - start + z))
@@ -56,7 +56,7 @@ class Road:
     def lateral_m(self, x: Numbers, z: Numbers) -> Numbers:
         """Return metres to the right of the centre line."""
         slope = self.slope(z)
-        return np.asarray((x - self.centre_x(z)) / np.sqrt(1 + slope * slope))
+        return np.asarray((x - self.center_x(z)) / np.sqrt(1 + slope * slope))
 
     def off_road_m(self, x: Numbers, z: Numbers) -> Numbers:
         """Return metres from the nearest kerb, negative on a carriageway; corners of a crossing are rounded."""

@@ -86,11 +86,11 @@ def _render_rows(scene: Interior, first: int, last: int) -> tuple[F32, F32, F32]
     mean = light.reshape(3, rows, SAMPLES, width).mean(axis=2)[:, inner]
     facing = np.clip(-(samples.plain_normal * toward).sum(axis=0), 0, 1)
     # Most dyes are transparent to infrared light, so dark cloth is brighter than it looks.
-    grey = 0.08 + 0.92 * samples.albedo.mean(axis=0)
+    gray = 0.08 + 0.92 * samples.albedo.mean(axis=0)
     mirror = (samples.material == Material.PANE) | (samples.material == Material.SCREEN)
-    echo = np.where(mirror, 0, grey * facing * (1 - np.clip(4 * samples.gloss - 0.3, 0, 0.8)))
-    centres = [part.reshape(rows, SAMPLES, width)[inner, SAMPLES // 2] for part in (depth, echo)]
-    return mean, centres[0], centres[1].astype(np.float32)
+    echo = np.where(mirror, 0, gray * facing * (1 - np.clip(4 * samples.gloss - 0.3, 0, 0.8)))
+    centers = [part.reshape(rows, SAMPLES, width)[inner, SAMPLES // 2] for part in (depth, echo)]
+    return mean, centers[0], centers[1].astype(np.float32)
 
 
 def _surfaces(scene: Interior, rays: F32, depth: F32, ids: NDArray[np.int64]) -> Samples:
@@ -131,7 +131,7 @@ def _surfaces(scene: Interior, rays: F32, depth: F32, ids: NDArray[np.int64]) ->
 
 def _cells_of(scene: Interior) -> NDArray[np.int64]:
     """Return the cell of each solid's centre; the first cell for solids inside a wall."""
-    middle = scene.solids.centre_m.astype(np.float32)
+    middle = scene.solids.center_m.astype(np.float32)
     cells = np.zeros(middle.shape[1], dtype=np.int64)
     for number in range(len(scene.room.cells)):
         low, high = scene.room.low_m[:, number, None], scene.room.high_m[:, number, None]
@@ -147,9 +147,9 @@ def _shell_hits(scene: Interior, walls: NDArray[np.int64], point_m: F32, footpri
     axis, sign = walls % 6 // 2, walls % 2 * 2 - 1
     normal = np.zeros_like(point_m)
     normal[axis, np.arange(len(walls))] = -sign
-    colour, colour2, extra = (part[:, walls] for part in columns)
+    color, color2, extra = (part[:, walls] for part in columns)
     face = ((axis + 1) * sign).astype(np.int8)
-    return Hits(metres / half, metres, point_m, normal, face, footprint_m, half, colour, colour2, extra)
+    return Hits(metres / half, metres, point_m, normal, face, footprint_m, half, color, color2, extra)
 
 
 def _light(scene: Interior, samples: Samples, toward: F32, first_row: int, shape: tuple[int, int]) -> F32:
@@ -166,7 +166,7 @@ def _light(scene: Interior, samples: Samples, toward: F32, first_row: int, shape
     for lamp, fall, fraction in zip(lamps, falls, shares[1:-1], strict=True):
         if len(elsewhere):  # walls block the lamp unless it is visible through a door
             start = samples.point_m.take(elsewhere, axis=1) + LIFT_M * samples.plain_normal.take(elsewhere, axis=1)
-            way = np.array(lamp.centre_m, dtype=np.float32)[:, None] - start
+            way = np.array(lamp.center_m, dtype=np.float32)[:, None] - start
             reach, _ = scene.room.walk(start, way, samples.cell[elsewhere])
             fall[elsewhere] *= reach > 0.97
         received += column(lamp.power) * (fall * fraction)
@@ -216,11 +216,11 @@ def _visible(
     rows, width = shape
     middle = (rows, SAMPLES, width)
 
-    def centres(values: F32) -> F32:
+    def centers(values: F32) -> F32:
         return np.ascontiguousarray(values.reshape(*values.shape[:-1], *middle)[..., SAMPLES // 2, :])
 
-    normal = centres(samples.plain_normal)
-    start = centres(samples.point_m) + np.float32(LIFT_M) * normal
+    normal = centers(samples.plain_normal)
+    start = centers(samples.point_m) + np.float32(LIFT_M) * normal
     sample_of = ((np.arange(rows) + first_row)[:, None] % 3) * 3 + np.arange(width) % 3
     around = normal + np.float32(0.98) * _SPHERE.astype(np.float32)[:, sample_of]
     around *= np.float32(CONTACT_M) / np.sqrt((around * around).sum(axis=0))
@@ -233,30 +233,30 @@ def _visible(
             fractions.append(np.ones(shape, dtype=np.float32))
             continue
         arms = column(lamp.arm_m) * _SQUARE[0], column(lamp.other_arm_m) * _SQUARE[1]
-        targets = (column(lamp.centre_m) + 0.95 * (arms[0] + arms[1])).astype(np.float32)[:, sample_of]
-        fractions.append(_reached(scene, start, targets, centres(fall) > 1e-4))
+        targets = (column(lamp.center_m) + 0.95 * (arms[0] + arms[1])).astype(np.float32)[:, sample_of]
+        fractions.append(_reached(scene, start, targets, centers(fall) > 1e-4))
     if sunny.any():
         away = start + np.float32(9) * column(scene.sun)[..., None]
-        fractions.append(_reached(scene, start, away, centres(sunny)))
+        fractions.append(_reached(scene, start, away, centers(sunny)))
     else:
         fractions.append(np.ones(shape, dtype=np.float32))
-    return _neighbour_means(fractions, samples.face.reshape(middle))
+    return _neighbor_means(fractions, samples.face.reshape(middle))
 
 
 def _reached(scene: Interior, start: F32, targets: F32, mask: NDArray[np.bool_]) -> F32:
     return (free_fraction(start, targets, mask, scene.solids) >= 1).astype(np.float32)
 
 
-def _neighbour_means(fractions: list[F32], faces: NDArray[np.int64]) -> list[F32]:
+def _neighbor_means(fractions: list[F32], faces: NDArray[np.int64]) -> list[F32]:
     """Return means (n) over the neighbouring pixels whose centres see the face of the sample."""
     rows, _, width = faces.shape
     stacked = np.pad(np.stack(fractions), ((0, 0), (1, 1), (1, 1)), mode="edge")
-    centre_faces = np.pad(faces[:, SAMPLES // 2], 1, constant_values=np.iinfo(np.int64).min)
+    center_faces = np.pad(faces[:, SAMPLES // 2], 1, constant_values=np.iinfo(np.int64).min)
     total = np.zeros((len(fractions), *faces.shape), dtype=np.float32)
     count = np.zeros(faces.shape, dtype=np.float32)
     for row, across in _SHIFTS:
         window = (slice(1 + row, 1 + row + rows), slice(1 + across, 1 + across + width))
-        same = (centre_faces[window][:, None] == faces).astype(np.float32)
+        same = (center_faces[window][:, None] == faces).astype(np.float32)
         count += same
         total += stacked[(slice(None), *window)][:, :, None] * same
     # A sliver that no centre sees takes the value of its pixel.
@@ -269,7 +269,7 @@ def _mirrored(scene: Interior, point_m: F32, bounce: F32) -> F32:
     """Return mirrored light (3, n) along unit directions (3, n): dim walls, bright lamps and windows."""
     reflection = column(scene.ambient) * (np.float32(0.55) + np.float32(0.25) * bounce[1])
     for lamp in scene.lamps:
-        away = column(lamp.centre_m) - point_m
+        away = column(lamp.center_m) - point_m
         length = np.sqrt((away * away).sum(axis=0))
         size = sum(a * a + b * b for a, b in zip(lamp.arm_m, lamp.other_arm_m, strict=True)) + 0.01
         towards = np.clip((away * bounce).sum(axis=0) / length, 0, 1)

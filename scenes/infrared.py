@@ -68,8 +68,8 @@ def _at_edge(depth_m: F32) -> F32:
     padded = np.pad(depth_m, 1, mode="edge")
     edges = np.zeros(depth_m.shape, dtype=np.bool_)
     for row, column in ((0, 1), (2, 1), (1, 0), (1, 2)):
-        neighbour = padded[row : row + depth_m.shape[0], column : column + depth_m.shape[1]]
+        neighbor = padded[row : row + depth_m.shape[0], column : column + depth_m.shape[1]]
         # A slanted floor changes equally on both sides of a pixel, an edge on one side; curvature separates them.
         across = padded[2 - row : 2 - row + depth_m.shape[0], 2 - column : 2 - column + depth_m.shape[1]]
-        edges |= np.abs(neighbour + across - 2 * depth_m) > EDGE_FRACTION * depth_m
+        edges |= np.abs(neighbor + across - 2 * depth_m) > EDGE_FRACTION * depth_m
     return edges

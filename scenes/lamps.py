@@ -27,7 +27,7 @@ WARM = (1.0, 0.80, 0.56)
 class Lamp:
     """A light: a one-sided rectangle, or a ball if `normal` is zero. Colours are linear."""
 
-    centre_m: Triple
+    center_m: Triple
     arm_m: Triple
     """Half of the rectangle along one side (its whole extent for a ball)."""
     other_arm_m: Triple
@@ -38,7 +38,7 @@ class Lamp:
 
     def received(self, point_m: F32, normal: F32) -> F32:
         """Return unoccluded light (n) of unit power at world points (3, n)."""
-        away = [np.float32(c) - p for c, p in zip(self.centre_m, point_m, strict=True)]
+        away = [np.float32(c) - p for c, p in zip(self.center_m, point_m, strict=True)]
         # The law for point lights would diverge near a large light.
         size = sum(a * a + b * b for a, b in zip(self.arm_m, self.other_arm_m, strict=True)) * 0.5 + 0.02
         square = away[0] ** 2 + away[1] ** 2 + away[2] ** 2
@@ -53,10 +53,10 @@ class Lamp:
         return np.asarray(facing / (square + np.float32(size)), dtype=np.float32)
 
 
-def bulb(centre_m: Triple, strength: float) -> Lamp:
+def bulb(center_m: Triple, strength: float) -> Lamp:
     """Return a small lamp that casts no shadows."""
     power = (WARM[0] * strength, WARM[1] * strength, WARM[2] * strength)
-    return Lamp(centre_m, (0.1, 0.0, 0.0), (0.0, 0.0, 0.1), (0.0, 0.0, 0.0), power, shadows=False)
+    return Lamp(center_m, (0.1, 0.0, 0.0), (0.0, 0.0, 0.1), (0.0, 0.0, 0.0), power, shadows=False)
 
 
 def window_lights(shell: Shell, light: Triple) -> list[Lamp]:

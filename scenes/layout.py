@@ -55,7 +55,7 @@ class Layout:
         """Move the builder along the road, facing along it, and onto the pavement if `high`."""
         slope = math.atan(float(self.road.slope(z_m)))
         # Offsets are perpendicular to the road, so that rows keep their distance to the kerb.
-        x = float(self.road.centre_x(z_m)) + lateral_m * math.cos(slope)
+        x = float(self.road.center_x(z_m)) + lateral_m * math.cos(slope)
         z = z_m - lateral_m * math.sin(slope)
         return self.to.at(x, z, slope + turn_rad, self.road.kerb_m if high else 0.0)
 
@@ -106,7 +106,7 @@ class Layout:
             while x < 70:
                 half_z, half_x = float(rng.uniform(5, 9)), float(rng.uniform(5, 7))
                 z = road.crossing_at_m + across * (road.crossing_half_m + road.pavement_m + half_x)
-                self.to.at(float(road.centre_x(z)) + side * (x + half_z), z, math.pi / 2, road.kerb_m)
+                self.to.at(float(road.center_x(z)) + side * (x + half_z), z, math.pi / 2, road.kerb_m)
                 tall = float(rng.uniform(7, 15)) if town else float(rng.uniform(3.5, 6))
                 models.building(self.to, rng, half_x, half_z, tall, gable=not town)
                 x += 2 * half_z + float(rng.choice([0.0, 5.0]))
@@ -144,7 +144,7 @@ class Layout:
             base = float(rng.uniform(45, 95))
             for _ in range(int(rng.integers(8, 16))):
                 z = float(rng.uniform(40, FAR_M))
-                self.to.at(float(self.road.centre_x(z)) + side * (base + float(rng.uniform(-8, 8))), z)
+                self.to.at(float(self.road.center_x(z)) + side * (base + float(rng.uniform(-8, 8))), z)
                 if rng.random() < 0.3:
                     models.conifer(self.to, rng, float(rng.uniform(8, 15)))
                 else:
@@ -243,7 +243,7 @@ class Layout:
             x = float(rng.uniform(-30, 10))
             for _ in range(int(rng.integers(0, 3))):
                 z = road.crossing_at_m - way * road.crossing_half_m * 0.48
-                self.to.at(float(road.centre_x(z)) + x, z, way * math.pi / 2)
+                self.to.at(float(road.center_x(z)) + x, z, way * math.pi / 2)
                 x += 7 + self._vehicle(z, heavy=0.15, lorries=False) + float(rng.exponential(8))
         for side in (-1, 1):
             z = road.crossing_at_m - road.crossing_half_m - 0.9

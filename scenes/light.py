@@ -44,9 +44,9 @@ def draw_weather(rng: np.random.Generator) -> Weather:
     overcast = float(rng.choice([0.0, 0.35, 0.85], p=[0.6, 0.2, 0.2]))
     low = 1 - (math.degrees(elevation) - 24) / 34
     strength = 3.8 * (1 - overcast)
-    grey = np.array([0.62, 0.65, 0.69])
-    zenith = mix_triple(np.array([0.13, 0.27, 0.56]) * rng.uniform(0.8, 1.2), grey * 0.8, overcast)
-    horizon = mix_triple(np.array([0.62, 0.71, 0.80]) + 0.08 * low * np.array([1.0, 0.3, -0.6]), grey * 1.1, overcast)
+    gray = np.array([0.62, 0.65, 0.69])
+    zenith = mix_triple(np.array([0.13, 0.27, 0.56]) * rng.uniform(0.8, 1.2), gray * 0.8, overcast)
+    horizon = mix_triple(np.array([0.62, 0.71, 0.80]) + 0.08 * low * np.array([1.0, 0.3, -0.6]), gray * 1.1, overcast)
     sky = mix_triple(np.array([0.38, 0.46, 0.60]), np.array([0.98, 1.0, 1.04]), overcast)
     return Weather(
         sun=(math.cos(elevation) * math.sin(azimuth), math.sin(elevation), math.cos(elevation) * math.cos(azimuth)),
@@ -72,14 +72,14 @@ def column(triple: Triple) -> F32:
     return np.array(triple, dtype=np.float32)[:, None]
 
 
-def sky_colour(directions: F32, weather: Weather) -> F32:
+def sky_color(directions: F32, weather: Weather) -> F32:
     """Return sky (3, n) in unit directions (3, n): gradient, glow around the sun, clouds, hills."""
     x, y, z = directions
     up = np.maximum(y, 0)
-    colour = mix(column(weather.horizon), column(weather.zenith), np.sqrt(up) * np.float32(1.15) - np.float32(0.05))
+    color = mix(column(weather.horizon), column(weather.zenith), np.sqrt(up) * np.float32(1.15) - np.float32(0.05))
     towards = np.clip(x * weather.sun[0] + y * weather.sun[1] + z * weather.sun[2], 0, 1)
     glow = 0.35 * towards**8 + 0.8 * towards**64 + 12 * (towards > 0.9996)
-    colour = colour + column(weather.sun_light) * (glow * np.float32(0.2 * (1 - 0.6 * weather.clouds)))
+    color = color + column(weather.sun_light) * (glow * np.float32(0.2 * (1 - 0.6 * weather.clouds)))
     # Clouds form a layer, whose noise is drawn in perspective.
     reach = 1 / (up + 0.06)
     offset = weather.shift * 700
@@ -89,15 +89,15 @@ def sky_colour(directions: F32, weather: Weather) -> F32:
     cloud = np.clip(cover * 0.9, 0, 1) * np.clip(up * 9, 0, 1)
     shade = (0.95 - 0.24 * np.clip(cover * 0.55, 0, 1)) * (0.9 + 0.03 * thick)
     sunny = column(weather.sun_light) * np.float32(0.2) + column(weather.sky_light) * np.float32(0.66)
-    colour = mix(colour, sunny * shade, cloud * np.float32(0.92))
+    color = mix(color, sunny * shade, cloud * np.float32(0.92))
     around = np.arctan2(x, z)
     ridge = weather.hills_rad * (0.75 + 0.32 * noise.blended(noise.smooth(), around * 34 + offset, offset + 0 * around))
     near_ridge = 0.45 * ridge + 0.004 * noise.blended(noise.fractal(), around * 150 + offset, offset + 0 * around)
     land = column((0.16, 0.22, 0.15)) * column(weather.sky_light)
     for height, haze in ((ridge, 0.74), (near_ridge, 0.5)):
         solid = np.clip((height - y) * 400, 0, 1)
-        colour = mix(colour, mix(land, column(weather.horizon), haze), solid)
-    return colour.astype(np.float32)
+        color = mix(color, mix(land, column(weather.horizon), haze), solid)
+    return color.astype(np.float32)
 
 
 def mirrored(directions: F32, weather: Weather) -> F32:
@@ -111,9 +111,9 @@ def mirrored(directions: F32, weather: Weather) -> F32:
     return np.asarray(bright + column(weather.sun_light) * flash, dtype=np.float32)
 
 
-def through_air(colour: F32, distance_m: F32, directions: F32, weather: Weather) -> F32:
+def through_air(color: F32, distance_m: F32, directions: F32, weather: Weather) -> F32:
     """Return colour (3, n) after `distance_m` of haze, which is brighter towards the sun."""
     fraction = 1 - np.exp(-weather.haze_per_m * distance_m)
     towards = np.clip(sum(np.float32(s) * d for s, d in zip(weather.sun, directions, strict=True)), 0, 1)
     air = column(weather.horizon) * 0.92 + column(weather.sun_light) * (0.05 * towards**4)
-    return mix(colour, air, fraction).astype(np.float32)
+    return mix(color, air, fraction).astype(np.float32)

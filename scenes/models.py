@@ -33,7 +33,7 @@ def building(to: Builder, rng: Rng, half_x: float, half_z: float, height: float,
         shop,
         float(rng.random()),
     )
-    to.box((0, height / 2, 0), (half_x, height / 2, half_z), wall, Material.FACADE, colour2=trim, extra=extra)
+    to.box((0, height / 2, 0), (half_x, height / 2, half_z), wall, Material.FACADE, color2=trim, extra=extra)
     roof = pick(rng, ROOFS, 0.2)
     if gable:
         _gable_roof(to, rng, (half_x, half_z), height, roof, wall)
@@ -43,7 +43,7 @@ def building(to: Builder, rng: Rng, half_x: float, half_z: float, height: float,
         rise = float(rng.uniform(1.6, 2.6))
         half = (half_x - 0.1, rise / 2, half_z - 0.05)
         to.box((0, height + 0.4 + rise / 2, 0), half, roof, Material.ROOF,
-               taper=(0.22, 0.0, 0.0), colour2=roof, extra=(1.0,))  # fmt: skip
+               taper=(0.22, 0.0, 0.0), color2=roof, extra=(1.0,))  # fmt: skip
 
 
 def _gable_roof(to: Builder, rng: Rng, half_xz: tuple[float, float], height: float, roof: Triple, wall: Triple) -> None:
@@ -56,7 +56,7 @@ def _gable_roof(to: Builder, rng: Rng, half_xz: tuple[float, float], height: flo
     hip = float(rng.choice([0.0, 0.6]))
     half = (across + 0.45, rise / 2, along + 0.35)
     to.box((0, height + rise / 2, 0), half, roof, Material.ROOF,
-           taper=(1, hip, hip), turn=turn, colour2=wall, extra=(hip,))  # fmt: skip
+           taper=(1, hip, hip), turn=turn, color2=wall, extra=(hip,))  # fmt: skip
     spot = (float(rng.uniform(-0.3, 0.3)) * half_x, height + rise * 0.85, float(rng.uniform(-0.6, 0.6)) * half_z)
     to.box(spot, (0.35, rise * 0.35, 0.45), vary(rng, rgb("7c4a3a"), 0.2), casts=False)
 
@@ -167,10 +167,10 @@ def traffic_light(to: Builder, rng: Rng) -> None:
     to.tube((0, 0, 0), (0, 3.3, 0), 0.06, (0.05, 0.055, 0.05))
     to.box((0, 2.85, -0.16), (0.17, 0.46, 0.12), (0.015, 0.016, 0.015))
     lit = int(rng.choice([0, 2]))
-    for lamp_no, colour in enumerate(((1.0, 0.05, 0.03), (1.0, 0.45, 0.03), (0.05, 0.9, 0.35))):
+    for lamp_no, color in enumerate(((1.0, 0.05, 0.03), (1.0, 0.45, 0.03), (0.05, 0.9, 0.35))):
         at = (0.0, 3.13 - 0.28 * lamp_no, -0.27)
         strength = 2.2 if lamp_no == lit else 0.05
-        to.ball(at, (0.1, 0.1, 0.05), colour, Material.GLOW, extra=(strength,), casts=False)
+        to.ball(at, (0.1, 0.1, 0.05), color, Material.GLOW, extra=(strength,), casts=False)
 
 
 def fence(to: Builder, rng: Rng, length: float) -> None:

@@ -62,9 +62,9 @@ def free_fraction(starts_m: F32, ends_m: F32, mask: NDArray[np.bool_], solids: S
         if len(at) == 0:
             continue
         to_local = solids.local_from_world[..., number]
-        centre = solids.centre_m[:, number].astype(np.float32)
-        shifted = [start[i].take(at, axis=0) - centre[i] for i in range(3)]
-        way = [end[i].take(at, axis=0) - centre[i] - shifted[i] for i in range(3)]
+        center = solids.center_m[:, number].astype(np.float32)
+        shifted = [start[i].take(at, axis=0) - center[i] for i in range(3)]
+        way = [end[i].take(at, axis=0) - center[i] - shifted[i] for i in range(3)]
         origin: list[Numbers] = [mixed(to_local[i], *shifted) for i in range(3)]
         direction: list[Numbers] = [mixed(to_local[i], *way) for i in range(3)]
         near, far = span_of(solids, number, origin, direction)
@@ -87,10 +87,10 @@ def _tiles_near(start: F32, end: F32, solids: Solids) -> NDArray[np.bool_]:
         near &= (solid_low[:, i, None] <= both_high[i]) & (solid_high[:, i, None] >= both_low[i])
     middle, end_middle = (low + high) / 2, (end_low + end_high) / 2
     radius = np.maximum(_length(high - low), _length(end_high - end_low)) / 2
-    centre, reach = solids.centre_m.astype(np.float32)[:, :, None], _length(solids.half_m.astype(np.float32))
+    center, reach = solids.center_m.astype(np.float32)[:, :, None], _length(solids.half_m.astype(np.float32))
     along = end_middle - middle
     square = np.maximum((along * along).sum(axis=0), np.float32(1e-9))
-    offset = [centre[i] - middle[i] for i in range(3)]
+    offset = [center[i] - middle[i] for i in range(3)]
     fraction = np.clip(sum(offset[i] * along[i] for i in range(3)) / square, 0, 1)
     away = sum((offset[i] - fraction * along[i]) ** 2 for i in range(3))
     near &= away <= (reach[:, None] + radius) ** 2

@@ -30,8 +30,8 @@ class Finish:
     """Material of a face of a cell; the material defines the meaning of `extra`."""
 
     material: Material
-    colour: Triple
-    colour2: Triple = (0.0, 0.0, 0.0)
+    color: Triple
+    color2: Triple = (0.0, 0.0, 0.0)
     extra: tuple[float, ...] = ()
 
 
@@ -122,7 +122,7 @@ class Room:
         padded = [(*finish.extra, *[0.0] * 6)[:6] for finish in finishes]
         return (
             np.array([finish.material for finish in finishes], dtype=np.int64),
-            np.array([finish.colour for finish in finishes], dtype=np.float32).T,
-            np.array([finish.colour2 for finish in finishes], dtype=np.float32).T,
+            np.array([finish.color for finish in finishes], dtype=np.float32).T,
+            np.array([finish.color2 for finish in finishes], dtype=np.float32).T,
             np.array(padded, dtype=np.float32).T,
         )

@@ -28,7 +28,7 @@ WALL_FACES = (0, 1, 4, 5)
 YAWS_RAD = {0: math.pi / 2, 1: -math.pi / 2, 4: 0.0, 5: math.pi}
 REACH_M = 9.7
 """Longest line of sight; it limits the depth of the next rooms."""
-WALL_COLOURS = ("f1ede4", "e9e4d8", "f4f4f0", "dfe3e4", "d9cdb8", "c9d3cf", "c4b8a8", "a9b8bf", "b9c4a8", "d8b9a0")
+WALL_COLORS = ("f1ede4", "e9e4d8", "f4f4f0", "dfe3e4", "d9cdb8", "c9d3cf", "c4b8a8", "a9b8bf", "b9c4a8", "d8b9a0")
 FLOOR_WOODS = ("b98a5c", "a5713f", "8a5a34", "c9a577", "6b452b", "d2b48a", "9c8468")
 CURTAINS = ("e9e4d8", "c9b8a4", "8f9aa5", "a5806a", "6f7f6a", "d8d8d4", "b9a55a", "7a4a45")
 WHITE = rgb("f0eee9")
@@ -119,19 +119,19 @@ def _finishes(rng: Rng, kind: str) -> tuple[Finish, ...]:
     trim = vary(rng, pick(rng, ("f0eee9", "e4ded0", "8a5a34", "5a4030"), 0.1), 0.1)
     skirting = float(rng.choice([0.0, 0.07, 0.11]))
 
-    def wall(colours: tuple[str, ...]) -> Finish:
+    def wall(colors: tuple[str, ...]) -> Finish:
         style = float(rng.choice([0, 1, 2, 3, 4], p=[0.52, 0.14, 0.12, 0.08, 0.14]))
         pitch = float(rng.uniform(0.1, 0.3))
-        return Finish(Material.WALL, pick(rng, colours, 0.1), trim, (style, float(rng.random()), pitch, skirting))
+        return Finish(Material.WALL, pick(rng, colors, 0.1), trim, (style, float(rng.random()), pitch, skirting))
 
-    common = wall(WALL_COLOURS)
+    common = wall(WALL_COLORS)
     walls = [common] * 4
     if rng.random() < 0.3:  # one wall in another colour
         walls[int(rng.integers(4))] = wall(("7a8f94", "8f6f5a", "55697a", "9a8f5a", "8a4f45", "6f7f6a", "3f4f5a"))
     if kind == "kitchen" and rng.random() < 0.5:
         size = float(rng.uniform(0.1, 0.2))
         tiled = (size * float(rng.choice([1, 1, 2])), size, float(rng.random()), 0.08, 0.0, float(rng.random() < 0.5))
-        walls = [Finish(Material.TILES, pick(rng, WALL_COLOURS, 0.15), trim, tiled)] * 4
+        walls = [Finish(Material.TILES, pick(rng, WALL_COLORS, 0.15), trim, tiled)] * 4
     ceiling = Finish(Material.WALL, pick(rng, ("f4f3ef", "eeebe4"), 0.05), WHITE, (4.0, 0.3, 0.2, 0.0))
     if kind == "office" and rng.random() < 0.5:
         ceiling = Finish(Material.TILES, WHITE, WHITE, (0.6, 0.6, float(rng.random()), 0.0, 0.0, 0.0))
@@ -250,7 +250,7 @@ def _door(shell: Shell, rng: Rng, face: int, along_m: float) -> None:
     steel = (0.35, 0.34, 0.33)
     if not is_open:
         panel = (1.0, 1.0, 2.0, *front[3:])
-        to.box((0, top / 2, 0.004), (half, top / 2, 0.004), paint, Material.FRONTS, colour2=steel, extra=panel)
+        to.box((0, top / 2, 0.004), (half, top / 2, 0.004), paint, Material.FRONTS, color2=steel, extra=panel)
         to.tube((half - 0.08, 1.02, 0.008), (half - 0.08, 1.02, 0.06), 0.012, steel)
         to.tube((half - 0.07, 1.02, 0.055), (half - 0.2, 1.02, 0.055), 0.011, steel)
         return
@@ -269,7 +269,7 @@ def _door(shell: Shell, rng: Rng, face: int, along_m: float) -> None:
     if rng.random() < 0.5:  # an open door leaf in the room
         hinge = float(rng.choice([-1, 1]))
         to.box((hinge * (half + 0.02), top / 2, half + 0.03), (0.018, top / 2 - 0.01, half), paint)
-        corner, edge = to.solids[-1].centre_m, (0.02, half) if face > 1 else (half, 0.02)
+        corner, edge = to.solids[-1].center_m, (0.02, half) if face > 1 else (half, 0.02)
         x, z = float(corner[0]), float(corner[2])
         shell.leaves.append((x - edge[0], x + edge[0], z - edge[1], z + edge[1]))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .camera import F32, SAMPLES_PX
-from .light import column, mirrored, sky_colour, through_air
+from .light import column, mirrored, sky_color, through_air
 from .shapes import Material
 from .street import ground_albedo
 from .surfaces import mix, surface_hits
@@ -57,7 +57,7 @@ def _shade(scene: Scene, rays: F32, depth: F32, ids: Ids, first_row: int) -> F32
     toward = rays / length
     out = np.empty_like(rays)
     sky, hit = np.flatnonzero(ids == SKY), np.flatnonzero(ids != SKY)
-    out[:, sky] = sky_colour(toward.take(sky, axis=1), scene.weather)
+    out[:, sky] = sky_color(toward.take(sky, axis=1), scene.weather)
 
     depth = np.where(ids == SKY, np.float32(0), depth)
     point_m = rays * depth + np.array(camera.position_m, dtype=np.float32)[:, None]
@@ -171,8 +171,8 @@ def expose(light: F32, sensor: Sensor) -> NDArray[np.uint8]:
     down = (np.arange(height, dtype=np.float32) - height / 2) / (width / 2)
     fall = 1 - np.float32(sensor.vignette) * (across**2 + down[:, None] ** 2)
     # Automatic exposure: the mean of the picture comes near a middle grey.
-    grey = light.mean(axis=0)
-    key = float(np.exp(np.log(np.clip(grey, 0.01, 1.2)).mean()))
+    gray = light.mean(axis=0)
+    key = float(np.exp(np.log(np.clip(gray, 0.01, 1.2)).mean()))
     light = light * fall * np.array(sensor.balance, dtype=np.float32)[:, None, None] * np.float32(sensor.exposure / key)
     # Photon noise grows with the square root of the light; read-out noise is constant.
     spread = np.sqrt(np.maximum(light, 0) * np.float32(sensor.shot) ** 2 + np.float32(sensor.read) ** 2)

@@ -68,12 +68,12 @@ class Solid:
     """
 
     kind: Kind
-    centre_m: F64
+    center_m: F64
     half_m: F64
     turn: F64
     material: Material
-    colour: Triple
-    colour2: Triple = (0.0, 0.0, 0.0)
+    color: Triple
+    color2: Triple = (0.0, 0.0, 0.0)
     taper: Triple = (0.0, 0.0, 0.0)
     extra: tuple[float, ...] = ()
     casts: bool = True
@@ -85,27 +85,27 @@ class Solids:
 
     rows: list[Solid]
     kind: list[Kind] = field(init=False)
-    centre_m: F64 = field(init=False)
+    center_m: F64 = field(init=False)
     half_m: F64 = field(init=False)
     turn: F64 = field(init=False)
     local_from_world: F64 = field(init=False)
     taper: F64 = field(init=False)
     material: NDArray[np.int64] = field(init=False)
-    colour: F32 = field(init=False)
-    colour2: F32 = field(init=False)
+    color: F32 = field(init=False)
+    color2: F32 = field(init=False)
     extra: F32 = field(init=False)
 
     def __post_init__(self) -> None:
         rows = self.rows
         self.kind = [row.kind for row in rows]
-        self.centre_m = np.array([row.centre_m for row in rows]).reshape(-1, 3).T
+        self.center_m = np.array([row.center_m for row in rows]).reshape(-1, 3).T
         self.half_m = np.array([row.half_m for row in rows]).reshape(-1, 3).T
         self.turn = np.array([row.turn for row in rows]).reshape(-1, 3, 3).transpose(1, 2, 0)
         self.local_from_world = self.turn.transpose(1, 0, 2) / self.half_m[:, None]
         self.taper = np.array([row.taper for row in rows]).reshape(-1, 3).T
         self.material = np.array([row.material for row in rows], dtype=np.int64)
-        self.colour = np.array([row.colour for row in rows], dtype=np.float32).reshape(-1, 3).T
-        self.colour2 = np.array([row.colour2 for row in rows], dtype=np.float32).reshape(-1, 3).T
+        self.color = np.array([row.color for row in rows], dtype=np.float32).reshape(-1, 3).T
+        self.color2 = np.array([row.color2 for row in rows], dtype=np.float32).reshape(-1, 3).T
         padded = [(*row.extra, *[0.0] * 6)[:6] for row in rows]
         self.extra = np.array(padded, dtype=np.float32).reshape(-1, 6).T
 
@@ -113,7 +113,7 @@ class Solids:
         """Return the world corners (P, 8, 3) of the bounding boxes."""
         arms = self.turn * self.half_m[None]
         offset = sum(BOX_VERTICES[:, axis, None, None] * arms[:, axis].T for axis in range(3))
-        return np.asarray(self.centre_m.T + offset).transpose(1, 0, 2)
+        return np.asarray(self.center_m.T + offset).transpose(1, 0, 2)
 
 
 def plane_y(origin_y: Numbers | float, slope_y: Numbers, level_m: float) -> Numbers:

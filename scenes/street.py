@@ -28,7 +28,7 @@ class GroundStyle:
     grass: Triple
     paved_beyond: bool
     """Whether paving (towns) or grass is behind the pavement."""
-    yellow_centre: bool
+    yellow_center: bool
     edge_lines: bool
     zebra: bool
     field_rows: bool
@@ -37,7 +37,7 @@ class GroundStyle:
     seed: float
 
 
-def _colour(triple: Triple) -> F32:
+def _color(triple: Triple) -> F32:
     return np.array(triple, dtype=np.float32)[:, None]
 
 
@@ -56,7 +56,7 @@ def ground_albedo(point_m: F32, footprint_m: F32, depth_m: F32, road: Road, styl
     )
     raised = road.kerb_m > 0
     face = on_road & (off > -0.02) & (y > 0.004) if raised else np.zeros_like(on_road)
-    albedo[:, face] = _colour(style.paving) * 0.9
+    albedo[:, face] = _color(style.paving) * 0.9
     paved = ~on_road & ((off < road.pavement_m) | style.paved_beyond) & raised
     part = np.flatnonzero(paved)
     albedo[:, part] = _paving(x[part], z[part], lateral[part], off[part], footprint_m[part], stretch_m[part], style)
@@ -84,10 +84,10 @@ def _carriageway(
     crack = np.abs(noise.blended(noise.fractal(), x * 4.7 + 31, z * 2.9 + shift))
     gain *= 1 - 0.5 * fine * (crack < 0.035) * (cloudy > 0.2)
     gain *= 1 - 0.22 * np.exp(-np.maximum(-off, 0) / 0.25)  # dirt in the gutter
-    albedo = _colour(style.asphalt) * gain
+    albedo = _color(style.asphalt) * gain
     paint, yellow = _markings(x, z, lateral, off, foot, stretch, road, style)
     worn = np.clip(1.05 - 0.16 * np.maximum(patchy, 0) - 0.25 * fine * np.maximum(grain, 0), 0.3, 1)
-    white = np.where(yellow, _colour((0.62, 0.42, 0.06)), _colour((0.66, 0.66, 0.63)))
+    white = np.where(yellow, _color((0.62, 0.42, 0.06)), _color((0.66, 0.66, 0.63)))
     albedo = mix(albedo, white, paint * worn)
     gloss = style.wet * np.clip(0.5 + 0.5 * cloudy, 0, 1) * (1 - 0.5 * paint)
     return albedo.astype(np.float32), gloss.astype(np.float32)
@@ -108,17 +108,17 @@ def _markings(
             cover = cover * mix(coverage(along, stretch), drawn / period, np.clip(stretch / period, 0, 1))
         return cover
 
-    centre = line(np.abs(lateral), 0.13, 6.0, 3.0)
-    if style.yellow_centre:
-        centre = line(np.abs(np.abs(lateral) - 0.14), 0.11)
-    lanes = np.zeros_like(centre)
+    center = line(np.abs(lateral), 0.13, 6.0, 3.0)
+    if style.yellow_center:
+        center = line(np.abs(np.abs(lateral) - 0.14), 0.11)
+    lanes = np.zeros_like(center)
     for lane in range(1, road.lanes):
         lanes = np.maximum(lanes, line(np.abs(np.abs(lateral) - lane * road.lane_m), 0.12, 9.0, 3.0))
     edge = road.lanes * road.lane_m
     if style.edge_lines or road.half_width_m - edge > 1:
         lanes = np.maximum(lanes, line(np.abs(np.abs(lateral) - edge + 0.1), 0.12))
-    paint = np.maximum(centre, lanes)
-    yellow = (np.abs(lateral) < 0.4) & style.yellow_centre
+    paint = np.maximum(center, lanes)
+    yellow = (np.abs(lateral) < 0.4) & style.yellow_center
     if road.has_crossing:
         before = np.abs(z - road.crossing_at_m) - road.crossing_half_m
         stripes = coverage(np.abs((lateral + 50) % 1.0 - 0.5) - 0.25, foot)
@@ -153,9 +153,9 @@ def _paving(x: F32, z: F32, lateral: F32, off: F32, foot: F32, stretch: F32, sty
         * np.minimum(1, 0.05 / np.maximum(stretch, 1e-4)),
     )
     dirt = noise.blended(noise.fractal(), x * 5.0, z * 5.0)
-    albedo = _colour(style.paving) * (1 + 0.2 * tone * fine + 0.07 * dirt) * (1 - 0.5 * joint)
+    albedo = _color(style.paving) * (1 + 0.2 * tone * fine + 0.07 * dirt) * (1 - 0.5 * joint)
     stone_joint = coverage(np.abs(z % 1.0 - 0.5) - 0.012, stretch) * fine
-    kerb = _colour(style.paving) * 1.25 * (1 - 0.5 * stone_joint + 0.06 * dirt)
+    kerb = _color(style.paving) * 1.25 * (1 - 0.5 * stone_joint + 0.06 * dirt)
     return mix(albedo, np.minimum(kerb, 0.6), coverage(off - 0.14, foot)).astype(np.float32)
 
 
@@ -167,15 +167,15 @@ def _verge(x: F32, z: F32, off: F32, stretch: F32, road: Road, style: GroundStyl
     dry = noise.blended(noise.smooth(), x * 0.9 + shift, z * 0.9)
     fine = np.clip(0.16 / np.maximum(stretch, 1e-4), 0.08, 1)
     gain = 1 + 0.26 * tuft * fine + 0.13 * clump * np.clip(0.6 / np.maximum(stretch, 1e-4), 0.2, 1)
-    albedo = _colour(style.grass) * gain.clip(0.3, 2)
-    straw = _colour((0.30, 0.24, 0.10)) * gain.clip(0.4, 1.8)
+    albedo = _color(style.grass) * gain.clip(0.3, 2)
+    straw = _color((0.30, 0.24, 0.10)) * gain.clip(0.4, 1.8)
     albedo = mix(albedo, straw, np.clip(0.32 * dry + 0.12, 0, 0.7))
     if style.field_rows:
         ridge = np.clip(np.sin((x + 0.2 * z) * 5.2), -1, 1) * np.clip(0.5 / np.maximum(stretch, 1e-4), 0, 1)
-        field = _colour((0.17, 0.115, 0.07)) * (1 + 0.3 * ridge + 0.1 * clump)
+        field = _color((0.17, 0.115, 0.07)) * (1 + 0.3 * ridge + 0.1 * clump)
         side = np.where(x > 0, 1.0, style.seed * 2)
         albedo = mix(albedo, field, np.clip((off - 9) * 2, 0, 1) * (side > 0.6))
     if road.kerb_m == 0:
-        gravel = _colour((0.27, 0.25, 0.21)) * (1 + 0.2 * tuft * fine + 0.08 * clump)
+        gravel = _color((0.27, 0.25, 0.21)) * (1 + 0.2 * tuft * fine + 0.08 * clump)
         albedo = mix(albedo, gravel, np.clip(1.6 - (off + 0.25 * clump) / 0.5, 0, 1))
     return albedo.astype(np.float32)

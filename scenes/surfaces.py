@@ -36,8 +36,8 @@ class Hits:
     """(n) width of a pixel at the hit."""
     half_m: F32
     """(3, n) half sizes of the solid."""
-    colour: F32
-    colour2: F32
+    color: F32
+    color2: F32
     extra: F32
     """(6, n) parameters of the material."""
 
@@ -57,10 +57,10 @@ class Surface:
 def surface_hits(solids: Solids, ids: NDArray[np.int64], point_m: F32, footprint_m: F32) -> Hits:
     """Return positions of samples (n) on their solids, with outward normals."""
     matrix = solids.local_from_world.astype(np.float32)
-    centred = point_m - solids.centre_m.astype(np.float32)[:, ids]
+    centered = point_m - solids.center_m.astype(np.float32)[:, ids]
     local = np.empty_like(point_m)
     for i in range(3):
-        local[i] = sum(matrix[i, j].take(ids) * centred[j] for j in range(3))
+        local[i] = sum(matrix[i, j].take(ids) * centered[j] for j in range(3))
     taper = solids.taper.astype(np.float32)[:, ids]
     kinds = np.array([int(kind) for kind in solids.kind])[ids]
     gradient, face = _box_gradient(local, taper)
@@ -76,7 +76,7 @@ def surface_hits(solids: Solids, ids: NDArray[np.int64], point_m: F32, footprint
     half_m = solids.half_m.astype(np.float32)[:, ids]
     return Hits(
         local, local * half_m, point_m, normal, face, footprint_m, half_m,
-        solids.colour[:, ids], solids.colour2[:, ids], solids.extra[:, ids],
+        solids.color[:, ids], solids.color2[:, ids], solids.extra[:, ids],
     )  # fmt: skip
 
 

@@ -31,14 +31,14 @@ def _along(hits: Hits) -> F32:
 
 def _plain(hits: Hits) -> Surface:
     grain = noise.nearest(noise.fractal(), (hits.point_m[0] + hits.point_m[2]) * 23, hits.point_m[1] * 23)
-    albedo = hits.colour * (1 + (0.05 + 0.25 * hits.extra[0] * (hits.extra[1] > 0)) * grain)
+    albedo = hits.color * (1 + (0.05 + 0.25 * hits.extra[0] * (hits.extra[1] > 0)) * grain)
     return Surface(albedo, np.full(grain.shape, 0.03, np.float32), np.zeros_like(grain))
 
 
 def _paint(hits: Hits) -> Surface:
     _, y, z = hits.metres
     axle, wheel, drop, _ = hits.extra[:4]
-    albedo = hits.colour.copy()
+    albedo = hits.color.copy()
     gloss = np.full(y.shape, 0.05, np.float32)
     glow = np.zeros(y.shape, np.float32)
     side = np.abs(hits.face) == 1
@@ -97,7 +97,7 @@ def _cabin(hits: Hits) -> Surface:
     glass = coverage(-inside, hits.footprint_m)
     # A van has rear doors.
     doors = coverage(np.abs(x) * span_m[0] - 0.012, hits.footprint_m) * ((style == 1) & (hits.face < 0) & ends)
-    albedo = mix(mix(hits.colour, GLASS, glass), GLASS, 0.8 * doors)
+    albedo = mix(mix(hits.color, GLASS, glass), GLASS, 0.8 * doors)
     _round_off(hits, 0.15)
     return Surface(albedo, 0.05 + 0.13 * glass, np.zeros_like(glass))
 
@@ -107,9 +107,9 @@ def _wheel(hits: Hits) -> Surface:
     angle = np.arctan2(hits.local[0], hits.local[2])
     hub = (np.abs(hits.local[1]) > 0.9) & (around < 0.66)
     spoke = (np.cos(5 * angle) > -0.35) | (around < 0.25) | (around > 0.56)
-    grey = np.where(hub, np.where(spoke, 0.32, 0.03), 0.014).astype(np.float32)
+    gray = np.where(hub, np.where(spoke, 0.32, 0.03), 0.014).astype(np.float32)
     return Surface(
-        np.stack([grey, grey, grey * 1.02]), np.where(hub, 0.08, 0.02).astype(np.float32), np.zeros_like(grey)
+        np.stack([gray, gray, gray * 1.02]), np.where(hub, 0.08, 0.02).astype(np.float32), np.zeros_like(gray)
     )
 
 
@@ -161,14 +161,14 @@ def _facade(hits: Hits) -> Surface:
     beyond = np.maximum(np.abs(across) - half_window, np.maximum(low - rise, rise - high)).astype(np.float32)
     fits = wall & (up < 2 * hits.half_m[1] - 0.5) & ((floor_no + 1) * storey <= 2 * hits.half_m[1] + 0.3)
     beyond = np.where(fits, beyond, np.float32(9))
-    albedo = hits.colour * _wall_texture(hits, along, up)
+    albedo = hits.color * _wall_texture(hits, along, up)
     plinth = coverage(up - 0.5, foot) * (1 - shop_front)
     course = coverage(np.abs(rise - storey + 0.12) - 0.09, foot) * (hits.extra[5] < 0.5)
     sill = (
         coverage(np.maximum(np.abs(across) - half_window - 0.1, np.abs(rise - low + 0.08) - 0.08), foot) * fits * ~door
     )
-    albedo = mix(albedo, hits.colour2 * np.float32(0.75), np.maximum(0.7 * plinth, np.maximum(course, sill)))
-    albedo = mix(albedo, hits.colour2, coverage(beyond - 0.09, foot))
+    albedo = mix(albedo, hits.color2 * np.float32(0.75), np.maximum(0.7 * plinth, np.maximum(course, sill)))
+    albedo = mix(albedo, hits.color2, coverage(beyond - 0.09, foot))
     pane = coverage(beyond, foot)
     # Panes show dark rooms, some with curtains, blinds or lights; doors are painted wood.
     curtain = (room > 0.55) & (
@@ -180,7 +180,7 @@ def _facade(hits: Hits) -> Surface:
     leaf = 0.03 + 0.14 * np.stack([noise.cell_hash(column + k, floor_no + 5, seed) for k in (1, 2, 3)]) * wood
     inside = np.where(door, leaf, np.where(shop_front, _shop_window(along, rise, room, seed), inside))
     bars = coverage(np.minimum(np.abs(across), np.abs(rise - low - 0.66 * (high - low))) - 0.028, foot) * ~door
-    albedo = mix(albedo, mix(inside, hits.colour2, bars * (~shop_front)), pane)
+    albedo = mix(albedo, mix(inside, hits.color2, bars * (~shop_front)), pane)
     gloss = (
         pane
         * np.where(door, np.float32(0.03), np.where(curtain, np.float32(0.08), np.float32(0.16)))
@@ -204,7 +204,7 @@ def _roof(hits: Hits) -> Surface:
     tone = noise.cell_hash(np.floor(along / 0.3 + 0.5 * (row % 2)), row, 0.3) - 0.5
     moss = noise.blended(noise.smooth(), along * 2.1 + hits.point_m[0] * 0.3, up * 2.1)
     shade = 1 + fine * (0.35 * tone - 0.25 * (up / 0.22 - row < 0.2)) + 0.1 * moss
-    albedo = np.where(gable, hits.colour2, hits.colour * shade).astype(np.float32)
+    albedo = np.where(gable, hits.color2, hits.color * shade).astype(np.float32)
     return Surface(albedo, np.full(up.shape, 0.02, np.float32), np.zeros_like(up))
 
 
@@ -218,7 +218,7 @@ def _leaf(hits: Hits) -> Surface:
     gain = np.clip(1 + 0.27 * coarse + 0.36 * sharp * fine, 0.15, 2.4)
     # Crowns are dark inside and below.
     gain = gain * (0.74 + 0.26 * hits.local[1])
-    albedo = hits.colour * gain
+    albedo = hits.color * gain
     albedo[0] *= 1 + 0.1 * fine
     bend = 0.45
     hits.normal[0] += bend * fine
@@ -231,7 +231,7 @@ def _leaf(hits: Hits) -> Surface:
 def _bark(hits: Hits) -> Surface:
     angle = np.arctan2(hits.local[0], hits.local[2])
     ridge = noise.nearest(noise.fractal(), angle * 14, hits.metres[1] * 9)
-    return Surface(hits.colour * (1 + 0.3 * ridge).clip(0.2, 2), np.zeros_like(ridge), np.zeros_like(ridge))
+    return Surface(hits.color * (1 + 0.3 * ridge).clip(0.2, 2), np.zeros_like(ridge), np.zeros_like(ridge))
 
 
 def _sign(hits: Hits) -> Surface:
@@ -244,14 +244,14 @@ def _sign(hits: Hits) -> Surface:
     front = np.where(disc, hits.local[1] > 0.5, hits.face == -3)
     radius = np.hypot(across, up)
     white = np.stack([np.full(radius.shape, 0.8, np.float32)] * 3)
-    ring = mix(hits.colour, white, coverage(radius - 0.72, hits.footprint_m * 3))
+    ring = mix(hits.color, white, coverage(radius - 0.72, hits.footprint_m * 3))
     ring = np.where((np.abs(up) < 0.34) & (np.abs(np.abs(across) - 0.24) < 0.14), np.float32(0.02), ring)
     blue = np.array([0.012, 0.09, 0.33], np.float32)[:, None]
     arrow = (np.abs(across) < 0.12) & (np.abs(up) < 0.6) | (np.abs(up - 0.35) + np.abs(across) < 0.36) & (up > 0.3)
     order = np.where(arrow, white, blue)
     level = (up + 1) / 2
     edge = np.minimum(level - 0.14, 1 - level - np.abs(across) - 0.12)
-    warn = np.where(edge > 0, white, hits.colour)
+    warn = np.where(edge > 0, white, hits.color)
     warn = np.where((np.abs(across) < 0.07) & (level > 0.24) & (level < 0.62), np.float32(0.02), warn)
     text = (
         (np.abs(np.abs(up) - 0.4) < 0.16)
@@ -259,14 +259,14 @@ def _sign(hits: Hits) -> Surface:
         & (noise.cell_hash(np.floor(across * 9), np.floor(up * 1.2), hits.extra[1]) > 0.3)
     )
     text |= np.maximum(np.abs(across), np.abs(up)) > 0.93
-    board = np.where(text, white, hits.colour)
+    board = np.where(text, white, hits.color)
     albedo = np.where(style == 0, ring, np.where(style == 1, order, np.where(style == 2, warn, board)))
     albedo = np.where(front, albedo, np.float32(0.3)).astype(np.float32)
     return Surface(albedo, np.full(radius.shape, 0.03, np.float32), np.where(front, 0.08, 0).astype(np.float32))
 
 
 def _glow(hits: Hits) -> Surface:
-    return Surface(hits.colour, np.full(hits.footprint_m.shape, 0.05, np.float32), hits.extra[0])
+    return Surface(hits.color, np.full(hits.footprint_m.shape, 0.05, np.float32), hits.extra[0])
 
 
 TEXTURES: dict[Material, Callable[[Hits], Surface]] = {

@@ -88,7 +88,7 @@ def first_hits(camera: Camera, rays: F32, first_row: int, solids: Solids, backdr
         if current.max() < nearest_m[number]:
             continue
         to_local = solids.local_from_world[..., number]
-        start = (to_local * (origin_m - solids.centre_m[:, number])).sum(axis=1)
+        start = (to_local * (origin_m - solids.center_m[:, number])).sum(axis=1)
         origin: list[Numbers] = [np.float32(value) for value in start]  # type: ignore[misc]
         window_rays = rays[:, window[0], window[1]]
         direction = [mixed(to_local[i], *window_rays) for i in range(3)]
@@ -154,7 +154,7 @@ def sunlit(
 def _shadowed(solids: Solids, number: int, points_m: list[F32], sun: F64) -> NDArray[np.bool_]:
     """Return which points (n), given by coordinate, lie in the shadow of a solid."""
     row, to_local = solids.rows[number], solids.local_from_world[..., number]
-    shifted = [points_m[i] - np.float32(solids.centre_m[i, number]) for i in range(3)]
+    shifted = [points_m[i] - np.float32(solids.center_m[i, number]) for i in range(3)]
     origin = [mixed(to_local[i], *shifted) for i in range(3)]
     direction: list[Numbers] = [np.float32((to_local[i] * sun).sum()) for i in range(3)]  # type: ignore[misc]
     near, far = span_of(solids, number, origin, direction)

@@ -58,12 +58,12 @@ def clutter(
 def _item(to: Builder, rng: Rng, kind: int, spot: Triple) -> None:
     """Add one of eight items; see RADII_M."""
     x, y, z = spot
-    colour, glaze = pick(rng, BRIGHTS, 0.2), (0.06,)
+    color, glaze = pick(rng, BRIGHTS, 0.2), (0.06,)
     if kind == 0:  # a mug, a glass, a tin
         tall, wide = float(rng.uniform(0.08, 0.13)), float(rng.uniform(0.03, 0.043))
-        to.tube((x, y, z), (x, y + tall, z), wide, colour, Material.METAL, extra=glaze)
+        to.tube((x, y, z), (x, y + tall, z), wide, color, Material.METAL, extra=glaze)
     elif kind == 1:
-        _bowl(to, rng, spot, colour)
+        _bowl(to, rng, spot, color)
     elif kind == 2:  # lying books or papers
         level = y
         for _ in range(int(rng.integers(1, 5))):
@@ -79,19 +79,19 @@ def _item(to: Builder, rng: Rng, kind: int, spot: Triple) -> None:
         to.tube((x, y + 0.19, z), (x, y + 0.29, z), 0.03, glass, Material.METAL, taper=(0.6, 0, 0), extra=(0.12,))
     elif kind == 5:  # a box
         half = (float(rng.uniform(0.04, 0.075)), float(rng.uniform(0.03, 0.09)), float(rng.uniform(0.03, 0.055)))
-        to.box((x, y + half[1], z), half, colour, turn=_turned(float(rng.uniform(-0.6, 0.6))))
+        to.box((x, y + half[1], z), half, color, turn=_turned(float(rng.uniform(-0.6, 0.6))))
     elif kind == 6:
         _laptop(to, rng, spot)
     else:  # a figure
         tall = float(rng.uniform(0.14, 0.26))
-        to.tube((x, y, z), (x, y + tall * 0.72, z), 0.05, colour, taper=(0.55, 0, 0))
-        to.ball((x, y + tall * 0.84, z), (tall * 0.16,) * 3, vary(rng, colour, 0.3))
+        to.tube((x, y, z), (x, y + tall * 0.72, z), 0.05, color, taper=(0.55, 0, 0))
+        to.ball((x, y + tall * 0.84, z), (tall * 0.16,) * 3, vary(rng, color, 0.3))
 
 
-def _bowl(to: Builder, rng: Rng, spot: Triple, colour: Triple) -> None:
+def _bowl(to: Builder, rng: Rng, spot: Triple, color: Triple) -> None:
     """A bowl, sometimes with fruit."""
     x, y, z = spot
-    to.tube((x, y + 0.06, z), (x, y, z), 0.085, colour, Material.METAL, taper=(0.45, 0, 0), extra=(0.06,))
+    to.tube((x, y + 0.06, z), (x, y, z), 0.085, color, Material.METAL, taper=(0.45, 0, 0), extra=(0.06,))
     if rng.random() < 0.6:
         for turn in (0.3, 2.4, 4.5):
             fruit = pick(rng, ("d8862a", "a8322a", "9aa832"), 0.2)
@@ -101,8 +101,8 @@ def _bowl(to: Builder, rng: Rng, spot: Triple, colour: Triple) -> None:
 def _laptop(to: Builder, rng: Rng, spot: Triple) -> None:
     x, y, z = spot
     turn = _turned(float(rng.normal(0, 0.3)))
-    grey = pick(rng, ("9a9da0", "2a2c2e", "c9cbcc"), 0.1)
-    to.box((x, y + 0.009, z), (0.16, 0.009, 0.11), grey, turn=turn)
+    gray = pick(rng, ("9a9da0", "2a2c2e", "c9cbcc"), 0.1)
+    to.box((x, y + 0.009, z), (0.16, 0.009, 0.11), gray, turn=turn)
     back = turn @ np.array([0.0, 0.115, -0.145])
     lid = (x + float(back[0]), y + float(back[1]), z + float(back[2]))
     extra = (float(rng.random()), float(rng.choice([0.0, 1.4])), 0.012)
@@ -135,12 +135,12 @@ def heap_of_books(to: Builder, rng: Rng, half_x: float, half_z: float, room: flo
         level += 2 * half_y
 
 
-def cushion(to: Builder, rng: Rng, colour: Triple) -> None:
+def cushion(to: Builder, rng: Rng, color: Triple) -> None:
     """A cushion leaning back."""
     half = float(rng.uniform(0.18, 0.23))
     style = (1.0, float(rng.choice([0, 1, 2])), 0.08)
-    to.ball((0, half * 0.92, 0), (half, half, 0.085), colour, Material.FABRIC,
-            colour2=vary(rng, colour, 0.5), extra=style, turn=_tilted(-0.25))  # fmt: skip
+    to.ball((0, half * 0.92, 0), (half, half, 0.085), color, Material.FABRIC,
+            color2=vary(rng, color, 0.5), extra=style, turn=_tilted(-0.25))  # fmt: skip
 
 
 def plant(to: Builder, rng: Rng, high: float) -> None:
@@ -164,16 +164,16 @@ def leaves(to: Builder, rng: Rng, low: Triple, top: Triple, length: float, count
         # A leaf extends along its local z axis from the stem.
         turn = _turned(number * 2.4 + float(rng.normal(0, 0.2))) @ _tilted(-rise)
         spot = turn @ np.array([0.0, 0.0, half * 0.97])
-        centre = (root[0] + float(spot[0]), root[1] + float(spot[1]), root[2] + float(spot[2]))
+        center = (root[0] + float(spot[0]), root[1] + float(spot[1]), root[2] + float(spot[2]))
         shape = (half * wide, 0.006, half)
-        to.ball(centre, shape, vary(rng, green, 0.3), Material.METAL, extra=(0.04,), turn=turn, casts=number % 2 == 0)
+        to.ball(center, shape, vary(rng, green, 0.3), Material.METAL, extra=(0.04,), turn=turn, casts=number % 2 == 0)
 
 
 def picture(to: Builder, rng: Rng, half_x: float, half_y: float) -> None:
     """A picture on a wall, centred at the origin with its back at z = 0."""
     frame = pick(rng, ("1d1b1a", "5a3a22", "b08a4a", "e8e6e0", "7a7a7a"), 0.15)
     extra = (float(rng.random()), float(rng.choice([0.0, 0.05, 0.08])), float(rng.choice([0.0, 0.018, 0.03])))
-    to.box((0, 0, 0.013), (half_x, half_y, 0.012), (0.5, 0.5, 0.5), Material.PICTURE, colour2=frame, extra=extra)
+    to.box((0, 0, 0.013), (half_x, half_y, 0.012), (0.5, 0.5, 0.5), Material.PICTURE, color2=frame, extra=extra)
 
 
 def carton(to: Builder, rng: Rng) -> None:

@@ -92,14 +92,14 @@ def _draw_road(rng: Rng, area: str) -> Road:
 
 
 def _draw_ground(rng: Rng, area: str) -> GroundStyle:
-    grey = float(rng.uniform(0.065, 0.17))
+    gray = float(rng.uniform(0.065, 0.17))
     warm = float(rng.uniform(-0.04, 0.05))
     return GroundStyle(
-        asphalt=(grey * (1 + warm), grey, grey * (1 - warm)),
+        asphalt=(gray * (1 + warm), gray, gray * (1 - warm)),
         paving=pick(rng, ("a8a49a", "b5b0a6", "9a9894", "b9a58c", "a39088"), 0.15),
         grass=pick(rng, ("55702c", "617a34", "4a6a2e", "74783c"), 0.15),
         paved_beyond=area == "town",
-        yellow_centre=bool(rng.random() < 0.2),
+        yellow_center=bool(rng.random() < 0.2),
         edge_lines=area == "country" or bool(rng.random() < 0.4),
         zebra=bool(rng.random() < 0.7),
         field_rows=area == "country" and bool(rng.random() < 0.5),

@@ -25,7 +25,7 @@ from ..sources.truth import of_view_m
 from ..sources.view import View
 from ..store import open_store
 from ..store.read.alignment import row_of_fit
-from ..store.tools.alignment_summary import AlignmentSummary, summarise
+from ..store.tools.alignment_summary import AlignmentSummary, summarize
 from ..store.tools.subset import columns_of, encoded_sample
 from ..store.write.writer import StoreWriter, write_shards
 
@@ -108,7 +108,7 @@ def align_store(
             pool.shutdown(wait=False, cancel_futures=True)
         depths.tell(progress)
         writer.finish(progress)
-    return summarise(open_store(out))
+    return summarize(open_store(out))
 
 
 def unalign_store(store: Store, out: Path, progress: Progress | None = None) -> int:

@@ -201,7 +201,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
         mean, variance, count = _statistics(x.detach())
         self._remember(mean, variance * count / max(count - 1, 1))
         mean, variance = mean.to(self.weight), variance.to(self.weight)
-        y: Tensor = _Normalised.apply(x, self.weight, self.bias, mean, variance, self.eps, count)  # type: ignore[no-untyped-call]
+        y: Tensor = _Normalized.apply(x, self.weight, self.bias, mean, variance, self.eps, count)  # type: ignore[no-untyped-call]
         return y
 
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
@@ -224,7 +224,7 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
     return mean, (squares / total - mean.square()).clamp_min(0), float(total)
 
 
-class _Normalised(torch.autograd.Function):
+class _Normalized(torch.autograd.Function):
     """Batch norm by given statistics, with the gradient that goes through them to every process."""
 
     @staticmethod

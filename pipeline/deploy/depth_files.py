@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..sources.view import View
 
 MOST_UNITS = 65535
-COLOURS = "magma_r"
+COLORS = "magma_r"
 JPEG_QUALITY = 92
 
 
@@ -58,23 +58,23 @@ def depth_png(depth_m: NDArray[np.float32], metres_per_unit: float) -> tuple[byt
     return file.getvalue(), beyond
 
 
-def colour_jpeg(depth_m: NDArray[np.float32], range_m: tuple[float, float]) -> bytes:
+def color_jpeg(depth_m: NDArray[np.float32], range_m: tuple[float, float]) -> bytes:
     """Depth (H, W) as a picture: near is light, far is dark, evenly in the logarithm; grey where there is none."""
     low, high = np.log(range_m)
     unit = np.clip((np.log(np.maximum(depth_m, range_m[0])) - low) / (high - low), 0, 1)
-    rgb = mpl.colormaps[COLOURS](np.nan_to_num(unit), bytes=True)[..., :3].copy()
+    rgb = mpl.colormaps[COLORS](np.nan_to_num(unit), bytes=True)[..., :3].copy()
     rgb[np.isnan(depth_m)] = 128
     file = io.BytesIO()
     Image.fromarray(rgb).save(file, "JPEG", quality=JPEG_QUALITY)
     return file.getvalue()
 
 
-def colour_bar_jpeg(range_m: tuple[float, float], depth_space: str) -> bytes:
+def color_bar_jpeg(range_m: tuple[float, float], depth_space: str) -> bytes:
     """The scale of `colour_jpeg` with its depths."""
     figure = Figure(figsize=(6.0, 0.8), dpi=110, layout="constrained")
-    colours = ScalarMappable(LogNorm(*range_m), COLOURS)
+    colors = ScalarMappable(LogNorm(*range_m), COLORS)
     bar = figure.colorbar(
-        colours,
+        colors,
         cax=figure.subplots(),
         orientation="horizontal",
         label="depth in metres" if depth_space == METRIC else "relative depth",

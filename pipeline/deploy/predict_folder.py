@@ -42,7 +42,7 @@ from ..common.unfinished import note_others, partial_folder
 from ..depth.relative import METRIC, in_own_space
 from ..errors import OptionError, PipelineError
 from ..sources.readers.images import IMAGE_SUFFIXES, read_image_with_sha256
-from .depth_files import MOST_UNITS, colour_bar_jpeg, colour_jpeg, depth_png, on_image
+from .depth_files import MOST_UNITS, color_bar_jpeg, color_jpeg, depth_png, on_image
 from .done import read_done
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ OTHER_IMAGES = (".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".ppm
 JOURNAL = "journal"
 SETTINGS = "settings.json"
 """What was asked for, in an unfinished folder."""
-COLOUR_SPAN = 100.0
+COLOR_SPAN = 100.0
 """How many times the nearest colour's depth the farthest is at most, unless a range is asked for."""
 
 
@@ -279,7 +279,7 @@ class _Run:
         self.model, self.options, self.folder = model, options, folder
         low, high = model.depth_range_m
         # Bins may begin at 1 mm, and a scale from there on would have no colours left for what is seen.
-        self.range_m = options.colour_range_m or (max(low, high / COLOUR_SPAN), high)
+        self.range_m = options.colour_range_m or (max(low, high / COLOR_SPAN), high)
         self.done = 0
         self._durable: set[str] = set()
         """Folders whose names are on the disk."""
@@ -340,7 +340,7 @@ class _Run:
             np.save(file, depth_m if model.depth_space == METRIC else in_own_space(depth_m, model.depth_space))
             self._put(f"{options.folder('npy')}{name}.npy", file.getvalue())
         if options.colour:
-            self._put(f"{options.folder('colour')}{name}.jpg", colour_jpeg(depth_m, self.range_m))
+            self._put(f"{options.folder('colour')}{name}.jpg", color_jpeg(depth_m, self.range_m))
         return {"id": name, "sha256": read.sha256, "beyond": beyond}
 
     def _put(self, name: str, data: bytes) -> None:
@@ -371,4 +371,4 @@ class _Run:
                 scale |= {"farther_than_a_png_holds_px": beyond}
             self._put(f"{options.folder(kind)}predictions.json", pretty_json(facts | scale))
         if options.colour:
-            self._put("colour-bar.jpg", colour_bar_jpeg(self.range_m, self.model.depth_space))
+            self._put("colour-bar.jpg", color_bar_jpeg(self.range_m, self.model.depth_space))

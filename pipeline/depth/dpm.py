@@ -19,22 +19,22 @@ RELEASED_SIGMA_M = 0.5
 
 _FAR_SIGMAS = 4.0  # beyond the range by this much, float32 masses underflow and need the scaled form
 _CLAMP_SIGMAS = 1e6  # at this distance the end bin has everything; it also makes an infinite depth finite
-_CENTRE_REACH_SIGMAS = 8.0  # how far beyond the range a Gaussian may stand to bring its map's mean to the end
-_CENTRE_KNOTS = 4096
-_CENTRE_STEPS = 48  # halvings: from a range of 100 m to under a picometre
+_CENTER_REACH_SIGMAS = 8.0  # how far beyond the range a Gaussian may stand to bring its map's mean to the end
+_CENTER_KNOTS = 4096
+_CENTER_STEPS = 48  # halvings: from a range of 100 m to under a picometre
 _RELEASED_FLOOR = 1e-16
 _RELEASED_DEAD = -1000.0
 
 
 @torch.no_grad()
-def gaussian_dpm(depth_m: Tensor, bin_edges_m: Tensor, sigma_m: float, *, centred: bool = False) -> Tensor:
+def gaussian_dpm(depth_m: Tensor, bin_edges_m: Tensor, sigma_m: float, *, centered: bool = False) -> Tensor:
     """Mass of N(depth, sigma) in each bin, renormalised over the range (the paper's Eq. 2 as drawn).
 
     Args:
         depth_m: (B, 1, H, W) float32 or float64 metres on any device. NaN is an invalid pixel.
         bin_edges_m: (K + 1,) edges, ascending.
         sigma_m: standard deviation, more than 0.
-        centred: move each Gaussian so that the mean of its map is the depth. As it is, a map near an end
+        centered: move each Gaussian so that the mean of its map is the depth. As it is, a map near an end
             of the range is cut off there, and its mean lies further inside; and where the Gaussian is narrower than
             the bins, the mean is that of the bin.
 
@@ -44,37 +44,37 @@ def gaussian_dpm(depth_m: Tensor, bin_edges_m: Tensor, sigma_m: float, *, centre
 
     Raises PipelineError for a wrong shape or sigma.
     """
-    place, axis = gaussian_places(depth_m, bin_edges_m, sigma_m, in_bins=False, centred=centred)
+    place, axis = gaussian_places(depth_m, bin_edges_m, sigma_m, in_bins=False, centered=centered)
     return gaussian_mass(place, axis.to(place).view(1, -1, 1, 1), (float(axis[0]), float(axis[-1])), sigma_m)
 
 
 @torch.no_grad()
-def bin_gaussian_dpm(depth_m: Tensor, bin_edges_m: Tensor, sigma_bins: float, *, centred: bool = False) -> Tensor:
+def bin_gaussian_dpm(depth_m: Tensor, bin_edges_m: Tensor, sigma_bins: float, *, centered: bool = False) -> Tensor:
     """A Gaussian whose width is counted in bins: over log bins it is as wide, beside the depth, near and far.
 
     The depth is taken to the bins' own coordinate (0 at the first edge, K at the last, linear within a bin and beyond
     the ends), and the mass of N(coordinate, sigma_bins) is taken there. Over linear bins this is `gaussian_dpm`.
 
-    Shapes, types, invalid pixels, `centred` and errors as in `gaussian_dpm`.
+    Shapes, types, invalid pixels, `centered` and errors as in `gaussian_dpm`.
     """
-    place, axis = gaussian_places(depth_m, bin_edges_m, sigma_bins, in_bins=True, centred=centred)
+    place, axis = gaussian_places(depth_m, bin_edges_m, sigma_bins, in_bins=True, centered=centered)
     return gaussian_mass(place, axis.to(place).view(1, -1, 1, 1), (float(axis[0]), float(axis[-1])), sigma_bins)
 
 
 def gaussian_places(
-    depth_m: Tensor, bin_edges_m: Tensor, sigma: float, *, in_bins: bool, centred: bool
+    depth_m: Tensor, bin_edges_m: Tensor, sigma: float, *, in_bins: bool, centered: bool
 ) -> tuple[Tensor, Tensor]:
     """Where the Gaussian of each depth stands, (B, 1, H, W), and the edges (K + 1,) on the same axis.
 
-    The axis is depth in metres, or the bins' own coordinate; sigma is counted on it. Shapes, types, `centred` and
+    The axis is depth in metres, or the bins' own coordinate; sigma is counted on it. Shapes, types, `centered` and
     errors as in `gaussian_dpm`.
     """
     _check_depth(depth_m)
     if not (math.isfinite(sigma) and sigma > 0):
         raise PipelineError(f"sigma_{'bins' if in_bins else 'm'} {sigma}: expected a finite number above 0")
     axis = torch.arange(len(bin_edges_m), dtype=torch.float64) if in_bins else bin_edges_m
-    if centred:
-        return _centred_place(depth_m, bin_edges_m, sigma, in_bins=in_bins), axis
+    if centered:
+        return _centered_place(depth_m, bin_edges_m, sigma, in_bins=in_bins), axis
     return (_bin_coordinate(depth_m, bin_edges_m) if in_bins else depth_m), axis
 
 
@@ -130,7 +130,7 @@ def _bin_coordinate(depth_m: Tensor, bin_edges_m: Tensor) -> Tensor:
     return index + (depth_m - edges[index]) / (edges[index + 1] - edges[index])
 
 
-def _centred_place(depth_m: Tensor, bin_edges_m: Tensor, sigma: float, *, in_bins: bool) -> Tensor:
+def _centered_place(depth_m: Tensor, bin_edges_m: Tensor, sigma: float, *, in_bins: bool) -> Tensor:
     """Where a Gaussian has to stand so that the mean of its map is `depth_m`; NaN stays NaN.
 
     Far from the ends of the range, and where bins are not much wider than the Gaussian, this is the depth itself.
@@ -154,17 +154,17 @@ def _centring(
     edges = torch.tensor(edges_m, dtype=torch.float64)
     axis = torch.arange(len(edges), dtype=torch.float64) if in_bins else edges
     centers_m = bin_centers(edges)
-    per_gap = max(1, min(16, _CENTRE_KNOTS // len(centers_m)))
+    per_gap = max(1, min(16, _CENTER_KNOTS // len(centers_m)))
     shares = torch.arange(per_gap, dtype=torch.float64) / per_gap
     knots_m = torch.cat([torch.lerp(centers_m[:-1, None], centers_m[1:, None], shares).flatten(), centers_m[-1:]])
-    nearest, farthest = axis[:1] - _CENTRE_REACH_SIGMAS * sigma, axis[-1:] + _CENTRE_REACH_SIGMAS * sigma
+    nearest, farthest = axis[:1] - _CENTER_REACH_SIGMAS * sigma, axis[-1:] + _CENTER_REACH_SIGMAS * sigma
 
     def mean_m(place: Tensor) -> Tensor:
         return expected_depth(gaussian_dpm(place.view(1, 1, 1, -1), axis, sigma), edges).flatten()
 
     least_m, most_m = mean_m(nearest), mean_m(farthest)
     low, high = nearest.expand_as(knots_m), farthest.expand_as(knots_m)
-    for _ in range(_CENTRE_STEPS):  # the mean rises with the place: halve the interval around the right one
+    for _ in range(_CENTER_STEPS):  # the mean rises with the place: halve the interval around the right one
         middle = (low + high) / 2
         too_far = mean_m(middle) > knots_m
         low, high = torch.where(too_far, low, middle), torch.where(too_far, middle, high)

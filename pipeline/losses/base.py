@@ -42,7 +42,7 @@ class LossSettings:
     """w, the fraction of the KL in the TIE-KD loss."""
     skip_rows: int = 0
     """Top rows of the target that the loss leaves out."""
-    centred: bool = False
+    centered: bool = False
     """Whether each Gaussian is moved so that the mean of its map is the depth."""
 
 

@@ -40,13 +40,13 @@ class GaussianTarget:
         bin_edges_m: (K + 1,) ascending.
         sigma: standard deviation, in metres or, with `in_bins`, in bins.
         in_bins: as `dpm.bin_gaussian_dpm` has it.
-        centred: as `dpm.gaussian_dpm` has it.
+        centered: as `dpm.gaussian_dpm` has it.
 
     Raises PipelineError for a wrong shape or sigma.
     """
 
-    def __init__(self, depth_m: Tensor, bin_edges_m: Tensor, sigma: float, *, in_bins: bool, centred: bool) -> None:
-        place, axis = gaussian_places(depth_m, bin_edges_m, sigma, in_bins=in_bins, centred=centred)
+    def __init__(self, depth_m: Tensor, bin_edges_m: Tensor, sigma: float, *, in_bins: bool, centered: bool) -> None:
+        place, axis = gaussian_places(depth_m, bin_edges_m, sigma, in_bins=in_bins, centered=centered)
         self.sigma = sigma
         self.place = place.flatten(2)
         self.edges = axis.to(place)

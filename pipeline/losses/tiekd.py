@@ -39,7 +39,7 @@ class TieKdLoss(FusedLoss):
             (`released_dpm`, always of sigma 0.5), T log(T / (S + 1e-7) + 1e-7) summed where S is not 0, and
             SSIM with absolute variances and covariance.
         skip_rows: top rows of the target that both terms leave out; 110 of the released code's 352x704 crop.
-        centred: move each Gaussian so that the mean of its map is the teacher's depth (see `gaussian_dpm`),
+        centered: move each Gaussian so that the mean of its map is the teacher's depth (see `gaussian_dpm`),
             which matters near the ends of the range. Not for `released`.
 
     Terms: "loss", "kl_nats", "ssim_loss".
@@ -63,7 +63,7 @@ class TieKdLoss(FusedLoss):
         skip_rows: int = 0,
         *,
         sigma_bins: float | None = None,
-        centred: bool = False,
+        centered: bool = False,
     ) -> None:
         super().__init__(bin_edges_m, skip_rows)
         if kind not in {"gaussian", "released"}:
@@ -74,9 +74,9 @@ class TieKdLoss(FusedLoss):
             raise PipelineError(f"sigma_m {sigma_m}: expected a finite number above 0")
         if sigma_bins is not None and not (math.isfinite(sigma_bins) and sigma_bins > 0):
             raise PipelineError(f"sigma_bins {sigma_bins}: expected a finite number above 0")
-        if kind == "released" and (centred or sigma_bins is not None):
+        if kind == "released" and (centered or sigma_bins is not None):
             raise PipelineError("the released maps are never centred, and always 0.5 m wide: use kind gaussian")
-        self.sigma_bins, self.centred = sigma_bins, centred
+        self.sigma_bins, self.centered = sigma_bins, centered
         self.sigma_m = RELEASED_SIGMA_M if kind == "released" else sigma_m
         self.weight = weight
         self.kind = kind
@@ -115,7 +115,7 @@ class TieKdLoss(FusedLoss):
         in_bins = self.sigma_bins is not None
         sigma = self.sigma_m if self.sigma_bins is None else self.sigma_bins
         depth_m = depth_m.where(is_valid(depth_m), math.nan)
-        return GaussianTarget(depth_m, self.bin_edges_m, sigma, in_bins=in_bins, centred=self.centred)
+        return GaussianTarget(depth_m, self.bin_edges_m, sigma, in_bins=in_bins, centered=self.centered)
 
     def _released_map(self, logits: Tensor, depth_m: Tensor, target_dpm: Maps | None) -> Fused:
         """What `fused` gives, in the released code's order of operations."""
@@ -144,7 +144,7 @@ def build_loss(name: str, bin_edges_m: Tensor | Sequence[float], settings: LossS
         1.0 if name == "dpm" else settings.weight,
         skip_rows=settings.skip_rows,
         sigma_bins=settings.sigma_bins,
-        centred=settings.centred,
+        centered=settings.centered,
     )
 
 

@@ -15,7 +15,7 @@ from ..depth.dpm import expected_depth
 from ..depth.metrics import PROTOCOLS, depth_metrics, mean_metrics
 from ..sources.frames import frames_in_batches, images_of
 from ..sources.splits import evenly
-from .saved_run import normalise
+from .saved_run import normalize
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @torch.inference_mode()
 def predict_map(network: nn.Module, images: Tensor) -> Tensor:
     """Depth probability maps (B, K, h, w) float32 for images (B, 3, H, W) in 0..1 on the network's device."""
-    return torch.softmax(network(normalise(images)).float(), dim=1)
+    return torch.softmax(network(normalize(images)).float(), dim=1)
 
 
 @torch.inference_mode()

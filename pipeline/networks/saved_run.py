@@ -88,7 +88,7 @@ def view_of(config: Mapping[str, Any]) -> str:
     return str(view)
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     """Images (B, 3, H, W) in 0..1 as the networks want them (ImageNet mean and deviation)."""
     mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1)

@@ -23,7 +23,7 @@ LEAST_APART = 12.0
 """Percent of a colour bar: nearer texts would touch."""
 WIDEST_PX = 640
 """Wider pictures are made smaller."""
-DEPTH_COLOURS, ERROR_COLOURS, DOUBT_COLOURS = "magma_r", "RdBu_r", "viridis"
+DEPTH_COLORS, ERROR_COLORS, DOUBT_COLORS = "magma_r", "RdBu_r", "viridis"
 _NO_VALUE = 255
 """The palette's last entry is transparent: the page's own ground shows where there is no value."""
 _STOPS = 16
@@ -34,7 +34,7 @@ _DENSE_SHARE = 0.9
 class Scale:
     """Numbers to colours, the same for all pictures that are to be compared."""
 
-    colours: str
+    colors: str
     """A matplotlib colormap."""
     low: float
     high: float
@@ -50,7 +50,7 @@ class Scale:
 
     def gradient(self) -> str:
         """CSS colour stops from low to high."""
-        rows = mpl.colormaps[self.colours](np.linspace(0, 1, _STOPS), bytes=True)
+        rows = mpl.colormaps[self.colors](np.linspace(0, 1, _STOPS), bytes=True)
         return ", ".join(f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue, _ in rows)
 
     def ticks(self, unit: str) -> list[tuple[float, str]]:
@@ -84,27 +84,27 @@ def depth_scale(depths_m: list[NDArray[np.float32]]) -> Scale:
     """Logarithmic, over all but the extreme hundredths of the depths (metres)."""
     low, high = _range(depths_m, 1, 99)
     low = max(low, 1e-3)
-    return Scale(DEPTH_COLOURS, low, max(high, low * 1.1), logarithmic=True)
+    return Scale(DEPTH_COLORS, low, max(high, low * 1.1), logarithmic=True)
 
 
 def error_scale(errors: list[NDArray[np.float32]]) -> Scale:
     """Symmetric about 0, a round number that most relative errors stay within."""
     _, high = _range([np.abs(one) for one in errors], 0, 95)
     reach = next((step for step in (0.05, 0.1, 0.2, 0.3, 0.5) if high <= step), 1.0)
-    return Scale(ERROR_COLOURS, -reach, reach)
+    return Scale(ERROR_COLORS, -reach, reach)
 
 
 def entropy_scale(entropies_nats: list[NDArray[np.float32]]) -> Scale:
     """From 0 to what nearly all pixels stay below."""
     _, high = _range(entropies_nats, 0, 99.5)
-    return Scale(DOUBT_COLOURS, 0.0, max(high, 0.1))
+    return Scale(DOUBT_COLORS, 0.0, max(high, 0.1))
 
 
 def width_scale(widths: list[NDArray[np.float32]]) -> Scale:
     """Logarithmic, over all but the extreme hundredths of the widths by depth."""
     low, high = _range(widths, 1, 99)
     low = max(low, 1e-3)
-    return Scale(DOUBT_COLOURS, low, max(high, low * 1.1), logarithmic=True)
+    return Scale(DOUBT_COLORS, low, max(high, low * 1.1), logarithmic=True)
 
 
 def _range(arrays: list[NDArray[np.float32]], low: float, high: float) -> tuple[float, float]:
@@ -141,9 +141,9 @@ def map_uri(values: NDArray[np.floating], scale: Scale) -> str:
     unit = scale.unit(_sampled(values))
     missing = np.isnan(unit)
     places = np.where(missing, _NO_VALUE, np.rint(np.nan_to_num(unit) * (_NO_VALUE - 1))).astype(np.uint8)
-    colours = mpl.colormaps[scale.colours](np.linspace(0, 1, _NO_VALUE), bytes=True)[:, :3]
+    colors = mpl.colormaps[scale.colors](np.linspace(0, 1, _NO_VALUE), bytes=True)[:, :3]
     picture = Image.fromarray(places)
-    picture.putpalette([*colours.reshape(-1).tolist(), 128, 128, 128])
+    picture.putpalette([*colors.reshape(-1).tolist(), 128, 128, 128])
     return _uri(picture, transparency=_NO_VALUE if missing.any() else None)
 
 

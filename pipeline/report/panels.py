@@ -37,7 +37,7 @@ class Row(NamedTuple):
     pictures: list[Picture]
 
 
-class ColourBar(NamedTuple):
+class ColorBar(NamedTuple):
     """The legend of a scale, as CSS."""
 
     title: str
@@ -72,7 +72,7 @@ class Exhibit(NamedTuple):
     size_px: tuple[int, int]
     photo: Picture
     truth: Picture
-    bars: list[ColourBar]
+    bars: list[ColorBar]
     rows: list[Row]
     pixels: list[Pixel]
     dense: bool
@@ -91,7 +91,7 @@ def exhibit(facts: FrameFacts, names: Sequence[str], dpm_kind: str, shown: Shown
     errors = [_error(facts, seen, is_teacher=owner is None) for owner, seen in zip(owners, everyone, strict=True)]
     depth = depth_scale([everyone[0].depth_m, *([] if truth_m is None else [truth_m])])
     known = [error for error in errors if error is not None]
-    error_colours = error_scale(known) if known else None
+    error_colors = error_scale(known) if known else None
     entropy = entropy_scale([seen.entropy_nats for seen in everyone if seen.entropy_nats is not None])
     width = width_scale([seen.width for seen in everyone if seen.width is not None])
     rows = []
@@ -107,7 +107,7 @@ def exhibit(facts: FrameFacts, names: Sequence[str], dpm_kind: str, shown: Shown
                 owner,
                 [
                     Picture(map_uri(seen.depth_m, depth), "depth"),
-                    _error_picture(shown_error, error, error_colours, against),
+                    _error_picture(shown_error, error, error_colors, against),
                     _doubt_picture(seen.entropy_nats, entropy, "entropy", "{:.2f} nats", note),
                     _doubt_picture(seen.width, width, "90 % interval", "{:.0%} of depth", note),
                 ],
@@ -120,18 +120,16 @@ def exhibit(facts: FrameFacts, names: Sequence[str], dpm_kind: str, shown: Shown
         "none for this frame" if shown_m is None else "" if facts.truth_is_dense else "sparse; dots enlarged",
     )
     bars = [
-        ColourBar(
+        ColorBar(
             f"near ← {'depth' if shown.relative is None else 'relative depth'} → far",
             depth.gradient(),
             depth.ticks(shown.unit),
         )
     ]
-    if error_colours is not None:
-        bars.append(
-            ColourBar("too near ← relative error → too far", error_colours.gradient(), error_colours.ticks("%"))
-        )
-    bars.append(ColourBar("sure ← entropy → unsure", entropy.gradient(), entropy.ticks("nats")))
-    bars.append(ColourBar("narrow ← 90 % interval → wide", width.gradient(), width.ticks("%")))
+    if error_colors is not None:
+        bars.append(ColorBar("too near ← relative error → too far", error_colors.gradient(), error_colors.ticks("%")))
+    bars.append(ColorBar("sure ← entropy → unsure", entropy.gradient(), entropy.ticks("nats")))
+    bars.append(ColorBar("narrow ← 90 % interval → wide", width.gradient(), width.ticks("%")))
     height_px, width_px = facts.image.shape[:2]
     return Exhibit(
         facts.sample_id,

@@ -32,7 +32,7 @@ _TAIL = 0.004
 INK, _LINE, _TEACHER = "#010203", "#010204", "#010205"
 _SERIES = [f"#0103{number:02x}" for number in range(SERIES)]
 _CSS = {INK: "currentColor", _LINE: "var(--line)", _TEACHER: "var(--teacher)"} | {
-    colour: f"var(--c{number})" for number, colour in enumerate(_SERIES)
+    color: f"var(--c{number})" for number, color in enumerate(_SERIES)
 }
 """Colours that nothing else uses -> what stands for them in the page."""
 _STYLE: dict[str, Any] = {
@@ -70,7 +70,7 @@ class Line(NamedTuple):
     y: NDArray[np.float64]
 
 
-def series_colour(series: int) -> str:
+def series_color(series: int) -> str:
     """What stands for a student's colour until the page's own replaces it."""
     return _SERIES[series % SERIES]
 
@@ -80,11 +80,11 @@ def loss_plot(lines: Sequence[Line]) -> Markup:
 
     def draw(axes: Axes) -> None:
         for line in lines:
-            colour = series_colour(line.series)
+            color = series_color(line.series)
             smooth = _smoothed(line.y)
             every = max(1, len(line.x) // MOST_POINTS)
-            axes.plot(line.x[::every], line.y[::every], color=colour, alpha=0.25, linewidth=0.8)
-            axes.plot(line.x[::every], smooth[::every], color=colour, linewidth=1.6)
+            axes.plot(line.x[::every], line.y[::every], color=color, alpha=0.25, linewidth=0.8)
+            axes.plot(line.x[::every], smooth[::every], color=color, linewidth=1.6)
         values = np.concatenate([line.y for line in lines])
         if values.min() > 0 and values.max() > 4 * values.min():
             logarithmic(axes, "y")
@@ -98,7 +98,7 @@ def epoch_plot(name: str, lines: Sequence[Line]) -> Markup:
 
     def draw(axes: Axes) -> None:
         for line in lines:
-            axes.plot(line.x, line.y, color=series_colour(line.series), linewidth=1.6, marker="o", markersize=3)
+            axes.plot(line.x, line.y, color=series_color(line.series), linewidth=1.6, marker="o", markersize=3)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
 
@@ -121,14 +121,14 @@ def belief_plot(
         for belief, series in [(teacher, None), *((one, place) for place, one in enumerate(students))]:
             if belief is None:
                 continue
-            colour = _TEACHER if series is None else series_colour(series)
+            color = _TEACHER if series is None else series_color(series)
             if belief.probability is not None:
                 density = _density(belief.probability, belief.bin_edges_m, logarithmic=grows)
                 if series is None:
-                    axes.stairs(density, belief.bin_edges_m, fill=True, color=colour, alpha=0.45, linewidth=0)
+                    axes.stairs(density, belief.bin_edges_m, fill=True, color=color, alpha=0.45, linewidth=0)
                 else:
-                    axes.stairs(density, belief.bin_edges_m, color=colour, linewidth=1.4, baseline=None)
-            axes.axvline(belief.expected_m, color=colour, linewidth=1.1, linestyle=(0, (2, 2)))
+                    axes.stairs(density, belief.bin_edges_m, color=color, linewidth=1.4, baseline=None)
+            axes.axvline(belief.expected_m, color=color, linewidth=1.1, linestyle=(0, (2, 2)))
         if truth_m is not None:
             axes.axvline(truth_m, color=INK, linewidth=1.2)
         if grows:
@@ -210,8 +210,8 @@ def _inline(text: str, label: str) -> Markup:
     text = text[text.index(">") + 1 :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->|<defs>\s*</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r' id="[a-z]\w*_\d+"', "", text)
-    for colour, css in _CSS.items():
-        text = text.replace(colour, css)
+    for color, css in _CSS.items():
+        text = text.replace(color, css)
     text = re.sub(r"\n\s*", "\n", text)
     opening = Markup('<svg viewBox="{}" role="img" aria-label="{}">').format(box[1], label)
     return opening + Markup(text.strip())  # noqa: S704 - matplotlib's own output, and no text of strangers in it

@@ -44,7 +44,7 @@ class Line(NamedTuple):
 
     name: str
     learned: str
-    colour: int | None
+    color: int | None
     cells: list[Cell]
 
 
@@ -100,7 +100,7 @@ def page_table(results: Sequence[RunResult], teacher: Measured | None, store: St
 def terminal_table(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the columns that fit into a terminal."""
     brief = [number for number, column in enumerate(COLUMNS) if column.brief]
-    names = [f"{line.name} (teacher)" if line.colour is None else line.name for line in lines]
+    names = [f"{line.name} (teacher)" if line.color is None else line.name for line in lines]
     rows = [[name, *(line.cells[number].text for number in brief)] for name, line in zip(names, lines, strict=True)]
     return ["", *(COLUMNS[number].head for number in brief)], rows
 

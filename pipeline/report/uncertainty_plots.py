@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.ticker import PercentFormatter
 
-from .plots import INK, logarithmic, series_colour, svg
+from .plots import INK, logarithmic, series_color, svg
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Trace(NamedTuple):
 def _draw(axes: Axes, traces: Sequence[Trace], marker: str = "") -> None:
     for trace in traces:
         style = {"linestyle": _DASHES, "linewidth": 1.1} if trace.dashed else {"linewidth": 1.6}
-        axes.plot(trace.x, trace.y, color=series_colour(trace.series), marker=marker, markersize=2.5, **style)
+        axes.plot(trace.x, trace.y, color=series_color(trace.series), marker=marker, markersize=2.5, **style)
 
 
 def coverage_plot(traces: Sequence[Trace], top: float) -> Markup:
@@ -39,7 +39,7 @@ def coverage_plot(traces: Sequence[Trace], top: float) -> Markup:
     def draw(axes: Axes) -> None:
         for trace in traces:
             if not trace.dashed:
-                axes.axhline(trace.y[-1], color=series_colour(trace.series), alpha=0.3, linewidth=0.8)
+                axes.axhline(trace.y[-1], color=series_color(trace.series), alpha=0.3, linewidth=0.8)
         _draw(axes, traces)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.05 * top if top > 0 else 1)

@@ -12,7 +12,7 @@ import torch
 
 from ..depth.dpm import expected_depth
 from ..depth.relative import METRIC, depth_space_of, in_own_space
-from ..networks.saved_run import IMAGENET_MEAN, IMAGENET_STD, has_map, load_run, normalise
+from ..networks.saved_run import IMAGENET_MEAN, IMAGENET_STD, has_map, load_run, normalize
 from .base import VIEW, TeacherCard, TeacherOutput
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class CheckpointTeacher:
         Of a relative run, its numbers in the space of the teacher that it learned from, and no maps.
         """
         assert images is not None, "needs_images is True"
-        logits = self._network(normalise(images.to(self._device)))
+        logits = self._network(normalize(images.to(self._device)))
         dpm = torch.softmax(logits.float(), dim=1)
         depth_m = expected_depth(dpm, self._edges_m)
         if self.card.depth_space != METRIC:

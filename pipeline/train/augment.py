@@ -34,7 +34,7 @@ class Augmentation:
     """Rotate by up to this angle either way, with probability 1/2."""
     flip: bool = False
     """Mirror horizontally, with probability 1/2."""
-    colour: bool = False
+    color: bool = False
     """Jitter gamma, brightness and color balance by 0.9 to 1.1, with probability 1/2."""
 
 

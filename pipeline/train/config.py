@@ -129,7 +129,7 @@ class Recipe:
             sigma_bins=self.sigma_bins,
             weight=self.options.weight,
             skip_rows=self.skip_rows,
-            centred=self.options.centred,
+            centered=self.options.centred,
         )
         loss.depth_space = self.depth_space
         if self.options.head == "depth":

@@ -125,7 +125,7 @@ class TrainingData(Dataset[Item]):
         depth_m = geometry.warp_map(target_m, view_px, geometry.size_px, np.nan)
         if self.relative is not None:
             depth_m = self.relative.of(depth_m)
-        jitter = ColorJitter.draw(random) if self.augmentation.colour else None
+        jitter = ColorJitter.draw(random) if self.augmentation.color else None
         color_tables = identity_table() if jitter is None else jitter.table()
         planes: tuple[Tensor, Tensor, Tensor] | tuple[None, None, None] = (None, None, None)
         if self.maps_px is not None:

@@ -20,7 +20,7 @@ from ..depth.relative import ALIGN
 from ..errors import PipelineError
 from ..losses.base import StoredMaps
 from ..networks.predict import validate
-from ..networks.saved_run import METRICS, WEIGHTS, normalise, save_weights
+from ..networks.saved_run import METRICS, WEIGHTS, normalize, save_weights
 from ..sources.view import View
 from ..store.format.sparse import weight_table
 from .augment import apply_tables
@@ -209,7 +209,7 @@ class Trainer:
             assert part.tail is not None
             maps = StoredMaps(part.gap, part.weight, part.tail, len(self.edges_m) - 1, self.weight_table)
         with self.optimizer.autocast():
-            logits = self.network(apply_tables(part.image, normalise(part.color_tables)))
+            logits = self.network(apply_tables(part.image, normalize(part.color_tables)))
         return self.loss.terms(logits, part.target_depth_m, maps)
 
     def _log(self, epoch: int, row: dict[str, float]) -> None:

@@ -32,7 +32,7 @@ from pipeline.train.dataset import TrainingData
 from pipeline.train.options import TrainOptions
 from pipeline.train.run import train_network
 
-VARIED = Augmentation(crop_px=(16, 48), rotate_deg=3.0, flip=True, colour=True)
+VARIED = Augmentation(crop_px=(16, 48), rotate_deg=3.0, flip=True, color=True)
 
 
 @pytest.fixture

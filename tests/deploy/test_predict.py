@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.cli.predict import predict as command
 from pipeline.common.progress import Silent
 from pipeline.common.signals import Interrupted
-from pipeline.deploy.depth_files import colour_bar_jpeg, colour_jpeg, depth_png, on_image
+from pipeline.deploy.depth_files import color_bar_jpeg, color_jpeg, depth_png, on_image
 from pipeline.deploy.predict_folder import FolderOptions, find_images, predict_folder
 from pipeline.deploy.runners import RunPredictor, open_model
 from pipeline.networks.registry import build_student
@@ -155,19 +155,19 @@ def test_pixels_farther_than_a_png_holds_are_told(tmp_path, images):
 
 
 def test_near_is_light_far_is_dark_and_the_range_is_the_same_for_all(tmp_path, images):
-    grey = [np.asarray(Image.open(path).convert("L")).astype(float).mean() for path in coloured(tmp_path, images, "a")]
-    assert len(grey) == 5
+    gray = [np.asarray(Image.open(path).convert("L")).astype(float).mean() for path in colored(tmp_path, images, "a")]
+    assert len(gray) == 5
     near, far = (np.full((8, 8), depth_m, np.float32) for depth_m in (1, 10))
-    light, dark = (np.asarray(Image.open(as_file(tmp_path, colour_jpeg(one, (0.5, 12))))).mean() for one in (near, far))
+    light, dark = (np.asarray(Image.open(as_file(tmp_path, color_jpeg(one, (0.5, 12))))).mean() for one in (near, far))
     assert light > dark + 50
-    none = np.asarray(Image.open(as_file(tmp_path, colour_jpeg(np.full((8, 8), np.nan, np.float32), (1, 2)))))
+    none = np.asarray(Image.open(as_file(tmp_path, color_jpeg(np.full((8, 8), np.nan, np.float32), (1, 2)))))
     assert np.abs(none.astype(int) - 128).max() <= 2
-    assert (tmp_path / "a" / "colour-bar.jpg").read_bytes() == colour_bar_jpeg((0.5, 12.0), "metric_m")
-    other = coloured(tmp_path, images, "b", colour_range_m=(2.0, 3.0))
-    assert [path.read_bytes() for path in other] != [path.read_bytes() for path in coloured(tmp_path, images, "c")]
+    assert (tmp_path / "a" / "colour-bar.jpg").read_bytes() == color_bar_jpeg((0.5, 12.0), "metric_m")
+    other = colored(tmp_path, images, "b", colour_range_m=(2.0, 3.0))
+    assert [path.read_bytes() for path in other] != [path.read_bytes() for path in colored(tmp_path, images, "c")]
 
 
-def coloured(tmp_path, images, name, **options):
+def colored(tmp_path, images, name, **options):
     predict_folder(Darkness(), images, tmp_path / name, FolderOptions(colour=True, **options))
     return sorted((tmp_path / name / "colour").rglob("*.jpg"))
 

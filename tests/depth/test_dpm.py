@@ -89,7 +89,7 @@ def test_centers_are_midpoints():
     assert bin_centers(torch.tensor([0.0, 1.0, 4.0])).tolist() == [0.5, 2.5]
 
 
-def test_a_gaussian_map_is_the_cdfs_differences_renormalised():
+def test_a_gaussian_map_is_the_cdfs_differences_renormalized():
     edges = bin_edges(20, 1.0, 9.0, "log")
     found = gaussian_dpm(depths(3.3, 0.9, 9.5, dtype=torch.float64), edges, 0.7)
     for i, depth in enumerate([3.3, 0.9, 9.5]):
@@ -151,7 +151,7 @@ def test_a_gaussian_much_narrower_than_a_bin_falls_into_one_bin():
 
 
 @pytest.mark.parametrize("make", [lambda d: gaussian_dpm(d, KITTI, 0.5), lambda d: released_dpm(d, KITTI)])
-def test_an_invalid_pixel_has_an_empty_map_and_leaves_its_neighbours_alone(make):
+def test_an_invalid_pixel_has_an_empty_map_and_leaves_its_neighbors_alone(make):
     dpm = make(depths(10.0, math.nan))
     assert dpm[..., 1].abs().sum() == 0
     assert torch.equal(dpm[..., :1], make(depths(10.0)))

@@ -247,7 +247,7 @@ def test_a_measure_that_is_the_error_is_the_oracle_and_one_that_is_constant_the_
     assert flat["ause"] == pytest.approx(measures["random"]["ause"])
 
 
-def test_ause_is_the_area_between_the_normalised_curves():
+def test_ause_is_the_area_between_the_normalized_curves():
     random = np.random.default_rng(0)
     truth_m, predicted_m, mirrored_m = random.uniform(2, 20, (3, 30, 40))
     found, _ = meter_of(truth_m, predicted_m, mirrored_m=mirrored_m)
@@ -330,10 +330,10 @@ class Lopsided(torch.nn.Module):
     """Logits at half resolution from brightness and place, so that a mirrored image is seen otherwise."""
 
     def forward(self, images):
-        grey = torch.nn.functional.avg_pool2d(images.mean(dim=1, keepdim=True), 2)
-        place = torch.linspace(0, 1, grey.shape[3])
+        gray = torch.nn.functional.avg_pool2d(images.mean(dim=1, keepdim=True), 2)
+        place = torch.linspace(0, 1, gray.shape[3])
         centers = torch.from_numpy(CENTERS_M).float().view(1, -1, 1, 1)
-        return -((centers - 6 + 2 * grey - place) ** 2) / (1 + 4 * place)
+        return -((centers - 6 + 2 * gray - place) ** 2) / (1 + 4 * place)
 
 
 def run_of(**config):

@@ -313,7 +313,7 @@ def relinked(name: str, to: object) -> Callable[[Path], object]:
     """The labelled file with a link in the place of a data set."""
 
     def change(root: Path) -> None:
-        with h5py.File(root / layouts.LABELLED, "a") as file:
+        with h5py.File(root / layouts.LABELED, "a") as file:
             del file[name]
             file[name] = to
 
@@ -325,19 +325,19 @@ def mat5(body: bytes) -> bytes:
     return b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + body
 
 
-LABELLED = layouts.make_nyu_labelled
+LABELED = layouts.make_nyu_labeled
 for _name in ("images", "depths"):
     case(
         f"nyu-{_name}-elsewhere",
         "nyu",
         LINK,
-        changed(LABELLED, relinked(_name, h5py.ExternalLink("/etc/passwd", "/x"))),
+        changed(LABELED, relinked(_name, h5py.ExternalLink("/etc/passwd", "/x"))),
     )
 case(
     "nyu-is-a-pipe",
     "nyu",
     "no NYU Depth V2 root",
-    lambda folder: ((folder / "root").mkdir(), os.mkfifo(folder / "root" / layouts.LABELLED)),
+    lambda folder: ((folder / "root").mkdir(), os.mkfifo(folder / "root" / layouts.LABELED)),
 )
 for _name, _data, _words in [
     ("bomb", mat5(struct.pack("<II", 15, len(bomb(500))) + bomb(500)), "more than 1048576 bytes"),
@@ -351,7 +351,7 @@ for _name, _data, _words in [
         f"nyu-splits-{_name}",
         "nyu-split",
         _words,
-        changed(LABELLED, lambda root, data=_data: (root / "splits.mat").write_bytes(data)),
+        changed(LABELED, lambda root, data=_data: (root / "splits.mat").write_bytes(data)),
     )
 TABLE = layouts.SPLIT_FILE
 for _name, _data, _words in [

@@ -56,12 +56,12 @@ def gradient(logits, make):
 
 @pytest.mark.parametrize("in_bins", [False, True])
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize(("bins", "centred"), CASES)
-def test_depth_kl_and_their_gradient_are_those_of_whole_maps(bins, width, in_bins, centred):
+@pytest.mark.parametrize(("bins", "centered"), CASES)
+def test_depth_kl_and_their_gradient_are_those_of_whole_maps(bins, width, in_bins, centered):
     edges_m, logits, depth_m = made(bins)
     make = bin_gaussian_dpm if in_bins else gaussian_dpm
-    maps = make(depth_m, edges_m, WIDTHS[width], centred=centred)
-    target = GaussianTarget(depth_m, edges_m, WIDTHS[width], in_bins=in_bins, centred=centred)
+    maps = make(depth_m, edges_m, WIDTHS[width], centered=centered)
+    target = GaussianTarget(depth_m, edges_m, WIDTHS[width], in_bins=in_bins, centered=centered)
     for one in (target, GivenTarget(maps, logits.shape[2:], logits.dtype)):
         found = fused(logits, edges_m, one)
         expected_m, kl_nats = whole(logits, edges_m, maps)
@@ -79,7 +79,7 @@ def test_in_float32_they_are_as_exact_as_whole_tensors(bins):
     exact = whole(logits, edges_m, gaussian_dpm(depth_m, edges_m, 0.5))
     single, depth_single_m = logits.float(), depth_m.float()
     plain = whole(single, edges_m, gaussian_dpm(depth_single_m, edges_m, 0.5))
-    target = GaussianTarget(depth_single_m, edges_m, 0.5, in_bins=False, centred=False)
+    target = GaussianTarget(depth_single_m, edges_m, 0.5, in_bins=False, centered=False)
     found = fused(single, edges_m, target)
     for ours, theirs, right in zip(found, plain, exact, strict=False):
         off, their_off = ((one.double() - right).abs().max() for one in (ours, theirs))
@@ -91,7 +91,7 @@ def test_in_float32_they_are_as_exact_as_whole_tensors(bins):
 def test_a_window_leaves_out_nothing_that_its_type_can_tell_from_zero(bins, dtype):
     edges_m, _, depth_m = made(bins, dtype)
     for sigma_m in (0.05, 0.5):
-        target = GaussianTarget(depth_m, edges_m, sigma_m, in_bins=False, centred=False)
+        target = GaussianTarget(depth_m, edges_m, sigma_m, in_bins=False, centered=False)
         maps, places = target.block(1, 0, depth_m[1].numel())
         if places is not None:
             spread = torch.zeros(len(edges_m) - 1, maps.shape[1], dtype=dtype)
@@ -102,7 +102,7 @@ def test_a_window_leaves_out_nothing_that_its_type_can_tell_from_zero(bins, dtyp
 
 def test_of_the_papers_bins_a_tenth_is_looked_at():
     edges_m, _, depth_m = made("kitti", torch.float32)
-    maps, places = GaussianTarget(depth_m, edges_m, 0.5, in_bins=False, centred=False).block(0, 0, 30)
+    maps, places = GaussianTarget(depth_m, edges_m, 0.5, in_bins=False, centered=False).block(0, 0, 30)
     assert maps.shape == places.shape
     assert maps.shape[0] < 26
 
@@ -150,7 +150,7 @@ def test_the_gradient_has_the_type_and_the_order_of_memory_of_the_logits(dtype, 
 
 def test_logits_may_be_part_of_a_larger_tensor():
     edges_m, logits, depth_m = made("nyu")
-    target = GaussianTarget(depth_m[..., 2:-2, 3:-1].contiguous(), edges_m, 0.3, in_bins=False, centred=False)
+    target = GaussianTarget(depth_m[..., 2:-2, 3:-1].contiguous(), edges_m, 0.3, in_bins=False, centered=False)
     part = logits[..., 2:-2, 3:-1]
     for one, other in zip(fused(part, edges_m, target), fused(part.contiguous(), edges_m, target), strict=True):
         assert torch.equal(one, other)
@@ -170,7 +170,7 @@ def test_the_same_logits_give_the_same_bits_each_time(name):
 @pytest.mark.parametrize("bins", ["kitti", "nyu"])
 def test_the_size_of_a_block_does_not_show(bins, monkeypatch):
     edges_m, logits, depth_m = made(bins, size=(16, 40))
-    target = GaussianTarget(depth_m, edges_m, 0.5, in_bins=False, centred=False)
+    target = GaussianTarget(depth_m, edges_m, 0.5, in_bins=False, centered=False)
     in_blocks = gradient(logits, lambda x: fused(x, edges_m, target)[:2])
     monkeypatch.setattr(module, "BLOCK_VALUES", 2**24)
     at_once = gradient(logits, lambda x: fused(x, edges_m, target)[:2])

@@ -49,7 +49,7 @@ CASES = {
 
 def the_loss(name, skip_rows=0):
     """The loss of a name, made as a run makes it."""
-    return build_loss(name, EDGES, **SETTINGS, skip_rows=skip_rows, centred=False)
+    return build_loss(name, EDGES, **SETTINGS, skip_rows=skip_rows, centered=False)
 
 
 def expected(name, logits, target, skip_rows=0, edges=EDGES, filler_m=None):

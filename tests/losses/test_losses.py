@@ -116,7 +116,7 @@ def test_skipped_rows_are_as_if_cropped(name):
     assert float(whole) == pytest.approx(float(cropped), rel=1e-9)
 
 
-def test_at_half_resolution_a_logit_row_is_skipped_if_its_centre_is():
+def test_at_half_resolution_a_logit_row_is_skipped_if_its_center_is():
     loss = TieKdLoss(EDGES, skip_rows=5)
     nearest = F.interpolate(torch.arange(14.0).view(1, 1, 14, 1), (7, 1), mode="nearest-exact").flatten()
     assert loss._skipped_rows(7, 14) == int((nearest < 5).sum())

@@ -32,7 +32,7 @@ HALL = Cell((-2.0, 0.0, -3.0), (2.0, 2.5, 3.0), PAINT)
 LEVEL = Camera((48, 64), 56.0, 31.5, 23.5, (0.0, 1.5, -2.0), 0.0, 0.0, 0.0)
 
 
-def centres(camera):
+def centers(camera):
     """Return world rays (3, H, W) of the pixel centres."""
     return camera.rays(0, camera.size_px[0])[:, 1::3]
 
@@ -52,7 +52,7 @@ def tiny_views():
 
 
 def test_a_level_camera_sees_floor_ceiling_and_walls_where_they_are():
-    rays = centres(LEVEL)
+    rays = centers(LEVEL)
     depth = Room((HALL,), ()).hit_m(LEVEL.position_m, rays)
     row, column = np.mgrid[:48, :64]
     down, across = (row - 23.5) / 56, (column - 31.5) / 56
@@ -64,7 +64,7 @@ def test_a_level_camera_sees_floor_ceiling_and_walls_where_they_are():
 def test_a_ray_through_a_doorway_ends_in_the_room_beyond_and_others_at_the_wall():
     beyond = Cell((-2.0, 0.0, 3.0), (2.0, 2.5, 4.5), PAINT)
     doorway = Portal(0, 5, (-0.4, 0.0), (0.4, 2.0), 1)
-    rays = centres(LEVEL)
+    rays = centers(LEVEL)
     depth = Room((HALL, beyond), (doorway,)).hit_m(LEVEL.position_m, rays)
     wall = Room((HALL,), ()).hit_m(LEVEL.position_m, rays)
     across, high = 5 * rays[0], 1.5 + 5 * rays[1]
@@ -112,7 +112,7 @@ def test_every_depth_lies_on_the_surface_that_is_seen_there(tiny_views, index):
     for number in numbers:
         solid = scene.solids.rows[number]
         for at in np.argwhere(ids == number)[:10]:
-            local = solid.turn.T @ (point[:, at[0], at[1]] - solid.centre_m) / solid.half_m
+            local = solid.turn.T @ (point[:, at[0], at[1]] - solid.center_m) / solid.half_m
             assert abs(value_in(solid, local)) * solid.half_m.min() < 1e-3
 
 
@@ -131,7 +131,7 @@ def test_the_camera_is_within_the_room_and_in_no_object(tiny_views):
         assert (np.array(cell.low_m) + 0.3 < position).all()
         assert (position < np.array(cell.high_m) - 0.3).all()
         for solid in scene.solids.rows:
-            local = abs(solid.turn.T @ (position - solid.centre_m)) - solid.half_m
+            local = abs(solid.turn.T @ (position - solid.center_m)) - solid.half_m
             assert np.linalg.norm(np.maximum(local, 0)) > 0.15
 
 
@@ -144,10 +144,10 @@ def test_all_kinds_of_rooms_occur_and_are_furnished(tiny_views):
 def test_visible_surfaces_are_not_coplanar(tiny_views):
     twice = total = 0
     for scene, depth, ids in tiny_views[:6]:
-        rays = centres(scene.camera).astype(np.float64)
+        rays = centers(scene.camera).astype(np.float64)
         for number, solid in enumerate(scene.solids.rows):
             to_local = solid.turn.T / solid.half_m[:, None]
-            origin = [np.float64(v) for v in to_local @ (np.array(scene.camera.position_m) - solid.centre_m)]
+            origin = [np.float64(v) for v in to_local @ (np.array(scene.camera.position_m) - solid.center_m)]
             direction = list(np.einsum("ij,jhw->ihw", to_local, rays))
             near, far = span_of(scene.solids, number, origin, direction)
             twice += ((near <= far) & (abs(near - depth) < 3e-5) & (ids != number)).sum()
@@ -196,7 +196,7 @@ def test_a_line_of_sight_is_free_up_to_the_first_thing_on_it():
 
 def test_the_floor_under_a_table_is_darker_than_the_floor_next_to_it():
     scene = draw_interior(3, 0, SMALL)
-    lamp = replace(scene.lamps[0], centre_m=(0.0, 2.4, 0.0), power=(3.0, 3.0, 3.0), shadows=True, normal=(0, 0, 0))
+    lamp = replace(scene.lamps[0], center_m=(0.0, 2.4, 0.0), power=(3.0, 3.0, 3.0), shadows=True, normal=(0, 0, 0))
     lamp = replace(lamp, arm_m=(0.1, 0.0, 0.0), other_arm_m=(0.0, 0.0, 0.1))
     to = Builder()
     to.box((0, 0.7, 0), (0.5, 0.02, 0.5), (0.5, 0.5, 0.5))
@@ -211,7 +211,7 @@ def test_the_floor_under_a_table_is_darker_than_the_floor_next_to_it():
         sun_light=(0.0, 0.0, 0.0),
     )
     picture, depth, _ = render_interior(scene)
-    rays = centres(scene.camera)
+    rays = centers(scene.camera)
     x, y, z = (rays[i] * depth + scene.camera.position_m[i] for i in range(3))
     floor = abs(y) < 1e-3
     under, outside = floor & (abs(x) < 0.4) & (abs(z) < 0.4), floor & (abs(x) > 0.9) & (abs(z) < 0.4)
@@ -276,7 +276,7 @@ def test_window_panes_have_no_echo():
     for index in range(20):
         scene = draw_interior(9, index, TINY)
         _, _, echo = render_interior(scene)
-        rays = centres(scene.camera).reshape(3, -1)
+        rays = centers(scene.camera).reshape(3, -1)
         _, ids = first_hits(scene.camera, scene.camera.rays(0, TINY[0]), 0, scene.solids, scene.room)
         origin = np.array(scene.camera.position_m, dtype=np.float32)[:, None]
         _, walls = scene.room.walk(origin, rays, np.zeros(rays.shape[1], dtype=np.int64))

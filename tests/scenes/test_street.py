@@ -142,7 +142,7 @@ def test_every_depth_of_a_frame_lies_on_the_surface_that_is_seen_there(index):
     for number in numbers:
         row = solids.rows[number]
         for at in np.argwhere(ids == number)[:10]:
-            local = row.turn.T @ (point[:, at[0], at[1]] - row.centre_m) / row.half_m
+            local = row.turn.T @ (point[:, at[0], at[1]] - row.center_m) / row.half_m
             assert abs(values[row.kind](local, row.taper)) * row.half_m.min() < 2e-3
 
 
@@ -154,7 +154,7 @@ def test_each_ray_sees_the_nearest_of_all_solids_that_it_meets():
     depth, _ = first_hits(camera, rays, 0, solids, scene.road)
     expected = scene.road.hit_m(camera.position_m, rays).astype(np.float64)
     for row in solids.rows:
-        origin = list(row.turn.T @ (np.array(camera.position_m) - row.centre_m) / row.half_m)
+        origin = list(row.turn.T @ (np.array(camera.position_m) - row.center_m) / row.half_m)
         direction = list(np.einsum("ij,jrw->irw", row.turn.T / row.half_m[:, None], rays))
         if row.kind is Kind.BOX:
             near, far = box_span(origin, direction, row.taper)

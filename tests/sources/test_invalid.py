@@ -150,13 +150,13 @@ def test_a_source_whose_truth_holds_no_such_numbers_refuses_them(tmp_path):
         ("tum", layouts.make_tum, "all", 1 / 5000),
         ("vkitti2", layouts.make_vkitti2, "all", 0.01),
         ("nyu", indoors.make_nyu_pngs, "test", 0.001),
-        ("nyu", indoors.make_nyu_labelled, "all", None),
+        ("nyu", indoors.make_nyu_labeled, "all", None),
         ("nyu", indoors.make_fast_depth, "train", None),
         ("diode", indoors.make_diode, "train", None),
     ],
     ids=["kitti", "kitti-raw", "tum", "vkitti2", "nyu-png", "nyu-labelled", "nyu-h5", "diode"],
 )
-def test_sources_honour_declared_numbers_of_their_files(tmp_path, kind, make, split, metres_per_unit):
+def test_sources_honor_declared_numbers_of_their_files(tmp_path, kind, make, split, metres_per_unit):
     (tmp_path / "root").mkdir()
     root = make(tmp_path / "root")
     source = open_source(f"{kind}:{root}")

@@ -282,7 +282,7 @@ def test_exr_reads_back_from_every_packing_that_loses_nothing(tmp_path_factory, 
     np.testing.assert_array_equal(read_array(path, "depth"), array)
 
 
-def test_grey_that_was_saved_as_colour_is_depth_and_a_picture_is_not(tmp_path):
+def test_gray_that_was_saved_as_color_is_depth_and_a_picture_is_not(tmp_path):
     write_exr(tmp_path / "grey.exr", R=DEPTH_M, G=DEPTH_M, B=DEPTH_M)
     np.testing.assert_array_equal(read_array(tmp_path / "grey.exr", "depth"), DEPTH_M)
     write_exr(tmp_path / "picture.exr", R=DEPTH_M, G=DEPTH_M + 1, B=DEPTH_M)

@@ -38,7 +38,7 @@ def refuses(*parts):
 
 # kind, fixture, split, ids, how much its image may be off (JPEG), how much its truth
 ALL = {
-    "labelled": ("nyu", layouts.make_nyu_labelled, "all", [f"{n:04d}" for n in range(1, 7)], 0, 0),
+    "labelled": ("nyu", layouts.make_nyu_labeled, "all", [f"{n:04d}" for n in range(1, 7)], 0, 0),
     "pngs": (
         "nyu",
         layouts.make_nyu_pngs,
@@ -130,8 +130,8 @@ def test_each_layout_can_be_cached_and_trained_on(laid_out, tmp_path):
         assert close[item.target_depth_m.isfinite()].max() < 1.5
 
 
-def test_images_of_the_labelled_file_are_known_by_the_hash_of_their_pixels(tmp_path):
-    source = open_source(f"nyu:{layouts.make_nyu_labelled(tmp_path)}")
+def test_images_of_the_labeled_file_are_known_by_the_hash_of_their_pixels(tmp_path):
+    source = open_source(f"nyu:{layouts.make_nyu_labeled(tmp_path)}")
     image, sha256 = source.read_image(source.samples("all")[2])
     pixels = fakes.image_of(layouts.depth_m(2))
     assert sha256 == hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
@@ -140,7 +140,7 @@ def test_images_of_the_labelled_file_are_known_by_the_hash_of_their_pixels(tmp_p
 
 @pytest.mark.parametrize("kind", ["nyu", "diode", "hypersim"])
 def test_the_customs_are_those_of_papers(tmp_path, kind):
-    make = {"nyu": layouts.make_nyu_labelled, "diode": layouts.make_diode, "hypersim": layouts.make_hypersim}[kind]
+    make = {"nyu": layouts.make_nyu_labeled, "diode": layouts.make_diode, "hypersim": layouts.make_hypersim}[kind]
     source = open_source(f"{kind}:{make(tmp_path)}")
     expected = {"nyu": ("full", "nyu", 0.15, "nyu_eigen", (416, 544), 2.5)}
     customs = source.customs
@@ -181,7 +181,7 @@ def test_a_root_too_high_or_too_low_is_refused_with_the_right_one(tmp_path, layo
 @pytest.mark.parametrize(
     ("kind", "parts"),
     [
-        ("nyu", [layouts.LABELLED, "sync/", "train/SCENE/00001.h5"]),
+        ("nyu", [layouts.LABELED, "sync/", "train/SCENE/00001.h5"]),
         ("diode", ["train/", "indoors/"]),
         ("hypersim", ["ai_001_001/images/"]),
     ],
@@ -196,8 +196,8 @@ def test_a_root_of_something_else_is_refused_with_what_was_expected(tmp_path, ki
     ("layout", "truth", "parts"),
     [
         ("labelled", "dense", ["'dense'", "filled, raw"]),
-        ("pngs", "raw", ["'raw'", layouts.LABELLED, "not there"]),
-        ("fast-depth", "filled", ["'filled'", layouts.LABELLED]),
+        ("pngs", "raw", ["'raw'", layouts.LABELED, "not there"]),
+        ("fast-depth", "filled", ["'filled'", layouts.LABELED]),
         ("diode", "laser", ["'laser'", "expected depth"]),
         ("hypersim", "distance", ["'distance'", "expected depth"]),
     ],
@@ -212,7 +212,7 @@ def test_an_unknown_truth_is_refused(tmp_path, layout, truth, parts):
 
 
 def test_raw_depth_has_the_holes_that_filled_depth_has_not(tmp_path):
-    layouts.make_nyu_labelled(tmp_path)
+    layouts.make_nyu_labeled(tmp_path)
     filled, raw = (open_source(f"nyu:{tmp_path}", truth) for truth in (None, "raw"))
     sample = filled.samples("all")[1]
     assert np.isfinite(filled.read_truth_m(sample)).all()
@@ -222,22 +222,22 @@ def test_raw_depth_has_the_holes_that_filled_depth_has_not(tmp_path):
 
 @pytest.mark.parametrize("chunks", [None, "frame", "across"])
 def test_frames_come_out_whole_however_the_file_is_cut(tmp_path, chunks):
-    source = open_source(f"nyu:{layouts.make_nyu_labelled(tmp_path, frames=7, size_px=(17, 13), chunks=chunks)}")
+    source = open_source(f"nyu:{layouts.make_nyu_labeled(tmp_path, frames=7, size_px=(17, 13), chunks=chunks)}")
     for number, sample in enumerate(source.samples("all")):
         assert (source.read_image(sample)[0] == fakes.image_of(layouts.depth_m(number, (17, 13)))).all()
         np.testing.assert_array_equal(source.read_truth_m(sample), layouts.depth_m(number, (17, 13)))
 
 
 def test_only_the_chunks_of_the_asked_frame_are_unpacked(tmp_path, monkeypatch):
-    source = open_source(f"nyu:{layouts.make_nyu_labelled(tmp_path)}")
+    source = open_source(f"nyu:{layouts.make_nyu_labeled(tmp_path)}")
     real, corners = hdf5._unpacked, []
     monkeypatch.setattr(hdf5, "_unpacked", lambda data, corner: corners.append(corner) or real(data, corner))
     source.read_image(source.samples("all")[4])
     assert corners == [(4, 0, 0, 0)]
 
 
-def test_pngs_beside_the_labelled_file_go_first_and_truth_asks_for_the_file(tmp_path):
-    layouts.make_nyu_labelled(tmp_path)
+def test_pngs_beside_the_labeled_file_go_first_and_truth_asks_for_the_file(tmp_path):
+    layouts.make_nyu_labeled(tmp_path)
     layouts.make_nyu_pngs(tmp_path)
     assert open_source(f"nyu:{tmp_path}").truth == "sync_depth"
     assert open_source(f"nyu:{tmp_path}", "filled").truth == "filled"
@@ -247,7 +247,7 @@ def test_pngs_beside_the_labelled_file_go_first_and_truth_asks_for_the_file(tmp_
 @pytest.mark.parametrize("dtype", [np.float64, np.uint16])
 def test_the_official_split_is_read_from_matlabs_own_file(tmp_path, compressed, dtype):
     io = pytest.importorskip("scipy.io")
-    layouts.make_nyu_labelled(tmp_path)
+    layouts.make_nyu_labeled(tmp_path)
     facts = {"trainNdxs": np.array([[3], [4], [6]], dtype), "testNdxs": np.array([[1], [2], [5]], dtype)}
     io.savemat(tmp_path / "splits.mat", facts, do_compression=compressed)
     source = open_source(f"nyu:{tmp_path}")
@@ -271,7 +271,7 @@ def test_a_damaged_split_file_is_numbers_or_one_value_error(tmp_path_factory, po
 
 def test_a_split_file_with_numbers_beyond_the_frames_is_refused(tmp_path):
     io = pytest.importorskip("scipy.io")
-    layouts.make_nyu_labelled(tmp_path)
+    layouts.make_nyu_labeled(tmp_path)
     io.savemat(tmp_path / "splits.mat", {"testNdxs": np.array([7.0])})
     source = open_source(f"nyu:{tmp_path}")
     with refuses("splits.mat", "testNdxs", "of 1 to 6", "test.txt"):
@@ -291,14 +291,14 @@ def test_a_split_file_with_numbers_beyond_the_frames_is_refused(tmp_path):
     ],
 )
 def test_a_wrong_list_of_numbers_is_refused_with_its_line(tmp_path, text, parts):
-    source = open_source(f"nyu:{layouts.make_nyu_labelled(tmp_path)}")
+    source = open_source(f"nyu:{layouts.make_nyu_labeled(tmp_path)}")
     (tmp_path / "mine.txt").write_text(text)
     with refuses(tmp_path / "mine.txt", *parts):
         source.samples("mine")
 
 
-def test_an_unknown_split_of_the_labelled_file_names_what_there_is(tmp_path):
-    source = open_source(f"nyu:{layouts.make_nyu_labelled(tmp_path)}")
+def test_an_unknown_split_of_the_labeled_file_names_what_there_is(tmp_path):
+    source = open_source(f"nyu:{layouts.make_nyu_labeled(tmp_path)}")
     with refuses("'test'", "`all`", "splits.mat"):
         source.samples("test")
 
@@ -306,7 +306,7 @@ def test_an_unknown_split_of_the_labelled_file_names_what_there_is(tmp_path):
 def test_many_threads_read_one_file_and_a_forked_process_opens_it_anew(tmp_path, monkeypatch):
     real, opened = h5py.File, []
     monkeypatch.setattr(h5py, "File", lambda *args, **kwargs: opened.append(args) or real(*args, **kwargs))
-    source = open_source(f"nyu:{layouts.make_nyu_labelled(tmp_path, frames=12, chunks='across')}")
+    source = open_source(f"nyu:{layouts.make_nyu_labeled(tmp_path, frames=12, chunks='across')}")
     samples = source.samples("all") * 8
 
     def read(sample):
@@ -330,11 +330,11 @@ def test_many_threads_read_one_file_and_a_forked_process_opens_it_anew(tmp_path,
     assert (read(samples[3])[1] == layouts.depth_m(3)).all()
 
 
-def test_a_labelled_file_of_other_shapes_is_refused(tmp_path):
-    with h5py.File(tmp_path / layouts.LABELLED, "w") as file:
+def test_a_labeled_file_of_other_shapes_is_refused(tmp_path):
+    with h5py.File(tmp_path / layouts.LABELED, "w") as file:
         file["images"] = np.zeros((2, 3, 8, 6), np.uint8)
         file["depths"] = np.zeros((2, 6, 8), np.float32)
-    with refuses(layouts.LABELLED, "(2, 3, 8, 6)", "(2, 6, 8)", "(N, 3, width, height)"):
+    with refuses(layouts.LABELED, "(2, 3, 8, 6)", "(2, 6, 8)", "(N, 3, width, height)"):
         open_source(f"nyu:{tmp_path}")
 
 

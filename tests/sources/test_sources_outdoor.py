@@ -532,7 +532,7 @@ def test_any_line_is_a_row_of_intrinsics_or_one_value_error(text):
     assert 0 < focal_px < np.inf
 
 
-def test_a_colour_copy_of_depth_is_refused(virtual):
+def test_a_color_copy_of_depth_is_refused(virtual):
     path = virtual / "Scene01/clone/frames/depth/Camera_0/depth_00000.png"
     Image.new("RGB", (120, 40)).save(path)
     source = opened("vkitti2", virtual)

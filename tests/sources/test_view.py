@@ -63,7 +63,7 @@ def test_a_side_beyond_the_limit_is_refused_before_anything_is_allocated():
         View.parse(f"full,resize:{LIMIT_PX + 1}x4")
 
 
-def test_the_kb_crop_lies_at_the_bottom_centre():
+def test_the_kb_crop_lies_at_the_bottom_center():
     assert View.parse("kb").box_px(375, 1242) == (23, 13, 352, 1216)
 
 

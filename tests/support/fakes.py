@@ -38,8 +38,8 @@ def smooth_depth_m(size_px: tuple[int, int], seed: int = 0) -> NDArray[np.float3
 
 def image_of(depth_m: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return the image (H, W, 3) uint8 from which FakeTeacher predicts `depth_m`; the channels differ slightly."""
-    grey = 255 * (1 - depth_m / BLACK_M)
-    return np.stack([grey + 6, grey, grey - 6], axis=-1).round().clip(0, 255).astype(np.uint8)
+    gray = 255 * (1 - depth_m / BLACK_M)
+    return np.stack([gray + 6, gray, gray - 6], axis=-1).round().clip(0, 255).astype(np.uint8)
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:

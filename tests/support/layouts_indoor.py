@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SIZE_PX = (24, 32)
-LABELLED = "nyu_depth_v2_labeled.mat"
+LABELED = "nyu_depth_v2_labeled.mat"
 DIODE_SCANS = (
     "train/indoors/scene_00000/scan_00000",
     "val/indoors/scene_00019/scan_00183",
@@ -38,7 +38,7 @@ def with_hole(truth_m: NDArray[np.float32], value: float) -> NDArray[np.float32]
     return holed
 
 
-def make_nyu_labelled(
+def make_nyu_labeled(
     root: Path, frames: int = 6, size_px: tuple[int, int] = SIZE_PX, chunks: str | None = "frame"
 ) -> Path:
     """Write ROOT/nyu_depth_v2_labeled.mat as MATLAB 7.3 does: 512 bytes before HDF5, axes reversed, gzip.
@@ -47,7 +47,7 @@ def make_nyu_labelled(
     """
     root.mkdir(parents=True, exist_ok=True)
     height, width = size_px
-    with h5py.File(root / LABELLED, "w", userblock_size=512) as file:
+    with h5py.File(root / LABELED, "w", userblock_size=512) as file:
         depths = np.stack([depth_m(number, size_px) for number in range(frames)])
         images = np.stack([fakes.image_of(frame_m) for frame_m in depths])
         raw = np.stack([with_hole(frame_m, 0) for frame_m in depths])
@@ -66,7 +66,7 @@ def make_nyu_labelled(
         references = np.array([[text.ref] * frames], dtype=h5py.ref_dtype)
         file.create_dataset("scenes", data=references).attrs["MATLAB_class"] = np.bytes_("cell")
     head = b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Wed Oct 17 19:25:21 2012 HDF5 schema 1.00 ."
-    with (root / LABELLED).open("r+b") as file:
+    with (root / LABELED).open("r+b") as file:
         file.write(head.ljust(116) + bytes(8) + b"\x00\x02IM")
     return root
 

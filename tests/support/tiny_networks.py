@@ -67,14 +67,14 @@ def make_onnx(
 def make_litert(path, shape=(1, 6, 8, 3), *, dtype=np.float32, given=None, gives=None, signature=None, outputs=1):
     """Write a .tflite file with the mean over the channels; `given` and `gives` are (scale, zero point)."""
 
-    def tensor(name, sides, kind, buffer=0, quantisation=None):
+    def tensor(name, sides, kind, buffer=0, quantization=None):
         tensor_t = schema.TensorT()
         tensor_t.name, tensor_t.shape, tensor_t.type, tensor_t.buffer = name, list(sides), LITERT_TYPES[kind], buffer
         if signature and len(sides) == 4:
             tensor_t.shapeSignature = [*signature[:3], sides[3]]
-        if quantisation:
+        if quantization:
             tensor_t.quantization = schema.QuantizationParametersT()
-            tensor_t.quantization.scale, tensor_t.quantization.zeroPoint = [quantisation[0]], [quantisation[1]]
+            tensor_t.quantization.scale, tensor_t.quantization.zeroPoint = [quantization[0]], [quantization[1]]
         return tensor_t
 
     axis = schema.BufferT()
@@ -82,10 +82,10 @@ def make_litert(path, shape=(1, 6, 8, 3), *, dtype=np.float32, given=None, gives
     code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.MEAN
     graph = schema.SubGraphT()
-    graph.tensors = [tensor("image", shape, dtype, quantisation=given), tensor("axis", (1,), np.int32, 1)]
+    graph.tensors = [tensor("image", shape, dtype, quantization=given), tensor("axis", (1,), np.int32, 1)]
     graph.inputs, graph.outputs, graph.operators = [0], [], []
     for number in range(outputs):
-        graph.tensors.append(tensor(f"depth{number}", (*shape[:3], 1), dtype, quantisation=gives))
+        graph.tensors.append(tensor(f"depth{number}", (*shape[:3], 1), dtype, quantization=gives))
         graph.outputs.append(2 + number)
         operator = schema.OperatorT()
         operator.inputs, operator.outputs = [0, 1], [2 + number]

@@ -26,7 +26,7 @@ from pipeline.losses.targets import GaussianTarget, GivenTarget
 
 LAST = torch.channels_last
 DEFAULT = {"bins": "linear:49:0.001:10", "size": (5, 9), "order": torch.contiguous_format, "dtype": torch.float32}
-GAUSSIAN = {"target": "gaussian", "sigma": 0.5, "in_bins": False, "centred": False}
+GAUSSIAN = {"target": "gaussian", "sigma": 0.5, "in_bins": False, "centered": False}
 CASES = {
     "no target": {"target": None},
     "no target, a thousand bins and more": {"target": None, "bins": "log:1030:0.1:80", "size": (1, 2), "order": LAST},
@@ -35,7 +35,7 @@ CASES = {
     "gaussian, channels last": {**GAUSSIAN, "bins": "linear:150:1:80", "size": (3, 5), "order": LAST},
     "gaussian, narrower than a bin": {**GAUSSIAN, "sigma": 0.02},
     "gaussian, as wide as the range": {**GAUSSIAN, "sigma": 10.0},
-    "gaussian, in bins, centred": {**GAUSSIAN, "bins": "log:64:1:100", "in_bins": True, "centred": True},
+    "gaussian, in bins, centered": {**GAUSSIAN, "bins": "log:64:1:100", "in_bins": True, "centered": True},
     "gaussian, part of an image, channels last": {**GAUSSIAN, "size": (3, 5), "order": LAST, "part": True},
     "gaussian, three bins of a single pixel": {**GAUSSIAN, "bins": "linear:3:0.001:10", "size": (1, 1)},
     "gaussian, bfloat16": {**GAUSSIAN, "dtype": torch.bfloat16},
@@ -64,7 +64,7 @@ def target_of(case, edges_m, depth_m, dtype):
     if case["target"] is None:
         return None
     if case["target"] == "gaussian":
-        kind = {name: case[name] for name in ("sigma", "in_bins", "centred")}
+        kind = {name: case[name] for name in ("sigma", "in_bins", "centered")}
         return GaussianTarget(depth_m.to(dtype), edges_m, **kind)
     size = case.get("map_size", depth_m.shape[2:])
     maps = torch.rand(2, len(edges_m) - 1, *size, generator=torch.Generator().manual_seed(1))

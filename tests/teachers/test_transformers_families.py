@@ -199,7 +199,7 @@ def test_the_maps_of_zoedepth_are_those_whose_mean_is_its_depth(tmp_path, means,
     assert off.max() < 0.1 * span_m  # half-way edges move a centre by a quarter of the second difference
 
 
-def test_centres_that_do_not_ascend_are_sorted_with_their_probabilities(tmp_path, means):
+def test_centers_that_do_not_ascend_are_sorted_with_their_probabilities(tmp_path, means):
     save_model(tmp_path, "zoedepth", processor={"do_pad": False})
     teacher = opened(tmp_path)
     given = teacher.predict(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), ["a"])

@@ -12,7 +12,7 @@ from pipeline.cache.run import cache_teacher
 from pipeline.depth.resize import upsampled
 from pipeline.losses.base import StoredMaps
 from pipeline.losses.targets import StoredTarget
-from pipeline.networks.saved_run import normalise
+from pipeline.networks.saved_run import normalize
 from pipeline.sources.registry import open_source
 from pipeline.sources.view import View
 from pipeline.store import open_store
@@ -95,10 +95,10 @@ def test_a_rotated_image_is_sampled_bilinearly_and_rounded(geometry):
 @given(geometries)
 def test_a_warped_image_is_contiguous_for_any_memory_layout_of_its_source(geometry):
     image = np.random.default_rng(2).integers(0, 256, (*VIEW_PX, 3), np.uint8)
-    by_colour = np.ascontiguousarray(image.transpose(0, 2, 1)).transpose(0, 2, 1)
+    by_color = np.ascontiguousarray(image.transpose(0, 2, 1)).transpose(0, 2, 1)
     found = geometry.warp_image(image)
     assert (found.dtype, found.is_contiguous()) == (torch.uint8, True)
-    assert torch.equal(found, geometry.warp_image(by_colour))
+    assert torch.equal(found, geometry.warp_image(by_color))
 
 
 @given(st.floats(0.9, 1.1), st.tuples(*[st.floats(0.81, 1.21)] * 3))
@@ -114,7 +114,7 @@ def test_color_tables_match_gamma_and_scale_of_floats(gamma, scale):
 
 def test_a_normalized_table_gives_the_normalized_image():
     images, tables = torch.arange(256, dtype=torch.uint8).repeat(1, 3, 2, 1), identity_table()[None]
-    assert torch.equal(apply_tables(images, normalise(tables)), normalise(images / 255))
+    assert torch.equal(apply_tables(images, normalize(tables)), normalize(images / 255))
 
 
 def test_the_corner_of_a_rotated_view_is_invalid():
@@ -136,7 +136,7 @@ def make_data(scenes, store, seed=3, maps_px=None, **augmentation):
 
 
 def test_augmentation_depends_on_epoch_and_seed_alone(scenes, teacher_store):
-    settings = {"crop_px": (16, 48), "rotate_deg": 3.0, "flip": True, "colour": True}
+    settings = {"crop_px": (16, 48), "rotate_deg": 3.0, "flip": True, "color": True}
     data = make_data(scenes, open_store(teacher_store), **settings)
     again = make_data(scenes, open_store(teacher_store), **settings)
     assert torch.equal(data[1, 4].image, again[1, 4].image)
@@ -150,13 +150,13 @@ def test_augmentation_depends_on_epoch_and_seed_alone(scenes, teacher_store):
 
 def test_color_jitter_changes_the_color_tables_alone(scenes, teacher_store):
     plain = make_data(scenes, open_store(teacher_store))
-    coloured = make_data(scenes, open_store(teacher_store), colour=True)
-    changed = [not torch.equal(plain[0, n].color_tables, coloured[0, n].color_tables) for n in range(8)]
+    colored = make_data(scenes, open_store(teacher_store), color=True)
+    changed = [not torch.equal(plain[0, n].color_tables, colored[0, n].color_tables) for n in range(8)]
     assert any(changed)
     assert not all(changed)
     for number in range(8):
-        assert torch.equal(plain[0, number].target_depth_m, coloured[0, number].target_depth_m)
-        assert torch.equal(plain[0, number].image, coloured[0, number].image)
+        assert torch.equal(plain[0, number].target_depth_m, colored[0, number].target_depth_m)
+        assert torch.equal(plain[0, number].image, colored[0, number].image)
 
 
 def dense_maps(batch, bins, table):

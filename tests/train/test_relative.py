@@ -104,8 +104,8 @@ def test_invalid_pixels_stay_invalid_and_do_not_affect_others():
 
 def logits_of(depth, edges):
     """Logits (B, K, H, W) whose expected depth is nearly `depth` (B, 1, H, W)."""
-    centres = (edges[1:] + edges[:-1]) / 2
-    return -400 * (centres.log().view(1, -1, 1, 1) - depth.log()) ** 2
+    centers = (edges[1:] + edges[:-1]) / 2
+    return -400 * (centers.log().view(1, -1, 1, 1) - depth.log()) ** 2
 
 
 @pytest.mark.parametrize("gradients", [False, True])

@@ -46,7 +46,7 @@ def make_problem(loss_name):
     torch.manual_seed(0)
     network = build_student("lean", 8)
     edges_m = torch.linspace(0.5, 10, 9, dtype=torch.float64)
-    loss = build_loss(loss_name, edges_m, sigma_m=1.0, weight=0.3, skip_rows=2, centred=False)
+    loss = build_loss(loss_name, edges_m, sigma_m=1.0, weight=0.3, skip_rows=2, centered=False)
     images = torch.rand(4, 3, 32, 64, dtype=torch.float64)
     target_m = 1 + 8 * torch.rand(4, 1, 32, 64, dtype=torch.float64)
     target_m[2:] = torch.nan

@@ -22,7 +22,7 @@ from pipeline.common.fileio import sha256_file
 from pipeline.losses.base import DepthLoss
 from pipeline.networks.predict import predict_depth_m, validate
 from pipeline.networks.registry import build_student
-from pipeline.networks.saved_run import load_run, normalise
+from pipeline.networks.saved_run import load_run, normalize
 from pipeline.sources.view import View
 from pipeline.store import open_store
 from pipeline.train.config import Recipe
@@ -301,7 +301,7 @@ def test_a_regression_trains_as_two_bins(tmp_path, scenes, teacher_store):
     logits = run.network(images)
     assert logits.shape[1] == 2
     depth_m = predict_depth_m(run.network, images, torch.tensor([-6.0, 6, 18]), flip_average=False)
-    logits = run.network(normalise(images))
+    logits = run.network(normalize(images))
     wanted_m = torch.nn.functional.interpolate(
         12 * torch.sigmoid(logits[:, 1:] - logits[:, :1]), (32, 64), mode="bilinear"
     )
@@ -335,10 +335,10 @@ def test_bins_and_width_are_options_for_maps_made_from_depth(scenes, teacher_sto
 
 
 @pytest.mark.parametrize("centred", [True, False])
-def test_the_loss_has_the_option_centred(scenes, teacher_store, centred):
+def test_the_loss_has_the_option_centered(scenes, teacher_store, centred):
     chosen = options(maps="from-depth", centred=centred)
     made = Recipe.make(chosen, scenes, scenes.samples("train"), open_store(teacher_store), None)
-    assert made.as_json()["centred"] is made.build_loss().centred is centred
+    assert made.as_json()["centred"] is made.build_loss().centered is centred
 
 
 def test_a_run_of_an_older_version_loads(tmp_path, scenes, teacher_store):

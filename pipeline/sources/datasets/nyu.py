@@ -17,7 +17,7 @@ from ..base import ImageFiles, Sample, SourceKind
 from ..frame_pairs import check_pair, listed_pairs
 from ..readers.images import read_depth_png_m
 from ..splits import Ids, checked_path, file_names, find_list_or_name, folder_names, without_suffix
-from .nyu_hdf5 import CUSTOMS, FOCAL_PX, LABELLED, TRUTHS, FastDepthNyu, LabelledNyu, is_fast_depth, is_labelled
+from .nyu_hdf5 import CUSTOMS, FOCAL_PX, LABELED, TRUTHS, FastDepthNyu, LabeledNyu, is_fast_depth, is_labeled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,22 +135,22 @@ def open_nyu(root: Path, truth: str | None = None) -> Source:
         raise PipelineError(f"source nyu:{root}: truth {truth!r}, expected one of {', '.join(TRUTHS)}, or leave it out")
     if truth is None and _is_pngs(root):  # their maker leaves the labelled file beside them
         return PngNyu(root)
-    if is_labelled(root):
-        return LabelledNyu(root, truth or "filled")
+    if is_labeled(root):
+        return LabeledNyu(root, truth or "filled")
     if truth is not None:
-        raise PipelineError(f"source nyu:{root}: truth {truth!r} is one of {root / LABELLED}, which is not there")
+        raise PipelineError(f"source nyu:{root}: truth {truth!r} is one of {root / LABELED}, which is not there")
     if is_fast_depth(root):
         return FastDepthNyu(root)
     near = [*root.absolute().parents[:2], *(root / name for name in folder_names(root)[:50])]
     hint = next((f"; {one} looks like one: give nyu:{one}" for one in near if _looks_right(one)), "")
     raise PipelineError(
-        f"source nyu:{root}: no NYU Depth V2 root; expected {LABELLED}, or sync/ or official_splits/ or "
+        f"source nyu:{root}: no NYU Depth V2 root; expected {LABELED}, or sync/ or official_splits/ or "
         f"SCENE/rgb_00045.jpg, or train/SCENE/00001.h5 below it{hint}"
     )
 
 
 def _looks_right(root: Path) -> bool:
-    return is_labelled(root) or _is_pngs(root) or is_fast_depth(root)
+    return is_labeled(root) or _is_pngs(root) or is_fast_depth(root)
 
 
 def _is_pngs(root: Path) -> bool:
@@ -165,7 +165,7 @@ SOURCE = SourceKind(
     open_nyu,
     data_set="NYU Depth V2 (Silberman, Hoiem, Kohli, Fergus)",
     layout=(
-        f"{LABELLED}, perhaps with splits.mat; or as BTS and AdaBins have it: sync/SCENE/rgb_N.jpg and "
+        f"{LABELED}, perhaps with splits.mat; or as BTS and AdaBins have it: sync/SCENE/rgb_N.jpg and "
         "sync_depth_N.png, official_splits/{train,test}/SCENE/...; or as FastDepth has it: train/SCENE/N.h5, "
         "val/official/N.h5"
     ),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-LABELLED = "nyu_depth_v2_labeled.mat"
+LABELED = "nyu_depth_v2_labeled.mat"
 FOCAL_PX = 518.8579
 """Of the toolbox's calibration of the colour camera, as in BTS's lists."""
 CUSTOMS = Customs(view="full", bins="nyu", sigma_m=0.15, protocol="nyu_eigen", crop_px=(416, 544), rotate_deg=2.5)
@@ -32,7 +32,7 @@ CUSTOMS = Customs(view="full", bins="nyu", sigma_m=0.15, protocol="nyu_eigen", c
 TRUTHS = {"filled": "depths", "raw": "rawDepths"}
 
 
-class LabelledNyu(Declared):
+class LabeledNyu(Declared):
     """The labelled file: `images` (N, 3, W, H) uint8, `depths` and `rawDepths` (N, W, H) float32 metres.
 
     MATLAB counts axes from the other end. Ids are numbers from 0001, as in `splits.mat`. An image's
@@ -46,7 +46,7 @@ class LabelledNyu(Declared):
         self.root = root
         self.invalid = ()
         self.truth = truth
-        self._file = Hdf5File(root / LABELLED, "NYU file")
+        self._file = Hdf5File(root / LABELED, "NYU file")
         count, channels, width, height = self._file.frames("images", 4)
         if channels != 3 or self._file.frames(TRUTHS[truth], 3) != (count, width, height):
             raise PipelineError(
@@ -160,9 +160,9 @@ class FastDepthNyu(Declared):
         return ids
 
 
-def is_labelled(root: Path) -> bool:
+def is_labeled(root: Path) -> bool:
     """Whether the labelled file lies in a folder."""
-    return (root / LABELLED).is_file()
+    return (root / LABELED).is_file()
 
 
 def is_fast_depth(root: Path) -> bool:

@@ -110,11 +110,11 @@ class TumSource(ImageFiles):
 
     def _sequence(self, name: str) -> list[Sample]:
         folder, prefix = self.root / name, f"{name}/" if name else ""
-        colour = _read_stamps(folder / "rgb.txt")
+        color = _read_stamps(folder / "rgb.txt")
         has_depth = (folder / "depth").exists() or (folder / "depth.txt").exists()
         depth = _read_stamps(folder / "depth.txt") if has_depth else []
         try:
-            partners = associate([row.stamp_s for row in colour], [row.stamp_s for row in depth])
+            partners = associate([row.stamp_s for row in color], [row.stamp_s for row in depth])
         except ValueError as error:
             raise PipelineError(f"sequence {folder}: {error}") from error
         kinect = re.search(r"freiburg[123]", name or self.root.resolve().name)
@@ -126,7 +126,7 @@ class TumSource(ImageFiles):
                 None if partner is None else f"{folder}/{depth[partner].path}",
                 focal_px,
             )
-            for row, partner in zip(colour, partners, strict=True)
+            for row, partner in zip(color, partners, strict=True)
         ]
 
 

@@ -158,9 +158,9 @@ def _read_pfm(data: bytes, where: str) -> NDArray[Any]:
     # The format: netpbm.sourceforge.net/doc/pfm.html. Rows go from the bottom up; a scale below 0 is little endian.
     match = PFM_HEADER.match(data[:256])
     if match is None:
-        colour = "; PF is a colour picture" if data.startswith(b"PF") else ""
+        color = "; PF is a colour picture" if data.startswith(b"PF") else ""
         raise PipelineError(
-            f"{where}: no .pfm file of one channel, expected it to begin with 'Pf', width, height, scale{colour}"
+            f"{where}: no .pfm file of one channel, expected it to begin with 'Pf', width, height, scale{color}"
         )
     width, height, scale = int(match[1]), int(match[2]), _number(match[3])
     if not np.isfinite(scale) or scale == 0:

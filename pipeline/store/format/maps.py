@@ -42,7 +42,7 @@ def gaussian(values: NDArray[np.float32], bin_edges: NDArray[np.float64], sigma:
     return dense
 
 
-def normalised(dense: NDArray[np.float32]) -> NDArray[np.float32]:
+def normalized(dense: NDArray[np.float32]) -> NDArray[np.float32]:
     """A stored map (K, h, w) that sums to 1 over K, in its place; a pixel without a value is NaN in every bin.
 
     Raises PipelineError for probabilities that are negative or do not sum to 1, or a pixel that is NaN in some bins

@@ -20,7 +20,7 @@ from ...depth.alignment import Fit, apply
 from ...errors import DamagedStoreError, PipelineError, StoreNotFoundError
 from ..format.codec import AffineCodec, LogCodec
 from ..format.layout import MANIFEST, MAX_MAP_BYTES
-from ..format.maps import gaussian, normalised
+from ..format.maps import gaussian, normalized
 from .alignment import AlignmentColumns
 from .files import LocalFiles, is_url
 from .planes import SparsePlanes
@@ -203,7 +203,7 @@ class Store(SparsePlanes):
             raise self._damaged("dpm/probability", number, "the chunk is missing")
         dense: NDArray[np.float32] = chunk[0].astype(np.float32)
         try:
-            return normalised(dense)
+            return normalized(dense)
         except ValueError as error:
             raise self._damaged("dpm/probability", number, str(error)) from error
 

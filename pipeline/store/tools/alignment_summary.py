@@ -34,7 +34,7 @@ class AlignmentSummary(NamedTuple):
         return text
 
 
-def summarise(store: Store) -> AlignmentSummary:
+def summarize(store: Store) -> AlignmentSummary:
     """Sum an aligned store up. Raises DamagedStoreError for a row that no fit can have."""
     fits = [store.alignment(number) for number in range(len(store))]
     residuals = [one.residual for one in fits if one.verdict == Verdict.ACCEPTED]

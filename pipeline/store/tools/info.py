@@ -8,7 +8,7 @@ from ...depth.spaces import DEPTH_SPACES
 from ..format.codec import LogCodec
 from ..format.sizes import chunk_bytes
 from ..images.reader import ImageCache
-from .alignment_summary import summarise
+from .alignment_summary import summarize
 
 if TYPE_CHECKING:
     from ..read.store import Store
@@ -120,7 +120,7 @@ def _depth(store: Store) -> list[tuple[str, str]]:
     aligned = []
     if spec.alignment is not None:
         of = f"to {spec.alignment['truth']} by {spec.alignment['fit']}, "
-        aligned.append(("aligned", of + summarise(store).describe()))
+        aligned.append(("aligned", of + summarize(store).describe()))
     return [
         ("teacher", f"{teacher.get('name')} ({teacher.get('kind')}), {teacher.get('precision')}"),
         ("weights", _weights(teacher)),

@@ -21,7 +21,7 @@ from ...common.parallel import worker_threads
 from ...common.progress import Silent
 from ..format.codec import AffineCodec, LogCodec, codes_of_residual
 from ..read.store import Store, open_store
-from .alignment_summary import AlignmentSummary, summarise
+from .alignment_summary import AlignmentSummary, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,7 +87,7 @@ def store_statistics(path: str | Path, progress: Progress | None = None) -> dict
         result["dpm"]["carried_from"] = spec.carried_from
         result["dpm"]["carried_kl_nats"] = float(store.rows("dpm_carried_kl_nats").mean(dtype=np.float64))
     if spec.alignment is not None:
-        result["alignment"] = summarise(store)._asdict()
+        result["alignment"] = summarize(store)._asdict()
         residual = store.rows("align_residual")
         result["each_sample"]["align_residual"] = [None if np.isnan(one) else float(one) for one in residual]
     if spec.dpm_kind == "sparse":

@@ -29,10 +29,10 @@ def depths(edges_m, count=2000):
         (bin_gaussian_dpm, "inverse:32:1:40", 1.0, 1.0),
     ],
 )
-def test_the_mean_of_a_centred_map_is_the_depth(make, bins, sigma, worst_m):
+def test_the_mean_of_a_centered_map_is_the_depth(make, bins, sigma, worst_m):
     edges_m = parse_bins(bins).edges()
     depth_m = depths(edges_m)
-    off_m = (expected_depth(make(depth_m, edges_m, sigma, centred=True), edges_m) - depth_m).abs()
+    off_m = (expected_depth(make(depth_m, edges_m, sigma, centered=True), edges_m) - depth_m).abs()
     plain_m = (expected_depth(make(depth_m, edges_m, sigma), edges_m) - depth_m).abs()
     assert off_m.max() < worst_m
     assert off_m.mean() < plain_m.mean() / 20
@@ -53,14 +53,14 @@ def test_without_centring_a_map_near_the_end_of_the_range_has_its_mean_further_i
 def test_far_from_the_ends_centring_moves_nothing():
     depth_m = torch.linspace(3.0, 7.0, 50, dtype=torch.float64).view(1, 1, 1, -1)
     torch.testing.assert_close(
-        gaussian_dpm(depth_m, NYU, 0.3, centred=True), gaussian_dpm(depth_m, NYU, 0.3), atol=1e-4, rtol=0
+        gaussian_dpm(depth_m, NYU, 0.3, centered=True), gaussian_dpm(depth_m, NYU, 0.3), atol=1e-4, rtol=0
     )
 
 
-def test_a_centred_map_keeps_invalid_pixels_empty_and_depths_beyond_the_range_in_the_end_bin():
+def test_a_centered_map_keeps_invalid_pixels_empty_and_depths_beyond_the_range_in_the_end_bin():
     depth_m = torch.tensor([math.nan, -5.0, 0.0, 50.0, math.inf]).view(1, 1, 1, 5)
     for make in (gaussian_dpm, bin_gaussian_dpm):
-        dpm = make(depth_m, NYU, 0.5, centred=True)
+        dpm = make(depth_m, NYU, 0.5, centered=True)
         assert not dpm[..., 0].any()
         torch.testing.assert_close(dpm[..., 1:].sum(1), torch.ones(1, 1, 4))
         assert dpm[0, :, 0, 1:].argmax(0).tolist() == [0, 0, 48, 48]
@@ -87,14 +87,14 @@ def test_the_loss_uses_them_when_asked_and_never_for_the_released_maps():
     target_m = torch.rand(1, 1, 6, 8) + 0.1
     plain = build_loss("dpm", NYU, sigma_m=0.5)
     for changes, maps in (
-        ({"sigma_m": 0.5, "centred": True}, gaussian_dpm(target_m, NYU, 0.5, centred=True)),
+        ({"sigma_m": 0.5, "centered": True}, gaussian_dpm(target_m, NYU, 0.5, centered=True)),
         ({"sigma_bins": 2.0}, bin_gaussian_dpm(target_m, NYU, 2.0)),
     ):
         loss = build_loss("dpm", NYU, **changes)
         torch.testing.assert_close(loss(logits, target_m), plain(logits, target_m, maps))
         assert (loss(logits, target_m) - plain(logits, target_m)).abs() > 0.01
     with pytest.raises(ValueError, match="never centred"):
-        TieKdLoss(NYU, kind="released", centred=True)
+        TieKdLoss(NYU, kind="released", centered=True)
     with pytest.raises(ValueError, match="sigma_bins 0: expected a finite number above 0"):
         TieKdLoss(NYU, sigma_bins=0)
-    assert build_loss("released", NYU, centred=True, sigma_bins=2.0).sigma_m == 0.5
+    assert build_loss("released", NYU, centered=True, sigma_bins=2.0).sigma_m == 0.5
