@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.sources.base import Source
 
 RESULTS = Path(__file__).parent / "results"
+KITTI = Path(__file__).parents[2] / "shared" / "data" / "kitti"
 BINS = 64
 RANGE_M = (1e-3, 80.0)
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from common import RESULTS, markdown, median_ratio, render, write
+from common import KITTI, RESULTS, markdown, median_ratio, render, write
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
     from pipeline.sources.base import Source
 
-KITTI = Path(__file__).parents[2] / "shared" / "data" / "kitti"
 BATCH = 4
 METRES_PER_UNIT = 80 / 65535
 CROP_PX = (352, 704)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 import zarr
-from common import RESULTS, markdown, median_ratio, render, write
+from common import KITTI, RESULTS, markdown, median_ratio, render, write
 from PIL import Image
 
 from pipeline.store import open_store
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 ROUNDS = 15
 METRES_PER_UNIT = 80 / 65535
 MAX_REL_ERROR = 5e-4
-KITTI = Path(__file__).parents[2] / "shared" / "data" / "kitti"
 PNG = "16-bit PNG, Pillow (what the released code stores)"
 OURS = "ours: `open_store`"
 # Not compressed peers: our own store, and uncompressed files.

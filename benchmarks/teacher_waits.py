@@ -1,10 +1,9 @@
-"""Stage one with a teacher that takes time but no processor, as one on a GPU does: how long does it wait?
+"""Measure how long stage one keeps a teacher waiting that needs no CPU, as on a GPU.
 
-    python benchmarks/teacher_waits.py [--ms 20] [--images 192] [--rounds 3] [--data ../shared/data/kitti]
+    python benchmarks/teacher_waits.py [--ms 20] [--images 192] [--rounds 3] [--data DIR] [--out FILE.json]
 
-The teacher sleeps `--ms` an image and returns depth that was predicted before. Frames of KITTI are copied to `--images`
-files, cut to the KB crop, 8 a batch. "bare" is the same teacher on a batch in memory. Each round measures both; the
-ratio is of each round. Takes about 10 s a round.
+The teacher sleeps `--ms` per image and returns stored predictions. KITTI frames are copied to `--images` files and
+cropped (KB crop), 8 per batch. The bare teacher gets a batch in memory. Ratios are per round; a round takes about 10 s.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from common import machine, ratio, write
+from common import KITTI, RESULTS, machine, markdown, median_ratio, write
 
 from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
-from pipeline.sources.readers.images import read_depth_png_m
+from pipeline.sources.readers.images import read_depth_png_m, resolve_image
 from pipeline.sources.registry import open_source
 from pipeline.sources.view import View
 from pipeline.teachers.base import TeacherCard, TeacherOutput
@@ -33,11 +32,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from pipeline.sources.base import Source
+
 BATCH = 8
 
 
 class SleepingTeacher:
-    """Takes `ms` an image without the processor, then gives a depth that it made before."""
+    """Sleeps `ms` per image and returns stored depths."""
 
     needs_images, bin_edges_m = True, None
 
@@ -47,10 +48,26 @@ class SleepingTeacher:
         self.depths_m = depths_m
 
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
-        """Depth (B, h, w) that was predicted for these images before."""
+        """Return stored depth (B, h, w)."""
         assert images is not None
         time.sleep(self.seconds * len(ids))
         return TeacherOutput(torch.stack([self.depths_m[int(name) % len(self.depths_m)] for name in ids]))
+
+
+def prepare(kitti: Path, folder: Path, count: int) -> tuple[Source, Tensor, list[Tensor]]:
+    """Copy frames into `folder`; return their source, a batch of images (B, 3, H, W), and stored depths (H, W)."""
+    split = str(kitti / "splits/sample_train.txt")
+    frames = [resolve_image(sample.image_path) for sample in open_source(f"kitti:{kitti}").samples(split)]
+    images = folder / "images/rgb"
+    images.mkdir(parents=True)
+    for number in range(count):
+        path = Path(frames[number % len(frames)])
+        shutil.copy(path, images / f"{number:04}{path.suffix}")
+    source, view = open_source(f"folder:{images.parent}"), View.parse("kb")
+    pixels = np.stack([view.of_image(source.read_image(sample)[0]) for sample in source.samples("all")[:BATCH]])
+    saved = sorted((kitti / "teacher_png16").glob("*.png"))[: len(frames)]
+    depths_m = [torch.from_numpy(read_depth_png_m(str(path), 80 / 65535)) for path in saved]
+    return source, torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255, depths_m
 
 
 def main() -> None:
@@ -59,26 +76,12 @@ def main() -> None:
     parser.add_argument("--ms", type=float, default=20)
     parser.add_argument("--images", type=int, default=192)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--data", default="../shared/data/kitti")
+    parser.add_argument("--data", type=Path, default=KITTI)
+    parser.add_argument("--out", type=Path, default=RESULTS / "teacher_waits.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    root = Path(arguments.data)
-    listed = [line.split()[0] for line in (root / "splits/sample_train.txt").read_text().splitlines()]
-    kitti = open_source(f"kitti:{root}")
-    frames = [sample.image_path for sample in kitti.samples(str(root / "splits/sample_train.txt"))]
-    assert len(frames) == len(listed)
     with tempfile.TemporaryDirectory() as folder:
-        images = Path(folder) / "images/rgb"
-        images.mkdir(parents=True)
-        for number in range(arguments.images):
-            path = Path(frames[number % len(frames)])
-            path = path if path.exists() else path.with_suffix(".jpg")
-            shutil.copy(path, images / f"{number:04}{path.suffix}")
-        source, view = open_source(f"folder:{images.parent}"), View.parse("kb")
-        pixels = np.stack([view.of_image(source.read_image(sample)[0]) for sample in source.samples("all")[:BATCH]])
-        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-        saved = sorted((root / "teacher_png16").glob("*.png"))[: len(frames)]
-        depths_m = [torch.from_numpy(read_depth_png_m(str(path), 80 / 65535)) for path in saved]
+        source, batch, depths_m = prepare(arguments.data, Path(folder), arguments.images)
         teacher = SleepingTeacher(arguments.ms, depths_m)
         options = CacheOptions(view="kb", bins="kitti", sigma_m=0.5, batch_size=BATCH)
         bare, ours = [], []
@@ -95,11 +98,13 @@ def main() -> None:
     row = {
         "teacher_ms": statistics.median(bare) * each,
         "ours_ms": statistics.median(ours) * each,
-        "ratio": ratio(ours, bare),
+        "ratio": median_ratio(ours, bare),
     }
-    head = ["bare teacher, ms an image", "stage one, ms an image", "ratio"]
-    texts = [[f"{row['teacher_ms']:.1f}", f"{row['ours_ms']:.1f}", f"{row['ratio']:.3f}x"]]
-    write("teacher_waits", {**machine(1), "images": arguments.images, "batch": BATCH}, head, texts, [row])
+    head = ["bare teacher, ms per image", "stage one, ms per image", "ratio"]
+    table = markdown(head, [[f"{row['teacher_ms']:.1f}", f"{row['ours_ms']:.1f}", f"{row['ratio']:.3f}x"]])
+    facts = {**machine(1), "images": arguments.images, "batch": BATCH}
+    print(facts, "", table, sep="\n")
+    write(arguments.out, table, {**facts, "rows": [row]})
 
 
 if __name__ == "__main__":
