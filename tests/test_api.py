@@ -54,13 +54,13 @@ def test_each_public_name_has_an_example_that_runs(name, home, monkeypatch, tmp_
     (tmp_path / "runs" / "lean").symlink_to(home / "runs" / "lean")
     monkeypatch.chdir(tmp_path)
     value = getattr(tiekd, name)
-    found = [test for test in doctest.DocTestFinder(recurse=False).find(value, name) if test.examples]
-    assert found, f"{name} has no example"
+    results = [test for test in doctest.DocTestFinder(recurse=False).find(value, name) if test.examples]
+    assert results, f"{name} has no example"
     runner = doctest.DocTestRunner(verbose=False)
-    said = []
-    for test in found:
-        runner.run(test, out=said.append)
-    assert not runner.summarize(verbose=False).failed, "".join(said)
+    output = []
+    for test in results:
+        runner.run(test, out=output.append)
+    assert not runner.summarize(verbose=False).failed, "".join(output)
 
 
 def test_importing_the_package_imports_nothing_heavy():

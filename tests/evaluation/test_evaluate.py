@@ -122,9 +122,9 @@ def test_an_unknown_protocol_or_another_depth_limit_is_refused(scenes):
 def test_a_result_is_written_as_json_and_csv(tmp_path, scenes):
     result = evaluate_student(run_of(), scenes, "test", choose_protocol(None, scenes))
     write_result(result, tmp_path / "m" / "constant.json")
-    kept = json.loads((tmp_path / "m" / "constant.json").read_text())
-    assert kept["metrics"] == result["metrics"]
-    assert "per_image" not in kept
+    saved = json.loads((tmp_path / "m" / "constant.json").read_text())
+    assert saved["metrics"] == result["metrics"]
+    assert "per_image" not in saved
     with (tmp_path / "m" / "constant.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[1]["abs_rel"]) == result["per_image"][1]["abs_rel"]

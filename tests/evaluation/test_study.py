@@ -104,14 +104,14 @@ def test_a_real_difference_is_significant_and_noise_is_not(tmp_path, write):
         return hard[frame] * better + noise[order.index(run), seed, frame]
 
     write_results(tmp_path / "out", study, abs_rel)
-    found = gather(study, tmp_path / "out")
-    against = found["tables"]["losses"]["against_first"]
+    results = gather(study, tmp_path / "out")
+    against = results["tables"]["losses"]["against_first"]
     assert against["ssim"]["difference_percent"] == pytest.approx(-10, abs=0.5)
     assert against["ssim"]["low_percent"] < -10 < against["ssim"]["high_percent"] < 0
     assert against["ssim"]["p_holm"] < 0.01
     assert against["mse"]["low_percent"] < 0 < against["mse"]["high_percent"]
     assert against["mse"]["p_holm"] > 0.05
-    text = markdown(found)
+    text = markdown(results)
     (row,) = [line for line in text.splitlines() if line.startswith("| `ssim`")]
     assert "-10." in row or "-9.9" in row
     assert "0.1250" in row
@@ -128,18 +128,18 @@ def test_pairing_seeds_removes_their_common_effect(tmp_path, write):
         return hard[frame] * factors[run] + luck[seed] + noise[list(factors).index(run), seed, frame]
 
     write_results(tmp_path / "out", study, abs_rel)
-    found = gather(study, tmp_path / "out")
-    against = found["tables"]["losses"]["against_first"]["ssim"]
+    results = gather(study, tmp_path / "out")
+    against = results["tables"]["losses"]["against_first"]["ssim"]
     assert against["low_percent"] < -3 < against["high_percent"] < 0
-    assert found["runs"]["ssim"]["high"] > found["runs"]["tiekd"]["low"], "alone, their intervals overlap"
+    assert results["runs"]["ssim"]["high"] > results["runs"]["tiekd"]["low"], "alone, their intervals overlap"
 
 
 def test_collapsed_runs_with_equal_numbers_are_tabulated(tmp_path, write):
     study = write()
     write_results(tmp_path / "out", study, lambda _run, _seed, frame: 0.9 + frame / 100)
-    found = gather(study, tmp_path / "out")
-    assert found["runs"]["mse"]["seeds_sd"] == 0
-    assert found["tables"]["losses"]["against_first"]["mse"]["p_holm"] == 1
+    results = gather(study, tmp_path / "out")
+    assert results["runs"]["mse"]["seeds_sd"] == 0
+    assert results["tables"]["losses"]["against_first"]["mse"]["p_holm"] == 1
 
 
 def test_runs_over_different_frames_are_not_compared(tmp_path, write):
@@ -179,9 +179,9 @@ def test_a_study_trains_evaluates_and_resumes_after_a_failure(tmp_path, scenes, 
     done = run()
     assert done.exit_code == 0, done.output
     assert (out / "tiekd-0" / "student.safetensors").stat().st_mtime_ns == before, "what was finished is kept"
-    found = json.loads((tmp_path / "r.json").read_text())
-    assert set(found["runs"]) == {"tiekd", "ssim"}
-    assert found == json.loads((out / "results.json").read_text())
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert set(results["runs"]) == {"tiekd", "ssim"}
+    assert results == json.loads((out / "results.json").read_text())
     assert "--no-flip" in (out / "tiekd-0.log").read_text()
     assert (tmp_path / "r.md").read_text() in done.output
     assert run().exit_code == 1  # never written over
@@ -290,7 +290,7 @@ def test_a_study_file_that_is_a_pipe_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"runs": {"a": {"epohcs": 3}}}, "run a of study small: train-student: No such option.*--epohcs"),
         ({"runs": {"a": {"epochs": "many"}}}, "Invalid value for '--epochs'"),
@@ -304,7 +304,7 @@ def test_a_study_file_that_is_a_pipe_is_refused(tmp_path):
     ],
     ids=["a flag", "a value", "an evaluation's flag", "a flag that is missing", "no teacher", "no result"],
 )
-def test_flags_and_teachers_are_checked_before_anything_runs(tmp_path, monkeypatch, changes, said):
+def test_flags_and_teachers_are_checked_before_anything_runs(tmp_path, monkeypatch, changes, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "odd.json").write_text('{"metrics": [1]}')
     section = {
@@ -315,7 +315,7 @@ def test_flags_and_teachers_are_checked_before_anything_runs(tmp_path, monkeypat
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({"studies": {"small": section | changes}}))
     done = CliRunner().invoke(main, ["study", "s.yaml:small", "--out", "out"])
     assert done.exit_code == 1
-    assert re.search(said, done.output), done.output
+    assert re.search(message, done.output), done.output
     assert not (tmp_path / ".out.partial").exists()
 
 

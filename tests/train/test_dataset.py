@@ -68,14 +68,14 @@ def test_a_map_of_half_the_resolution_aligns_with_a_full_one(geometry):
 @given(geometries, st.sampled_from([(24, 40), (12, 20), (31, 17)]), st.sampled_from([(16, 30), (8, 15)]))
 def test_a_map_is_sampled_at_the_pixel_that_contains_each_position(geometry, map_px, out_px):
     values = np.random.default_rng(0).integers(1, 200, (2, *map_px)).astype(np.uint8)
-    found = geometry.warp_map(values, VIEW_PX, out_px, 0)
+    result = geometry.warp_map(values, VIEW_PX, out_px, 0)
     rows, columns = geometry.source_positions(VIEW_PX, out_px)
     for y in range(out_px[0]):
         for x in range(out_px[1]):
             row = int(np.floor((rows[y, x] + 0.5) * (map_px[0] / VIEW_PX[0])))
             column = int(np.floor((columns[y, x] + 0.5) * (map_px[1] / VIEW_PX[1])))
             inside = 0 <= row < map_px[0] and 0 <= column < map_px[1]
-            assert (found[:, y, x] == (values[:, row, column] if inside else 0)).all()
+            assert (result[:, y, x] == (values[:, row, column] if inside else 0)).all()
 
 
 @given(geometries)
@@ -95,10 +95,10 @@ def test_a_rotated_image_is_sampled_bilinearly_and_rounded(geometry):
 @given(geometries)
 def test_a_warped_image_is_contiguous_for_any_memory_layout_of_its_source(geometry):
     image = np.random.default_rng(2).integers(0, 256, (*VIEW_PX, 3), np.uint8)
-    by_color = np.ascontiguousarray(image.transpose(0, 2, 1)).transpose(0, 2, 1)
-    found = geometry.warp_image(image)
-    assert (found.dtype, found.is_contiguous()) == (torch.uint8, True)
-    assert torch.equal(found, geometry.warp_image(by_color))
+    by_colour = np.ascontiguousarray(image.transpose(0, 2, 1)).transpose(0, 2, 1)
+    result = geometry.warp_image(image)
+    assert (result.dtype, result.is_contiguous()) == (torch.uint8, True)
+    assert torch.equal(result, geometry.warp_image(by_colour))
 
 
 @given(st.floats(0.9, 1.1), st.tuples(*[st.floats(0.81, 1.21)] * 3))
@@ -106,10 +106,10 @@ def test_color_tables_match_gamma_and_scale_of_floats(gamma, scale):
     pixels = torch.arange(256, dtype=torch.uint8).repeat(2, 3, 3, 1)
     pixels[1] = 255 - pixels[1]
     tables = torch.stack([identity_table(), ColorJitter(gamma, scale).table()])
-    found, unit = apply_tables(pixels, tables), pixels / 255
-    assert torch.equal(found[0], unit[0])
+    result, unit = apply_tables(pixels, tables), pixels / 255
+    assert torch.equal(result[0], unit[0])
     expected = (unit[1] ** gamma * torch.tensor(scale).view(3, 1, 1)).clamp(0, 1)
-    assert torch.allclose(found[1], expected, rtol=2e-7, atol=0)  # the end of a SIMD vector rounds differently
+    assert torch.allclose(result[1], expected, rtol=2e-7, atol=0)  # the end of a SIMD vector rounds differently
 
 
 def test_a_normalized_table_gives_the_normalized_image():
@@ -131,8 +131,8 @@ def test_a_crop_larger_than_the_view_is_refused_with_both_sizes():
 
 def make_data(scenes, store, seed=3, maps_px=None, **augmentation):
     samples = scenes.samples("all")
-    chosen = Augmentation(**augmentation)
-    return TrainingData(scenes, samples, View(), store=store, maps_px=maps_px, augmentation=chosen, seed=seed)
+    settings = Augmentation(**augmentation)
+    return TrainingData(scenes, samples, View(), store=store, maps_px=maps_px, augmentation=settings, seed=seed)
 
 
 def test_augmentation_depends_on_epoch_and_seed_alone(scenes, teacher_store):

@@ -141,8 +141,8 @@ def test_a_relative_store_has_inverse_bins_and_a_width_in_bins(tmp_path, scenes)
 
 
 def test_a_regression_has_the_same_range(tmp_path, scenes):
-    chosen = replace(OPTIONS, head="depth", loss="ssi")
-    recipe = Recipe.make(chosen, scenes, scenes.samples("train"), relative_store(tmp_path, scenes), None)
+    settings = replace(OPTIONS, head="depth", loss="ssi")
+    recipe = Recipe.make(settings, scenes, scenes.samples("train"), relative_store(tmp_path, scenes), None)
     assert recipe.relative == Range("affine_disparity", 1.0, 100.0)
 
 
@@ -191,21 +191,21 @@ def test_a_relative_teacher_evaluates_like_its_metric_counterpart(tmp_path, scen
     metric = relative_store(tmp_path, scenes, "metric_m", "metric.zarr", lopsided=True)
     relative = relative_store(tmp_path, scenes, space, lopsided=True)
     terms = choose_protocol(None, scenes, align=ALIGN[space])
-    found = [evaluate_teacher(store, scenes, "test", terms)["metrics"] for store in (metric, relative)]
-    assert found[0]["abs_rel"] > 0.005
+    result = [evaluate_teacher(store, scenes, "test", terms)["metrics"] for store in (metric, relative)]
+    assert result[0]["abs_rel"] > 0.005
     # 5e-4 of the range is what the codes of a relative store may be off
-    assert found[1]["abs_rel"] == pytest.approx(found[0]["abs_rel"], abs=2e-3)
+    assert result[1]["abs_rel"] == pytest.approx(result[0]["abs_rel"], abs=2e-3)
 
 
 @pytest.mark.slow
 def test_a_student_learns_the_shape(tmp_path, scenes):
     store = relative_store(tmp_path, scenes)
-    chosen = replace(OPTIONS, epochs=40, batch_size=6, learning_rate=1e-2, colour=False)
+    settings = replace(OPTIONS, epochs=40, batch_size=6, learning_rate=1e-2, colour=False)
     protocol = choose_protocol(None, scenes, depth_space="affine_disparity")
     errors = []
     for epochs in (1, 40):
         out = tmp_path / f"run{epochs}"
-        train_network(scenes, "train", out, replace(chosen, epochs=epochs), store=store)
+        train_network(scenes, "train", out, replace(settings, epochs=epochs), store=store)
         errors.append(evaluate_student(load_run(out), scenes, "test", protocol)["metrics"]["abs_rel"])
     assert errors[1] < 0.7 * errors[0]
 
@@ -310,10 +310,10 @@ def test_ground_truth_is_shown_in_the_teachers_relative_depth():
     truth_m = fakes.smooth_depth_m((12, 20))
     teacher = ranged("affine_disparity").of(1 / truth_m, WHOLE)
     sparse_m = fakes.sparse(truth_m)
-    found = shown.truth(sparse_m, teacher)
+    result = shown.truth(sparse_m, teacher)
     known = np.isfinite(sparse_m)
-    assert np.allclose(found[known], teacher[known], rtol=1e-3)
-    assert np.isnan(found[~known]).all()
+    assert np.allclose(result[known], teacher[known], rtol=1e-3)
+    assert np.isnan(result[~known]).all()
     assert shown.truth(np.full((12, 20), np.nan, np.float32), teacher) is None
 
 

@@ -63,16 +63,16 @@ def test_every_loss_trains_from_a_store(tmp_path, scenes, teacher_store, loss):
 
 
 def test_images_per_second_count_a_smaller_split(tmp_path, scenes, teacher_store):
-    chosen = options(epochs=8, batch_size=60)  # of 6 images
-    metrics = train_network(scenes, "train", tmp_path / "run", chosen, store=open_store(teacher_store))
+    settings = options(epochs=8, batch_size=60)  # of 6 images
+    metrics = train_network(scenes, "train", tmp_path / "run", settings, store=open_store(teacher_store))
     assert metrics["images_per_second"] * metrics["seconds"] == pytest.approx(8 * 6, rel=0.05)
 
 
 @pytest.mark.slow
 def test_a_student_learns_the_teacher_from_its_store(tmp_path, scenes, teacher_store):
     validation = Validation(scenes, "test")
-    chosen = options(epochs=40, batch_size=6, learning_rate=1e-2, colour=False)
-    train_network(scenes, "train", tmp_path / "run", chosen, store=open_store(teacher_store), validation=validation)
+    settings = options(epochs=40, batch_size=6, learning_rate=1e-2, colour=False)
+    train_network(scenes, "train", tmp_path / "run", settings, store=open_store(teacher_store), validation=validation)
     epochs = rows(tmp_path / "run" / "epochs.csv")
     assert float(epochs[-1]["train_loss"]) < 0.4 * float(epochs[0]["train_loss"])
     assert float(epochs[-1]["val_abs_rel"]) < 0.15 < float(epochs[0]["val_abs_rel"])
@@ -83,15 +83,15 @@ def test_a_student_learns_the_teacher_from_its_store(tmp_path, scenes, teacher_s
 def test_interrupted_training_gives_the_same_weights_and_losses(tmp_path, scenes, teacher_store, step, workers):
     store = open_store(teacher_store)
     validation = Validation(scenes, "test")
-    chosen = options(rotate_deg=2.0, ema=0.9, accumulate=2)
-    train_network(scenes, "train", tmp_path / "whole", chosen, store=store, validation=validation)
+    settings = options(rotate_deg=2.0, ema=0.9, accumulate=2)
+    train_network(scenes, "train", tmp_path / "whole", settings, store=store, validation=validation)
     out = tmp_path / "run"
     with pytest.raises(Interrupted, match=f"stopped at step {step} of 6; run the same command again"):
         train_network(
             scenes,
             "train",
             out,
-            chosen,
+            settings,
             store=store,
             validation=validation,
             workers=workers,
@@ -99,7 +99,7 @@ def test_interrupted_training_gives_the_same_weights_and_losses(tmp_path, scenes
         )
     assert not out.exists()
     again = fakes.StopAt(None)
-    train_network(scenes, "train", out, chosen, store=store, validation=validation, workers=workers, progress=again)
+    train_network(scenes, "train", out, settings, store=store, validation=validation, workers=workers, progress=again)
     assert again.said.startswith(f"resuming from step {step} of 6")
     whole, resumed = folder_bytes(tmp_path / "whole"), folder_bytes(out)
     for name in ("student.safetensors", "steps.csv", "epochs.csv", "config.json"):
@@ -110,15 +110,15 @@ def test_float16_resumes_with_its_loss_scale(tmp_path, scenes, teacher_store, mo
     # Overflows in the first steps, and is halved each time
     monkeypatch.setattr("pipeline.train.optimizer.INITIAL_LOSS_SCALE", 2.0**20)
     store = open_store(teacher_store)
-    chosen = options(precision="float16", epochs=5)
-    train_network(scenes, "train", tmp_path / "whole", chosen, store=store)
+    settings = options(precision="float16", epochs=5)
+    train_network(scenes, "train", tmp_path / "whole", settings, store=store)
     out = tmp_path / "run"
     with pytest.raises(Interrupted):
-        train_network(scenes, "train", out, chosen, store=store, progress=fakes.StopAt(3))
+        train_network(scenes, "train", out, settings, store=store, progress=fakes.StopAt(3))
     (partial,) = tmp_path.glob(".run.*.partial")
     scale = torch.load(partial / "checkpoint.pt", weights_only=True)["scaler"]["scale"]
     assert 2.0**10 < scale < 2.0**20
-    train_network(scenes, "train", out, chosen, store=store)
+    train_network(scenes, "train", out, settings, store=store)
     assert folder_bytes(out)["student.safetensors"] == folder_bytes(tmp_path / "whole")["student.safetensors"]
     assert float(rows(out / "epochs.csv")[-1]["train_loss"]) < 0.9 * float(rows(out / "epochs.csv")[0]["train_loss"])
 
@@ -147,7 +147,7 @@ pipeline.train.run.train_network(
 
 
 @pytest.mark.parametrize(
-    ("kernel", "loss", "said"),
+    ("kernel", "loss", "message"),
     [
         (
             "triton",
@@ -157,8 +157,8 @@ pipeline.train.run.train_network(
         ("cuda", "tiekd", "kernel 'cuda': expected one of blocks, triton"),
     ],
 )
-def test_a_kernel_that_cannot_run_is_refused_at_the_start(tmp_path, scenes, teacher_store, kernel, loss, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_kernel_that_cannot_run_is_refused_at_the_start(tmp_path, scenes, teacher_store, kernel, loss, message):
+    with pytest.raises(ValueError, match=message):
         train_network(
             scenes, "train", tmp_path / "run", options(loss=loss), store=open_store(teacher_store), loss_kernel=kernel
         )
@@ -187,12 +187,12 @@ def test_a_changed_image_is_one_clear_error_with_and_without_workers(tmp_path, s
 @pytest.mark.slow
 @pytest.mark.usefixtures("teacher_store")
 def test_a_run_killed_repeatedly_ends_like_an_uninterrupted_one(tmp_path, scenes):
-    chosen = {"student": "lean", "epochs": 12, "batch_size": 4, "accumulate": 2, "ema": 0.95, "rotate_deg": 2.0}
+    settings = {"student": "lean", "epochs": 12, "batch_size": 4, "accumulate": 2, "ema": 0.95, "rotate_deg": 2.0}
     store = open_store(tmp_path / "teacher.zarr")
-    train_network(scenes, "all", tmp_path / "whole", TrainOptions(**chosen), store=store)
+    train_network(scenes, "all", tmp_path / "whole", TrainOptions(**settings), store=store)
     random = np.random.default_rng()
     for kill in (1, 2, 3, None):
-        command = [sys.executable, "-c", KILLED, str(tmp_path), str((kill or 0) % 3), repr(chosen)]
+        command = [sys.executable, "-c", KILLED, str(tmp_path), str((kill or 0) % 3), repr(settings)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             if kill:
                 for _ in range(random.integers(1, 7)):
@@ -210,19 +210,19 @@ def test_a_run_killed_repeatedly_ends_like_an_uninterrupted_one(tmp_path, scenes
 
 def test_parts_of_a_batch_add_up_to_the_gradient_of_the_whole():
     images, target = torch.rand(6, 3, 5, 7, dtype=torch.float64), torch.rand(6, 4, 5, 7, dtype=torch.float64)
-    found = []
+    result = []
     for parts in (1, 3):
         torch.manual_seed(0)
         network = nn.Conv2d(3, 4, 1).double()
         optimizer = Optimizer(network, OPTIONS, 10, torch.device("cpu"))
         optimizer.zero_grad()
-        for image, wanted in zip(images.chunk(parts), target.chunk(parts), strict=True):
+        for image, expected in zip(images.chunk(parts), target.chunk(parts), strict=True):
             with optimizer.autocast():
-                loss = (network(image) - wanted).square().mean()
+                loss = (network(image) - expected).square().mean()
             optimizer.backward(loss / parts)
         norm = optimizer.clip_gradients()
-        found.append([norm, *(part.grad for part in network.parameters())])
-    for one, other in zip(*found, strict=True):
+        result.append([norm, *(part.grad for part in network.parameters())])
+    for one, other in zip(*result, strict=True):
         assert torch.allclose(one, other, rtol=1e-12, atol=0)
 
 
@@ -231,10 +231,10 @@ def test_the_loss_of_a_step_is_the_mean_of_its_parts(tmp_path, scenes, teacher_s
     monkeypatch.setattr(
         Optimizer, "backward", lambda self, loss: given.append(float(loss.detach())) or backward(self, loss)
     )
-    chosen = options(batch_size=6, accumulate=3)
-    train_network(scenes, "train", tmp_path / "run", chosen, store=open_store(teacher_store))
-    told = [float(row["loss"]) for row in rows(tmp_path / "run" / "steps.csv")]
-    assert told == pytest.approx([sum(given[:3]), sum(given[3:])])
+    settings = options(batch_size=6, accumulate=3)
+    train_network(scenes, "train", tmp_path / "run", settings, store=open_store(teacher_store))
+    logged = [float(row["loss"]) for row in rows(tmp_path / "run" / "steps.csv")]
+    assert logged == pytest.approx([sum(given[:3]), sum(given[3:])])
 
 
 def test_the_average_of_the_weights_is_what_is_validated_and_saved(tmp_path, scenes, teacher_store):
@@ -248,8 +248,10 @@ def test_the_average_of_the_weights_is_what_is_validated_and_saved(tmp_path, sce
     plain, averaged = (rows(run / "epochs.csv")[-1] for run in runs.values())
     assert plain["train_loss"] == averaged["train_loss"]
     assert plain["val_abs_rel"] != averaged["val_abs_rel"]
-    found = validate(load_run(runs[0.9]).network, torch.linspace(0, fakes.BLACK_M, 17), scenes, "test", View(), 32, CPU)
-    assert found["abs_rel"] == pytest.approx(float(averaged["val_abs_rel"]), rel=1e-4)
+    result = validate(
+        load_run(runs[0.9]).network, torch.linspace(0, fakes.BLACK_M, 17), scenes, "test", View(), 32, CPU
+    )
+    assert result["abs_rel"] == pytest.approx(float(averaged["val_abs_rel"]), rel=1e-4)
 
 
 def test_the_average_is_that_of_all_weights_with_a_decay_that_grows():
@@ -275,19 +277,19 @@ def test_encoder_weights_are_loaded_and_identified_by_content(tmp_path, scenes, 
     files[1].parent.mkdir()
     for file in files:
         torch.save(build_student("mobilenetv2-lean", 4).encoder.state_dict(), file)
-    chosen = [options(student="mobilenetv2-lean", encoder_weights=file, epochs=1) for file in files]
+    settings = [options(student="mobilenetv2-lean", encoder_weights=file, epochs=1) for file in files]
     samples = scenes.samples("train")
-    first, other = (Recipe.make(one, scenes, samples, store, None) for one in chosen)
+    first, other = (Recipe.make(one, scenes, samples, store, None) for one in settings)
     assert first.encoder_sha256 == sha256_file(files[0])
     assert first.digest() != other.digest()
     files[1].write_bytes(files[0].read_bytes())
-    assert Recipe.make(chosen[1], scenes, samples, store, None).digest() == first.digest()
+    assert Recipe.make(settings[1], scenes, samples, store, None).digest() == first.digest()
     assert str(tmp_path) not in str(first.as_json())
-    slow = replace(chosen[0], learning_rate=1e-12, weight_decay=0.0)
+    slow = replace(settings[0], learning_rate=1e-12, weight_decay=0.0)
     train_network(scenes, "train", tmp_path / "run", slow, store=store)
     name = "features.0.0.weight"
-    wanted = torch.load(files[0], weights_only=True)[name]
-    assert torch.allclose(load_run(tmp_path / "run").network.encoder.state_dict()[name], wanted, atol=1e-9)
+    expected = torch.load(files[0], weights_only=True)[name]
+    assert torch.allclose(load_run(tmp_path / "run").network.encoder.state_dict()[name], expected, atol=1e-9)
 
 
 def test_a_regression_trains_as_two_bins(tmp_path, scenes, teacher_store):
@@ -302,15 +304,15 @@ def test_a_regression_trains_as_two_bins(tmp_path, scenes, teacher_store):
     assert logits.shape[1] == 2
     depth_m = predict_depth_m(run.network, images, torch.tensor([-6.0, 6, 18]), flip_average=False)
     logits = run.network(normalize(images))
-    wanted_m = torch.nn.functional.interpolate(
+    expected_m = torch.nn.functional.interpolate(
         12 * torch.sigmoid(logits[:, 1:] - logits[:, :1]), (32, 64), mode="bilinear"
     )
-    assert torch.allclose(depth_m, wanted_m[:, 0], atol=1e-5)
+    assert torch.allclose(depth_m, expected_m[:, 0], atol=1e-5)
 
 
 def test_targets_of_a_regression_are_clamped_to_its_range(scenes, teacher_store):
-    chosen = options(head="depth", loss="mse")
-    loss = Recipe.make(chosen, scenes, scenes.samples("train"), open_store(teacher_store), None).build_loss()
+    settings = options(head="depth", loss="mse")
+    loss = Recipe.make(settings, scenes, scenes.samples("train"), open_store(teacher_store), None).build_loss()
     far = torch.tensor([-30.0, 30]).view(1, 2, 1, 1).expand(1, 2, 4, 4)
     assert float(loss(far, torch.full((1, 1, 4, 4), 17.0))) == pytest.approx(0, abs=1e-6)
 
@@ -335,19 +337,19 @@ def test_bins_and_width_are_options_for_maps_made_from_depth(scenes, teacher_sto
 
 
 @pytest.mark.parametrize("centred", [True, False])
-def test_the_loss_has_the_option_centered(scenes, teacher_store, centred):
-    chosen = options(maps="from-depth", centred=centred)
-    made = Recipe.make(chosen, scenes, scenes.samples("train"), open_store(teacher_store), None)
-    assert made.as_json()["centred"] is made.build_loss().centered is centred
+def test_the_loss_has_the_option_centred(scenes, teacher_store, centred):
+    settings = options(maps="from-depth", centred=centred)
+    made = Recipe.make(settings, scenes, scenes.samples("train"), open_store(teacher_store), None)
+    assert made.as_json()["centred"] is made.build_loss().centred is centred
 
 
 def test_a_run_of_an_older_version_loads(tmp_path, scenes, teacher_store):
     out = tmp_path / "run"
     train_network(scenes, "train", out, options(epochs=1), store=open_store(teacher_store))
     config = json.loads((out / "config.json").read_text())
-    kept = {name: config[name] for name in ("student", "bin_edges_m", "loss", "store", "view")}
-    (out / "config.json").write_text(json.dumps(kept))
-    assert load_run(out).config == kept
+    old = {name: config[name] for name in ("student", "bin_edges_m", "loss", "store", "view")}
+    (out / "config.json").write_text(json.dumps(old))
+    assert load_run(out).config == old
 
 
 def test_a_run_of_other_settings_is_not_resumed(tmp_path, scenes, teacher_store):
@@ -368,8 +370,8 @@ def test_a_finished_run_is_not_overwritten(tmp_path, scenes, teacher_store):
 
 def test_a_loss_that_is_not_finite_stops_training(tmp_path, scenes, teacher_store):
     with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d \(samples 00.*lower `learning_rate`"):
-        chosen = options(learning_rate=1e30, epochs=4)
-        train_network(scenes, "train", tmp_path / "run", chosen, store=open_store(teacher_store))
+        settings = options(learning_rate=1e30, epochs=4)
+        train_network(scenes, "train", tmp_path / "run", settings, store=open_store(teacher_store))
 
 
 class BreakGradient(torch.autograd.Function):
@@ -388,10 +390,10 @@ class BreakGradient(torch.autograd.Function):
 def test_a_gradient_that_is_not_finite_is_refused_and_the_checkpoint_is_kept(
     tmp_path, scenes, teacher_store, monkeypatch, precision
 ):
-    store, chosen = open_store(teacher_store), options(precision=precision, epochs=7)
-    train_network(scenes, "train", tmp_path / "whole", chosen, store=store)
+    store, settings = open_store(teacher_store), options(precision=precision, epochs=7)
+    train_network(scenes, "train", tmp_path / "whole", settings, store=store)
     with pytest.raises(Interrupted):
-        train_network(scenes, "train", tmp_path / "run", chosen, store=store, progress=fakes.StopAt(2))
+        train_network(scenes, "train", tmp_path / "run", settings, store=store, progress=fakes.StopAt(2))
     with monkeypatch.context() as broken:
         terms = DepthLoss.terms
         broken.setattr(DepthLoss, "terms", lambda *given: {"loss": BreakGradient.apply(terms(*given)["loss"])})
@@ -402,9 +404,9 @@ def test_a_gradient_that_is_not_finite_is_refused_and_the_checkpoint_is_kept(
             rf"gradient norm is (inf|nan) at step {step} \(samples {ids}\): lower `learning_rate`.*checkpoint is kept"
         )
         with pytest.raises(ValueError, match=match):
-            train_network(scenes, "train", tmp_path / "run", chosen, store=store)
+            train_network(scenes, "train", tmp_path / "run", settings, store=store)
     again = fakes.StopAt(None)
-    train_network(scenes, "train", tmp_path / "run", chosen, store=store, progress=again)
+    train_network(scenes, "train", tmp_path / "run", settings, store=store, progress=again)
     assert again.said.startswith("resuming from step 2")
     assert (
         folder_bytes(tmp_path / "run")["student.safetensors"] == folder_bytes(tmp_path / "whole")["student.safetensors"]
@@ -522,10 +524,10 @@ def test_ctrl_c_leaves_a_checkpoint_and_a_hint_to_resume(tmp_path, scenes, teach
             partial = next(tmp_path.glob(".run.*.partial/config.json"), None)
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        said = process.stderr.read()
+        stderr = process.stderr.read()
     assert process.returncode == 130
-    assert "run the same command again to resume" in said
-    assert "Traceback" not in said
+    assert "run the same command again to resume" in stderr
+    assert "Traceback" not in stderr
     assert (partial.parent / "checkpoint.pt").exists()
 
 
