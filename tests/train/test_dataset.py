@@ -95,10 +95,10 @@ def test_a_rotated_image_is_sampled_bilinearly_and_rounded(geometry):
 @given(geometries)
 def test_a_warped_image_is_contiguous_for_any_memory_layout_of_its_source(geometry):
     image = np.random.default_rng(2).integers(0, 256, (*VIEW_PX, 3), np.uint8)
-    by_colour = np.ascontiguousarray(image.transpose(0, 2, 1)).transpose(0, 2, 1)
+    by_color = np.ascontiguousarray(image.transpose(0, 2, 1)).transpose(0, 2, 1)
     result = geometry.warp_image(image)
     assert (result.dtype, result.is_contiguous()) == (torch.uint8, True)
-    assert torch.equal(result, geometry.warp_image(by_colour))
+    assert torch.equal(result, geometry.warp_image(by_color))
 
 
 @given(st.floats(0.9, 1.1), st.tuples(*[st.floats(0.81, 1.21)] * 3))

@@ -337,10 +337,10 @@ def test_bins_and_width_are_options_for_maps_made_from_depth(scenes, teacher_sto
 
 
 @pytest.mark.parametrize("centred", [True, False])
-def test_the_loss_has_the_option_centred(scenes, teacher_store, centred):
+def test_the_loss_has_the_option_centered(scenes, teacher_store, centred):
     settings = options(maps="from-depth", centred=centred)
     made = Recipe.make(settings, scenes, scenes.samples("train"), open_store(teacher_store), None)
-    assert made.as_json()["centred"] is made.build_loss().centred is centred
+    assert made.as_json()["centred"] is made.build_loss().centered is centred
 
 
 def test_a_run_of_an_older_version_loads(tmp_path, scenes, teacher_store):
