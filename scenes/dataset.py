@@ -113,7 +113,7 @@ def _check(
     if workers is not None and workers < 1:
         raise PipelineError(f"`workers` must be at least 1, got {workers}; omit it to use all cores")
     if os.path.lexists(out):
-        raise PipelineError(f"{out} already exists; remove it or choose another folder")
+        raise PipelineError(f"{out} already exists; refusing to overwrite: remove it, or choose another folder")
     ancestor = next(path for path in out.parents if os.path.lexists(path))
     if not ancestor.is_dir():
         raise PipelineError(f"cannot create {out}: {ancestor} is not a folder; choose another folder")

@@ -25,6 +25,7 @@ from ..sources.truth import of_view_m
 from ..sources.view import View
 from ..store import open_store
 from ..store.read.alignment import row_of_fit
+from ..store.read.base import check_image
 from ..store.tools.alignment_summary import AlignmentSummary, summarize
 from ..store.tools.subset import columns_of, encoded_sample
 from ..store.write.writer import StoreWriter, write_shards
@@ -175,12 +176,7 @@ class _Aligner(NamedTuple):
         if truth_m is None:
             return NO_TRUTH, math.nan
         image, sha256 = self.source.read_image(one.sample)
-        if sha256 != one.sha256:
-            raise PipelineError(
-                f"{one.sample.image_path} is not the image that the teacher saw: its sha256 is {sha256[:16]}..., "
-                f"{self.store_name} was made from {one.sha256[:16]}...; so the truth is not of that image either: use "
-                "the images that the store was made from"
-            )
+        check_image(one.sample.image_path, sha256, one.sha256, self.store_name)
         # Not resized as the view is, which would lose points: the map is brought to the size of the truth instead.
         truth_m = of_view_m(truth_m, one.sample, self.view, (image.shape[0], image.shape[1]), own_pixels=True)
         values = upsampled(one.values, (truth_m.shape[0], truth_m.shape[1]))

@@ -184,12 +184,7 @@ def _answers(
 def _image(store: Store, source: Source, sample: Sample, view: View) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """The view of an image, if it is the one that the store was made from, and the size (H, W) of the whole image."""
     image, sha256 = source.read_image(sample)
-    expected = store.image_sha256[store.index_of(sample.id)].tobytes().hex()
-    if sha256 != expected:
-        raise PipelineError(
-            f"{sample.image_path} is not the image that the teacher saw: its sha256 is {sha256[:16]}..., {store.name} "
-            f"was made from {expected[:16]}...; give `source` the same images"
-        )
+    store.check_image(store.index_of(sample.id), sample.image_path, sha256)
     return view.of_image(image), (image.shape[0], image.shape[1])
 
 

@@ -45,7 +45,7 @@ def study(
 
     from ..common.fileio import open_regular, pretty_json, write_durably
     from ..common.locks import locked
-    from ..common.outputs import named_after, refuse_existing
+    from ..common.outputs import named_after, refuse_existing, refuse_existing_target
     from ..common.own_files import make_folder, make_own_folder
     from ..evaluation.study import gather, read_teacher
     from ..evaluation.study_file import read_study
@@ -57,8 +57,7 @@ def study(
     chosen = read_study(Path(path), name)
     if seeds is not None:
         chosen = replace(chosen, seeds=tuple(_whole(part) for part in seeds.split(",")))
-    if os.path.lexists(out):
-        raise PipelineError(f"output exists: {out}: remove it or choose another --out")
+    refuse_existing_target(out)
     if results is not None:
         refuse_existing(results, named_after(results, ".md"), overwrite=overwrite, option="results")
     _check_flags(chosen)
@@ -67,8 +66,7 @@ def study(
     partial = out.with_name(f".{out.name}.partial")
     make_folder(out.parent)
     with locked(out, Console()):
-        if os.path.lexists(out):
-            raise PipelineError(f"output exists: {out}: remove it or choose another --out")
+        refuse_existing_target(out)
         make_own_folder(partial)
         _run_all(chosen, partial, jobs)
         for teacher, file in chosen.teachers.items():

@@ -1,4 +1,4 @@
-"""One rule for the files that a command writes: never over an existing one, unless that is asked for."""
+"""One rule for what a command writes: it never overwrites, unless that is asked for."""
 
 from __future__ import annotations
 
@@ -26,4 +26,15 @@ def refuse_existing(*paths: Path, overwrite: bool = False, option: str = "out") 
         if path.is_dir():
             raise PipelineError(f"{path} is a folder: expected the name of a file for `{option}`")
         if os.path.lexists(path) and not overwrite:
-            raise PipelineError(f"{path} already exists; choose another `{option}`, or add `overwrite`")
+            raise already_exists(path, f"choose another `{option}`, or add `overwrite`")
+
+
+def refuse_existing_target(path: Path) -> None:
+    """Raise PipelineError if there is anything at the path of a store, run or folder: those are never overwritten."""
+    if os.path.lexists(path):
+        raise already_exists(path)
+
+
+def already_exists(path: Path, remedy: str = "remove it, or choose another `out`") -> PipelineError:
+    """The error for a path that is taken."""
+    return PipelineError(f"{path} already exists; refusing to overwrite: {remedy}")

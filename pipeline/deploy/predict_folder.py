@@ -34,6 +34,7 @@ from ..common.fileio import (
     write_durably,
 )
 from ..common.locks import locked
+from ..common.outputs import refuse_existing_target
 from ..common.own_files import make_folder, make_folder_below, make_own_folder, sync_directory
 from ..common.parallel import in_order, worker_threads
 from ..common.progress import Silent
@@ -203,14 +204,14 @@ def predict_folder(
     the same call goes on from it.
     """
     options, progress = options or FolderOptions(), progress or Silent()
-    _refuse_existing(out)
+    refuse_existing_target(out)
     _check_range(model, options)
     jobs = [_Job(image_id, str(path)) for image_id, path in find_images(images, progress)]
     asked = {"model": model.facts, "images": str(images.resolve()), "options": asdict(options) | {"batch_size": 0}}
     partial = partial_folder(out, asked)
     make_folder(out.parent)
     with stop_flag() as stopped, locked(out, progress):
-        _refuse_existing(out)  # another may have finished while we came to the lock
+        refuse_existing_target(out)  # another may have finished while we came to the lock
         note_others(partial, out, SETTINGS, asked, JOURNAL, progress)
         make_own_folder(partial)
         write_durably(partial / SETTINGS, pretty_json(asked))
@@ -220,11 +221,6 @@ def predict_folder(
         partial.rename(out)
         sync_directory(out.parent)
     return done
-
-
-def _refuse_existing(out: Path) -> None:
-    if os.path.lexists(out):
-        raise PipelineError(f"{out} exists: nothing is ever written over; remove it or choose another `out`")
 
 
 def _predict_all(run: _Run, jobs: Sequence[_Job], stopped: threading.Event, progress: Progress) -> Done:

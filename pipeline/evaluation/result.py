@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.fileio import CsvTable, pretty_json, read_json, write_durably
-from ..common.outputs import named_after, refuse_existing
+from ..common.outputs import already_exists, named_after, refuse_existing
 from ..depth.metrics import METRICS
 from ..errors import PipelineError
 
@@ -175,10 +175,8 @@ def check_target(out: Path, facts: Mapping[str, Any], *, overwrite: bool) -> Non
         before = {}
     for name, value in facts.items():
         if before.get(name) != value:
-            raise PipelineError(
-                f"{out} already exists, with {name} {json.dumps(before.get(name))} and not {json.dumps(value)}; choose "
-                "another `out`, or add `overwrite`"
-            )
+            differs = f"its {name} is {json.dumps(before.get(name))}, not {json.dumps(value)}"
+            raise already_exists(out, f"{differs}; choose another `out`, or add `overwrite`")
 
 
 def write_result(values: Mapping[str, Any], out: Path) -> None:

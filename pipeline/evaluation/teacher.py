@@ -50,11 +50,7 @@ def teacher_depth_m(store: Store, frame: Frame) -> NDArray[np.float32]:
     Raises PipelineError if the store was made from another image.
     """
     number = store.index_of(frame.sample.id)
-    if store.image_sha256[number].tobytes().hex() != frame.image_sha256:
-        raise PipelineError(
-            f"{frame.sample.image_path} is not the image that the teacher saw (sha256): {store.name} was made from "
-            "other images; use those, or run `pipeline cache-teacher` over these"
-        )
+    store.check_image(number, frame.sample.image_path, frame.image_sha256)
     size_px = (frame.image.shape[0], frame.image.shape[1])
     if store.is_metric:
         return upsampled(store.depth_m(number), size_px)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..depth.resize import upsampled
-from ..errors import PipelineError
 from ..networks.saved_run import has_map
 from ..sources.frames import read_frame
 from ..sources.view import View
@@ -71,11 +70,8 @@ def frame_facts(
     """
     frame = read_frame(source, sample, View.parse(store.spec.view))
     number = number_in(store, sample.id)
-    if number is not None and store.image_sha256[number].tobytes().hex() != frame.image_sha256:
-        raise PipelineError(
-            f"{sample.image_path} is not the image that the teacher saw (sha256): {store.name} was made from "
-            "other images; use those, or run `pipeline cache-teacher` over these"
-        )
+    if number is not None:
+        store.check_image(number, sample.image_path, frame.image_sha256)
     size_px = (frame.image.shape[0], frame.image.shape[1])
     reference_m, entropy = _reference(store, number, results[0], frame, shown)
     known = frame.truth_m is not None and bool(np.isfinite(frame.truth_m).any())

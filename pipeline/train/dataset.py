@@ -97,13 +97,8 @@ class TrainingData(Dataset[Item]):
         if flips is not None:
             assert store is not None
             self.flip_numbers = flips.indexes_of([sample.id for sample in samples])
-            same = store.image_sha256[self.numbers] == flips.image_sha256[self.flip_numbers]
-            if not same.all():
-                other = samples[int(np.flatnonzero(~same.all(axis=1))[0])].id
-                raise PipelineError(
-                    f"{flips.name} and {store.name} were made from different images of {other!r} (sha256): make both "
-                    "in one run of `pipeline cache-teacher` with `cache_flips`"
-                )
+            remedy = "make both in one run of `pipeline cache-teacher` with `cache_flips`"
+            store.check_same_images(self.numbers, flips, self.flip_numbers, remedy)
         self.images = images
         if images is not None:
             self.image_numbers = self._kept(images)
@@ -153,13 +148,7 @@ class TrainingData(Dataset[Item]):
             return self.images.image(place), (height, width)
         image, sha256 = self.source.read_image(sample)
         if self.store is not None:
-            expected = self.store.image_sha256[self.numbers[number]].tobytes().hex()
-            if sha256 != expected:
-                raise PipelineError(
-                    f"{sample.image_path} is not the image that the teacher saw: its sha256 is {sha256[:16]}..., "
-                    f"{self.store.name} was made from {expected[:16]}...; use the same images, or run "
-                    "`pipeline cache-teacher` over these"
-                )
+            self.store.check_image(int(self.numbers[number]), sample.image_path, sha256)
         return self.view.of_image(image), (image.shape[0], image.shape[1])
 
     def _kept(self, images: ImageCache) -> NDArray[np.int64]:
@@ -171,13 +160,8 @@ class TrainingData(Dataset[Item]):
             )
         numbers = images.numbers([sample.id for sample in self.samples])
         if self.store is not None:
-            same = images.image_sha256[numbers] == self.store.image_sha256[self.numbers]
-            if not same.all():
-                other = self.samples[int(np.flatnonzero(~same.all(axis=1))[0])].id
-                raise PipelineError(
-                    f"{images.name} and {self.store.name} were made from different images of {other!r} (sha256): run "
-                    "`pipeline cache-images` and `pipeline cache-teacher` over the same"
-                )
+            remedy = "run `pipeline cache-images` and `pipeline cache-teacher` over the same images"
+            self.store.check_same_images(self.numbers, images, numbers, remedy)
         return numbers
 
     def _store_row(self, index: int, mirrored: bool) -> tuple[Store, int, int]:

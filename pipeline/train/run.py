@@ -7,7 +7,6 @@ of every batch, and rank 0 writes.
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from ..common import distributed as collective
 from ..common.device import choose_device, is_out_of_memory
 from ..common.fileio import pretty_json, write_durably
 from ..common.locks import locked
+from ..common.outputs import refuse_existing_target
 from ..common.own_files import make_folder, make_own_folder, sync_directory
 from ..common.progress import Silent
 from ..common.signals import Interrupted, stop_flag
@@ -86,7 +86,7 @@ def train_network(
     same call then resumes from the last checkpoint.
     """
     progress = progress or Silent()
-    _refuse_existing(out)
+    refuse_existing_target(out)
     run_device = choose_device(device, collective.local_rank() if collective.world_size() > 1 else None)
     samples = SampleTable(source.samples(split))
     teacher = None if options.on_truth else store
@@ -142,11 +142,6 @@ def _fit(
         )
 
 
-def _refuse_existing(out: Path) -> None:
-    if os.path.lexists(out):
-        raise PipelineError(f"{out} exists: a finished run is never written over; remove it or choose another `out`")
-
-
 @contextmanager
 def _locked_target(out: Path, progress: Progress) -> Iterator[None]:
     """Hold the lock of `out` on rank 0. Raises PipelineError if another command holds it."""
@@ -155,7 +150,7 @@ def _locked_target(out: Path, progress: Progress) -> Iterator[None]:
         return
     make_folder(out.parent)
     with locked(out, progress):
-        _refuse_existing(out)  # another command may have finished in the meantime
+        refuse_existing_target(out)  # another command may have finished in the meantime
         yield
 
 

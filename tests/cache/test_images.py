@@ -177,7 +177,7 @@ def test_a_shard_that_changed_on_disk_is_made_again(tmp_path, scenes, kept):
 
 
 def test_finished_images_are_never_written_over(scenes, kept):
-    with pytest.raises(ValueError, match=r"images.zarr exists: a finished store is never written over"):
+    with pytest.raises(ValueError, match=r"images.zarr already exists; refusing to overwrite"):
         cache_images(scenes, "all", kept)
 
 
@@ -247,7 +247,7 @@ def test_the_command_keeps_images_and_says_what_they_take(tmp_path, scenes):
     assert len(open_images(out)) == 8
     again = CliRunner().invoke(command, arguments)
     assert again.exit_code == 1
-    assert "exists: a finished store is never written over" in again.output
+    assert "already exists; refusing to overwrite" in again.output
 
 
 @pytest.mark.realdata

@@ -178,7 +178,7 @@ def test_flips_are_added_to_a_store_that_is_there_and_to_no_other(tmp_path, scen
     both = cache_with_flips(scenes, "all", teacher, tmp_path / "s.zarr")
     assert both.plain is None
     assert both.mirrored.samples == 8
-    with pytest.raises(ValueError, match="s.zarr exists"):
+    with pytest.raises(ValueError, match="s.zarr already exists"):
         cache_with_flips(scenes, "all", fakes.FakeTeacher(name="another"), tmp_path / "s.zarr")
 
 
@@ -214,4 +214,4 @@ def test_the_command_says_how_far_the_mirrored_answers_are(tmp_path, scenes):
     assert 15 < float(gap[1]) < 30
     again = CliRunner().invoke(main, words)
     assert again.exit_code == 1
-    assert "s.zarr exists" in again.output
+    assert "s.zarr already exists" in again.output

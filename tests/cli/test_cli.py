@@ -183,11 +183,11 @@ def test_a_prediction_that_is_no_depth_is_told(tmp_path, folder, value):
 def test_a_target_that_exists_is_left_as_it_is(tmp_path, folder):
     store = make_store(tmp_path / "s.zarr")
     before = sha256_file(store / "MANIFEST.json")
-    fails(r"s.zarr exists: .*choose another --out", *cache(folder, store))
+    fails(r"s.zarr already exists; .*choose another --out", *cache(folder, store))
     assert sha256_file(store / "MANIFEST.json") == before
     (tmp_path / "run").mkdir()
     run(*cache(folder, tmp_path / "t.zarr"))
-    fails(r"run exists: .*choose another --out", *train(folder, tmp_path / "t.zarr", tmp_path / "run"))
+    fails(r"run already exists; .*choose another --out", *train(folder, tmp_path / "t.zarr", tmp_path / "run"))
 
 
 def test_a_store_that_lacks_a_sample_of_the_split_is_told(tmp_path, folder):

@@ -278,7 +278,7 @@ def test_a_comparison_is_written_over_only_where_it_is_the_same_or_that_is_asked
     assert run(good, alone, "--out", out).exit_code == 0
     before = out.read_bytes()
     assert run(good, alone, "--out", out).exit_code == 0
-    assert "c.out already exists; choose another --out, or add --overwrite" in refused(alone, good, "--out", out)
+    assert "c.out already exists; refusing to overwrite: choose another --out" in refused(alone, good, "--out", out)
     assert out.read_bytes() == before
     assert run(alone, good, "--out", out, "--overwrite").exit_code == 0
     assert out.read_bytes() != before

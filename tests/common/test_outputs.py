@@ -37,7 +37,7 @@ def test_a_folder_is_refused_even_where_files_may_be_written_over(tmp_path):
 
 def test_a_broken_link_is_something_too(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="link already exists; choose another `out`, or add `overwrite`"):
+    with pytest.raises(ValueError, match="link already exists; refusing to overwrite: .*`overwrite`"):
         refuse_existing(tmp_path / "link")
 
 
@@ -58,9 +58,9 @@ def test_the_same_run_split_and_protocol_are_written_again_without_a_flag(tmp_pa
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        (["--max-depth-m", "5"], "with protocol"),
-        (["--split", "train"], 'with split "test" and not "train"'),
-        (["--align", "median"], "with protocol"),
+        (["--max-depth-m", "5"], "its protocol"),
+        (["--split", "train"], 'its split is "test", not "train"'),
+        (["--align", "median"], "its protocol"),
     ],
     ids=["cap", "split", "align"],
 )
@@ -81,7 +81,7 @@ def test_another_run_of_the_same_name_is_another_measurement(tmp_path, student):
     assert invoke(*student, "--out", out).exit_code == 0
     make_run(tmp_path / "other" / "a", seed=7)
     other = ["evaluate-student", tmp_path / "other" / "a", *student[2:]]
-    assert "with measured" in refused(*other, "--out", out)
+    assert "its measured" in refused(*other, "--out", out)
 
 
 @pytest.mark.parametrize("name", ["m.json", "m.csv"], ids=["the-result", "its-rows"])
@@ -97,7 +97,7 @@ def test_a_result_that_says_nothing_of_the_run_needs_the_flag(tmp_path, student)
     found = json.loads(out.read_text())
     del found["measured"]
     out.write_text(json.dumps(found))
-    assert "with measured null" in refused(*student, "--out", out)
+    assert "its measured is null" in refused(*student, "--out", out)
     assert invoke(*student, "--out", out, "--overwrite").exit_code == 0
 
 
@@ -107,7 +107,7 @@ def test_figures_and_picture_of_a_store_are_not_written_over(tmp_path):
         target = tmp_path / "figures" / name
         words = ["store", "stats", tmp_path / "s.zarr", flag, target]
         assert invoke(*words).exit_code == 0
-        assert f"{name} already exists; choose another {flag}, or add --overwrite" in refused(*words)
+        assert f"{name} already exists; refusing to overwrite: choose another {flag}, or add" in refused(*words)
         assert invoke(*words, "--overwrite").exit_code == 0
 
 
@@ -115,5 +115,5 @@ def test_results_of_a_study_are_refused_before_anything_is_trained(tmp_path):
     (tmp_path / "s.yaml").write_text("studies: {s: {runs: {a: {}}}}")
     (tmp_path / "r.md").write_text("mine")
     said = refused("study", f"{tmp_path}/s.yaml:s", "--out", tmp_path / "o", "--results", tmp_path / "r.json")
-    assert "r.md already exists; choose another --results, or add --overwrite" in said
+    assert "r.md already exists; refusing to overwrite: choose another --results, or add --overwrite" in said
     assert {path.name for path in tmp_path.iterdir()} == {"s.yaml", "r.md"}

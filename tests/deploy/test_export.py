@@ -205,7 +205,7 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="`max_rel_error=0`"):
         ExportOptions(max_rel_error=0)
     out.touch()
-    with pytest.raises(ValueError, match=r"a.onnx already exists; choose another `out`, or add `overwrite`"):
+    with pytest.raises(ValueError, match=r"a.onnx already exists; refusing to overwrite: .*`overwrite`"):
         export_student(run, out)
 
 

@@ -244,7 +244,7 @@ def test_folders_without_images_doubles_and_targets_that_exist_are_refused(tmp_p
     fakes.write_image(images / "a/0.jpg", np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match=r"0.jpg and .*0.png would both be written as a/0: move one away"):
         find_images(images)
-    with pytest.raises(ValueError, match="exists: nothing is ever written over"):
+    with pytest.raises(ValueError, match="already exists; refusing to overwrite"):
         predict_folder(Darkness(), images, tmp_path / "empty")
     with pytest.raises(ValueError, match=r"2.png: an image of 24x40 px is smaller than the view center:30x30"):
         predict_folder(Darkness("center:30x30"), images / "2.png", tmp_path / "out")

@@ -184,7 +184,7 @@ def test_a_study_trains_evaluates_and_resumes_after_a_failure(tmp_path, scenes, 
     assert results == json.loads((out / "results.json").read_text())
     assert "--no-flip" in (out / "tiekd-0.log").read_text()
     assert (tmp_path / "r.md").read_text() in done.output
-    assert run().exit_code == 1  # never written over
+    assert run().exit_code == 1  # the output exists
 
 
 def test_a_run_whose_flags_changed_is_repeated(tmp_path):

@@ -92,7 +92,7 @@ class Trials:
                 cache_teacher(source, "all", self.teacher(), self.target, options)
             status = 0
         except ValueError as error:
-            status = 4 if "exists: a finished store is never written over" in str(error) else 3
+            status = 4 if "already exists; refusing to overwrite" in str(error) else 3
             self.log.write_text(traceback.format_exc())
         except BaseException:  # noqa: BLE001 - the child must not go on as its parent
             self.log.write_text(traceback.format_exc())

@@ -255,7 +255,7 @@ def fault_after(run, scenes, root, promised, *, finished):
         elif done.samples_before < promised:
             fault = f"{promised} samples were noted as finished, {done.samples_before} were still there"
     except (OSError, ValueError, KeyError) as error:
-        if not (named and "exists: a finished store is never written over" in str(error)):
+        if not (named and "already exists; refusing to overwrite" in str(error)):
             return f"the next run fails: {error!r}"
     if folder_bytes(target) != REFERENCE:
         return "other bytes than those of an uninterrupted run"

@@ -261,7 +261,7 @@ def test_an_invalid_argument_is_refused(tmp_path, bad, message):
 
 
 def test_an_existing_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="already exists; remove it or choose another"):
+    with pytest.raises(ValueError, match="already exists; refusing to overwrite: remove it, or choose another"):
         make_scenes(tmp_path, count=2)
 
 

@@ -88,7 +88,7 @@ def test_what_a_run_left_that_was_killed_after_it_named_its_store_goes_with_the_
     (tmp_path / ".s.zarr.lock").touch()
     whole = folder_bytes(target)
     with (
-        pytest.raises(ValueError, match="s.zarr exists: a finished store is never written over"),
+        pytest.raises(ValueError, match="s.zarr already exists; refusing to overwrite"),
         StoreWriter(target, spec, ids),
     ):
         pass
@@ -186,7 +186,7 @@ def test_a_store_that_another_writer_finishes_before_the_lock_is_had_is_not_writ
         return real(self)
 
     monkeypatch.setattr(TargetLock, "__enter__", late)
-    with pytest.raises(ValueError, match="s.zarr exists"), StoreWriter(tmp_path / "s.zarr", spec, ids):
+    with pytest.raises(ValueError, match="s.zarr already exists"), StoreWriter(tmp_path / "s.zarr", spec, ids):
         pass
     assert listed(tmp_path) == ["s.zarr"]
 
@@ -316,7 +316,7 @@ def test_a_disk_that_is_read_only_is_told_at_the_start_and_on_going_on(tmp_path,
     remount("rw,size=2m")
     assert cached(images, disk / "s.zarr").returncode == 0
     remount("ro")
-    refused("s.zarr exists: a finished store is never written over", cached(images, disk / "s.zarr"))
+    refused("s.zarr already exists; refusing to overwrite", cached(images, disk / "s.zarr"))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

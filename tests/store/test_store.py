@@ -196,7 +196,7 @@ def test_a_finished_store_is_never_written_over(tmp_path):
     path = make_store(tmp_path / "s.zarr")
     spec, ids = make_spec()
     with (
-        pytest.raises(ValueError, match="s.zarr exists: .*choose another `out`"),
+        pytest.raises(ValueError, match="s.zarr already exists; .*choose another `out`"),
         StoreWriter(path, spec, ids),
     ):
         pass

@@ -269,7 +269,7 @@ def test_subset_takes_ids_images_of_a_list_or_every_so_many(tmp_path, stores):
     assert open_store(tmp_path / "u.zarr").ids == ["a/000", "a/003", "a/006"]
     split.write_text("a/004\nb/001\n")
     assert "few.txt line 2" in run("subset", path, "--split", split, "--out", tmp_path / "v.zarr", status=1)
-    assert "t.zarr exists" in run("subset", path, "--every", 2, "--out", tmp_path / "t.zarr", status=1)
+    assert "t.zarr already exists" in run("subset", path, "--every", 2, "--out", tmp_path / "t.zarr", status=1)
     assert "give either" in run("subset", path, "--out", tmp_path / "v.zarr", status=2)
 
 
@@ -323,10 +323,10 @@ def test_a_damaged_store_is_not_packed(tmp_path, damage):
 
 def test_what_exists_is_left_as_it_is(tmp_path, stores, packed):
     before = packed.read_bytes()
-    with pytest.raises(ValueError, match="s.dstore exists: .*choose another `out`"):
+    with pytest.raises(ValueError, match="s.dstore already exists; .*choose another `out`"):
         pack_store(stores["dense"], packed)
     (tmp_path / "t.zarr").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="t.zarr exists"):
+    with pytest.raises(ValueError, match="t.zarr already exists"):
         unpack_store(packed, tmp_path / "t.zarr")
     assert packed.read_bytes() == before
     assert not (tmp_path / "nowhere").exists()

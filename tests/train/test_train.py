@@ -364,7 +364,7 @@ def test_a_run_of_other_settings_is_not_resumed(tmp_path, scenes, teacher_store)
 
 def test_a_finished_run_is_not_overwritten(tmp_path, scenes, teacher_store):
     (tmp_path / "run").mkdir()
-    with pytest.raises(ValueError, match="run exists: .*choose another `out`"):
+    with pytest.raises(ValueError, match="run already exists; .*choose another `out`"):
         train_network(scenes, "train", tmp_path / "run", OPTIONS, store=open_store(teacher_store))
 
 

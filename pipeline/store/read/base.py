@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic
 import numpy as np
 
 from ...common.fileio import pretty_json, sha256_bytes
-from ...errors import DamagedStoreError, SampleNotFoundError
+from ...errors import DamagedStoreError, PipelineError, SampleNotFoundError
 from ..format.codec import decode_chunk
 from ..format.protocols import S
 from ..format.shard import EMPTY
@@ -27,6 +27,15 @@ if TYPE_CHECKING:
     from ..format.layout import ArrayLayout
     from .files import StoreFiles
     from .validate import Manifest
+
+
+def check_image(path: str, sha256: str, expected_sha256: str, store_name: str) -> None:
+    """Raise PipelineError if an image is not the one that the teacher saw: its depth belongs to another picture."""
+    if sha256 != expected_sha256:
+        raise PipelineError(
+            f"{path} is not the image that the teacher saw: its sha256 is {sha256[:16]}..., {store_name} was made from "
+            f"{expected_sha256[:16]}...; use the same images, or run `pipeline cache-teacher` over these"
+        )
 
 
 class Columns:
@@ -134,6 +143,21 @@ class StoredSamples(Generic[S]):
         if not 0 <= sample < len(self):
             raise IndexError(f"{self.name} has samples 0 to {len(self) - 1}, asked for {sample}")
         return sample
+
+    def check_image(self, number: int, path: str, sha256: str) -> None:
+        """Raise PipelineError unless an image file's sha256 is that of sample `number`."""
+        check_image(path, sha256, self.image_sha256[number].tobytes().hex(), self.name)
+
+    def check_same_images(
+        self, numbers: NDArray[np.int64], other: StoredSamples[Any], other_numbers: NDArray[np.int64], remedy: str
+    ) -> None:
+        """Raise PipelineError, with a remedy, unless these samples here and there were made from the same images."""
+        same = (self.image_sha256[numbers] == other.image_sha256[other_numbers]).all(axis=1)
+        if not same.all():
+            sample_id = self.ids[int(numbers[np.argmin(same)])]
+            raise PipelineError(
+                f"{other.name} and {self.name} were made from different images of {sample_id!r} (sha256): {remedy}"
+            )
 
     @cached_property
     def image_sha256(self) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from ...common.fileio import open_regular
 from ...common.locks import locked
+from ...common.outputs import refuse_existing_target
 from ...common.own_files import make_folder, make_folder_below, naming, open_new, remove_own, sync_directory
 from ...common.progress import Silent
 from ...errors import DamagedStoreError, PipelineError
@@ -211,8 +212,7 @@ def _new_target(target: Path, progress: Progress | None) -> Iterator[None]:
     """Hold the lock of a path that must not be there yet."""
     make_folder(target.parent)
     with locked(target, progress or Silent()):
-        if os.path.lexists(target):
-            raise PipelineError(f"{target} exists: nothing is ever written over; remove it or choose another `out`")
+        refuse_existing_target(target)
         yield
 
 

@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ...common.locks import TargetLock
+from ...common.outputs import already_exists
 from ...common.own_files import remove_own
-from ...errors import PipelineError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,4 +41,4 @@ def refuse_existing(target: Path) -> None:
         if stagings(target) or TargetLock(target).path.exists():
             with TargetLock(target):
                 remove_leftovers(target)
-    raise PipelineError(f"{target} exists: a finished store is never written over; remove it or choose another `out`")
+    raise already_exists(target)
