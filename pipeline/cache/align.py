@@ -55,7 +55,7 @@ class AlignOptions:
     """Threads that read images and truth, and fit; None is one a core, at most 8."""
 
 
-class _Wanted(NamedTuple):
+class _Request(NamedTuple):
     sample: Sample
     values: NDArray[np.float32]
     """(h, w) in the teacher's own space."""
@@ -89,7 +89,7 @@ def align_store(
     with StoreWriter(out, spec, list(store.ids)) as writer, ThreadPoolExecutor(workers, "align") as pool:
         members = {shard: spec.shard_samples(shard) for shard in range(spec.shards)}
         wanted = (
-            _Wanted(samples[number], store.depth(number), store.image_sha256[number].tobytes().hex())
+            _Request(samples[number], store.depth(number), store.image_sha256[number].tobytes().hex())
             for shard in writer.todo
             for number in members[shard]
         )
@@ -104,7 +104,7 @@ def align_store(
                         depths.add(truth_m)
                         rows.append(row_of_fit(fitted))
                         task.update()
-                    writer.write_shard(shard, _moved(store, columns, members[shard], rows))
+                    writer.write_shard(shard, _realigned(store, columns, members[shard], rows))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         depths.tell(progress)
@@ -123,14 +123,14 @@ def unalign_store(store: Store, out: Path, progress: Progress | None = None) -> 
     columns = columns_of(store)
     write_shards(
         StoreWriter(out, spec, list(store.ids)),
-        lambda members: _moved(store, columns, members, [{}] * len(members)),
+        lambda members: _realigned(store, columns, members, [{}] * len(members)),
         "undo",
         progress,
     )
     return len(store)
 
 
-def _moved(
+def _realigned(
     store: Store, columns: dict[str, NDArray[Any]], numbers: range, rows: list[dict[str, float | int | None]]
 ) -> list[EncodedSample]:
     """Samples with their chunks as they are, and `rows` in the place of an alignment that was there."""
@@ -170,7 +170,7 @@ class _Aligner(NamedTuple):
             "depth_range_m": list(self.options.depth_range_m),
         }
 
-    def fit(self, one: _Wanted) -> tuple[Fit, float]:
+    def fit(self, one: _Request) -> tuple[Fit, float]:
         """Fit a sample to its truth, if that is of the image that the teacher saw; with the median of that truth."""
         truth_m = self.source.read_truth_m(one.sample)
         if truth_m is None:

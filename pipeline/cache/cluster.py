@@ -1,11 +1,10 @@
 """Stage one by many processes and machines: `cache-teacher --scheduler ADDRESS|local:N`, on dask.distributed.
 
-A task is one whole shard; each worker opens the teacher once (`station`). Workers may come, go and be killed: a task
-whose worker is gone runs elsewhere. This process plans nothing that needs the teacher itself, and alone holds the lock
-of the target, moves finished shards into the store and notes them, so the store has the bytes that one process writes,
-and a run may go on with another number of workers or none.
+A task is one shard; each worker opens the teacher once (`cluster_worker`). Workers may join, leave or be killed: the
+task of a lost worker runs on another. Only this process holds the store's lock, moves finished shards into the store
+and records them, so the bytes equal those of a single process, and a run may resume with any number of workers.
 
-What dask sends is pickled: a scheduler is as trusted as a shell, and belongs on a network of your own.
+Dask sends pickles: a scheduler can run any code on its workers, so run it on a trusted network.
 """
 
 from __future__ import annotations
@@ -32,16 +31,24 @@ from ..sources.registry import open_source
 from ..store.format.spec import digest_of_ids
 from ..store.tools.diff import differing_fields
 from ..store.write.writer import StoreWriter
-from .cluster_worker import AT_ONCE, PARTS, SHARED, Fault, OtherStore, Place, Station
+from .cluster_worker import (
+    MARKER_FILE,
+    PARTS_FOLDER,
+    SHARDS_IN_FLIGHT,
+    ClusterWorker,
+    PlanMismatch,
+    StoreTarget,
+    WorkerError,
+)
 from .plan import CacheOptions
-from .run import Planned, check_room, fill_store
+from .run import StorePlan, check_room, fill_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ..common.progress import Progress, Task
     from ..store.format.spec import StoreSpec
-    from .cluster_worker import Made, Question
+    from .cluster_worker import ShardResult, WorkerConfig
     from .run import CacheSummary
 
 A = TypeVar("A")
@@ -54,41 +61,41 @@ DEATHS = 10
 POLL_S = 0.05
 
 
-class _StationPlugin(WorkerPlugin):
-    """Puts a `Station` into every worker that is there or comes later."""
+class _ClusterPlugin(WorkerPlugin):
+    """Puts a `ClusterWorker` into every worker that is there or comes later."""
 
-    def __init__(self, question: Question, *, local: bool) -> None:
-        self.question, self.local = question, local
+    def __init__(self, config: WorkerConfig, *, local: bool) -> None:
+        self.config, self.local = config, local
 
     def setup(self, worker: Any) -> None:  # noqa: ANN401 - dask's
         # Workers on this machine are numbered by it, and take a GPU each by their number
-        self.station = Station(self.question, int(worker.name) if self.local else None)
+        self.worker = ClusterWorker(self.config, int(worker.name) if self.local else None)
 
     def teardown(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - dask's
-        self.station.close()
+        self.worker.close()
 
 
-def _plan_there(name: str, options: CacheOptions) -> Planned | Fault:
-    return _station(name).plan(options)
+def _plan_there(name: str, options: CacheOptions) -> StorePlan | WorkerError:
+    return _worker(name).plan(options)
 
 
-def _make_there(name: str, place: Place, shard: int) -> Made | OtherStore | Fault:
-    return _station(name).make(place, shard)
+def _make_there(name: str, place: StoreTarget, shard: int) -> ShardResult | PlanMismatch | WorkerError:
+    return _worker(name).make(place, shard)
 
 
-def _station(name: str) -> Station:
+def _worker(name: str) -> ClusterWorker:
     plugin = get_worker().plugins[name]
-    assert isinstance(plugin, _StationPlugin)
-    return plugin.station
+    assert isinstance(plugin, _ClusterPlugin)
+    return plugin.worker
 
 
 class Cluster:
-    """Workers that were asked a question; a context manager, made by `cluster_of`."""
+    """Workers that were asked a config; a context manager, made by `cluster_of`."""
 
-    def __init__(self, client: Client, question: Question, *, local: bool) -> None:
-        self.client, self.question = client, question
+    def __init__(self, client: Client, config: WorkerConfig, *, local: bool) -> None:
+        self.client, self.config = client, config
         self.name = f"tiekd-{uuid4().hex}"
-        client.register_plugin(_StationPlugin(question, local=local), name=self.name)
+        client.register_plugin(_ClusterPlugin(config, local=local), name=self.name)
 
     def close(self) -> None:
         """Let the teachers of workers go that go on living."""
@@ -98,10 +105,10 @@ class Cluster:
         """How many are there now."""
         return len(self.client.scheduler_info(n_workers=-1)["workers"])
 
-    def plan(self, options: CacheOptions, progress: Progress | None = None) -> Planned:
+    def plan(self, options: CacheOptions, progress: Progress | None = None) -> StorePlan:
         """What a worker says that the store will be, and of its teacher. Raises PipelineError for what is at fault."""
         ((_, planned),) = self._answers(partial(_plan_there, self.name), [options], progress or Silent())
-        assert isinstance(planned, Planned)
+        assert isinstance(planned, StorePlan)
         return planned
 
     def cache(self, out: Path, options: CacheOptions | None = None, progress: Progress | None = None) -> CacheSummary:
@@ -109,12 +116,12 @@ class Cluster:
         options, progress = options or CacheOptions(), progress or Silent()
         if options.batch_size < 1:
             raise PipelineError(f"batch size {options.batch_size}: expected at least 1")
-        ids = [sample.id for sample in open_source(self.question.source_name).samples(self.question.split)]
+        ids = [sample.id for sample in open_source(self.config.source_name).samples(self.config.split)]
         planned = self.plan(options, progress)
         spec = planned.spec
         if spec.source["ids_sha256"] != digest_of_ids(ids):
             raise PipelineError(
-                f"split {self.question.split!r} lists other samples for a worker ({spec.samples}) than here "
+                f"split {self.config.split!r} lists other samples for a worker ({spec.samples}) than here "
                 f"({len(ids)}): give all the same files"
             )
 
@@ -126,15 +133,15 @@ class Cluster:
     def _make(self, writer: StoreWriter, options: CacheOptions, task: Task, progress: Progress) -> int:
         """Have every missing shard made; returns the bytes written."""
         check_room(writer)
-        parts = writer.staging / PARTS
+        parts = writer.staging / PARTS_FOLDER
         shutil.rmtree(parts, ignore_errors=True)  # of workers that were killed, or came too late
         parts.mkdir()
         token = uuid4().hex
-        write_durably(writer.staging / SHARED, token.encode())
-        place = Place(str(writer.staging.resolve()), token, writer.spec.digest(), options)
+        write_durably(writer.staging / MARKER_FILE, token.encode())
+        place = StoreTarget(str(writer.staging.resolve()), token, writer.spec.digest(), options)
         waits, written = Waits(), 0
         for shard, made in self._answers(partial(_make_there, self.name, place), writer.todo, progress):
-            if isinstance(made, OtherStore):
+            if isinstance(made, PlanMismatch):
                 raise _other_store(writer.spec, made)
             first = not writer.finished
             size = writer.adopt_shard(made.record, Path(made.folder))
@@ -182,7 +189,7 @@ class Cluster:
                         asked_by[again.key] = one
                         queue.add(again)
                         continue
-                    if isinstance(answer, Fault):
+                    if isinstance(answer, WorkerError):
                         fault = fault or answer.error()
                     else:
                         yield one, answer
@@ -204,7 +211,7 @@ class Cluster:
             ) from error
 
 
-def _other_store(spec: StoreSpec, other: OtherStore) -> PipelineError:
+def _other_store(spec: StoreSpec, other: PlanMismatch) -> PipelineError:
     fields = "; ".join(
         f"{name} is {there} there and {here} elsewhere" for name, there, here in differing_fields(other.spec, spec)
     )
@@ -215,7 +222,7 @@ def _other_store(spec: StoreSpec, other: OtherStore) -> PipelineError:
 
 
 @contextmanager
-def cluster_of(scheduler: str, question: Question) -> Iterator[Cluster]:
+def cluster_of(scheduler: str, config: WorkerConfig) -> Iterator[Cluster]:
     """The workers of a scheduler by its address, or `local:N` processes that are started here.
 
     Raises PipelineError for an address where none answers, or a number that is none.
@@ -231,7 +238,7 @@ def cluster_of(scheduler: str, question: Question) -> Iterator[Cluster]:
             address = stack.enter_context(
                 LocalCluster(
                     n_workers=int(number),
-                    threads_per_worker=AT_ONCE,
+                    threads_per_worker=SHARDS_IN_FLIGHT,
                     processes=True,
                     memory_limit=0,  # a teacher's memory is not dask's to judge
                     dashboard_address=":0",  # no port of its own that another run may have
@@ -246,7 +253,7 @@ def cluster_of(scheduler: str, question: Question) -> Iterator[Cluster]:
                 f"`scheduler={scheduler}`: no scheduler answers there ({error}); start one with `dask scheduler`, and "
                 "`dask worker ADDRESS` for each GPU, or use local:N"
             ) from error
-        cluster = Cluster(client, question, local=local)
+        cluster = Cluster(client, config, local=local)
         stack.callback(cluster.close)
         yield cluster
 

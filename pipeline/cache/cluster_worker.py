@@ -42,22 +42,22 @@ if TYPE_CHECKING:
     from ..teachers.base import Teacher
     from ..teachers.options import TeacherOptions
     from .plan import CacheOptions
-    from .run import Planned
+    from .run import StorePlan
 
 A = TypeVar("A")
 
-AT_ONCE = 2
+SHARDS_IN_FLIGHT = 2
 """Shards that a worker has in hand: the teacher looks at one while the other is read, or encoded and written."""
-SEEN_WITHIN_S = 20.0
+VISIBLE_WITHIN_S = 20.0
 """How long a shared file system may take to show a worker what another machine has written."""
-SHARED = "cluster"
+MARKER_FILE = "cluster"
 """File of a staging directory that a worker must see, to know that it shares the disk."""
-PARTS = "parts"
+PARTS_FOLDER = "parts"
 """Folder of a staging directory into which workers write."""
 
 
 @dataclass(frozen=True)
-class Question:
+class WorkerConfig:
     """Which teacher is asked about what, in written form."""
 
     source_name: str
@@ -71,7 +71,7 @@ class Question:
     """Of a teacher on the CPU, whose low bits depend on their number."""
 
 
-class Place(NamedTuple):
+class StoreTarget(NamedTuple):
     """Where a store is being made, and which."""
 
     staging: str
@@ -80,7 +80,7 @@ class Place(NamedTuple):
     options: CacheOptions
 
 
-class Made(NamedTuple):
+class ShardResult(NamedTuple):
     """A shard whose files lie below `folder`."""
 
     record: ShardRecord
@@ -89,14 +89,14 @@ class Made(NamedTuple):
     """For `reading`, for the `teacher` and for `writing`."""
 
 
-class OtherStore(NamedTuple):
+class PlanMismatch(NamedTuple):
     """A worker's plan is not the one that was made before it came: it has other packages or another teacher."""
 
     spec: StoreSpec
     host: str
 
 
-class Fault(NamedTuple):
+class WorkerError(NamedTuple):
     """An error of a worker, told and not raised: the cluster engine would log it, and wrap it in its own words."""
 
     kind: str
@@ -107,7 +107,7 @@ class Fault(NamedTuple):
     trace: str
 
     @classmethod
-    def of(cls, error: Exception) -> Fault:
+    def of(cls, error: Exception) -> WorkerError:
         """Tell of an error."""
         usual = next((one for one in (OSError, MemoryError, PipelineError) if isinstance(error, one)), None)
         number, text = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
@@ -130,16 +130,16 @@ class Fault(NamedTuple):
         return found
 
 
-class Station:
+class ClusterWorker:
     """What a worker process holds; safe in its threads."""
 
-    def __init__(self, question: Question, number: int | None = None) -> None:
+    def __init__(self, config: WorkerConfig, number: int | None = None) -> None:
         """`number` is that of this worker among those of its machine, where each is to take a GPU of its own."""
-        self.question = question
+        self.config = config
         self._number = number
         self._opening, self._asking = Lock(), Lock()
-        self._slots = Semaphore(AT_ONCE)
-        self._plans: dict[CacheOptions, Planned] = {}
+        self._slots = Semaphore(SHARDS_IN_FLIGHT)
+        self._plans: dict[CacheOptions, StorePlan] = {}
         self._makers: dict[CacheOptions, ShardMaker] = {}
         self._probed: set[CacheOptions] = set()
         self._id_bytes = 0
@@ -149,15 +149,15 @@ class Station:
         for maker in self._makers.values():
             maker.__exit__()
 
-    def plan(self, options: CacheOptions) -> Planned | Fault:
+    def plan(self, options: CacheOptions) -> StorePlan | WorkerError:
         """What the store will be."""
-        return _told(lambda: self._plan(options))
+        return _error_as_value(lambda: self._plan(options))
 
-    def make(self, place: Place, shard: int) -> Made | OtherStore | Fault:
+    def make(self, place: StoreTarget, shard: int) -> ShardResult | PlanMismatch | WorkerError:
         """Make a shard of the store at `place`."""
-        return _told(lambda: self._make(place, shard))
+        return _error_as_value(lambda: self._make(place, shard))
 
-    def _plan(self, options: CacheOptions) -> Planned:
+    def _plan(self, options: CacheOptions) -> StorePlan:
         maker = self._maker(options)
         with self._asking:
             if options not in self._probed:
@@ -165,19 +165,19 @@ class Station:
                 self._probed.add(options)
         return self._plans[options]
 
-    def _make(self, place: Place, shard: int) -> Made | OtherStore:
+    def _make(self, place: StoreTarget, shard: int) -> ShardResult | PlanMismatch:
         with self._slots:
             check_shared(Path(place.staging), place.token)
             maker = self._maker(place.options)
             if maker.spec.digest() != place.digest:
-                return OtherStore(maker.spec, socket.gethostname())
+                return PlanMismatch(maker.spec, socket.gethostname())
             waits = Waits()
             batches = maker.batches([shard])
             batches = chain([next(batches)], batches)  # asked for one, it reads ahead, while another shard is taught
             with self._asking:
                 encoding = maker.teach(shard, maker.answers(batches, waits))
             indexes = maker.spec.shard_samples(shard)
-            folder = Path(place.staging) / PARTS / f"{shard}-{uuid4().hex}"
+            folder = Path(place.staging) / PARTS_FOLDER / f"{shard}-{uuid4().hex}"
             folder.mkdir()  # not its parents: where they are gone, so is the run that this worker is too late for
             try:
                 named = {
@@ -188,13 +188,13 @@ class Station:
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
-            return Made(record, str(folder), waits)
+            return ShardResult(record, str(folder), waits)
 
     def _maker(self, options: CacheOptions) -> ShardMaker:
         """What makes a store's shards, planned on the first call."""
         with self._opening:
             if options not in self._makers:
-                os.chdir(self.question.folder)
+                os.chdir(self.config.folder)
                 with self._asking:  # the plan may ask the teacher too
                     planned = plan_cache(self._source, self._samples, self._teacher, options)
                 view = View.parse(planned.view)
@@ -206,26 +206,26 @@ class Station:
 
     @cached_property
     def _teacher(self) -> Teacher:
-        device = choose_device(self.question.device, self._number)
+        device = choose_device(self.config.device, self._number)
         if device.type == "cpu":
-            torch.set_num_threads(self.question.cpu_threads)
-        return open_teacher(self.question.teacher_name, device=device, options=self.question.teacher_options)
+            torch.set_num_threads(self.config.cpu_threads)
+        return open_teacher(self.config.teacher_name, device=device, options=self.config.teacher_options)
 
     @cached_property
     def _source(self) -> Source:
-        return open_source(self.question.source_name)
+        return open_source(self.config.source_name)
 
     @cached_property
     def _samples(self) -> Sequence[Sample]:
-        return self._source.samples(self.question.split)
+        return self._source.samples(self.config.split)
 
 
 def check_shared(staging: Path, token: str) -> None:
     """Raise PipelineError unless this process sees the token in a staging directory, at once or soon."""
-    last = time.monotonic() + SEEN_WITHIN_S
+    last = time.monotonic() + VISIBLE_WITHIN_S
     while True:
         with suppress(OSError):
-            if (staging / SHARED).read_text() == token:
+            if (staging / MARKER_FILE).read_text() == token:
                 return
         if time.monotonic() > last:
             raise PipelineError(
@@ -237,8 +237,8 @@ def check_shared(staging: Path, token: str) -> None:
         time.sleep(0.2)
 
 
-def _told(function: Callable[[], A]) -> A | Fault:
+def _error_as_value(function: Callable[[], A]) -> A | WorkerError:
     try:
         return function()
     except Exception as error:  # noqa: BLE001 - whatever it is goes to the process that can tell it
-        return Fault.of(error)
+        return WorkerError.of(error)

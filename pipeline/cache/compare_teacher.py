@@ -21,7 +21,7 @@ from ..depth.rebin import carry
 from ..errors import PipelineError
 from ..sources.splits import evenly
 from ..sources.view import View
-from ..teachers.base import Framing, answer_of, gives_maps, has_moving_bins
+from ..teachers.base import Framing, gives_maps, has_adaptive_bins, run_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ NOISE_DRAWS = 2
 DENSE_KL_NATS = 1e-4
 """What float16 costs a `dense` map, which states no bound of its own: 2^-11 of each weight, 6e-8 of the smallest."""
 SMALLEST = 1e-12
-HASHED_LATER = ("python", "config_sha256")
+NEWER_KEYS = ("python", "config_sha256")
 """Keys of a card's preprocessing that stores of earlier releases lack: a factory's code, a network's configuration."""
 
 
@@ -74,7 +74,7 @@ class Agreement(NamedTuple):
         return self.cache.median <= self.limit.median and self.cache.largest <= self.limit.largest
 
 
-class _Answer(NamedTuple):
+class _Prediction(NamedTuple):
     depth: NDArray[np.float32]
     dpm: NDArray[np.float32] | None
 
@@ -102,7 +102,7 @@ def compare_with_teacher(
     _check_card(store, teacher)
     samples = evenly(source.samples(split), count)
     view = View.parse(store.spec.view)
-    beside = _Beside(store)
+    beside = _Comparison(store)
     with (progress or Silent()).task("ask the teacher twice", 2 * len(samples), "img") as task:
         for start in range(0, len(samples), batch_size):
             batch = samples[start : start + batch_size]
@@ -121,7 +121,7 @@ def compare_with_teacher(
 def _check_card(store: Store, teacher: Teacher) -> None:
     live: dict[str, Any] = json.loads(canonical_json(teacher.card.as_json()))
     stored = store.spec.teacher
-    for key in HASHED_LATER:
+    for key in NEWER_KEYS:
         if key not in (stored.get("preprocessing") or ()):
             live["preprocessing"].pop(key, None)
     different = [
@@ -130,7 +130,7 @@ def _check_card(store: Store, teacher: Teacher) -> None:
         if stored.get(name) != live.get(name)
     ]
     if store.spec.carried_from is not None:
-        live_from = "no maps" if not gives_maps(teacher) else "moving" if has_moving_bins(teacher) else "fixed"
+        live_from = "no maps" if not gives_maps(teacher) else "moving" if has_adaptive_bins(teacher) else "fixed"
         if (live_from == "fixed") != (store.spec.carried_from == "fixed") or live_from == "no maps":
             different.append(f"maps were carried over from {store.spec.carried_from} bins, live they are {live_from}")
     elif store.spec.dpm_kind != "gaussian":
@@ -151,10 +151,10 @@ def _check_card(store: Store, teacher: Teacher) -> None:
 
 def _answers(
     store: Store, teacher: Teacher, batch: Sequence[Sample], images: Sequence[NDArray[np.uint8]], framing: Framing
-) -> list[_Answer]:
+) -> list[_Prediction]:
     """What the teacher says of images that the store was made from, at its own size, maps over the store's bins."""
     shown = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255 if teacher.needs_images else None
-    depth, dpm, moving = answer_of(teacher, shown, [sample.id for sample in batch], framing)
+    depth, dpm, moving = run_teacher(teacher, shown, [sample.id for sample in batch], framing)
     if tuple(depth.shape) != (len(batch), *store.layout.size_px):
         height, width = store.layout.size_px
         raise PipelineError(
@@ -164,7 +164,7 @@ def _answers(
         )
     depths = depth.float().numpy()
     if store.spec.dpm_kind == "gaussian":
-        return [_Answer(one, None) for one in depths]
+        return [_Prediction(one, None) for one in depths]
     if dpm is None:
         raise PipelineError(
             f"teacher {teacher.card.name!r} gave no map, {store.name} holds {store.spec.dpm_kind} maps: its code "
@@ -175,10 +175,10 @@ def _answers(
         edges = [teacher.bin_edges_m] * len(batch) if moving is None else list(moving.numpy())
         onto = np.array(store.spec.bin_edges)
         return [
-            _Answer(one, None if own is None else carry(its, own, onto)[0])
+            _Prediction(one, None if own is None else carry(its, own, onto)[0])
             for one, its, own in zip(depths, maps, edges, strict=True)
         ]
-    return [_Answer(one, its) for one, its in zip(depths, maps, strict=True)]
+    return [_Prediction(one, its) for one, its in zip(depths, maps, strict=True)]
 
 
 def _image(store: Store, source: Source, sample: Sample, view: View) -> tuple[NDArray[np.uint8], tuple[int, int]]:
@@ -188,7 +188,7 @@ def _image(store: Store, source: Source, sample: Sample, view: View) -> tuple[ND
     return view.of_image(image), (image.shape[0], image.shape[1])
 
 
-class _Beside:
+class _Comparison:
     """Distances of samples so far: those of depth for every pixel, those of maps for every sample."""
 
     def __init__(self, store: Store) -> None:
@@ -198,7 +198,7 @@ class _Beside:
         self._depth: tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]] = ([], [])
         self._maps: tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]] = ([], [])
 
-    def add(self, sample: Sample, live: _Answer, again: _Answer) -> None:
+    def add(self, sample: Sample, live: _Prediction, again: _Prediction) -> None:
         """Compare one sample of the store with the teacher, and that with itself."""
         store, number = self._store, self._store.index_of(sample.id)
         self._samples.append(sample)

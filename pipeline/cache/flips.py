@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from ..common.progress import Progress
     from ..sources.base import Source
     from ..teachers.base import Teacher
-    from .run import CacheSummary, Planned
+    from .run import CacheSummary, StorePlan
 
 
-class Both(NamedTuple):
+class FlipSummaries(NamedTuple):
     """What one call did of the two stores; None of a store that was there already."""
 
     plain: CacheSummary | None
@@ -39,10 +39,10 @@ def mirrored_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}.mirrored{out.suffix}")
 
 
-class Maker(Protocol):
+class StoreMaker(Protocol):
     """Who makes a store: this process, or `cluster.Cluster`."""
 
-    def plan(self, options: CacheOptions) -> Planned:
+    def plan(self, options: CacheOptions) -> StorePlan:
         """What the store will be."""
         ...
 
@@ -51,7 +51,7 @@ class Maker(Protocol):
         ...
 
 
-class OneProcess(NamedTuple):
+class LocalMaker(NamedTuple):
     """This process makes stores, with an opened teacher."""
 
     source: Source
@@ -59,12 +59,12 @@ class OneProcess(NamedTuple):
     teacher: Teacher
     profile: Profile | None = None
 
-    def plan(self, options: CacheOptions) -> Planned:
-        """As `Maker`."""
+    def plan(self, options: CacheOptions) -> StorePlan:
+        """As `StoreMaker`."""
         return plan_cache(self.source, self.source.samples(self.split), self.teacher, options)
 
     def cache(self, out: Path, options: CacheOptions, progress: Progress) -> CacheSummary:
-        """As `Maker`."""
+        """As `StoreMaker`."""
         return cache_teacher(self.source, self.split, self.teacher, out, options, progress, self.profile)
 
 
@@ -75,17 +75,19 @@ def cache_with_flips(
     out: Path,
     options: CacheOptions | None = None,
     progress: Progress | None = None,
-) -> Both:
+) -> FlipSummaries:
     """Write the store `out`, then the one of the mirrored view beside it; go on where an interrupted run stopped.
 
     A store that is finished and is what this call would write is kept: the flips can be added later. Raises
     PipelineError for a teacher that cannot be shown a mirrored image, for a store of other settings at either place,
     and whatever `cache_teacher` raises.
     """
-    return make_both(OneProcess(source, split, teacher), out, options, progress)
+    return make_both(LocalMaker(source, split, teacher), out, options, progress)
 
 
-def make_both(maker: Maker, out: Path, options: CacheOptions | None = None, progress: Progress | None = None) -> Both:
+def make_both(
+    maker: StoreMaker, out: Path, options: CacheOptions | None = None, progress: Progress | None = None
+) -> FlipSummaries:
     """`cache_with_flips` by whoever makes stores."""
     options, progress = options or CacheOptions(), progress or Silent()
     planned = maker.plan(options)
@@ -108,4 +110,4 @@ def make_both(maker: Maker, out: Path, options: CacheOptions | None = None, prog
             done.append(None)
         else:
             done.append(maker.cache(place, asked, progress))
-    return Both(*done)
+    return FlipSummaries(*done)

@@ -14,7 +14,7 @@ from ..errors import PipelineError
 from ..sources.view import View
 from ..store.format.layout import usual_samples_per_shard
 from ..store.format.spec import StoreSpec, digest_of_ids
-from ..teachers.base import VIEW, gives_maps, has_moving_bins
+from ..teachers.base import VIEW, gives_maps, has_adaptive_bins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ class CacheOptions:
     """Threads that read and encode; None is one a core, at most 8."""
 
 
-def settled_view(source: Source, teacher: Teacher, options: CacheOptions) -> View:
+def resolve_view(source: Source, teacher: Teacher, options: CacheOptions) -> View:
     """The view that is asked for; else the one that the teacher was trained on, else the source's custom.
 
     A network sees best what it was trained to see; at another size its depth is another.
@@ -82,9 +82,9 @@ def plan_store(
     first = source.read_image(samples[0])[0]
     sigma_m, carried_from = None, None
     if kind != "gaussian":
-        edges, carried_from = _map_bins(source, teacher, options)
-        if has_moving_bins(teacher):
-            carried_from = _moves_with(teacher, view.of_image(first), samples[0].id)
+        edges, carried_from = _distribution_bins(source, teacher, options)
+        if has_adaptive_bins(teacher):
+            carried_from = _adaptive_per(teacher, view.of_image(first), samples[0].id)
     elif card.depth_space == "metric_m":
         edges, sigma_m = _metric_bins(source, options)
     else:
@@ -107,22 +107,22 @@ def plan_store(
     )
 
 
-def _map_bins(source: Source, teacher: Teacher, options: CacheOptions) -> tuple[list[float], str | None]:
+def _distribution_bins(source: Source, teacher: Teacher, options: CacheOptions) -> tuple[list[float], str | None]:
     """Edges of a store of a teacher's own maps; and `fixed` where they are others than the teacher's fixed ones."""
-    if has_moving_bins(teacher) and teacher.card.depth_space != "metric_m":
+    if has_adaptive_bins(teacher) and teacher.card.depth_space != "metric_m":
         raise PipelineError(
             f"teacher {teacher.card.name!r} gives {teacher.card.depth_space}, and maps over bins that move: there are "
             "no bins for all images that they could be carried over onto; use `dpm=gaussian`, which drops them"
         )
-    own_m = None if has_moving_bins(teacher) else teacher.bin_edges_m
+    own_m = None if has_adaptive_bins(teacher) else teacher.bin_edges_m
     if own_m is not None and options.bins is None:
         return own_m.tolist(), None
-    edges_m = _asked_bins(source, options)
+    edges_m = _bin_edges(source, options)
     same = own_m is not None and are_bins(own_m, np.array(edges_m))
     return edges_m, None if same else "fixed"
 
 
-def _moves_with(teacher: Teacher, image: NDArray[np.uint8], sample_id: str) -> str:
+def _adaptive_per(teacher: Teacher, image: NDArray[np.uint8], sample_id: str) -> str:
     """Whether a teacher's bins are of each `image` or of each `pixel`, by its answer for one."""
     shown = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     edges_m = teacher.predict(shown if teacher.needs_images else None, [sample_id]).bin_edges_m
@@ -134,7 +134,7 @@ def _moves_with(teacher: Teacher, image: NDArray[np.uint8], sample_id: str) -> s
     return "image" if edges_m.ndim == 2 else "pixel"
 
 
-def _asked_bins(source: Source, options: CacheOptions) -> list[float]:
+def _bin_edges(source: Source, options: CacheOptions) -> list[float]:
     """Edges in metres of the bins that the user asks for, or that are customary."""
     bins = options.bins or source.customs.bins
     if bins is None:
@@ -146,7 +146,7 @@ def _asked_bins(source: Source, options: CacheOptions) -> list[float]:
     return edges
 
 
-def edges_or_custom(source: Source, bins: str | None) -> tuple[float, ...] | None:
+def edges_or_default(source: Source, bins: str | None) -> tuple[float, ...] | None:
     """Edges in metres of the bins that are asked for, else of those that are customary; None where there are none."""
     text = bins or source.customs.bins
     return None if text is None else tuple(parse_bins(text).edges().tolist())
@@ -154,7 +154,7 @@ def edges_or_custom(source: Source, bins: str | None) -> tuple[float, ...] | Non
 
 def _metric_bins(source: Source, options: CacheOptions) -> tuple[list[float], float]:
     """Edges and width of the Gaussian maps of a metric teacher, in metres."""
-    edges = _asked_bins(source, options)
+    edges = _bin_edges(source, options)
     sigma_m = options.sigma_m or source.customs.sigma_m
     if sigma_m is None:
         raise PipelineError(

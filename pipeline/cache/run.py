@@ -25,8 +25,8 @@ from ..store.write.writer import StoreWriter
 from ..teachers.base import NONPOSITIVE
 from .conditions import conditions_of, notes_on_resume
 from .outcome import Outside, check, column
-from .plan import CacheOptions, plan_store, settled_view
-from .shard_worker import CARRIED_ROWS, ShardMaker
+from .plan import CacheOptions, plan_store, resolve_view
+from .shard_worker import REBIN_ROWS, ShardMaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ class CacheSummary(NamedTuple):
     """Pixels that are 0 or less, taken as no value, and samples with such; None where that was not asked for."""
 
 
-class Planned(NamedTuple):
+class StorePlan(NamedTuple):
     """What is settled before a teacher is asked, and what of the teacher must be known for that."""
 
     spec: StoreSpec
@@ -75,11 +75,11 @@ class Planned(NamedTuple):
     """As `conditions.conditions_of`, of the process that has the teacher."""
 
 
-def plan_cache(source: Source, samples: Sequence[Sample], teacher: Teacher, options: CacheOptions) -> Planned:
+def plan_cache(source: Source, samples: Sequence[Sample], teacher: Teacher, options: CacheOptions) -> StorePlan:
     """Settle what the store will be. Raises PipelineError as `plan.plan_store`."""
-    view = settled_view(source, teacher, options)
+    view = resolve_view(source, teacher, options)
     spec = plan_store(source, samples, teacher, view, options)
-    return Planned(spec, str(view), teacher.needs_images, teacher.card.name, conditions_of(spec.teacher))
+    return StorePlan(spec, str(view), teacher.needs_images, teacher.card.name, conditions_of(spec.teacher))
 
 
 def cache_teacher(
@@ -106,7 +106,7 @@ def cache_teacher(
 
     def make(writer: StoreWriter, task: Task) -> int:
         with ShardMaker(spec, source, samples, view, teacher, options, profile) as maker:
-            return _OneProcess(maker, writer, task).run()
+            return _LocalRun(maker, writer, task).run()
 
     writer = StoreWriter(out, spec, [sample.id for sample in samples])
     return fill_store(writer, make, progress or Silent(), planned.conditions)
@@ -165,7 +165,7 @@ def fill_store(
         max_rel_error=float(np.max(column(records, "max_rel_error"))),
         carried=None
         if spec.carried_from is None
-        else CarryCost(*(float(np.mean(column(records, name))) for name in CARRIED_ROWS)),
+        else CarryCost(*(float(np.mean(column(records, name))) for name in REBIN_ROWS)),
         outside=outside,
         dropped=(round(float(invalid.sum()) * height * width), int((invalid > 0).sum())) if drops else None,
     )
@@ -198,7 +198,7 @@ def check_room(writer: StoreWriter, each_bytes: float | None = None) -> None:
         )
 
 
-class _OneProcess:
+class _LocalRun:
     """Makes the missing shards here: one is written while the teacher works on the next."""
 
     def __init__(self, maker: ShardMaker, writer: StoreWriter, task: Task) -> None:

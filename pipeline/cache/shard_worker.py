@@ -25,7 +25,7 @@ from ..common.profile import Profile
 from ..depth.rebin import CarryCost, carry
 from ..errors import PipelineError
 from ..store.write.writer import EncodedSample, encode_sample
-from ..teachers.base import NEVER_0, REMEDY_OF_NONPOSITIVE, Framing, answer_of, may_lack_values, remedy_of_infinity
+from ..teachers.base import NONPOSITIVE_REMEDY, POSITIVE_SPACES, Framing, may_lack_values, nonfinite_remedy, run_teacher
 from .outcome import row_of
 from .probe import check_repeats
 
@@ -48,9 +48,9 @@ IN_FLIGHT = 2
 """Batches handed to the teacher: it works on one while the answer before is waited for."""
 PREPARED = 2
 """Batches ready for it. With those that are read ahead, at most 2 + 2 + 2 batches of images are in memory."""
-MOVING = {"image", "pixel"}
+ADAPTIVE = {"image", "pixel"}
 """What a store is `carried_from` whose teacher has other bins in each answer."""
-CARRIED_ROWS = ("dpm_carried_kl_nats", "carried_depth_share", "carried_clipped_share")
+REBIN_ROWS = ("dpm_carried_kl_nats", "carried_depth_share", "carried_clipped_share")
 """Where a sample's CarryCost stands in the journal, so that a run that goes on can tell of all. The first is stored."""
 
 
@@ -71,7 +71,7 @@ class Batch(NamedTuple):
     """(B, 3, H, W) float32 in 0..1; None for a folder of predictions."""
 
 
-class _Answer(NamedTuple):
+class _Prediction(NamedTuple):
     """What the teacher said of one frame."""
 
     depth: NDArray[np.float32]
@@ -144,16 +144,16 @@ class ShardMaker:
 
     def answers(
         self, batches: Iterator[Future[Batch]], waits: Waits, beat: Callable[[], None] = lambda: None
-    ) -> Iterator[list[tuple[Frame, _Answer]]]:
+    ) -> Iterator[list[tuple[Frame, _Prediction]]]:
         """What the teacher predicts for each batch, in order; it works on the next one meanwhile.
 
         `beat` is called each second that it takes. Raises PipelineError for an image or an answer that is at fault,
         naming it.
         """
-        flying: deque[Future[list[tuple[Frame, _Answer]]]] = deque()
+        flying: deque[Future[list[tuple[Frame, _Prediction]]]] = deque()
         failed = Event()
 
-        def predict(call: Callable[[], list[tuple[Frame, _Answer]]]) -> list[tuple[Frame, _Answer]]:
+        def predict(call: Callable[[], list[tuple[Frame, _Prediction]]]) -> list[tuple[Frame, _Prediction]]:
             if failed.is_set():  # by the batch before, of which the run is about to learn
                 raise CancelledError
             try:
@@ -162,7 +162,7 @@ class ShardMaker:
                 failed.set()
                 raise
 
-        def land() -> list[tuple[Frame, _Answer]]:
+        def land() -> list[tuple[Frame, _Prediction]]:
             with waits.while_at("teacher") as count_so_far:
                 return self._aside.wait(flying.popleft(), BEAT_S, partial(_both, count_so_far, beat))
 
@@ -183,7 +183,7 @@ class ShardMaker:
     def teach(
         self,
         shard: int,
-        answers: Iterator[list[tuple[Frame, _Answer]]],
+        answers: Iterator[list[tuple[Frame, _Prediction]]],
         after: Callable[[int, Sequence[Future[EncodedSample]]], None] | None = None,
     ) -> list[Future[EncodedSample]]:
         """Take the next answers, those of `shard`; encoding goes on behind.
@@ -224,15 +224,15 @@ class ShardMaker:
             teacher=self._teacher.card.name,
             precision=self._teacher.card.precision,
             max_rel_error=self.spec.max_rel_error,
-            metric=self.spec.depth_space in NEVER_0,
+            metric=self.spec.depth_space in POSITIVE_SPACES,
             batch_size=self._batch_size,
         )
 
-    def _on_device(self, batch: Batch) -> Callable[[], list[tuple[Frame, _Answer]]]:
+    def _on_device(self, batch: Batch) -> Callable[[], list[tuple[Frame, _Prediction]]]:
         """`_predict` of a batch, to be called in the teacher's thread, so that Ctrl-C works while a network works."""
         cuda = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
 
-        def predict() -> list[tuple[Frame, _Answer]]:
+        def predict() -> list[tuple[Frame, _Prediction]]:
             if cuda is not None:  # of each thread its own
                 torch.cuda.set_device(cuda)
             with torch.no_grad():
@@ -272,16 +272,16 @@ class ShardMaker:
             )
         return Frame(sample, view, sha256, (height, width))
 
-    def _predict(self, batch: Batch) -> list[_Answer]:
+    def _predict(self, batch: Batch) -> list[_Prediction]:
         frames = batch.frames
         framing = Framing(self._view, [frame.image_size_px for frame in frames])
         with self.profile.span("teacher"):
-            depth, dpm, edges = answer_of(self._teacher, batch.images, [frame.sample.id for frame in frames], framing)
+            depth, dpm, edges = run_teacher(self._teacher, batch.images, [frame.sample.id for frame in frames], framing)
         self._check_shapes(depth, edges, len(frames))
         depths = depth.float().numpy()
         if self.spec.dpm_kind == "gaussian":
-            return [_Answer(one, None, None) for one in depths]
-        if dpm is None or (edges is not None) != (self.spec.carried_from in MOVING):
+            return [_Prediction(one, None, None) for one in depths]
+        if dpm is None or (edges is not None) != (self.spec.carried_from in ADAPTIVE):
             found = "no map" if dpm is None else f"a map {'without' if edges is None else 'with'} bins of its own"
             raise PipelineError(
                 f"teacher {self._teacher.card.name!r} gave {found} for {frames[0].sample.id}, but not for the first "
@@ -289,8 +289,8 @@ class ShardMaker:
             )
         if edges is None:
             own = self._teacher.bin_edges_m if self.spec.carried_from else None
-            return [_Answer(one, its, own) for one, its in zip(depths, dpm.float().numpy(), strict=True)]
-        return [_Answer(*each) for each in zip(depths, dpm.float().numpy(), edges.numpy(), strict=True)]
+            return [_Prediction(one, its, own) for one, its in zip(depths, dpm.float().numpy(), strict=True)]
+        return [_Prediction(*each) for each in zip(depths, dpm.float().numpy(), edges.numpy(), strict=True)]
 
     def _check_shapes(self, depth: torch.Tensor, edges: torch.Tensor | None, count: int) -> None:
         """Raise PipelineError for answers that are not one for each of `count` images."""
@@ -314,20 +314,20 @@ class ShardMaker:
         if wrong.any():
             raise PipelineError(
                 f"teacher {card.name!r} gave NaN or inf at {np.count_nonzero(wrong)} pixels of {sample_id}: expected "
-                f"finite depth; {remedy_of_infinity(card)}"
+                f"finite depth; {nonfinite_remedy(card)}"
             )
         below = depth <= 0
         if self.spec.depth_space == "metric_m" and below.any():
             raise PipelineError(
                 f"teacher {card.name!r} gave {float(depth[below][0]):g} m, one of {np.count_nonzero(below)} pixels of "
-                f"{depth.size} of {sample_id}: expected depth above 0; {REMEDY_OF_NONPOSITIVE}"
+                f"{depth.size} of {sample_id}: expected depth above 0; {NONPOSITIVE_REMEDY}"
             )
 
-    def _encode(self, frame: Frame, answer: _Answer) -> EncodedSample:
+    def _encode(self, frame: Frame, answer: _Prediction) -> EncodedSample:
         with self.profile.span("encode"):
             return self._encode_answer(frame, answer)
 
-    def _encode_answer(self, frame: Frame, answer: _Answer) -> EncodedSample:
+    def _encode_answer(self, frame: Frame, answer: _Prediction) -> EncodedSample:
         depth, dpm, edges_m = answer
         self._check_values(frame.sample.id, depth)
         cost: CarryCost | None = None
@@ -338,7 +338,7 @@ class ShardMaker:
         except ValueError as error:
             raise PipelineError(f"{frame.sample.id}, teacher {self._teacher.card.name!r}: {error}") from error
         if cost is not None:
-            encoded.row.update(zip(CARRIED_ROWS, cost, strict=True))
+            encoded.row.update(zip(REBIN_ROWS, cost, strict=True))
         with self._counting:
             self._encoded += 1
             self._encoded_bytes += encoded.size_bytes

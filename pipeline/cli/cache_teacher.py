@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from ..cache.cluster import Cluster
-    from ..cache.cluster_worker import Question
-    from ..cache.flips import Maker
+    from ..cache.cluster_worker import WorkerConfig
+    from ..cache.flips import StoreMaker
     from ..cache.run import CacheSummary
     from ..sources.base import Source
     from ..teachers.options import TeacherOptions
@@ -82,11 +82,11 @@ def with_bins_to_mix_in(
     """Add the bins and the sigma, asked for or customary, in which a teacher's answers are mixed, if they are."""
     if not options.flip_average and not teacher_name.startswith("ensemble:"):
         return options
-    from ..cache.plan import edges_or_custom
+    from ..cache.plan import edges_or_default
 
     return replace(
         options,
-        map_edges_m=edges_or_custom(source, bins),
+        map_edges_m=edges_or_default(source, bins),
         map_sigma_m=source.customs.sigma_m if sigma_m is None else sigma_m,
     )
 
@@ -154,8 +154,8 @@ def cache_teacher(
     """
     import torch
 
-    from ..cache.cluster_worker import Question
-    from ..cache.flips import OneProcess, make_both, mirrored_path
+    from ..cache.cluster_worker import WorkerConfig
+    from ..cache.flips import LocalMaker, make_both, mirrored_path
     from ..cache.plan import CacheOptions
     from ..common.device import choose_device
     from ..common.outputs import refuse_existing as refuse_existing_file
@@ -177,15 +177,15 @@ def cache_teacher(
         refuse_existing_file(profile, option="profile")
     options, console, recorder = CacheOptions(**flags), Console(), Profile(record=profile is not None)
     with ExitStack() as stack:
-        maker: Maker
+        maker: StoreMaker
         if scheduler is None:
             teacher = open_teacher(teacher_name, device=choose_device(device), options=teacher_options)
-            maker = OneProcess(source, split, teacher, recorder)
+            maker = LocalMaker(source, split, teacher, recorder)
         else:
-            question = Question(
+            config = WorkerConfig(
                 source_name, split, teacher_name, teacher_options, device, str(Path.cwd()), torch.get_num_threads()
             )
-            maker = stack.enter_context(_cluster(scheduler, question))
+            maker = stack.enter_context(_cluster(scheduler, config))
         done = make_both(maker, out, options, console) if cache_flips else (maker.cache(out, options, console), None)
     for place, one in zip((out, mirrored_path(out)), done, strict=True):
         if one is not None:
@@ -198,7 +198,7 @@ def cache_teacher(
         echo(f"{profile}: open it in https://ui.perfetto.dev; fraction of the time that each part waited: {waiting}")
 
 
-def _cluster(scheduler: str, question: Question) -> AbstractContextManager[Cluster]:
+def _cluster(scheduler: str, config: WorkerConfig) -> AbstractContextManager[Cluster]:
     """Workers by their scheduler. Raises PipelineError where the package is absent."""
     try:
         from ..cache.cluster import cluster_of
@@ -206,7 +206,7 @@ def _cluster(scheduler: str, question: Question) -> AbstractContextManager[Clust
         if (error.name or "").split(".")[0] != "distributed":
             raise
         raise MissingDependencyError("distributed", "cluster", f"`scheduler={scheduler}`") from error
-    return cluster_of(scheduler, question)
+    return cluster_of(scheduler, config)
 
 
 def _gap(out: Path) -> str:

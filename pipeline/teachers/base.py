@@ -1,4 +1,4 @@
-"""What a teacher is to stage one: something that turns images into depth, and says who it is.
+"""The teacher interface: a network or a folder of files that gives depth for images, with a card that identifies it.
 
 Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher's own output.
 """
@@ -22,31 +22,31 @@ if TYPE_CHECKING:
     from ..sources.view import View
 
 STRIDES = (4, 8, 14, 16, 32, 64)
-"""Of patches and of the deepest layers of networks; sides that they do not divide may be rounded to them."""
-NEVER_0 = frozenset({"metric_m", "scale_invariant"})
-"""Depth spaces in which 0 is no value."""
-REMEDY_OF_NONPOSITIVE = "give `drop_nonpositive` to take 0 and less as no value, or correct what it gives"
+"""Common patch sizes and total strides; networks may round the sides of their output to a multiple of one."""
+POSITIVE_SPACES = frozenset({"metric_m", "scale_invariant"})
+"""Depth spaces in which valid depth is positive."""
+NONPOSITIVE_REMEDY = "give `drop_nonpositive` to treat these pixels as missing, or correct the network's output"
 NONPOSITIVE = "nonpositive"
-"""Key of a card's preprocessing, where depth of 0 or less is taken as no value."""
+"""Key of a card's preprocessing; present if depth of 0 or less counts as missing."""
 VIEW = "trained_view"
-"""Key of a card's preprocessing: the view that a network of ours was trained on, which stage one then takes."""
+"""Key of a card's preprocessing: the view that a run was trained on, the default view of its store."""
 
 
 @dataclass(frozen=True)
 class TeacherCard:
-    """Who a teacher is and what its numbers mean. Goes into the store; a difference means another store."""
+    """Identity of a teacher and meaning of its numbers. Part of the store: another card needs another store."""
 
     kind: str
-    """The adapter: `checkpoint`, `predictions`, `python`, `transformers` ..."""
+    """A key of `registry.KINDS`."""
     name: str
-    """For people: a model or folder name, never an absolute path."""
+    """Model or folder name, never an absolute path."""
     depth_space: str
-    """One of `depth_space.DEPTH_SPACES`. What the numbers mean is stated, never guessed."""
+    """One of DEPTH_SPACES; never guessed."""
     weights_sha256: str | None = None
-    """None where there are no weights to hash (a folder of predictions has a digest of its listing here)."""
+    """None if there are no weights; for predictions a digest of all files."""
     revision: str | None = None
     preprocessing: dict[str, Any] = field(default_factory=dict)
-    """JSON values only: input size, normalisation, scale of a file's numbers ..."""
+    """JSON values only: input size, normalization, scale of a file's numbers ..."""
     precision: str = "float32"
     licence: str | None = None
 
@@ -54,25 +54,25 @@ class TeacherCard:
         check_depth_space(self.depth_space)
 
     def as_json(self) -> dict[str, Any]:
-        """JSON form, every field present."""
+        """Return all fields as JSON values."""
         return asdict(self)
 
 
 class TeacherOutput(NamedTuple):
-    """What a teacher gives for a batch, at its own resolution."""
+    """Predictions for a batch, at the teacher's own resolution."""
 
     depth: Tensor
-    """(B, h, w) float32 in the card's depth space. NaN where the teacher gives no value (integer formats)."""
+    """(B, h, w) float32 in the card's depth space; NaN is a missing value."""
     dpm: Tensor | None = None
-    """(B, K, h, w) float32 that sums to 1 over K, if the teacher emits a distribution."""
+    """(B, K, h, w) float32 that sums to 1 over K, if the teacher predicts a distribution."""
     bin_edges_m: Tensor | None = None
-    """(B, K + 1) or (B, K + 1, h, w) ascending edges of `dpm`, where each image, or each pixel, has bins of its own."""
+    """(B, K + 1) or (B, K + 1, h, w) ascending edges of `dpm`, if bins are adaptive: per image or per pixel."""
 
 
 class Framing(NamedTuple):
-    """Which part of which images a batch is, for a teacher of files, which does not see them.
+    """View and image sizes of a batch, for a teacher of files, which gets no images.
 
-    A teacher that has `wants_framing = True` is given one as a third argument of `predict`.
+    Third argument of `predict` for a teacher with `wants_framing = True`.
     """
 
     view: View
@@ -85,27 +85,27 @@ class Teacher(Protocol):
 
     card: TeacherCard
     bin_edges_m: NDArray[np.float64] | None
-    """(K + 1,) edges of its own bins, if it emits distributions over the same ones for every image."""
+    """(K + 1,) edges of its bins, if it predicts distributions over bins that are the same for every image."""
     needs_images: bool
-    """False for folders of predictions: then `images` is None, and only hashed."""
+    """False for folders of predictions: then `images` is None."""
     emits_maps: bool = False
-    """True if it emits distributions over bins that each image, or each pixel, has of its own. May be left out."""
+    """True if it predicts distributions over adaptive bins (per image or per pixel). Optional."""
 
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
-        """Depth for images (B, 3, H, W) float32 RGB in 0..1, named by `ids`.
+        """Predict depth for images (B, 3, H, W) float32 RGB in 0..1, named by `ids`.
 
-        Runs without gradients, on the teacher's own device, and returns CPU tensors.
+        Runs without gradients on the teacher's own device; returns CPU tensors.
         """
         ...
 
 
-def answer_of(
+def run_teacher(
     teacher: Teacher, images: Tensor | None, ids: Sequence[str], framing: Framing | None = None
 ) -> TeacherOutput:
-    """What a teacher says of a batch, with the framing where it wants that."""
+    """Call `predict`, with the framing if the teacher wants it."""
     if getattr(teacher, "wants_framing", False):
-        framed: Any = teacher.predict  # its third argument is not in the protocol, which most teachers do without
-        output: TeacherOutput = framed(images, ids, framing)
+        predict: Any = teacher.predict  # the third argument is not part of the protocol
+        output: TeacherOutput = predict(images, ids, framing)
         return output
     return teacher.predict(images, ids)
 
@@ -113,18 +113,20 @@ def answer_of(
 def check_covers(
     where: str, output_px: Sequence[int], input_px: Sequence[int], remedy: str, *, strict: bool = False
 ) -> None:
-    """Refuse an output (h, w) that cannot cover an input (H, W): another aspect, such as that of a transposed one.
+    """Check that an output (h, w) has the aspect ratio of its input (H, W), within a pixel.
 
-    Within a pixel, or, unless `strict`, that of the input with its sides rounded to a multiple of a stride or a patch,
-    as some networks round them. Raises PipelineError with both sizes and the remedy.
+    Unless `strict`, the sides of the input may be rounded to a multiple of a common stride or patch size.
+    Raises PipelineError with both sizes and the remedy.
     """
-    (height, width), given_px = output_px, (input_px[0], input_px[1])
-    if any(same_aspect((height, width), one) for one in ([given_px] if strict else _rounded(given_px))):
+    height, width = output_px
+    expected_px = (input_px[0], input_px[1])
+    if any(same_aspect((height, width), size) for size in ([expected_px] if strict else _rounded(expected_px))):
         return
-    turned = aspect_off_px((width, height), given_px) < aspect_off_px((height, width), given_px)
+    transposed = aspect_off_px((width, height), expected_px) < aspect_off_px((height, width), expected_px)
+    hint = "rows and columns look swapped: transpose the output; or " if transposed else ""
     raise PipelineError(
-        f"{where} gave depth of {height}x{width} px for {given_px[0]}x{given_px[1]} px: expected the same aspect, "
-        f"within a pixel; {'rows and columns look exchanged: transpose it back; or ' if turned else ''}{remedy}"
+        f"{where} returned depth of {height}x{width} px for {expected_px[0]}x{expected_px[1]} px, expected the same "
+        f"aspect ratio within a pixel: {hint}{remedy}"
     )
 
 
@@ -137,28 +139,28 @@ def _rounded(size_px: tuple[int, int]) -> Iterator[tuple[int, int]]:
 
 
 def may_lack_values(teacher: Teacher) -> bool:
-    """Whether NaN is a teacher's word for no value: in a file, where its numbers are integers, or where that was asked.
+    """Return whether NaN means a missing value: for files, integer outputs and `drop_nonpositive`.
 
-    Of any other network it is a fault.
+    From any other network NaN is an error.
     """
     card = teacher.card
     return not teacher.needs_images or card.precision.startswith(("int", "uint")) or NONPOSITIVE in card.preprocessing
 
 
-def remedy_of_infinity(card: TeacherCard) -> str:
-    """What to do where a network gives NaN or infinity."""
+def nonfinite_remedy(card: TeacherCard) -> str:
+    """Return what to do about NaN or infinity from a network."""
     if card.kind == "transformers" and card.precision != "float32":
         return "try `precision=float32`"
     if card.precision in {"float16", "bfloat16"}:
-        return f"its numbers are {card.precision}, which may overflow: export it, or call it, as float32"
-    return "look at its input (normalisation, size) and at its weights"
+        return f"{card.precision} may overflow: export or call the network as float32"
+    return "check its input (normalization, size) and its weights"
 
 
 def gives_maps(teacher: Teacher) -> bool:
-    """Whether a teacher's answers hold distributions, over whatever bins."""
-    return teacher.bin_edges_m is not None or has_moving_bins(teacher)
+    """Return whether a teacher predicts distributions."""
+    return teacher.bin_edges_m is not None or has_adaptive_bins(teacher)
 
 
-def has_moving_bins(teacher: Teacher) -> bool:
-    """Whether the bins of its distributions differ between images or pixels."""
+def has_adaptive_bins(teacher: Teacher) -> bool:
+    """Return whether the bins of its distributions differ between images or pixels."""
     return bool(getattr(teacher, "emits_maps", False))

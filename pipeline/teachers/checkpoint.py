@@ -1,4 +1,4 @@
-"""A network trained here teaches the next one: `checkpoint:RUN`.
+"""`checkpoint:RUN`: a network trained by this project as a teacher.
 
 Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the network's output.
 """
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 class CheckpointTeacher:
-    """A run's network, giving the maps it was trained to give and their expected depth."""
+    """The network of a run: its maps and their expected depth."""
 
     needs_images = True
 
     def __init__(self, run: LoadedRun, card: TeacherCard, device: torch.device) -> None:
         self.card = card
-        # Relative bins are those of no store: what a relative network has to say is depth in its teacher's space.
+        # The bins of a relative network are not the bins of a store, so it gives depth alone.
         self._mapped = has_map(run.config) and card.depth_space == METRIC
         self.bin_edges_m: NDArray[np.float64] | None = run.bin_edges_m if self._mapped else None
         self._edges_m = torch.from_numpy(run.bin_edges_m)
@@ -42,9 +42,9 @@ class CheckpointTeacher:
 
     @torch.no_grad()
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:  # noqa: ARG002 - the protocol
-        """Depth (B, h, w) metres and maps (B, K, h, w), both float32 on the CPU; no maps of a regression network.
+        """Predict depth (B, h, w) in metres and maps (B, K, h, w), float32 on the CPU; regression gives no maps.
 
-        Of a relative run, its numbers in the space of the teacher that it learned from, and no maps.
+        A relative run gives depth in its teacher's depth space, without maps.
         """
         assert images is not None, "needs_images is True"
         logits = self._network(normalize(images.to(self._device)))
@@ -56,7 +56,7 @@ class CheckpointTeacher:
 
 
 def load(argument: str, device: torch.device, options: TeacherOptions) -> CheckpointTeacher:
-    """Open the directory that train-student wrote. Raises PipelineError for what is no finished run."""
+    """Open a run directory of train-teacher or train-student. Raises PipelineError if it is not a complete run."""
     run = load_run(Path(argument))
     card = TeacherCard(
         kind="checkpoint",

@@ -1,7 +1,7 @@
-"""Several answers as one distribution: of a teacher and of its mirrored self, or of several teachers.
+"""Mix several metric predictions into one distribution: an image and its mirror image, or several teachers.
 
-What one answer is unsure of, several disagree about; their mixture is a map that says so, and no Gaussian of a width
-that somebody chose. Only metric answers can be mixed: relative ones have a scale of their own in every image.
+Disagreement between predictions measures uncertainty, which a Gaussian of fixed width cannot. Relative predictions
+cannot be mixed: their scale differs in every image.
 
 Shape legend: B batch, K bins of one answer, L bins of the mixture, h w pixels of the output.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from ..depth.dpm import gaussian_dpm
 from ..depth.rebin import carry
 from ..errors import PipelineError
-from .base import REMEDY_OF_NONPOSITIVE, TeacherOutput, answer_of, gives_maps, may_lack_values, remedy_of_infinity
+from .base import NONPOSITIVE_REMEDY, TeacherOutput, gives_maps, may_lack_values, nonfinite_remedy, run_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from .options import TeacherOptions
 
 
-class Answer(NamedTuple):
-    """What one teacher says of a batch."""
+class Prediction(NamedTuple):
+    """Output of one teacher for a batch, and its weight in the mixture."""
 
     output: TeacherOutput
     bin_edges_m: NDArray[np.float64] | None
-    """(K + 1,) of its maps, where the output does not say."""
+    """(K + 1,) edges of the teacher's fixed bins; None if it has no maps or the output holds the edges."""
     weight: float
 
 
 class FlipAveraged:
-    """A teacher that looks at the image and at its mirror image. See `flip_averaged`."""
+    """A teacher averaged over each image and its mirror image. See `flip_averaged`."""
 
     needs_images = True
     emits_maps = False
@@ -55,146 +55,148 @@ class FlipAveraged:
         self.card = replace(teacher.card, preprocessing={**teacher.card.preprocessing, **stated})
 
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
-        """The mean (B, h, w) of both depths, and the mixture (B, L, h, w) of both maps.
+        """Return the mean depth (B, h, w) and the mixture (B, L, h, w) of both maps.
 
-        Raises PipelineError for depth that is none.
+        Raises PipelineError for invalid depth.
         """
         assert images is not None, "needs_images is True"
-        answers = [
-            Answer(output, self._teacher.bin_edges_m, 0.5)
+        predictions = [
+            Prediction(output, self._teacher.bin_edges_m, 0.5)
             for output in (
-                ask(self._teacher, images, ids),
-                _mirrored(ask(self._teacher, images.flip(-1), ids)),
+                checked_prediction(self._teacher, images, ids),
+                _mirrored(checked_prediction(self._teacher, images.flip(-1), ids)),
             )
         ]
-        return mix(answers, self._edges_m, self._sigma_m)
+        return mix(predictions, self._edges_m, self._sigma_m)
 
 
 def flip_averaged(teacher: Teacher, options: TeacherOptions) -> FlipAveraged:
-    """Let a teacher look at each image and at its mirror image, whose answer is mirrored back.
+    """Average a teacher over each image and its mirror image; the second prediction is mirrored back.
 
-    Its maps are over its own bins, where these are the same for all images; else over `options.map_edges_m`.
+    Maps are over the teacher's fixed bins if it has them, otherwise over `options.map_edges_m`.
 
-    Raises PipelineError for a teacher that sees no images or gives no metres, and where there are no bins or no sigma.
+    Raises PipelineError for a teacher of files, a relative-depth teacher, and missing bins or sigma.
     """
     name = teacher.card.name
     if not teacher.needs_images:
         raise PipelineError(
-            f"teacher {name!r} is a folder of {teacher.card.kind}: it cannot be shown a mirrored image; leave "
-            "`flip_average` out, or give the network that made them"
+            f"teacher {name!r} is a folder of {teacher.card.kind} and cannot predict mirrored images: omit "
+            "`flip_average`, or use the network that made the files"
         )
-    return FlipAveraged(teacher, bins_to_mix_in([teacher], options), sigma_to_mix_with([teacher], options))
+    return FlipAveraged(teacher, mixture_bins([teacher], options), mixture_sigma([teacher], options))
 
 
-def bins_to_mix_in(teachers: Sequence[Teacher], options: TeacherOptions) -> NDArray[np.float64]:
-    """Edges (L + 1,) in metres of a mixture: those that all teachers share, or else `options.map_edges_m`.
+def mixture_bins(teachers: Sequence[Teacher], options: TeacherOptions) -> NDArray[np.float64]:
+    """Return edges (L + 1,) in metres of a mixture: those that all teachers share, otherwise `options.map_edges_m`.
 
-    Raises PipelineError for a teacher that gives no metres, and where there are no such edges.
+    Raises PipelineError for a relative-depth teacher, and if there are no edges.
     """
     for teacher in teachers:
         if teacher.card.depth_space != "metric_m":
             raise PipelineError(
-                f"teacher {teacher.card.name!r} gives {teacher.card.depth_space}: its scale is another in every "
-                "answer, so that two answers have no mean; mix teachers that give metres, and this one not"
+                f"teacher {teacher.card.name!r} predicts {teacher.card.depth_space}, whose scale differs in every "
+                "image, so predictions cannot be averaged: mix metric teachers only"
             )
     own_m = teachers[0].bin_edges_m
     if own_m is not None and all(np.array_equal(own_m, teacher.bin_edges_m) for teacher in teachers):  # type: ignore[arg-type]  # None is equal to none
         return own_m
     if options.map_edges_m is None:
         raise PipelineError(
-            f"teacher {', '.join(repr(teacher.card.name) for teacher in teachers)}: no bins to mix answers in, as the "
-            "source has none that are customary; give `bins`, for example nyu, kitti or log:64:0.5:20"
+            f"teacher {', '.join(repr(teacher.card.name) for teacher in teachers)}: mixing needs bins, and the source "
+            "has no default: give `bins`, for example nyu, kitti or log:64:0.5:20"
         )
     return np.array(options.map_edges_m, np.float64)
 
 
-def sigma_to_mix_with(teachers: Sequence[Teacher], options: TeacherOptions) -> float | None:
-    """Width in metres of the Gaussian for answers without a map; None where all have maps.
+def mixture_sigma(teachers: Sequence[Teacher], options: TeacherOptions) -> float | None:
+    """Return the width in metres of the Gaussian for predictions without a map; None if all have maps.
 
-    Raises PipelineError where it is needed, and nobody gave one above 0.
+    Raises PipelineError if the width is needed and missing or not positive.
     """
-    alone = [teacher.card.name for teacher in teachers if not gives_maps(teacher)]
-    if not alone:
+    without_maps = [teacher.card.name for teacher in teachers if not gives_maps(teacher)]
+    if not without_maps:
         return None
     sigma_m = options.map_sigma_m
     if sigma_m is None or not 0 < sigma_m < np.inf:
-        found = "the source has no customary width" if sigma_m is None else f"its width is {sigma_m}"
+        problem = "the source has no default width" if sigma_m is None else f"`sigma_m={sigma_m}` is not valid"
         raise PipelineError(
-            f"teacher {', '.join(map(repr, alone))}: gives depth alone, for which a Gaussian stands where answers are "
-            f"mixed, and {found}; give `sigma_m`, in metres, above 0"
+            f"teacher {', '.join(map(repr, without_maps))} predicts depth without maps, so mixing needs a Gaussian, "
+            f"and {problem}: give a positive `sigma_m` in metres"
         )
     return sigma_m
 
 
-def ask(teacher: Teacher, images: Tensor | None, ids: Sequence[str], framing: Framing | None = None) -> TeacherOutput:
-    """What a teacher of metres says of images (B, 3, H, W), once it is known to be depth.
+def checked_prediction(
+    teacher: Teacher, images: Tensor | None, ids: Sequence[str], framing: Framing | None = None
+) -> TeacherOutput:
+    """Run a metric teacher on images (B, 3, H, W) and validate its depth.
 
     Raises PipelineError for a network's NaN, infinite, zero or negative depth, which a mixture would hide.
     """
-    output = answer_of(teacher, images if teacher.needs_images else None, ids, framing)
+    output = run_teacher(teacher, images if teacher.needs_images else None, ids, framing)
     depth = output.depth
     if depth.ndim != 3 or len(depth) != len(ids):
         raise PipelineError(
-            f"teacher {teacher.card.name!r} gave depth of shape {tuple(depth.shape)} for {len(ids)} images: expected "
-            "(B, h, w)"
+            f"teacher {teacher.card.name!r} returned depth of shape {tuple(depth.shape)} for {len(ids)} images, "
+            "expected (B, h, w)"
         )
     bad = ~(depth.isfinite() & (depth > 0))
     if may_lack_values(teacher):
         bad &= ~depth.isnan()
     if bool(bad.any()):
         worst = float(depth[bad][0])
-        remedy = REMEDY_OF_NONPOSITIVE if math.isfinite(worst) else remedy_of_infinity(teacher.card)
+        remedy = NONPOSITIVE_REMEDY if math.isfinite(worst) else nonfinite_remedy(teacher.card)
         raise PipelineError(
-            f"teacher {teacher.card.name!r} gave {worst} m, one of {int(bad.sum())} pixels, for images "
-            f"{', '.join(ids)}: expected finite depth above 0; {remedy}"
+            f"teacher {teacher.card.name!r} predicted {worst} m for images {', '.join(ids)} ({int(bad.sum())} such "
+            f"pixels), expected finite positive depth: {remedy}"
         )
     return output
 
 
-def mix(answers: Sequence[Answer], edges_m: NDArray[np.float64], sigma_m: float | None) -> TeacherOutput:
-    """The weighted mean depth (B, h, w) of answers, and the mixture (B, L, h, w) of their maps over `edges_m` (L + 1,).
+def mix(predictions: Sequence[Prediction], edges_m: NDArray[np.float64], sigma_m: float | None) -> TeacherOutput:
+    """Return the weighted mean depth (B, h, w) and the mixture (B, L, h, w) of maps over `edges_m` (L + 1,).
 
-    Maps over other bins are carried over by mass; where an answer has none, a Gaussian of `sigma_m` stands for it. All
-    are brought to the size of the largest, by nearest pixel. Where one has no value, the others make the mixture;
-    where none has, it is NaN.
+    Maps over other bins are rebinned by mass; a prediction without a map becomes a Gaussian of width `sigma_m`. All
+    are resized to the largest by nearest pixel. Pixels without a value are left out; NaN where no prediction has one.
     """
-    sizes = [(answer.output.depth.shape[1], answer.output.depth.shape[2]) for answer in answers]
+    sizes = [(each.output.depth.shape[1], each.output.depth.shape[2]) for each in predictions]
     size = max(sizes, key=lambda size: size[0] * size[1])
-    batch = len(answers[0].output.depth)
+    batch = len(predictions[0].output.depth)
     weights = torch.zeros(batch, *size)
     depth_m = torch.zeros(batch, *size)
     dpm = torch.zeros(batch, len(edges_m) - 1, *size)
-    for answer in answers:
-        own_m = _resized(answer.output.depth[:, None], size)[:, 0]
-        known = ~own_m.isnan()
-        weights += answer.weight * known
-        depth_m += answer.weight * own_m.nan_to_num(0.0)
-        for number in range(batch):  # a whole batch of maps is large, and each step makes a copy
-            one = _resized(_map_of(answer, number, edges_m, sigma_m)[None], size)[0]
-            dpm[number] += answer.weight * torch.where(known[number], one, 0.0)
+    for prediction in predictions:
+        own_m = _resized(prediction.output.depth[:, None], size)[:, 0]
+        valid = ~own_m.isnan()
+        weights += prediction.weight * valid
+        depth_m += prediction.weight * own_m.nan_to_num(0.0)
+        for index in range(batch):  # one image at a time: each step copies the maps
+            dpm_of_image = _resized(_map_of(prediction, index, edges_m, sigma_m)[None], size)[0]
+            dpm[index] += prediction.weight * torch.where(valid[index], dpm_of_image, 0.0)
     depth_m /= weights  # 0 / 0 is NaN
     dpm /= weights[:, None]
     return TeacherOutput(depth_m, dpm)
 
 
-def _map_of(answer: Answer, number: int, edges_m: NDArray[np.float64], sigma_m: float | None) -> Tensor:
-    """One image's map (L, h, w) over the mixture's bins."""
-    depth, dpm, own_m = answer.output
+def _map_of(prediction: Prediction, index: int, edges_m: NDArray[np.float64], sigma_m: float | None) -> Tensor:
+    """Return one image's map (L, h, w) over the mixture's bins."""
+    depth, dpm, adaptive_m = prediction.output
     if dpm is None:
-        assert sigma_m is not None, "sigma_to_mix_with gives one where an answer has no map"
-        return gaussian_dpm(depth[number, None, None], torch.from_numpy(edges_m), sigma_m)[0]
-    its_m = answer.bin_edges_m if own_m is None else own_m[number].numpy()
-    assert its_m is not None, "a map has bins"
-    return torch.from_numpy(carry(dpm[number].float().numpy(), its_m, edges_m)[0])
+        assert sigma_m is not None, "mixture_sigma returns a width if a teacher has no maps"
+        return gaussian_dpm(depth[index, None, None], torch.from_numpy(edges_m), sigma_m)[0]
+    own_m = prediction.bin_edges_m if adaptive_m is None else adaptive_m[index].numpy()
+    assert own_m is not None, "a map has bins"
+    return torch.from_numpy(carry(dpm[index].float().numpy(), own_m, edges_m)[0])
 
 
 def _mirrored(output: TeacherOutput) -> TeacherOutput:
-    """The answer for a mirrored image, mirrored back."""
+    """Mirror the prediction for a mirrored image back."""
     depth, dpm, edges_m = output
-    moved = edges_m is not None and edges_m.ndim == 4
-    return TeacherOutput(depth.flip(-1), None if dpm is None else dpm.flip(-1), edges_m.flip(-1) if moved else edges_m)  # type: ignore[union-attr]  # not None
+    if edges_m is not None and edges_m.ndim == 4:
+        edges_m = edges_m.flip(-1)
+    return TeacherOutput(depth.flip(-1), None if dpm is None else dpm.flip(-1), edges_m)
 
 
 def _resized(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """Values (B, C, h, w) at another size, each pixel the one that lies nearest."""
+    """Resize values (B, C, h, w) by nearest pixel."""
     return values if tuple(values.shape[-2:]) == size else F.interpolate(values, size, mode="nearest-exact")

@@ -1,4 +1,4 @@
-"""A teacher whose depth of 0 or less is taken as no value, where the user asked for that.
+"""`drop_nonpositive`: treat depth of 0 or less as missing.
 
 Shape legend: B batch, K bins, h w pixels of the teacher's own output.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import PipelineError
-from .base import NEVER_0, NONPOSITIVE, TeacherOutput
+from .base import NONPOSITIVE, POSITIVE_SPACES, TeacherOutput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .base import Teacher
 
 
-class DropsNonpositive:
-    """A network with holes where its depth is 0 or less. Its card says so, for its numbers are others."""
+class DropNonpositive:
+    """A network with NaN where its depth is 0 or less. Its card states this, because the stored depth differs."""
 
     needs_images = True
 
@@ -35,7 +35,7 @@ class DropsNonpositive:
         self._teacher = teacher
 
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
-        """Depth (B, h, w) and maps (B, K, h, w) of the network, NaN where depth is 0 or less."""
+        """Predict depth (B, h, w) and maps (B, K, h, w), NaN where depth is 0 or less."""
         depth, dpm, edges_m = self._teacher.predict(images, ids)
         hole = depth <= 0
         depth = torch.where(hole, torch.nan, depth.float())
@@ -44,11 +44,11 @@ class DropsNonpositive:
         return TeacherOutput(depth, dpm, edges_m)
 
 
-def drop_nonpositive(teacher: Teacher) -> DropsNonpositive:
-    """Take depth of 0 or less as no value. Raises PipelineError where these are values."""
-    if teacher.card.depth_space not in NEVER_0:
+def drop_nonpositive(teacher: Teacher) -> DropNonpositive:
+    """Treat depth of 0 or less as missing. Raises PipelineError for a depth space in which such depth is valid."""
+    if teacher.card.depth_space not in POSITIVE_SPACES:
         raise PipelineError(
-            f"`drop_nonpositive`: 0 and less are values in {teacher.card.depth_space}, which teacher "
-            f"{teacher.card.name!r} gives; leave it out"
+            f"`drop_nonpositive`: teacher {teacher.card.name!r} predicts {teacher.card.depth_space}, in which 0 and "
+            "less are valid: omit it"
         )
-    return DropsNonpositive(teacher)
+    return DropNonpositive(teacher)

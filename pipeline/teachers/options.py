@@ -1,4 +1,4 @@
-"""What the user says about a teacher."""
+"""Options of a teacher."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """What the user says about a teacher. Every field is None, or its default, where they said nothing."""
+    """Options of a teacher. A field at its default is not specified."""
 
     metres_per_unit: float | None = None
-    """Scale of a file's numbers. The flag is written `0.001`, `80/65535`, `mm` ..."""
+    """Metres per unit of a file's numbers."""
     depth_space: str | None = None
-    """One of DEPTH_SPACES, for a teacher that does not say itself."""
+    """One of DEPTH_SPACES, if the teacher's files do not specify it."""
     licence: str | None = None
     precision: str = "auto"
     """`auto`, `float32`, `bfloat16` or `float16`."""
     invalid: tuple[float, ...] = ()
-    """Numbers that say in a file of predictions that there is no value, besides those of its description."""
+    """Numbers that mean a missing value in files of predictions, in addition to those of predictions.json."""
     drop_nonpositive: bool = False
-    """Whether depth of 0 or less is no value, rather than a fault, of a network."""
+    """Treat a network's depth of 0 or less as missing; otherwise it is an error."""
     trust_code: bool = False
-    """Whether code that lies beside the weights may run."""
+    """Allow code that comes with the weights to run."""
     revision: str | None = None
+    """Branch, tag or commit of a hub id."""
     input_size_px: tuple[int, int] | None = None
-    """(height, width) that the network sees, in place of its own custom; or saw, of predictions."""
+    """(height, width) of the network's input; for predictions, of the input that they were made from."""
     normalise: str | None = None
-    """How a file's network wants its pixels: `imagenet`, `half`, `unit`, `bytes` or `MEAN/STD`, each one or three."""
+    """Normalization of the input: `imagenet`, `half`, `unit`, `bytes` or `MEAN/STD`, one or three numbers each."""
     channels: str | None = None
-    """Order of a file's input channels: `rgb` or `bgr`."""
+    """Order of the input channels: `rgb` or `bgr`."""
     output: str | None = None
-    """Name of the output of a file that is depth, where it has several."""
+    """Name of the depth output of a file with several outputs."""
     flip_average: bool = False
-    """Whether the image and its mirrored self are both looked at; means something to every kind."""
+    """Average the predictions for each image and its mirror image."""
     map_edges_m: tuple[float, ...] | None = None
-    """Edges of the bins in which answers are mixed, of an ensemble and with `flip_average`, that share none already."""
+    """Bin edges of a mixture (`ensemble:`, `flip_average`) of teachers that share no bins."""
     map_sigma_m: float | None = None
-    """Width of the Gaussian that stands for an answer without a map, where answers are mixed."""
+    """Width of the Gaussian that a mixture uses for predictions without a map."""

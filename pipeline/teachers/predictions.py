@@ -1,8 +1,7 @@
-"""A folder of predictions that somebody wrote earlier, one file an image: any network, no dependency.
+"""`predictions:DIR`: depth that was predicted earlier, one file for each image.
 
-DIR/ID.png (16 bits), .npy, .npz, .pfm or .exr, where `/` in the id may be a folder or written `_`, as the released
-TIE-KD code has it. DIR/predictions.json may say what the numbers mean, and what part of an image they show; only its
-first key is needed:
+DIR/ID.png (16 bits), .npy, .npz, .pfm or .exr; `/` in an id is a folder, or written `_` as in the released TIE-KD code.
+DIR/predictions.json may hold KEYS, for example:
 {"metres_per_unit": 0.001, "depth_space": "metric_m", "invalid": [65535], "licence": "...", "name": "...",
 "grid": "view", "view": "kb", "input_size": [192, 640]}
 
@@ -28,7 +27,7 @@ from ..errors import OptionError, PipelineError
 from ..sources.readers.arrays import LIMIT_BYTES, invalid_numbers, is_any_of, read_array
 from ..sources.view import View
 from .base import VIEW, TeacherCard, TeacherOutput
-from .metadata import agreed, agreed_size, read_sidecar
+from .metadata import read_metadata, resolve_size, resolve_text
 from .prediction_extent import GRIDS, Extent
 
 if TYPE_CHECKING:
@@ -45,19 +44,19 @@ UNITS = {"mm": 0.001, "kitti": 1 / 256, "tiekd-kitti": 80 / 65535, "tiekd-nyu": 
 SUFFIXES = (".exr", ".npy", ".npz", ".pfm", ".png")
 ABOUT = "predictions.json"
 KEYS = ("depth_space", "grid", "input_size", "invalid", "licence", "metres_per_unit", "name", "view")
-"""What people may say in it."""
-KEYS_OF_OURS = ("farther_than_a_png_holds_px", "images", "onnx_sha256", "precision", "weights_sha256")
-"""What `pipeline predict` writes there besides, for people to read."""
+"""Keys of predictions.json that are read."""
+IGNORED_KEYS = ("farther_than_a_png_holds_px", "images", "onnx_sha256", "precision", "weights_sha256")
+"""Further keys that `pipeline predict` writes for information."""
 
 
 def parse_metres_per_unit(text: str) -> float:
-    """Metres that a file's 1 stands for: `0.001`, a fraction `80/65535`, or a name of UNITS.
+    """Parse metres per unit: a number `0.001`, a fraction `80/65535`, or a name of UNITS.
 
-    Raises PipelineError for anything else, and for what is not finite and above 0.
+    Raises PipelineError for anything else, and for a value that is not finite and positive.
     """
     try:
-        above, _, below = text.partition("/")
-        value = UNITS[text] if text in UNITS else float(above) / float(below or 1)
+        numerator, _, denominator = text.partition("/")
+        value = UNITS[text] if text in UNITS else float(numerator) / float(denominator or 1)
     except (ValueError, ZeroDivisionError):
         value = math.nan
     if not (math.isfinite(value) and value > 0) or text.endswith("/"):
@@ -69,7 +68,7 @@ def parse_metres_per_unit(text: str) -> float:
 
 
 class PredictionsTeacher:
-    """Looks depth up by id. See `load`."""
+    """Reads depth from files by sample id. See `load`."""
 
     bin_edges_m: NDArray[np.float64] | None = None
     needs_images = False
@@ -93,7 +92,7 @@ class PredictionsTeacher:
         for name in sorted(files):
             if self._files.setdefault(_key(name), name) != name:
                 raise PipelineError(
-                    f"predictions in {folder}: {self._files[_key(name)]!r} and {name!r} are of one id; remove one"
+                    f"predictions in {folder}: {self._files[_key(name)]!r} and {name!r} have the same id: remove one"
                 )
         self._suffix = suffix
         self._metres_per_unit = metres_per_unit
@@ -105,13 +104,12 @@ class PredictionsTeacher:
         ids: Sequence[str],
         framing: Framing | None = None,
     ) -> TeacherOutput:
-        """Depth (B, h, w) float32 of the files of `ids`, of the part that the framing shows. CPU.
+        """Read depth (B, h, w) float32 for `ids`, cropped to the view of `framing`; whole files without a framing.
 
-        NaN where a file says so: NaN, a number that is declared invalid, or 0 in an integer format. Without a framing
-        the files come as they are.
+        NaN is a missing value: NaN or a declared number in the file, or 0 in an integer format.
 
-        Raises PipelineError for an id without file, two ids of one file, files of two sizes, a file that shows another
-        part of its image, and one that cannot be read or holds values that are no depth.
+        Raises PipelineError for an id without a file, two ids with one file, different sizes, a file that covers
+        another part of its image, and a file that is unreadable or holds invalid depth.
         """
         names = [self._find(sample_id) for sample_id in ids]
         arrays = [self._read(self._folder / name) for name in names]
@@ -124,7 +122,7 @@ class PredictionsTeacher:
             if array.shape != arrays[0].shape:
                 raise PipelineError(
                     f"predictions in {self._folder}: {names[0]} is {_size(arrays[0])} px and {name} is "
-                    f"{_size(array)} px, expected one size; write all at one, or make a store of each size"
+                    f"{_size(array)} px, expected one size: resize them, or make a store for each size"
                 )
         return TeacherOutput(torch.from_numpy(np.stack(arrays)))
 
@@ -133,14 +131,14 @@ class PredictionsTeacher:
         name = self._files.get(_key(nested)) or self._files.get(_key(flat))
         if name is None:
             raise PipelineError(
-                f"predictions in {self._folder}: none for {sample_id!r}, expected {nested} or {flat}; "
-                "predict the image too, or take it out of the split"
+                f"predictions in {self._folder}: no file for {sample_id!r}, expected {nested} or {flat}: add it, or "
+                "remove the sample from the split"
             )
         owner = self._owners.setdefault(name, sample_id)
         if owner != sample_id:
             raise PipelineError(
-                f"predictions in {self._folder}: {name} would be of both {owner!r} and {sample_id!r}; write "
-                "the files into folders named as in the ids"
+                f"predictions in {self._folder}: {name} matches both {owner!r} and {sample_id!r}: write the files into "
+                "folders named as in the ids"
             )
         return name
 
@@ -158,9 +156,8 @@ class PredictionsTeacher:
         if bad.any():
             raise PipelineError(
                 f"prediction {path}: {int(bad.sum())} of {bad.size} pixels are infinite, 0 or negative, such as "
-                f"{values[bad][0]:g}; expected {expected}, or NaN for no value, in a float format of "
-                f"{self.card.depth_space}; where the number says that there is no value, give "
-                f"`invalid={values[bad][0]:g}`"
+                f"{values[bad][0]:g}, expected {expected} for {self.card.depth_space}, or NaN for a missing value; if "
+                f"this number marks missing values, give `invalid={values[bad][0]:g}`"
             )
         return depth
 
@@ -168,59 +165,60 @@ class PredictionsTeacher:
 def load(argument: str, device: torch.device, options: TeacherOptions) -> PredictionsTeacher:  # noqa: ARG001 - one signature for all
     """Open a folder of predictions.
 
-    Raises PipelineError for a folder that is missing, empty or holds both formats, and where nobody says the
-    scale, or two say it differently.
+    Raises PipelineError for a missing or empty folder, several formats, and a missing or contradictory scale.
     """
     folder, where = Path(argument), f"teacher predictions:{argument}"
     if not folder.is_dir():
-        raise PipelineError(f"{where}: no such directory, expected one of ID.png or ID{', ID'.join(SUFFIXES[:-1])}")
+        raise PipelineError(
+            f"{where}: no such directory, expected a directory of ID.png or ID{', ID'.join(SUFFIXES[:-1])}"
+        )
     names = _list(folder)
     suffixes = sorted({name[-4:].lower() for name in names})
     if len(suffixes) != 1:
         raise PipelineError(
             f"{where}: holds {' and '.join(suffixes) or 'none of ' + ', '.join(SUFFIXES)}, expected files of one "
-            "format; keep each format in a folder of its own"
+            "format: use a separate folder for each format"
         )
-    facts = read_sidecar(folder / ABOUT, (*KEYS, *KEYS_OF_OURS))
+    facts = read_metadata(folder / ABOUT, (*KEYS, *IGNORED_KEYS))
     extent = _extent(where, facts, options)
     invalid = tuple(dict.fromkeys((*invalid_numbers(facts.get("invalid"), f"{where}: {ABOUT}"), *options.invalid)))
-    depth_space = agreed(where, ABOUT, "depth_space", facts.get("depth_space"), options.depth_space) or "metric_m"
-    scale = agreed_scale(where, ABOUT, facts.get("metres_per_unit"), options.metres_per_unit, depth_space)
+    depth_space = resolve_text(where, ABOUT, "depth_space", facts.get("depth_space"), options.depth_space) or "metric_m"
+    scale = resolve_scale(where, ABOUT, facts.get("metres_per_unit"), options.metres_per_unit, depth_space)
     if scale is None and depth_space == "metric_m":
         raise PipelineError(
-            f"{where}: nothing says what a unit is; give `metres_per_unit=0.001`, or write {folder / ABOUT} with "
+            f"{where}: the unit is not specified: give `metres_per_unit=0.001`, or write {folder / ABOUT} with "
             '{"metres_per_unit": 0.001}. Usual values: 0.001 for millimetres (mm), 1/256 for KITTI (kitti), 80/65535 '
             "for released TIE-KD predictions of KITTI (tiekd-kitti), 10/65535 of NYU (tiekd-nyu), 1 for floats in "
-            "metres. Predictions that are no metres need none: give `depth_space`"
+            "metres. For relative depth give `depth_space` instead"
         )
     card = TeacherCard(
         kind="predictions",
-        name=agreed(where, ABOUT, "name", facts.get("name"), None) or folder.resolve().name,
+        name=resolve_text(where, ABOUT, "name", facts.get("name"), None) or folder.resolve().name,
         depth_space=depth_space,
         weights_sha256=_digest(folder, names),
         preprocessing={"format": suffixes[0][1:], "metres_per_unit": scale or 1.0, **_stated(extent, invalid)},
         precision="float32",
-        licence=agreed(where, ABOUT, "licence", facts.get("licence"), options.licence),
+        licence=resolve_text(where, ABOUT, "licence", facts.get("licence"), options.licence),
     )
     return PredictionsTeacher(folder, names, suffixes[0], scale or 1.0, card, extent, invalid)
 
 
 def _extent(where: str, facts: dict[str, Any], options: TeacherOptions) -> Extent:
-    """What is stated of the part that the files show. Raises PipelineError for what is no statement."""
-    grid, view = (agreed(where, ABOUT, key, facts.get(key), None) for key in ("grid", "view"))
+    """Return what is stated about the part that files cover. Raises PipelineError for an invalid statement."""
+    grid, view = (resolve_text(where, ABOUT, key, facts.get(key), None) for key in ("grid", "view"))
     if grid not in {None, *GRIDS}:
-        raise PipelineError(f"{where}: {ABOUT} says grid {grid!r}, expected image or view")
+        raise PipelineError(f"{where}: {ABOUT} has grid {grid!r}, expected image or view")
     try:
         seen = None if view is None else View.parse(view)
     except ValueError as error:
         raise PipelineError(f"{where}: {ABOUT}: {error}") from error
     if grid is None and seen is not None:
         grid = "view"
-    return Extent(grid, seen, agreed_size(where, ABOUT, facts.get("input_size"), options.input_size_px))
+    return Extent(grid, seen, resolve_size(where, ABOUT, facts.get("input_size"), options.input_size_px))
 
 
 def _stated(extent: Extent, invalid: Sequence[float]) -> dict[str, Any]:
-    """What of this decides the numbers of a store, for the card; nothing where nothing was stated."""
+    """Return the part of the card for what was stated; empty if nothing was."""
     stated: dict[str, Any] = {}
     if extent.grid is not None:
         stated["grid"] = extent.grid
@@ -233,11 +231,11 @@ def _stated(extent: Extent, invalid: Sequence[float]) -> dict[str, Any]:
     return stated
 
 
-def agreed_scale(where: str, origin: str, written: object, asked: float | None, depth_space: str) -> float | None:
-    """Metres per unit that the description `origin` and the flag say, None where neither does.
+def resolve_scale(where: str, origin: str, written: object, asked: float | None, depth_space: str) -> float | None:
+    """Return metres per unit from the metadata (`written`, from `origin`) or the option (`asked`); None if neither.
 
-    Raises PipelineError for two that contradict each other, for what is no scale, and for any but 1 where the
-    numbers are no metres: they are kept as they are.
+    Raises PipelineError if the two contradict, for an invalid scale, and for a scale other than 1 of relative depth,
+    which is stored as it is.
     """
     if asked is not None and not (math.isfinite(asked) and asked > 0):
         raise OptionError("metres_per_unit", asked, "a number above 0")
@@ -247,29 +245,29 @@ def agreed_scale(where: str, origin: str, written: object, asked: float | None, 
         raise PipelineError(f"{where}: {origin}: {error}") from error
     if asked is not None and value is not None and not math.isclose(asked, value):
         raise PipelineError(
-            f"{where}: `metres_per_unit={asked}` but {origin} says {written}; leave the flag out, or correct the file"
+            f"{where}: `metres_per_unit={asked}` contradicts {written} in {origin}: omit the option or correct the file"
         )
     if value not in {None, 1.0} and depth_space != "metric_m":
         raise PipelineError(
-            f"{where}: {value:g} metres per unit, but {depth_space} has no metres and is kept as it is: leave the "
-            "scale out, or say metric_m"
+            f"{where}: {value:g} metres per unit does not apply to {depth_space}, which is stored as it is: omit the "
+            "scale, or give `depth_space=metric_m`"
         )
     return value
 
 
 def _list(folder: Path) -> set[str]:
-    """Paths below `folder` of every file of SUFFIXES whose name could be an id, also behind links to folders."""
+    """Return relative paths of all files of SUFFIXES in `folder`, following links to folders."""
     names: set[str] = set()
     pending: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(folder),))]
     while pending:
-        below, above = pending.pop()
+        below, parents = pending.pop()
         try:
             with os.scandir(folder / below) as entries:
                 for entry in entries:
                     if entry.is_dir():
-                        real = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}/{entry.name}"
-                        if real not in above:  # a link in circles has nothing new
-                            pending.append((f"{below}{entry.name}/", (*above, real)))
+                        real = os.path.realpath(entry.path) if entry.is_symlink() else f"{parents[-1]}/{entry.name}"
+                        if real not in parents:  # a link to a parent folder would loop
+                            pending.append((f"{below}{entry.name}/", (*parents, real)))
                     elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
                         names.add(below + entry.name)
         except OSError as error:
@@ -278,18 +276,18 @@ def _list(folder: Path) -> set[str]:
 
 
 def _key(name: str) -> str:
-    """A file's name as ids are compared: in Unicode's form NFC, with a small suffix."""
+    """Normalize a file name for comparison with ids: Unicode NFC, lowercase suffix."""
     return unicodedata.normalize("NFC", name[:-4]) + name[-4:].lower()
 
 
 def _digest(folder: Path, names: set[str]) -> str:
-    """A sha256 of every name and content: another teacher's files may have the same names and sizes."""
+    """Return a sha256 of all names and contents; files of different teachers may have the same names and sizes."""
 
     def of_file(name: str) -> str:
         try:
             with open_regular(folder / name) as file:
                 size = os.fstat(file.fileno()).st_size
-                if size > LIMIT_BYTES:  # a sparse file can say anything, and would be read for hours
+                if size > LIMIT_BYTES:  # hashing a huge sparse file would take hours
                     raise PipelineError(
                         f"prediction {folder / printable(name)}: {size} bytes, expected at most {LIMIT_BYTES}"
                     )

@@ -1,4 +1,4 @@
-"""Any network that a few lines of Python can call: `python:module:factory`.
+"""`python:module:factory`: any network that a user's Python code can call.
 
 Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher's own output.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .options import TeacherOptions
 
 EXAMPLE = """for example
-    class Mine:
+    class MyNet:
         card = {"name": "my-net", "depth_space": "metric_m", "weights": ["net.pth"]}  # or fields of TeacherCard
         def __init__(self, device): self.net = build().eval().to(device)
         def __call__(self, images): return self.net(images)  # (B, 3, H, W) in 0..1 -> (B, h, w)"""
@@ -43,7 +43,7 @@ SUM_TOLERANCE = 1e-3
 
 
 class PythonTeacher:
-    """Calls what a user's factory returned, and checks what it gives. See `load`."""
+    """Calls the model that a user's factory returned, and validates its output. See `load`."""
 
     needs_images = True
 
@@ -62,12 +62,12 @@ class PythonTeacher:
 
     @torch.no_grad()
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:  # noqa: ARG002 - the protocol
-        """Depth (B, h, w), maps (B, K, h, w) and edges of their own if it gives them, on the CPU.
+        """Predict depth (B, h, w), and maps (B, K, h, w) and adaptive edges if the model returns them, on the CPU.
 
-        Raises PipelineError quoting what was returned, if that is anything else.
+        Raises PipelineError, quoting the returned value, for anything else.
         """
         assert images is not None, "needs_images is True"
-        with _users_code(f"teacher {self.card.name!r}"):
+        with _user_code(f"teacher {self.card.name!r}"):
             returned = self._model(images.to(self._device))
         parts = tuple(returned) if isinstance(returned, tuple) and len(returned) in {2, 3} else (returned,)
         depth, dpm, edges = (*parts, None, None)[:3]
@@ -86,16 +86,16 @@ class PythonTeacher:
         return TeacherOutput(depth.float().cpu(), self._checked_dpm(dpm, depth, edges_m), edges_m)
 
     def _check_size(self, depth: Tensor, images: Tensor) -> None:
-        """Refuse depth of another aspect than the view's, unless the card states why: see docs/teachers.md."""
+        """Refuse depth whose aspect ratio differs from the view's, unless the card allows it: see docs/teachers.md."""
         output_px, view_px = (depth.shape[1], depth.shape[2]), (images.shape[2], images.shape[3])
-        stated = self.card.preprocessing
-        turned = aspect_off_px(output_px[::-1], view_px) < aspect_off_px(output_px, view_px)
-        if same_aspect(output_px, view_px) or (stated.get("covers_view") is True and not turned):
+        preprocessing = self.card.preprocessing
+        transposed = aspect_off_px(output_px[::-1], view_px) < aspect_off_px(output_px, view_px)
+        if same_aspect(output_px, view_px) or (preprocessing.get("covers_view") is True and not transposed):
             return
-        input_px = _size_of(stated.get("input_size_px"))
+        input_px = _size_of(preprocessing.get("input_size_px"))
         remedy = (
-            "if its network resizes the view, and the depth covers all of it, state that in its card, "
-            '"preprocessing": {"input_size_px": [height, width]}, or {"covers_view": true} where that size varies'
+            "if the network resizes the view and its depth covers all of it, add to its card "
+            '"preprocessing": {"input_size_px": [height, width]}, or {"covers_view": true} if that size varies'
         )
         where = f"teacher {self.card.name!r}"
         check_covers(where, output_px, input_px or view_px, remedy, strict=input_px is None)
@@ -104,25 +104,25 @@ class PythonTeacher:
         if self.emits_maps or edges is not None:
             promised = "its emits_maps is True" if self.emits_maps else f"bin edges {_quoted(edges)}"
             raise PipelineError(
-                f"teacher {self.card.name!r} returned no dpm, but {promised}; return (depth, dpm, bin_edges_m), or "
-                "depth alone and leave that out"
+                f"teacher {self.card.name!r} returned no dpm, but {promised}: return (depth, dpm, bin_edges_m), or "
+                "depth without emits_maps and edges"
             )
 
     def _checked_edges(self, edges: Any, dpm: Any, depth: Tensor) -> Tensor | None:  # noqa: ANN401 - whatever the user returned
-        """Edges (B, K + 1) or (B, K + 1, h, w) in metres as given; None where the attribute has them."""
+        """Return adaptive edges (B, K + 1) or (B, K + 1, h, w) in metres; None if the bins are fixed."""
         if edges is None:
             if self.bin_edges_m is None:
                 raise PipelineError(
-                    f"teacher {self.card.name!r} returned a dpm {_quoted(dpm)} but has no bin_edges_m; give it the "
-                    "attribute bin_edges_m, (K + 1,) metres, ascending; or, where each image or pixel has its own, "
-                    "the attribute emits_maps = True, and return (depth, dpm, bin_edges_m)"
+                    f"teacher {self.card.name!r} returned a dpm {_quoted(dpm)} but has no bin_edges_m: add the "
+                    "attribute bin_edges_m, (K + 1,) ascending metres; for bins of each image or pixel, set the "
+                    "attribute emits_maps = True and return (depth, dpm, bin_edges_m)"
                 )
             return None
         if self.bin_edges_m is not None or not self.emits_maps:
-            fix = "set emits_maps = True" if self.bin_edges_m is None else "leave one of the two out"
+            fix = "set emits_maps = True" if self.bin_edges_m is None else "remove one of the two"
             raise PipelineError(
-                f"teacher {self.card.name!r} returned bin edges {_quoted(edges)}, which are of each image or pixel, "
-                f"but its bin_edges_m is {_quoted(self.bin_edges_m)} and its emits_maps {self.emits_maps}: {fix}"
+                f"teacher {self.card.name!r} returned adaptive bin edges {_quoted(edges)}, but has bin_edges_m "
+                f"{_quoted(self.bin_edges_m)} and emits_maps {self.emits_maps}: {fix}"
             )
         if not isinstance(edges, Tensor) or not edges.is_floating_point() or edges.ndim not in {2, 4}:
             raise PipelineError(
@@ -131,15 +131,16 @@ class PythonTeacher:
             )
         if len(edges) != len(depth):
             raise PipelineError(
-                f"teacher {self.card.name!r} returned bin edges {_quoted(edges)}, expected them for {len(depth)} images"
+                f"teacher {self.card.name!r} returned bin edges {_quoted(edges)}, expected one row for each of "
+                f"{len(depth)} images"
             )
         edges_m = edges.detach().cpu()
         edges_m = edges_m if edges_m.dtype == torch.float64 else edges_m.float()
         try:
-            for one in edges_m.numpy():
-                check_edges(one, len(one) - 1, tuple(depth.shape[1:]))
+            for edges_of_image in edges_m.numpy():
+                check_edges(edges_of_image, len(edges_of_image) - 1, tuple(depth.shape[1:]))
         except ValueError as error:
-            raise PipelineError(f"teacher {self.card.name!r} returned edges that are none: {error}") from error
+            raise PipelineError(f"teacher {self.card.name!r} returned invalid bin edges: {error}") from error
         return edges_m
 
     def _checked_dpm(self, dpm: Any, depth: Tensor, edges_m: Tensor | None) -> Tensor:  # noqa: ANN401 - as above
@@ -148,48 +149,49 @@ class PythonTeacher:
         shape = (len(depth), len(own_m) - 1, *depth.shape[1:])
         if not _is_float(dpm, 4) or dpm.shape != shape:
             raise PipelineError(
-                f"teacher {self.card.name!r} returned a dpm {_quoted(dpm)}, expected {shape} of a float "
-                f"type: {shape[1]} bins, and the pixels of its depth"
+                f"teacher {self.card.name!r} returned a dpm {_quoted(dpm)}, expected shape {shape} of a float type: "
+                f"{shape[1]} bins at the size of its depth"
             )
         maps: Tensor = dpm.float().cpu()
         worst = float((maps.sum(dim=1) - 1).abs().max())
         if not worst <= SUM_TOLERANCE or bool((maps < 0).any()):
             raise PipelineError(
-                f"teacher {self.card.name!r} returned a dpm from {float(dpm.min()):g} to "
-                f"{float(dpm.max()):g}, whose sums over K are off 1 by up to {worst:g}, expected "
-                "probabilities: apply softmax over dim 1"
+                f"teacher {self.card.name!r} returned a dpm with values from {float(dpm.min()):g} to "
+                f"{float(dpm.max()):g} and sums over K up to {worst:g} away from 1, expected probabilities: apply "
+                "softmax over dim 1"
             )
         return maps
 
 
 def load(argument: str, device: torch.device, options: TeacherOptions) -> PythonTeacher:
-    """Import `module:factory`, also from the current directory, and call `factory(device)` or `factory()`.
+    """Import `module:factory`, from the current directory too, and call `factory(device)` or `factory()`.
 
-    Modules of torch in what it returns are put into eval mode. The card gets hashes of the source and of the weights
-    that it names. Raises PipelineError for a module, factory, card or bin edges that are missing or wrong.
+    torch modules in the returned model are put into eval mode. The card gets hashes of the source code and of the
+    weights that it names. Raises PipelineError for a missing or invalid module, factory, card or bin edges.
     """
     module_name, _, factory_name = argument.partition(":")
     if not module_name or not factory_name:
         raise PipelineError(f"teacher python:{argument}: expected python:module:factory, {EXAMPLE}")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)  # a console script has its own folder there, not the user's
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # a console script has its own folder there, not the user's
     try:
-        with _users_code(f"teacher python:{argument}"):
+        with _user_code(f"teacher python:{argument}"):
             module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        missing = error.name or module_name
-        where = f"neither in {here} nor installed"
         raise PipelineError(
-            f"teacher python:{argument}: module {missing!r} is {where}; run from its folder, or install it"
+            f"teacher python:{argument}: module {error.name or module_name!r} is neither in {folder} nor installed: "
+            "run from its folder, or install it"
         ) from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         raise PipelineError(f"teacher python:{argument}: {module.__file__} has no function {factory_name!r}, {EXAMPLE}")
-    with _users_code(f"teacher python:{argument}"):
+    with _user_code(f"teacher python:{argument}"):
         model = factory(device) if _takes_device(factory) else factory()
     if not callable(model):
-        raise PipelineError(f"teacher python:{argument}: the factory returned {_quoted(model)}, {EXAMPLE}")
+        raise PipelineError(
+            f"teacher python:{argument}: the factory returned {_quoted(model)}, expected a callable, {EXAMPLE}"
+        )
     for network in _networks(model):
         network.eval()
     card = _card(argument, model, module, options)
@@ -197,10 +199,10 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Python
 
 
 @contextmanager
-def _users_code(where: str) -> Iterator[None]:
-    """Around code of the user: what it raises is an error of theirs, with the line that raised it.
+def _user_code(where: str) -> Iterator[None]:
+    """Turn an exception of the user's code into a PipelineError that names the line that raised it.
 
-    Errors of files, of memory and of modules that are missing pass; each has a message of its own.
+    Errors of files and memory, and missing modules, pass: they have their own messages.
     """
     try:
         yield
@@ -217,61 +219,55 @@ def _users_code(where: str) -> Iterator[None]:
 
 
 def _takes_device(factory: Callable[..., Any]) -> bool:
-    if getattr(factory, "__init__", None) is torch.nn.Module.__init__:  # which says *args, and takes none
+    if getattr(factory, "__init__", None) is torch.nn.Module.__init__:  # its signature has *args, which it refuses
         return False
     try:
         parameters = inspect.signature(factory).parameters.values()
-    except ValueError:  # a class or function of C has no signature
+    except ValueError:  # classes and functions of C may have no signature
         return False
     return any(parameter.kind not in {parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD} for parameter in parameters)
 
 
 def _networks(model: Any) -> Iterator[torch.nn.Module]:  # noqa: ANN401 - the user's object
-    """Modules of torch that a model is, has as attributes or in lists of them, or closes over as a function."""
-    cells = getattr(model, "__closure__", None) or ()
-    held = [model, getattr(model, "__self__", None), *getattr(model, "__dict__", {}).values()]
-    for cell in cells:
-        with suppress(ValueError):  # an empty one
-            held.append(cell.cell_contents)
-    for one in held:
-        several = one.values() if isinstance(one, dict) else one if isinstance(one, list | tuple) else [one]
-        yield from (each for each in several if isinstance(each, torch.nn.Module))
+    """Yield the torch modules of a model: itself, its attributes (also in lists and dicts), and its closure."""
+    values = [model, getattr(model, "__self__", None), *getattr(model, "__dict__", {}).values()]
+    for cell in getattr(model, "__closure__", None) or ():
+        with suppress(ValueError):  # an empty cell
+            values.append(cell.cell_contents)
+    for value in values:
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        yield from (item for item in items if isinstance(item, torch.nn.Module))
 
 
 def _card(argument: str, model: Any, module: ModuleType, options: TeacherOptions) -> TeacherCard:  # noqa: ANN401 - the user's object
     where, card = f"teacher python:{argument}", getattr(model, "card", None)
-    unhashed = object()
-    weights: object = unhashed
+    weights_named = False
     if isinstance(card, dict):
         card = dict(card)
-        weights = card.pop("weights", unhashed)
-        if weights is not unhashed:
+        weights_named = "weights" in card
+        if weights_named:
             if card.get("weights_sha256") is not None:
-                raise PipelineError(f"{where}: its card has both weights and weights_sha256; leave one of the two out")
-            card["weights_sha256"] = weights_sha256(where, weights)
+                raise PipelineError(f"{where}: its card has both weights and weights_sha256: remove one of the two")
+            card["weights_sha256"] = weights_sha256(where, card.pop("weights"))
         try:
             card = TeacherCard(**{"kind": "python", "name": argument, **card})
         except (TypeError, ValueError) as error:
-            raise PipelineError(
-                f"teacher python:{argument}: its card {model.card!r} is wrong ({error}), {EXAMPLE}"
-            ) from error
+            raise PipelineError(f"{where}: its card {model.card!r} is not valid ({error}), {EXAMPLE}") from error
     if not isinstance(card, TeacherCard):
-        raise PipelineError(
-            f"teacher python:{argument}: its card is {_quoted(card)}, expected a TeacherCard or a dict, {EXAMPLE}"
-        )
+        raise PipelineError(f"{where}: its card is {_quoted(card)}, expected a TeacherCard or a dict, {EXAMPLE}")
     if options.depth_space not in {None, card.depth_space}:
         raise PipelineError(
-            f"teacher python:{argument}: `depth_space={options.depth_space}` but its card says "
-            f"{card.depth_space}; leave the flag out, or correct the card"
+            f"{where}: `depth_space={options.depth_space}` contradicts {card.depth_space} in its card: omit the option "
+            "or correct the card"
         )
-    made_of = source_of(module).as_json(argument)
-    if weights is not unhashed and card.weights_sha256 is None:
-        made_of["weights"] = "none"
-    card = replace(card, preprocessing={**card.preprocessing, "python": made_of})
+    code = source_of(module).as_json(argument)
+    if weights_named and card.weights_sha256 is None:
+        code["weights"] = "none"
+    card = replace(card, preprocessing={**card.preprocessing, "python": code})
     try:
         canonical_json(card.as_json())
     except (TypeError, ValueError) as error:
-        raise PipelineError(f"teacher python:{argument}: its card is no JSON ({error}); use plain values") from error
+        raise PipelineError(f"{where}: its card is not valid JSON ({error}): use numbers, text and lists") from error
     return card if options.licence is None else replace(card, licence=options.licence)
 
 
@@ -281,14 +277,14 @@ def _edges(argument: str, edges: Any) -> NDArray[np.float64] | None:  # noqa: AN
     edges_m = np.asarray(edges.cpu() if isinstance(edges, Tensor) else edges, dtype=np.float64)
     if edges_m.ndim != 1 or len(edges_m) < 3 or not np.isfinite(edges_m).all() or not (np.diff(edges_m) > 0).all():
         raise PipelineError(
-            f"teacher python:{argument}: bin_edges_m {_quoted(edges)}, expected (K + 1,) finite metres, "
-            "ascending, of two bins or more"
+            f"teacher python:{argument}: bin_edges_m {_quoted(edges)}, expected (K + 1,) finite metres, ascending, for "
+            "at least two bins"
         )
     return edges_m
 
 
 def _size_of(value: Any) -> tuple[int, int] | None:  # noqa: ANN401 - any JSON value of a card
-    """A size (height, width) that a card states, None where it states none."""
+    """Return the size (height, width) of a card; None if it has none."""
     if not isinstance(value, list | tuple) or len(value) != 2 or not all(type(side) is int for side in value):
         return None
     return (value[0], value[1]) if min(value) > 0 else None

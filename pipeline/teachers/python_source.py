@@ -1,8 +1,8 @@
-"""What decides the numbers of a `python:` teacher and can be hashed: its source, and the weights that its card names.
+"""Hash a `python:` teacher: its source code, and the weights that its card names.
 
-The source is the factory's module and, from there on, every module that is imported and not installed: what lies in
-the same folder, or was put on the path by the code itself. It is read from the files alone, so that each process of a
-run finds the same. Installed packages are listed by name; their versions belong to a run (`conditions`).
+The source code is the factory's module and all modules that it imports, directly or not, except installed packages.
+It is read from files, so all processes of a run get the same hashes. Installed packages are listed by name; their
+versions are recorded for each run (`cache.conditions`).
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ OURS = __name__.partition(".")[0]
 """The version of this package is in every store already."""
 IMPORTERS = {"import_module", "__import__"}
 _seen: dict[str, tuple[ModuleSpec | None, str]] = {}
-"""Of each module that a teacher came from: how it was imported, and the sha256 of its file then."""
+"""Module name -> its import spec, and the sha256 of its file when it was first hashed."""
 
 
 class Source(NamedTuple):
-    """What a teacher is made of."""
+    """The source code of a teacher."""
 
     files: dict[str, str]
-    """sha256 by the dotted name of the module; never a path, which would be of one machine."""
+    """Dotted module name -> sha256. No paths: they differ between machines."""
     packages: list[str]
-    """Top-level names of what is imported and installed."""
+    """Top-level names of imported installed packages."""
 
     def as_json(self, factory: str) -> dict[str, Any]:
-        """For a card."""
+        """Return the entry of a card."""
         return {"factory": factory, "source": self.files, "packages": self.packages}
 
 
 def source_of(module: ModuleType) -> Source:
-    """Hash a module and what it imports that is not installed.
+    """Hash a module and the modules that it imports, except installed ones.
 
-    Raises PipelineError for a file that changed after this process imported it: the hash would be of other code than
-    runs.
+    Raises PipelineError for a file that changed after this process imported it: the hash would not match the running
+    code.
     """
     root = _root(module)
     files: dict[str, str] = {}
@@ -71,17 +71,17 @@ def source_of(module: ModuleType) -> Source:
 
 
 def weights_sha256(where: str, named: object) -> str | None:
-    """The sha256 of a file of weights, or of the names and sha256 of several; None of an empty list.
+    """Return the sha256 of a file of weights, or of the names and sha256 of several; None for an empty list.
 
-    `named` is a path or a list of paths, relative ones from the current folder; of a folder all files count. Raises
-    ValueError for anything else, and for what is not there.
+    `named` is a path or a list of paths, relative to the current folder; a folder stands for all files in it. Raises
+    PipelineError for anything else, and for a missing file.
     """
     given = named if isinstance(named, list | tuple) else [named]
     paths = [Path(path) for path in given if isinstance(path, str | Path)]
     if len(paths) != len(given):
         raise PipelineError(
-            f'{where}: its card has weights {named!r}, expected a path or a list of paths, such as ["net.pth"]; [] '
-            "where it has none"
+            f'{where}: its card has weights {named!r}, expected a path or a list of paths such as ["net.pth"], or [] '
+            "for none"
         )
     digests = [line for path in paths for line in _digests(path, where)]
     if len(digests) < 2:
@@ -90,28 +90,26 @@ def weights_sha256(where: str, named: object) -> str | None:
 
 
 def _digests(path: Path, where: str) -> Iterator[tuple[str, str]]:
-    inside = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     try:
-        for file in inside:
+        for file in files:
             yield file.relative_to(path.parent).as_posix(), sha256_file(file)
     except OSError as error:
-        raise PipelineError(
-            f"{where}: its card names the weights {path}: {error.strerror}; correct the path"
-        ) from error
+        raise PipelineError(f"{where}: weights {path} of its card: {error.strerror}; correct the path") from error
 
 
 def _root(module: ModuleType) -> Path | None:
-    """The folder from which a module's dotted name leads to its file; None where it has none, or is installed."""
+    """Return the import root of a module; None if the module has no file or is installed."""
     file = getattr(module, "__file__", None)
     if file is None:
         return None
-    above = module.__name__.count(".") + hasattr(module, "__path__")
-    folder = Path(file).resolve().parents[above]
+    levels = module.__name__.count(".") + hasattr(module, "__path__")
+    folder = Path(file).resolve().parents[levels]
     return None if INSTALLED & set(folder.parts) else folder
 
 
 def _file(name: str, root: Path | None) -> Path | None:
-    """Where the source of a module is, if it is not installed: where it was imported from, or would be."""
+    """Return the source file of a module, imported or not; None if it is installed or has no file."""
     if name.partition(".")[0] in {OURS, *sys.stdlib_module_names}:
         return None
     loaded = getattr(sys.modules.get(name), "__file__", None)
@@ -125,9 +123,9 @@ def _file(name: str, root: Path | None) -> Path | None:
 
 
 def _is_ours(top: str, root: Path | None) -> bool:
-    """Whether a top-level name is not of an installed package: Python's, this package, or beside the module.
+    """Return whether a top-level name is not an installed package: standard library, this package, or user code.
 
-    A folder there needs no `__init__.py` to be imported from.
+    A folder of user code needs no `__init__.py`.
     """
     if top in {OURS, *sys.stdlib_module_names} or _file(top, root) is not None:
         return True
@@ -141,24 +139,24 @@ def _refuse_stale(name: str, sha256: str, path: Path) -> None:
     spec, before = _seen.setdefault(name, (module.__spec__, sha256))
     if before != sha256 and spec is module.__spec__:
         raise PipelineError(
-            f"{path} changed after this process imported it: start the process (or the workers) again, so that the new "
-            "code runs"
+            f"{path} changed after this process imported it: start the process (or the workers) again to run the new "
+            "code"
         )
     _seen[name] = (module.__spec__, sha256)
 
 
 def _imports(source: bytes, package: str) -> Iterator[str]:
-    """Dotted names that a module may import, anywhere in it; those of attributes too, which lead to no file."""
+    """Yield dotted names that a module may import, anywhere in its code; some are attributes and have no file."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):  # a template, or of another Python: hashed, and not read
+    except (SyntaxError, ValueError):  # not Python of this version: hashed, but not parsed
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*filter(None, above), *filter(None, [node.module])])
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*filter(None, parents), *filter(None, [node.module])])
             if base:
                 yield base
             yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names if alias.name != "*" and base)

@@ -1,4 +1,4 @@
-"""Opens a teacher by its written form KIND:ARGUMENT. A new kind is one file with `load` and one line here."""
+"""Open a teacher from its KIND:ARGUMENT string. A new kind needs one file with `load` and one entry in `KINDS`."""
 
 from __future__ import annotations
 
@@ -20,153 +20,159 @@ if TYPE_CHECKING:
     from .options import TeacherOptions
 
 
-class Kind(NamedTuple):
-    """One way a teacher comes. The texts make its row in docs/teachers.md."""
+class TeacherKind(NamedTuple):
+    """One kind of teacher. The texts fill its row in docs/teachers.md."""
 
     module: str
     """Module of this package whose `load(argument, device, options)` returns the teacher."""
     argument: str
-    """What stands after the colon, for messages."""
-    uses: frozenset[str]
-    """The fields of TeacherOptions that mean something to it, beside those of ALL."""
+    """Placeholder for the text after the colon."""
+    options: frozenset[str]
+    """The fields of TeacherOptions that it accepts, besides COMMON_OPTIONS."""
     what: str
-    """What it is."""
+    """What the user has."""
+    required: str
+    """What the user must also specify."""
     depth: str
-    """Which depth it gives, and who says so."""
+    """Its depth space, and where that is specified."""
     stored: str
-    """What of it goes into the store."""
-    needs: str | None = None
-    """The optional package it imports."""
+    """What the store holds."""
+    package: str | None = None
+    """The optional package that it imports."""
     extra: str | None = None
-    """The extra of ours that brings it."""
-
-    def own_options(self) -> list[str]:
-        """Names of the options that are its own."""
-        return sorted(self.uses)
+    """The extra of this project that installs the package."""
 
 
-ALL = frozenset({"licence", "flip_average", "map_edges_m", "map_sigma_m"})
-"""Options that mean something to every kind."""
+COMMON_OPTIONS = frozenset({"licence", "flip_average", "map_edges_m", "map_sigma_m"})
+"""Options that every kind accepts."""
 FILE_OPTIONS = frozenset(
     {"depth_space", "drop_nonpositive", "metres_per_unit", "input_size_px", "normalise", "channels", "output"}
 )
 KINDS = {
-    "checkpoint": Kind(
+    "checkpoint": TeacherKind(
         "checkpoint",
         "RUN",
         frozenset(),
-        what="a network that `train-teacher` or `train-student` made",
-        depth="metric, or as the teacher of a relative run; its configuration says",
-        stored="depth, and its maps over its own bins",
+        what="a run of `train-teacher` or `train-student`",
+        required="",
+        depth="metric, or that of the run's relative teacher",
+        stored="depth, and maps over its own bins",
     ),
-    "ensemble": Kind(
+    "ensemble": TeacherKind(
         "ensemble",
         "FILE.json or KIND:WHAT,KIND:WHAT",
         frozenset({"drop_nonpositive", "trust_code"}),
-        what="2 to 64 teachers of any kind, weighed",
-        depth="metric alone: relative numbers of two networks cannot be mixed",
-        stored="mean depth, and the mixture of their maps",
+        what="2 to 64 metric teachers of any kind, optionally weighted",
+        required="",
+        depth="metric",
+        stored="mean depth, and the mixture of the maps",
     ),
-    "litert": Kind(
+    "litert": TeacherKind(
         "files.litert",
         "FILE",
         FILE_OPTIONS - {"input_size_px"},
-        what="a .tflite file, float or quantised",
-        depth="`depth_space` or FILE.json; of integers, in steps of the file's scale",
-        stored="depth",
-        needs="ai_edge_litert",
+        what="a .tflite file, float or quantized",
+        required="`depth_space`; `normalise` unless the input is quantized to 0..1 or 0..255",
+        depth="`depth_space`",
+        stored="depth; an integer output has steps of the file's scale",
+        package="ai_edge_litert",
         extra="litert",
     ),
-    "onnx": Kind(
+    "onnx": TeacherKind(
         "files.onnx",
         "FILE",
         FILE_OPTIONS,
-        what="an .onnx file, weights in it or beside it",
-        depth="`depth_space` or FILE.json; nothing for a file of `export-student`",
+        what="an .onnx file, with internal or external weights",
+        required="`depth_space`, `normalise`; nothing for a file of `export-student`",
+        depth="`depth_space`",
         stored="depth",
-        needs="onnxruntime",
+        package="onnxruntime",
         extra="onnx",
     ),
-    "predictions": Kind(
+    "predictions": TeacherKind(
         "predictions",
         "DIR",
         frozenset({"metres_per_unit", "depth_space", "input_size_px", "invalid"}),
-        what="a folder of depth that somebody wrote: 16-bit PNG, .npy, .npz, .pfm, .exr (extra `exr`)",
-        depth="metric, or `depth_space` or predictions.json",
-        stored="depth, holes included",
+        what="a folder of saved depth: 16-bit PNG, .npy, .npz, .pfm, .exr (extra `exr`)",
+        required="`metres_per_unit`, or `depth_space` for relative depth",
+        depth="metric, or `depth_space`",
+        stored="depth, with holes",
     ),
-    "python": Kind(
+    "python": TeacherKind(
         "python_factory",
         "module:factory",
         frozenset({"depth_space", "drop_nonpositive"}),
-        what="any network that a few lines of yours call",
-        depth="its card says",
-        stored="depth, and maps if it gives them: fixed bins, of each image, or of each pixel",
+        what="any network that your Python code can call",
+        required="a `card` in your code",
+        depth="the card's `depth_space`",
+        stored="depth, and maps if returned: over fixed bins, or bins for each image or pixel",
     ),
-    "torchscript": Kind(
+    "torchscript": TeacherKind(
         "files.torchscript",
         "FILE",
         FILE_OPTIONS | {"trust_code"},
-        what="a TorchScript or .pt2 file; both are code, so `trust_code`",
-        depth="`depth_space` or FILE.json",
+        what="a TorchScript or .pt2 file",
+        required="`depth_space`, `normalise`, `trust_code`",
+        depth="`depth_space`",
         stored="depth",
     ),
-    "transformers": Kind(
+    "transformers": TeacherKind(
         "huggingface.teacher",
         "DIR_OR_ID",
         frozenset({"depth_space", "drop_nonpositive", "precision", "trust_code", "revision", "input_size_px"}),
-        what="a model of the hub, or a directory of `save_pretrained`",
-        depth="its configuration says, else `depth_space`",
+        what="a Hugging Face model: a hub id or a `save_pretrained` directory",
+        required="`depth_space` if its configuration does not specify it",
+        depth="its configuration, or `depth_space`",
         stored="raw depth; maps of ZoeDepth and TIPSv2",
-        needs="transformers",
+        package="transformers",
         extra="transformers",
     ),
 }
 
 
 def open_teacher(spec: str, *, device: torch.device, options: TeacherOptions) -> Teacher:
-    """Open `checkpoint:RUN`, `python:module:factory`, or another of `KINDS`; with `flip_average`, see `mixture`.
+    """Open a teacher, for example `checkpoint:RUN`; see `KINDS`.
 
-    Raises PipelineError for an unknown kind, an optional package that is absent, an option that means nothing to
-    the kind, and for whatever the adapter finds wrong.
+    Raises PipelineError for an unknown kind, a missing optional package, an option that the kind does not accept, and
+    whatever its `load` refuses.
     """
     name, _, argument = spec.partition(":")
     if name not in KINDS:
         raise PipelineError(f"teacher {spec!r}: unknown kind {name!r}, expected one of {', '.join(sorted(KINDS))}")
     kind = KINDS[name]
     if not argument:
-        raise PipelineError(f"teacher {spec!r}: nothing after the colon, expected {name}:{kind.argument}")
+        raise PipelineError(f"teacher {spec!r} has nothing after the colon, expected {name}:{kind.argument}")
     _check_options(name, kind, options)
     if argument.startswith("~"):
         argument = os.path.expanduser(argument)  # noqa: PTH111 - text in, text out
     try:
         module = import_module(f".{kind.module}", __package__)
     except ModuleNotFoundError as error:
-        if kind.needs is None or (error.name or "").split(".")[0] != kind.needs:
+        if kind.package is None or (error.name or "").split(".")[0] != kind.package:
             raise
-        raise MissingDependencyError(kind.needs, str(kind.extra), f"teacher {spec!r}") from error
+        raise MissingDependencyError(kind.package, str(kind.extra), f"teacher {spec!r}") from error
     try:
         teacher: Teacher = module.load(argument, device, options)
     except Exception as error:
         if is_out_of_memory(error):
             raise PipelineError(
-                f"teacher {spec!r}: out of memory while it was opened, on {device}; use a `device` with more"
+                f"teacher {spec!r} does not fit into the memory of {device}: use a `device` with more"
             ) from error
         raise
-    if options.drop_nonpositive and name != "ensemble":  # whose members do
+    if name == "ensemble":  # applies both options to each member
+        return teacher
+    if options.drop_nonpositive:
         teacher = drop_nonpositive(teacher)
-    if options.flip_average and name != "ensemble":  # which averages each of its members
-        return flip_averaged(teacher, options)
-    return teacher
+    return flip_averaged(teacher, options) if options.flip_average else teacher
 
 
-def _check_options(name: str, kind: Kind, options: TeacherOptions) -> None:
+def _check_options(name: str, kind: TeacherKind, options: TeacherOptions) -> None:
     if options.depth_space not in {None, *DEPTH_SPACES}:
         raise OptionError("depth_space", options.depth_space, f"one of {', '.join(DEPTH_SPACES)}")
     for field in fields(options):
         value = getattr(options, field.name)
-        if value != field.default and field.name not in kind.uses | ALL:
+        if value != field.default and field.name not in kind.options | COMMON_OPTIONS:
+            accepted = ", ".join(f"`{option}`" for option in sorted(kind.options | {"licence", "flip_average"}))
             raise PipelineError(
-                f"`{field.name}={value!r}` means nothing to {name} teachers, which take "
-                f"{', '.join(f'`{used}`' for used in sorted(kind.uses | {'licence', 'flip_average'}))}: leave it out"
+                f"`{field.name}={value!r}` does not apply to {name} teachers, which accept {accepted}: omit it"
             )

@@ -17,9 +17,16 @@ from click.testing import CliRunner
 from distributed import LocalCluster
 from tiny_stores import folder_bytes
 
-from pipeline.cache import cluster_worker as station
+from pipeline.cache import cluster_worker
 from pipeline.cache.cluster import cluster_of
-from pipeline.cache.cluster_worker import Fault, OtherStore, Place, Question, Station, check_shared
+from pipeline.cache.cluster_worker import (
+    ClusterWorker,
+    PlanMismatch,
+    StoreTarget,
+    WorkerConfig,
+    WorkerError,
+    check_shared,
+)
 from pipeline.cache.flips import cache_with_flips, make_both, mirrored_path
 from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
@@ -76,10 +83,10 @@ def scheduler():
         yield cluster
 
 
-def question(home, factory="slow"):
+def config(home, factory="slow"):
     """Written as somebody in `home` would."""
     teacher = f"python:teachers_of_a_test:{factory}"
-    return Question("scenes:scenes", "all", teacher, TeacherOptions(), "cpu", str(home), torch.get_num_threads())
+    return WorkerConfig("scenes:scenes", "all", teacher, TeacherOptions(), "cpu", str(home), torch.get_num_threads())
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +130,7 @@ def test_a_store_has_the_bytes_of_one_process_though_workers_are_killed_and_one_
 
     killer = threading.Thread(target=kill)
     watch = Watch(lambda done: scheduler.scale(3) if done >= FRAMES // 2 else None)
-    with cluster_of(scheduler.scheduler_address, question(home)) as cluster:
+    with cluster_of(scheduler.scheduler_address, config(home)) as cluster:
         cluster.plan(OPTIONS)
         killer.start()
         done = cluster.cache(home / "many.zarr", OPTIONS, watch)
@@ -144,7 +151,7 @@ def test_a_fault_on_one_image_is_one_message_keeps_what_is_finished_and_one_proc
     sound = path.read_bytes()
     path.write_bytes(sound[:200])
     target = tmp_path / "s.zarr"
-    asked = replace(question(home), source_name=f"scenes:{tmp_path / 'scenes'}")
+    asked = replace(config(home), source_name=f"scenes:{tmp_path / 'scenes'}")
     with (
         cluster_of(scheduler.scheduler_address, asked) as cluster,
         pytest.raises(ValueError, match=r"000021.png: does not decode") as told,
@@ -175,7 +182,7 @@ def test_what_one_process_began_a_cluster_goes_on_with(home, scheduler, tmp_path
 @pytest.mark.slow
 def test_local_workers_ask_about_mirrored_images_too(home, tmp_path):
     options = replace(OPTIONS, samples_per_shard=8, batch_size=8)
-    with cluster_of("local:1", question(home)) as cluster:
+    with cluster_of("local:1", config(home)) as cluster:
         make_both(cluster, tmp_path / "many.zarr", options)
     source, teacher = open_source("scenes:scenes"), as_here()
     cache_with_flips(source, "all", teacher, tmp_path / "one.zarr", options)
@@ -190,7 +197,7 @@ def test_local_workers_ask_about_mirrored_images_too(home, tmp_path):
 def test_a_number_of_local_workers_that_is_none_is_told(home, scheduler):
     with (
         pytest.raises(ValueError, match=rf"`scheduler={scheduler!r}`: expected local:N"),
-        cluster_of(scheduler, question(home)),
+        cluster_of(scheduler, config(home)),
     ):
         pass
 
@@ -199,37 +206,37 @@ def test_an_address_where_no_scheduler_answers_is_told(home, monkeypatch):
     monkeypatch.setattr("pipeline.cache.cluster.CONNECT_WITHIN_S", 0.2)
     with (
         pytest.raises(ValueError, match=r"`scheduler=tcp://127.0.0.1:9`: no scheduler answers there"),
-        cluster_of("tcp://127.0.0.1:9", question(home)),
+        cluster_of("tcp://127.0.0.1:9", config(home)),
     ):
         pass
 
 
 def test_a_worker_that_does_not_share_the_disk_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(station, "SEEN_WITHIN_S", 0.3)
-    (tmp_path / station.SHARED).write_text("another")
+    monkeypatch.setattr(cluster_worker, "VISIBLE_WITHIN_S", 0.3)
+    (tmp_path / cluster_worker.MARKER_FILE).write_text("another")
     with pytest.raises(ValueError, match=r"a worker on \S+ does not see what is written to .*choose an `out` on one"):
         check_shared(tmp_path, "token")
 
 
 def test_a_worker_waits_a_little_for_a_disk_of_the_network(tmp_path):
-    late = threading.Timer(0.3, lambda: (tmp_path / station.SHARED).write_text("token"))
+    late = threading.Timer(0.3, lambda: (tmp_path / cluster_worker.MARKER_FILE).write_text("token"))
     late.start()
     begin = time.monotonic()
     check_shared(tmp_path, "token")
     assert time.monotonic() - begin >= 0.2
 
 
-def station_of(home, tmp_path, monkeypatch):
+def worker_of(home, tmp_path, monkeypatch):
     """A worker of this process, and the place where it is to make the store."""
-    monkeypatch.setattr(station, "open_teacher", lambda *_, **__: fakes.factory_with_dpm())
-    (tmp_path / station.SHARED).write_text("token")
-    (tmp_path / station.PARTS).mkdir()
-    worker = Station(question(home))
-    return worker, Place(str(tmp_path), "token", worker.plan(OPTIONS).spec.digest(), OPTIONS)
+    monkeypatch.setattr(cluster_worker, "open_teacher", lambda *_, **__: fakes.factory_with_dpm())
+    (tmp_path / cluster_worker.MARKER_FILE).write_text("token")
+    (tmp_path / cluster_worker.PARTS_FOLDER).mkdir()
+    worker = ClusterWorker(config(home))
+    return worker, StoreTarget(str(tmp_path), "token", worker.plan(OPTIONS).spec.digest(), OPTIONS)
 
 
 def test_a_worker_writes_a_shard_into_a_folder_of_its_own_twice_alike(home, tmp_path, monkeypatch):
-    worker, place = station_of(home, tmp_path, monkeypatch)
+    worker, place = worker_of(home, tmp_path, monkeypatch)
     once, again = worker.make(place, 3), worker.make(place, 3)
     worker.close()
     assert once.folder != again.folder
@@ -242,13 +249,13 @@ def test_a_worker_writes_a_shard_into_a_folder_of_its_own_twice_alike(home, tmp_
 def test_a_worker_with_other_packages_makes_nothing_and_says_what_differs(home, tmp_path, monkeypatch):
     from pipeline.cache.cluster import _other_store
 
-    worker, place = station_of(home, tmp_path, monkeypatch)
+    worker, place = worker_of(home, tmp_path, monkeypatch)
     spec = worker.plan(OPTIONS).spec
     planned = replace(spec, producer={**spec.producer, "numcodecs": "0.1"})
     answer = worker.make(place._replace(digest=planned.digest()), 0)
     worker.close()
-    assert isinstance(answer, OtherStore)
-    assert list((tmp_path / station.PARTS).iterdir()) == []
+    assert isinstance(answer, PlanMismatch)
+    assert list((tmp_path / cluster_worker.PARTS_FOLDER).iterdir()) == []
     match = rf"would write another store: producer.numcodecs is {spec.producer['numcodecs']} there and 0.1 elsewhere"
     with pytest.raises(ValueError, match=match):
         raise _other_store(planned, answer)
@@ -267,12 +274,12 @@ def test_a_fault_of_a_worker_is_raised_as_it_was(raised, kind, text):
     def fail():
         raise raised
 
-    told = station._told(fail).error()
+    told = cluster_worker._error_as_value(fail).error()
     assert (type(told), str(told)) == (kind, text)
     assert "Traceback" in told.__notes__[0]
 
 
 def test_a_teacher_that_does_not_open_is_told_by_the_worker(home):
-    answer = Station(question(home, "absent")).plan(OPTIONS)
-    assert isinstance(answer, Fault)
+    answer = ClusterWorker(config(home, "absent")).plan(OPTIONS)
+    assert isinstance(answer, WorkerError)
     assert "has no function 'absent'" in answer.message

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 from tiny_networks import make_onnx
 
-from pipeline.cache.cluster_worker import Fault, Question, Station
+from pipeline.cache.cluster_worker import ClusterWorker, WorkerConfig, WorkerError
 from pipeline.cache.flips import cache_with_flips
 from pipeline.cache.plan import CacheOptions
 from pipeline.cache.probe import difference
@@ -150,8 +150,8 @@ def test_mirrored_images_are_probed_too(source, tmp_path):
 def test_a_worker_probes_when_it_is_asked_for_the_plan(tmp_path, monkeypatch):
     scenes = fakes.make_scenes_folder(tmp_path / "scenes", 6, (16, 32))
     monkeypatch.setattr("pipeline.cache.cluster_worker.open_teacher", lambda *_, **__: Told(mixes))
-    answer = Station(Question(f"scenes:{scenes}", "all", "python:x:y", TeacherOptions(), "cpu")).plan(OPTIONS)
-    assert isinstance(answer, Fault)
+    answer = ClusterWorker(WorkerConfig(f"scenes:{scenes}", "all", "python:x:y", TeacherOptions(), "cpu")).plan(OPTIONS)
+    assert isinstance(answer, WorkerError)
     assert "`accept_noise`" in answer.message
 
 

@@ -313,8 +313,8 @@ def test_an_error_that_no_user_can_correct_is_reported_as_a_bug_with_its_traceba
     def broken(*_, **__):
         return {}["nothing"]
 
-    monkeypatch.setattr("pipeline.cache.plan.settled_view", broken)
-    monkeypatch.setattr("pipeline.cache.run.settled_view", broken)
+    monkeypatch.setattr("pipeline.cache.plan.resolve_view", broken)
+    monkeypatch.setattr("pipeline.cache.run.resolve_view", broken)
     done = run(*cache(folder, tmp_path / "s.zarr"))
     assert done.exit_code == 1
     assert "KeyError: 'nothing'" in done.output

@@ -18,8 +18,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from pipeline.teachers.base import remedy_of_infinity
-from pipeline.teachers.files.preprocess import KEYS, parse_normalise
+from pipeline.teachers.base import nonfinite_remedy
+from pipeline.teachers.files.preprocess import KEYS, parse_normalize
 from pipeline.teachers.options import TeacherOptions
 from pipeline.teachers.registry import open_teacher
 
@@ -180,13 +180,13 @@ def test_each_normalisation_gives_the_network_what_its_name_says(tmp_path, text,
 @pytest.mark.parametrize("text", ["", "imagenet2", "0.5", "1/2/3", "0.5,0.5/1", "a/b", "nan/1", "0/inf", "0,0,0,0/1"])
 def test_what_is_no_normalisation_is_refused_with_the_names(text):
     with refuses("where", repr(text), "imagenet, half, unit, bytes or MEAN/STD", "0.485"):
-        parse_normalise(text, "where")
+        parse_normalize(text, "where")
 
 
 @pytest.mark.parametrize("text", ["123.675,116.28,103.53/58.395,57.12,57.375", "0.5/0", "0.5/-1", "0/255"])
 def test_a_normalisation_of_images_in_0_to_255_is_refused_with_what_to_do(text):
     with refuses(repr(text), "0..1", "divide numbers of 0..255 by 255"):
-        parse_normalise(text, "where")
+        parse_normalize(text, "where")
 
 
 def test_bgr_turns_the_channels_and_keeps_each_colours_own_normalisation(tmp_path):
@@ -306,8 +306,8 @@ def test_overflow_of_float16_in_a_file_does_not_ask_for_a_flag_that_files_lack(t
     path = make_onnx(tmp_path / "net.onnx", after=[cast], output_type=TensorProto.FLOAT16)
     card = opened("onnx", path, **SAID).card
     assert card.precision == "float16"
-    assert "--precision" not in remedy_of_infinity(card)
-    assert "as float32" in remedy_of_infinity(card)
+    assert "--precision" not in nonfinite_remedy(card)
+    assert "as float32" in nonfinite_remedy(card)
 
 
 def test_all_flags_that_a_uint8_file_lacks_are_named_at_once(tmp_path):

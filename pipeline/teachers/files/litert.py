@@ -1,7 +1,7 @@
-"""Networks for phones and small boards: `litert:FILE`, a .tflite file, float or quantised, on the CPU.
+"""`litert:FILE`: a .tflite file, float or quantized, on the CPU.
 
-A quantised file says itself what its numbers stand for: value = (number - zero point) * scale. Its depth then has as
-many steps as its type, and its largest number stands for all that is farther.
+A quantized file defines its numbers: value = (number - zero point) * scale. Its depth has as many steps as its type,
+and saturates at the largest.
 
 Shape legend: H W pixels of the view.
 """
@@ -16,9 +16,9 @@ import numpy as np
 
 from ...common.fileio import sha256_bytes
 from ...errors import PipelineError
-from ..metadata import read_sidecar
-from .base import Answer, FileTeacher, card_of, choose_output, read_bytes, refused
-from .preprocess import InputTensor, OutputTensor, Preparation, refuse_unsaid, settle
+from ..metadata import read_metadata
+from .base import FileTeacher, file_card, read_bytes, refused, select_output
+from .preprocess import InputTensor, OutputTensor, Preparation, check_required, merge_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,56 +32,57 @@ if TYPE_CHECKING:
 runtime: Any = import_module("ai_edge_litert.interpreter")  # ships no types
 
 LIMIT_BYTES = 2**31
-"""The format holds no more."""
+"""Largest file of the format."""
 THREADS = 1
-"""Many of these networks take milliseconds; and no scheduler then has a part in what a store's bytes are."""
+"""One thread keeps the bytes of a store independent of the number of cores."""
 
 
 def load(argument: str, device: torch.device, options: TeacherOptions) -> FileTeacher:
     """Open a .tflite file.
 
-    Raises PipelineError for a file that does not load or takes no image, for words about it that are missing or
-    contradict each other, and for a GPU.
+    Raises PipelineError for a file that does not load or takes no image, missing or contradictory settings, and a GPU.
     """
     path, where = Path(argument), f"teacher litert:{argument}"
     if device.type != "cpu":
-        raise PipelineError(f"{where}: `device={device}`, but LiteRT runs on the CPU here: use `device=cpu`")
+        raise PipelineError(f"{where}: `device={device}`, but LiteRT teachers run on the CPU only: use `device=cpu`")
     if path.is_dir() or not path.exists():
-        raise PipelineError(f"{where}: no such file, expected the .tflite file of a network")
+        raise PipelineError(f"{where}: no such file, expected a .tflite file")
     data = read_bytes(path, where, LIMIT_BYTES)
     try:
         interpreter = runtime.Interpreter(model_content=data, num_threads=THREADS)
-    except Exception as error:  # RuntimeError and ValueError at least, of its own C++
+    except Exception as error:  # RuntimeError, ValueError and others of its C++
         raise refused(where, "LiteRT", error) from error
-    beside = path.with_name(path.name + ".json")
-    tensors, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-    if len(tensors) != 1:
-        listed = ", ".join(f"{one['name']} {_shape(one)}" for one in tensors)
+    inputs = interpreter.get_input_details()
+    outputs = {detail["name"]: detail for detail in interpreter.get_output_details()}
+    if len(inputs) != 1:
+        listed = ", ".join(f"{detail['name']} {_shape(detail)}" for detail in inputs)
         raise PipelineError(
-            f"{where}: takes {listed or 'nothing'}, expected an image alone; export it with that one input"
+            f"{where} has the inputs {listed or 'none'}, expected one image: export it with this input only"
         )
-    (tensor,) = tensors
+    (tensor,) = inputs
     sides = tuple(int(side) if side > 0 else None for side in tensor["shape_signature"])
-    # One at a time, whatever the batch may be: the files of this format are made so.
+    # A variable batch runs one image at a time: files of this format are made for that.
     batch = 1 if sides[:1] == (None,) else sides[0] if sides else None
-    taken = InputTensor((batch, *sides[1:]), np.dtype(tensor["dtype"]).name, *_quantisation(tensor, where))
-    facts = read_sidecar(beside)
-    given = {one["name"]: OutputTensor(np.dtype(one["dtype"]).name, one["quantization"][0] or None) for one in outputs}
-    refuse_unsaid(where, beside.name, facts, options, taken, given)
-    said = settle(where, path.name, facts, beside.name, options)
-    prepare = Preparation(said, taken, device)
-    name = choose_output(where, {one["name"]: _shape(one) for one in outputs}, said.output)
-    (output,) = [one for one in outputs if one["name"] == name]
-    answer = Answer(name, np.dtype(output["dtype"]).name, *_quantisation(output, where))
-    card = card_of("litert", said, prepare, answer, sha256_bytes(data))
-    return FileTeacher(said, card, prepare, answer, _runner(interpreter, tensor["index"], output["index"]))
+    input_tensor = InputTensor((batch, *sides[1:]), _dtype(tensor), *_quantization(tensor, where))
+    metadata_path = path.with_name(path.name + ".json")
+    facts = read_metadata(metadata_path)
+    named = {
+        name: OutputTensor(name, _dtype(detail), detail["quantization"][0] or None) for name, detail in outputs.items()
+    }
+    check_required(where, metadata_path.name, facts, options, input_tensor, named)
+    settings = merge_settings(where, path.name, facts, metadata_path.name, options)
+    prepare = Preparation(settings, input_tensor, device)
+    name = select_output(where, {name: _shape(detail) for name, detail in outputs.items()}, settings.output)
+    output = OutputTensor(name, _dtype(outputs[name]), *_quantization(outputs[name], where))
+    card = file_card("litert", settings, prepare, output, sha256_bytes(data))
+    return FileTeacher(settings, card, prepare, output, _runner(interpreter, tensor["index"], outputs[name]["index"]))
 
 
 def _runner(interpreter: Any, tensor: int, output: int) -> Callable[[Tensor], NDArray[Any]]:  # noqa: ANN401 - ships no types
     shape: list[tuple[int, ...]] = []
 
-    def run(given: Tensor) -> NDArray[Any]:
-        numbers = given.numpy()
+    def run(pixels: Tensor) -> NDArray[Any]:
+        numbers = pixels.numpy()
         if shape != [numbers.shape]:
             interpreter.resize_tensor_input(tensor, numbers.shape, strict=True)
             interpreter.allocate_tensors()
@@ -94,14 +95,19 @@ def _runner(interpreter: Any, tensor: int, output: int) -> Callable[[Tensor], ND
     return run
 
 
-def _quantisation(tensor: dict[str, Any], where: str) -> tuple[float | None, int]:
-    """(scale, zero point), (None, 0) of what is not quantised. Raises PipelineError for one a channel."""
+def _quantization(tensor: dict[str, Any], where: str) -> tuple[float | None, int]:
+    """Return (scale, zero point), or (None, 0) if not quantized. Raises PipelineError for a scale for each channel."""
     scales = tensor["quantization_parameters"]["scales"]
     if len(scales) > 1:
-        raise PipelineError(f"{where}: {tensor['name']} has {len(scales)} scales, expected one; quantise it by tensor")
+        raise PipelineError(f"{where}: {tensor['name']} has {len(scales)} scales, expected one: quantize it per tensor")
     scale, zero_point = tensor["quantization"]
-    whole = np.dtype(tensor["dtype"]).kind in "ui"
-    return (float(scale), int(zero_point)) if whole and scale > 0 else (None, 0)
+    is_integer = np.dtype(tensor["dtype"]).kind in "ui"
+    return (float(scale), int(zero_point)) if is_integer and scale > 0 else (None, 0)
+
+
+def _dtype(tensor: dict[str, Any]) -> str:
+    name: str = np.dtype(tensor["dtype"]).name
+    return name
 
 
 def _shape(tensor: dict[str, Any]) -> str:

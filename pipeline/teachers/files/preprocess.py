@@ -1,4 +1,4 @@
-"""How an image becomes the input of a network that came as a file: what its owner and the file say, settled.
+"""Turn images into the input of a network file, from its metadata, the options and its input tensor.
 
 Shape legend: B batch, H W pixels of the view, N C H W the axes of the network's input.
 """
@@ -17,8 +17,8 @@ from ...depth.spaces import DEPTH_SPACES
 from ...errors import PipelineError
 from ...networks.saved_run import IMAGENET_MEAN, IMAGENET_STD
 from ...sources.readers.images import LIMIT_PIXELS
-from ..metadata import agreed, agreed_size
-from ..predictions import agreed_scale
+from ..metadata import resolve_size, resolve_text
+from ..predictions import resolve_scale
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..options import TeacherOptions
 
 KEYS = ("channels", "depth_space", "input_size", "licence", "metres_per_unit", "name", "normalise", "output")
-"""What FILE.json may say: the flags' names, and whose the network is."""
+"""Keys of FILE.json."""
 CHANNELS = ("rgb", "bgr")
 NORMALISE = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
@@ -44,17 +44,17 @@ DTYPES = {
     "int8": torch.int8,
     "uint8": torch.uint8,
 }
-"""Types of input that can be made."""
+"""Supported input types."""
 AXES = {"NCHW": (1, 2, 3), "NHWC": (3, 1, 2)}
-"""Where a layout has its channels, rows and columns."""
+"""Axes of channels, rows and columns by layout."""
 
 
 @dataclass(frozen=True)
-class Said:
-    """What flags and description say together; None where neither says anything."""
+class FileSettings:
+    """Settings from the options and FILE.json; None is not specified."""
 
     where: str
-    """The teacher, for messages."""
+    """Names the teacher in messages."""
     name: str
     depth_space: str
     metres_per_unit: float | None
@@ -66,65 +66,70 @@ class Said:
 
 
 class InputTensor(NamedTuple):
-    """What a file says of its input."""
+    """The input of a file."""
 
     shape: tuple[int | None, ...]
-    """None for a side that may vary."""
+    """None is a variable side."""
     dtype: str
-    """One of DTYPES."""
+    """NumPy's name of its type; supported are DTYPES."""
     scale: float | None = None
-    """Of a quantised input: value = (number - zero_point) * scale."""
+    """Of a quantized input: value = (number - zero_point) * scale."""
     zero_point: int = 0
 
 
-def settle(where: str, name: str, facts: Mapping[str, Any], origin: str, options: TeacherOptions) -> Said:
-    """Put together what `facts` of the file `origin` and the flags say; `name` is used where no other is given.
+class OutputTensor(NamedTuple):
+    """An output of a file."""
 
-    Raises PipelineError for a fact that nobody knows, two that contradict each other, values that are none, and
-    where nobody says what the numbers mean.
+    name: str
+    dtype: str | None
+    """NumPy's name of its type; None if unknown before it runs."""
+    scale: float | None = None
+    """Of a quantized output: value = (number - zero_point) * scale."""
+    zero_point: int = 0
+
+
+def merge_settings(
+    where: str, name: str, facts: Mapping[str, Any], origin: str, options: TeacherOptions
+) -> FileSettings:
+    """Merge the metadata `facts` of the file `origin` with the options; `name` is the default name.
+
+    Raises PipelineError for unknown keys, contradictions, invalid values and a missing depth space.
     """
     unknown = sorted(set(facts) - set(KEYS))
     if unknown:
-        raise PipelineError(f"{where}: {origin} says {unknown[0]!r}, which is none of {', '.join(KEYS)}: take it out")
+        raise PipelineError(f"{where}: {origin} has unknown key {unknown[0]!r}, expected {', '.join(KEYS)}: remove it")
 
     def text(key: str, asked: str | None) -> str | None:
-        return agreed(where, origin, key, facts.get(key), asked)
+        return resolve_text(where, origin, key, facts.get(key), asked)
 
     depth_space = text("depth_space", options.depth_space)
     if depth_space not in DEPTH_SPACES:
-        said = "nothing says what its numbers mean" if depth_space is None else f"depth_space {depth_space!r}"
+        problem = "the depth space is not specified" if depth_space is None else f"unknown depth_space {depth_space!r}"
         raise PipelineError(
-            f"{where}: {said}; give `depth_space` with one of {', '.join(DEPTH_SPACES)}, or write it into {origin} "
-            'as {"depth_space": ...}'
+            f"{where}: {problem}: give `depth_space` with one of {', '.join(DEPTH_SPACES)}, or add "
+            f'{{"depth_space": ...}} to {origin}'
         )
     channels = text("channels", options.channels) or "rgb"
     if channels not in CHANNELS:
         raise PipelineError(f"{where}: channels {channels!r}, expected rgb or bgr")
     output = facts.get("output")
-    return Said(
+    return FileSettings(
         where=where,
         name=text("name", None) or name,
         depth_space=depth_space,
-        metres_per_unit=agreed_scale(where, origin, facts.get("metres_per_unit"), options.metres_per_unit, depth_space),
-        input_size_px=agreed_size(where, origin, facts.get("input_size"), options.input_size_px),
+        metres_per_unit=resolve_scale(
+            where, origin, facts.get("metres_per_unit"), options.metres_per_unit, depth_space
+        ),
+        input_size_px=resolve_size(where, origin, facts.get("input_size"), options.input_size_px),
         normalise=text("normalise", options.normalise),
         channels=channels,
-        # The place in a tuple may be written as a number.
-        output=agreed(where, origin, "output", str(output) if type(output) is int else output, options.output),
+        # The index in a tuple may be a number.
+        output=resolve_text(where, origin, "output", str(output) if type(output) is int else output, options.output),
         licence=text("licence", options.licence),
     )
 
 
-class OutputTensor(NamedTuple):
-    """What a file says of one of its outputs."""
-
-    dtype: str | None
-    """NumPy's name, None where only running it tells."""
-    scale: float | None = None
-    """Of a quantised output."""
-
-
-def refuse_unsaid(
+def check_required(
     where: str,
     origin: str,
     facts: Mapping[str, Any],
@@ -132,35 +137,35 @@ def refuse_unsaid(
     tensor: InputTensor,
     outputs: Mapping[str, OutputTensor],
 ) -> None:
-    """Raise PipelineError with all flags that a file needs and nothing says, where these are several.
+    """Raise PipelineError that lists all missing options, if there are several.
 
-    A single one is asked for where it is needed, in more words.
+    A single missing option has a more detailed message where it is used.
     """
     space = facts.get("depth_space") or options.depth_space
     output = str(facts.get("output") or options.output or "")
     chosen = outputs.get(output) or (next(iter(outputs.values())) if len(outputs) == 1 else None)
-    whole = chosen is not None and (chosen.dtype or "").startswith(("int", "uint")) and chosen.scale is None
-    has_scale = facts.get("metres_per_unit") is not None or options.metres_per_unit is not None
-    of_bytes = tensor.scale is None and tensor.dtype not in {"float16", "float32"}
+    unscaled = chosen is not None and (chosen.dtype or "").startswith(("int", "uint")) and chosen.scale is None
+    has_unit = facts.get("metres_per_unit") is not None or options.metres_per_unit is not None
+    takes_bytes = tensor.scale is None and tensor.dtype not in {"float16", "float32"}
     missing = []
     if space is None:
         missing.append(f"`depth_space` ({', '.join(DEPTH_SPACES)})")
-    if (facts.get("normalise") or options.normalise) is None and not _says_normalise(tensor):
-        missing.append("`normalise=bytes`" if of_bytes else f"`normalise` ({', '.join(NORMALISE)} or MEAN/STD)")
+    if (facts.get("normalise") or options.normalise) is None and not _quantized_normalize(tensor):
+        missing.append("`normalise=bytes`" if takes_bytes else f"`normalise` ({', '.join(NORMALISE)} or MEAN/STD)")
     if len(outputs) > 1 and not output:
         missing.append(f"`output` ({', '.join(map(printable, outputs))})")
-    if whole and not has_scale and space in {None, "metric_m"}:
+    if unscaled and not has_unit and space in {None, "metric_m"}:
         missing.append("`metres_per_unit` (such as 0.001; for metric_m)")
     if len(missing) > 1:
         raise PipelineError(
-            f"{where}: nothing says what it takes and gives; give {', '.join(missing)}, or write them into {origin}"
+            f"{where}: its input and output are not specified: give {', '.join(missing)}, or add them to {origin}"
         )
 
 
-def parse_normalise(text: str, where: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of red, green and blue in 0..1, of a name or of `MEAN/STD`.
+def parse_normalize(text: str, where: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of red, green and blue in 0..1, from a name or `MEAN/STD`.
 
-    Raises PipelineError for anything else, and for numbers that are of images in 0..255.
+    Raises PipelineError for anything else, and for numbers of images in 0..255.
     """
     if text in NORMALISE:
         return NORMALISE[text]
@@ -173,59 +178,60 @@ def parse_normalise(text: str, where: str) -> tuple[tuple[float, ...], tuple[flo
         sides.append(numbers * 3 if len(numbers) == 1 else numbers)
     if len(sides) != 2 or any(len(side) != 3 or not all(map(math.isfinite, side)) for side in sides):
         raise PipelineError(
-            f"{where}: normalise {text!r}, expected {', '.join(NORMALISE)} or MEAN/STD, with one number each or three "
+            f"{where}: normalise {text!r}, expected {', '.join(NORMALISE)} or MEAN/STD with one or three numbers each, "
             "such as 0.485,0.456,0.406/0.229,0.224,0.225"
         )
     mean, std = sides
     if any(abs(number) > 1 for number in mean) or not all(0 < number <= 1 for number in std):
         raise PipelineError(
-            f"{where}: normalise {text!r}, expected means up to 1 and deviations above 0 and up to 1, for images in "
-            "0..1; divide numbers of 0..255 by 255"
+            f"{where}: normalise {text!r}, expected means of at most 1 and deviations in (0, 1], for images in 0..1: "
+            "divide numbers for 0..255 by 255"
         )
     return mean, std
 
 
 class Preparation:
-    """Turns views into a file's input."""
+    """Converts images to the input tensor of a file."""
 
-    def __init__(self, said: Said, tensor: InputTensor, device: torch.device) -> None:
-        """Settle how. Raises PipelineError for an input that is no image, and where the normalisation is unsaid."""
-        self.layout = _layout(said.where, tensor)
+    def __init__(self, settings: FileSettings, tensor: InputTensor, device: torch.device) -> None:
+        """Raise PipelineError for an input that is not an image, and a missing normalization."""
+        self.layout = _layout(settings.where, tensor)
         _, rows, columns = AXES[self.layout]
         self._fixed_px = tensor.shape[rows], tensor.shape[columns]
-        if said.input_size_px is not None and any(
-            fixed not in {None, side} for fixed, side in zip(self._fixed_px, said.input_size_px, strict=True)
+        if settings.input_size_px is not None and any(
+            fixed not in {None, side} for fixed, side in zip(self._fixed_px, settings.input_size_px, strict=True)
         ):
             raise PipelineError(
-                f"{said.where}: takes an input of {_times(self._fixed_px)} px, asked for {_times(said.input_size_px)}: "
-                "leave `input_size_px` out"
+                f"{settings.where}: its input is {_times(self._fixed_px)} px, which contradicts "
+                f"`input_size_px={_times(settings.input_size_px)}`: omit it"
             )
-        self._asked_px = said.input_size_px or (None, None)
+        self._asked_px = settings.input_size_px or (None, None)
         if math.prod(side or 1 for side in self._sides()) > LIMIT_PIXELS:  # before it is allocated
             raise PipelineError(
-                f"{said.where}: takes {_times(self._sides())} px, expected at most {LIMIT_PIXELS} pixels; is it whole?"
+                f"{settings.where}: its input is {_times(self._sides())} px, expected at most {LIMIT_PIXELS} pixels: "
+                "check the file"
             )
         if tensor.shape[0] not in {None, 1}:
             raise PipelineError(
-                f"{said.where}: takes {tensor.shape[0]} images at once, expected one, or any number; export it again "
-                "with a batch of 1"
+                f"{settings.where}: its batch size is {tensor.shape[0]}, expected 1 or variable: export it with a "
+                "batch size of 1"
             )
         self.one_by_one = tensor.shape[0] == 1
-        self.normalise = said.normalise or _own_normalise(said.where, tensor)
-        mean, std = parse_normalise(self.normalise, said.where)
+        self.normalise = settings.normalise or _required_normalize(settings.where, tensor)
+        mean, std = parse_normalize(self.normalise, settings.where)
         self._mean = torch.tensor(mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(std, device=device).view(3, 1, 1)
-        self._channels = said.channels
+        self._channels = settings.channels
         self._tensor = tensor
         self.device = device
         if tensor.scale is None and tensor.dtype not in {"float16", "float32"} and (mean, std) != NORMALISE["bytes"]:
             raise PipelineError(
-                f"{said.where}: its input is {tensor.dtype} without a scale, which takes the bytes of an image; give "
+                f"{settings.where}: its input is {tensor.dtype} without a scale, so it takes image bytes: give "
                 "`normalise=bytes`, or export it with a float input"
             )
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Input (B, 3, h, w) or (B, h, w, 3) on the device, of views (B, 3, H, W) float32 RGB in 0..1."""
+        """Convert images (B, 3, H, W) float32 RGB in 0..1 to the input (B, 3, h, w) or (B, h, w, 3) on the device."""
         images = images.to(self.device)
         height, width = (side or own for side, own in zip(self._sides(), images.shape[2:], strict=True))
         if (height, width) != images.shape[2:]:
@@ -243,12 +249,12 @@ class Preparation:
         return values.to(dtype).contiguous()
 
     def _sides(self) -> tuple[int | None, ...]:
-        """Height and width of the input, None where they are the view's."""
+        """Return height and width of the input; None is that of the view."""
         return tuple(fixed or asked for fixed, asked in zip(self._fixed_px, self._asked_px, strict=True))
 
     def as_json(self) -> dict[str, Any]:
-        """For a card: all that decides what the network sees."""
-        mean, std = parse_normalise(self.normalise, "")
+        """Return the entries of a card: everything that decides the input."""
+        mean, std = parse_normalize(self.normalise, "")
         sides = self._sides()
         return {
             "input_size_px": list(sides) if any(sides) else None,
@@ -267,20 +273,20 @@ def _times(sides: Iterable[int | None]) -> str:
 
 def _layout(where: str, tensor: InputTensor) -> str:
     if tensor.dtype not in DTYPES:
-        raise PipelineError(f"{where}: its input is of type {tensor.dtype}, expected one of {', '.join(DTYPES)}")
+        raise PipelineError(f"{where}: its input has type {tensor.dtype}, expected one of {', '.join(DTYPES)}")
     shape = ", ".join("any" if side is None else str(side) for side in tensor.shape)
-    found = [name for name, axes in AXES.items() if len(tensor.shape) == 4 and tensor.shape[axes[0]] == 3]
-    if len(found) != 1:
-        why = "may be N,3,H,W or N,H,W,3" if found else "is neither N,3,H,W nor N,H,W,3"
+    layouts = [name for name, axes in AXES.items() if len(tensor.shape) == 4 and tensor.shape[axes[0]] == 3]
+    if len(layouts) != 1:
+        problem = "may be N,3,H,W or N,H,W,3" if layouts else "is neither N,3,H,W nor N,H,W,3"
         raise PipelineError(
-            f"{where}: its input ({shape}) {why}; export it with three channels and other sides than 3, or write a "
-            "python:module:factory"
+            f"{where}: its input ({shape}) {problem}: export it with three channels and height and width other than 3, "
+            "or write a python:module:factory"
         )
-    return found[0]
+    return layouts[0]
 
 
-def _says_normalise(tensor: InputTensor) -> str | None:
-    """What a quantised input says by its own range: 0..1 or 0..255 from the least number to the largest."""
+def _quantized_normalize(tensor: InputTensor) -> str | None:
+    """Return the normalization of a quantized input whose range is 0..1 or 0..255; otherwise None."""
     if tensor.scale is not None and tensor.dtype in {"int8", "uint8"}:
         least = torch.iinfo(DTYPES[tensor.dtype]).min
         for name, scale in (("unit", 1 / 255), ("bytes", 1.0)):
@@ -289,11 +295,11 @@ def _says_normalise(tensor: InputTensor) -> str | None:
     return None
 
 
-def _own_normalise(where: str, tensor: InputTensor) -> str:
-    found = _says_normalise(tensor)
-    if found is not None:
-        return found
+def _required_normalize(where: str, tensor: InputTensor) -> str:
+    name = _quantized_normalize(tensor)
+    if name is not None:
+        return name
     raise PipelineError(
-        f"{where}: nothing says how its pixels are normalised; give `normalise={', '.join(NORMALISE)}` or MEAN/STD, as "
-        "in the code that it was trained with: a wrong one gives depth that looks right and is not"
+        f"{where}: the normalization of its input is not specified: give `normalise` with one of "
+        f"{', '.join(NORMALISE)} or MEAN/STD, as in its training code; a wrong value gives plausible but wrong depth"
     )

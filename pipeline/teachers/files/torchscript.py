@@ -1,6 +1,6 @@
-"""Networks that PyTorch saved with their code: `torchscript:FILE`, TorchScript or a `.pt2` of torch.export.
+"""`torchscript:FILE`: TorchScript, or a `.pt2` file of torch.export.
 
-Both are programs, and loading one runs what its maker wrote: so they need `--trust-code`.
+Both are programs: loading one runs its code, so they need `trust_code`.
 
 Shape legend: B batch, H W pixels of the view.
 """
@@ -17,9 +17,9 @@ from torch.export.passes import move_to_device_pass
 
 from ...common.fileio import sha256_bytes
 from ...errors import PipelineError
-from ..metadata import read_sidecar
-from .base import Answer, FileTeacher, card_of, choose_output, read_bytes, refused
-from .preprocess import InputTensor, Preparation, refuse_unsaid, settle
+from ..metadata import read_metadata
+from .base import FileTeacher, file_card, read_bytes, refused, select_output
+from .preprocess import InputTensor, OutputTensor, Preparation, check_required, merge_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,48 +29,50 @@ if TYPE_CHECKING:
 
     from ..options import TeacherOptions
 
-jit: Any = torch.jit  # has no types
+jit: Any = torch.jit  # ships no types
 
 LIMIT_BYTES = 2**34
 UNKNOWN = InputTensor((None, 3, None, None), "float32")
-"""Of TorchScript, which does not keep the shape of its input: as PyTorch's networks have it."""
+"""Assumed input of TorchScript, which does not store its shape."""
 
 
 def load(argument: str, device: torch.device, options: TeacherOptions) -> FileTeacher:
     """Open a file of torch.jit.save, or of torch.export.save if its name ends in `.pt2`.
 
-    Raises PipelineError without `trust_code`, for a file that does not load or takes no image, and for words about it
-    that are missing or contradict each other.
+    Raises PipelineError without `trust_code`, for a file that does not load or takes no image, and for missing or
+    contradictory settings.
     """
     path, where = Path(argument), f"teacher torchscript:{argument}"
     if path.is_dir() or not path.exists():
-        raise PipelineError(f"{where}: no such file, expected one of torch.jit.save, or a .pt2 of torch.export.save")
+        raise PipelineError(
+            f"{where}: no such file, expected a file of torch.jit.save or a .pt2 file of torch.export.save"
+        )
     if not options.trust_code:
         raise PipelineError(
-            f"{where}: such a file is a program, which runs with your rights as soon as it is loaded; give "
-            "`trust_code` if you trust its maker, or have it exported to ONNX, which is none"
+            f"{where} is a program that runs with your permissions when loaded: give `trust_code` if you trust its "
+            "author, or use an ONNX export, which runs no code"
         )
     data = read_bytes(path, where, LIMIT_BYTES)
-    beside = path.with_name(path.name + ".json")
-    facts = read_sidecar(beside)
-    refuse_unsaid(where, beside.name, facts, options, UNKNOWN, {})
-    said = settle(where, path.name, facts, beside.name, options)
+    metadata_path = path.with_name(path.name + ".json")
+    facts = read_metadata(metadata_path)
+    check_required(where, metadata_path.name, facts, options, UNKNOWN, {})
+    settings = merge_settings(where, path.name, facts, metadata_path.name, options)
     try:
         network, tensor = (_exported if path.suffix == ".pt2" else _scripted)(data, device, where)
     except (RuntimeError, OSError, KeyError, TypeError, AttributeError) as error:
         raise refused(where, "torch", error) from error
-    prepare = Preparation(said, tensor, device)
-    answer = Answer(said.output or "the only one", None)
-    card = card_of("torchscript", said, prepare, answer, sha256_bytes(data))
-    return FileTeacher(said, card, prepare, answer, _runner(network, said.output, where))
+    prepare = Preparation(settings, tensor, device)
+    output = OutputTensor(settings.output or "the only one", None)
+    card = file_card("torchscript", settings, prepare, output, sha256_bytes(data))
+    return FileTeacher(settings, card, prepare, output, _runner(network, settings.output, where))
 
 
 def _scripted(data: bytes, device: torch.device, where: str) -> tuple[Any, InputTensor]:  # noqa: ARG001 - as _exported
     with warnings.catch_warnings():
-        # Deprecated in favour of torch.export, which cannot read what people have.
+        # torch deprecates TorchScript in favor of torch.export, but existing files still need it.
         warnings.simplefilter("ignore", DeprecationWarning)
         network = jit.load(io.BytesIO(data), map_location=device)
-    if hasattr(network, "training"):  # a frozen one has none, and is in eval mode for ever
+    if hasattr(network, "training"):  # a frozen network has no modes
         network.eval()
     return network, UNKNOWN
 
@@ -83,34 +85,30 @@ def _exported(data: bytes, device: torch.device, where: str) -> tuple[Any, Input
     nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     shapes = [getattr(node.meta.get("val"), "shape", None) for node in nodes]
     if len(shapes) != 1 or shapes[0] is None:
-        raise PipelineError(
-            f"{where}: takes {len(names)} inputs, expected an image alone; export it with that one input"
-        )
+        raise PipelineError(f"{where} has {len(names)} inputs, expected one image: export it with this input only")
     shape = tuple(side if isinstance(side, int) else None for side in shapes[0])
     return program.module(), InputTensor(shape, str(nodes[0].meta["val"].dtype).removeprefix("torch."))
 
 
-def _runner(network: Any, output: str | None, where: str) -> Callable[[Tensor], NDArray[Any]]:  # noqa: ANN401 - made by others
-    def run(given: Tensor) -> NDArray[Any]:
-        # As it is written: else TorchScript rewrites a network after its first calls, and a resumed store begins anew.
+def _runner(network: Any, output: str | None, where: str) -> Callable[[Tensor], NDArray[Any]]:  # noqa: ANN401 - untyped
+    def run(pixels: Tensor) -> NDArray[Any]:
+        # The optimizer rewrites a network after its first calls, which would change the bytes of a resumed store.
         with jit.optimized_execution(should_optimize=False):
-            returned = network(given)
-        found = _named(returned)
-        chosen = found[choose_output(where, {name: _shape(value) for name, value in found.items()}, output)]
-        if not isinstance(chosen, torch.Tensor):
-            raise TypeError(f"it gives a {type(chosen).__name__}")
-        return (chosen.float() if chosen.is_floating_point() else chosen).cpu().numpy()
+            outputs = _named(network(pixels))
+        depth = outputs[select_output(where, {name: _shape(value) for name, value in outputs.items()}, output)]
+        if not isinstance(depth, torch.Tensor):
+            raise TypeError(f"its output is a {type(depth).__name__}")
+        return (depth.float() if depth.is_floating_point() else depth).cpu().numpy()
 
     return run
 
 
-def _named(returned: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever a stranger's network returns
-    """What a network returned, by the names that `--output` may have: keys, or places from 0."""
+def _named(returned: Any) -> dict[str, Any]:  # noqa: ANN401 - any value
+    """Return outputs by the names that `output` accepts: keys of a dict, or indices from 0."""
     if isinstance(returned, dict):
         return {str(key): value for key, value in returned.items()}
-    return {
-        str(place): value for place, value in enumerate(returned if isinstance(returned, tuple | list) else [returned])
-    }
+    values = returned if isinstance(returned, tuple | list) else [returned]
+    return {str(index): value for index, value in enumerate(values)}
 
 
 def _shape(value: Any) -> str:  # noqa: ANN401 - as above

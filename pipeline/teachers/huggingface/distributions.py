@@ -1,7 +1,7 @@
-"""Networks of transformers that believe in a distribution: ZoeDepth's bins of each pixel, and bins fixed for all.
+"""Distributions of transformers networks: ZoeDepth's bins for each pixel, and fixed bins.
 
-Their forward pass returns the mean alone. Hooks on its modules take the distribution on the way, and every batch is
-checked: the mean over the bins' centres must be the depth that the network returned.
+Their forward pass returns the mean only. Forward hooks capture the distribution, and every batch is checked: the mean
+over the bin centers must equal the depth that the network returned.
 
 Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the network's output.
 """
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MEAN_TOLERANCE = 1e-3
-"""Largest relative distance of the mean of the maps from the network's depth; sums in float32 are within 1e-5."""
+"""Largest relative difference between the mean of the maps and the network's depth; float32 sums are within 1e-5."""
 SPAN = 1e-6
-"""Least relative distance of the last edge from the first, where a network puts all of its bins at one depth."""
+"""Smallest relative distance of the last edge from the first, if a network puts all bins at one depth."""
 
 
 class FixedBins:
-    """Maps over the same linear bins for every image, as of a TIPSv2 head: (B, K, h, w)."""
+    """Maps (B, K, h, w) over linear bins that are the same for every image, as of a TIPSv2 head."""
 
     emits_maps = False
-    alone = False
+    one_image = False
 
     def __init__(self, network: Any, settings: dict[str, Any]) -> None:  # noqa: ANN401, ARG002 - as every reader
         self._regressor = network.bin_regressor
         self._centers_m = self._regressor.bin_centers.double().cpu()
         self.bin_edges_m: NDArray[np.float64] | None = edges_between(self._centers_m).numpy()
-        self._taken: dict[str, Tensor] = {}
-        _take(self._regressor.activation, self._taken, "weight")
+        self._captured: dict[str, Tensor] = {}
+        _capture(self._regressor.activation, self._captured, "weight")
 
     def read(self, output: Any, view_size_px: tuple[int, int], ids: Sequence[str], *, maps: bool) -> TeacherOutput:  # noqa: ANN401, ARG002
-        """The depth as it is, and the weights of the bins, whose sum is made 1."""
+        """Return the depth, and the normalized weights of the bins if `maps`."""
         depth: Tensor = output.predicted_depth.float()
-        weight = self._taken.pop("weight").float()
+        weight = self._captured.pop("weight").float()
         if not maps:
             return TeacherOutput(depth)
-        # Its head adds the nearest depth to every weight, as a floor.
+        # The head adds the nearest depth to every weight as a floor.
         weight += self._regressor.min_depth
         dpm = weight / weight.sum(dim=1, keepdim=True)
         _check_mean(dpm, self._centers_m.to(dpm).view(1, -1, 1, 1), depth)
@@ -56,10 +56,10 @@ class FixedBins:
 
 
 class ZoeDepth:
-    """ZoeDepth: a binomial distribution over bins whose centres each pixel has for itself.
+    """ZoeDepth: a binomial distribution over bin centers of each pixel.
 
-    Its processor pads the view, so all is resized to the padded view and cropped, depth as the library does it. A
-    network with heads for rooms and roads chooses by the sum over a batch: it is shown one image at a time.
+    Its processor pads the view, so outputs are resized to the padded view and cropped, depth as in the library. A
+    network with an indoor and an outdoor head selects one by the sum over a batch, so it gets one image at a time.
     """
 
     bin_edges_m: NDArray[np.float64] | None = None
@@ -67,26 +67,26 @@ class ZoeDepth:
     def __init__(self, network: Any, settings: dict[str, Any]) -> None:  # noqa: ANN401 - the library ships no types
         self._padded = bool(settings.get("do_pad", True))
         counts = {bins["n_bins"] for bins in network.config.bin_configurations}
-        self.alone = len(network.config.bin_configurations) > 1
+        self.one_image = len(network.config.bin_configurations) > 1
         self.emits_maps = len(counts) == 1 and counts != {1}
-        self._taken: dict[str, Tensor] = {}
+        self._captured: dict[str, Tensor] = {}
         head = network.metric_head
-        for module in head.conditional_log_binomial.values() if self.alone else [head.conditional_log_binomial]:
-            _take(module, self._taken, "dpm")
-        for module in head.attractors.values() if self.alone else [head.attractors]:
-            for layer in module:  # the last to run decides
-                _take(layer, self._taken, "centers_m", lambda given: given[1])
+        for module in head.conditional_log_binomial.values() if self.one_image else [head.conditional_log_binomial]:
+            _capture(module, self._captured, "dpm")
+        for module in head.attractors.values() if self.one_image else [head.attractors]:
+            for layer in module:  # the last layer overwrites the others
+                _capture(layer, self._captured, "centers_m", lambda output: output[1])
 
     def read(self, output: Any, view_size_px: tuple[int, int], ids: Sequence[str], *, maps: bool) -> TeacherOutput:  # noqa: ANN401, ARG002
-        """Depth at the size of the view; maps and their edges (B, K + 1, H, W) too if `maps`."""
+        """Return depth at the size of the view, and maps with edges (B, K + 1, H, W) if `maps`."""
         depth: Tensor = output.predicted_depth.float()
-        dpm, centers_m = self._taken.pop("dpm").float(), self._taken.pop("centers_m").float()
+        dpm, centers_m = self._captured.pop("dpm").float(), self._captured.pop("centers_m").float()
         over_view = self._over_view(depth[:, None], view_size_px, "bicubic")[:, 0]
         if not maps:
             return TeacherOutput(over_view)
         centers_m = F.interpolate(centers_m, dpm.shape[-2:], mode="bilinear", align_corners=True)  # as its head
         _check_mean(dpm, centers_m, depth)
-        # Bilinear, for bicubic weights would make some probabilities negative.
+        # Bilinear: bicubic weights would make some probabilities negative.
         dpm = self._over_view(dpm, view_size_px, "bilinear")
         centers_m = self._over_view(centers_m, view_size_px, "bilinear")
         if bool((centers_m.diff(dim=1) < 0).any()):
@@ -95,9 +95,9 @@ class ZoeDepth:
         return TeacherOutput(over_view, dpm, edges_between(centers_m, dim=1))
 
     def _over_view(self, values: Tensor, view_size_px: tuple[int, int], mode: str) -> Tensor:
-        """(B, C, h, w) over the padded view -> (B, C, H, W), as the library's post-processing of depth."""
+        """Resize (B, C, h, w) over the padded view and crop it to (B, C, H, W), as the library does for depth."""
         height, width = view_size_px
-        # int, sqrt and 3 as in the library's processor.
+        # The padding of the library's processor.
         rows, columns = (int(np.sqrt(side / 2) * 3) if self._padded else 0 for side in view_size_px)
         size = (height + 2 * rows, width + 2 * columns)
         full = F.interpolate(values, size, mode=mode, align_corners=False)
@@ -105,9 +105,9 @@ class ZoeDepth:
 
 
 def edges_between(centers_m: Tensor, dim: int = 0) -> Tensor:
-    """Edges of the bins of two or more ascending centres along `dim`, one more than those, and never descending.
+    """Return the K + 1 non-descending edges of bins with K >= 2 ascending centers along `dim`.
 
-    Half-way between neighbours, and as far beyond the two ends, though not below 0. Equal centres have no bin between.
+    Inner edges are halfway between centers; the outer two mirror them, but not below 0. Equal centers give empty bins.
     """
     count = centers_m.shape[dim]
     low, high = centers_m.narrow(dim, 0, count - 1), centers_m.narrow(dim, 1, count - 1)
@@ -117,18 +117,18 @@ def edges_between(centers_m: Tensor, dim: int = 0) -> Tensor:
     return torch.cat([first, (low + high) / 2, torch.maximum(last, first * (1 + SPAN))], dim)
 
 
-def _take(
+def _capture(
     module: torch.nn.Module,
-    taken: dict[str, Tensor],
+    captured: dict[str, Tensor],
     name: str,
-    part: Callable[[Any], Tensor] = lambda given: given,
+    part: Callable[[Any], Tensor] = lambda output: output,
 ) -> None:
-    """Keep what a module returned last."""
+    """Store the last output of a module in `captured[name]`."""
 
-    def keep(_: object, __: object, given: Any) -> None:  # noqa: ANN401 - as the module's own
-        taken[name] = part(given)
+    def hook(_: object, __: object, output: Any) -> None:  # noqa: ANN401 - any module's output
+        captured[name] = part(output)
 
-    module.register_forward_hook(keep)
+    module.register_forward_hook(hook)
 
 
 def _check_mean(dpm: Tensor, centers_m: Tensor, depth: Tensor) -> None:
@@ -136,7 +136,7 @@ def _check_mean(dpm: Tensor, centers_m: Tensor, depth: Tensor) -> None:
     worst = float((off / depth.abs().clamp_min(1e-3)).max())
     if not worst <= MEAN_TOLERANCE:
         raise PipelineError(
-            f"the distribution taken from the network has means that are off its depth by up to {worst:.2g} of it, "
-            f"expected {MEAN_TOLERANCE:g} at most: this version of transformers computes depth in another way; "
-            "install the version of constraints.txt"
+            f"the mean of the network's distribution differs from its depth by up to {worst:.2g} of it, expected at "
+            f"most {MEAN_TOLERANCE:g}: this version of transformers computes depth differently; install the version in "
+            "constraints.txt"
         )

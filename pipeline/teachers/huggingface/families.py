@@ -1,8 +1,6 @@
-"""What is known of each depth architecture of transformers: what its numbers mean, and how its output is read.
+"""Depth architectures of transformers: their depth space, and how their output is read.
 
-This is the table behind docs/teachers.md, so it imports nothing that is optional.
-
-Shape legend: B batch, H W pixels of the view, h w pixels of the network's output.
+docs/teachers.md shows this table, so this file imports no optional package.
 """
 
 from __future__ import annotations
@@ -10,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .distributions import FixedBins, ZoeDepth
-from .outputs import AsItIs, DepthPro
+from .outputs import DepthPro, DirectDepth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,37 +16,37 @@ if TYPE_CHECKING:
     from .outputs import Reader
 
 
-class Own(NamedTuple):
-    """Preparation of the input by our own code, where the library's needs torchvision."""
+class OwnProcessor(NamedTuple):
+    """Preprocessing by this project, because the library's processor needs torchvision."""
 
     settings: dict[str, Any]
-    """What holds where `preprocessor_config.json` is silent: the library's class attributes."""
+    """Defaults of `preprocessor_config.json`: the library's class attributes."""
     resize_last: bool
-    """Whether the resize comes after the normalisation, without antialiasing; else before, on bytes, with it."""
+    """Resize after normalization, without antialiasing; otherwise before it, on bytes, with antialiasing."""
 
 
 class Family(NamedTuple):
-    """What this adapter has to know of one of the library's architectures."""
+    """One architecture."""
 
     depth_space: Callable[[Any], str | None]
-    """Of its configuration; None where that does not say, so that the user must."""
+    """Configuration -> depth space; None if the user must specify it."""
     space: str
-    """The same for people."""
+    """The depth space, for the docs."""
     gives: str = "depth"
-    """Depth alone, or with which maps; for people."""
+    """Depth, and which maps, for the docs."""
     special: str = ""
-    """What else is done for it; for people."""
+    """Special handling, for the docs."""
     heads: tuple[str, ...] = ()
-    """Modules that turn features into depth. They stay in float32, for bfloat16 gives depth two digits."""
-    reader: Callable[[Any, dict[str, Any]], Reader] = AsItIs
-    """Makes TeacherOutput of what the network returns; called with the network and the processor's settings."""
-    own: Own | None = None
+    """Modules that turn features into depth. They stay in float32: bfloat16 has two digits."""
+    reader: Callable[[Any, dict[str, Any]], Reader] = DirectDepth
+    """Converts the network's output; called with the network and the processor's settings."""
+    own: OwnProcessor | None = None
     pads: bool = False
-    """Its reader undoes the processor's padding."""
+    """Whether its reader removes the processor's padding."""
     input_px: Callable[[Any], int] | None = None
-    """Of its configuration: the side of the one square input that it takes, where it takes no other."""
+    """Configuration -> side of its square input, if it supports only one size."""
     hint: str = ""
-    """Ends the message that asks for --depth-space, after the words "as its model card says"."""
+    """Ends the message that asks for `depth_space`."""
 
 
 def _depth_anything_space(config: Any) -> str:  # noqa: ANN401 - the library ships no types
@@ -56,18 +54,18 @@ def _depth_anything_space(config: Any) -> str:  # noqa: ANN401 - the library shi
 
 
 MIDAS_BACKBONES = {None, "beit", "bit", "levit", "swin", "swinv2", "vit"}
-"""Those of MiDaS 3 and 3.1; None is the ViT within DPT itself."""
+"""Backbones of MiDaS 3 and 3.1; None is the ViT of DPT itself."""
 
 
 def _dpt_space(config: Any) -> str | None:  # noqa: ANN401 - the library ships no types
-    # MiDaS networks give inverse depth; those on DINOv2 were trained on metres of NYU or KITTI, or on others.
+    # MiDaS networks predict inverse depth; networks on DINOv2 predict metres (NYU, KITTI) or something else.
     backbone = getattr(config.backbone_config, "model_type", None)
     return "affine_disparity" if backbone in MIDAS_BACKBONES else None
 
 
 def _depth_pro_side(config: Any) -> int:  # noqa: ANN401 - the library ships no types
-    # The smallest of its scaled images is one patch. Of any other input its patches leave out a border, or are
-    # joined where they do not overlap: the library does not complain, and depth lies beside the view.
+    # The smallest scaled image must be exactly one patch. For other sizes the library silently drops a border or
+    # merges patches that do not overlap, which shifts depth against the view.
     patch: int = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
     side: int = round(patch / min(config.scaled_images_ratios))
     return side
@@ -78,16 +76,16 @@ FAMILIES = {
     "depth_anything": Family(
         _depth_anything_space,
         "metric_m or affine_disparity, by its configuration",
-        special="V1, V2 and whatever shares their architecture",
+        special="V1, V2 and networks of the same architecture",
         heads=("head",),
     ),
     "depth_pro": Family(
         lambda config: "metric_m" if config.use_fov_model else "scale_invariant",
-        "metric_m; scale_invariant without its field of view model",
-        special="depth by the field of view that it estimates for each image; a square input of one size",
+        "metric_m; scale_invariant without its field-of-view model",
+        special="depth scaled by the estimated field of view of each image; one square input size",
         heads=("head", "fov_model"),
         reader=DepthPro,
-        own=Own(
+        own=OwnProcessor(
             {
                 "size": {"height": 1536, "width": 1536},
                 "do_normalize": True,
@@ -100,51 +98,51 @@ FAMILIES = {
     ),
     "dpt": Family(
         _dpt_space,
-        "affine_disparity with a backbone of MiDaS; else `depth_space`",
-        special="networks on DINOv2 exist for metres and for disparity, and their configurations are alike",
+        "affine_disparity with a MiDaS backbone; otherwise `depth_space`",
+        special="networks on DINOv2 predict metres or disparity with the same configuration",
         heads=("head",),
     ),
     "glpn": Family(
         lambda _: "metric_m",
         "metric_m",
-        special="the input is the view, its sides rounded down to multiples of 32",
+        special="input sides are rounded down to multiples of 32",
         heads=("head",),
     ),
     "prompt_depth_anything": Family(
         lambda _: None,
         "`depth_space`",
-        special="runs without a prompt, which would be truth: the library allows that, its authors' code does not",
+        special="runs without a prompt, which would be ground truth; the library allows this, its authors' code does "
+        "not",
         heads=("head",),
-        hint="; that speaks of a depth map as prompt, and without one its numbers lie between an unknown nearest and "
-        "farthest depth, which is affine_depth",
+        hint="; without a depth map as prompt, its depth has an unknown scale and shift, which is affine_depth",
     ),
     "tipsv2_dpt": Family(
         lambda _: "metric_m",
         "metric_m",
         gives="depth and maps over its own bins",
-        special="the same linear bins for every image",
+        special="linear bins, the same for every image",
         heads=("decoder", "bin_regressor"),
         reader=FixedBins,
-        own=Own({"size": {"height": 448, "width": 448}, "do_normalize": False}, resize_last=False),
+        own=OwnProcessor({"size": {"height": 448, "width": 448}, "do_normalize": False}, resize_last=False),
     ),
     "zoedepth": Family(
         lambda _: "metric_m",
         "metric_m",
         gives="depth and maps over bins of each pixel",
-        special="its padding is undone; with two heads, each image is routed by itself",
+        special="padding is removed; with two heads, each image is routed separately",
         heads=("relative_head", "metric_head"),
         reader=ZoeDepth,
         pads=True,
     ),
 }
-UNKNOWN = Family(lambda _: None, "`depth_space`", special="float32 alone; its `predicted_depth` must cover the view")
-"""Any other that AutoModelForDepthEstimation loads; the user says what it means."""
-REFUSED = {"chmv2": "it measures how high trees stand above the ground, seen from above, which is no depth"}
-"""Architectures of the library that are no teachers of depth, and why."""
+UNKNOWN = Family(lambda _: None, "`depth_space`", special="float32 only; its `predicted_depth` must cover the view")
+"""Any other architecture that AutoModelForDepthEstimation loads."""
+REFUSED = {"chmv2": "it predicts canopy height seen from above, not depth"}
+"""Architectures that do not predict depth, and why."""
 
 
 class Row(NamedTuple):
-    """A line of the table of families in the documents."""
+    """A row of the table in the docs."""
 
     family: str
     depth_space: str
@@ -153,7 +151,7 @@ class Row(NamedTuple):
 
 
 def rows() -> list[Row]:
-    """Every architecture of the library, by name, and last any other."""
+    """Return all architectures by name, then the row for any other."""
     known = [Row(name, family.space, family.gives, family.special) for name, family in FAMILIES.items()]
     refused = [Row(name, "none", "refused", reason) for name, reason in REFUSED.items()]
     return [*sorted(known + refused), Row("any other", UNKNOWN.space, UNKNOWN.gives, UNKNOWN.special)]

@@ -12,54 +12,56 @@ from ...errors import PipelineError
 
 
 def model_folder(argument: str, revision: str | None, *, code: bool) -> tuple[Path, str | None]:
-    """(folder, commit) of a model: a directory as it is, with no commit, or a hub id, downloaded or cached.
+    """Return (folder, commit) of a model: a directory (no commit), or a hub id, downloaded or cached.
 
-    Only configuration, safetensors and, with `code`, Python files are fetched. Raises PipelineError for what is
-    neither, cannot be had, or a directory with a revision.
+    Downloads only configuration, safetensors and, with `code`, Python files. Raises PipelineError for anything else, a
+    failed download, and a directory with a revision.
     """
     where = f"teacher transformers:{argument}"
     if Path(argument).is_dir():
         if revision is not None:
             raise PipelineError(
-                f"{where}: `revision={revision!r}` is for a hub id, and this is a directory: leave it out"
+                f"{where}: `revision={revision!r}` applies to hub ids, and this is a directory: omit it"
             )
         return Path(argument), None
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", argument):
-        raise PipelineError(f"{where}: no such directory, and no hub id like depth-anything/Depth-Anything-V2-Small-hf")
+        raise PipelineError(
+            f"{where}: no such directory, and not a hub id like depth-anything/Depth-Anything-V2-Small-hf"
+        )
     patterns = ["*.json", "*.safetensors", *(["*.py"] if code else [])]
     try:
         folder = huggingface_hub.snapshot_download(argument, revision=revision, allow_patterns=patterns)
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
         raise PipelineError(
-            f"{where}: no such directory, and the hub does not give it ({str(error).splitlines()[0]}); check "
-            "the id and `revision`, or download it elsewhere and name the directory"
+            f"{where}: no such directory, and it cannot be downloaded ({str(error).splitlines()[0]}): check the id and "
+            "`revision`, or download it elsewhere and give the directory"
         ) from error
     commit = Path(folder).name
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
-        raise PipelineError(f"{where}: it lies in {folder}, expected a folder of the hub's cache, named by its commit")
+        raise PipelineError(f"{where}: unexpected folder {folder}, expected a folder of the hub cache named by commit")
     return Path(folder), commit
 
 
 def weights_sha256(folder: Path) -> str:
-    """The sha256 of the weights file, or of the list of names and sha256 of several.
+    """Return the sha256 of the weights file, or of the names and sha256 of several.
 
-    Raises PipelineError where there is no `.safetensors`.
+    Raises PipelineError if there is no `.safetensors`.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickles = sorted(path.name for suffix in ("bin", "pt", "pth") for path in folder.glob(f"*.{suffix}"))
-        found = f"only {', '.join(pickles)}, which is pickle and may run code" if pickles else "no weights"
+        problem = f"only {', '.join(pickles)}, a pickle that may run code" if pickles else "no weights"
         raise PipelineError(
-            f"teacher transformers:{folder}: {found}; expected model.safetensors: load the model where you "
-            "trust it and call save_pretrained(DIR)"
+            f"teacher transformers:{folder}: {problem}; expected model.safetensors: load the model in a safe "
+            "environment and call save_pretrained(DIR)"
         )
     return sha256_file(files[0]) if len(files) == 1 else _digest(files, folder)
 
 
 def config_sha256(folder: Path) -> str:
-    """The sha256 of what `config.json` says of a network, such as its largest depth; not of where it came from.
+    """Return the sha256 of `config.json` without its origin and library version.
 
-    Raises PipelineError where it is not JSON.
+    Raises PipelineError if it is not JSON.
     """
     config = read_json(folder / "config.json", "configuration")
     if isinstance(config, dict):
@@ -68,9 +70,9 @@ def config_sha256(folder: Path) -> str:
 
 
 def code_sha256(folder: Path) -> str | None:
-    """The sha256 of the list of names and sha256 of the Python files beside the weights; None where there are none.
+    """Return the sha256 of the names and sha256 of all Python files of a model; None if there are none.
 
-    Raises PipelineError where a configuration names code in another repository, which no digest or revision would pin.
+    Raises PipelineError for a configuration that names code in another repository, which no hash or revision pins.
     """
     for path in sorted(folder.glob("*config.json")):
         config = read_json(path, "configuration")
@@ -78,8 +80,9 @@ def code_sha256(folder: Path) -> str | None:
         elsewhere = [name for name in _names(named) if "--" in name]
         if elsewhere:
             raise PipelineError(
-                f"teacher transformers:{folder}: {path.name} takes code from another repository ({elsewhere[0]}), of "
-                "which no revision is known; copy that code beside the weights, and name it in auto_map without `--`"
+                f"teacher transformers:{folder}: {path.name} uses code from another repository ({elsewhere[0]}) "
+                "without a fixed revision: copy that code into the model's folder, and name it in auto_map without "
+                "`--`"
             )
     files = sorted(folder.rglob("*.py"))
     return _digest(files, folder) if files else None

@@ -1,7 +1,7 @@
-"""From views to what a network of transformers takes: its own processor without torchvision, or our code for it.
+"""Convert views to the input of a transformers network, with the library's processor or our equivalent.
 
-The library's image processor is used in its Pillow form, so that a store does not depend on whether torchvision is
-installed. Two families have a processor for torchvision alone: for those the same steps are done here.
+The library's processor is used with its Pillow backend, so that a store does not depend on torchvision being
+installed. Two families have only a torchvision processor; their steps are implemented here.
 
 Shape legend: B batch, H W pixels of the view, h w pixels of the network's input.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from .families import Family, Own
+    from .families import Family, OwnProcessor
 
 DEFAULTS: dict[str, Any] = {"do_resize": True, "resample": 2, "do_rescale": True, "rescale_factor": 1 / 255}
 LIMIT_PX = 2**14
@@ -32,51 +32,51 @@ CHANGE_AREA = ("do_pad", "do_center_crop")
 
 
 class Processing(NamedTuple):
-    """How the images of one teacher become the network's input."""
+    """The preprocessing of one teacher."""
 
-    who: str
-    """The teacher, for messages."""
+    where: str
+    """Names the teacher in messages."""
     name: str
-    """Of the processor, for the card."""
+    """Name of the processor, for the card."""
     settings: dict[str, Any]
-    """JSON values: all that it depends on."""
-    make: Callable[..., Tensor]
-    """Pictures (B, 3, H, W) uint8, and perhaps the settings of an asked size, -> (B, 3, h, w) float32."""
+    """All settings of the processor, as JSON values."""
+    process: Callable[..., Tensor]
+    """Images (B, 3, H, W) uint8 and settings of the requested size -> (B, 3, h, w) float32."""
     size_px: tuple[int, int] | None
-    """The input that the user asked for."""
+    """The requested input size."""
     patch_px: int | None
-    """Both sides of the input must be multiples of it, or the output would lie beside the view."""
+    """Both sides of the input must be multiples of it; otherwise the output would not cover the view."""
 
     def pixels(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) float32 RGB in 0..1 -> the network's input (B, 3, h, w) float32.
+        """Convert images (B, 3, H, W) float32 RGB in 0..1 to the input (B, 3, h, w) float32.
 
-        Raises PipelineError where the processor cannot make the asked size, or makes one that the patches do not
+        Raises PipelineError if the processor cannot make the requested size, or makes one that the patch size does not
         divide.
         """
-        # Processors expect what an image file holds.
-        pictures = (images * 255).round().to(torch.uint8).cpu()
-        asked: dict[str, Any] = {}
+        # Processors expect bytes, as in an image file.
+        images_uint8 = (images * 255).round().to(torch.uint8).cpu()
+        size: dict[str, Any] = {}
         if self.size_px:
-            asked = {"size": {"height": self.size_px[0], "width": self.size_px[1]}, "keep_aspect_ratio": False}
+            size = {"size": {"height": self.size_px[0], "width": self.size_px[1]}, "keep_aspect_ratio": False}
         try:
-            pixels = self.make(pictures, **asked)
+            pixels = self.process(images_uint8, **size)
         except (ValueError, RuntimeError, TypeError, IndexError) as error:
             raise PipelineError(
-                f"{self.who}: its processor can make nothing of a view of {_text(images.shape[-2:])} px ({error}); "
-                "choose a larger one with `view`"
+                f"{self.where}: its processor fails for a view of {_text(images.shape[-2:])} px ({error}): choose a "
+                "larger `view`"
             ) from error
-        made = (pixels.shape[-2], pixels.shape[-1])
-        if self.size_px and made != self.size_px:
+        size_px = (pixels.shape[-2], pixels.shape[-1])
+        if self.size_px and size_px != self.size_px:
             raise PipelineError(
-                f"{self.who}: asked for an input of {self.size_px} px, its processor makes {made}; give "
-                f"`input_size_px={_text(made)}`"
+                f"{self.where}: its processor makes an input of {_text(size_px)} px instead of {_text(self.size_px)}: "
+                f"give `input_size_px={_text(size_px)}`"
             )
-        if self.patch_px and any(side % self.patch_px for side in made):
-            near = [max(1, round(side / self.patch_px)) * self.patch_px for side in made]
+        if self.patch_px and any(side % self.patch_px for side in size_px):
+            nearest = [max(1, round(side / self.patch_px)) * self.patch_px for side in size_px]
             raise PipelineError(
-                f"{self.who}: its processor makes an input of {_text(made)} px, which patches of {self.patch_px} px do "
-                f"not divide, so its depth would leave out a border; give `input_size_px={_text(near)}`, or a `view` "
-                "whose sides they divide"
+                f"{self.where}: its processor makes an input of {_text(size_px)} px, not a multiple of the patch size "
+                f"{self.patch_px}, so its depth would miss a border: give `input_size_px={_text(nearest)}`, or a "
+                "`view` with such sides"
             )
         return pixels
 
@@ -86,45 +86,44 @@ def open_processing(
     config: Any,  # noqa: ANN401 - the library ships no types
     family: Family,
     size_px: tuple[int, int] | None,
-    who: str,
+    where: str,
     library: Callable[[], Any],
 ) -> Processing:
-    """The processing that lies in a model's folder; `library` loads the library's processor of it.
+    """Open the preprocessing of a model's folder; `library` loads the library's processor.
 
-    Raises PipelineError for settings after which the output would not lie over the view, and for a size that cannot be.
+    Raises PipelineError for settings that change the area that the output covers, and for an unsupported size.
     """
     if family.own is None:
         processor = library()
         name, settings = type(processor).__name__, json.loads(processor.to_json_string())
-        make = _of_library(processor)
+        process = _library_processor(processor)
     else:
         name = f"{config.model_type} by tiekd-pipeline"
-        settings = _own_settings(folder / "preprocessor_config.json", family.own, who)
-        make = _of_ours(settings, resize_last=family.own.resize_last)
+        settings = _own_settings(folder / "preprocessor_config.json", family.own, where)
+        process = _own_processor(settings, resize_last=family.own.resize_last)
     changes = [key for key in CHANGE_AREA if settings.get(key) and not (family.pads and key == "do_pad")]
     if changes:
         raise PipelineError(
-            f"{who}: its preprocessor_config.json has {' and '.join(changes)} on, so its depth would cover "
-            "another area than the view; switch that off in a copy, and choose a `view` whose sides its "
-            "patches divide"
+            f"{where}: its preprocessor_config.json enables {' and '.join(changes)}, so its depth would cover another "
+            "area than the view: disable it in a copy, and choose a `view` whose sides are multiples of its patch size"
         )
     if size_px and not ("size" in settings and (family.own or "keep_aspect_ratio" in settings)):
-        raise PipelineError(f"{who}: its processor takes no size; leave `input_size_px` out, and resize with `view`")
+        raise PipelineError(f"{where}: its processor takes no size: omit `input_size_px`, and resize with `view`")
     if family.input_px:
         side = family.input_px(config)
         size = settings["size"]
-        given = size_px or (size["height"], size["width"])
-        if not settings["do_resize"] or given != (side, side):
+        requested_px = size_px or (size["height"], size["width"])
+        if not settings["do_resize"] or requested_px != (side, side):
             raise PipelineError(
-                f"{who}: an input of {_text(given)} px, expected {side}x{side}, the only one that its patches cover; "
-                f"{'leave `input_size_px` out' if size_px else 'correct its preprocessor_config.json'}"
+                f"{where}: an input of {_text(requested_px)} px, expected {side}x{side}, the only size that its "
+                f"patches cover: {'omit `input_size_px`' if size_px else 'correct its preprocessor_config.json'}"
             )
-    return Processing(who, name, settings, make, size_px, _patch_px(config))
+    return Processing(where, name, settings, process, size_px, _patch_px(config))
 
 
 def _patch_px(config: Any) -> int | None:  # noqa: ANN401 - the library ships no types
-    """The side of a patch of a vision transformer; None where the configuration has none, or it says nothing."""
-    if config.model_type == "depth_pro":  # its patches are images, which are cut up once more; see input_px
+    """Return the patch size of a vision transformer; None if there is none."""
+    if config.model_type == "depth_pro":  # its patches are crops that are split again; see input_px
         return None
     for holder in (getattr(config, "backbone_config", None), config):
         patch = getattr(holder, "patch_size", None)
@@ -133,53 +132,51 @@ def _patch_px(config: Any) -> int | None:  # noqa: ANN401 - the library ships no
     return None
 
 
-def _of_library(processor: Any) -> Callable[..., Tensor]:  # noqa: ANN401 - the library ships no types
-    def make(pictures: Tensor, **asked: Any) -> Tensor:  # noqa: ANN401 - settings of the processor
-        images = list(pictures.permute(0, 2, 3, 1).numpy())
-        made = processor(images=images, return_tensors="pt", input_data_format="channels_last", **asked)
-        pixels: Tensor = made["pixel_values"]
+def _library_processor(processor: Any) -> Callable[..., Tensor]:  # noqa: ANN401 - the library ships no types
+    def process(images_uint8: Tensor, **size: Any) -> Tensor:  # noqa: ANN401 - settings of the processor
+        images = list(images_uint8.permute(0, 2, 3, 1).numpy())
+        batch = processor(images=images, return_tensors="pt", input_data_format="channels_last", **size)
+        pixels: Tensor = batch["pixel_values"]
         return pixels
 
-    return make
+    return process
 
 
-def _own_settings(path: Path, own: Own, who: str) -> dict[str, Any]:
-    """The settings of a file of somebody else, over the library's defaults; what we cannot do is refused."""
-    given = read_json(path, f"{who}: preprocessor")
-    if not isinstance(given, dict):
-        raise PipelineError(
-            f"{who}: {path.name} holds {type(given).__name__}, expected an object, as the library writes"
-        )
-    wanted = {**DEFAULTS, **own.settings}
-    settings = {key: given.get(key, default) for key, default in wanted.items()}
-    settings.update({key: given[key] for key in CHANGE_AREA if key in given})
+def _own_settings(path: Path, own: OwnProcessor, where: str) -> dict[str, Any]:
+    """Read `preprocessor_config.json` over the library's defaults. Raises PipelineError for unsupported settings."""
+    config = read_json(path, f"{where}: preprocessor")
+    if not isinstance(config, dict):
+        raise PipelineError(f"{where}: {path.name} holds {type(config).__name__}, expected an object")
+    defaults = {**DEFAULTS, **own.settings}
+    settings = {key: config.get(key, default) for key, default in defaults.items()}
+    settings.update({key: config[key] for key in CHANGE_AREA if key in config})
     if settings["do_normalize"]:
-        settings.update({key: given.get(key, settings.get(key)) for key in ("image_mean", "image_std")})
+        settings.update({key: config.get(key, settings.get(key)) for key in ("image_mean", "image_std")})
     size = settings["size"]
     sides = [size.get("height"), size.get("width")] if isinstance(size, dict) else [None]
     if any(isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= LIMIT_PX for side in sides):
-        raise PipelineError(f'{who}: {path.name} has size {size}, expected {{"height": H, "width": W}} in pixels')
+        raise PipelineError(f'{where}: {path.name} has size {size}, expected {{"height": H, "width": W}} in pixels')
     if settings["resample"] not in (2, 3):
         raise PipelineError(
-            f"{who}: {path.name} has resample {settings['resample']!r}, expected 2 or 3 (bilinear, bicubic)"
+            f"{where}: {path.name} has resample {settings['resample']!r}, expected 2 or 3 (bilinear, bicubic)"
         )
     numbers = [settings["rescale_factor"]]
     for key in ("image_mean", "image_std") if settings["do_normalize"] else ():
         values = settings[key]
         if not isinstance(values, list) or len(values) != 3:
-            raise PipelineError(f"{who}: {path.name} has {key} {values!r}, expected three numbers")
+            raise PipelineError(f"{where}: {path.name} has {key} {values!r}, expected three numbers")
         numbers += values
     if any(isinstance(number, bool) or not isinstance(number, int | float) for number in numbers) or (
         settings["do_normalize"] and not all(value > 0 for value in settings["image_std"])
     ):
         raise PipelineError(
-            f"{who}: {path.name} has factor, mean and deviation {numbers}, expected numbers, the last above 0"
+            f"{where}: {path.name} has factor, mean and deviation {numbers}, expected numbers with positive deviations"
         )
     return settings
 
 
-def _of_ours(settings: dict[str, Any], *, resize_last: bool) -> Callable[..., Tensor]:
-    """The steps of the library's processor for torchvision, which calls the same functions of torch."""
+def _own_processor(settings: dict[str, Any], *, resize_last: bool) -> Callable[..., Tensor]:
+    """Return the steps of the library's torchvision processor, which calls the same functions of torch."""
 
     def scale(values: Tensor) -> Tensor:
         values = values.float()
@@ -190,17 +187,17 @@ def _of_ours(settings: dict[str, Any], *, resize_last: bool) -> Callable[..., Te
             values = (values - mean) / std
         return values
 
-    def make(pictures: Tensor, *, size: dict[str, int] | None = None, keep_aspect_ratio: bool = False) -> Tensor:  # noqa: ARG001
+    def process(images: Tensor, *, size: dict[str, int] | None = None, keep_aspect_ratio: bool = False) -> Tensor:  # noqa: ARG001
         size = size or settings["size"]
         sides = size["height"], size["width"]
         mode = RESAMPLING[settings["resample"]]
         if not settings["do_resize"]:
-            return scale(pictures)
+            return scale(images)
         if resize_last:
-            return F.interpolate(scale(pictures), sides, mode=mode)
-        return scale(F.interpolate(pictures, sides, mode=mode, antialias=True))
+            return F.interpolate(scale(images), sides, mode=mode)
+        return scale(F.interpolate(images, sides, mode=mode, antialias=True))
 
-    return make
+    return process
 
 
 def _text(size_px: Any) -> str:  # noqa: ANN401 - any pair

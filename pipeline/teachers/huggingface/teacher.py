@@ -1,7 +1,7 @@
-"""Depth networks of Hugging Face transformers: `transformers:DIR_OR_ID`, weights as safetensors only.
+"""`transformers:DIR_OR_ID`: depth networks of Hugging Face transformers, with safetensors weights only.
 
-What is known of each architecture stands in transformers_families.py. What the store gets is the network's raw output,
-not the upsampled one, save where the library's post-processing is part of the method.
+`families` describes the architectures. The store gets the network's raw output, not the upsampled one, unless the
+library's post-processing is part of the method.
 
 Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher's output.
 """
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNUSED_WEIGHTS = re.compile(r"neck\.fusion_stage\.layers\.0\.residual_layer1\.|\.pooler\.")
-"""Absent from published DPT weights, and never called for depth."""
+"""Missing from published DPT weights and not used for depth."""
 
 
 class TransformersTeacher:
-    """A network, what prepares its input, and what reads its output. See `load`."""
+    """A network with its preprocessing and output reader. See `load`."""
 
     needs_images = True
 
@@ -57,9 +57,9 @@ class TransformersTeacher:
         self._device = device
         self.bin_edges_m = self._reader.bin_edges_m
         self.emits_maps = self._reader.emits_maps
-        """Who has no use for maps over bins of each pixel may set it to False, which saves their making."""
+        """Set to False to skip maps over bins of each pixel."""
         if card.precision != "float32":
-            assert family.heads, "load refuses it"
+            assert family.heads, "load refuses a family without heads"
             for name in family.heads:
                 head = getattr(network, name, None)
                 if head is not None:
@@ -67,19 +67,18 @@ class TransformersTeacher:
 
     @torch.no_grad()
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
-        """The depth (B, h, w) float32 in the card's space, and maps (B, K, h, w) where it emits them, on the CPU.
+        """Predict depth (B, h, w) float32, and maps (B, K, h, w) if the network has them, on the CPU.
 
-        Raises PipelineError where the processor cannot make the asked input size, float16 overflows, or the output is
-        not what a sound network gives.
+        Raises PipelineError for an unsupported input size, overflow of float16, and implausible output.
         """
         assert images is not None, "needs_images is True"
         pixels = self._processing.pixels(images)
-        step = 1 if self._reader.alone else len(images)
-        given = [
+        step = 1 if self._reader.one_image else len(images)
+        outputs = [
             self._read(pixels[begin : begin + step], images.shape[-2:], ids[begin : begin + step])
             for begin in range(0, len(images), step)
         ]
-        return given[0] if len(given) == 1 else _together(given)
+        return outputs[0] if len(outputs) == 1 else _concatenate(outputs)
 
     def _read(self, pixels: Tensor, view_size_px: Sequence[int], ids: Sequence[str]) -> TeacherOutput:
         try:
@@ -87,28 +86,27 @@ class TransformersTeacher:
                 output = self._network(pixel_values=pixels.to(self._device))
         except torch.OutOfMemoryError:
             raise
-        except (ValueError, RuntimeError) as error:  # the library's DPT takes nothing but squares, for one
+        except (ValueError, RuntimeError) as error:  # for example, the library's DPT takes only square inputs
             size = "x".join(map(str, pixels.shape[-2:]))
             raise PipelineError(
-                f"teacher {self.card.name!r}: its network refuses an input of {size} px ({error}); choose another "
+                f"teacher {self.card.name!r}: its network refuses an input of {size} px ({error}): choose another "
                 "`input_size_px` or `view`"
             ) from error
         depth = output.predicted_depth
         assert depth.ndim == 3, "predicted_depth is (B, h, w)"
-        assert len(depth) == len(pixels), "one depth an image"
-        remedy = "choose another `input_size_px`, or call the network from a python:module:factory that puts it right"
+        assert len(depth) == len(pixels), "one depth for each image"
+        remedy = "choose another `input_size_px`, or call the network from a python:module:factory that corrects it"
         check_covers(f"teacher {self.card.name!r}", depth.shape[1:], pixels.shape[2:], remedy)
         if self.card.precision == "float16" and not bool(depth.isfinite().all()):
             raise PipelineError(
-                f"teacher {self.card.name!r}: its depth overflows in float16 (images {', '.join(ids)}); use "
+                f"teacher {self.card.name!r}: its depth overflows in float16 (images {', '.join(ids)}): use "
                 "`precision=bfloat16` or float32"
             )
         maps = self.emits_maps or self.bin_edges_m is not None
         try:
-            read = self._reader.read(output, (view_size_px[0], view_size_px[1]), ids, maps=maps)
+            depth, *rest = self._reader.read(output, (view_size_px[0], view_size_px[1]), ids, maps=maps)
         except ValueError as error:
             raise PipelineError(f"teacher {self.card.name!r}: {error}") from error
-        depth, *rest = read
         return TeacherOutput(depth.cpu(), *(None if part is None else part.cpu() for part in rest))
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -117,17 +115,16 @@ class TransformersTeacher:
         return torch.autocast(self._device.type, PRECISIONS[self.card.precision])
 
 
-def _together(given: Sequence[TeacherOutput]) -> TeacherOutput:
-    """One output of those of several images."""
-    depths, *rest = zip(*given, strict=True)
+def _concatenate(outputs: Sequence[TeacherOutput]) -> TeacherOutput:
+    depths, *rest = zip(*outputs, strict=True)
     return TeacherOutput(torch.cat(depths), *(None if parts[0] is None else torch.cat(parts) for parts in rest))
 
 
 def load(argument: str, device: torch.device, options: TeacherOptions) -> TransformersTeacher:
-    """Open a directory of `save_pretrained`, or a hub id (from the cache alone with HF_HUB_OFFLINE=1).
+    """Open a directory of `save_pretrained`, or a hub id (from the cache only with HF_HUB_OFFLINE=1).
 
-    Raises PipelineError for weights that are absent, incomplete or pickled, an architecture that this adapter
-    cannot use, a depth space that is unsaid or contradicted, and whatever the library refuses.
+    Raises PipelineError for missing, incomplete or pickled weights, an architecture that does not predict depth, a
+    missing or contradictory depth space, and whatever the library refuses.
     """
     where = f"teacher transformers:{argument}"
     folder, commit = model_folder(argument, options.revision, code=options.trust_code)
@@ -135,7 +132,7 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Transf
     code = code_sha256(folder) if options.trust_code else None
     library: Any = transformers  # ships no types
     library.utils.logging.disable_progress_bar()
-    library.utils.logging.set_verbosity_error()  # what matters of its warnings is an error here
+    library.utils.logging.set_verbosity_error()  # warnings that matter are errors below
     loading = {"local_files_only": True, "trust_remote_code": options.trust_code}
     asked = {"use_safetensors": True, "output_loading_info": True, "dtype": torch.float32}
     config = _loaded(where, library.AutoConfig, folder, **loading)
@@ -151,8 +148,8 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Transf
     absent = sorted(name for name in report["missing_keys"] if not UNUSED_WEIGHTS.search(name))
     if absent:
         raise PipelineError(
-            f"{where}: its files lack {len(absent)} weights, such as {', '.join(absent[:3])}, which would be "
-            "random; give a network that was trained for depth, and whole"
+            f"{where}: {len(absent)} weights are missing, such as {', '.join(absent[:3])}, and would be random: give a "
+            "complete network that was trained for depth"
         )
     card = TeacherCard(
         kind="transformers",
@@ -165,7 +162,7 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Transf
             "settings": processing.settings,
             "input_size_px": list(size) if size else None,
             **({"code_sha256": code} if code else {}),
-            # A commit of the hub pins it; a directory is anybody's to edit.
+            # A hub commit pins the configuration; a directory can be edited.
             **({} if commit else {"config_sha256": config_sha256(folder)}),
         },
         precision=_precision(options.precision, family, device, where),
@@ -175,39 +172,39 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Transf
 
 
 def _loaded(where: str, auto: Any, folder: Path, **options: Any) -> Any:  # noqa: ANN401 - untyped library
-    """What one of the library's Auto classes makes of a directory. Raises PipelineError for what it refuses."""
+    """Load a directory with one of the library's Auto classes. Raises PipelineError for whatever it refuses."""
     try:
         return auto.from_pretrained(folder, **options)
     except (ValueError, OSError, ImportError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise PipelineError(
-            f"{where}: transformers cannot load it ({error}); expected a depth estimation network and its "
-            "image processor, as save_pretrained writes them"
+            f"{where}: transformers cannot load it ({error}); expected a depth estimation network and its image "
+            "processor, as written by save_pretrained"
         ) from error
 
 
 def _check_family(model_type: str, where: str) -> None:
     if model_type in REFUSED:
         raise PipelineError(
-            f"{where}: a {model_type} network, which this adapter cannot use: {REFUSED[model_type]}; "
-            f"expected one of {', '.join(FAMILIES)}, or write a python:module:factory"
+            f"{where}: a {model_type} network is not a depth teacher: {REFUSED[model_type]}; expected one of "
+            f"{', '.join(FAMILIES)}, or write a python:module:factory"
         )
 
 
 def _depth_space(family: Family, config: Any, asked: str | None, where: str) -> str:  # noqa: ANN401 - untyped library
-    known = family.depth_space(config)
-    if known is None and asked is None:
+    configured = family.depth_space(config)
+    if configured is None and asked is None:
         raise PipelineError(
-            f"{where}: its configuration does not say what its numbers mean; give `depth_space=metric_m`, "
-            f"affine_depth, affine_disparity or scale_invariant, as its model card says{family.hint}"
+            f"{where}: its configuration does not specify its depth space: give `depth_space=metric_m`, affine_depth, "
+            f"affine_disparity or scale_invariant, according to its model card{family.hint}"
         )
-    if known is not None and asked is not None and known != asked:
-        raise PipelineError(f"{where}: `depth_space={asked}`, but its configuration says {known}: leave it out")
-    return known or asked or ""
+    if configured is not None and asked is not None and configured != asked:
+        raise PipelineError(f"{where}: `depth_space={asked}` contradicts {configured} in its configuration: omit it")
+    return configured or asked or ""
 
 
 def _precision(asked: str, family: Family, device: torch.device, where: str) -> str:
     if asked == "auto":
-        # float16 has three more bits than bfloat16, and an overflow does not pass unseen.
+        # float16 has three more mantissa bits than bfloat16, and overflow is detected.
         return "float16" if device.type == "cuda" and family.heads else "float32"
     if asked not in PRECISIONS:
         raise PipelineError(f"{where}: precision {asked!r}, expected auto or one of {', '.join(PRECISIONS)}")
@@ -217,7 +214,7 @@ def _precision(asked: str, family: Family, device: torch.device, where: str) -> 
 
 
 def _keep_float32(head: torch.nn.Module, device: torch.device) -> None:
-    """Let a head compute in float32 within an autocast region."""
+    """Make a head compute in float32 inside an autocast region."""
     forward = head.forward
 
     def in_float32(*given: object, **named: object) -> Any:  # noqa: ANN401 - as the head's own
@@ -228,11 +225,11 @@ def _keep_float32(head: torch.nn.Module, device: torch.device) -> None:
 
 
 def _float32(value: Any) -> Any:  # noqa: ANN401 - what a head is called with
-    """Tensors as float32, also those in lists, tuples and dicts."""
+    """Convert tensors to float32, also in lists, tuples and dicts."""
     if isinstance(value, torch.Tensor):
         return value.float() if value.is_floating_point() else value
     if isinstance(value, list | tuple):
-        return type(value)(_float32(one) for one in value)
+        return type(value)(_float32(item) for item in value)
     if isinstance(value, dict):
-        return {name: _float32(one) for name, one in value.items()}
+        return {name: _float32(item) for name, item in value.items()}
     return value
