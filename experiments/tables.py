@@ -30,7 +30,7 @@ NOT_RUN = "in tests only, with random weights"
 
 def tables() -> dict[str, str]:
     """Return Markdown by name: `STUDY:TABLE`, the stem of a results file, or a registry of the code."""
-    by_name = {"sources": sources(), "kinds": kinds(), "families": families()}
+    by_name = {"sources": sources(), "kinds": kinds(), "options": teacher_options(), "families": families()}
     for path in sorted([*RESULTS.glob("*.md"), *(ROOT / "benchmarks/results").glob("*.md")]):
         text = path.read_text()
         parts = re.split(r"<!-- (\S+) -->\n", text)
@@ -61,21 +61,36 @@ def customs(customs: Customs) -> str:
 
 
 def kinds() -> str:
-    """Return the table of teachers."""
-    head = ("`--teacher`", "what it is", "depth", "stored", "what was run", "flags", "extra")
-    cases = json.loads((RESULTS / "teachers.json").read_text())
-    ran = {name: [case_name for case_name, case in cases.items() if case["kind"] == name] for name in KINDS}
+    """Return the table of teachers: what to give for a network."""
+    head = ("you have", "`--teacher`", "install", "also give")
     return markdown(
         head,
         (
             [
-                f"`{name}:{kind.argument}`",
                 kind.what,
+                f"`{name}:{kind.argument}`",
+                f"`pip install '.[{kind.extra}]'`" if kind.extra else "",
+                kind.required,
+            ]
+            for name, kind in sorted(KINDS.items())
+        ),
+    )
+
+
+def teacher_options() -> str:
+    """Return the table of teachers: depth, options, and the measured cases."""
+    head = ("`--teacher`", "depth", "stored", "options", "measured as")
+    cases = json.loads((RESULTS / "teachers.json").read_text())
+    measured = {name: [case_name for case_name, case in cases.items() if case["kind"] == name] for name in KINDS}
+    return markdown(
+        head,
+        (
+            [
+                f"`{name}`",
                 kind.depth,
                 kind.stored,
-                "; ".join(ran[name]) or NOT_RUN,
-                " ".join(f"`--{name.replace('_', '-').removesuffix('-px')}`" for name in kind.own_options()) or "none",
-                f"`{kind.extra}`" if kind.extra else "",
+                " ".join(f"`--{option.replace('_', '-').removesuffix('-px')}`" for option in sorted(kind.options)),
+                "; ".join(measured[name]) or NOT_RUN,
             ]
             for name, kind in sorted(KINDS.items())
         ),
@@ -89,7 +104,7 @@ def families() -> str:
     return markdown(head, named)
 
 
-OPTIONS = ("depth_space", "trust_code", "truth")
+OPTIONS = ("depth_space", "metres_per_unit", "normalise", "trust_code", "truth")
 """Python options that descriptions in the code name; the pages show the flags."""
 
 

@@ -60,7 +60,7 @@ KINDS = {
     ),
     "ensemble": TeacherKind(
         "ensemble",
-        "FILE.json or KIND:WHAT,KIND:WHAT",
+        "KIND:WHAT,KIND:WHAT or FILE.json",
         frozenset({"drop_nonpositive", "trust_code"}),
         what="2 to 64 metric teachers of any kind, optionally weighted",
         required="",
@@ -104,7 +104,7 @@ KINDS = {
         frozenset({"depth_space", "drop_nonpositive"}),
         what="any network that your Python code can call",
         required="a `card` in your code",
-        depth="the card's `depth_space`",
+        depth="that of its card",
         stored="depth, and maps if returned: over fixed bins, or bins for each image or pixel",
     ),
     "torchscript": TeacherKind(

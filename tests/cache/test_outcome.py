@@ -214,7 +214,7 @@ def test_the_flag_counts_for_flip_average_and_members_of_an_ensemble():
 @pytest.mark.parametrize(
     ("spec", "options", "parts"),
     [
-        ("predictions:x", {}, ["`drop_nonpositive=True`", "means nothing to predictions"]),
+        ("predictions:x", {}, ["`drop_nonpositive=True`", "does not apply to predictions"]),
         ("python:fakes:disparities", {}, ["0 and less are values in affine_disparity"]),
     ],
     ids=["files", "disparity"],

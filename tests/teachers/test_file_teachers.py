@@ -76,8 +76,11 @@ def test_a_description_beside_the_file_says_what_flags_say(tmp_path, kind):
 @pytest.mark.parametrize(
     ("missing", "parts"),
     [
-        ("depth_space", ["nothing says what its numbers mean", "`depth_space`", "affine_disparity", ".json"]),
-        ("normalise", ["how its pixels are normalised", "`normalise=imagenet, half", "looks right and is not"]),
+        ("depth_space", ["depth space is not specified", "`depth_space`", "affine_disparity", ".json"]),
+        (
+            "normalise",
+            ["the normalization of its input is not specified", "imagenet, half", "plausible but wrong depth"],
+        ),
     ],
 )
 def test_what_numbers_mean_and_pixels_are_is_never_guessed(tmp_path, kind, missing, parts):
@@ -92,20 +95,20 @@ def test_what_numbers_mean_and_pixels_are_is_never_guessed(tmp_path, kind, missi
         (
             {"depth_space": "affine_depth"},
             {},
-            ["depth_space 'metric_m' asked for", "net.onnx.json says 'affine_depth'"],
+            ["`depth_space=metric_m` contradicts", "'affine_depth' in net.onnx.json"],
         ),
-        ({"normalise": "half"}, {}, ["normalise 'unit' asked for", "says 'half'", "correct the file"]),
-        ({"channels": "bgr"}, {"channels": "rgb"}, ["channels 'rgb'", "'bgr'"]),
+        ({"normalise": "half"}, {}, ["`normalise=unit` contradicts", "'half' in", "correct the file"]),
+        ({"channels": "bgr"}, {"channels": "rgb"}, ["`channels=rgb`", "'bgr'"]),
         ({"channels": "grey"}, {}, ["channels 'grey'", "rgb or bgr"]),
-        ({"output": "a"}, {"output": "b"}, ["output 'b'", "'a'"]),
-        ({"input_size": [4, 5]}, {"input_size_px": (5, 4)}, ["input_size (5, 4)", "says (4, 5)"]),
+        ({"output": "a"}, {"output": "b"}, ["`output=b`", "'a'"]),
+        ({"input_size": [4, 5]}, {"input_size_px": (5, 4)}, ["`input_size_px=5x4`", "contradicts 4x5"]),
         ({"input_size": "4x5"}, {}, ["input_size '4x5'", "[height, width]"]),
         ({"input_size": [4, True]}, {}, ["input_size [4, True]", "1 to 16384"]),
         ({"input_size": [4, 99999]}, {}, ["input_size [4, 99999]"]),
-        ({"metres_per_unit": 0.001}, {"metres_per_unit": 1.0}, ["`metres_per_unit=1.0`", "says 0.001"]),
+        ({"metres_per_unit": 0.001}, {"metres_per_unit": 1.0}, ["`metres_per_unit=1.0`", "contradicts 0.001"]),
         ({"metres_per_unit": "yards"}, {}, ["net.onnx.json", "'yards'", "above 0"]),
-        ({"licence": ["MIT"]}, {}, ["says licence ['MIT']", "expected a text"]),
-        ({"normalize": "unit"}, {}, ["says 'normalize'", "none of", *KEYS]),
+        ({"licence": ["MIT"]}, {}, ["has licence ['MIT']", "expected text"]),
+        ({"normalize": "unit"}, {}, ["has unknown key 'normalize'", "expected", *KEYS]),
         ([1], {}, ["net.onnx.json", "list", "expected an object"]),
     ],
 )
@@ -138,7 +141,7 @@ def test_a_file_that_is_missing_a_folder_or_junk_is_refused(tmp_path, kind):
     path, _ = make(kind, tmp_path)
     for name, data in {"junk": b"\x08junk" * 9, "cut": path.read_bytes()[:-40]}.items():
         (tmp_path / name).write_bytes(data)
-        with refuses(f"{kind}:{tmp_path / name}", "does not load it", "whole"):
+        with refuses(f"{kind}:{tmp_path / name}", "does not load it", "complete"):
             opened(kind, tmp_path / name, **options)
 
 
@@ -185,7 +188,7 @@ def test_what_is_no_normalisation_is_refused_with_the_names(text):
 
 @pytest.mark.parametrize("text", ["123.675,116.28,103.53/58.395,57.12,57.375", "0.5/0", "0.5/-1", "0/255"])
 def test_a_normalisation_of_images_in_0_to_255_is_refused_with_what_to_do(text):
-    with refuses(repr(text), "0..1", "divide numbers of 0..255 by 255"):
+    with refuses(repr(text), "0..1", "divide numbers for 0..255 by 255"):
         parse_normalize(text, "where")
 
 
@@ -209,7 +212,7 @@ def test_the_layout_and_batch_are_found_from_the_shape(tmp_path, shape):
         ((1, 3, 6, 3), ["(1, 3, 6, 3)", "may be N,3,H,W or N,H,W,3"]),
         ((1, None, 6, 8), ["(1, any, 6, 8)", "neither", "python:module:factory"]),
         ((1, 1, 6, 8), ["(1, 1, 6, 8)", "neither"]),
-        ((4, 3, 6, 8), ["4 images at once", "batch of 1"]),
+        ((4, 3, 6, 8), ["batch size is 4", "batch size of 1"]),
         ((1, 3, 99999, 99999), ["99999x99999 px", "at most 33554432 pixels"]),
     ],
 )
@@ -227,7 +230,7 @@ def test_a_network_of_two_inputs_is_refused_with_their_names(tmp_path):
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
-    with refuses("takes image (1, 3, 4, 4), rays (1, 3, 4, 4)", "an image alone"):
+    with refuses("the inputs image (1, 3, 4, 4), rays (1, 3, 4, 4)", "one image"):
         opened("onnx", tmp_path / "net.onnx", **SAID)
 
 
@@ -239,7 +242,7 @@ def test_a_size_that_the_file_fixes_is_made_from_every_view(tmp_path):
     teacher = opened("onnx", make_onnx(tmp_path / "net.onnx", (1, 3, 3, 4)), **SAID, input_size_px=(3, 4))
     torch.testing.assert_close(depth_of(teacher), weighed(resized((3, 4))))
     assert teacher.card.preprocessing["input_size_px"] == [3, 4]
-    with refuses("takes an input of 3x4 px, asked for 4x3", "leave `input_size_px` out"):
+    with refuses("its input is 3x4 px, which contradicts `input_size_px=4x3`", "omit it"):
         opened("onnx", tmp_path / "net.onnx", **SAID, input_size_px=(4, 3))
 
 
@@ -297,7 +300,7 @@ def test_a_network_that_was_traced_on_a_gpu_is_not_told_to_take_another_size(tmp
         raise RuntimeError("Expected all tensors to be on the same device, but found at least two, cuda:0 and cpu!")
 
     teacher._run = run
-    with refuses("its code names a device, this is cpu: give `device`"):
+    with refuses("names a device other than cpu: give `device`"):
         depth_of(teacher)
 
 
@@ -378,9 +381,9 @@ def test_an_output_that_is_no_depth_is_refused_with_its_shape(tmp_path):
 
 def test_several_outputs_are_listed_until_one_is_chosen(tmp_path):
     path = make_onnx(tmp_path / "net.onnx", outputs=("depth", "doubt"))
-    with refuses("gives depth (", "doubt (", "`output`"):
+    with refuses("outputs depth (", "doubt (", "`output`"):
         opened("onnx", path, **SAID)
-    with refuses("`output`; 'sky' is none of them"):
+    with refuses("no output 'sky', only"):
         opened("onnx", path, **SAID, output="sky")
     teacher = opened("onnx", path, **SAID, output="doubt")
     assert teacher.card.preprocessing["output"] == "doubt"
@@ -418,7 +421,7 @@ def test_relative_whole_numbers_need_no_scale_and_keep_their_0(tmp_path):
 def test_a_scale_makes_metres_of_a_float_output_and_means_nothing_to_a_relative_one(tmp_path):
     path = make_onnx(tmp_path / "net.onnx")
     torch.testing.assert_close(depth_of(opened("onnx", path, **SAID, metres_per_unit=10.0)), 10 * weighed(IMAGES))
-    with refuses("10 metres per unit", "affine_disparity", "leave the scale out"):
+    with refuses("10 metres per unit", "affine_disparity", "omit the scale"):
         opened("onnx", path, depth_space="affine_disparity", normalise="unit", metres_per_unit=10.0)
 
 
@@ -476,7 +479,7 @@ def test_weights_that_do_not_lie_beside_the_file_are_refused(tmp_path, location)
     (entry,) = [entry for entry in model.graph.initializer[0].external_data if entry.key == "location"]
     entry.value = location
     path.write_bytes(model.SerializeToString())
-    with refuses("takes weights from", "does not lie beside it", "export it again"):
+    with refuses("its external weights", "are outside its folder", "export it"):
         opened("onnx", path, **SAID)
 
 
@@ -512,7 +515,7 @@ def test_weights_inside_a_branch_of_the_network_are_found_too(tmp_path):
     ]
     path = make_onnx(tmp_path / "net.onnx", after=nodes)
     assert onnx.load(path, load_external_data=False)
-    with refuses("takes weights from '/etc/hostname'"):
+    with refuses("its external weights '/etc/hostname'"):
         opened("onnx", path, **SAID)
 
 
@@ -537,7 +540,7 @@ def test_a_student_of_ours_teaches_with_no_flags_at_all(tmp_path):
     torch.testing.assert_close(depth_of(teacher), weighed(IMAGES))
     assert (teacher.card.name, teacher.card.depth_space) == ("lean", "metric_m")
     assert teacher.card.preprocessing[VIEW] == "full,resize:6x8"
-    with refuses("normalise 'imagenet' asked for", "its metadata says 'unit'"):
+    with refuses("`normalise=imagenet` contradicts 'unit' in its metadata"):
         opened("onnx", path, normalise="imagenet")
 
 
@@ -589,7 +592,7 @@ def test_a_quantised_litert_file_is_fed_and_read_by_its_own_scale(tmp_path, dtyp
 
 def test_a_quantised_input_whose_range_is_no_custom_needs_its_normalisation_said(tmp_path):
     path = make_litert(tmp_path / "net.tflite", dtype=np.uint8, given=(0.0187, 113), gives=(0.02, 0))
-    with refuses("how its pixels are normalised"):
+    with refuses("the normalization of its input is not specified"):
         opened("litert", path, depth_space="metric_m")
 
 
@@ -613,7 +616,7 @@ def test_a_litert_file_of_any_size_takes_that_of_the_view(tmp_path):
 
 def test_a_litert_file_of_several_outputs_lists_them(tmp_path):
     path = make_litert(tmp_path / "net.tflite", outputs=2)
-    with refuses("gives depth0 (1, 6, 8, 1), depth1 (1, 6, 8, 1)", "`output`"):
+    with refuses("outputs depth0 (1, 6, 8, 1), depth1 (1, 6, 8, 1)", "`output`"):
         opened("litert", path, **SAID)
     torch.testing.assert_close(depth_of(opened("litert", path, **SAID, output="depth1")), IMAGES.mean(1))
 
@@ -632,7 +635,7 @@ def test_a_file_with_code_is_not_loaded_before_its_maker_is_trusted(tmp_path, mo
     monkeypatch.setattr(torch.export, "load", None)
     shutil.copy(path, tmp_path / "net.pt2")
     for name in ("net.pt", "net.pt2"):
-        with refuses("is a program", "your rights", "`trust_code`", "ONNX"):
+        with refuses("is a program", "your permissions", "`trust_code`", "ONNX"):
             opened("torchscript", tmp_path / name, **SAID)
 
 

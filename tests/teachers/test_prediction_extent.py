@@ -18,7 +18,7 @@ from pipeline.store import open_store
 from pipeline.teachers.base import TeacherCard, check_covers
 from pipeline.teachers.options import TeacherOptions
 from pipeline.teachers.prediction_extent import Extent
-from pipeline.teachers.predictions import KEYS, KEYS_OF_OURS
+from pipeline.teachers.predictions import IGNORED_KEYS, KEYS
 from pipeline.teachers.python_factory import PythonTeacher
 from pipeline.teachers.registry import open_teacher
 
@@ -197,7 +197,7 @@ def test_what_is_stated_is_held_against_the_size_and_the_view():
         shown((352, 1216), "kb", grid="image")
     with refused("375x1242 px", "view kb, 352x1216 px"):
         shown((375, 1242), "kb", grid="view", view=View.parse("kb"))
-    with refused("shows the view kb", "asked for is full", "`view=kb`"):
+    with refused("covers the view kb, not full", "`view=kb`"):
         shown((352, 1216), "full", grid="view", view=View.parse("kb"))
     assert shown((88, 304), "kb", grid="view", view=View.parse("kb,resize:88x304")) == (88, 304)
 
@@ -221,7 +221,7 @@ def test_what_predict_writes_teaches_the_same_depth_whichever_grid_it_has(root, 
     options = FolderOptions("none", npy=True, grid=grid)
     predict_folder(Darkness("center:20x40"), root / "rgb", tmp_path / "p", options)
     written = json.loads((tmp_path / "p" / "predictions.json").read_text())
-    assert set(written) <= {*KEYS, *KEYS_OF_OURS}
+    assert set(written) <= {*KEYS, *IGNORED_KEYS}
     flags = ("--view", "center:20x40") if grid == "image" else ()  # the view of the files, where they have one
     done = cached(root, tmp_path / "p", tmp_path / "s.zarr", *flags)
     assert done.exit_code == 0, done.output
@@ -234,7 +234,7 @@ def test_predictions_of_a_view_are_not_taken_for_another(root, tmp_path):
     predict_folder(Darkness("center:20x40"), root / "rgb", tmp_path / "p", FolderOptions("none", npy=True, grid="view"))
     done = cached(root, tmp_path / "p", tmp_path / "s.zarr", "--view", "center:24x48")
     assert done.exit_code == 1
-    assert "shows the view center:20x40, asked for is center:24x48: give --view center:20x40" in done.output
+    assert "covers the view center:20x40, not center:24x48: give --view center:20x40" in done.output
 
 
 def test_holes_around_the_view_of_a_prediction_are_no_value(root, tmp_path):
@@ -296,7 +296,7 @@ def test_an_output_covers_its_input_at_any_resolution(output_px, input_px):
 def test_an_output_of_another_aspect_is_refused_with_both_sizes(output_px):
     size = "x".join(map(str, output_px))
     turned = output_px in {(640, 192), (320, 96)}
-    with refused(f"a gave depth of {size} px for 192x640 px", "transpose it back" if turned else "mend it"):
+    with refused(f"a returned depth of {size} px for 192x640 px", "transpose the output" if turned else "mend it"):
         check_covers("a", output_px, (192, 640), "mend it")
 
 
@@ -305,8 +305,8 @@ def test_a_transposed_output_of_a_python_teacher_is_refused(root, tmp_path, flag
     given = ("--source", f"folder:{root}", "--split", "all", *BINS, *flags)
     done = command("cache-teacher", *given, "--teacher", "python:fakes:transposed", "--out", tmp_path / "s.zarr")
     assert done.exit_code == 1
-    assert "gave depth of 96x48 px for 48x96 px" in done.output
-    assert "rows and columns look exchanged" in done.output
+    assert "returned depth of 96x48 px for 48x96 px" in done.output
+    assert "rows and columns look swapped" in done.output
     assert not (tmp_path / "s.zarr").exists()
 
 
@@ -320,7 +320,7 @@ def test_a_python_teacher_of_a_fixed_input_says_its_size(stated):
     if stated in ((32, 32), [32, 32]):
         assert teacher.predict(images, ["a", "b"]).depth.shape == (2, 16, 16)
         return
-    with refused("'square' gave depth of 16x16 px for 48x96 px", '"input_size_px": [height, width]'):
+    with refused("'square' returned depth of 16x16 px for 48x96 px", '"input_size_px": [height, width]'):
         teacher.predict(images, ["a", "b"])
 
 
@@ -352,7 +352,7 @@ def test_a_transposed_output_of_a_file_is_refused(tmp_path):
     torch.jit.script(Transposed()).save(tmp_path / "net.pt")
     options = TeacherOptions(depth_space="metric_m", normalise="unit", trust_code=True)
     teacher = open_teacher(f"torchscript:{tmp_path / 'net.pt'}", device=CPU, options=options)
-    with refused("net.pt", "gave depth of 32x24 px for 24x32 px", "exchanged"):
+    with refused("net.pt", "returned depth of 32x24 px for 24x32 px", "swapped"):
         teacher.predict(torch.zeros(1, 3, 24, 32), ["a"])
 
 

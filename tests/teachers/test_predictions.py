@@ -166,7 +166,7 @@ def test_predictions_without_scale_are_refused_with_both_ways_and_usual_values(t
         (
             {"metres_per_unit": 0.001},
             {"metres_per_unit": 1.0},
-            ["`metres_per_unit=1.0`", "says 0.001", "leave"],
+            ["`metres_per_unit=1.0` contradicts 0.001", "omit"],
         ),
         ({"metres_per_unit": 0}, {}, ["metres per unit '0'", "above 0"]),
         ({"metres_per_unit": "yards"}, {}, ["'yards'", "tiekd-kitti"]),
@@ -174,12 +174,12 @@ def test_predictions_without_scale_are_refused_with_both_ways_and_usual_values(t
         (
             {"metres_per_unit": 1, "depth_space": "metric_m"},
             {"depth_space": "affine_depth"},
-            ["depth_space 'affine_depth'", "says 'metric_m'", "correct the file"],
+            ["`depth_space=affine_depth`", "'metric_m' in", "correct the file"],
         ),
         ({"metres_per_unit": 1, "depth_space": "feet"}, {}, ["'feet'", "metric_m"]),
-        ({"metres_per_unit": 1, "licence": "MIT"}, {"licence": "GPL"}, ["licence 'GPL'", "'MIT'"]),
-        ({"metres_per_unit": 1, "licence": 7}, {}, ["says licence 7", "expected a text"]),
-        ({"metres_per_unit": 1, "name": "x" * 5000}, {}, ["says name xxx", "at most 4096"]),
+        ({"metres_per_unit": 1, "licence": "MIT"}, {"licence": "GPL"}, ["`licence=GPL`", "'MIT'"]),
+        ({"metres_per_unit": 1, "licence": 7}, {}, ["has licence 7", "expected text"]),
+        ({"metres_per_unit": 1, "name": "x" * 5000}, {}, ["has name xxx", "at most 4096"]),
         ({"metres_per_unit": [1]}, {}, ["predictions.json", "'[1]'", "above 0"]),
     ],
 )
@@ -197,7 +197,7 @@ def test_a_description_that_is_no_object_is_refused(tmp_path):
 
 def test_a_missing_prediction_is_named_with_both_names_tried(tmp_path):
     spec = write_predictions(tmp_path, {"a.npy": DEPTH_M}, metres_per_unit=1)
-    with refuses(tmp_path, "none for 'x/y'", "expected x/y.npy or x_y.npy", "take it out"):
+    with refuses(tmp_path, "no file for 'x/y'", "expected x/y.npy or x_y.npy", "remove"):
         opened(spec).predict(None, ["a", "x/y"])
 
 
@@ -212,7 +212,7 @@ def test_one_file_for_two_ids_is_refused(tmp_path):
     teacher = opened(spec)
     teacher.predict(None, ["a/b_c"])
     teacher.predict(None, ["a/b_c"])
-    with refuses("a_b_c.npy would be of both 'a/b_c' and 'a_b/c'", "folders named as in the ids"):
+    with refuses("a_b_c.npy matches both 'a/b_c' and 'a_b/c'", "folders named as in the ids"):
         teacher.predict(None, ["a_b/c"])
 
 
@@ -268,7 +268,7 @@ def test_declared_numbers_of_a_float_format_are_those_that_its_type_holds(tmp_pa
         ({"invalid": "65535"}, ["predictions.json", "invalid 65535", "expected a number"]),
         ({"invalid": [True]}, ["invalid [True]"]),
         ({"invalid": list(range(17))}, ["up to 16"]),
-        ({"metre_per_unit": 0.001}, ["key 'metre_per_unit'", "metres_per_unit", "take it out"]),
+        ({"metre_per_unit": 0.001}, ["unknown key 'metre_per_unit'", "metres_per_unit", "remove"]),
         ({"grid": "crop"}, ["grid 'crop'", "image or view"]),
         ({"view": "middle"}, ["predictions.json", "'middle'", "center:HxW"]),
         ({"input_size": [192]}, ["input_size [192]", "[height, width]"]),
@@ -327,7 +327,7 @@ def test_relative_predictions_need_no_scale_and_refuse_one(tmp_path, space):
         teacher = opened(spec, depth_space=space, metres_per_unit=scale)
         assert teacher.card.preprocessing["metres_per_unit"] == 1
         np.testing.assert_array_equal(teacher.predict(None, ["a"]).depth[0], DEPTH_M)
-    with refuses("0.001 metres per unit", space, "kept as it is", "leave the scale out"):
+    with refuses("0.001 metres per unit", space, "stored as it is", "omit the scale"):
         opened(spec, depth_space=space, metres_per_unit=0.001)
 
 

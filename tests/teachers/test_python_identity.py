@@ -225,7 +225,7 @@ def test_a_folder_of_weights_is_hashed_whole(write, tmp_path):
 @pytest.mark.parametrize(
     ("card", "parts"),
     [
-        (', "weights": "gone.pth"', ["names the weights gone.pth", "No such file", "correct the path"]),
+        (', "weights": "gone.pth"', ["weights gone.pth", "No such file", "correct the path"]),
         (', "weights": 7', ["weights 7", "expected a path or a list of paths"]),
         (', "weights": [], "weights_sha256": "0"', ["both weights and weights_sha256"]),
     ],

@@ -18,7 +18,7 @@ from pipeline.depth.dpm import expected_depth
 from pipeline.errors import PipelineError
 from pipeline.teachers.base import TeacherOutput
 from pipeline.teachers.options import TeacherOptions
-from pipeline.teachers.registry import ALL, KINDS, open_teacher
+from pipeline.teachers.registry import COMMON_OPTIONS, KINDS, open_teacher
 
 CPU = torch.device("cpu")
 
@@ -54,7 +54,7 @@ def test_a_wrong_spec_is_refused_with_what_is_known(spec, parts):
         (
             "python:fakes:factory",
             {"metres_per_unit": 0.001},
-            ["`metres_per_unit=0.001`", "python", "leave it out"],
+            ["`metres_per_unit=0.001`", "python", "omit it"],
         ),
         (
             "checkpoint:x",
@@ -85,7 +85,7 @@ def test_a_missing_optional_package_is_named_with_the_command_that_installs_it(m
 
 
 def test_every_option_is_used_by_a_kind():
-    used = ALL.union(*(kind.uses for kind in KINDS.values()))
+    used = COMMON_OPTIONS.union(*(kind.options for kind in KINDS.values()))
     assert used == {field.name for field in fields(TeacherOptions)}
 
 
@@ -177,7 +177,7 @@ def test_half_precision_depth_becomes_float32_without_gradient(python):
         (None, ["NoneType 'None'"]),
         ({"depth": 1}, ["dict", "depth"]),
         ((torch.ones(2, 8, 10),) * 4, ["(Tensor (2, 8, 10) torch.float32, Tensor", "or of these and its bin edges"]),
-        ((torch.ones(2, 8, 10), None, torch.ones(2, 5)), ["no dpm, but bin edges Tensor (2, 5)", "leave that out"]),
+        ((torch.ones(2, 8, 10), None, torch.ones(2, 5)), ["no dpm, but bin edges Tensor (2, 5)", "without emits_maps"]),
     ],
 )
 def test_what_is_no_depth_is_refused_and_quoted(python, gives, parts):
@@ -192,13 +192,13 @@ FLAT = torch.full((2, 4, 8, 10), 0.25)
     ("dpm", "edges", "parts"),
     [
         (FLAT, None, ["a dpm Tensor (2, 4, 8, 10)", "no bin_edges_m", "(K + 1,)"]),
-        (FLAT, [0, 1, 2], ["(2, 4, 8, 10)", "expected (2, 2, 8, 10)", "2 bins"]),
-        (FLAT[..., :5], [0, 1, 2, 3, 4], ["(2, 4, 8, 5)", "expected (2, 4, 8, 10)"]),
-        (2 * FLAT, [0, 1, 2, 3, 4], ["from 0.5 to 0.5", "off 1 by up to 1", "softmax"]),
+        (FLAT, [0, 1, 2], ["(2, 4, 8, 10)", "expected shape (2, 2, 8, 10)", "2 bins"]),
+        (FLAT[..., :5], [0, 1, 2, 3, 4], ["(2, 4, 8, 5)", "expected shape (2, 4, 8, 10)"]),
+        (2 * FLAT, [0, 1, 2, 3, 4], ["with values from 0.5 to 0.5", "up to 1 away from 1", "softmax"]),
         (
             FLAT + torch.tensor([1, -1, 0, 0]).view(4, 1, 1),
             [0, 1, 2, 3, 4],
-            ["from -0.75 to 1.25", "softmax"],
+            ["with values from -0.75 to 1.25", "softmax"],
         ),
         (FLAT * torch.nan, [0, 1, 2, 3, 4], ["up to nan"]),
     ],
@@ -227,17 +227,17 @@ def test_maps_may_come_with_edges_of_each_image_or_each_pixel(python, edges, mad
         (
             ADAPTIVE,
             {"emits_maps": True, "bin_edges_m": [0, 1, 2, 3, 4]},
-            ["bin_edges_m is ndarray (5,)", "leave one of the two out"],
+            ["bin_edges_m ndarray (5,)", "remove one of the two"],
         ),
         (ADAPTIVE.tolist(), {"emits_maps": True}, ["bin edges list", "(2, K + 1) or (2, K + 1, h, w)"]),
         (ADAPTIVE[0], {"emits_maps": True}, ["Tensor (5,)", "(2, K + 1)"]),
         (ADAPTIVE.long(), {"emits_maps": True}, ["torch.int64", "of a float type, in metres"]),
-        (ADAPTIVE[:1], {"emits_maps": True}, ["Tensor (1, 5)", "expected them for 2 images"]),
-        (ADAPTIVE.flip(1), {"emits_maps": True}, ["edges that are none", "descend"]),
-        (ADAPTIVE * math.inf, {"emits_maps": True}, ["edges that are none", "NaN or infinite"]),
+        (ADAPTIVE[:1], {"emits_maps": True}, ["Tensor (1, 5)", "for each of 2 images"]),
+        (ADAPTIVE.flip(1), {"emits_maps": True}, ["invalid bin edges", "descend"]),
+        (ADAPTIVE * math.inf, {"emits_maps": True}, ["invalid bin edges", "NaN or infinite"]),
         (torch.ones(2, 5, 8, 9).cumsum(1), {"emits_maps": True}, ["shape (5, 8, 9)", "4 bins over 8x10 px"]),
-        (ADAPTIVE[:, :4], {"emits_maps": True}, ["a dpm Tensor (2, 4, 8, 10)", "expected (2, 3, 8, 10)"]),
-        (None, {"emits_maps": True}, ["no bin_edges_m", "emits_maps = True, and return (depth, dpm, bin_edges_m)"]),
+        (ADAPTIVE[:, :4], {"emits_maps": True}, ["a dpm Tensor (2, 4, 8, 10)", "expected shape (2, 3, 8, 10)"]),
+        (None, {"emits_maps": True}, ["no bin_edges_m", "emits_maps = True and return (depth, dpm, bin_edges_m)"]),
     ],
 )
 def test_edges_that_do_not_fit_are_refused_and_quoted(python, edges, attributes, parts):
@@ -263,14 +263,14 @@ def test_bin_edges_that_are_none_are_refused(python, edges):
             Model(card=None),
             ["its card is NoneType", "expected a TeacherCard or a dict", 'card = {"name"', "def __call__"],
         ),
-        (Model(card={"name": "x"}), ["its card {'name': 'x'} is wrong", "depth_space", "card ="]),
+        (Model(card={"name": "x"}), ["its card {'name': 'x'} is not valid", "depth_space", "card ="]),
         (Model(card={"depth_space": "metric_m", "colour": 1}), ["colour"]),
         (Model(card={"depth_space": "feet"}), ["'feet'", "metric_m"]),
         (
             Model(card={"depth_space": "metric_m", "preprocessing": {"a": object()}}),
-            ["is no JSON", "plain values"],
+            ["is not valid JSON", "use numbers"],
         ),
-        (Model(card={"depth_space": "metric_m", "preprocessing": {"a": math.nan}}), ["is no JSON"]),
+        (Model(card={"depth_space": "metric_m", "preprocessing": {"a": math.nan}}), ["is not valid JSON"]),
         (7, ["the factory returned int '7'", "def __call__"]),
     ],
 )
@@ -281,7 +281,7 @@ def test_a_factory_without_a_right_card_is_refused_with_an_example(python, model
 
 def test_a_depth_space_other_than_the_cards_is_refused(python):
     assert python(Model(), depth_space="metric_m").card.name == "mine"
-    with refuses("`depth_space=affine_depth`", "card says metric_m", "leave the flag out"):
+    with refuses("`depth_space=affine_depth`", "contradicts metric_m in its card", "omit the option"):
         python(Model(), depth_space="affine_depth")
 
 

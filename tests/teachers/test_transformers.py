@@ -57,7 +57,7 @@ def test_an_asked_input_size_is_what_the_network_sees(tmp_path):
 
 def test_an_input_size_that_the_patches_do_not_divide_is_refused_with_the_next(tmp_path):
     save_model(tmp_path, "depth_anything")
-    with refuses("(40, 60)", "makes (42, 56)", "`input_size_px=42x56`"):
+    with refuses("42x56 px instead of 40x60", "`input_size_px=42x56`"):
         opened(tmp_path, input_size_px=(40, 60)).predict(VIEWS, IDS)
 
 
@@ -85,14 +85,14 @@ def test_an_unknown_precision_is_refused(tmp_path):
 
 def test_a_space_that_the_configuration_does_not_say_must_be_given(tmp_path):
     save_model(tmp_path, "dpt_dinov2")
-    with refuses("does not say", "`depth_space=metric_m`", "affine_disparity"):
+    with refuses("does not specify", "`depth_space=metric_m`", "affine_disparity"):
         opened(tmp_path)
     assert opened(tmp_path, depth_space="metric_m").card.depth_space == "metric_m"
 
 
 def test_a_space_other_than_the_configurations_is_refused(tmp_path):
     save_model(tmp_path, "depth_anything", **METRIC)
-    with refuses("`depth_space=affine_depth`", "says metric_m", "leave it out"):
+    with refuses("`depth_space=affine_depth`", "contradicts metric_m", "omit it"):
         opened(tmp_path, depth_space="affine_depth")
 
 
@@ -123,7 +123,7 @@ def test_weights_that_would_stay_random_are_refused(tmp_path):
     from safetensors.torch import save_file
 
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with refuses("lack 2 weights", "head.conv3.bias", "random"):
+    with refuses("2 weights are missing", "head.conv3.bias", "random"):
         opened(tmp_path)
 
 
@@ -152,7 +152,7 @@ def test_weights_in_several_files_are_one_digest_and_load(tmp_path):
 def test_the_height_of_trees_is_refused_as_no_depth(tmp_path):
     save_model(tmp_path, "glpn")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "chmv2"}))
-    with refuses("a chmv2 network", "cannot use: it measures how high trees", "glpn", "python:module:factory"):
+    with refuses("a chmv2 network", "not a depth teacher: it predicts canopy height", "glpn", "python:module:factory"):
         opened(tmp_path)
 
 
@@ -230,7 +230,7 @@ def test_code_beside_the_weights_does_not_run_unless_it_is_trusted(with_code):
 
 
 def test_an_architecture_of_the_future_needs_its_depth_space_and_float32(with_code):
-    with refuses("does not say what its numbers mean", "`depth_space=metric_m`"):
+    with refuses("does not specify its depth space", "`depth_space=metric_m`"):
         opened(with_code, trust_code=True)
     with refuses("`precision=float16`", "use float32"):
         opened(with_code, trust_code=True, depth_space="metric_m", precision="float16")
@@ -261,18 +261,18 @@ def test_code_of_another_repository_is_refused_even_if_trusted(with_code, file):
 
 
 def test_a_revision_of_a_directory_is_refused(tmp_path):
-    with refuses("`revision='main'`", "directory", "leave it out"):
+    with refuses("`revision='main'`", "directory", "omit it"):
         opened(tmp_path, revision="main")
 
 
 def test_a_hub_id_that_cannot_be_had_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with refuses("transformers:nobody/no-such-depth", "the hub does not give it", "check the id"):
+    with refuses("transformers:nobody/no-such-depth", "it cannot be downloaded", "check the id"):
         opened("nobody/no-such-depth")
 
 
 def test_what_is_neither_directory_nor_hub_id_is_refused():
-    with refuses("/no/such/folder", "no such directory", "no hub id like"):
+    with refuses("/no/such/folder", "no such directory", "not a hub id like"):
         opened("/no/such/folder")
 
 
@@ -322,8 +322,8 @@ def test_code_is_fetched_only_if_it_is_trusted(tmp_path, monkeypatch, trusted, p
         ({"resample": 1}, ["resample 1", "2 or 3"]),
         ({"rescale_factor": "1/255"}, ["factor", "'1/255'", "expected numbers"]),
         ({"do_normalize": True}, ["image_mean None", "three numbers"]),
-        ({"do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5, 0, 0.5]}, ["above 0"]),
-        ({"size": {"height": 50, "width": 56}}, ["50x56 px", "14 px", "`input_size_px=56x56`"]),
+        ({"do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5, 0, 0.5]}, ["positive deviations"]),
+        ({"size": {"height": 50, "width": 56}}, ["50x56 px", "patch size 14", "`input_size_px=56x56`"]),
     ],
 )
 def test_settings_that_our_processor_cannot_follow_are_refused(tmp_path, settings, parts):

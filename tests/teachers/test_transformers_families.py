@@ -106,9 +106,9 @@ def test_depth_lies_over_the_view(tmp_path, family, config, options):
             centers = torch.linspace(0, 1, 8).view(1, 8, 1, 1).expand(len(bright), 8, *bright.shape[1:])
             dpm = torch.zeros_like(centers).index_fill(1, torch.tensor([0]), 1) * (1 - bright[:, None])
             dpm += torch.zeros_like(centers).index_fill(1, torch.tensor([7]), 1) * bright[:, None]
-            teacher._reader._taken.update(dpm=dpm, centers_m=centers)
+            teacher._reader._captured.update(dpm=dpm, centers_m=centers)
         if family == "tipsv2_dpt":
-            teacher._reader._taken.update(weight=torch.zeros(1))
+            teacher._reader._captured.update(weight=torch.zeros(1))
         return SimpleNamespace(predicted_depth=bright, field_of_view=field)
 
     if family == "tipsv2_dpt":
@@ -218,7 +218,7 @@ def test_a_head_that_computes_its_mean_in_another_way_is_refused(tmp_path):
     save_model(tmp_path, "zoedepth")
     teacher = opened(tmp_path)
     teacher._network.metric_head.attractors[-1].register_forward_hook(lambda *given: (given[2][0], given[2][1] * 1.01))
-    with refuses("'" + tmp_path.name + "'", "off its depth by up to 0.0099", "constraints.txt"):
+    with refuses("'" + tmp_path.name + "'", "differs from its depth by up to 0.0099", "constraints.txt"):
         teacher.predict(ODD, ["a", "b", "c"])
     teacher.emits_maps = False
     assert teacher.predict(ODD, ["a", "b", "c"]).dpm is None
@@ -303,7 +303,7 @@ def test_a_field_of_view_that_no_camera_has_is_refused(tmp_path, degrees):
 
 def test_an_input_that_the_patches_of_depth_pro_do_not_cover_is_refused(tmp_path):
     save_model(tmp_path, "depth_pro")
-    with refuses("an input of 160x160 px", "expected 128x128", "leave `input_size_px` out"):
+    with refuses("an input of 160x160 px", "expected 128x128", "omit `input_size_px`"):
         opened(tmp_path, input_size_px=(160, 160))
     assert opened(tmp_path, input_size_px=(128, 128)).predict(VIEWS, IDS).depth.shape == (2, 40, 100)
     save_model(tmp_path, "depth_pro", processor={"size": {"height": 96, "width": 128}})
@@ -353,7 +353,7 @@ def test_dpt_is_known_as_disparity_on_backbones_of_midas_alone(backbone):
 
 def test_prompt_depth_anything_asks_what_its_numbers_mean_without_a_prompt(tmp_path):
     save_model(tmp_path, "prompt_depth_anything")
-    with refuses("does not say", "`depth_space=metric_m`", "a depth map as prompt", "affine_depth"):
+    with refuses("does not specify", "`depth_space=metric_m`", "a depth map as prompt", "affine_depth"):
         opened(tmp_path)
 
 
