@@ -156,7 +156,7 @@ def open_teacher(spec: str, *, device: torch.device, options: TeacherOptions) ->
     except Exception as error:
         if is_out_of_memory(error):
             raise PipelineError(
-                f"teacher {spec!r} does not fit into the memory of {device}: use a `device` with more"
+                f"teacher {spec!r}: out of memory while opening it on {device}: use a `device` with more memory"
             ) from error
         raise
     if name == "ensemble":  # applies both options to each member

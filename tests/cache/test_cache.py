@@ -125,7 +125,7 @@ def test_images_of_two_sizes_are_refused_with_the_view_that_would_help(tmp_path,
 @pytest.mark.parametrize(
     ("value", "match"),
     [
-        (np.nan, r"gave NaN or inf at 1 pixels of 000000: expected finite depth; look at its input"),
+        (np.nan, r"gave NaN or inf at 1 pixels of 000000: expected finite depth; check its input"),
         (np.inf, r"gave NaN or inf at 1 pixels"),
         (-1.0, r"gave -1 m, one of 1 pixels of 2048 of 000000: expected depth above 0; give `drop_nonpositive`"),
     ],

@@ -215,7 +215,7 @@ def test_the_flag_counts_for_flip_average_and_members_of_an_ensemble():
     ("spec", "options", "parts"),
     [
         ("predictions:x", {}, ["`drop_nonpositive=True`", "does not apply to predictions"]),
-        ("python:fakes:disparities", {}, ["0 and less are values in affine_disparity"]),
+        ("python:fakes:disparities", {}, ["affine_disparity, in which 0 and less are valid"]),
     ],
     ids=["files", "disparity"],
 )
@@ -282,7 +282,7 @@ def test_too_little_memory_for_the_teacher_itself_is_told(monkeypatch):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")
 
     monkeypatch.setattr(fakes, "huge", huge, raising=False)
-    with refuses("python:fakes:huge", "out of memory while it was opened"):
+    with refuses("python:fakes:huge", "out of memory while opening it"):
         open_teacher("python:fakes:huge", device=CPU, options=TeacherOptions())
 
 
