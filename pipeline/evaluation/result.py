@@ -160,10 +160,7 @@ def existing_rows_path(out: Path) -> Path:
 
 
 def check_target(out: Path, facts: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Refuse to lose what is at a result's place, unless it is the same measurement (`facts`) made before.
-
-    Raises PipelineError naming the first thing that differs.
-    """
+    """Raise PipelineError if files exist at `out`, unless they are a result of the same measurement (`facts`)."""
     rows = rows_path(out)
     refuse_existing(out, rows, overwrite=True)
     if overwrite or not (os.path.lexists(out) or os.path.lexists(rows)):

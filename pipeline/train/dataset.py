@@ -93,15 +93,15 @@ class TrainingData(Dataset[Item]):
         self.relative = relative
         self.flips = flips
         if store is not None:
-            self.numbers = store.indexes_of([sample.id for sample in samples])
+            self.store_rows = store.indexes_of([sample.id for sample in samples])
         if flips is not None:
             assert store is not None
-            self.flip_numbers = flips.indexes_of([sample.id for sample in samples])
+            self.flip_rows = flips.indexes_of([sample.id for sample in samples])
             remedy = "make both in one run of `pipeline cache-teacher` with `cache_flips`"
-            store.check_same_images(self.numbers, flips, self.flip_numbers, remedy)
+            store.check_same_images(self.store_rows, flips, self.flip_rows, remedy)
         self.images = images
         if images is not None:
-            self.image_numbers = self._kept(images)
+            self.image_rows = self._image_rows(images)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -140,36 +140,36 @@ class TrainingData(Dataset[Item]):
         target = self._teacher_m(index, view_px, mirrored=False)
         return target if self.relative is None else self.relative.of(target)
 
-    def _image(self, sample: Sample, number: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        """The view of the image, if it is the one that the teacher saw, and the size (H, W) of the whole image."""
+    def _image(self, sample: Sample, index: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """View of an image, checked against the store, and the size (H, W) of the whole image."""
         if self.images is not None:
-            place = int(self.image_numbers[number])
-            height, width = self.images.image_size_px[place].tolist()
-            return self.images.image(place), (height, width)
+            row = int(self.image_rows[index])
+            height, width = self.images.image_size_px[row].tolist()
+            return self.images.image(row), (height, width)
         image, sha256 = self.source.read_image(sample)
         if self.store is not None:
-            self.store.check_image(int(self.numbers[number]), sample.image_path, sha256)
+            self.store.check_image(int(self.store_rows[index]), sample.image_path, sha256)
         return self.view.of_image(image), (image.shape[0], image.shape[1])
 
-    def _kept(self, images: ImageCache) -> NDArray[np.int64]:
-        """Positions of the kept images. Raises PipelineError unless they are what the teacher saw."""
+    def _image_rows(self, images: ImageCache) -> NDArray[np.int64]:
+        """Rows of the samples in an image cache. Raises PipelineError if its view or images differ from the store's."""
         if images.spec.view != str(self.view):
             raise PipelineError(
-                f"{images.name} holds the view {images.spec.view}, training looks at {self.view}: run "
+                f"{images.name} holds the view {images.spec.view}, but training uses {self.view}: run "
                 f"`pipeline cache-images` with `view={self.view}`"
             )
-        numbers = images.numbers([sample.id for sample in self.samples])
+        rows = images.numbers([sample.id for sample in self.samples])
         if self.store is not None:
             remedy = "run `pipeline cache-images` and `pipeline cache-teacher` over the same images"
-            self.store.check_same_images(self.numbers, images, numbers, remedy)
-        return numbers
+            self.store.check_same_images(self.store_rows, images, rows, remedy)
+        return rows
 
     def _store_row(self, index: int, mirrored: bool) -> tuple[Store, int, int]:
         """Store and row with the prediction of a sample, and the step (1 or -1) that puts its columns in view order."""
         if mirrored and self.flips is not None:
-            return self.flips, int(self.flip_numbers[index]), -1
+            return self.flips, int(self.flip_rows[index]), -1
         assert self.store is not None
-        return self.store, int(self.numbers[index]), 1
+        return self.store, int(self.store_rows[index]), 1
 
     def _truth_m(self, sample: Sample, image_px: tuple[int, int], view_px: tuple[int, int]) -> NDArray[np.float32]:
         """Ground truth (H, W) of the view, NaN where invalid."""

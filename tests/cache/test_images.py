@@ -114,7 +114,7 @@ def test_an_image_that_the_teacher_did_not_see_is_refused(tmp_path, scenes, teac
 
 
 def test_another_view_is_refused(scenes, kept):
-    with pytest.raises(ValueError, match=r"holds the view full, training looks at full,mirror: run .*`view=full,mirr"):
+    with pytest.raises(ValueError, match=r"holds the view full, but training uses full,mirror: run .*`view=full,mirr"):
         make_data(scenes, None, kept, view="full,mirror")
 
 
