@@ -1,4 +1,4 @@
-"""A network's depth probability map of one frame, read in parts: the whole of a KITTI frame is 440 MB.
+"""Depth probability map of one frame, computed in parts: all of a KITTI frame is 440 MB.
 
 Shape legend: H W pixels of the view, h w of the map, K bins.
 """
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ..networks.saved_run import LoadedRun
     from ..sources.frames import Frame
     from ..store import Store
-    from .probe_pixels import Mark
-    from .units import Shown
+    from .probe_pixels import ProbePixel
+    from .units import DepthUnits
 
     Part = Callable[[slice, slice], Tensor]
 
@@ -36,7 +36,7 @@ _STRIP_ROWS = 16
 
 
 class Map(NamedTuple):
-    """A map that gives any part of itself. Whoever holds it may hold all of it: let it go soon."""
+    """A map that computes any part on request. It may hold the whole map in memory: release it soon."""
 
     part: Part
     """Rows and columns -> (1, K, rows, columns) float32; NaN where the network has no value."""
@@ -69,11 +69,11 @@ class Map(NamedTuple):
         ]
         return np.concatenate(strips)
 
-    def belief(self, mark: Mark, view_px: tuple[int, int]) -> Belief | None:
-        """The map at its own pixel that holds the centre of a pixel of the view; None if there is no value."""
+    def belief(self, pixel: ProbePixel, view_px: tuple[int, int]) -> Belief | None:
+        """The map at the pixel that contains the center of a view pixel; None where the map has no value."""
         row, column = (
-            int((place + 0.5) * own / view)
-            for place, own, view in zip((mark.row, mark.column), self.size_px, view_px, strict=True)
+            int((index + 0.5) * own / view)
+            for index, own, view in zip((pixel.row, pixel.column), self.size_px, view_px, strict=True)
         )
         # A copy: a view of it would keep the whole map.
         probability = self.part(slice(row, row + 1), slice(column, column + 1))[0, :, 0, 0].float().numpy().copy()
@@ -83,27 +83,27 @@ class Map(NamedTuple):
         return Belief(probability, self.bin_edges_m, float(probability @ centers_m))
 
 
-def teacher_map(store: Store, number: int, shown: Shown) -> Map:
-    """The teacher's map of a sample. A `gaussian` one is made part by part, from depth, as students learn it."""
+def teacher_map(store: Store, number: int, units: DepthUnits) -> Map:
+    """The teacher's map of a sample. A `gaussian` map is computed from depth in parts, as in training."""
     if store.spec.dpm_kind != "gaussian" and store.spec.depth_space == METRIC:
-        return Map(_parts_of(torch.from_numpy(store.dpm(number))[None]), store.layout.size_px, shown.bin_edges_m)
-    depth_m = torch.from_numpy(shown.own_depth(store, number))[None, None]
-    edges = torch.from_numpy(shown.bin_edges_m)
+        return Map(_parts_of(torch.from_numpy(store.dpm(number))[None]), store.layout.size_px, units.bin_edges_m)
+    depth_m = torch.from_numpy(units.own_depth(store, number))[None, None]
+    edges = torch.from_numpy(units.bin_edges_m)
 
     def part(rows: slice, columns: slice) -> Tensor:
         depths_m = depth_m[:, :, rows, columns]
-        if shown.sigma_bins is not None:
-            maps = bin_gaussian_dpm(depths_m, edges, shown.sigma_bins)
+        if units.sigma_bins is not None:
+            maps = bin_gaussian_dpm(depths_m, edges, units.sigma_bins)
         else:
-            assert shown.sigma_m is not None, "one of the two"
-            maps = gaussian_dpm(depths_m, edges, shown.sigma_m)
+            assert units.sigma_m is not None, "sigma_m or sigma_bins is set"
+            maps = gaussian_dpm(depths_m, edges, units.sigma_m)
         return maps.masked_fill(depths_m.isnan(), torch.nan)
 
-    return Map(part, store.layout.size_px, shown.bin_edges_m)
+    return Map(part, store.layout.size_px, units.bin_edges_m)
 
 
 def student_map(run: LoadedRun, frame: Frame) -> Map:
-    """A student's map of a frame, without a flip average: what one look at the image gives."""
+    """A student's map of a frame, without a flip average."""
     whole = predict_map(run.network, images_of([frame], torch.device("cpu")))
     return Map(_parts_of(whole), (whole.shape[2], whole.shape[3]), run.bin_edges_m)
 

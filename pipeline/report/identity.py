@@ -1,4 +1,4 @@
-"""Who is who on a page: by weights, stores and teachers' cards, never by names."""
+"""Match runs, stores and teachers by digest and card, never by name."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TRUTH, THIS_STORE, THIS_TEACHER, OTHER = "truth", "this store", "this teacher", 
 def learned_from_what(config: Mapping[str, Any], store: Store) -> str:
     """Which of the four a run of this configuration learned from.
 
-    A store is the same if its digest is, and its manifest where the run states one (older runs do not); a teacher is
-    the same if all that its card says is.
+    Stores are equal if their digests are, and their manifests if the run states one (older runs do not).
+    Teachers are equal if their cards are.
     """
     if config.get("truth_of") is not None:
         return TRUTH
@@ -32,7 +32,7 @@ def learned_from_what(config: Mapping[str, Any], store: Store) -> str:
 
 
 def is_of_teacher(identity: Mapping[str, Any] | None, store: Store) -> bool:
-    """Whether a result states this store or its teacher; also where it states nothing, as older ones do."""
+    """Whether a result states this store or its teacher, or states neither, as older results do."""
     if not identity:
         return True
     same_store = identity.get("store_digest") == store.spec.digest()

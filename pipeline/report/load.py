@@ -1,4 +1,4 @@
-"""What is known of each run in numbers: its training, and the metrics that were taken of it."""
+"""Read the training curves and metrics of each run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..networks.saved_run import METRICS as RUN_METRICS
 from ..networks.saved_run import load_run
 from ..sources.view import View
 from .identity import is_of_teacher
-from .model import Measured, RunResult, read_doubt
+from .model import Measured, RunResult, read_uncertainty
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,27 +24,25 @@ if TYPE_CHECKING:
 
     from ..store import Store
 
-_EVALUATE = "measure it again with `pipeline evaluate-student`, or give the file of this run"
+_EVALUATE = "give the file of this run, or run `pipeline evaluate-student` again"
 TEACHER_STEM = "teacher"
-"""Stem of the metrics file that is the teacher's, unless a run has this name."""
+"""Stem of the teacher's metrics file, unless a run has this name."""
 
 
 def read_results(
     runs: Sequence[Path], metrics_paths: Sequence[Path | tuple[str, Path]], store: Store
 ) -> tuple[list[RunResult], Measured | None]:
-    """Runs with what is known of them, and the teacher's metrics if they were given.
+    """Read runs with their metrics, and the teacher's metrics if given.
 
-    A metrics file belongs to the run that it is given for (name, file), or whose directory has the name of its stem, or
-    to the teacher. Of a folder, those files count that belong to something. Raises PipelineError for two runs of one
-    name, a file that belongs to nothing or states other weights or another teacher, a run whose view is not the
-    store's, and damaged files.
+    A metrics file is matched by its given name (name, file), or else by its stem, to a run's directory or to the
+    teacher. Files of a folder that match nothing are ignored. Raises PipelineError for two runs of one name, a file
+    that matches nothing or states other weights or another teacher, a run whose view is not the store's, and damaged
+    files.
     """
     names = [run.resolve().name for run in runs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise PipelineError(
-            f"two runs are named {twice[0]!r}: rename a directory, so that the page can tell them apart"
-        )
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        raise PipelineError(f"two runs are named {duplicates[0]!r}; rename one of the directories")
     metrics = _match(metrics_paths, names)
     view = View.parse(store.spec.view)
     results = []
@@ -52,14 +50,14 @@ def read_results(
         run = load_run(path)
         if View.parse(str(run.config.get("view"))) != view:
             raise PipelineError(
-                f"{path} sees images through view {run.config.get('view')!r}, store {store.name} through "
-                f"{store.spec.view!r}: use runs and a store of one view"
+                f"run {path} uses view {run.config.get('view')!r}, store {store.name} uses {store.spec.view!r}; "
+                "use runs and a store of the same view"
             )
         measured = read_measured(metrics[name]) if name in metrics else None
         if measured is not None and measured.measured.get("weights_sha256", run.weights_sha256) != run.weights_sha256:
-            raise PipelineError(f"metrics {metrics[name]} are of other weights than run {path}: {_EVALUATE}")
+            raise PipelineError(f"metrics {metrics[name]} are of other weights than run {path}; {_EVALUATE}")
         if measured is not None and "store_digest" in measured.measured:
-            raise PipelineError(f"metrics {metrics[name]} are of a teacher, not of run {path}: {_EVALUATE}")
+            raise PipelineError(f"metrics {metrics[name]} are of a teacher, not of run {path}; {_EVALUATE}")
         if measured is not None and not is_of_teacher(measured.teacher, store):
             measured = replace(measured, against_teacher=None)
         training = read_json(path / RUN_METRICS, "metrics of a run")
@@ -69,14 +67,14 @@ def read_results(
     teacher = None if of_teacher is None else read_measured(of_teacher)
     if teacher is not None and ("weights_sha256" in teacher.measured or not is_of_teacher(teacher.measured, store)):
         raise PipelineError(
-            f"metrics {of_teacher} are not of the teacher of {store.name}: leave them out, or measure it with "
-            "`pipeline evaluate-teacher`"
+            f"metrics {of_teacher} are not of the teacher of {store.name}; omit them, or run "
+            "`pipeline evaluate-teacher` on this store"
         )
     return results, teacher
 
 
 def _match(metrics_paths: Sequence[Path | tuple[str, Path]], names: Sequence[str]) -> dict[str, Path]:
-    """Metrics files by the name that they belong to."""
+    """Metrics files by run name."""
     wanted = {*names, TEACHER_STEM}
     files: list[tuple[str, Path]] = []
     for given in metrics_paths:
@@ -86,21 +84,20 @@ def _match(metrics_paths: Sequence[Path | tuple[str, Path]], names: Sequence[str
         elif name in wanted:
             files.append((name, path))
         else:
-            known = ", ".join([*names, TEACHER_STEM])
+            expected = ", ".join([*names, TEACHER_STEM])
             raise PipelineError(
-                f"metrics {path} belong to no run of the page: {name!r} is none of {known}; "
-                "say whose they are: `metrics=NAME=FILE`"
+                f"metrics {path} match no run: {name!r} is not one of {expected}; name the run with `metrics=NAME=FILE`"
             )
-    found: dict[str, Path] = {}
+    matched: dict[str, Path] = {}
     for name, path in files:
-        if name in found:
-            raise PipelineError(f"metrics {found[name]} and {path} are both of {name!r}: leave one out")
-        found[name] = path
-    return found
+        if name in matched:
+            raise PipelineError(f"metrics {matched[name]} and {path} are both for {name!r}; give one of them")
+        matched[name] = path
+    return matched
 
 
 def read_measured(path: Path) -> Measured:
-    """Read a metrics file. Raises PipelineError where it is none."""
+    """Read a metrics file. Raises PipelineError if it is not one."""
     result = EvaluationResult.load(path, rows=False)
     value, alike = result.values, result.against_teacher
     try:
@@ -115,20 +112,20 @@ def read_measured(path: Path) -> Measured:
             measured=dict(value.get("measured") or {}),
             teacher=dict(value.get("teacher") or {}),
             against_teacher=None if alike is None else {name: float(alike[name]) for name in METRICS},
-            doubt=None if result.uncertainty is None else read_doubt(result.uncertainty),
+            uncertainty=None if result.uncertainty is None else read_uncertainty(result.uncertainty),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise PipelineError(f"evaluation {path}: {error!r}; expected {WRITTEN_BY}") from error
 
 
 def _read_table(path: Path, needed: Sequence[str]) -> list[dict[str, float]]:
-    """Rows of a run's CSV without empty and non-finite cells; none if there is no such file."""
+    """Rows of a run's CSV without empty and non-finite cells; no rows if the file is missing."""
     if not path.is_file():
         return []
     with io.TextIOWrapper(open_regular(path), encoding="utf-8", newline="") as file:
         try:
             rows = [{name: float(cell) for name, cell in row.items() if name and cell} for row in csv.DictReader(file)]
         except (ValueError, TypeError, csv.Error) as error:
-            raise PipelineError(f"{path}: {error}; expected a table that training wrote") from error
+            raise PipelineError(f"{path}: {error}; expected a CSV table from `pipeline train-student`") from error
     finite = [{name: cell for name, cell in row.items() if math.isfinite(cell)} for row in rows]
     return [row for row in finite if all(name in row for name in needed)]

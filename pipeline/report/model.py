@@ -1,4 +1,4 @@
-"""What the page shows, as data: results of runs, uncertainty, distributions at probe pixels."""
+"""Data of the page: results of runs, uncertainty, distributions at probe pixels."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ MEASURES = {
     "deviation": "the standard deviation",
     "flip": "the mirrored image's difference",
 }
-"""What is read of a file, and what the page calls it."""
-_MOST = 1000  # points of a curve; ours have 20
+"""Key in a metrics file -> name on the page."""
+_MAX_POINTS = 1000  # of a curve; `evaluate-student` writes 20
 
 
 class Measure(NamedTuple):
-    """How well a measure of doubt sorts the errors."""
+    """How well a measure of uncertainty ranks the errors."""
 
     risk: list[float]
     """For each of the coverages."""
@@ -52,98 +52,100 @@ class Measure(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """How often a kind of interval holds the truth; `width` is by depth."""
+    """How often intervals contain the truth; `width` is relative to depth."""
 
     nominal: list[float]
     observed: list[float]
     width: list[float]
     ece: float
     equal_width: float | None
-    """Width at which 90 % of the truth are inside; None where none is wide enough."""
+    """Width at which 90 % of the truth is inside; None if no interval is wide enough."""
 
     def at(self, nominal: float) -> tuple[float, float]:
-        """Observed share and width at a nominal mass, between those that were measured."""
+        """Observed fraction and width at a nominal mass, interpolated."""
         return float(np.interp(nominal, self.nominal, self.observed)), float(
             np.interp(nominal, self.nominal, self.width)
         )
 
 
-class Doubt(NamedTuple):
-    """All of it for one student."""
+class Uncertainty(NamedTuple):
+    """Uncertainty results of one student."""
 
     coverages: list[float]
     measures: dict[str, Measure]
-    """Keys of MEASURES, those that the student has, and `oracle`."""
+    """Keys: those of MEASURES that the student has, and `oracle`."""
     intervals: dict[str, Interval]
     """`map`, `constant`, or neither."""
 
 
-def read_doubt(value: Any) -> Doubt:  # noqa: ANN401 - any JSON value
-    """Read the `uncertainty` of a metrics file. Raises KeyError, TypeError or ValueError for what is none."""
+def read_uncertainty(value: Any) -> Uncertainty:  # noqa: ANN401 - any JSON value
+    """Read the `uncertainty` of a metrics file. Raises KeyError, TypeError or ValueError for any other value."""
     coverages = _numbers(value["coverages"])
     measures = {}
     for name in (*MEASURES, "oracle"):
         if name in value["measures"] or name in {"oracle", "flip"}:  # every student has these two
-            one = value["measures"][name]
-            alike = one.get("spearman")
-            risk = _numbers(one["risk"], len(coverages))
-            measures[name] = Measure(
-                risk, float(one["aurc"]), float(one["ause"]), None if alike is None else float(alike)
-            )
+            entry = value["measures"][name]
+            spearman = None if entry.get("spearman") is None else float(entry["spearman"])
+            risk = _numbers(entry["risk"], len(coverages))
+            measures[name] = Measure(risk, float(entry["aurc"]), float(entry["ause"]), spearman)
     intervals = {}
     for name in ("map", "constant"):
         if name in value["intervals"]:
-            one = value["intervals"][name]
-            nominal = _numbers(one["nominal"])
-            observed, width = (_numbers(one[key], len(nominal)) for key in ("observed", "width"))
-            equal = dict(zip(_numbers(one["equal"]["observed"]), one["equal"]["width"], strict=True))[0.9]
-            wide_enough = None if equal is None else float(equal)
-            intervals[name] = Interval(nominal, observed, width, float(one["ece"]), wide_enough)
-    return Doubt(coverages, measures, intervals)
+            entry = value["intervals"][name]
+            nominal = _numbers(entry["nominal"])
+            observed, width = (_numbers(entry[key], len(nominal)) for key in ("observed", "width"))
+            equal = dict(zip(_numbers(entry["equal"]["observed"]), entry["equal"]["width"], strict=True))[0.9]
+            equal_width = None if equal is None else float(equal)
+            intervals[name] = Interval(nominal, observed, width, float(entry["ece"]), equal_width)
+    return Uncertainty(coverages, measures, intervals)
 
 
 def _numbers(values: Any, count: int | None = None) -> list[float]:  # noqa: ANN401 - any JSON value
-    if not isinstance(values, list) or not 1 < len(values) <= _MOST or (count is not None and len(values) != count):
-        raise PipelineError(f"expected a list of {count or f'2 to {_MOST}'} numbers")
-    return [float(one) for one in values]
+    if (
+        not isinstance(values, list)
+        or not 1 < len(values) <= _MAX_POINTS
+        or (count is not None and len(values) != count)
+    ):
+        raise PipelineError(f"expected a list of {count or f'2 to {_MAX_POINTS}'} numbers")
+    return [float(value) for value in values]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What `evaluate-student` or `evaluate-teacher` wrote."""
+    """A result of `evaluate-student` or `evaluate-teacher`."""
 
     protocol: dict[str, Any]
     source: str
     truth: str | None
-    """Which ground truth; None of an evaluation that does not say."""
+    """Which ground truth; None if the evaluation does not state it."""
     frames: int
     metrics: dict[str, float]
     against_teacher: dict[str, float] | None
     coverage: float | None
-    """Fraction of the valid truth that had a prediction; None of an evaluation that does not say."""
+    """Fraction of the valid truth that had a prediction; None if the evaluation does not state it."""
     split: tuple[str, str] | None
-    """Its name and the sha256 of its ids; None of an evaluation that does not say."""
+    """Its name and the sha256 of its ids; None if the evaluation does not state it."""
     measured: dict[str, str]
     """Which run or store was measured; empty in older evaluations."""
     teacher: dict[str, str]
     """Which teacher it was compared with; empty in older evaluations."""
-    doubt: Doubt | None = None
-    """Whether it knows when it is wrong, where that was asked for."""
+    uncertainty: Uncertainty | None = None
+    """None without `--uncertainty`."""
 
     def measured_how(self) -> tuple[object, ...]:
-        """What two results must share to be compared. The flip average is the student's alone, so it may differ."""
+        """What must be equal to compare two results. The flip average applies to students only, so it may differ."""
         protocol = {name: value for name, value in self.protocol.items() if name != "flip_average"}
         return self.source, self.truth, self.frames, tuple(sorted(protocol.items(), key=lambda item: item[0]))
 
     def protocol_text(self) -> str:
         """The protocol in words."""
-        said = self.protocol
-        cap = "no upper limit" if said.get("max_m") is None else f"below {said['max_m']:g} m"
-        crop = "whole view" if said.get("crop") in {None, "none"} else f"{said['crop']} crop"
-        align = said.get("align", "none")
+        protocol = self.protocol
+        cap = "no upper limit" if protocol.get("max_m") is None else f"below {protocol['max_m']:g} m"
+        crop = "whole view" if protocol.get("crop") in {None, "none"} else f"{protocol['crop']} crop"
+        align = protocol.get("align", "none")
         aligned = "" if align == "none" else f", each image aligned to its truth: {align}"
         split = "" if self.split is None else f", split {self.split[0]}"
-        return f"{said.get('name')} ({crop}, truth {cap}{aligned}), {self.frames} frames of {self.source}{split}"
+        return f"{protocol.get('name')} ({crop}, truth {cap}{aligned}), {self.frames} frames of {self.source}{split}"
 
 
 @dataclass(frozen=True)

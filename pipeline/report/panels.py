@@ -1,4 +1,4 @@
-"""A frame as the page shows it: pictures with their scales, captions, and the maps of the marked pixels."""
+"""The panel of a frame: pictures, color scales, captions, and maps at probe pixels."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from numpy.typing import NDArray
 
-    from .frames import FrameFacts, Seen
+    from .frames import FrameFacts, Prediction
     from .model import Belief
-    from .units import Shown
+    from .units import DepthUnits
 
 
 class Picture(NamedTuple):
-    """One picture; `uri` is empty where there is nothing to show."""
+    """One picture; `uri` is empty if there is none."""
 
     uri: str
     title: str
@@ -30,7 +30,7 @@ class Picture(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A network's pictures. `series` is its colour, None for the teacher."""
+    """A network's pictures. `series` is its color, None for the teacher."""
 
     name: str
     series: int | None
@@ -46,7 +46,7 @@ class ColorBar(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What one network says at a pixel."""
+    """One network's depth at a pixel."""
 
     name: str
     series: int | None
@@ -54,7 +54,7 @@ class Reading(NamedTuple):
 
 
 class Pixel(NamedTuple):
-    """A marked pixel: where it lies in percent of the image, why, and what everyone believes there."""
+    """A probe pixel: its position in percent of the image, why it was chosen, and the maps there."""
 
     number: int
     left: float
@@ -65,8 +65,8 @@ class Pixel(NamedTuple):
     readings: list[Reading]
 
 
-class Exhibit(NamedTuple):
-    """All of a frame."""
+class Panel(NamedTuple):
+    """Everything the page shows of a frame."""
 
     sample_id: str
     size_px: tuple[int, int]
@@ -78,102 +78,109 @@ class Exhibit(NamedTuple):
     dense: bool
     has_truth: bool
     taught: bool
-    """Whether the store holds the frame, so that the teacher is shown."""
+    """Whether the frame is in the store, and so has a teacher."""
 
 
-def exhibit(facts: FrameFacts, names: Sequence[str], dpm_kind: str, shown: Shown) -> Exhibit:
-    """Turn the facts of a frame into pictures, in the numbers that are shown; `names` are the students'."""
+def frame_panel(facts: FrameFacts, names: Sequence[str], dpm_kind: str, units: DepthUnits) -> Panel:
+    """Draw a frame, in the units of the page; `names` are the students'."""
     taught = facts.teacher is not None
-    everyone = [*([facts.teacher] if facts.teacher is not None else []), *facts.students]
+    predictions = [*([facts.teacher] if facts.teacher is not None else []), *facts.students]
     owners: list[int | None] = [*([None] if taught else []), *range(len(facts.students))]
     truth_m = facts.truth_m
     on_truth = truth_m is not None and facts.truth_is_dense
-    errors = [_error(facts, seen, is_teacher=owner is None) for owner, seen in zip(owners, everyone, strict=True)]
-    depth = depth_scale([everyone[0].depth_m, *([] if truth_m is None else [truth_m])])
-    known = [error for error in errors if error is not None]
-    error_colors = error_scale(known) if known else None
-    entropy = entropy_scale([seen.entropy_nats for seen in everyone if seen.entropy_nats is not None])
-    width = width_scale([seen.width for seen in everyone if seen.width is not None])
+    errors = [
+        _error(facts, prediction, is_teacher=owner is None)
+        for owner, prediction in zip(owners, predictions, strict=True)
+    ]
+    depth = depth_scale([predictions[0].depth_m, *([] if truth_m is None else [truth_m])])
+    given_errors = [error for error in errors if error is not None]
+    error_colors = error_scale(given_errors) if given_errors else None
+    entropy = entropy_scale(
+        [prediction.entropy_nats for prediction in predictions if prediction.entropy_nats is not None]
+    )
+    width = width_scale([prediction.width for prediction in predictions if prediction.width is not None])
     rows = []
-    for owner, seen, error in zip(owners, everyone, errors, strict=True):
+    for owner, prediction, error in zip(owners, predictions, errors, strict=True):
         against = "truth" if on_truth or owner is None or not taught else "the teacher"
-        shown_error = error
+        drawn_error = error
         if error is not None and truth_m is not None and not facts.truth_is_dense and (owner is None or not taught):
-            shown_error = spread(error, _reach_px(error))
-        note = "" if dpm_kind != "gaussian" or owner is not None else "of fixed-width maps: no doubt of its own"
+            drawn_error = spread(error, _reach_px(error))
+        note = "" if dpm_kind != "gaussian" or owner is not None else "fixed-width maps: no uncertainty"
         rows.append(
             Row(
                 "teacher" if owner is None else names[owner],
                 owner,
                 [
-                    Picture(map_uri(seen.depth_m, depth), "depth"),
-                    _error_picture(shown_error, error, error_colors, against),
-                    _doubt_picture(seen.entropy_nats, entropy, "entropy", "{:.2f} nats", note),
-                    _doubt_picture(seen.width, width, "90 % interval", "{:.0%} of depth", note),
+                    Picture(map_uri(prediction.depth_m, depth), "depth"),
+                    _error_picture(drawn_error, error, error_colors, against),
+                    _uncertainty_picture(prediction.entropy_nats, entropy, "entropy", "{:.2f} nats", note),
+                    _uncertainty_picture(prediction.width, width, "90 % interval", "{:.0%} of depth", note),
                 ],
             )
         )
-    shown_m = None if truth_m is None else truth_m if facts.truth_is_dense else spread(truth_m, _reach_px(truth_m))
+    drawn_m = None if truth_m is None else truth_m if facts.truth_is_dense else spread(truth_m, _reach_px(truth_m))
     truth = Picture(
-        "" if shown_m is None else map_uri(shown_m, depth),
+        "" if drawn_m is None else map_uri(drawn_m, depth),
         "ground truth",
-        "none for this frame" if shown_m is None else "" if facts.truth_is_dense else "sparse; dots enlarged",
+        "no ground truth" if drawn_m is None else "" if facts.truth_is_dense else "sparse; dots enlarged",
     )
     bars = [
         ColorBar(
-            f"near ← {'depth' if shown.relative is None else 'relative depth'} → far",
+            f"near ← {'depth' if units.relative is None else 'relative depth'} → far",
             depth.gradient(),
-            depth.ticks(shown.unit),
+            depth.ticks(units.unit),
         )
     ]
     if error_colors is not None:
         bars.append(ColorBar("too near ← relative error → too far", error_colors.gradient(), error_colors.ticks("%")))
-    bars.append(ColorBar("sure ← entropy → unsure", entropy.gradient(), entropy.ticks("nats")))
+    bars.append(ColorBar("confident ← entropy → uncertain", entropy.gradient(), entropy.ticks("nats")))
     bars.append(ColorBar("narrow ← 90 % interval → wide", width.gradient(), width.ticks("%")))
     height_px, width_px = facts.image.shape[:2]
-    return Exhibit(
+    return Panel(
         facts.sample_id,
         (height_px, width_px),
         Picture(photo_uri(facts.image), "image"),
         truth,
         bars,
         rows,
-        _pixels(facts, names, shown),
+        _pixels(facts, names, units),
         on_truth,
         truth_m is not None,
         taught,
     )
 
 
-def _error(facts: FrameFacts, seen: Seen, *, is_teacher: bool) -> NDArray[np.float32] | None:
-    """Relative error (H, W): against truth where it is dense; else the students' against the teacher."""
+def _error(facts: FrameFacts, prediction: Prediction, *, is_teacher: bool) -> NDArray[np.float32] | None:
+    """Relative error (H, W): against truth if it is dense; else the students' against the teacher."""
     if facts.truth_m is not None and (facts.truth_is_dense or is_teacher or facts.teacher is None):
-        return relative_error(seen.depth_m, facts.truth_m)
+        return relative_error(prediction.depth_m, facts.truth_m)
     if is_teacher or facts.teacher is None:
         return None
-    return relative_error(seen.depth_m, facts.teacher.depth_m)
+    return relative_error(prediction.depth_m, facts.teacher.depth_m)
 
 
 def _error_picture(
-    shown: NDArray[np.float32] | None, error: NDArray[np.float32] | None, scale: Scale | None, against: str
+    drawn: NDArray[np.float32] | None, error: NDArray[np.float32] | None, scale: Scale | None, against: str
 ) -> Picture:
     title = f"error against {against}"
-    if shown is None or error is None or scale is None:
-        return Picture("", title, "there is none")
-    known = np.abs(error[np.isfinite(error)])
-    return Picture(map_uri(shown, scale), title, f"median {np.median(known):.1%}" if known.size else "")
+    if drawn is None or error is None or scale is None:
+        return Picture("", title, "no reference")
+    finite = np.abs(error[np.isfinite(error)])
+    return Picture(map_uri(drawn, scale), title, f"median {np.median(finite):.1%}" if finite.size else "")
 
 
-def _doubt_picture(values: NDArray[np.float32] | None, scale: Scale, title: str, shape: str, note: str) -> Picture:
+def _uncertainty_picture(
+    values: NDArray[np.float32] | None, scale: Scale, title: str, shape: str, note: str
+) -> Picture:
     if values is None:
         return Picture("", title, "no map")
-    known = values[np.isfinite(values)]
-    median = "median " + shape.format(np.median(known)) if known.size else ""
+    finite = values[np.isfinite(values)]
+    median = "median " + shape.format(np.median(finite)) if finite.size else ""
     return Picture(map_uri(values, scale), title, note or median)
 
 
 def _reach_px(values: NDArray[np.float32]) -> int:
-    """How far dots must grow to be seen at about 400 px of width."""
+    """Radius that makes dots visible at a width of about 400 px."""
     return max(1, round(int(values.shape[1]) / 800))
 
 
@@ -183,31 +190,31 @@ def _reading(belief: Belief | None, unit: str) -> str:
     return f"{belief.expected_m:.1f} {unit}".strip() + ("" if belief.probability is not None else ", no map")
 
 
-def _pixels(facts: FrameFacts, names: Sequence[str], shown: Shown) -> list[Pixel]:
+def _pixels(facts: FrameFacts, names: Sequence[str], units: DepthUnits) -> list[Pixel]:
     height, width = facts.image.shape[:2]
-    found = []
-    for place, mark in enumerate(facts.marks):
-        truth_m = None if facts.truth_m is None else float(facts.truth_m[mark.row, mark.column])
+    pixels = []
+    for index, pixel in enumerate(facts.probe_pixels):
+        truth_m = None if facts.truth_m is None else float(facts.truth_m[pixel.row, pixel.column])
         if truth_m is not None and not np.isfinite(truth_m):
             truth_m = None
-        teacher = None if facts.teacher is None else facts.teacher.beliefs[place]
-        students = [seen.beliefs[place] for seen in facts.students]
+        teacher = None if facts.teacher is None else facts.teacher.beliefs[index]
+        students = [prediction.beliefs[index] for prediction in facts.students]
         readings = [
-            Reading(name, series, _reading(belief, shown.unit))
+            Reading(name, series, _reading(belief, units.unit))
             for name, series, belief in [
                 *([] if facts.teacher is None else [("teacher", None, teacher)]),
                 *((name, series, belief) for series, (name, belief) in enumerate(zip(names, students, strict=True))),
             ]
         ]
-        found.append(
+        pixels.append(
             Pixel(
-                place + 1,
-                round(100 * (mark.column + 0.5) / width, 3),
-                round(100 * (mark.row + 0.5) / height, 3),
-                mark.why,
-                "none" if truth_m is None else f"{truth_m:.1f} {shown.unit}".strip(),
-                belief_plot(teacher, students, truth_m, shown.what),
+                index + 1,
+                round(100 * (pixel.column + 0.5) / width, 3),
+                round(100 * (pixel.row + 0.5) / height, 3),
+                pixel.why,
+                "none" if truth_m is None else f"{truth_m:.1f} {units.unit}".strip(),
+                belief_plot(teacher, students, truth_m, units.what),
                 readings,
             )
         )
-    return found
+    return pixels

@@ -1,6 +1,6 @@
-"""Curves as inline SVG that takes its colours and its font from the page, so that it suits light and dark.
+"""Curves as inline SVG that uses the colors and font of the page, light or dark.
 
-Names of runs never come here: matplotlib would read a `$` in them as mathematics. The page has the legends.
+Names of runs are never drawn here, because matplotlib reads `$` as mathematics. The page has the legends.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from .model import Belief
 
 SERIES = 8
-"""The page has this many colours for students; a ninth starts again."""
-MOST_POINTS = 400
-_SMOOTHED_SHARE = 0.03
+"""Number of student colors on the page; a ninth student gets the first color again."""
+MAX_POINTS = 400
+_SMOOTHED_FRACTION = 0.03
 _TAIL = 0.004
 INK, _LINE, _TEACHER = "#010203", "#010204", "#010205"
 _SERIES = [f"#0103{number:02x}" for number in range(SERIES)]
 _CSS = {INK: "currentColor", _LINE: "var(--line)", _TEACHER: "var(--teacher)"} | {
     color: f"var(--c{number})" for number, color in enumerate(_SERIES)
 }
-"""Colours that nothing else uses -> what stands for them in the page."""
+"""Placeholder colors -> CSS colors of the page."""
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "path.simplify": True,
@@ -63,7 +63,7 @@ _STYLE: dict[str, Any] = {
 
 
 class Line(NamedTuple):
-    """A student's curve; `series` chooses the colour."""
+    """A student's curve; `series` is its color."""
 
     series: int
     x: NDArray[np.float64]
@@ -71,18 +71,18 @@ class Line(NamedTuple):
 
 
 def series_color(series: int) -> str:
-    """What stands for a student's colour until the page's own replaces it."""
+    """Placeholder for a student's color."""
     return _SERIES[series % SERIES]
 
 
 def loss_plot(lines: Sequence[Line]) -> Markup:
-    """Training loss by step: as logged, faint, and smoothed. Logarithmic where losses are far apart."""
+    """Training loss by step: as logged (faint) and smoothed. Logarithmic if losses span a factor above 4."""
 
     def draw(axes: Axes) -> None:
         for line in lines:
             color = series_color(line.series)
             smooth = _smoothed(line.y)
-            every = max(1, len(line.x) // MOST_POINTS)
+            every = max(1, len(line.x) // MAX_POINTS)
             axes.plot(line.x[::every], line.y[::every], color=color, alpha=0.25, linewidth=0.8)
             axes.plot(line.x[::every], smooth[::every], color=color, linewidth=1.6)
         values = np.concatenate([line.y for line in lines])
@@ -108,17 +108,17 @@ def epoch_plot(name: str, lines: Sequence[Line]) -> Markup:
 def belief_plot(
     teacher: Belief | None, students: Sequence[Belief | None], truth_m: float | None, what: str = "depth (m)"
 ) -> Markup:
-    """Every network's map at one pixel: density over depth, the teacher's as an area, with truth and means.
+    """Maps at one pixel: density over depth (the teacher's as an area), with expected depths and truth.
 
-    Of a network without a map there is its depth alone. The depth axis is logarithmic where the bins are wider the
-    farther they are; `what` is its name.
+    A network without a map is drawn as its depth only. The depth axis, labelled `what`, is logarithmic if bin widths
+    grow with depth.
     """
-    known = [belief for belief in (teacher, *students) if belief is not None]
-    mapped = [belief for belief in known if belief.probability is not None]
+    beliefs = [belief for belief in (teacher, *students) if belief is not None]
+    mapped = [belief for belief in beliefs if belief.probability is not None]
     grows = bool(mapped) and _grows(mapped[0].bin_edges_m)
 
     def draw(axes: Axes) -> None:
-        for belief, series in [(teacher, None), *((one, place) for place, one in enumerate(students))]:
+        for belief, series in [(teacher, None), *((student, series) for series, student in enumerate(students))]:
             if belief is None:
                 continue
             color = _TEACHER if series is None else series_color(series)
@@ -133,7 +133,7 @@ def belief_plot(
             axes.axvline(truth_m, color=INK, linewidth=1.2)
         if grows:
             logarithmic(axes, "x")
-        axes.set_xlim(*_window(known, truth_m, logarithmic=grows))
+        axes.set_xlim(*_window(beliefs, truth_m, logarithmic=grows))
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(NullLocator())
         axes.set_xlabel(what)
@@ -144,7 +144,7 @@ def belief_plot(
 def _density(
     probability: NDArray[np.float32], edges_m: NDArray[np.float64], *, logarithmic: bool
 ) -> NDArray[np.float64]:
-    """Probability by the width of its bin on the axis, so that areas compare, whatever the bins."""
+    """Probability divided by the width of the bin on the axis, so that every map has area 1."""
     widths = np.diff(np.log(np.maximum(edges_m, 1e-6)) if logarithmic else edges_m)
     return probability.astype(np.float64) / widths
 
@@ -154,10 +154,10 @@ def _grows(edges_m: NDArray[np.float64]) -> bool:
     return bool(edges_m[0] > 0 and widths[-1] > 1.5 * widths[0])
 
 
-def _window(known: Sequence[Belief], truth_m: float | None, *, logarithmic: bool) -> tuple[float, float]:
+def _window(beliefs: Sequence[Belief], truth_m: float | None, *, logarithmic: bool) -> tuple[float, float]:
     """The part of the depth axis in which something happens."""
     ends = [] if truth_m is None else [truth_m]
-    for belief in known:
+    for belief in beliefs:
         if belief.probability is not None:
             reached = np.cumsum(belief.probability)
             first, last = np.searchsorted(reached, (_TAIL * reached[-1], (1 - _TAIL) * reached[-1]))
@@ -173,16 +173,16 @@ def _window(known: Sequence[Belief], truth_m: float | None, *, logarithmic: bool
 
 
 def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the neighbours in a window that is whole at the ends too, by narrowing there."""
-    reach = max(1, int(_SMOOTHED_SHARE * len(values)))
+    """Moving average; the window narrows towards the ends."""
+    reach = max(1, int(_SMOOTHED_FRACTION * len(values)))
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    places = np.arange(len(values))
-    around = np.minimum(np.minimum(places, len(values) - 1 - places), reach)
-    return np.asarray((sums[places + around + 1] - sums[places - around]) / (2 * around + 1))
+    indices = np.arange(len(values))
+    around = np.minimum(np.minimum(indices, len(values) - 1 - indices), reach)
+    return np.asarray((sums[indices + around + 1] - sums[indices - around]) / (2 * around + 1))
 
 
 def logarithmic(axes: Axes, which: str) -> None:
-    """A logarithmic axis with plain numbers at 1, 2 and 5."""
+    """A logarithmic axis with decimal labels at 1, 2 and 5."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -192,8 +192,8 @@ def logarithmic(axes: Axes, which: str) -> None:
 
 
 def svg(label: str, size_inch: tuple[float, float], draw: Any) -> Markup:  # noqa: ANN401 - a function of Axes
-    """What `draw` draws, as part of a page; the label is for those who cannot see it."""
-    # The default style first: what someone's matplotlibrc says must not change the page.
+    """The figure that `draw` draws, as inline SVG; `label` is for screen readers."""
+    # Start from the default style, because a user's matplotlibrc must not change the page.
     with matplotlib.style.context(["default", _STYLE | {"svg.hashsalt": label}]):
         figure = Figure(size_inch, layout="constrained")
         draw(figure.add_subplot())
@@ -203,7 +203,7 @@ def svg(label: str, size_inch: tuple[float, float], draw: Any) -> Markup:  # noq
 
 
 def _inline(text: str, label: str) -> Markup:
-    """An SVG file as part of a page: no prolog, no names of its groups, and the page's colours."""
+    """An SVG file as inline SVG: without prolog and group ids, with the colors of the page."""
     text = text[text.index("<svg") :]
     box = re.search(r'viewBox="([\d. ]+)"', text)
     assert box is not None
@@ -214,13 +214,13 @@ def _inline(text: str, label: str) -> Markup:
         text = text.replace(color, css)
     text = re.sub(r"\n\s*", "\n", text)
     opening = Markup('<svg viewBox="{}" role="img" aria-label="{}">').format(box[1], label)
-    return opening + Markup(text.strip())  # noqa: S704 - matplotlib's own output, and no text of strangers in it
+    return opening + Markup(text.strip())  # noqa: S704 - matplotlib's own output, without user text
 
 
 def finite_line(series: int, pairs: Sequence[tuple[float, float]]) -> Line | None:
-    """A line of the pairs that are numbers; None if there are none."""
-    kept = [pair for pair in pairs if all(math.isfinite(value) for value in pair)]
-    if not kept:
+    """A line of the finite pairs; None if there are none."""
+    finite = [pair for pair in pairs if all(math.isfinite(value) for value in pair)]
+    if not finite:
         return None
-    x, y = np.array(kept, np.float64).T
+    x, y = np.array(finite, np.float64).T
     return Line(series, x, y)

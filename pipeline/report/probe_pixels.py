@@ -1,4 +1,4 @@
-"""Which pixels of a frame are worth a closer look. No chance in it: the same frame gives the same pixels.
+"""Choose the pixels of a frame whose maps the page draws. Deterministic.
 
 Shape legend: H, W pixels of the view.
 """
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MARGIN_ROWS, _MARGIN_COLUMNS = 0.1, 0.04
-"""Share of each side that is left out: a mark there would be cut off."""
-_APART = 0.07
-"""Marks keep this share of the width between them."""
+"""Fraction of each side that is excluded: a label there would be cut off."""
+_MIN_DISTANCE = 0.07
+"""Distance between probe pixels, as a fraction of the width."""
 _NEAR_ROW, _NEAR_COLUMN = 0.85, 0.5
 _FAR_PERCENTILE = 95
 
 
-class Mark(NamedTuple):
+class ProbePixel(NamedTuple):
     """A pixel of the view and why it was chosen."""
 
     row: int
@@ -28,14 +28,14 @@ class Mark(NamedTuple):
     why: str
 
 
-class Reasons(NamedTuple):
-    """What marks are chosen by, all (H, W); NaN where it is not known."""
+class Criteria(NamedTuple):
+    """What probe pixels are chosen by, all (H, W), NaN where missing."""
 
     depth_m: NDArray[np.float32]
-    """Ground truth where it is known, else the teacher's depth."""
-    doubt: NDArray[np.float32]
-    """The teacher's entropy, or the step in its depth where its maps hold no doubt of their own."""
-    doubt_why: str
+    """Ground truth if there is any, else the teacher's depth."""
+    uncertainty: NDArray[np.float32]
+    """The teacher's entropy, or its depth steps if its maps have a fixed width."""
+    uncertainty_why: str
     error: NDArray[np.float32]
     """Relative error of the first student."""
     error_why: str
@@ -43,39 +43,36 @@ class Reasons(NamedTuple):
     """Pixels that may be chosen."""
 
 
-def choose_marks(reasons: Reasons) -> list[Mark]:
-    """One pixel on near ground, one in the teacher's greatest doubt, one far, one of the greatest error.
-
-    Fewer where no pixel is left.
-    """
-    height, width = reasons.allowed.shape
+def choose_probe_pixels(criteria: Criteria) -> list[ProbePixel]:
+    """Choose a near, an uncertain, a far and a wrong pixel; fewer if no pixel is left."""
+    height, width = criteria.allowed.shape
     rows, columns = np.mgrid[0:height, 0:width]
     inset_rows, inset_columns = max(1, int(_MARGIN_ROWS * height)), max(1, int(_MARGIN_COLUMNS * width))
-    free = reasons.allowed.copy()
+    free = criteria.allowed.copy()
     free[:inset_rows] = free[height - inset_rows :] = False
     free[:, :inset_columns] = free[:, width - inset_columns :] = False
     from_near = np.hypot((rows - _NEAR_ROW * height) / height, (columns - _NEAR_COLUMN * width) / width)
-    known_m = reasons.depth_m[free]
-    far_m = float(np.percentile(known_m, _FAR_PERCENTILE)) if known_m.size else 0.0
-    marks: list[Mark] = []
-    for badness, why in (
+    free_m = criteria.depth_m[free]
+    far_m = float(np.percentile(free_m, _FAR_PERCENTILE)) if free_m.size else 0.0
+    probe_pixels: list[ProbePixel] = []
+    for cost, why in (
         (from_near, "Near ground"),
-        (-reasons.doubt, reasons.doubt_why),
-        (np.abs(np.log(np.maximum(reasons.depth_m, 1e-3) / max(far_m, 1e-3))), "Far away"),
-        (-np.abs(reasons.error), reasons.error_why),
+        (-criteria.uncertainty, criteria.uncertainty_why),
+        (np.abs(np.log(np.maximum(criteria.depth_m, 1e-3) / max(far_m, 1e-3))), "Far away"),
+        (-np.abs(criteria.error), criteria.error_why),
     ):
-        wanted = np.where(free & np.isfinite(badness), badness, np.inf)
-        best = int(np.argmin(wanted))  # the first of equals
+        costs = np.where(free & np.isfinite(cost), cost, np.inf)
+        best = int(np.argmin(costs))
         row, column = divmod(best, width)
-        if not np.isfinite(wanted[row, column]):
+        if not np.isfinite(costs[row, column]):
             continue
-        marks.append(Mark(row, column, why))
-        free &= np.hypot(rows - row, columns - column) > _APART * width
-    return marks
+        probe_pixels.append(ProbePixel(row, column, why))
+        free &= np.hypot(rows - row, columns - column) > _MIN_DISTANCE * width
+    return probe_pixels
 
 
 def depth_step(depth_m: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How much the logarithm of depth (H, W) changes from each pixel to its neighbours right and below."""
+    """Change of log depth (H, W) from each pixel to its right and lower neighbors."""
     logs = np.log(np.maximum(depth_m, 1e-3))
     step = np.zeros_like(logs)
     step[:, :-1] += np.abs(np.diff(logs, axis=1))

@@ -1,4 +1,4 @@
-"""The table of results, for the terminal and for the page, and the sentence that sums it up."""
+"""The table of results, for the terminal and the page, and its summary."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
     from ..store import Store
     from .model import Measured, RunResult
 
-DASH = "–"  # noqa: RUF001 - an en dash is what tables use for nothing
+DASH = "–"  # noqa: RUF001 - an en dash marks an empty cell
 
 
 class Column(NamedTuple):
-    """One number of each network."""
+    """A column of the table."""
 
     key: str
     head: str
     digits: int
     unit: str = ""
     better: str = ""
-    """`lower`, `higher`, or nothing where neither is."""
+    """`lower`, `higher`, or empty."""
     brief: bool = False
-    """Whether the terminal shows it too."""
+    """Whether the terminal's table has it too."""
 
 
 class Cell(NamedTuple):
-    """A number as it is shown, and whether it is the best of all students."""
+    """A formatted number, and whether it is the best of all students."""
 
     text: str
     best: bool = False
 
 
 class Line(NamedTuple):
-    """A row of the page's table. `colour` is a series number, or None for the teacher."""
+    """A row of the page's table. `color` is a series number, None for the teacher."""
 
     name: str
     learned: str
@@ -75,30 +75,30 @@ COLUMNS = (
 
 
 def comparable(results: Sequence[RunResult], teacher: Measured | None) -> bool:
-    """Whether all metrics were taken in the same way, over the same number of frames and the same part of the truth."""
-    taken = [one for one in (*(result.measured for result in results), teacher) if one is not None]
-    covered = [one.coverage for one in taken if one.coverage is not None]
-    alike = not covered or max(covered) - min(covered) <= SAME_COVERAGE
-    splits = {one.split[1] for one in taken if one.split is not None}
-    return alike and len(splits) <= 1 and len({one.measured_how() for one in taken}) <= 1
+    """Whether all metrics share protocol, split, number of frames and coverage."""
+    all_measured = [entry for entry in (*(result.measured for result in results), teacher) if entry is not None]
+    coverages = [entry.coverage for entry in all_measured if entry.coverage is not None]
+    same_coverage = not coverages or max(coverages) - min(coverages) <= SAME_COVERAGE
+    splits = {entry.split[1] for entry in all_measured if entry.split is not None}
+    return same_coverage and len(splits) <= 1 and len({entry.measured_how() for entry in all_measured}) <= 1
 
 
 def page_table(results: Sequence[RunResult], teacher: Measured | None, store: Store) -> list[Line]:
-    """Rows with every column; the teacher's comes first, if its metrics are known."""
+    """Rows with every column, the teacher first if it has metrics."""
     values = [_values(result) for result in results]
     best = best_of(COLUMNS, values) if comparable(results, teacher) and len(results) > 1 else {}
     lines = []
     if teacher is not None:
         cells = [cell_of(column, _of_measured(teacher), {}) for column in COLUMNS]
         lines.append(Line(teacher_name(store), "", None, cells))
-    for number, (result, known) in enumerate(zip(results, values, strict=True)):
-        cells = [cell_of(column, known, best) for column in COLUMNS]
-        lines.append(Line(result.name, learned_from(result, store), number, cells))
+    for series, (result, row) in enumerate(zip(results, values, strict=True)):
+        cells = [cell_of(column, row, best) for column in COLUMNS]
+        lines.append(Line(result.name, learned_from(result, store), series, cells))
     return lines
 
 
 def terminal_table(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the columns that fit into a terminal."""
+    """Header and rows of the columns for the terminal."""
     brief = [number for number, column in enumerate(COLUMNS) if column.brief]
     names = [f"{line.name} (teacher)" if line.color is None else line.name for line in lines]
     rows = [[name, *(line.cells[number].text for number in brief)] for name, line in zip(names, lines, strict=True)]
@@ -106,28 +106,28 @@ def terminal_table(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
 
 
 def teacher_name(store: Store) -> str:
-    """What the store calls its teacher."""
+    """The teacher's name in the store."""
     return str(store.spec.teacher.get("name") or "teacher")
 
 
 def learned_from(result: RunResult, store: Store) -> str:
-    """What a run learned from, by which loss, and how long."""
+    """A run's student, training data, loss and epochs."""
     config = result.run.config
     source = learned_from_what(config, store)
     if source == TRUTH:
-        kind = config.get("truth_of")
-        what = f"{kind} ground truth" if kind and kind != "default" else "ground truth"
+        truth = config.get("truth_of")
+        data = f"{truth} ground truth" if truth and truth != "default" else "ground truth"
     elif source == OTHER:
         stated = config.get("store")
         card = stated.get("teacher") if isinstance(stated, dict) else None
         name = card.get("name") if isinstance(card, dict) else None
         same = " of the same name" if name == teacher_name(store) else ""
-        what = f"another teacher{same}, {name or 'unknown'}"
+        data = f"another teacher{same}, {name or 'unknown'}"
     else:
-        what = "the teacher" if source == THIS_STORE else "another store of the teacher"
+        data = "the teacher" if source == THIS_STORE else "another store of the teacher"
     epochs = result.training.get("epochs") or config.get("epochs")
-    said = f"{config.get('student')} on {what}, loss {config.get('loss')}"
-    return f"{said}, {epochs} {'epoch' if epochs == 1 else 'epochs'}" if epochs else said
+    text = f"{config.get('student')} on {data}, loss {config.get('loss')}"
+    return f"{text}, {epochs} {'epoch' if epochs == 1 else 'epochs'}" if epochs else text
 
 
 _SOURCES = {
@@ -139,7 +139,7 @@ _SOURCES = {
 
 
 def lineage(results: Sequence[RunResult], store: Store) -> Markup:
-    """A sentence of who learned from what."""
+    """A sentence that lists what each student learned from."""
     parts = []
     for source, verb in _SOURCES.items():
         names = [result.name for result in results if learned_from_what(result.run.config, store) == source]
@@ -151,50 +151,49 @@ def lineage(results: Sequence[RunResult], store: Store) -> Markup:
 
 
 def headline(results: Sequence[RunResult], teacher: Measured | None) -> Markup:
-    """Which student is best against ground truth, and how it compares."""
+    """A summary: the best student against ground truth, and how it compares."""
     measured = [(result.measured.metrics["abs_rel"], result) for result in results if result.measured is not None]
     if not measured:
-        return Markup("No metrics of a student were given, so this page shows training and pictures only.")
+        return Markup("No metrics of students were given, so this page shows training curves and pictures only.")
     if not comparable(results, teacher):
-        return Markup("The metrics were not all taken in the same way, so no student is called the best.")
+        return Markup("The metrics differ in protocol, frames or coverage, so the students are not ranked.")
     error, best = min(measured, key=lambda pair: pair[0])
     others = [pair for pair in measured if pair[1].from_truth != best.from_truth]
-    said = Markup("Against ground truth {} <strong>{}</strong>").format(
-        "the best student is" if len(measured) > 1 else "there is", best.name
-    )
+    subject = "The best student against ground truth is" if len(measured) > 1 else "One student has metrics:"
+    text = Markup("{} <strong>{}</strong>").format(subject, best.name)
     if best.from_truth:
-        said += ", which learned from it instead of from a teacher"
-    said += f": its depth is off by {error:.1%} on average (AbsRel)"
+        text += ", which learned from ground truth"
+    text += f". Its mean relative error (AbsRel) is {error:.1%}"
     if others and not best.from_truth:
         other_error, other = min(others, key=lambda pair: pair[0])
-        less = Markup(", {} than <strong>{}</strong>, which learned from ground truth and not from a teacher")
-        said += less.format(_less(error, other_error), other.name)
-    said += "."
+        less = Markup(", {} than <strong>{}</strong>, which learned from ground truth")
+        text += less.format(_less(error, other_error), other.name)
+    text += "."
     if others and best.from_truth:
         other_error, other = min(others, key=lambda pair: pair[0])
-        next_best = Markup(" Of those that a teacher taught, <strong>{}</strong> is best, with {}.")
-        said += next_best.format(other.name, f"{other_error:.1%}")
+        next_best = Markup(" The best student of a teacher is <strong>{}</strong> with {}.")
+        text += next_best.format(other.name, f"{other_error:.1%}")
     if teacher is not None:
-        said += f" The teacher itself is off by {teacher.metrics['abs_rel']:.1%}."
-    return said
+        text += f" The teacher's error is {teacher.metrics['abs_rel']:.1%}."
+    return text
 
 
 def _less(error: float, other: float) -> str:
-    share = 1 - error / other if other else 0.0
-    return f"{share:.0%} less" if share >= 0.005 else "no less"
+    fraction = 1 - error / other if other else 0.0
+    return f"{fraction:.0%} lower" if fraction >= 0.005 else "no lower"
 
 
 def _values(result: RunResult) -> dict[str, float]:
-    known: dict[str, float] = {}
+    values: dict[str, float] = {}
     for key, name, unit in (("parameters", "parameters", 1e6), ("speed", "images_per_second", 1.0)):
         value = result.training.get(name) if isinstance(result.training, dict) else None
         if isinstance(value, (int, float)):
-            known[key] = value / unit
+            values[key] = value / unit
     if result.measured is not None:
-        known |= _of_measured(result.measured)
+        values |= _of_measured(result.measured)
         if result.measured.against_teacher is not None:
-            known["alike"] = result.measured.against_teacher["abs_rel"]
-    return known
+            values["alike"] = result.measured.against_teacher["abs_rel"]
+    return values
 
 
 def _of_measured(measured: Measured) -> dict[str, float]:
@@ -202,18 +201,18 @@ def _of_measured(measured: Measured) -> dict[str, float]:
 
 
 def best_of(columns: Sequence[Column], values: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The best value of each column that has a better end and more than one value."""
+    """The best value of each ranked column with more than one value."""
     best = {}
     for column in columns:
-        known = [one[column.key] for one in values if column.key in one]
-        if column.better and len(known) > 1:
-            best[column.key] = min(known) if column.better == "lower" else max(known)
+        cells = [row[column.key] for row in values if column.key in row]
+        if column.better and len(cells) > 1:
+            best[column.key] = min(cells) if column.better == "lower" else max(cells)
     return best
 
 
-def cell_of(column: Column, known: dict[str, float], best: dict[str, float]) -> Cell:
-    """A number as its column shows it; a dash where it is not known."""
-    value = known.get(column.key)
+def cell_of(column: Column, row: dict[str, float], best: dict[str, float]) -> Cell:
+    """A number in the format of its column; a dash if it is missing."""
+    value = row.get(column.key)
     if value is None:
         return Cell(DASH)
     return Cell(f"{value:.{column.digits}f}{column.unit}", best=best.get(column.key) == value)

@@ -1,4 +1,4 @@
-"""Plots of doubt: error by coverage, truth inside intervals, and what these cost in width."""
+"""Plots of uncertainty: error by coverage, calibration of intervals, and their width."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DASHES = (0, (3, 2))
 
 
 class Trace(NamedTuple):
-    """A student's curve; `series` chooses the colour."""
+    """A student's curve; `series` is its color."""
 
     series: int
     x: list[float]
@@ -34,7 +34,7 @@ def _draw(axes: Axes, traces: Sequence[Trace], marker: str = "") -> None:
 
 
 def coverage_plot(traces: Sequence[Trace], top: float) -> Markup:
-    """Error of the most certain share of the pixels, up to `top`; each student's plain mean as a faint line."""
+    """Error of the most confident fraction of the pixels, up to `top`, and each student's mean error (faint)."""
 
     def draw(axes: Axes) -> None:
         for trace in traces:
@@ -44,14 +44,14 @@ def coverage_plot(traces: Sequence[Trace], top: float) -> Markup:
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.05 * top if top > 0 else 1)
         axes.xaxis.set_major_formatter(PercentFormatter(1))
-        axes.set_xlabel("share of pixels, most certain first")
+        axes.set_xlabel("fraction of pixels, most confident first")
         axes.set_ylabel("AbsRel")
 
-    return svg("Error of the most certain share of the pixels", _SIZE_INCH, draw)
+    return svg("Error of the most confident fraction of the pixels", _SIZE_INCH, draw)
 
 
 def interval_plot(traces: Sequence[Trace]) -> Markup:
-    """Share of truth inside central intervals by their nominal mass, with the diagonal of perfect calibration."""
+    """Fraction of truth inside central intervals by their mass, with the diagonal of perfect calibration."""
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=INK, alpha=0.6, linewidth=0.8)
@@ -63,11 +63,11 @@ def interval_plot(traces: Sequence[Trace]) -> Markup:
         axes.set_xlabel("mass of the interval")
         axes.set_ylabel("truth inside")
 
-    return svg("Share of truth inside central intervals by their mass", _SIZE_INCH, draw)
+    return svg("Fraction of truth inside central intervals by their mass", _SIZE_INCH, draw)
 
 
 def width_plot(traces: Sequence[Trace]) -> Markup:
-    """Mean width of intervals, by depth, over the share of truth that they hold; narrower is better."""
+    """Mean width of intervals relative to depth, by the fraction of truth inside; narrower is better."""
 
     def draw(axes: Axes) -> None:
         _draw(axes, traces, "o")
@@ -78,4 +78,4 @@ def width_plot(traces: Sequence[Trace]) -> Markup:
         axes.set_xlabel("truth inside")
         axes.set_ylabel("width / depth")
 
-    return svg("Mean width of intervals by the share of truth that they hold", _SIZE_INCH, draw)
+    return svg("Mean width of intervals by the fraction of truth inside", _SIZE_INCH, draw)

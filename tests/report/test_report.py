@@ -26,9 +26,9 @@ from pipeline.report.distributions import Map, teacher_map
 from pipeline.report.images import Scale, is_dense, map_uri, spread
 from pipeline.report.load import read_results
 from pipeline.report.page import write_report
-from pipeline.report.probe_pixels import Mark, Reasons, choose_marks
+from pipeline.report.probe_pixels import Criteria, ProbePixel, choose_probe_pixels
 from pipeline.report.table import DASH
-from pipeline.report.units import choose_shown
+from pipeline.report.units import choose_units
 from pipeline.sources.registry import open_source
 from pipeline.store import open_store
 
@@ -71,11 +71,11 @@ def identity(store, **changes):
     return {"teacher": store.spec.teacher, "digest": store.spec.digest(), **changes}
 
 
-def doubt_of(abs_rel, ause, *, mapped=True, constant=True):
+def uncertainty_of(abs_rel, ause, *, mapped=True, constant=True):
     """What the evaluation says of uncertainty, with curves that are straight lines."""
 
     def measure(area, spearman=None):
-        risk = [abs_rel * (0.5 + 0.5 * share) for share in COVERAGES]
+        risk = [abs_rel * (0.5 + 0.5 * fraction) for fraction in COVERAGES]
         return {"risk": risk, "aurc": abs_rel * (1 - area), "ause": area, "spearman": spearman}
 
     def interval(width):
@@ -91,7 +91,7 @@ def doubt_of(abs_rel, ause, *, mapped=True, constant=True):
     return {"frames": 2, "coverages": list(COVERAGES), "measures": measures, "intervals": intervals}
 
 
-def write_metrics(path, abs_rel, *, alike=None, protocol="plain", frames=2, doubt=None):
+def write_metrics(path, abs_rel, *, alike=None, protocol="plain", frames=2, uncertainty=None):
     """Metrics as the evaluation writes them; all the others are made up from AbsRel."""
     metrics = dict.fromkeys(METRICS, abs_rel)
     value = {
@@ -103,8 +103,8 @@ def write_metrics(path, abs_rel, *, alike=None, protocol="plain", frames=2, doub
     }
     if alike is not None:
         value["against_teacher"] = dict.fromkeys(METRICS, alike)
-    if doubt is not None:
-        value["uncertainty"] = doubt
+    if uncertainty is not None:
+        value["uncertainty"] = uncertainty
     path.write_text(json.dumps(value))
     return path
 
@@ -161,14 +161,20 @@ def test_the_page_loads_nothing(written):
     assert "default-src 'none'" in text
 
 
-def test_the_page_tells_of_every_run_frame_and_number(written):
+def test_the_page_has_every_run_frame_and_number(written):
     text = Page(written[0]).text
     for said in ("taught", "truth", "bare", "fake", "000000", "000003", "0.1234", "0.0789", "0.0567", "0.23 M"):
         assert said in text
-    assert "the best student is taught : its depth is off by 12.3% on average (AbsRel), 38% less than truth" in text
+    assert "The best student against ground truth is taught ." in text
+    assert "Its mean relative error (AbsRel) is 12.3%, 38% lower than truth" in text
     assert "lean on sparse ground truth, loss si" in text
     assert "errors are against ground truth" in text
-    for why in ("Near ground", "The teacher in greatest doubt", "Far away", "Largest error of taught against truth"):
+    for why in (
+        "Near ground",
+        "The teacher most uncertain",
+        "Far away",
+        "Largest error of taught against truth",
+    ):
         assert text.count(why) == 2
     assert written[0].count("<svg") == 4 + 2 * 4
 
@@ -230,14 +236,14 @@ def test_names_of_strangers_are_text_and_never_markup(tmp_path):
     assert not [key for key, _ in page.attributes if key.startswith("on")]
     for said in (ids[0], name, "<i>$t_{</i>", "<u>.zarr"):
         assert said in page.text
-    assert "Sharpest edge of the teacher" in page.text  # the store is gaussian: entropy tells nothing
+    assert "Sharpest edge of the teacher" in page.text  # the store is gaussian: entropy depends on the bins alone
 
 
 def test_sparse_truth_leaves_the_students_to_be_compared_with_the_teacher(world, tmp_path):
     source = open_source(f"scenes:{world / 'scenes'}", "sparse")
     report(world, tmp_path / "r.html", runs=["taught"], metrics=(), source=source, frames=1)
     text = Page((tmp_path / "r.html").read_text()).text
-    assert "the teacher's error is against it, the students' are against the teacher" in text
+    assert "the teacher's error is against it, the students' errors are against the teacher" in text
     assert "No metrics were given" in text
 
 
@@ -260,7 +266,7 @@ def test_metrics_of_different_protocols_name_no_winner(world, tmp_path):
         frames=1,
     )
     text = (tmp_path / "r.html").read_text()
-    assert "no student is called the best" in text
+    assert "the students are not ranked" in text
     assert 'class="best"' not in text
     assert "3 frames of scenes: truth" in Page(text).text
 
@@ -269,21 +275,21 @@ def test_metrics_without_uncertainty_have_no_section_of_it(written):
     assert "Does it know when it is wrong?" not in written[0]
 
 
-def doubt_part(path):
-    """The section of doubt alone."""
+def uncertainty_part(path):
+    """The section of uncertainty alone."""
     text = path.read_text()
-    return text[text.index('<h2 id="doubt"') : text.index('<h2 id="frames"')]
+    return text[text.index('<h2 id="uncertainty"') : text.index('<h2 id="frames"')]
 
 
-def test_the_page_says_which_student_knows_best_when_it_is_wrong(world, tmp_path):
-    write_metrics(tmp_path / "taught.json", 0.2, doubt=doubt_of(0.2, 0.345))
-    write_metrics(tmp_path / "truth.json", 0.1, doubt=doubt_of(0.1, 0.456))
+def test_the_page_names_the_student_with_the_best_uncertainty(world, tmp_path):
+    write_metrics(tmp_path / "taught.json", 0.2, uncertainty=uncertainty_of(0.2, 0.345))
+    write_metrics(tmp_path / "truth.json", 0.1, uncertainty=uncertainty_of(0.1, 0.456))
     metrics_paths = [tmp_path / "taught.json", tmp_path / "truth.json"]
     report(world, tmp_path / "r.html", metrics_paths=metrics_paths, frames=1)
-    section = doubt_part(tmp_path / "r.html")
+    section = uncertainty_part(tmp_path / "r.html")
     text = Page(section).text
-    assert "knows best when it is wrong is taught : of the half" in text
-    assert "off by 15.0%, of all by 20.0%" in text
+    assert "The student with the best uncertainty is taught . AbsRel is 15.0% on the most confident half" in text
+    assert "(by entropy), 20.0% on all pixels" in text
     for said in ("0.345", "0.456", "0.032", "90.0 %", "1.11", "0.77"):
         assert said in text
     assert '<td class="best"><span>0.345</span>' in section
@@ -293,23 +299,23 @@ def test_the_page_says_which_student_knows_best_when_it_is_wrong(world, tmp_path
 
 def test_a_student_without_a_map_has_no_pictures_of_one_and_is_compared_by_the_mirrored_image(world, tmp_path):
     run = make_run(tmp_path / "plain", head="depth")
-    write_metrics(tmp_path / "plain.json", 0.2, doubt=doubt_of(0.2, 0.3, mapped=False, constant=False))
+    write_metrics(tmp_path / "plain.json", 0.2, uncertainty=uncertainty_of(0.2, 0.3, mapped=False, constant=False))
     out = tmp_path / "r.html"
     report(world, out, runs=[run, world / "runs" / "taught"], metrics_paths=[tmp_path / "plain.json"], frames=1)
     page = Page(out.read_text())
     assert page.text.count("no map") == 2 + 4 + 1 + 1  # pictures, readings, the table, and the words above the frames
-    assert "There is no map of plain, which gives one depth for each pixel." in page.text
+    assert "plain predicts one depth per pixel and no map." in page.text
     assert "0.400" in page.text
-    section = doubt_part(out)
+    section = uncertainty_part(out)
     assert section.count("<svg") == 1
     assert "entropy of its maps" not in section
 
 
 def test_the_area_of_one_student_alone_needs_no_winner(world, tmp_path):
-    write_metrics(tmp_path / "taught.json", 0.2, doubt=doubt_of(0.2, 0.345, constant=False))
+    write_metrics(tmp_path / "taught.json", 0.2, uncertainty=uncertainty_of(0.2, 0.345, constant=False))
     report(world, tmp_path / "r.html", runs=["taught"], metrics_paths=[tmp_path / "taught.json"], frames=1)
-    section = doubt_part(tmp_path / "r.html")
-    assert "There is <strong>taught</strong>" in section
+    section = uncertainty_part(tmp_path / "r.html")
+    assert "One student has uncertainty results: <strong>taught</strong>" in section
     assert "Constant intervals" not in section
     assert 'class="best"' not in section
 
@@ -326,12 +332,12 @@ def test_the_area_of_one_student_alone_needs_no_winner(world, tmp_path):
     ],
 )
 def test_damaged_uncertainty_is_named(world, tmp_path, change):
-    write_metrics(tmp_path / "taught.json", 0.2, doubt=doubt_of(0.2, 0.3) | change)
+    write_metrics(tmp_path / "taught.json", 0.2, uncertainty=uncertainty_of(0.2, 0.3) | change)
     with pytest.raises(ValueError, match=r"evaluation .*taught\.json.*expected a file from `pipeline evaluate-student"):
         report(world, tmp_path / "r.html", metrics_paths=[tmp_path / "taught.json"])
 
 
-def test_an_existing_page_is_never_written_over(world, tmp_path):
+def test_an_existing_page_is_not_overwritten(world, tmp_path):
     (tmp_path / "r.html").write_text("mine")
     with pytest.raises(ValueError, match=r"r\.html already exists; .*`overwrite`"):
         report(world, tmp_path / "r.html")
@@ -341,11 +347,11 @@ def test_an_existing_page_is_never_written_over(world, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"runs": []}, "no run to report on"),
+        ({"runs": []}, "no runs given"),
         ({"frames": 0}, "`frames=0`"),
         ({"runs": ["taught", "taught"]}, "two runs are named 'taught'"),
-        ({"runs": ["truth"]}, r"taught\.json belong to no run.*'taught' is none of truth, teacher"),
-        ({"metrics": ["taught", "taught"]}, "are both of 'taught'"),
+        ({"runs": ["truth"]}, r"taught\.json match no run.*'taught' is not one of truth, teacher"),
+        ({"metrics": ["taught", "taught"]}, "are both for 'taught'"),
     ],
 )
 def test_wrong_calls_are_refused_before_anything_is_written(world, tmp_path, changes, message):
@@ -356,7 +362,7 @@ def test_wrong_calls_are_refused_before_anything_is_written(world, tmp_path, cha
 
 def test_a_run_of_another_view_is_refused(world, tmp_path):
     run = make_run(tmp_path / "odd", view="center:16x32")
-    with pytest.raises(ValueError, match=r"odd sees images through view 'center:16x32', store .* through 'full'"):
+    with pytest.raises(ValueError, match=r"odd uses view 'center:16x32', store .* uses 'full'"):
         report(world, tmp_path / "r.html", runs=[run], metrics=())
 
 
@@ -365,7 +371,7 @@ def test_a_run_of_another_view_is_refused(world, tmp_path):
     [
         ("dense", "errors are against ground truth"),
         ("sparse", "ground truth is sparse: errors are against its points"),
-        ("none", "no ground truth, and so no errors"),
+        ("none", "no ground truth and no errors"),
     ],
 )
 def test_frames_that_the_store_lacks_are_shown_without_the_teacher(world, tmp_path, truth, said):
@@ -376,7 +382,7 @@ def test_frames_that_the_store_lacks_are_shown_without_the_teacher(world, tmp_pa
     report(world, tmp_path / "r.html", runs=["taught", "truth"], metrics=(), source=source, frames=9)
     text = (tmp_path / "r.html").read_text()
     page = Page(text).text
-    assert page.count("the store lacks this frame, so the teacher is not shown") == 3
+    assert page.count("this frame is not in the store, so there is no teacher") == 3
     assert said in page
     articles = text.split("<article")[1:]
     shown = ['<div class="who"><span class="swatch teacher-colour"></span>teacher</div>' in one for one in articles]
@@ -414,7 +420,7 @@ def test_a_json_that_is_no_metrics_file_is_named(world, tmp_path, text):
 def test_the_entropy_of_a_stored_map_is_the_same_in_strips(tmp_path, kind):
     store = open_store(make_store(tmp_path / "s.zarr", kind))
     whole = entropy_nats(torch.from_numpy(store.dpm(1))[None])[0, 0].numpy()
-    assert np.allclose(teacher_map(store, 1, choose_shown(store, [])).entropy_nats(), whole, atol=1e-5, equal_nan=True)
+    assert np.allclose(teacher_map(store, 1, choose_units(store, [])).entropy_nats(), whole, atol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "sparse", "dense"])
@@ -423,35 +429,35 @@ def test_the_width_of_a_stored_map_is_that_of_its_90_percent_interval_by_depth(t
     maps, edges_m = torch.from_numpy(store.dpm(1))[None].double(), torch.from_numpy(store.bin_edges_m)
     low_m, high_m = interval_m(maps, edges_m, 0.9)
     whole = ((high_m - low_m) / expected_depth(maps, edges_m))[0, 0].numpy()
-    found = teacher_map(store, 1, choose_shown(store, [])).relative_width()
+    found = teacher_map(store, 1, choose_units(store, [])).relative_width()
     assert np.isfinite(whole).any()
     assert np.allclose(found, whole, rtol=1e-3, equal_nan=True)
 
 
 def test_a_mark_is_looked_up_at_the_nearest_pixel_of_a_smaller_map(tmp_path):
     store = open_store(make_store(tmp_path / "s.zarr", "sparse"))
-    belief = teacher_map(store, 0, choose_shown(store, [])).belief(
-        Mark(7, 19, ""), (12, 20)
+    belief = teacher_map(store, 0, choose_units(store, [])).belief(
+        ProbePixel(7, 19, ""), (12, 20)
     )  # 6x10 px, half of the view
     assert np.array_equal(belief.probability, store.dpm(0)[:, 3, 9])
     assert belief.bin_edges_m.shape == (BINS + 1,)
     nothing = Map(lambda *_: torch.full((1, 3, 1, 1), torch.nan), (6, 10), np.arange(4.0))
-    assert nothing.belief(Mark(0, 0, ""), (12, 20)) is None
+    assert nothing.belief(ProbePixel(0, 0, ""), (12, 20)) is None
 
 
 def test_marks_are_apart_allowed_and_the_same_each_time():
     random = np.random.default_rng(0)
-    depth_m, doubt, error = (random.uniform(1, 50, (40, 120)).astype(np.float32) for _ in range(3))
+    depth_m, uncertainty, error = (random.uniform(1, 50, (40, 120)).astype(np.float32) for _ in range(3))
     allowed = random.uniform(size=(40, 120)) < 0.3
-    reasons = Reasons(depth_m, doubt, "doubt", error, "error", allowed)
-    marks = choose_marks(reasons)
-    assert [mark.why for mark in marks] == ["Near ground", "doubt", "Far away", "error"]
-    assert marks == choose_marks(reasons)
-    assert all(allowed[mark.row, mark.column] for mark in marks)
-    places = np.array([(mark.row, mark.column) for mark in marks])
+    criteria = Criteria(depth_m, uncertainty, "uncertainty", error, "error", allowed)
+    probe_pixels = choose_probe_pixels(criteria)
+    assert [pixel.why for pixel in probe_pixels] == ["Near ground", "uncertainty", "Far away", "error"]
+    assert probe_pixels == choose_probe_pixels(criteria)
+    assert all(allowed[pixel.row, pixel.column] for pixel in probe_pixels)
+    places = np.array([(pixel.row, pixel.column) for pixel in probe_pixels])
     gaps = np.hypot(*(places[:, None] - places[None]).transpose(2, 0, 1))
     assert gaps[np.triu_indices(4, 1)].min() > 0.07 * 120
-    assert choose_marks(reasons._replace(allowed=np.zeros_like(allowed))) == []
+    assert choose_probe_pixels(criteria._replace(allowed=np.zeros_like(allowed))) == []
 
 
 def test_truth_with_a_sky_is_dense_and_scan_lines_are_not():
@@ -535,7 +541,7 @@ def test_metrics_may_be_given_by_the_name_of_the_run(world, tmp_path):
     assert "--metrics taught=run7.json" in (tmp_path / "r.html").read_text()
     done = CliRunner().invoke(main, [*words, str(tmp_path / "s.html"), "--metrics", f"tought={tmp_path}/run7.json"])
     assert done.exit_code == 1
-    assert "'tought' is none of taught, teacher" in done.output
+    assert "'tought' is not one of taught, teacher" in done.output
 
 
 def add(path, **facts):
@@ -571,13 +577,13 @@ def test_likeness_to_another_teacher_is_not_shown_as_likeness_to_this_one(world,
         assert rows[0][5] == expected
 
 
-def test_metrics_over_different_parts_of_the_truth_name_no_winner(world, tmp_path):
+def test_metrics_of_different_coverage_are_not_ranked(world, tmp_path):
     paths = [write_metrics(tmp_path / f"{name}.json", error) for name, error in (("taught", 0.1), ("truth", 0.2))]
     for path, coverage in zip(paths, (0.02, 1.0), strict=True):
         add(path, coverage=coverage)
     report(world, tmp_path / "r.html", runs=["taught", "truth"], metrics_paths=paths, frames=1)
     text = Page((tmp_path / "r.html").read_text()).text
-    assert "no student is called the best" in text
+    assert "the students are not ranked" in text
     assert re.search(r"coverage \(%\).* 2\.0 .* 100\.0 ", text)
 
 
@@ -588,7 +594,7 @@ def test_the_split_of_the_metrics_is_their_own_and_not_the_pages(world, tmp_path
     report(world, tmp_path / "r.html", runs=["taught", "truth"], metrics_paths=paths, frames=1)
     text = Page((tmp_path / "r.html").read_text()).text
     assert "2 frames of scenes, split held-out." in text
-    assert "no student is called the best" not in text
+    assert "the students are not ranked" not in text
     add(paths[0], split_sha256="1")
     report(world, tmp_path / "s.html", runs=["taught", "truth"], metrics_paths=paths, frames=1)
-    assert "no student is called the best" in Page((tmp_path / "s.html").read_text()).text
+    assert "the students are not ranked" in Page((tmp_path / "s.html").read_text()).text

@@ -24,7 +24,7 @@ from pipeline.losses.relative import ScaleShiftInvariantLoss
 from pipeline.networks.saved_run import load_run
 from pipeline.report.model import Belief
 from pipeline.report.page import write_report
-from pipeline.report.units import Shown
+from pipeline.report.units import DepthUnits
 from pipeline.store import open_store
 from pipeline.teachers.options import TeacherOptions
 from pipeline.teachers.registry import open_teacher
@@ -259,7 +259,7 @@ def test_a_page_shows_students_of_a_relative_teacher(tmp_path, scenes, aligned):
 
 def test_a_page_does_not_mix_metres_and_relative_depth(tmp_path, scenes, teacher_store):
     train_network(scenes, "train", tmp_path / "run", OPTIONS, store=open_store(teacher_store))
-    with pytest.raises(ValueError, match="run gives metric_m, store .* affine_disparity: a page shows one of the two"):
+    with pytest.raises(ValueError, match="run predicts metric_m, but store .* has affine_disparity"):
         write_report(
             tmp_path / "report.html",
             runs=[tmp_path / "run"],
@@ -290,11 +290,11 @@ def test_predictions_of_a_relative_student_are_disparity_files(tmp_path, scenes)
 @pytest.mark.parametrize("space", ["affine_disparity", "affine_depth"])
 def test_a_students_scale_and_shift_are_removed_for_the_report(space):
     edges = parse_bins(BINS[space]).edges().numpy()
-    shown = Shown("", ranged(space), edges, None, 1.0)
+    units = DepthUnits("", ranged(space), edges, None, 1.0)
     teacher = ranged(space).of(fakes.smooth_depth_m((12, 20)), WHOLE)
     own = in_own_space(teacher.astype(np.float64), space)
     student = in_own_space((0.3 * own + 0.2 * own.max()).astype(np.float32), space)
-    change = shown.change(student, teacher)
+    change = units.change(student, teacher)
     assert np.allclose(change.depth(student), teacher, rtol=1e-3)
     probability = np.full(64, 1 / 64, np.float32)
     belief = change.belief(Belief(probability, edges, float(student[3, 3])))
@@ -302,19 +302,19 @@ def test_a_students_scale_and_shift_are_removed_for_the_report(space):
     assert np.all(np.diff(belief.bin_edges_m) > 0)
     assert len(belief.probability) == len(belief.bin_edges_m) - 1 < 64  # the rest lies beyond twice the range
     upside_down = in_own_space((own.max() * 1.1 - own).astype(np.float32), space)
-    assert shown.change(upside_down, teacher) is None
+    assert units.change(upside_down, teacher) is None
 
 
 def test_ground_truth_is_shown_in_the_teachers_relative_depth():
-    shown = Shown("", ranged("affine_disparity"), np.array([1.0, 10.0, 100.0]), None, 1.0)
+    units = DepthUnits("", ranged("affine_disparity"), np.array([1.0, 10.0, 100.0]), None, 1.0)
     truth_m = fakes.smooth_depth_m((12, 20))
     teacher = ranged("affine_disparity").of(1 / truth_m, WHOLE)
     sparse_m = fakes.sparse(truth_m)
-    result = shown.truth(sparse_m, teacher)
+    result = units.truth(sparse_m, teacher)
     known = np.isfinite(sparse_m)
     assert np.allclose(result[known], teacher[known], rtol=1e-3)
     assert np.isnan(result[~known]).all()
-    assert shown.truth(np.full((12, 20), np.nan, np.float32), teacher) is None
+    assert units.truth(np.full((12, 20), np.nan, np.float32), teacher) is None
 
 
 # A student that teaches again
