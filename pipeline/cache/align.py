@@ -1,7 +1,7 @@
-"""A relative teacher's store aligned to ground truth: the same chunks, and beside them each image's scale and shift.
+"""Align the store of a relative-depth teacher to ground truth: add scale and shift of each image, keep the chunks.
 
-Nothing that the teacher said is changed, so an alignment can be replaced by another, and `unalign_store` gives the
-store that there was, byte for byte. Images and truth are read, and fitted, in threads; the store is read in one.
+Predictions do not change, so an alignment can be replaced, and `unalign_store` restores the store byte for byte.
+Images and truth are read and fitted in threads; the store is read in one thread.
 
 Shape legend: H, W pixels of the view's truth, h w pixels of the teacher's own output.
 """
@@ -43,24 +43,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AlignOptions:
-    """What the user may choose about an alignment."""
+    """Options of an alignment."""
 
     min_points: int = MIN_POINTS
-    """Fewer pixels with a value and a truth are refused."""
+    """Least number of pixels with a value and a truth; images with fewer are left out."""
     max_residual: float = MAX_RESIDUAL
-    """A larger median relative error of depth after alignment is refused."""
+    """Largest median relative error of depth after alignment; images above are left out."""
     depth_range_m: tuple[float, float] = DEPTH_RANGE_M
     """Aligned depth is clipped to it on reading."""
     workers: int | None = None
-    """Threads that read images and truth, and fit; None is one a core, at most 8."""
+    """Threads that read images and truth, and fit; None is one per core, at most 8."""
 
 
 class _Request(NamedTuple):
     sample: Sample
     values: NDArray[np.float32]
-    """(h, w) in the teacher's own space."""
+    """(h, w) in the teacher's depth space."""
     sha256: str
-    """Of the image that the teacher saw."""
+    """Of the image that the store was made from."""
 
 
 def align_store(
@@ -71,16 +71,16 @@ def align_store(
     options: AlignOptions | None = None,
     progress: Progress | None = None,
 ) -> AlignmentSummary:
-    """Write the store `out`: `store` with every sample aligned to its ground truth, or refused with a reason.
+    """Write the store `out`: `store` with every sample aligned to its ground truth, or left out with a reason.
 
-    An alignment that `store` has already is replaced. Goes on where an interrupted call stopped.
+    Replaces an alignment of `store`. Resumes an interrupted call.
 
-    Raises PipelineError for metric depth, a sample that the split lacks, an image that is not the one that the teacher
-    saw, truth at fault, or an `out` that exists, and DamagedStoreError for a damaged sample.
+    Raises PipelineError for metric depth, a sample missing from the split, a changed image, invalid truth, or an
+    existing `out`, and DamagedStoreError for a damaged sample.
     """
     options, progress = options or AlignOptions(), progress or Silent()
     if store.spec.depth_space == "metric_m":
-        raise PipelineError(f"{store.name} holds metric_m: metres need no alignment, use the store as it is")
+        raise PipelineError(f"{store.name} holds metric_m: metric depth needs no alignment, use the store as it is")
     aligner = _Aligner(source, View.parse(store.spec.view), store.name, store.spec.depth_space, options)
     samples = _samples_of(store, source, split)
     spec = replace(store.spec, alignment=aligner.as_json())
@@ -113,9 +113,9 @@ def align_store(
 
 
 def unalign_store(store: Store, out: Path, progress: Progress | None = None) -> int:
-    """Write the store `out`: `store` as it was before it was aligned, byte for byte. Returns its samples.
+    """Write the store `out`: `store` without its alignment, byte for byte as before. Returns the number of samples.
 
-    Raises PipelineError for a store that is not aligned or an `out` that exists, DamagedStoreError for a damaged chunk.
+    Raises PipelineError for a store that is not aligned or an existing `out`, DamagedStoreError for a damaged chunk.
     """
     if store.spec.alignment is None:
         raise PipelineError(f"{store.name} is not aligned: there is nothing to undo, use the store as it is")
@@ -133,26 +133,26 @@ def unalign_store(store: Store, out: Path, progress: Progress | None = None) -> 
 def _realigned(
     store: Store, columns: dict[str, NDArray[Any]], numbers: range, rows: list[dict[str, float | int | None]]
 ) -> list[EncodedSample]:
-    """Samples with their chunks as they are, and `rows` in the place of an alignment that was there."""
-    moved = [encoded_sample(store, number, columns) for number in numbers]
-    return [sample._replace(row=sample.row | row) for sample, row in zip(moved, rows, strict=True)]
+    """Return samples with unchanged chunks and the alignment columns `rows`."""
+    samples = [encoded_sample(store, number, columns) for number in numbers]
+    return [sample._replace(row=sample.row | row) for sample, row in zip(samples, rows, strict=True)]
 
 
 def _samples_of(store: Store, source: Source, split: str) -> list[Sample]:
-    """Rows of the split for every sample of the store, in its order. Raises PipelineError for one that is not there."""
+    """Return the split's rows of all samples of the store, in its order. Raises PipelineError for a missing one."""
     rows = {sample.id: sample for sample in source.samples(split)}
-    lost = [name for name in store.ids if name not in rows]
-    if lost:
+    missing = [name for name in store.ids if name not in rows]
+    if missing:
         raise PipelineError(
-            f"split {split} has no row for {len(lost)} of the {len(store)} samples of {store.name}, such as "
-            f"{lost[0]!r}: give the split that it was cached from, or take those that it has with "
+            f"split {split} has no row for {len(missing)} of the {len(store)} samples of {store.name}, such as "
+            f"{missing[0]!r}: give the split that it was cached from, or select the samples of this split with "
             "`pipeline store subset`"
         )
     return [rows[name] for name in store.ids]
 
 
 class _Aligner(NamedTuple):
-    """Fits single samples; safe in many threads."""
+    """Fits single samples; thread-safe."""
 
     source: Source
     view: View
@@ -161,7 +161,7 @@ class _Aligner(NamedTuple):
     options: AlignOptions
 
     def as_json(self) -> dict[str, Any]:
-        """What the store says of its alignment."""
+        """Return the alignment entry of the store."""
         return {
             "fit": FIT,
             "truth": f"{self.source.name}/{truth_name(self.source)}",
@@ -171,13 +171,16 @@ class _Aligner(NamedTuple):
         }
 
     def fit(self, one: _Request) -> tuple[Fit, float]:
-        """Fit a sample to its truth, if that is of the image that the teacher saw; with the median of that truth."""
+        """Fit a sample to its truth, and return the fit and the median truth, NaN without truth.
+
+        Raises PipelineError if the image is not the one that the store was made from.
+        """
         truth_m = self.source.read_truth_m(one.sample)
         if truth_m is None:
             return NO_TRUTH, math.nan
         image, sha256 = self.source.read_image(one.sample)
         check_image(one.sample.image_path, sha256, one.sha256, self.store_name)
-        # Not resized as the view is, which would lose points: the map is brought to the size of the truth instead.
+        # Resizing truth to the view would lose points, so the map is resized to the truth instead.
         truth_m = of_view_m(truth_m, one.sample, self.view, (image.shape[0], image.shape[1]), own_pixels=True)
         values = upsampled(one.values, (truth_m.shape[0], truth_m.shape[1]))
         fitted = fit(
@@ -192,7 +195,7 @@ class _Aligner(NamedTuple):
 
 
 class _Depths:
-    """Whether ground truth is in metres, by its depths: what is outside of the store's range is clipped on reading."""
+    """Detects truth in another unit than metres: counts samples whose median truth is outside the store's range."""
 
     def __init__(self, range_m: tuple[float, float]) -> None:
         self.range_m = range_m
@@ -200,7 +203,7 @@ class _Depths:
         self.example_m = math.nan
 
     def add(self, median_m: float) -> None:
-        """Count a sample by the median of its truth; NaN is no truth."""
+        """Count a sample by its median truth; NaN without truth."""
         if math.isnan(median_m):
             return
         self.samples += 1
@@ -209,10 +212,10 @@ class _Depths:
             self.example_m = median_m
 
     def tell(self, progress: Progress) -> None:
-        """Say so where most samples lie outside."""
+        """Print a note if most samples are outside."""
         if 2 * self.outside > self.samples:
             low, high = self.range_m
             progress.note(
                 f"the median truth of {self.outside} of {self.samples} samples, such as {self.example_m:.3g} m, is "
-                f"outside of `depth_range_m={low:g}`:{high:g}: unit? Depth is clipped to that range on reading"
+                f"outside `depth_range_m={low:g}`:{high:g}: check its unit; depth is clipped to that range on reading"
             )

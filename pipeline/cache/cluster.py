@@ -55,20 +55,20 @@ A = TypeVar("A")
 
 CONNECT_WITHIN_S = 20
 NOTE_AFTER_S = 15.0
-"""So long nothing finishes before it is looked whether there is any worker."""
+"""Time without a result before a note about missing workers."""
 DEATHS = 10
-"""So many workers may die in turn over one shard before it is to blame."""
+"""Workers that may die on one shard before the run fails."""
 POLL_S = 0.05
 
 
 class _ClusterPlugin(WorkerPlugin):
-    """Puts a `ClusterWorker` into every worker that is there or comes later."""
+    """Creates a `ClusterWorker` in every current and future worker."""
 
     def __init__(self, config: WorkerConfig, *, local: bool) -> None:
         self.config, self.local = config, local
 
     def setup(self, worker: Any) -> None:  # noqa: ANN401 - dask's
-        # Workers on this machine are numbered by it, and take a GPU each by their number
+        # Local workers are numbered; the number selects a GPU
         self.worker = ClusterWorker(self.config, int(worker.name) if self.local else None)
 
     def teardown(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - dask's
@@ -90,7 +90,7 @@ def _worker(name: str) -> ClusterWorker:
 
 
 class Cluster:
-    """Workers that were asked a config; a context manager, made by `cluster_of`."""
+    """Workers with one teacher and split; made by `cluster_of`."""
 
     def __init__(self, client: Client, config: WorkerConfig, *, local: bool) -> None:
         self.client, self.config = client, config
@@ -98,31 +98,31 @@ class Cluster:
         client.register_plugin(_ClusterPlugin(config, local=local), name=self.name)
 
     def close(self) -> None:
-        """Let the teachers of workers go that go on living."""
+        """Release the teachers of all workers."""
         self.client.unregister_worker_plugin(self.name)
 
     def workers(self) -> int:
-        """How many are there now."""
+        """Return the number of workers."""
         return len(self.client.scheduler_info(n_workers=-1)["workers"])
 
     def plan(self, options: CacheOptions, progress: Progress | None = None) -> StorePlan:
-        """What a worker says that the store will be, and of its teacher. Raises PipelineError for what is at fault."""
+        """Plan the store on a worker. Raises PipelineError as `cache.plan_cache`."""
         ((_, planned),) = self._answers(partial(_plan_there, self.name), [options], progress or Silent())
         assert isinstance(planned, StorePlan)
         return planned
 
     def cache(self, out: Path, options: CacheOptions | None = None, progress: Progress | None = None) -> CacheSummary:
-        """Write the store `out`, as `cache.cache_teacher` does, and raise what it raises."""
+        """Write the store `out` as `cache.cache_teacher`, and raise what it raises."""
         options, progress = options or CacheOptions(), progress or Silent()
         if options.batch_size < 1:
-            raise PipelineError(f"batch size {options.batch_size}: expected at least 1")
+            raise PipelineError(f"`batch_size={options.batch_size}`: expected at least 1")
         ids = [sample.id for sample in open_source(self.config.source_name).samples(self.config.split)]
         planned = self.plan(options, progress)
         spec = planned.spec
         if spec.source["ids_sha256"] != digest_of_ids(ids):
             raise PipelineError(
-                f"split {self.config.split!r} lists other samples for a worker ({spec.samples}) than here "
-                f"({len(ids)}): give all the same files"
+                f"split {self.config.split!r} has different samples on a worker ({spec.samples}) and here "
+                f"({len(ids)}): give all machines the same files"
             )
 
         def make(writer: StoreWriter, task: Task) -> int:
@@ -131,10 +131,10 @@ class Cluster:
         return fill_store(StoreWriter(out, spec, ids), make, progress, planned.conditions)
 
     def _make(self, writer: StoreWriter, options: CacheOptions, task: Task, progress: Progress) -> int:
-        """Have every missing shard made; returns the bytes written."""
+        """Make every missing shard on the workers; return the bytes written."""
         check_room(writer)
         parts = writer.staging / PARTS_FOLDER
-        shutil.rmtree(parts, ignore_errors=True)  # of workers that were killed, or came too late
+        shutil.rmtree(parts, ignore_errors=True)  # left by killed or late workers
         parts.mkdir()
         token = uuid4().hex
         write_durably(writer.staging / MARKER_FILE, token.encode())
@@ -156,15 +156,15 @@ class Cluster:
         return written
 
     def _answers(self, function: Callable[[A], Any], asked: Sequence[A], progress: Progress) -> Iterator[tuple[A, Any]]:
-        """What workers answer to each of `asked`, as it comes; what they die over is asked again.
+        """Yield the result of `function` for each of `asked`, as it arrives; retries tasks of dead workers.
 
-        A fault is raised after the answers that came with it. Raises PipelineError where workers die again and again
-        over one of them, or the scheduler has gone.
+        An error of a worker is raised after the results that arrived with it. Raises PipelineError if workers keep
+        dying on one task, or the scheduler is lost.
         """
         futures = self.client.map(function, asked, pure=False)
         asked_by = {future.key: one for future, one in zip(futures, asked, strict=True)}
         queue = as_completed(futures, loop=self.client.loop)
-        del futures  # those that are done are to be forgotten, by the scheduler too
+        del futures  # lets the scheduler release finished results
         deaths = Counter[A]()
         since, fault = time.monotonic(), None
         try:
@@ -175,7 +175,7 @@ class Cluster:
                 elif time.monotonic() - since > NOTE_AFTER_S:
                     since = time.monotonic()
                     if not self.workers():
-                        progress.note("no worker is there: waiting for one to join the scheduler")
+                        progress.note("no workers: waiting for one to join the scheduler")
                 else:
                     time.sleep(POLL_S)
                 for future in done:
@@ -201,13 +201,13 @@ class Cluster:
     def _check_may_ask_again(self, deaths: int, error: BaseException) -> None:
         if self.client.status != "running":
             raise PipelineError(
-                "the scheduler has gone, or was stopped: start it again; the same command goes on from the shards that "
-                "are finished"
+                "the connection to the scheduler is lost: start it again; the same command resumes from the finished "
+                "shards"
             ) from error
         if deaths >= DEATHS:
             raise PipelineError(
-                "worker after worker died over the same shard: look whether their memory is enough (a smaller "
-                "`batch_size`), and what they say; the same command goes on from the shards that are finished"
+                f"{DEATHS} workers died on the same shard: check their logs and memory (a smaller `batch_size` needs "
+                "less); the same command resumes from the finished shards"
             ) from error
 
 
@@ -216,16 +216,16 @@ def _other_store(spec: StoreSpec, other: PlanMismatch) -> PipelineError:
         f"{name} is {there} there and {here} elsewhere" for name, there, here in differing_fields(other.spec, spec)
     )
     return PipelineError(
-        f"a worker on {other.host} would write another store: {fields}: give all workers the same packages and files, "
-        "and run the same command again"
+        f"a worker on {other.host} would write a different store ({fields}): give all workers the same packages and "
+        "files, and run the same command again"
     )
 
 
 @contextmanager
 def cluster_of(scheduler: str, config: WorkerConfig) -> Iterator[Cluster]:
-    """The workers of a scheduler by its address, or `local:N` processes that are started here.
+    """Connect to a scheduler by its address, or start `local:N` worker processes.
 
-    Raises PipelineError for an address where none answers, or a number that is none.
+    Raises PipelineError if no scheduler answers, or N is not a positive number.
     """
     kind, _, number = scheduler.partition(":")
     local = kind == "local"
@@ -240,8 +240,8 @@ def cluster_of(scheduler: str, config: WorkerConfig) -> Iterator[Cluster]:
                     n_workers=int(number),
                     threads_per_worker=SHARDS_IN_FLIGHT,
                     processes=True,
-                    memory_limit=0,  # a teacher's memory is not dask's to judge
-                    dashboard_address=":0",  # no port of its own that another run may have
+                    memory_limit=0,  # dask must not kill a teacher for its memory
+                    dashboard_address=":0",  # any free port, so that runs do not collide
                     silence_logs=logging.CRITICAL,
                     local_directory=scratch,
                 )
@@ -250,7 +250,7 @@ def cluster_of(scheduler: str, config: WorkerConfig) -> Iterator[Cluster]:
             client = stack.enter_context(Client(address, timeout=CONNECT_WITHIN_S, set_as_default=False))
         except (OSError, ValueError) as error:
             raise PipelineError(
-                f"`scheduler={scheduler}`: no scheduler answers there ({error}); start one with `dask scheduler`, and "
+                f"`scheduler={scheduler}`: no scheduler answers there ({error}): start `dask scheduler`, and "
                 "`dask worker ADDRESS` for each GPU, or use local:N"
             ) from error
         cluster = Cluster(client, config, local=local)
@@ -260,7 +260,7 @@ def cluster_of(scheduler: str, config: WorkerConfig) -> Iterator[Cluster]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Faults are told once, in our own words."""
+    """Silence dask's logs: errors are reported once, by this project."""
     logger = logging.getLogger("distributed")
     before = logger.level
     with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}):

@@ -1,8 +1,7 @@
-"""One worker of a cluster: what it is asked, what it opens once, and the shards that it makes.
+"""One worker of a cluster: opens source and teacher once, and makes shards.
 
-A worker is told everything in written form, and opens source and teacher itself. It writes the files of a shard into a
-folder of its own inside the staging directory, and tells of them; the one process that holds the target's lock moves
-them into the store and notes them. So a shard may be made twice, by workers that are lost or late, and nobody waits.
+A worker gets only text and numbers. It writes a shard into its own folder inside the staging directory; the process
+that holds the store's lock moves it into the store and records it. So lost or late workers may make a shard twice.
 """
 
 from __future__ import annotations
@@ -47,18 +46,18 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 
 SHARDS_IN_FLIGHT = 2
-"""Shards that a worker has in hand: the teacher looks at one while the other is read, or encoded and written."""
+"""Shards of a worker at once: the teacher runs on one while the other is read, or encoded and written."""
 VISIBLE_WITHIN_S = 20.0
-"""How long a shared file system may take to show a worker what another machine has written."""
+"""How long a shared file system may take to show a file from another machine."""
 MARKER_FILE = "cluster"
-"""File of a staging directory that a worker must see, to know that it shares the disk."""
+"""File of the staging directory that proves that a worker shares the disk."""
 PARTS_FOLDER = "parts"
-"""Folder of a staging directory into which workers write."""
+"""Folder of the staging directory for the files of workers."""
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """Which teacher is asked about what, in written form."""
+    """Source, split and teacher of the workers."""
 
     source_name: str
     split: str
@@ -66,13 +65,13 @@ class WorkerConfig:
     teacher_options: TeacherOptions
     device: str = "auto"
     folder: str = "."
-    """Where relative paths begin, and `python:` modules may lie."""
+    """Base of relative paths and `python:` modules."""
     cpu_threads: int = 1
-    """Of a teacher on the CPU, whose low bits depend on their number."""
+    """Threads of a teacher on the CPU; the low bits of its depth depend on it."""
 
 
 class StoreTarget(NamedTuple):
-    """Where a store is being made, and which."""
+    """The store that is being made."""
 
     staging: str
     token: str
@@ -86,21 +85,21 @@ class ShardResult(NamedTuple):
     record: ShardRecord
     folder: str
     waited_s: Waits
-    """For `reading`, for the `teacher` and for `writing`."""
+    """Seconds waited for `reading`, the `teacher` and `writing`."""
 
 
 class PlanMismatch(NamedTuple):
-    """A worker's plan is not the one that was made before it came: it has other packages or another teacher."""
+    """The plan of a worker with other packages or another teacher."""
 
     spec: StoreSpec
     host: str
 
 
 class WorkerError(NamedTuple):
-    """An error of a worker, told and not raised: the cluster engine would log it, and wrap it in its own words."""
+    """An error of a worker as a value; dask would log and wrap a raised one."""
 
     kind: str
-    """`OSError`, `MemoryError`, `PipelineError`, or that of a bug."""
+    """`OSError`, `MemoryError`, `PipelineError`, or the name of another type."""
     message: str
     errno: int | None
     filename: str | None
@@ -108,7 +107,7 @@ class WorkerError(NamedTuple):
 
     @classmethod
     def of(cls, error: Exception) -> WorkerError:
-        """Tell of an error."""
+        """Describe an error."""
         usual = next((one for one in (OSError, MemoryError, PipelineError) if isinstance(error, one)), None)
         number, text = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
         name = str(error.filename) if isinstance(error, OSError) and error.filename is not None else None
@@ -116,25 +115,25 @@ class WorkerError(NamedTuple):
         return cls(kind, text or str(error), number, name, traceback.format_exc())
 
     def error(self) -> Exception:
-        """The same error, to be raised elsewhere; its note is the worker's traceback."""
-        found: Exception
+        """Return the same error, to be raised in another process; its note is the worker's traceback."""
+        error: Exception
         if self.kind == "OSError" and self.errno is not None:
-            found = OSError(self.errno, self.message, self.filename)
+            error = OSError(self.errno, self.message, self.filename)
         elif self.kind == "MemoryError":
-            found = MemoryError(self.message)
+            error = MemoryError(self.message)
         elif self.kind in {"OSError", "PipelineError"}:
-            found = PipelineError(self.message)
+            error = PipelineError(self.message)
         else:
-            found = RuntimeError(f"{self.kind}: {self.message}")
-        found.add_note(self.trace)
-        return found
+            error = RuntimeError(f"{self.kind}: {self.message}")
+        error.add_note(self.trace)
+        return error
 
 
 class ClusterWorker:
-    """What a worker process holds; safe in its threads."""
+    """State of a worker process; thread-safe."""
 
     def __init__(self, config: WorkerConfig, number: int | None = None) -> None:
-        """`number` is that of this worker among those of its machine, where each is to take a GPU of its own."""
+        """`number` is the local number of this worker, which selects its GPU."""
         self.config = config
         self._number = number
         self._opening, self._asking = Lock(), Lock()
@@ -145,12 +144,12 @@ class ClusterWorker:
         self._id_bytes = 0
 
     def close(self) -> None:
-        """Let the threads go."""
+        """Stop the threads."""
         for maker in self._makers.values():
             maker.__exit__()
 
     def plan(self, options: CacheOptions) -> StorePlan | WorkerError:
-        """What the store will be."""
+        """Plan the store."""
         return _error_as_value(lambda: self._plan(options))
 
     def make(self, place: StoreTarget, shard: int) -> ShardResult | PlanMismatch | WorkerError:
@@ -191,7 +190,7 @@ class ClusterWorker:
             return ShardResult(record, str(folder), waits)
 
     def _maker(self, options: CacheOptions) -> ShardMaker:
-        """What makes a store's shards, planned on the first call."""
+        """Return the maker of a store's shards, planned on the first call."""
         with self._opening:
             if options not in self._makers:
                 os.chdir(self.config.folder)
@@ -221,7 +220,7 @@ class ClusterWorker:
 
 
 def check_shared(staging: Path, token: str) -> None:
-    """Raise PipelineError unless this process sees the token in a staging directory, at once or soon."""
+    """Raise PipelineError unless the staging directory shows the token within VISIBLE_WITHIN_S."""
     last = time.monotonic() + VISIBLE_WITHIN_S
     while True:
         with suppress(OSError):
@@ -229,16 +228,16 @@ def check_shared(staging: Path, token: str) -> None:
                 return
         if time.monotonic() > last:
             raise PipelineError(
-                f"a worker on {socket.gethostname()} does not see what is written to {staging}: expected a file system "
-                "that workers and this process share, at the same path; choose an `out` on one"
+                f"a worker on {socket.gethostname()} does not see the files in {staging}: all workers and this process "
+                "must share a file system at the same path; choose an `out` on one"
             )
         with suppress(OSError):
-            list(staging.parent.iterdir())  # makes a file system of the network look anew
+            list(staging.parent.iterdir())  # refreshes the cache of a network file system
         time.sleep(0.2)
 
 
 def _error_as_value(function: Callable[[], A]) -> A | WorkerError:
     try:
         return function()
-    except Exception as error:  # noqa: BLE001 - whatever it is goes to the process that can tell it
+    except Exception as error:  # noqa: BLE001 - raised again by the main process
         return WorkerError.of(error)

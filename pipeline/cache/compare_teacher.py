@@ -1,8 +1,7 @@
-"""A store beside the teacher it names: how far the cache is from it, and how far the teacher is from itself.
+"""Compare a store with its teacher: the error of the store, and the noise of the teacher.
 
-A cache can only be as exact as its teacher repeats itself: in half precision, or on a GPU, the same images twice give
-two answers. So the live teacher is run twice, and the store is asked to be no further from it than its own bound and
-that noise allow.
+In half precision or on a GPU, two runs of a teacher differ. So the live teacher runs twice, and the store must be
+within its own bound plus this noise.
 
 Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher's own output.
 """
@@ -34,43 +33,43 @@ if TYPE_CHECKING:
     from ..teachers.base import Teacher
 
 NOISE_DRAWS = 2
-"""The noise of two runs is one draw of it, the cache's distance another, whose largest may well be larger."""
+"""Allowance for noise: the error of the store is another draw of it, and may be larger than the measured one."""
 DENSE_KL_NATS = 1e-4
-"""What float16 costs a `dense` map, which states no bound of its own: 2^-11 of each weight, 6e-8 of the smallest."""
+"""Bound of a `dense` map, which is stored as float16: 2^-11 of each weight, 6e-8 for the smallest."""
 SMALLEST = 1e-12
 NEWER_KEYS = ("python", "config_sha256")
 """Keys of a card's preprocessing that stores of earlier releases lack: a factory's code, a network's configuration."""
 
 
 class Distance(NamedTuple):
-    """How far one answer is from another."""
+    """Distance of two predictions."""
 
     median: float
     largest: float
 
 
 class Agreement(NamedTuple):
-    """One kind of number in a store, beside its live teacher."""
+    """Depth or maps of a store compared with its live teacher."""
 
     name: str
-    """`depth`, as a share of it (of the sample's range where depth is relative), or `maps`, in nats."""
+    """`depth`, a fraction of it (of the sample's range if relative), or `maps`, in nats."""
     bound: float
-    """What the store promises."""
+    """Guaranteed by the store."""
     cache: Distance
-    """From the live teacher to the store."""
+    """Between the live teacher and the store."""
     noise: Distance
-    """From the live teacher to itself."""
+    """Between two runs of the live teacher."""
     worst: str
-    """Id of the sample whose `cache` is largest."""
+    """Id of the sample with the largest `cache`."""
 
     @property
     def limit(self) -> Distance:
-        """Beyond this, the bound and the teacher's noise do not explain the distance."""
+        """Largest distance that the bound and the teacher's noise explain."""
         return Distance(*(self.bound + NOISE_DRAWS * noise for noise in self.noise))
 
     @property
     def holds(self) -> bool:
-        """Whether the store is what the teacher says."""
+        """Whether the store agrees with the teacher."""
         return self.cache.median <= self.limit.median and self.cache.largest <= self.limit.largest
 
 
@@ -89,13 +88,12 @@ def compare_with_teacher(
     batch_size: int = 8,
     progress: Progress | None = None,
 ) -> list[Agreement]:
-    """Run a teacher twice on `count` samples, spread evenly over a split, and compare it with what the store holds.
+    """Run a teacher twice on `count` samples, spread evenly over a split, and compare it with the store.
 
-    The first run takes images in batches, as stage one does. The second takes them one by one: what else lies in a
-    batch may change the low bits, and the store's batches were others than these. Maps that were carried over onto the
-    store's bins are compared there.
+    The first run uses batches, as stage one; the second single images, because other images in a batch may change the
+    low bits. Rebinned maps are compared over the store's bins.
 
-    Raises PipelineError where the teacher, an image or the split is not what the store was made from.
+    Raises PipelineError if the teacher, an image or the split differs from what the store was made from.
     """
     if count < 1 or batch_size < 1:
         raise PipelineError(f"{count} samples in batches of {batch_size}: expected at least 1 of each")
@@ -103,7 +101,7 @@ def compare_with_teacher(
     samples = evenly(source.samples(split), count)
     view = View.parse(store.spec.view)
     beside = _Comparison(store)
-    with (progress or Silent()).task("ask the teacher twice", 2 * len(samples), "img") as task:
+    with (progress or Silent()).task("run the teacher twice", 2 * len(samples), "img") as task:
         for start in range(0, len(samples), batch_size):
             batch = samples[start : start + batch_size]
             seen = [_image(store, source, sample, view) for sample in batch]
@@ -130,9 +128,11 @@ def _check_card(store: Store, teacher: Teacher) -> None:
         if stored.get(name) != live.get(name)
     ]
     if store.spec.carried_from is not None:
-        live_from = "no maps" if not gives_maps(teacher) else "moving" if has_adaptive_bins(teacher) else "fixed"
-        if (live_from == "fixed") != (store.spec.carried_from == "fixed") or live_from == "no maps":
-            different.append(f"maps were carried over from {store.spec.carried_from} bins, live they are {live_from}")
+        live_from = "no" if not gives_maps(teacher) else "adaptive" if has_adaptive_bins(teacher) else "fixed"
+        if (live_from == "fixed") != (store.spec.carried_from == "fixed") or live_from == "no":
+            different.append(
+                f"maps were rebinned from {store.spec.carried_from} bins, the teacher has {live_from} bins"
+            )
     elif store.spec.dpm_kind != "gaussian":
         edges = None if teacher.bin_edges_m is None else tuple(teacher.bin_edges_m.tolist())
         if edges != store.spec.bin_edges:
@@ -143,32 +143,31 @@ def _check_card(store: Store, teacher: Teacher) -> None:
             )
     if different:
         raise PipelineError(
-            f"{store.name} was made from another teacher: {'; '.join(different)}. Give `against` and its flags as "
-            f"they were given to `pipeline cache-teacher` (`pipeline store info {store.name}` tells), or the store "
-            "that was made from this one"
+            f"{store.name} was made from another teacher: {'; '.join(different)}. Give `against` and its options as "
+            f"they were given to `pipeline cache-teacher` (see `pipeline store info {store.name}`), or the store of "
+            "this teacher"
         )
 
 
 def _answers(
     store: Store, teacher: Teacher, batch: Sequence[Sample], images: Sequence[NDArray[np.uint8]], framing: Framing
 ) -> list[_Prediction]:
-    """What the teacher says of images that the store was made from, at its own size, maps over the store's bins."""
+    """Run the teacher on images of the store; rebin maps to the store's bins if it did."""
     shown = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255 if teacher.needs_images else None
     depth, dpm, moving = run_teacher(teacher, shown, [sample.id for sample in batch], framing)
     if tuple(depth.shape) != (len(batch), *store.layout.size_px):
         height, width = store.layout.size_px
         raise PipelineError(
-            f"teacher {teacher.card.name!r} gave depth of shape {tuple(depth.shape)} for {len(batch)} images, "
-            f"{store.name} holds {height}x{width} px: its input size or its code differs from the one that made "
-            "the store; ask it as it was asked then"
+            f"teacher {teacher.card.name!r} returned depth of shape {tuple(depth.shape)} for {len(batch)} images, but "
+            f"{store.name} holds {height}x{width} px: use the input size and code that made the store"
         )
     depths = depth.float().numpy()
     if store.spec.dpm_kind == "gaussian":
         return [_Prediction(one, None) for one in depths]
     if dpm is None:
         raise PipelineError(
-            f"teacher {teacher.card.name!r} gave no map, {store.name} holds {store.spec.dpm_kind} maps: its code "
-            "differs from the one that made the store; ask it as it was asked then"
+            f"teacher {teacher.card.name!r} returned no maps, but {store.name} holds {store.spec.dpm_kind} maps: use "
+            "the code that made the store"
         )
     maps = dpm.float().numpy()
     if store.spec.carried_from is not None:
@@ -182,14 +181,14 @@ def _answers(
 
 
 def _image(store: Store, source: Source, sample: Sample, view: View) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """The view of an image, if it is the one that the store was made from, and the size (H, W) of the whole image."""
+    """Return the view of an image and the size (H, W) of the whole image, after checking its hash."""
     image, sha256 = source.read_image(sample)
     store.check_image(store.index_of(sample.id), sample.image_path, sha256)
     return view.of_image(image), (image.shape[0], image.shape[1])
 
 
 class _Comparison:
-    """Distances of samples so far: those of depth for every pixel, those of maps for every sample."""
+    """Distances of all samples: of depth for every pixel, of maps for every sample."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -199,19 +198,19 @@ class _Comparison:
         self._maps: tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]] = ([], [])
 
     def add(self, sample: Sample, live: _Prediction, again: _Prediction) -> None:
-        """Compare one sample of the store with the teacher, and that with itself."""
+        """Compare one sample of the store with the teacher, and the teacher's two runs."""
         store, number = self._store, self._store.index_of(sample.id)
         self._samples.append(sample)
         for found, other in zip(self._depth, (store.depth(number), again.depth), strict=True):
             found.append(_depth_error(store, live.depth, other))
-        # Values far from 0 beside their range are rounded to float32 on the way.
+        # float32 rounding matters for values that are large compared with their range.
         self._rounding = max(self._rounding, float(np.spacing(_largest(live.depth)) / _span(live.depth)))
         if store.spec.dpm_kind != "gaussian":
             for found, map_ in zip(self._maps, (store.dpm(number), again.dpm), strict=True):
                 found.append(np.array([_mean_kl(live.dpm, map_)]))
 
     def agreements(self) -> list[Agreement]:
-        """What was found: of depth, and of maps where the store has them."""
+        """Return the result for depth, and for maps if the store has them."""
         spec = self._store.spec
         bounds = {"depth": spec.max_rel_error + (self._rounding if spec.depth_space != "metric_m" else 0)}
         if spec.dpm_kind != "gaussian":
@@ -223,9 +222,9 @@ class _Comparison:
 
 
 def _depth_error(store: Store, live: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Error at each pixel (P,) inside the codec's range; infinite where only one of the two has a value.
+    """Return the relative error (P,) of pixels inside the codec's range; infinite if only one of the two has a value.
 
-    A share of the live depth; where depth is relative, of the live sample's range.
+    Relative to the live depth; for relative depth, to the range of the live sample.
     """
     counted = ~(np.isnan(live) & np.isnan(other))
     scale: NDArray[np.float64] | float = _span(live)
@@ -247,7 +246,7 @@ def _largest(depth: NDArray[np.float32]) -> np.float32:
 
 
 def _mean_kl(live: NDArray[np.float32] | None, other: NDArray[np.float32] | None) -> float:
-    """Mean of KL(live || other) in nats over pixels with a live map (K, h, w); infinite where the other has none."""
+    """Return the mean KL(live || other) in nats over pixels with a live map (K, h, w); infinite if other has none."""
     assert live is not None
     assert other is not None
     known = ~np.isnan(live).any(axis=0)

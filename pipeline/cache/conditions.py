@@ -1,8 +1,7 @@
-"""What a run of stage one goes under and no store holds: versions of the teacher's packages, and threads.
+"""Conditions of a run that are not part of the store: versions of the teacher's packages, and thread counts.
 
-They change the low bits of what a teacher says, or more, and not which teacher it is. So an interrupted run goes on
-under others, and says so. `run.json` of a staging directory has them, and the specification, so that a run with another
-one can say what differs.
+They change at least the low bits of predictions, but not the teacher's identity: an interrupted run resumes under other
+conditions and reports them. `run.json` of the staging directory records them with the specification.
 """
 
 from __future__ import annotations
@@ -34,25 +33,21 @@ PACKAGES = {
     "torchscript": ("torch",),
     "transformers": ("torch", "transformers"),
 }
-"""What runs a teacher, by its kind; of a `python:` teacher its card says what it imports."""
+"""Packages that run a teacher, by kind; the card of a `python:` teacher lists its own."""
 MOST_FIELDS = 8
 
 
 def conditions_of(card: dict[str, Any]) -> dict[str, str]:
-    """What this process runs the teacher of a card under: versions by package, and numbers of threads."""
-    names = sorted(set(_packages(card)))
-    found = {name: _version(name) for name in names}
-    found["threads"] = str(torch.get_num_threads())
-    if "onnxruntime" in found:  # which takes its threads by the cores
-        found["cores"] = str(cores())
-    return found
+    """Return the conditions of this process for the teacher of a card: versions by package, and thread counts."""
+    conditions = {name: _version(name) for name in sorted(set(_packages(card)))}
+    conditions["threads"] = str(torch.get_num_threads())
+    if "onnxruntime" in conditions:  # uses one thread per core
+        conditions["cores"] = str(cores())
+    return conditions
 
 
 def notes_on_resume(writer: StoreWriter, now: dict[str, str]) -> list[str]:
-    """What people should know who go on with a run; the record of the staging directory is brought up to date.
-
-    The writer must hold its lock.
-    """
+    """Return notes about resuming a run, and update `run.json`. The writer must hold its lock."""
     notes = [_of_other(writer, staging) for staging in writer.other_stagings()]
     _, before = _read(writer.staging)
     if before and writer.finished and now not in before:
@@ -63,8 +58,8 @@ def notes_on_resume(writer: StoreWriter, now: dict[str, str]) -> list[str]:
             if last.get(name) != now.get(name)
         )
         notes.append(
-            f"the finished samples were made under other conditions ({changed}): depth may differ between them; "
-            f"for a store of one, remove {writer.staging} and start again"
+            f"the finished samples were made under other conditions ({changed}), so their depth may differ slightly; "
+            f"for identical conditions, remove {writer.staging} and start again"
         )
     if now not in before:
         record = {"spec": _as_json(writer.spec), "conditions": [*before, now]}
@@ -73,28 +68,28 @@ def notes_on_resume(writer: StoreWriter, now: dict[str, str]) -> list[str]:
 
 
 def _of_other(writer: StoreWriter, staging: Path) -> str:
-    """What there is of another store for the same target, and in what it is another."""
+    """Describe the unfinished store of another specification, and how it differs."""
     spec, _ = _read(staging)
     if spec is None:
-        return f"{staging} is an unfinished store of other settings; remove it if you do not need it"
+        return f"{staging} is an unfinished store with other settings; remove it if you do not need it"
     done = sum(len(spec.shard_samples(shard)) for shard in Journal(staging / "journal").read())
     fields = differing_fields(spec, writer.spec)
-    shown = "; ".join(f"{name} is {there} there and {here} now" for name, there, here in fields[:MOST_FIELDS])
+    listed = "; ".join(f"{name} is {there} there and {here} now" for name, there, here in fields[:MOST_FIELDS])
     more = f"; and {len(fields) - MOST_FIELDS} more" if len(fields) > MOST_FIELDS else ""
     return (
-        f"{staging} is an unfinished store of other settings with {done} of {spec.samples} samples, which this run "
-        f"does not go on with: {shown}{more}; remove it if you do not need it"
+        f"{staging} is an unfinished store with other settings and {done} of {spec.samples} samples; this run does not "
+        f"resume it: {listed}{more}; remove it if you do not need it"
     )
 
 
 def _read(staging: Path) -> tuple[StoreSpec | None, list[dict[str, str]]]:
-    """The specification and the conditions so far of a staging directory; None and none where nothing says them."""
+    """Return the specification and all conditions of a staging directory; (None, []) without a readable record."""
     try:
         record = read_json(staging / RUN, "record of a run")
         root, dpm, edges = record["spec"]
         spec = StoreSpec.from_attributes(root, dpm, tuple(edges))
-        before = [{str(name): str(value) for name, value in one.items()} for one in record["conditions"]]
-    except (ValueError, KeyError, TypeError, AttributeError):  # of an earlier release, or damaged: it is a note alone
+        before = [{str(name): str(value) for name, value in run.items()} for run in record["conditions"]]
+    except (ValueError, KeyError, TypeError, AttributeError):  # of an earlier release, or damaged; used for notes only
         return None, []
     return spec, before
 
@@ -105,7 +100,7 @@ def _as_json(spec: StoreSpec) -> list[Any]:
 
 
 def _packages(card: dict[str, Any]) -> Iterator[str]:
-    """Top-level names of the packages that run a teacher, and each member of an ensemble."""
+    """Yield top-level names of the packages that run a teacher, also of members of an ensemble."""
     settings = card.get("preprocessing") or {}
     for member in settings.get("members", []) if card.get("kind") == "ensemble" else []:
         yield from _packages(member["card"])
@@ -116,7 +111,7 @@ def _packages(card: dict[str, Any]) -> Iterator[str]:
 def _version(package: str) -> str:
     with suppress(PackageNotFoundError):
         return version(package)
-    for name in packages_distributions().get(package, []):  # reads all that is installed: cv2 is of opencv-python
+    for name in packages_distributions().get(package, []):  # slow; for example, cv2 belongs to opencv-python
         with suppress(PackageNotFoundError):
             return version(name)
     return "unknown"

@@ -1,7 +1,6 @@
-"""Stage one over the mirrored images too, into a store beside the first: `train.zarr` and `train.mirrored.zarr`.
+"""Stage one for images and mirrored images, into two stores: `train.zarr` and `train.mirrored.zarr`.
 
-A network's answer for a mirrored image is not its answer, mirrored. Students see half of their crops mirrored, and what
-the teacher says of those is known only if it was asked.
+A network's prediction for a mirrored image is not its mirrored prediction, and training mirrors half of the crops.
 """
 
 from __future__ import annotations
@@ -28,22 +27,22 @@ if TYPE_CHECKING:
 
 
 class FlipSummaries(NamedTuple):
-    """What one call did of the two stores; None of a store that was there already."""
+    """Summaries of the two stores; None for a store that existed already."""
 
     plain: CacheSummary | None
     mirrored: CacheSummary | None
 
 
 def mirrored_path(out: Path) -> Path:
-    """Where the store of the mirrored images lies, beside `out`."""
+    """Return the path of the store of mirrored images, next to `out`."""
     return out.with_name(f"{out.stem}.mirrored{out.suffix}")
 
 
 class StoreMaker(Protocol):
-    """Who makes a store: this process, or `cluster.Cluster`."""
+    """Makes stores: in this process, or with `cluster.Cluster`."""
 
     def plan(self, options: CacheOptions) -> StorePlan:
-        """What the store will be."""
+        """Plan the store."""
         ...
 
     def cache(self, out: Path, options: CacheOptions, progress: Progress) -> CacheSummary:
@@ -52,7 +51,7 @@ class StoreMaker(Protocol):
 
 
 class LocalMaker(NamedTuple):
-    """This process makes stores, with an opened teacher."""
+    """Makes stores in this process, with an opened teacher."""
 
     source: Source
     split: str
@@ -76,11 +75,10 @@ def cache_with_flips(
     options: CacheOptions | None = None,
     progress: Progress | None = None,
 ) -> FlipSummaries:
-    """Write the store `out`, then the one of the mirrored view beside it; go on where an interrupted run stopped.
+    """Write the store `out`, then the store of the mirrored view next to it; resume interrupted runs.
 
-    A store that is finished and is what this call would write is kept: the flips can be added later. Raises
-    PipelineError for a teacher that cannot be shown a mirrored image, for a store of other settings at either place,
-    and whatever `cache_teacher` raises.
+    A complete store with the same settings is kept, so flips can be added later. Raises PipelineError for a teacher of
+    files, for an existing store with other settings, and whatever `cache_teacher` raises.
     """
     return make_both(LocalMaker(source, split, teacher), out, options, progress)
 
@@ -88,26 +86,25 @@ def cache_with_flips(
 def make_both(
     maker: StoreMaker, out: Path, options: CacheOptions | None = None, progress: Progress | None = None
 ) -> FlipSummaries:
-    """`cache_with_flips` by whoever makes stores."""
+    """`cache_with_flips` with a maker."""
     options, progress = options or CacheOptions(), progress or Silent()
     planned = maker.plan(options)
     if not planned.needs_images:
         raise PipelineError(
-            f"`cache_flips`: teacher {planned.teacher!r} is a folder of predictions, which nobody can ask about the "
-            "mirrored images: predict those too, into a folder of their own, and cache it with a `view` that ends in "
-            ",mirror"
+            f"`cache_flips`: teacher {planned.teacher!r} is a folder of predictions and cannot predict mirrored "
+            "images: save their predictions in another folder, and cache it with a `view` that ends in ,mirror"
         )
     view = View.parse(planned.view)
     if view.mirror:
-        raise PipelineError(f"`cache_flips` beside `view={view}`: it adds the mirrored view itself; leave ,mirror out")
+        raise PipelineError(f"`cache_flips` with `view={view}`: it adds the mirrored view itself; omit ,mirror")
     done: list[CacheSummary | None] = []
-    for place, one in ((out, view), (mirrored_path(out), replace(view, mirror=True))):
-        asked = replace(options, view=str(one))
-        if place.exists():
-            if open_store(place).spec.digest() != maker.plan(asked).spec.digest():
-                refuse_existing(place)
-            progress.note(f"{place} is there already, and is kept")
+    for path, own_view in ((out, view), (mirrored_path(out), replace(view, mirror=True))):
+        own_options = replace(options, view=str(own_view))
+        if path.exists():
+            if open_store(path).spec.digest() != maker.plan(own_options).spec.digest():
+                refuse_existing(path)
+            progress.note(f"{path} exists already and is kept")
             done.append(None)
         else:
-            done.append(maker.cache(place, asked, progress))
+            done.append(maker.cache(path, own_options, progress))
     return FlipSummaries(*done)

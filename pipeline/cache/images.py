@@ -1,6 +1,6 @@
-"""Keeps a split's images as training looks at them, decoded once: lossless, checked, and quick to read.
+"""Cache the views of a split's images: decoded once, lossless, with checksums, quick to read.
 
-Images are read and encoded in threads (both release the interpreter lock) while shards are written.
+Images are read and encoded in threads (both release the GIL) while shards are written.
 
 Shape legend: H, W pixels of the view.
 """
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 class ImageSummary(NamedTuple):
-    """What keeping a split's images came to."""
+    """Summary of an image cache."""
 
     samples: int
     samples_before: int
-    """Those that an earlier, interrupted run had finished."""
+    """Samples finished by an earlier, interrupted run."""
     bytes_in_all: int
-    """Of all shards."""
+    """Size of all shards."""
 
 
 def cache_images(
@@ -46,36 +46,36 @@ def cache_images(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> ImageSummary:
-    """Write the images of a split to `out`, cut to a view; go on where an interrupted run stopped.
+    """Write the views of a split's images to `out`; resume an interrupted run.
 
-    `view` is written as in `View.parse`; the source's custom if left out.
-    Raises PipelineError for input that is at fault (naming it), and OSError where the disk is; in either case the
-    shards that were finished stay, and the same call goes on from them.
+    `view` is text as in `View.parse`; None is the source's default.
+    Raises PipelineError that names invalid input, and OSError for errors of the disk. Finished shards stay, and the
+    same call resumes from them.
     """
     progress = progress or Silent()
-    wanted = View.parse(view or source.customs.view)
+    parsed_view = View.parse(view or source.customs.view)
     samples = source.samples(split)
     first = source.read_image(samples[0])[0]
     ids = [sample.id for sample in samples]
     spec = ImageSpec(
         source={"name": source.name, "samples": len(samples), "ids_sha256": digest_of_ids(ids)},
-        view=str(wanted),
-        size_px=wanted.size_px(*first.shape[:2]),
-        id_bytes=max(len(one.encode()) for one in ids),
+        view=str(parsed_view),
+        size_px=parsed_view.size_px(*first.shape[:2]),
+        id_bytes=max(len(sample_id.encode()) for sample_id in ids),
         samples_per_shard=samples_per_shard,
     )
 
     def read(sample: Sample) -> EncodedImage:
         image, sha256 = source.read_image(sample)
         try:
-            pixels = wanted.of_image(image)
+            pixels = parsed_view.of_image(image)
         except ValueError as error:
             raise PipelineError(f"{sample.image_path}: {error}") from error
         if pixels.shape[:2] != spec.size_px:
             sizes = ["x".join(map(str, size)) for size in (pixels.shape[:2], spec.size_px)]
             raise PipelineError(
-                f"{sample.image_path}: the view {wanted} of it is {sizes[0]} px, of the first image {sizes[1]}: kept "
-                "images have one size; choose `view=kb`, center:HxW or full,resize:HxW"
+                f"{sample.image_path}: its view {parsed_view} is {sizes[0]} px, that of the first image {sizes[1]}, "
+                "and an image cache has one size: choose `view=kb`, center:HxW or full,resize:HxW"
             )
         return encode_image(pixels, sha256, (image.shape[0], image.shape[1]))
 
@@ -85,7 +85,7 @@ def cache_images(
             progress.note(note)
         before = writer.samples_done
         if before:
-            progress.note(f"going on with {before} of {len(samples)} images that are finished in {writer.staging}")
+            progress.note(f"resuming: {before} of {len(samples)} images are finished in {writer.staging}")
         todo = (samples[number] for shard in writer.todo for number in spec.shard_samples(shard))
         images = in_order(pool, read, todo, ahead=4 * threads)
         try:

@@ -1,6 +1,6 @@
-"""What a run of stage one made, looked at as a whole: is there anything to learn, and did the ranges fit.
+"""Check a finished run of stage one: whether the depth is usable, and whether it fits the bins and the stored range.
 
-Figures come from the rows of the journal, so that they are of all samples, whoever made them.
+Figures come from the journal, so they cover all samples, also those of earlier or other processes.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class Outside:
     codes_m: tuple[float, float]
 
     def describe(self) -> str:
-        """For people."""
+        """Return a sentence for the summary."""
         return (
-            f"{self.bins:.3%} of depth outside of the bins ({_span(self.bins_m)}), {self.codes:.3%} outside of the "
-            f"stored range ({_span(self.codes_m)})"
+            f"{self.bins:.3%} of depth outside the bins ({_span(self.bins_m)}), {self.codes:.3%} outside the stored "
+            f"range ({_span(self.codes_m)})"
         )
 
 
 def row_of(spec: StoreSpec, depth: NDArray[np.float32]) -> dict[str, float | int]:
-    """Columns of the journal that `check` needs of a sample's depth (h, w)."""
+    """Return the journal columns that `check` needs, from a sample's depth (h, w)."""
     known = depth[np.isfinite(depth)]
     constant = not known.size or known.min() == known.max()
     outside = 0.0
@@ -52,25 +52,24 @@ def row_of(spec: StoreSpec, depth: NDArray[np.float32]) -> dict[str, float | int
 
 
 def check(spec: StoreSpec, records: Sequence[ShardRecord]) -> tuple[Outside | None, list[str]]:
-    """Fractions outside of the ranges of a metric store, and warnings about them.
+    """Return the fractions outside the ranges of a metric store, and warnings about them.
 
-    Raises PipelineError where no sample has anything to learn from: no value, or one constant each; or where all depth
-    is outside of the bins, or of the codes' range. One sample alone may be constant. Samples that an earlier release
-    made say nothing of bins and constants.
+    Raises PipelineError if no pixel has a value, every one of several samples is constant, or all depth is outside the
+    bins or the stored range. Samples made by an earlier release have no figures about bins and constants.
     """
     invalid, clipped = column(records, "invalid_share"), column(records, "clipped_share")
     name = spec.teacher.get("name")
     if (invalid >= 1).all():
         raise PipelineError(
-            f"teacher {name!r} gave no value at 100 % of the pixels of {len(invalid)} samples: nothing to learn; look "
-            "at what it gives, its unit, and what is declared to be no value"
+            f"teacher {name!r} has no value at any pixel of {len(invalid)} samples, so there is nothing to learn: "
+            "check its output, its unit, and which numbers are declared missing"
         )
     told = [record for record in records if {"is_constant", "outside_bins_share"} <= set(record.rows)]
     constant = column(told, "is_constant")
     if len(told) == len(records) and len(constant) > 1 and constant.all():
         raise PipelineError(
-            f"teacher {name!r} gave one constant for all pixels of each of {len(constant)} samples: there is nothing "
-            "to learn; look at its input (normalisation, channels) and at its output"
+            f"teacher {name!r} predicted a constant for each of {len(constant)} samples, so there is nothing to learn: "
+            "check its input (normalization, channels) and its output"
         )
     if not isinstance(codec := spec.depth_codec(), LogCodec):
         return None, []
@@ -86,17 +85,17 @@ def check(spec: StoreSpec, records: Sequence[ShardRecord]) -> tuple[Outside | No
         "the bins": known.any() and len(told) == len(records) and bool((share[known > 0] >= 1).all()),
         "the stored range": outside.codes > 1 - 1e-6,
     }
-    remedy = "another unit (`metres_per_unit`), `bins` or `depth_range_m`?"
+    remedy = "check the unit (`metres_per_unit`), `bins` and `depth_range_m`"
     for what, is_all in everything.items():
         if is_all:
-            raise PipelineError(f"all depth of teacher {name!r} is outside of {what}: {outside.describe()}; {remedy}")
+            raise PipelineError(f"all depth of teacher {name!r} is outside {what} ({outside.describe()}): {remedy}")
     if max(outside.bins, outside.codes) > WARN_SHARE:
-        return outside, [f"warning: {outside.describe()}; it is learned as the nearest end: {remedy}"]
+        return outside, [f"warning: {outside.describe()}, clipped to the nearest end: {remedy}"]
     return outside, []
 
 
 def column(records: Iterable[ShardRecord], name: str) -> NDArray[np.float64]:
-    """A column of all samples of some records."""
+    """Return a journal column of all samples."""
     parts = [np.array(record.rows[name], np.float64) for record in records]
     return np.concatenate(parts) if parts else np.zeros(0)
 

@@ -1,4 +1,4 @@
-"""What a run of stage one is asked for: the flags, the source's customs and the teacher, settled into a StoreSpec."""
+"""Plan a run of stage one: options, defaults of the source, and the teacher become a StoreSpec."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ RELATIVE_BINS = 64
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """What the user may choose about a store. None takes what is customary on the source."""
+    """Options of a store. None is the default of the source."""
 
     view: str | None = None
     bins: str | None = None
     sigma_m: float | None = None
     dpm: str = "auto"
-    """`sparse` where the teacher emits maps and `gaussian` where it does not, or one of the two, or `dense`."""
+    """`auto` (`sparse` if the teacher has maps, otherwise `gaussian`), `sparse`, `gaussian` or `dense`."""
     max_rel_error: float = 5e-4
     depth_range_m: tuple[float, float] = (0.1, 300.0)
     max_dpm_kl: float = 0.01
     samples_per_shard: int | None = None
-    """None is 128, more for a store of millions, and 8 for dense maps, of which a shard would not fit into memory."""
+    """None is 128, more for millions of samples, and 8 for dense maps, whose shards must fit into memory."""
     batch_size: int = 8
     accept_noise: bool = False
-    """Whether a teacher may differ from itself, asked again or in another batch."""
+    """Accept a teacher whose predictions vary between calls or batches."""
     workers: int | None = None
-    """Threads that read and encode; None is one a core, at most 8."""
+    """Threads that read and encode; None is one per core, at most 8."""
 
 
 def resolve_view(source: Source, teacher: Teacher, options: CacheOptions) -> View:
-    """The view that is asked for; else the one that the teacher was trained on, else the source's custom.
+    """Return the requested view, otherwise the one that the teacher was trained on, otherwise the source's default.
 
-    A network sees best what it was trained to see; at another size its depth is another.
+    The depth of a network changes with the view.
     """
     return View.parse(options.view or str(teacher.card.preprocessing.get(VIEW, source.customs.view)))
 
@@ -59,11 +59,11 @@ def resolve_view(source: Source, teacher: Teacher, options: CacheOptions) -> Vie
 def plan_store(
     source: Source, samples: Sequence[Sample], teacher: Teacher, view: View, options: CacheOptions
 ) -> StoreSpec:
-    """Settle every choice about a store, and say how large its view is (the first image is opened for that).
+    """Plan a store; opens the first image for the size of the view.
 
-    A teacher whose bins move is asked about that image, to learn with what they move.
+    A teacher with adaptive bins predicts that image, to learn whether bins are per image or per pixel.
 
-    Raises PipelineError where the source has no custom and the user said nothing, or where they do not fit.
+    Raises PipelineError for a missing option without a default, and for options that do not fit the teacher.
     """
     card = teacher.card
     kind = options.dpm
@@ -71,13 +71,13 @@ def plan_store(
         kind = "sparse" if gives_maps(teacher) else "gaussian"
     if kind in {"sparse", "dense"} and not gives_maps(teacher):
         raise PipelineError(
-            f"`dpm={kind}`: teacher {card.name!r} gives depth alone, there is no map to store; "
-            "use `dpm=gaussian`, which makes one from depth"
+            f"`dpm={kind}`: teacher {card.name!r} predicts depth without maps: use `dpm=gaussian`, which makes maps "
+            "from depth"
         )
     if card.depth_space != "metric_m" and (options.bins or options.sigma_m):
         raise PipelineError(
-            f"`bins` and `sigma_m` are in metres, teacher {card.name!r} gives {card.depth_space}: "
-            "leave them out, and the maps are over each sample's own range"
+            f"`bins` and `sigma_m` are in metres, but teacher {card.name!r} predicts {card.depth_space}: omit them; "
+            "maps then cover each sample's own range"
         )
     first = source.read_image(samples[0])[0]
     sigma_m, carried_from = None, None
@@ -108,11 +108,11 @@ def plan_store(
 
 
 def _distribution_bins(source: Source, teacher: Teacher, options: CacheOptions) -> tuple[list[float], str | None]:
-    """Edges of a store of a teacher's own maps; and `fixed` where they are others than the teacher's fixed ones."""
+    """Return the bin edges for a teacher's maps, and `fixed` if they differ from the teacher's fixed bins."""
     if has_adaptive_bins(teacher) and teacher.card.depth_space != "metric_m":
         raise PipelineError(
-            f"teacher {teacher.card.name!r} gives {teacher.card.depth_space}, and maps over bins that move: there are "
-            "no bins for all images that they could be carried over onto; use `dpm=gaussian`, which drops them"
+            f"teacher {teacher.card.name!r} predicts {teacher.card.depth_space} with adaptive bins, which cannot be "
+            "rebinned to the same bins for all images: use `dpm=gaussian`, which drops the maps"
         )
     own_m = None if has_adaptive_bins(teacher) else teacher.bin_edges_m
     if own_m is not None and options.bins is None:
@@ -123,23 +123,23 @@ def _distribution_bins(source: Source, teacher: Teacher, options: CacheOptions) 
 
 
 def _adaptive_per(teacher: Teacher, image: NDArray[np.uint8], sample_id: str) -> str:
-    """Whether a teacher's bins are of each `image` or of each `pixel`, by its answer for one."""
+    """Return whether adaptive bins are per `image` or per `pixel`, from the prediction for one image."""
     shown = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     edges_m = teacher.predict(shown if teacher.needs_images else None, [sample_id]).bin_edges_m
     if edges_m is None:
         raise PipelineError(
-            f"teacher {teacher.card.name!r} says that it emits maps over bins of their own, but gave none for "
-            f"{sample_id}: expected edges (B, K + 1) or (B, K + 1, h, w) beside each map; mend its code"
+            f"teacher {teacher.card.name!r} has emits_maps = True, but returned no bin edges for {sample_id}, expected "
+            "(B, K + 1) or (B, K + 1, h, w): correct its code"
         )
     return "image" if edges_m.ndim == 2 else "pixel"
 
 
 def _bin_edges(source: Source, options: CacheOptions) -> list[float]:
-    """Edges in metres of the bins that the user asks for, or that are customary."""
+    """Return edges in metres of the requested bins, otherwise of the source's default."""
     bins = options.bins or source.customs.bins
     if bins is None:
         raise PipelineError(
-            f"source {source.name!r} has no customary depth bins: give `bins`, for example `bins=nyu` "
+            f"source {source.name!r} has no default depth bins: give `bins`, for example `bins=nyu` "
             "(linear:49:0.001:10, rooms), `bins=kitti` (linear:257:0.001:80, roads) or log:64:0.5:20"
         )
     edges: list[float] = parse_bins(bins).edges().tolist()
@@ -147,18 +147,18 @@ def _bin_edges(source: Source, options: CacheOptions) -> list[float]:
 
 
 def edges_or_default(source: Source, bins: str | None) -> tuple[float, ...] | None:
-    """Edges in metres of the bins that are asked for, else of those that are customary; None where there are none."""
+    """Return edges in metres of the requested bins, otherwise of the source's default; None if there is none."""
     text = bins or source.customs.bins
     return None if text is None else tuple(parse_bins(text).edges().tolist())
 
 
 def _metric_bins(source: Source, options: CacheOptions) -> tuple[list[float], float]:
-    """Edges and width of the Gaussian maps of a metric teacher, in metres."""
+    """Return edges and width of the Gaussian maps of a metric teacher, in metres."""
     edges = _bin_edges(source, options)
     sigma_m = options.sigma_m or source.customs.sigma_m
     if sigma_m is None:
         raise PipelineError(
-            f"source {source.name!r} has no customary width of the Gaussian map: give `sigma_m`, for example "
-            f"{(edges[-1] - edges[0]) / (len(edges) - 1):.2g} (metres, the mean width of a bin here)"
+            f"source {source.name!r} has no default width of the Gaussian map: give `sigma_m`, for example "
+            f"{(edges[-1] - edges[0]) / (len(edges) - 1):.2g} (metres, the mean bin width)"
         )
     return edges, sigma_m

@@ -1,7 +1,6 @@
-"""Whether a teacher says of an image the same again, and in whatever batch: asked once, before a run.
+"""Before a run, check that a teacher repeats its predictions, alone and in a batch.
 
-A graph that mixes the images of a batch, or a module left in training mode, gives depth that depends on what else lies
-in the batch: a store of it holds numbers that no one image has.
+A graph that mixes the images of a batch, or a module in training mode, gives depth that depends on the other images.
 
 Shape legend: h w pixels of the teacher's own output.
 """
@@ -23,13 +22,13 @@ if TYPE_CHECKING:
     Ask = Callable[[Sequence[int]], Sequence[NDArray[np.float32]]]
 
 BATCH = 3
-"""Images of the batch: as few as show what a batch does."""
+"""Images of the batch; three suffice to show mixing."""
 ULPS = 4
-"""A network's rounding, in steps of its precision: a batch of another size may take another kernel."""
+"""Allowed rounding, in steps of the precision: other batch sizes may use other kernels."""
 STEP = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-"""Of the precision that a card states; whole numbers come of float16 at the least."""
+"""Step by precision of the card; integers count as float16."""
 STEP_ON_GPU = 2.0**-10
-"""Convolutions of float32 are done in TF32 there, which has the digits of float16."""
+"""GPUs use TF32 for float32 convolutions, with the mantissa of float16."""
 
 
 def check_repeats(
@@ -42,19 +41,16 @@ def check_repeats(
     metric: bool,
     batch_size: int,
 ) -> None:
-    """Refuse a teacher that differs from itself by more than its rounding and `max_rel_error`.
+    """Raise PipelineError if predictions differ by more than the teacher's rounding and `max_rel_error`.
 
-    `ask` gives the depth (h, w) of each of some samples, as one batch; `samples` are the first and some others. The
-    first is asked alone, then last in a batch, or alone again where no batches are made; only where these differ, both
-    are asked again. A difference is the mean over pixels, relative to depth where that is metric, else to the
-    sample's range.
-    Raises PipelineError with the figure.
+    `ask` predicts depth (h, w) of samples as one batch; `samples` are the first and some others. The first is predicted
+    alone, then as the last of a batch (alone again if `batch_size` is 1); only if these differ, both are repeated. A
+    difference is the mean over pixels, relative to metric depth, otherwise to the sample's range.
     """
     step = max(STEP.get(precision, STEP["float16"]), STEP_ON_GPU if torch.cuda.is_available() else 0)
     limit = max(ULPS * step, max_rel_error)
     hint = (
-        "; state its `precision` in its card if it computes in less than float32, or give `accept_noise` to store what "
-        "it says once"
+        "; state its `precision` in its card if that is below float32, or give `accept_noise` to store one prediction"
     )
     first, others = samples[0], list(samples[1:BATCH])
     in_batch = bool(others) and batch_size > 1
@@ -64,25 +60,25 @@ def check_repeats(
     if apart <= limit:
         return
     noise = apart
-    if in_batch:  # is it the batch, or does every call differ? The same two calls again tell
+    if in_batch:  # repeat both calls, to tell an effect of the batch from noise
         repeated = ask(batch)[-1]
         noise = difference(together, repeated, metric=metric)
         noise = max(noise, difference(alone, ask([first])[0], metric=metric))
     if noise > limit:
         raise PipelineError(
-            f"teacher {teacher!r} differs from itself by {noise:.2%} (mean over the pixels of one image, asked twice), "
-            f"expected at most {limit:.2%}: seed it, and put it into eval mode{hint}"
+            f"teacher {teacher!r} does not repeat its prediction for one image: {noise:.2%} difference (mean over "
+            f"pixels), expected at most {limit:.2%}: seed it, and put it into eval mode{hint}"
         )
     raise PipelineError(
-        f"teacher {teacher!r} gives another depth for an image alone than in a batch of {len(batch)}: "
-        f"{apart:.2%} (mean over its pixels; medians {_median(alone)} and {_median(together)}), expected at "
-        f"most {limit:.2%}: use `batch_size` 1, or mend what mixes the images, such as a normalisation in "
+        f"teacher {teacher!r} predicts different depth for an image alone and in a batch of {len(batch)}: "
+        f"{apart:.2%} difference (mean over pixels; medians {_median(alone)} and {_median(together)}), expected at "
+        f"most {limit:.2%}: use `batch_size=1`, or correct what mixes the images, such as normalization in "
         f"training mode{hint}"
     )
 
 
 def difference(first: NDArray[np.float32], second: NDArray[np.float32], *, metric: bool) -> float:
-    """Mean over pixels of how far two depths (h, w) are apart, each at most 1; 1 where one alone has no value."""
+    """Return the mean relative difference of two depths (h, w); at most 1 per pixel, 1 if only one has a value."""
     if first.shape != second.shape:
         return 1.0
     a, b = first.astype(np.float64), second.astype(np.float64)

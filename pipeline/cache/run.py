@@ -1,7 +1,7 @@
-"""Stage one: run a teacher once over a source, and write what it says to a store.
+"""Stage one: run a teacher once over a source and write its predictions to a store.
 
-Reading, the teacher, encoding and writing overlap: see `shard_maker`; and a shard is written while the teacher works on
-the next. A resumed run shows the teacher the same batches as an uninterrupted one and writes the same bytes.
+Reading, prediction, encoding and writing overlap, see `shard_worker`. A resumed run uses the same batches as an
+uninterrupted one and writes the same bytes.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 
 
 class CacheSummary(NamedTuple):
-    """What one run of stage one did."""
+    """Summary of one run of stage one."""
 
     samples: int
     samples_before: int
-    """Samples that an earlier, interrupted run had finished."""
+    """Samples finished by an earlier, interrupted run."""
     bytes_written: int
     sample_bytes: float
     """Mean over all samples, as `store.sizes.chunk_bytes`."""
@@ -55,28 +55,27 @@ class CacheSummary(NamedTuple):
     clipped_share: float
     max_rel_error: float
     carried: CarryCost | None = None
-    """What carrying the teacher's maps over onto the store's bins cost; None where the store has the teacher's own."""
+    """Cost of rebinning the teacher's maps to the store's bins; None if they are the same."""
     outside: Outside | None = None
-    """Fractions of depth outside of bins and codes; None of relative depth, which has a range of each sample."""
+    """Fractions of depth outside the bins and the stored range; None for relative depth, whose range is per sample."""
     dropped: tuple[int, int] | None = None
-    """Pixels that are 0 or less, taken as no value, and samples with such; None where that was not asked for."""
+    """With `drop_nonpositive`: pixels of 0 or less, and samples with such pixels."""
 
 
 class StorePlan(NamedTuple):
-    """What is settled before a teacher is asked, and what of the teacher must be known for that."""
+    """The planned store, and the facts about the teacher that it depends on."""
 
     spec: StoreSpec
     view: str
-    """Written form."""
     needs_images: bool
     teacher: str
-    """Its name."""
+    """Name of the teacher."""
     conditions: dict[str, str]
-    """As `conditions.conditions_of`, of the process that has the teacher."""
+    """`conditions_of` the process that runs the teacher."""
 
 
 def plan_cache(source: Source, samples: Sequence[Sample], teacher: Teacher, options: CacheOptions) -> StorePlan:
-    """Settle what the store will be. Raises PipelineError as `plan.plan_store`."""
+    """Plan the store. Raises PipelineError as `plan.plan_store`."""
     view = resolve_view(source, teacher, options)
     spec = plan_store(source, samples, teacher, view, options)
     return StorePlan(spec, str(view), teacher.needs_images, teacher.card.name, conditions_of(spec.teacher))
@@ -94,12 +93,12 @@ def cache_teacher(
     """Write the store `out` of a teacher over a split; go on where an interrupted run stopped.
 
     `profile` receives the spans of reading, preparing, the teacher, encoding and writing.
-    Raises PipelineError for input that is at fault (naming it), and OSError where the disk is; in either case the
-    shards that were finished stay, and the same call goes on from them.
+    Raises PipelineError that names invalid input, and OSError for errors of the disk. Finished shards stay, and the
+    same call resumes from them.
     """
     options = options or CacheOptions()
     if options.batch_size < 1:
-        raise PipelineError(f"batch size {options.batch_size}: expected at least 1")
+        raise PipelineError(f"`batch_size={options.batch_size}`: expected at least 1")
     samples = source.samples(split)
     planned = plan_cache(source, samples, teacher, options)
     spec, view = planned.spec, View.parse(planned.view)
@@ -115,9 +114,9 @@ def cache_teacher(
 def fill_store(
     writer: StoreWriter, make: Callable[[StoreWriter, Task], int], progress: Progress, conditions: dict[str, str]
 ) -> CacheSummary:
-    """Have `make` write all shards that are missing, then finish the store. `make` returns the bytes that it wrote.
+    """Call `make` to write all missing shards, then finish the store. `make` returns the bytes that it wrote.
 
-    Raises what `make` and the writer raise; a full disk is a ValueError that says how to go on.
+    Raises what `make` and the writer raise; a full disk or memory becomes a PipelineError that says how to resume.
     """
     begin = time.monotonic()
     spec = writer.spec
@@ -127,7 +126,7 @@ def fill_store(
                 progress.note(note)
             before = writer.samples_done
             if before:
-                progress.note(f"going on with {before} of {spec.samples} samples that are finished in {writer.staging}")
+                progress.note(f"resuming: {before} of {spec.samples} samples are finished in {writer.staging}")
             with progress.task("cache teacher", spec.samples, "img", done=before) as task:
                 written = make(writer, task)
             records = list(writer.finished.values())
@@ -140,14 +139,13 @@ def fill_store(
         if is_out_of_memory(error):
             what = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise PipelineError(
-                f"out of memory ({what}): give a smaller `batch_size`, or a smaller `view`; {len(writer.finished)} of "
-                f"{spec.shards} shards are finished and stay in {writer.staging}; the command goes on from there"
+                f"out of memory ({what}): give a smaller `batch_size` or `view`; {len(writer.finished)} of "
+                f"{spec.shards} shards are finished and stay in {writer.staging}; the same command resumes from them"
             ) from error
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise PipelineError(
                 f"the disk of {writer.target} is full ({error.strerror}): {len(writer.finished)} of {spec.shards} "
-                f"shards are safe in {writer.staging}; make room and run the same command again, which goes on from "
-                "there"
+                f"shards are safe in {writer.staging}; free space and run the same command to resume"
             ) from error
         raise
     invalid = column(records, "invalid_share")
@@ -174,17 +172,14 @@ def fill_store(
 def _unstated(teacher: dict[str, Any]) -> list[str]:
     missing = unstated(teacher)
     note = (
-        f"not stated: {', '.join(missing)}; a change of them goes unnoticed, so that a store could hold two teachers. "
-        'Name the files in the card, "weights": ["net.pth"], or [] where there are none'
+        f"not stated: {', '.join(missing)}; changes would not be detected, and one store could mix two teachers. "
+        'List the files in the card, "weights": ["net.pth"], or [] for none'
     )
     return [note] if missing else []
 
 
 def check_room(writer: StoreWriter, each_bytes: float | None = None) -> None:
-    """Refuse a store that will not fit: by `each_bytes` a sample, or else by the shards that are finished, if any are.
-
-    Raises PipelineError.
-    """
+    """Raise PipelineError if the store will not fit, judged by `each_bytes` per sample or by the finished shards."""
     spec, finished = writer.spec, writer.finished.values()
     if each_bytes is None and finished:
         each_bytes = writer.sample_bytes
@@ -193,8 +188,8 @@ def check_room(writer: StoreWriter, each_bytes: float | None = None) -> None:
     if each_bytes is not None and each_bytes * left > free:
         kept = f"; {len(finished)} finished shards stay in {writer.staging}" if finished else ""
         raise PipelineError(
-            f"{left} samples at about {each_bytes / 1e3:.3g} KB each need {each_bytes * left / 1e9:.3g} GB, the "
-            f"disk of {writer.target} has {free / 1e9:.3g} GB free: make room, or choose another `out`{kept}"
+            f"{left} samples of about {each_bytes / 1e3:.3g} KB need {each_bytes * left / 1e9:.3g} GB, but the disk of "
+            f"{writer.target} has {free / 1e9:.3g} GB free: free space, or choose another `out`{kept}"
         )
 
 

@@ -1,8 +1,7 @@
-"""How a shard comes to be: images are read, batches prepared, the teacher predicts, its predictions are encoded.
+"""Make the shards of a store: read images, prepare batches, run the teacher, encode its predictions.
 
-The four overlap in threads (decoding and encoding release the interpreter lock), and the teacher has its next batch
-before it has answered the last, so that it need not wait.
-Batches never cross a shard, so that a shard is the same bytes whoever makes it, and after whatever other.
+The four steps overlap in threads (decoding and encoding release the GIL), and the teacher has its next batch before it
+finishes the last. Batches never cross a shard, so the bytes of a shard do not depend on which process makes it.
 
 Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher's own output.
 """
@@ -43,19 +42,19 @@ if TYPE_CHECKING:
     from .plan import CacheOptions
 
 BEAT_S = 1.0
-"""So often progress shows life while a teacher is at work."""
+"""Interval of progress updates while a teacher works."""
 IN_FLIGHT = 2
-"""Batches handed to the teacher: it works on one while the answer before is waited for."""
+"""Batches submitted to the teacher: one runs while the result of the previous one is awaited."""
 PREPARED = 2
-"""Batches ready for it. With those that are read ahead, at most 2 + 2 + 2 batches of images are in memory."""
+"""Batches prepared for it. With those read ahead, at most 2 + 2 + 2 batches of images are in memory."""
 ADAPTIVE = {"image", "pixel"}
-"""What a store is `carried_from` whose teacher has other bins in each answer."""
+"""Values of `carried_from` for a teacher with adaptive bins."""
 REBIN_ROWS = ("dpm_carried_kl_nats", "carried_depth_share", "carried_clipped_share")
-"""Where a sample's CarryCost stands in the journal, so that a run that goes on can tell of all. The first is stored."""
+"""Journal columns of a sample's rebinning cost, so that a resumed run can report all samples. The first is stored."""
 
 
 class Frame(NamedTuple):
-    """An image as the teacher sees it."""
+    """The view of one image."""
 
     sample: Sample
     view: NDArray[np.uint8]
@@ -64,7 +63,7 @@ class Frame(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Frames that the teacher is shown together."""
+    """Frames of one call of the teacher."""
 
     frames: list[Frame]
     images: torch.Tensor | None
@@ -72,20 +71,16 @@ class Batch(NamedTuple):
 
 
 class _Prediction(NamedTuple):
-    """What the teacher said of one frame."""
+    """Prediction for one frame."""
 
     depth: NDArray[np.float32]
     dpm: NDArray[np.float32] | None
     bin_edges_m: NDArray[np.floating] | None
-    """Of the map, where they are not the store's."""
+    """Edges of the map; None if they are the store's."""
 
 
 class ShardMaker:
-    """Makes shards of one store; a context manager that holds the threads.
-
-    Attributes:
-        spec: what the store is asked to be.
-    """
+    """Makes shards of the store `spec`; a context manager that holds the threads."""
 
     def __init__(
         self,
@@ -124,12 +119,12 @@ class ShardMaker:
 
     @property
     def encoded(self) -> tuple[int, int]:
-        """How many samples were encoded here, and their bytes."""
+        """Number of samples that this process encoded, and their bytes."""
         with self._counting:
             return self._encoded, self._encoded_bytes
 
     def batches(self, shards: Sequence[int]) -> Iterator[Future[Batch]]:
-        """The batches of these shards in their order, made ready ahead of their use once the first is asked for."""
+        """Yield the batches of these shards in order; prepares ahead after the first `next`."""
         wanted = (self._samples[i] for shard in shards for i in self.spec.shard_samples(shard))
         frames = in_order(self._readers, self._read, wanted, ahead=2 * self._batch_size + self._threads)
         grouped = (list(islice(frames, size)) for shard in shards for size in self._batch_sizes(shard))
@@ -145,16 +140,15 @@ class ShardMaker:
     def answers(
         self, batches: Iterator[Future[Batch]], waits: Waits, beat: Callable[[], None] = lambda: None
     ) -> Iterator[list[tuple[Frame, _Prediction]]]:
-        """What the teacher predicts for each batch, in order; it works on the next one meanwhile.
+        """Yield the predictions of each batch, in order, while the teacher works on the next batch.
 
-        `beat` is called each second that it takes. Raises PipelineError for an image or an answer that is at fault,
-        naming it.
+        `beat` is called every second. Raises PipelineError that names an invalid image or prediction.
         """
         flying: deque[Future[list[tuple[Frame, _Prediction]]]] = deque()
         failed = Event()
 
         def predict(call: Callable[[], list[tuple[Frame, _Prediction]]]) -> list[tuple[Frame, _Prediction]]:
-            if failed.is_set():  # by the batch before, of which the run is about to learn
+            if failed.is_set():  # by the previous batch, whose error is about to be raised
                 raise CancelledError
             try:
                 return call()
@@ -171,7 +165,7 @@ class ShardMaker:
                 with waits.while_at("reading"):
                     batch = future.result()
             except Exception:
-                while flying:  # the shard before may be whole with these
+                while flying:  # these may complete the previous shard
                     yield land()
                 raise
             flying.append(self._aside.submit(partial(predict, self._on_device(batch))))
@@ -186,9 +180,9 @@ class ShardMaker:
         answers: Iterator[list[tuple[Frame, _Prediction]]],
         after: Callable[[int, Sequence[Future[EncodedSample]]], None] | None = None,
     ) -> list[Future[EncodedSample]]:
-        """Take the next answers, those of `shard`; encoding goes on behind.
+        """Take the predictions of `shard` and submit them for encoding.
 
-        `after` is called after each batch, with its size and all that is encoded, or will be. Raises as `answers`.
+        `after` is called after each batch, with its size and the futures of the whole shard. Raises as `answers`.
         """
         count = len(self.spec.shard_samples(shard))
         encoded: list[Future[EncodedSample]] = []
@@ -197,19 +191,19 @@ class ShardMaker:
             encoded += [self._encoders.submit(self._encode, frame, answer) for frame, answer in batch]
             if after:
                 after(len(batch), encoded)
-            for future in encoded:  # a fault ends the run now, and not when the shard is whole
+            for future in encoded:  # raise errors now, not at the end of the shard
                 if future.done():
                     future.result()
         return encoded
 
     def probe(self, waits: Waits, beat: Callable[[], None] = lambda: None) -> None:
-        """Raise PipelineError for a teacher that does not repeat itself: see `probe`. A folder of files does."""
+        """Raise PipelineError for a teacher that does not repeat its predictions, see `probe`; skips files."""
         if not self._teacher.needs_images or self._accept_noise:
             return
         last = len(self._samples) - 1
         frames = [self._read(self._samples[0])]
         for number in sorted({(last + 1) // 2, last} - {0}):
-            with suppress(ValueError, OSError):  # told when its turn comes, and what is finished by then is kept
+            with suppress(ValueError, OSError):  # raised later at its turn, when earlier shards are finished and kept
                 frames.append(self._read(self._samples[number]))
 
         def ask(numbers: Sequence[int]) -> list[NDArray[np.float32]]:
@@ -229,11 +223,11 @@ class ShardMaker:
         )
 
     def _on_device(self, batch: Batch) -> Callable[[], list[tuple[Frame, _Prediction]]]:
-        """`_predict` of a batch, to be called in the teacher's thread, so that Ctrl-C works while a network works."""
+        """Return a call of `_predict` for the teacher's thread; the main thread stays free for Ctrl-C."""
         cuda = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
 
         def predict() -> list[tuple[Frame, _Prediction]]:
-            if cuda is not None:  # of each thread its own
+            if cuda is not None:  # the current device is set per thread
                 torch.cuda.set_device(cuda)
             with torch.no_grad():
                 return list(zip(batch.frames, self._predict(batch), strict=True))
@@ -241,14 +235,14 @@ class ShardMaker:
         return predict
 
     def _prepare(self, frames: Sequence[Future[Frame]]) -> Batch:
-        """Wait for frames that are read elsewhere, and stack them."""
+        """Wait for frames and stack them."""
         return self._prepared([future.result() for future in frames])
 
     def _prepared(self, frames: list[Frame]) -> Batch:
         images = None
         if self._teacher.needs_images:
             with self.profile.span("prepare"):
-                # Channels stay last in memory: the last bits of a network's output depend on it
+                # Channels stay last in memory: the last bits of a network's output depend on the layout
                 pixels = torch.from_numpy(np.stack([frame.view for frame in frames]))
                 images = pixels.float().div_(255).permute(0, 3, 1, 2)
         return Batch(frames, images)
@@ -267,8 +261,8 @@ class ShardMaker:
         if view.shape[:2] != self.spec.view_size_px:
             expected = "x".join(map(str, self.spec.view_size_px))
             raise PipelineError(
-                f"{sample.image_path}: the view {self._view} of it is {view.shape[0]}x{view.shape[1]} px, of the "
-                f"first image {expected}: a store holds one size; choose `view=kb`, center:HxW or full,resize:HxW"
+                f"{sample.image_path}: its view {self._view} is {view.shape[0]}x{view.shape[1]} px, that of the first "
+                f"image {expected}, and a store has one size: choose `view=kb`, center:HxW or full,resize:HxW"
             )
         return Frame(sample, view, sha256, (height, width))
 
@@ -280,47 +274,48 @@ class ShardMaker:
         self._check_shapes(depth, edges, len(frames))
         depths = depth.float().numpy()
         if self.spec.dpm_kind == "gaussian":
-            return [_Prediction(one, None, None) for one in depths]
+            return [_Prediction(depth_of_image, None, None) for depth_of_image in depths]
         if dpm is None or (edges is not None) != (self.spec.carried_from in ADAPTIVE):
-            found = "no map" if dpm is None else f"a map {'without' if edges is None else 'with'} bins of its own"
+            returned = "no map" if dpm is None else f"a map {'without' if edges is None else 'with'} adaptive bins"
             raise PipelineError(
-                f"teacher {self._teacher.card.name!r} gave {found} for {frames[0].sample.id}, but not for the first "
-                "sample: expected every answer to be of one kind; mend its code, or use `dpm=gaussian`"
+                f"teacher {self._teacher.card.name!r} returned {returned} for {frames[0].sample.id}, but not for the "
+                "first sample, expected the same for all: correct its code, or use `dpm=gaussian`"
             )
+        maps = dpm.float().numpy()
         if edges is None:
-            own = self._teacher.bin_edges_m if self.spec.carried_from else None
-            return [_Prediction(one, its, own) for one, its in zip(depths, dpm.float().numpy(), strict=True)]
-        return [_Prediction(*each) for each in zip(depths, dpm.float().numpy(), edges.numpy(), strict=True)]
+            own_m = self._teacher.bin_edges_m if self.spec.carried_from else None
+            return [_Prediction(*each, own_m) for each in zip(depths, maps, strict=True)]
+        return [_Prediction(*each) for each in zip(depths, maps, edges.numpy(), strict=True)]
 
     def _check_shapes(self, depth: torch.Tensor, edges: torch.Tensor | None, count: int) -> None:
-        """Raise PipelineError for answers that are not one for each of `count` images."""
+        """Raise PipelineError unless there is one prediction for each of `count` images."""
         name = self._teacher.card.name
         if depth.ndim != 3 or len(depth) != count:
             raise PipelineError(
-                f"teacher {name!r} gave depth of shape {tuple(depth.shape)} for {count} images: expected (B, h, w)"
+                f"teacher {name!r} returned depth of shape {tuple(depth.shape)} for {count} images, expected (B, h, w)"
             )
         if edges is not None and len(edges) != count:
             raise PipelineError(
-                f"teacher {name!r} gave bin edges of {len(edges)} images for {count}: expected one for each; mend its "
-                "code"
+                f"teacher {name!r} returned bin edges of {len(edges)} images for {count}, expected one row each: "
+                "correct its code"
             )
 
     def _check_values(self, sample_id: str, depth: NDArray[np.float32]) -> None:
-        """Raise PipelineError for numbers of a network that are no depth; those of files are looked at when read."""
+        """Raise PipelineError for invalid depth of a network; files are checked when read."""
         if not self._teacher.needs_images:
             return
         card = self._teacher.card
         wrong = np.isinf(depth) if may_lack_values(self._teacher) else ~np.isfinite(depth)
         if wrong.any():
             raise PipelineError(
-                f"teacher {card.name!r} gave NaN or inf at {np.count_nonzero(wrong)} pixels of {sample_id}: expected "
-                f"finite depth; {nonfinite_remedy(card)}"
+                f"teacher {card.name!r} predicted NaN or inf at {np.count_nonzero(wrong)} pixels of {sample_id}, "
+                f"expected finite depth: {nonfinite_remedy(card)}"
             )
         below = depth <= 0
         if self.spec.depth_space == "metric_m" and below.any():
             raise PipelineError(
-                f"teacher {card.name!r} gave {float(depth[below][0]):g} m, one of {np.count_nonzero(below)} pixels of "
-                f"{depth.size} of {sample_id}: expected depth above 0; {NONPOSITIVE_REMEDY}"
+                f"teacher {card.name!r} predicted {float(depth[below][0]):g} m for {sample_id} (0 or less at "
+                f"{np.count_nonzero(below)} of {depth.size} pixels), expected positive depth: {NONPOSITIVE_REMEDY}"
             )
 
     def _encode(self, frame: Frame, answer: _Prediction) -> EncodedSample:

@@ -246,7 +246,7 @@ def test_truth_of_another_image_is_refused(root):
 def test_metres_are_not_aligned_and_what_is_not_aligned_is_not_undone(tmp_path, root):
     metric = open_store(make_store(tmp_path / "m.zarr"))
     assert (metric.is_metric, metric.accepted) == (True, None)
-    with pytest.raises(ValueError, match="metres need no alignment"):
+    with pytest.raises(ValueError, match="metric depth needs no alignment"):
         align_store(metric, open_source(f"scenes:{root}"), "all", tmp_path / "x.zarr")
     with pytest.raises(ValueError, match="is not aligned: there is nothing to undo"):
         unalign_store(metric, tmp_path / "x.zarr")

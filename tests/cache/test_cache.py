@@ -119,15 +119,18 @@ def test_a_missing_image_is_named(tmp_path, scenes):
 
 def test_images_of_two_sizes_are_refused_with_the_view_that_would_help(tmp_path, scenes):
     fakes.write_image(scenes.root / "rgb" / "000005.png", np.zeros((40, 64, 3), np.uint8))
-    expect(r"000005.png: the view full of it is 40x64 px, of the first image 32x64.*`view=kb`", tmp_path, scenes)
+    expect(r"000005.png: its view full is 40x64 px, that of the first image 32x64.*`view=kb`", tmp_path, scenes)
 
 
 @pytest.mark.parametrize(
     ("value", "match"),
     [
-        (np.nan, r"gave NaN or inf at 1 pixels of 000000: expected finite depth; check its input"),
-        (np.inf, r"gave NaN or inf at 1 pixels"),
-        (-1.0, r"gave -1 m, one of 1 pixels of 2048 of 000000: expected depth above 0; give `drop_nonpositive`"),
+        (np.nan, r"predicted NaN or inf at 1 pixels of 000000, expected finite depth: check its input"),
+        (np.inf, r"predicted NaN or inf at 1 pixels"),
+        (
+            -1.0,
+            r"predicted -1 m for 000000 \(0 or less at 1 of 2048 pixels\), .* positive depth: give `drop_nonpositive`",
+        ),
     ],
 )
 def test_depth_that_is_none_is_refused_with_the_sample(tmp_path, scenes, value, match):
@@ -142,19 +145,22 @@ def test_depth_that_is_none_is_refused_with_the_sample(tmp_path, scenes, value, 
 
 def test_a_source_without_customary_bins_asks_for_them(tmp_path):
     source = open_source(f"folder:{fakes.make_folder(tmp_path / 'folder')}")
-    expect(r"has no customary depth bins: give `bins`, for example `bins=nyu`", tmp_path, source, bins=None)
-    expect(r"has no customary width .*give `sigma_m`, for example 0.2", tmp_path, source, sigma_m=None)
+    expect(r"has no default depth bins: give `bins`, for example `bins=nyu`", tmp_path, source, bins=None)
+    expect(r"has no default width .*give `sigma_m`, for example 0.2", tmp_path, source, sigma_m=None)
 
 
 def test_maps_of_a_teacher_that_has_none_are_refused(tmp_path, scenes):
-    expect(r"`dpm=sparse`: teacher 'fake' gives depth alone", tmp_path, scenes, dpm="sparse")
+    expect(r"`dpm=sparse`: teacher 'fake' predicts depth without maps", tmp_path, scenes, dpm="sparse")
 
 
 def test_a_relative_teacher_is_stored_in_its_own_space_with_maps_over_each_samples_range(tmp_path, scenes):
     teacher = fakes.FakeTeacher()
     teacher.card = dataclasses.replace(teacher.card, depth_space="affine_disparity")
     expect(
-        r"`bins` and `sigma_m` are in metres, teacher 'fake' gives affine_disparity", tmp_path, scenes, teacher=teacher
+        r"`bins` and `sigma_m` are in metres, but teacher 'fake' predicts affine_disparity",
+        tmp_path,
+        scenes,
+        teacher=teacher,
     )
     cache_teacher(scenes, "all", teacher, tmp_path / "s.zarr")
     store = open_store(tmp_path / "s.zarr")
@@ -186,7 +192,7 @@ def test_a_full_disk_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, scen
     monkeypatch.setattr(staging, "write_durably", full)
     with pytest.raises(
         ValueError,
-        match=r"is full \(No space left on device\): \d of 3 shards are safe in .*make room and run the same command",
+        match=r"is full \(No space left on device\): \d of 3 shards are safe in .*free space and run the same command",
     ):
         cache_teacher(scenes, "all", fakes.factory_with_dpm(), tmp_path / "s.zarr", OPTIONS)
     monkeypatch.setattr(staging, "write_durably", real)
@@ -199,7 +205,7 @@ def test_a_store_that_will_not_fit_is_refused_before_its_first_shard(tmp_path, s
 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("pipeline.cache.run.shutil.disk_usage", lambda _: usage._replace(free=100))
-    expect(r"8 samples at about [\d.]+ KB each need .* GB, .* has 1e-07 GB free: make room", tmp_path, scenes)
+    expect(r"8 samples of about [\d.]+ KB need .* GB, .* has 1e-07 GB free: free space", tmp_path, scenes)
     assert not list(tmp_path.glob(".*/journal"))
 
 
@@ -213,7 +219,7 @@ def test_a_store_that_will_not_fit_any_more_is_refused_by_the_sizes_of_its_finis
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("pipeline.cache.run.shutil.disk_usage", lambda _: usage._replace(free=100))
     teacher = FailingTeacher(0)  # it is not even asked
-    message = r"5 samples at about .* make room, or choose another `out`; 1 finished shards stay in"
+    message = r"5 samples of about .* free space, or choose another `out`; 1 finished shards stay in"
     expect(message, tmp_path, scenes, teacher=teacher)
     assert teacher.left == PROBED
 
@@ -349,8 +355,8 @@ class Fickle(Moving):
 @pytest.mark.parametrize(
     ("gives", "match"),
     [
-        ({"dpm": None}, r"gave no map for 000000, but not for the first sample"),
-        ({"bin_edges_m": None}, r"gave a map without bins of its own for 000000"),
+        ({"dpm": None}, r"returned no map for 000000, but not for the first sample"),
+        ({"bin_edges_m": None}, r"returned a map without adaptive bins for 000000"),
         ({"bin_edges_m": torch.zeros(2, 17)}, r"000000, teacher 'moving': bin edges descend"),
         ({"bin_edges_m": torch.ones(2, 9).cumsum(1)}, r"bin edges of shape \(9,\) for a map of 16 bins over 16x32 px"),
     ],
@@ -361,19 +367,17 @@ def test_maps_that_are_not_as_the_first_are_refused(tmp_path, scenes, gives, mat
 
 def test_moving_bins_need_bins_to_be_carried_over_onto(tmp_path):
     source = open_source(f"folder:{fakes.make_folder(tmp_path / 'folder', size_px=(32, 64))}")
-    expect(r"has no customary depth bins: give `bins`", tmp_path, source, teacher=Moving("image"), bins=None)
+    expect(r"has no default depth bins: give `bins`", tmp_path, source, teacher=Moving("image"), bins=None)
 
 
 def test_moving_bins_of_a_relative_teacher_are_refused(tmp_path, scenes):
     teacher = Moving("image")
     teacher.card = dataclasses.replace(teacher.card, depth_space="affine_depth")
-    match = r"'moving' gives affine_depth, and maps over bins that move: .*use `dpm=gaussian`"
+    match = r"'moving' predicts affine_depth with adaptive bins.*use `dpm=gaussian`"
     expect(match, tmp_path, scenes, teacher=teacher, bins=None)
 
 
 def test_a_teacher_that_says_it_has_moving_bins_and_gives_none_is_told_at_once(tmp_path, scenes):
     teacher = fakes.factory_with_dpm()
     teacher.emits_maps = True
-    expect(
-        r"says that it emits maps over bins of their own, but gave none for 000000", tmp_path, scenes, teacher=teacher
-    )
+    expect(r"has emits_maps = True, but returned no bin edges for 000000", tmp_path, scenes, teacher=teacher)

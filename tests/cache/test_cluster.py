@@ -175,7 +175,7 @@ def test_what_one_process_began_a_cluster_goes_on_with(home, scheduler, tmp_path
     flags += ["--samples-per-shard", "2", "--batch-size", "2", "--workers", "1", "--out", str(target)]
     done = CliRunner().invoke(command, [*flags, "--device", "cpu", "--scheduler", scheduler.scheduler_address])
     assert done.exit_code == 0, done.output
-    assert re.search(f"going on with 1[02] of {FRAMES} samples", done.output)
+    assert re.search(f"resuming: 1[02] of {FRAMES} samples", done.output)
     assert folder_bytes(target) == folder_bytes(home / "one.zarr")
 
 
@@ -214,7 +214,7 @@ def test_an_address_where_no_scheduler_answers_is_told(home, monkeypatch):
 def test_a_worker_that_does_not_share_the_disk_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster_worker, "VISIBLE_WITHIN_S", 0.3)
     (tmp_path / cluster_worker.MARKER_FILE).write_text("another")
-    with pytest.raises(ValueError, match=r"a worker on \S+ does not see what is written to .*choose an `out` on one"):
+    with pytest.raises(ValueError, match=r"a worker on \S+ does not see the files in .*choose an `out` on one"):
         check_shared(tmp_path, "token")
 
 
@@ -256,7 +256,9 @@ def test_a_worker_with_other_packages_makes_nothing_and_says_what_differs(home, 
     worker.close()
     assert isinstance(answer, PlanMismatch)
     assert list((tmp_path / cluster_worker.PARTS_FOLDER).iterdir()) == []
-    match = rf"would write another store: producer.numcodecs is {spec.producer['numcodecs']} there and 0.1 elsewhere"
+    match = (
+        rf"would write a different store \(producer.numcodecs is {spec.producer['numcodecs']} there and 0.1 elsewhere"
+    )
     with pytest.raises(ValueError, match=match):
         raise _other_store(planned, answer)
 

@@ -179,15 +179,15 @@ def test_maps_over_moving_bins_are_compared_where_the_store_has_them(tmp_path, s
     assert all(one.holds for one in compare_with_teacher(store, scenes, "all", moving(), count=3))
     assert not all(one.holds for one in compare_with_teacher(store, scenes, "all", moving(0.9), count=3))
     other = fakes.FakeTeacher(scale=2, with_dpm=True)
-    with pytest.raises(ValueError, match="maps were carried over from image bins, live they are fixed"):
+    with pytest.raises(ValueError, match="maps were rebinned from image bins, the teacher has fixed bins"):
         compare_with_teacher(store, scenes, "all", other)
-    with pytest.raises(ValueError, match="carried over from image bins, live they are no maps"):
+    with pytest.raises(ValueError, match="rebinned from image bins, the teacher has no bins"):
         compare_with_teacher(store, scenes, "all", fakes.FakeTeacher(scale=2))
 
 
 def test_another_output_size_is_refused(tmp_path, scenes):
     store = store_of(tmp_path, scenes, faithful())
-    with pytest.raises(ValueError, match=r"gave depth of shape \(8, 16, 32\) for 8 images, .* holds 32x64 px"):
+    with pytest.raises(ValueError, match=r"returned depth of shape \(8, 16, 32\) for 8 images, but .* holds 32x64 px"):
         compare_with_teacher(store, scenes, "all", fakes.FakeTeacher(scale=2))
 
 

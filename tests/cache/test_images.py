@@ -135,7 +135,7 @@ def test_a_store_of_depth_is_no_store_of_images(tmp_path, teacher_store):
 
 def test_images_of_two_sizes_are_refused_and_named(tmp_path, scenes):
     fakes.write_image(type(tmp_path)(scenes.samples("all")[5].image_path), np.zeros((30, 64, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"000005.png: the view full of it is 30x64 px, of the first image 32x64"):
+    with pytest.raises(ValueError, match=r"000005.png: its view full is 30x64 px, that of the first image 32x64"):
         cache_images(scenes, "all", tmp_path / "images.zarr")
     assert not (tmp_path / "images.zarr").exists()
 

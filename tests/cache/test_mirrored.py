@@ -185,9 +185,9 @@ def test_flips_are_added_to_a_store_that_is_there_and_to_no_other(tmp_path, scen
 def test_predictions_cannot_be_asked_about_mirrored_images(tmp_path, scenes):
     teacher = fakes.FakeTeacher()
     teacher.needs_images = False
-    with pytest.raises(ValueError, match="is a folder of predictions, which nobody can ask about the mirrored images"):
+    with pytest.raises(ValueError, match="is a folder of predictions and cannot predict mirrored images"):
         cache_with_flips(scenes, "all", teacher, tmp_path / "s.zarr")
-    with pytest.raises(ValueError, match="leave ,mirror out"):
+    with pytest.raises(ValueError, match="omit ,mirror"):
         cache_with_flips(scenes, "all", fakes.FakeTeacher(), tmp_path / "s.zarr", CacheOptions(view="full,mirror"))
 
 

@@ -79,7 +79,7 @@ def test_the_fractions_outside_of_bins_and_codes_are_those_of_pixels_with_a_valu
     assert done.outside is not None
     assert (done.outside.bins, done.outside.codes) == pytest.approx((4 / 8, 1 / 8))
     (warning,) = [note for note in notes.notes if note.startswith("warning")]
-    assert "50.000% of depth outside of the bins (0.001 to 10 m), 12.500% outside of the stored range" in warning
+    assert "50.000% of depth outside the bins (0.001 to 10 m), 12.500% outside the stored range" in warning
 
 
 def test_a_hundredth_outside_is_no_warning(source, tmp_path):
@@ -97,8 +97,8 @@ def test_a_hundredth_outside_is_no_warning(source, tmp_path):
 @pytest.mark.parametrize(
     ("factor", "parts"),
     [
-        (1000, ["all depth of teacher 'fake' is outside of the bins", "100.000%", "`metres_per_unit`", "`bins`"]),
-        (1e-9, ["all depth of teacher 'fake' is outside of the bins"]),
+        (1000, ["all depth of teacher 'fake' is outside the bins", "100.000%", "`metres_per_unit`", "`bins`"]),
+        (1e-9, ["all depth of teacher 'fake' is outside the bins"]),
     ],
     ids=["millimetres", "tiny"],
 )
@@ -110,7 +110,7 @@ def test_all_depth_outside_is_an_error(source, tmp_path, factor, parts):
 
 def test_all_depth_outside_of_the_codes_is_an_error(source, tmp_path):
     options = dataclasses.replace(OPTIONS, depth_range_m=(20.0, 300.0))
-    with refuses("outside of the stored range", "`depth_range_m`"):
+    with refuses("outside the stored range", "`depth_range_m`"):
         cache_teacher(source, "all", fakes.FakeTeacher(), tmp_path / "s.zarr", options)
 
 
@@ -126,14 +126,14 @@ def test_relative_depth_has_no_such_ranges(source, tmp_path):
 def test_one_constant_for_every_image_is_refused(source, tmp_path, space):
     options = OPTIONS if space == "metric_m" else CacheOptions()
     teacher = Changed(lambda depth: torch.full_like(depth, 2.0), space)
-    with refuses("one constant for all pixels of each of 6 samples", "nothing to learn"):
+    with refuses("a constant for each of 6 samples", "nothing to learn"):
         cache_teacher(source, "all", teacher, tmp_path / "s.zarr", options)
 
 
 def test_no_value_anywhere_is_refused(source, tmp_path):
     teacher = Changed(lambda depth: torch.full_like(depth, torch.nan))
     teacher.card = dataclasses.replace(teacher.card, precision="int16")
-    with refuses("no value at 100 % of the pixels of 6 samples"):
+    with refuses("no value at any pixel of 6 samples"):
         cache_teacher(source, "all", teacher, tmp_path / "s.zarr", OPTIONS)
 
 
@@ -184,7 +184,7 @@ def lowers(monkeypatch):
 @pytest.mark.usefixtures("lowers")
 def test_depth_of_0_or_less_is_refused_with_the_flag_that_takes_it_as_no_value(source, tmp_path):
     teacher = open_teacher("python:fakes:lowers", device=CPU, options=TeacherOptions())
-    with refuses("gave 0 m, one of 3 pixels of 512", "`drop_nonpositive`"):
+    with refuses("predicted 0 m for 000000 (0 or less at 3 of 512 pixels)", "`drop_nonpositive`"):
         cache_teacher(source, "all", teacher, tmp_path / "s.zarr", OPTIONS)
 
 
@@ -233,7 +233,7 @@ def test_the_command_says_how_many(tmp_path):
     assert "--drop-nonpositive" in CliRunner().invoke(main, command).output
     done = CliRunner().invoke(main, [*command, "--drop-nonpositive"])
     assert "0 or less, taken as no value: 18 pixels in 6 samples" in done.output
-    assert "of depth outside of the bins (0.001 to 10 m)" in done.output
+    assert "of depth outside the bins (0.001 to 10 m)" in done.output
 
 
 # One size
@@ -272,7 +272,7 @@ def test_too_little_memory_is_one_message_and_finished_shards_stay(source, tmp_p
             raise error
         return depth
 
-    with refuses("out of memory", "`batch_size`", "1 of 2 shards are finished", "goes on from there"):
+    with refuses("out of memory", "`batch_size`", "1 of 2 shards are finished", "resumes from them"):
         cache_teacher(source, "all", Changed(change), tmp_path / "s.zarr", OPTIONS)
     assert cache_teacher(source, "all", fakes.FakeTeacher(), tmp_path / "s.zarr", OPTIONS).samples_before == 4
 

@@ -76,9 +76,17 @@ def test_the_probe_shows_the_teacher_four_images(source, tmp_path):
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        (mixes, ["another depth for an image alone than in a batch of 3", "%", "medians", "`batch_size` 1"]),
-        (only_the_first, ["another depth for an image alone than in a batch of 3", "`batch_size` 1"]),
-        (noisy, ["differs from itself by 1.00%", "expected at most 0.05%", "seed it", "`accept_noise`"]),
+        (mixes, ["different depth for an image alone and in a batch of 3", "%", "medians", "`batch_size=1`"]),
+        (only_the_first, ["different depth for an image alone and in a batch of 3", "`batch_size=1`"]),
+        (
+            noisy,
+            [
+                "does not repeat its prediction for one image: 1.00%",
+                "expected at most 0.05%",
+                "seed it",
+                "`accept_noise`",
+            ],
+        ),
     ],
     ids=["mixes the batch", "gives the first image's answer to all", "noise"],
 )
@@ -114,7 +122,7 @@ def test_rounding_is_no_difference(source, tmp_path, dtype, precision):
 @pytest.mark.parametrize("space", ["affine_depth", "affine_disparity", "scale_invariant"])
 def test_relative_numbers_are_probed_too(source, tmp_path, space):
     options = CacheOptions(batch_size=4)
-    with refuses("another depth for an image alone"):
+    with refuses("different depth for an image alone"):
         cache_teacher(source, "all", Told(mixes, depth_space=space), tmp_path / "s.zarr", options)
     assert cache_teacher(source, "all", Told(depth_space=space), tmp_path / "s.zarr", options).samples == 6
 
@@ -143,7 +151,7 @@ def test_predictions_are_not_probed(source, tmp_path):
 
 
 def test_mirrored_images_are_probed_too(source, tmp_path):
-    with refuses("another depth for an image alone"):
+    with refuses("different depth for an image alone"):
         cache_with_flips(source, "all", Told(mixes), tmp_path / "s.zarr", OPTIONS)
 
 

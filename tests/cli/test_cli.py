@@ -273,7 +273,7 @@ def test_ctrl_c_in_stage_one_keeps_what_is_finished_and_the_same_command_goes_on
     (tmp_path / "slow").unlink()
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    kept = re.search(r"going on with (\d+) of 60 samples", done.stderr)
+    kept = re.search(r"resuming: (\d+) of 60 samples", done.stderr)
     assert 2 <= int(kept[1]) < 60
 
 

@@ -278,14 +278,14 @@ def test_a_disk_that_fills_up_keeps_what_is_finished_and_with_more_room_it_comes
 ):
     disk, remount = small_disk
     images = make_images(tmp_path / "images", flat=3)
-    safe = r"s.zarr is full \(No space left on device\): {} of 12 shards are safe in .*make room and run the same"
+    safe = r"s.zarr is full \(No space left on device\): {} of 12 shards are safe in .*free space and run the same"
     refused(safe.format(r"[4-9]"), cached(images, disk / "s.zarr"))
     assert len(lock.stagings(disk / "s.zarr")) == 1
     remount("size=280k")  # enough for the shards, not for rows and metadata
     refused(safe.format("12"), cached(images, disk / "s.zarr"))
     remount("size=2m")
     done = cached(images, disk / "s.zarr")
-    assert "going on with 12 of 12 samples" in done.stderr
+    assert "resuming: 12 of 12 samples" in done.stderr
     cached(images, tmp_path / "s.zarr")
     assert folder_bytes(disk / "s.zarr") == folder_bytes(tmp_path / "s.zarr")
     assert listed(disk) == ["s.zarr"]

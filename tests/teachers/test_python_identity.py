@@ -148,7 +148,7 @@ def test_a_run_with_changed_code_starts_again_and_says_which_module_changed(writ
     cache_teacher(source, "all", write(5), out, OPTIONS, progress)
     store = open_store(out)
     assert all(float(store.depth(number).min()) >= 5 for number in range(6))
-    (note,) = [note for note in progress.notes if "does not go on with" in note]
+    (note,) = [note for note in progress.notes if "does not resume it" in note]
     assert "teacher.preprocessing.python.source.some_teacher is" in note
     assert "2 of 6 samples" in note or "4 of 6 samples" in note
 
@@ -160,7 +160,7 @@ def test_a_run_under_another_torch_starts_again_and_says_so(write, source, tmp_p
     monkeypatch.setattr("pipeline.store.format.spec.version", versions.__getitem__)
     progress = Notes()
     cache_teacher(source, "all", write(), out, OPTIONS, progress)
-    (note,) = [note for note in progress.notes if "does not go on with" in note]
+    (note,) = [note for note in progress.notes if "does not resume it" in note]
     assert f"producer.torch is {torch.__version__} there and 9.9 now" in note
 
 
@@ -183,7 +183,7 @@ def test_a_run_that_goes_on_under_the_same_conditions_says_nothing_of_them(write
     progress = Notes()
     cache_teacher(source, "all", write(), out, OPTIONS, progress)
     assert [note for note in progress.notes if "conditions" in note or "does not" in note] == []
-    assert any("going on with" in note for note in progress.notes)
+    assert any("resuming" in note for note in progress.notes)
 
 
 @pytest.mark.parametrize("record", [b"", b"{}", b"[1]", b'{"spec": [1, 2, 3], "conditions": [4]}'])
