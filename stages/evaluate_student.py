@@ -1,4 +1,4 @@
-"""Measure one student on the test frames.
+"""Evaluate one student on the test frames.
 
 Reads data/scenes, data/stores/teacher.zarr and data/runs/LOSS. Writes data/metrics/LOSS.json and .csv.
 """

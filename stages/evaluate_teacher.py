@@ -1,4 +1,4 @@
-"""Measure the cached teacher on the test frames.
+"""Evaluate the cached teacher on the test frames.
 
 Reads data/scenes and data/stores/teacher.zarr. Writes data/metrics/teacher.json and .csv.
 """

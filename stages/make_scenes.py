@@ -1,4 +1,4 @@
-"""Render the embedded data set.
+"""Render the demo's data set.
 
 Reads nothing. Writes data/scenes: rgb, dense and sparse depth, splits.
 """

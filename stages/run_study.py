@@ -1,4 +1,4 @@
-"""Train and measure the students of one study, side by side, and tabulate them.
+"""Train and evaluate the students of one study, and tabulate the results.
 
 Reads a study of experiments/params.yaml, its data and its stores. Writes data/experiments/runs/NAME and
 experiments/results/NAME.json.

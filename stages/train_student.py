@@ -1,4 +1,4 @@
-"""Stage two: train one student from the store, with no teacher in memory.
+"""Stage two: train one student from the store, without the teacher.
 
 Reads data/scenes and data/stores/teacher.zarr. Writes data/runs/LOSS.
 """

@@ -1,4 +1,4 @@
-"""Write the page, and print the table.
+"""Write the report, and print its table.
 
 Reads data/scenes, the store, all runs and their metrics. Writes data/report.html.
 """

@@ -1,1 +1,1 @@
-"""A student leaves: as an ONNX file, checked and perhaps quantised; or run over a folder of images."""
+"""Export a student as an ONNX file, optionally quantized, or run it over a folder of images."""

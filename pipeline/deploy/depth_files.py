@@ -1,4 +1,4 @@
-"""Depth as files: numbers in 16 bits, pictures for people.
+"""Depth as files: 16-bit PNGs, and color pictures.
 
 Shape legend: H W pixels of an image, h w of its view.
 """
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
     from ..sources.view import View
 
-MOST_UNITS = 65535
+MAX_UNITS = 65535
 COLORS = "magma_r"
 JPEG_QUALITY = 92
 
 
 def on_image(view_m: NDArray[np.float32], view: View, size_px: tuple[int, int]) -> NDArray[np.float32]:
-    """Depth (h, w) of a view as depth (H, W) of the whole image; NaN where the view does not reach."""
+    """Depth (h, w) of a view on the pixels (H, W) of the image; NaN outside the view."""
     top, left, height, width = view.box_px(*size_px)
     if view.mirror:
         view_m = view_m[:, ::-1]
     if view_m.shape != (height, width):
-        given = torch.from_numpy(np.ascontiguousarray(view_m))[None, None]
-        view_m = F.interpolate(given, (height, width), mode="bilinear", align_corners=False)[0, 0].numpy()
+        tensor = torch.from_numpy(np.ascontiguousarray(view_m))[None, None]
+        view_m = F.interpolate(tensor, (height, width), mode="bilinear", align_corners=False)[0, 0].numpy()
     if (height, width) == size_px:
         return view_m
     whole = np.full(size_px, np.nan, np.float32)
@@ -45,21 +45,21 @@ def on_image(view_m: NDArray[np.float32], view: View, size_px: tuple[int, int]) 
 
 
 def depth_png(depth_m: NDArray[np.float32], metres_per_unit: float) -> tuple[bytes, int]:
-    """Depth (H, W) as a PNG of 16 bits, and how many pixels are farther than it holds: 0 in the file, as NaN is.
+    """Depth (H, W) as a 16-bit PNG, and the number of pixels beyond its range. These and NaN are 0 in the file.
 
-    A depth of less than half a unit is written as 1, the least there is.
+    Depth below half a unit is written as 1.
     """
     units = np.rint(depth_m.astype(np.float64) / metres_per_unit)
-    beyond = int((units > MOST_UNITS).sum())
-    known = np.isfinite(units) & (units <= MOST_UNITS)
-    values = np.where(known, np.maximum(np.nan_to_num(units, posinf=0.0), 1), 0).astype(np.uint16)
+    beyond = int((units > MAX_UNITS).sum())
+    valid = np.isfinite(units) & (units <= MAX_UNITS)
+    values = np.where(valid, np.maximum(np.nan_to_num(units, posinf=0.0), 1), 0).astype(np.uint16)
     file = io.BytesIO()
     Image.fromarray(values).save(file, "PNG")
     return file.getvalue(), beyond
 
 
 def color_jpeg(depth_m: NDArray[np.float32], range_m: tuple[float, float]) -> bytes:
-    """Depth (H, W) as a picture: near is light, far is dark, evenly in the logarithm; grey where there is none."""
+    """Depth (H, W) as a picture on a logarithmic scale: near is light, far is dark, NaN is gray."""
     low, high = np.log(range_m)
     unit = np.clip((np.log(np.maximum(depth_m, range_m[0])) - low) / (high - low), 0, 1)
     rgb = mpl.colormaps[COLORS](np.nan_to_num(unit), bytes=True)[..., :3].copy()
@@ -70,7 +70,7 @@ def color_jpeg(depth_m: NDArray[np.float32], range_m: tuple[float, float]) -> by
 
 
 def color_bar_jpeg(range_m: tuple[float, float], depth_space: str) -> bytes:
-    """The scale of `colour_jpeg` with its depths."""
+    """The color bar of `color_jpeg`."""
     figure = Figure(figsize=(6.0, 0.8), dpi=110, layout="constrained")
     colors = ScalarMappable(LogNorm(*range_m), COLORS)
     bar = figure.colorbar(

@@ -1,9 +1,8 @@
-"""A trained student as one ONNX file, written only if it gives what PyTorch gives.
+"""Export a trained student as one ONNX file, written only if its output agrees with PyTorch.
 
-Exported through `torch.export` (`dynamo=True`), not by tracing: it knows every shape as a symbol and refuses what would
-become a constant, where a trace keeps the sizes of its example in silence; it takes the formulas of `dpm` as they are,
-where the older exporter lacks one (`special.entr`); and the older one is deprecated. It costs seconds instead of tenths
-of one, and the package onnxscript.
+Uses `torch.export` (`dynamo=True`) instead of tracing: it has symbolic shapes and refuses sizes that would become
+constants, and it supports `special.entr`, which the deprecated tracing exporter does not. It takes seconds instead of
+tenths of a second, and needs the package onnxscript.
 
 Shape legend: B batch, K bins, H W pixels of the view, h w of the logits.
 """
@@ -44,10 +43,10 @@ if TYPE_CHECKING:
     from .parity import ProbeImages
 
 OPSETS = (18, 23)
-"""The exporter writes 18 and up; onnxruntime's CPU kernels of later ones than 23 are not all there yet."""
+"""The exporter writes 18 and up; onnxruntime lacks some CPU kernels above 23."""
 EXAMPLE_PX = (96, 160)
-LEAST_PX = 64
-"""Of a side that may vary. Below it the deepest maps are one pixel, which is another network to the exporter."""
+MIN_PX = 64
+"""Minimum of a dynamic side. Below it the deepest maps are one pixel, which the exporter specializes."""
 MAX_REL_ERROR = 1e-4
 PRODUCER = "tiekd-pipeline"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript", "torch")
@@ -55,13 +54,13 @@ PACKAGES = ("onnx", "onnxruntime", "onnxscript", "torch")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is asked of a file."""
+    """Options of an exported file."""
 
     size_px: tuple[int, int] | None = None
-    """(H, W) that the file takes alone; None for any."""
+    """Fixed (H, W) of the input; None for any size."""
     opset: int = 20
     uncertainty: bool = False
-    """Also give entropy and the central interval of 90 %."""
+    """Also output entropy and the central 90 % interval."""
     max_rel_error: float = MAX_REL_ERROR
 
     def __post_init__(self) -> None:
@@ -71,13 +70,13 @@ class ExportOptions:
             raise OptionError("max_rel_error", self.max_rel_error, "a number above 0, such as 1e-4")
 
     def view(self, run: LoadedRun) -> View:
-        """The run's view, resized where one size is asked for."""
+        """The run's view, resized to `size_px` if set."""
         view = View.parse(view_of(run.config))
         return view if self.size_px is None else replace(view, resize_px=self.size_px)
 
 
 class Deployable(nn.Module):
-    """Everything from an image to metres, as one module."""
+    """A student from image to depth, as one module."""
 
     def __init__(self, run: LoadedRun, *, uncertainty: bool) -> None:
         super().__init__()
@@ -85,18 +84,18 @@ class Deployable(nn.Module):
         self.uncertainty = uncertainty
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
-        # float32, unlike elsewhere: a device may have no float64, and centres of metres lose 1e-7 by it.
+        # float32: a device may have no float64, and the bin centers lose only 1e-7.
         self.register_buffer("bin_edges_m", torch.from_numpy(run.bin_edges_m).float())
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Depth, and with uncertainty entropy, low and high, each (B, 1, H, W), of images (B, 3, H, W) in 0..1."""
+        """Depth, with `uncertainty` also entropy, low and high, each (B, 1, H, W), of images (B, 3, H, W) in 0..1."""
         mean, std, edges_m = self.get_buffer("mean"), self.get_buffer("std"), self.get_buffer("bin_edges_m")
         maps = torch.softmax(self.network((image - mean) / std), dim=1)
-        found = [expected_depth(maps, edges_m)]
+        outputs = [expected_depth(maps, edges_m)]
         if self.uncertainty:
-            found += [entropy_nats(maps), *interval_m(maps, edges_m, INTERVAL_MASS)]
+            outputs += [entropy_nats(maps), *interval_m(maps, edges_m, INTERVAL_MASS)]
         size = image.shape[-2:]
-        return tuple(F.interpolate(one, size, mode="bilinear", align_corners=False) for one in found)
+        return tuple(F.interpolate(output, size, mode="bilinear", align_corners=False) for output in outputs)
 
 
 def export_student(
@@ -110,26 +109,26 @@ def export_student(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write `out`, with `int8` a quantised file too, and a summary `out`.json; returns the summary.
+    """Write `out`, a quantized file if `int8` is given, and a summary `out`.json; return the summary.
 
     Args:
         run: the trained student.
-        out: the float file; its name ends in `.onnx`.
-        options: what is asked of it.
-        given: images that it is compared with PyTorch on; synthetic ones if left out.
-        int8: where the quantised file goes.
-        calibration: images that its ranges are taken from; real ones.
-        overwrite: whether files at the targets are written over.
-        progress: who listens.
+        out: the float file, a path that ends in `.onnx`.
+        options: options of the file.
+        given: images for the comparison with PyTorch; default: synthetic images.
+        int8: the quantized file, a path that ends in `.onnx`.
+        calibration: real images for the ranges of int8.
+        overwrite: replace existing files.
+        progress: receives updates.
 
-    Raises PipelineError where something lies at a target, where the file differs from PyTorch (then nothing is
-    written), and for an int8 file without real images; ImportError with the command that installs what is missing.
+    Raises PipelineError if a target exists, if the file differs from PyTorch (then nothing is written), and for int8
+    without real images; ImportError with the install command of a missing package.
     """
     options, progress = options or ExportOptions(), progress or Silent()
     _check_targets(out, int8, overwrite=overwrite)
     make_folder(out.parent)
     with locked(out, progress):
-        _check_targets(out, int8, overwrite=overwrite)  # another may have finished while we came to the lock
+        _check_targets(out, int8, overwrite=overwrite)  # another process may have finished before this one got the lock
         return _export(run, out, options, given, int8, calibration, progress)
 
 
@@ -142,13 +141,13 @@ def _export(
     calibration: ProbeImages | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """As `export_student`, once its targets are known to be free."""
+    """Export under the lock; the targets are checked."""
     for name in PACKAGES:
         import_onnx(name)
     if options.uncertainty and not has_map(run.config):
-        raise PipelineError("`uncertainty`: this student has no map (head depth), so leave it out")
+        raise PipelineError("`uncertainty` needs a map, but this student has none (head depth); omit the option")
     if int8 is not None and (calibration is None or not calibration.real):
-        raise PipelineError("`int8` takes its ranges from real images: give `source` and `split`, or `images`")
+        raise PipelineError("`int8` needs real images for its ranges; give `source` and `split`, or `images`")
     given = given or synthetic_images(options.size_px)
     facts = metadata(run.config, run.bin_edges_m.tolist(), run.weights_sha256, options.view(run))
     facts["pipeline_version"] = _version(PRODUCER)
@@ -177,7 +176,9 @@ def _export(
             "bytes": len(small),
             "sha256": sha256_bytes(small),
             "calibrated_on": calibration.origin,
-            "shares_images": bool({one.name for one in calibration.images} & {one.name for one in given.images}),
+            "shares_images": bool(
+                {image.name for image in calibration.images} & {image.name for image in given.images}
+            ),
             **loss_of_int8(students["float32"], students["int8"], given, progress),
         }
     summary["latency"] = latencies_ms(students, given.images[0].image)
@@ -185,12 +186,12 @@ def _export(
         make_folder(int8.parent)
         write_durably(int8, small)
     write_durably(summary_path(out), pretty_json(summary))
-    write_durably(out, data)  # last: where it lies, all of it does
+    write_durably(out, data)  # last: its presence means that the export is complete
     return summary
 
 
 def summary_path(out: Path) -> Path:
-    """`student.onnx.json` beside `student.onnx`."""
+    """Path of the summary: `student.onnx.json` for `student.onnx`."""
     return out.with_name(f"{out.name}.json")
 
 
@@ -199,21 +200,19 @@ def _check_targets(out: Path, int8: Path | None, *, overwrite: bool) -> None:
         if path is None:
             continue
         if path.suffix != ".onnx":
-            raise PipelineError(
-                f"`{name}={path}`: expected a name that ends in .onnx, which `pipeline predict` knows it by"
-            )
+            raise PipelineError(f"`{name}={path}` must end in .onnx, which `pipeline predict` needs")
         refuse_existing(path, overwrite=overwrite, option=name)
     refuse_existing(summary_path(out), overwrite=overwrite)
     if int8 is not None and int8.resolve() == out.resolve():
-        raise PipelineError(f"`int8={int8}` is `out` itself: give it a name of its own")
+        raise PipelineError(f"`int8={int8}` is the same file as `out`; give another path")
 
 
 def _exported(run: LoadedRun, options: ExportOptions) -> Any:  # noqa: ANN401 - onnx has no types
-    """The graph, with a batch of any size, and with any height and width unless one is asked for."""
+    """The graph, with a dynamic batch, and dynamic height and width unless `size_px` is set."""
     network = Deployable(run, uncertainty=options.uncertainty).eval()
     shapes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if options.size_px is None:
-        shapes |= {2: torch.export.Dim("height", min=LEAST_PX), 3: torch.export.Dim("width", min=LEAST_PX)}
+        shapes |= {2: torch.export.Dim("height", min=MIN_PX), 3: torch.export.Dim("width", min=MIN_PX)}
     outputs = [depth_output(depth_space_of(run.config)), *(OF_MAP if options.uncertainty else ())]
     with _quietly():
         program = torch.onnx.export(
@@ -232,7 +231,7 @@ def _exported(run: LoadedRun, options: ExportOptions) -> Any:  # noqa: ANN401 - 
 
 
 def _describe(model: Any, facts: dict[str, str]) -> None:  # noqa: ANN401 - onnx has no types
-    """Put our metadata into a model, and take out the exporter's, which tells paths of this machine."""
+    """Replace the exporter's metadata, which has paths of this machine, with `facts`."""
     graph = model.graph
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")
@@ -248,13 +247,13 @@ def _describe(model: Any, facts: dict[str, str]) -> None:  # noqa: ANN401 - onnx
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # run from a source tree that was never installed
+    except PackageNotFoundError:  # run from a source tree
         return "unknown"
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the exporter's talk: of torchvision, which nobody asked for, and of its own insides."""
+    """Silence the exporter's warnings about torchvision and its internals."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

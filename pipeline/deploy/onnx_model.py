@@ -1,7 +1,7 @@
-"""A student as one ONNX file: what the file says of itself, and how it is run.
+"""A student as one ONNX file: its metadata, and how to run it.
 
-The file takes an image as it is and gives metres, or relative depth where that is what the run learned: normalisation,
-softmax, expectation and upsampling are inside. Its metadata says the rest, so that nothing has to be known beside it.
+The file maps an image to metres, or to relative depth if the run learned that: normalization, softmax, expectation and
+upsampling are inside. Its metadata describes everything else that is needed to run it.
 
 Shape legend: B batch, H W pixels of the view.
 """
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 FORMAT = "tiekd-student-1"
 INPUT, DEPTH, RELATIVE_DEPTH = "image", "depth_m", "relative_depth"
 OF_MAP = ("entropy_nats", "low_m", "high_m")
-"""Further outputs of a file that was exported with uncertainty."""
+"""Additional outputs of a file exported with uncertainty."""
 MAX_BYTES = 2**30
-"""The largest student has 320 MB; the format itself ends at 2 GB."""
+"""The largest student has 320 MB; the limit of the format is 2 GB."""
 CPU = "CPUExecutionProvider"
 
 
@@ -46,19 +46,19 @@ def import_onnx(name: str) -> Any:  # noqa: ANN401 - a module
 
 @dataclass(frozen=True)
 class Card:
-    """What a file says of itself."""
+    """Metadata of a file."""
 
     name: str
     view: View
-    """What part of an image the network is to see, and at which size."""
+    """Which part of an image the network takes, and at which size."""
     bin_edges_m: tuple[float, ...]
     """(K + 1,)"""
     weights_sha256: str
-    """Of the run that the file was made from."""
+    """Digest of the exported run's weights."""
     precision: str
     """`float32` or `int8`."""
     facts: dict[str, str]
-    """All metadata, as it lies in the file."""
+    """All metadata of the file."""
 
     @property
     def depth_space(self) -> str:
@@ -75,16 +75,17 @@ class OnnxStudent:
     """A loaded file, ready to predict on the CPU."""
 
     def __init__(self, data: bytes, name: str, threads: int = 0) -> None:
-        """Take the bytes of a file; `name` stands in errors. `threads` 0 is one a core."""
+        """Load the bytes of a file; `name` is for errors. `threads=0` uses one thread per core."""
         runtime = import_onnx("onnxruntime")
         settings = runtime.SessionOptions()
         settings.intra_op_num_threads = threads
-        settings.log_severity_level = 3  # warnings speak of onnxruntime's own optimisations
+        settings.log_severity_level = 3  # warnings are about onnxruntime's own optimizations
         try:
             self._session = runtime.InferenceSession(data, settings, providers=[CPU])
-        except Exception as error:  # onnxruntime has a dozen kinds, none of them public
+        except Exception as error:  # onnxruntime's error classes are not public
             raise PipelineError(
-                f"{name}: onnxruntime does not load it ({str(error)[:300]}); expected a file of export-student"
+                f"{name}: onnxruntime cannot load it ({str(error)[:300]}); expected a file from "
+                "`pipeline export-student`"
             ) from error
         self.name = name
         self.sha256 = sha256_bytes(data)
@@ -94,26 +95,26 @@ class OnnxStudent:
         expected = depth_output(self.card.depth_space)
         if list(shapes) != [INPUT] or len(shapes[INPUT]) != 4 or self.outputs[:1] != [expected]:
             raise PipelineError(
-                f"{name}: takes {', '.join(shapes)} and gives {', '.join(self.outputs)}: expected {INPUT} and "
-                f"{expected} first; export it with export-student"
+                f"{name} has inputs {', '.join(shapes)} and outputs {', '.join(self.outputs)}; expected input "
+                f"{INPUT} and first output {expected}; export it with `pipeline export-student`"
             )
         height, width = shapes[INPUT][2:]
         self.size_px = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-        """(H, W) where the file takes one size alone."""
+        """Fixed (H, W) of the input; None for any size."""
 
     def run(self, images: NDArray[np.float32], outputs: Sequence[str] = ()) -> list[NDArray[np.float32]]:
-        """Outputs (B, H, W), depth if none are named, for images (B, 3, H, W) float32 RGB in 0..1.
+        """Outputs (B, H, W), by default depth, for images (B, 3, H, W) float32 RGB in 0..1.
 
-        Raises PipelineError for another size.
+        Raises PipelineError for a size that the file does not take.
         """
         if self.size_px is not None and images.shape[2:] != self.size_px:
-            there, expected = ("x".join(map(str, size)) for size in (images.shape[2:], self.size_px))
+            size, expected = ("x".join(map(str, shape)) for shape in (images.shape[2:], self.size_px))
             raise PipelineError(
-                f"{self.name} takes images of {expected} px alone, got {there}: export it without `size_px`, or with "
-                f"`size_px={there}`"
+                f"{self.name} takes images of {expected} px, got {size}; export it without `size_px`, or with "
+                f"`size_px={size}`"
             )
-        found: list[NDArray[np.float32]] = self._session.run(list(outputs or self.outputs[:1]), {INPUT: images})
-        return [one[:, 0] for one in found]
+        values: list[NDArray[np.float32]] = self._session.run(list(outputs or self.outputs[:1]), {INPUT: images})
+        return [value[:, 0] for value in values]
 
     def predict_m(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Depth (B, H, W) metres for images (B, H, W, 3) uint8 RGB, as the card's view shows them."""
@@ -121,26 +122,26 @@ class OnnxStudent:
 
 
 def depth_output(depth_space: str) -> str:
-    """Name of the output that is depth."""
+    """Name of the depth output."""
     return DEPTH if depth_space == METRIC else RELATIVE_DEPTH
 
 
 def as_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Images (B, H, W, 3) uint8 as a file takes them: (B, 3, H, W) float32 in 0..1."""
+    """Images (B, H, W, 3) uint8 as input of a file: (B, 3, H, W) float32 in 0..1."""
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
 
 
 def open_onnx(path: Path, threads: int = 0) -> OnnxStudent:
-    """Open a file of export-student. Raises PipelineError for any other file, ImportError without onnxruntime."""
+    """Open a file from `export_student`. Raises PipelineError for any other file, ImportError without onnxruntime."""
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_BYTES:
                 raise PipelineError(f"{path}: {size} bytes, expected an ONNX file of at most {MAX_BYTES}")
-            # From memory: a model at a path may name other files of this machine as its weights.
+            # Load from memory: a model loaded by path may read other files of this machine as weights.
             data = file.read(MAX_BYTES)
     except OSError as error:
-        raise PipelineError(f"{path}: {error.strerror}; expected a file of export-student") from error
+        raise PipelineError(f"{path}: {error.strerror}; expected a file from `pipeline export-student`") from error
     return OnnxStudent(data, str(path), threads)
 
 
@@ -148,7 +149,7 @@ def _card(facts: dict[str, str], name: str) -> Card:
     if facts.get("format") != FORMAT:
         raise PipelineError(
             f"{name}: metadata format {printable(str(facts.get('format')))[:80]!r}, expected {FORMAT!r}; export the "
-            "run with export-student"
+            "run with `pipeline export-student`"
         )
     try:
         edges = [float(value) for value in parse_json(facts["bin_edges_m"].encode())]
@@ -162,7 +163,7 @@ def _card(facts: dict[str, str], name: str) -> Card:
 
 
 def metadata(run_config: dict[str, Any], edges_m: Sequence[float], weights_sha256: str, view: View) -> dict[str, str]:
-    """Metadata of a float file, as text. What the run does not say is left out."""
+    """Metadata of a float file, as text, without what the run does not state."""
     teacher = (run_config.get("store") or {}).get("teacher")
     facts = {
         "format": FORMAT,

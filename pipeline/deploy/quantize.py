@@ -1,9 +1,9 @@
-"""A student's ONNX file in int8, and what that costs: in accuracy, and in milliseconds.
+"""Quantize a student's ONNX file to int8, and measure the cost in accuracy and time.
 
-Static quantisation with QDQ nodes: weights int8 for each channel, activations uint8, ranges from real images. The tail
-from the softmax on stays in float: with 256 levels of probability the depth is off by 3.2 % at the median, with a
-float tail by 0.5 % (the demo's student). Weights take 7 of their 8 bits: a CPU without VNNI instructions adds two
-products in 16 bits, and would saturate there, so that one file would give two depths on two machines.
+Static quantization with QDQ nodes: int8 weights per channel, uint8 activations, ranges from real images. The tail from
+the softmax on stays in float: with 256 levels of probability, depth differs by 3.2 % at the median, with a float tail
+by 0.5 % (the demo's student). Weights use 7 of 8 bits: CPUs without VNNI instructions add two products in 16 bits,
+which would saturate and give other depths than on CPUs with VNNI.
 
 Shape legend: H W pixels of the view.
 """
@@ -34,20 +34,20 @@ if TYPE_CHECKING:
     from .parity import ProbeImages
 
 ROUNDS = 15
-LEAST_ROUNDS = 3
-PATIENCE_S = 20.0
-"""A large student at full size takes seconds an image: then fewer rounds must do."""
+MIN_ROUNDS = 3
+MAX_TIMING_S = 20.0
+"""A large student at full size takes seconds per image and is timed over fewer rounds."""
 
 
 def int8_of(data: bytes, calibration: ProbeImages, describe: Callable[[Any], None], progress: Progress) -> bytes:
-    """The quantised file of a float file's bytes; `describe` puts the metadata in."""
+    """Quantize the bytes of a float file; `describe` sets the metadata."""
     onnx, quantization = import_onnx("onnx"), import_onnx("onnxruntime.quantization")
     shape_inference = import_onnx("onnxruntime.quantization.shape_inference")
     progress.note(f"calibrating int8 on {calibration.origin}")
     with tempfile.TemporaryDirectory() as folder, _quietly():
         whole, prepared, small = (Path(folder) / name for name in ("whole.onnx", "prepared.onnx", "small.onnx"))
         whole.write_bytes(data)
-        # Folds what can be folded, so that no range is taken of what will not be there.
+        # Folds constants, so that only remaining nodes get ranges.
         shape_inference.quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(
             str(prepared),
@@ -58,83 +58,85 @@ def int8_of(data: bytes, calibration: ProbeImages, describe: Callable[[Any], Non
             reduce_range=True,
             weight_type=quantization.QuantType.QInt8,
             activation_type=quantization.QuantType.QUInt8,
-            # The least and the largest value: by percentile or entropy no better here, and histograms of every
-            # activation of a large student do not fit in memory.
+            # Percentile and entropy are no better, and their histograms of a large student's activations exceed
+            # memory.
             calibrate_method=quantization.CalibrationMethod.MinMax,
             nodes_to_exclude=_tail(onnx.load(str(prepared))),
         )
         model = onnx.load(str(small))
     describe(model)
-    found: bytes = model.SerializeToString(deterministic=True)
-    return found
+    quantized: bytes = model.SerializeToString(deterministic=True)
+    return quantized
 
 
 def _reader(quantization: Any, calibration: ProbeImages) -> Any:  # noqa: ANN401 - onnxruntime has no types
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # a class that is known when it runs
-        """Hands the images over, one at a time: they need not be of one size."""
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # a class from a lazy import
+        """Yield images one by one; sizes may differ."""
 
         def __init__(self) -> None:
             self.left = iter(calibration.images)
 
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            one = next(self.left, None)
-            return None if one is None else {INPUT: as_input(one.image[None])}
+            probe = next(self.left, None)
+            return None if probe is None else {INPUT: as_input(probe.image[None])}
 
     return Reader()
 
 
 def _tail(model: Any) -> list[str]:  # noqa: ANN401 - onnx has no types
-    """Names of the last softmax and all nodes after it, in a graph whose nodes are in order."""
-    kinds = [node.op_type for node in model.graph.node]
-    assert "Softmax" in kinds, "every student ends in a map"
-    last = len(kinds) - 1 - kinds[::-1].index("Softmax")
+    """Names of the last softmax and all nodes after it, in a graph in topological order."""
+    op_types = [node.op_type for node in model.graph.node]
+    assert "Softmax" in op_types, "every student ends in a map"
+    last = len(op_types) - 1 - op_types[::-1].index("Softmax")
     return [node.name for node in model.graph.node[last:]]
 
 
 def loss_of_int8(whole: OnnxStudent, small: OnnxStudent, given: ProbeImages, progress: Progress) -> dict[str, Any]:
-    """What int8 costs over images; a JSON value.
+    """Compare int8 with float over images; return a JSON value.
 
-    `against_float`: median and 99th percentile of the relative difference of depth over all pixels. `metrics`, where
-    there is truth: those of both files by the images' protocol.
+    `against_float`: median and 99th percentile of the relative difference of depth over all pixels. `metrics`, if
+    there is truth: metrics of both files by the protocol of the images.
     """
     protocol = replace(given.protocol, align=ALIGN[whole.card.depth_space])
     relative: list[NDArray[np.float32]] = []
     rows: dict[str, list[dict[str, float]]] = {"float32": [], "int8": []}
     with progress.task("compare int8", len(given.images), "img") as task:
-        for one in given.images:
+        for probe in given.images:
             depths_m = {
-                "float32": whole.predict_m(one.image[None])[0],
-                "int8": small.predict_m(one.image[None])[0],
+                "float32": whole.predict_m(probe.image[None])[0],
+                "int8": small.predict_m(probe.image[None])[0],
             }
             relative.append((np.abs(depths_m["int8"] - depths_m["float32"]) / depths_m["float32"]).ravel())
-            mask = None if one.truth_m is None else protocol.mask(one.truth_m)
-            if mask is not None and one.truth_m is not None and mask.any():
+            mask = None if probe.truth_m is None else protocol.mask(probe.truth_m)
+            if mask is not None and probe.truth_m is not None and mask.any():
                 for name, depth_m in depths_m.items():
-                    rows[name].append(depth_metrics(protocol.prepared(depth_m, one.truth_m, mask), one.truth_m, mask))
+                    rows[name].append(
+                        depth_metrics(protocol.prepared(depth_m, probe.truth_m, mask), probe.truth_m, mask)
+                    )
             task.update()
     median, high = np.quantile(np.concatenate(relative), [0.5, 0.99])
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "images": len(given.images),
         "against_float": {"median": float(median), "p99": float(high)},
     }
     if rows["int8"]:
         means = {name: mean_metrics(each) for name, each in rows.items()}
-        found["metrics"] = {"protocol": protocol.as_json(), "frames": len(rows["int8"]), **means}
-    return found
+        result["metrics"] = {"protocol": protocol.as_json(), "frames": len(rows["int8"]), **means}
+    return result
 
 
 def latencies_ms(students: Mapping[str, OnnxStudent], image: NDArray[np.uint8]) -> dict[str, Any]:
-    """Median time of one image (H, W, 3) on one thread, students in turn; a JSON value."""
-    given = as_input(image[None])
+    """Median time of one image (H, W, 3) on one thread, alternating students; a JSON value."""
+    batch = as_input(image[None])
     for student in students.values():
-        student.run(given)
+        student.run(batch)
     times: dict[str, list[float]] = {name: [] for name in students}
     begin = time.perf_counter()
     rounds = 0
-    while rounds < ROUNDS and (rounds < LEAST_ROUNDS or time.perf_counter() - begin < PATIENCE_S):
+    while rounds < ROUNDS and (rounds < MIN_ROUNDS or time.perf_counter() - begin < MAX_TIMING_S):
         for name, student in students.items():
             start = time.perf_counter()
-            student.run(given)
+            student.run(batch)
             times[name].append(1e3 * (time.perf_counter() - start))
         rounds += 1
     medians = {f"{name}_ms": float(np.median(each)) for name, each in times.items()}
@@ -143,9 +145,9 @@ def latencies_ms(students: Mapping[str, OnnxStudent], image: NDArray[np.uint8]) 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without onnxruntime's advice, which goes to the root logger, and its sums over ranges that nothing uses.
+    """Silence onnxruntime's advice in the root logger, and invalid-value warnings from ranges.
 
-    Entropy has an infinite constant in its tail; its range is taken, and left, for the tail stays in float.
+    The entropy output has an infinite constant; its range is computed but not used, because the tail stays in float.
     """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

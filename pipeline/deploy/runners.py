@@ -1,4 +1,4 @@
-"""What can predict a folder: a run in PyTorch, or its ONNX file.
+"""Predictors for a folder of images: a run in PyTorch, or its ONNX file.
 
 Shape legend: B batch, h w pixels of the view.
 """
@@ -41,15 +41,15 @@ class RunPredictor:
         self._device = device
 
     def predict_m(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Depth (B, h, w) metres for images (B, h, w, 3), one look each."""
-        given = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float() / 255
-        depth_m = predict_depth_m(self._network, given, self._edges_m, flip_average=False)
-        found: NDArray[np.float32] = depth_m.cpu().numpy()
-        return found
+        """Depth (B, h, w) metres for images (B, h, w, 3), without a flip average."""
+        tensor = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float() / 255
+        depth_m = predict_depth_m(self._network, tensor, self._edges_m, flip_average=False)
+        array: NDArray[np.float32] = depth_m.cpu().numpy()
+        return array
 
 
 class OnnxPredictor:
-    """An exported file on the CPU. Raises PipelineError where it takes one size alone, and another is asked for."""
+    """An exported file on the CPU. Raises PipelineError if `size_px` differs from the file's fixed size."""
 
     def __init__(self, student: OnnxStudent, size_px: tuple[int, int] | None = None) -> None:
         card = student.card
@@ -57,7 +57,7 @@ class OnnxPredictor:
         if student.size_px is not None and self.view.resize_px != student.size_px:
             height, width = student.size_px
             raise PipelineError(
-                f"{student.name} takes {height}x{width} px alone: leave `size_px` out, or export the run again with it"
+                f"{student.name} takes {height}x{width} px only; omit `size_px`, or export the run again with it"
             )
         self.depth_space = card.depth_space
         self.facts: dict[str, Any] = {
@@ -77,19 +77,17 @@ class OnnxPredictor:
 def open_model(
     path: Path, size_px: tuple[int, int] | None = None, device: str = "auto"
 ) -> RunPredictor | OnnxPredictor:
-    """Open a run's directory, or a file of export-student.
+    """Open a run's directory, or a file from `export_student`.
 
-    Raises PipelineError for what is neither, and for a GPU asked for an ONNX file.
+    Raises PipelineError for anything else, and for an ONNX file with a GPU as `device`.
     """
     if path.is_dir():
         return RunPredictor(load_run(path), choose_device(device), size_px)
     if path.suffix != ".onnx" or not path.exists():
-        load_run(path)  # says what is wrong with a run, and whether it is unfinished
-        raise AssertionError("a path that is no directory is no run")
+        load_run(path)  # raises an error that says what is wrong with the run
+        raise AssertionError("load_run accepts directories only")
     if device not in {"auto", "cpu"}:
-        raise PipelineError(
-            f"`device={device}`: an ONNX file runs on the CPU; leave it out, or give the run's directory"
-        )
+        raise PipelineError(f"`device={device}`: an ONNX file runs on the CPU; omit it, or give the run's directory")
     return OnnxPredictor(open_onnx(path), size_px)
 
 

@@ -32,9 +32,9 @@ class Student:
 
     Attributes:
         path: directory of the run.
-        config: everything that made it, as in `config.json`.
+        config: the configuration of the run, as in `config.json`.
         bin_edges_m: (K + 1,) edges of its depth bins in metres.
-        depth_space: `metric_m` where it predicts metres; else what its numbers mean.
+        depth_space: `metric_m` for metres, else the kind of relative depth.
 
     Example:
         >>> import pipeline as tiekd
@@ -59,21 +59,21 @@ class Student:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Figures of its training: `steps`, `seconds`, `parameters`, `last_epoch` ... Empty if not there."""
+        """Training figures: `steps`, `seconds`, `parameters`, `last_epoch` ... Empty if the file is missing."""
         path = self.path / METRICS
         return dict(read_json(path, "metrics of a run")) if path.exists() else {}
 
     def predict(self, image: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
         """Depth of an image.
 
-        The network sees the view that it was trained on, such as a crop; the depth is brought back to the pixels of
+        The network takes the view that it was trained on, such as a crop; its depth is mapped back to the pixels of
         the image.
 
         Args:
             image: a file, a PIL image, or an array (H, W, 3) uint8 RGB.
 
         Returns:
-            (H, W) float32: metres, or relative depth in `depth_space`; NaN outside of the view.
+            (H, W) float32: metres, or relative depth in `depth_space`; NaN outside the view.
 
         Raises PipelineError for a file that does not decode, an array of another shape or type, and an image smaller
         than the view.
@@ -90,10 +90,10 @@ class Student:
         Raises PipelineError as `predict`, and for a student that was trained without a map.
         """
         if not has_map(self.config):
-            raise PipelineError(f"{self.path} predicts one depth a pixel and no map: train it with `head='dpm'`")
+            raise PipelineError(f"{self.path} predicts one depth per pixel and no map; train it with `head='dpm'`")
         view = self._predictor.view.of_image(_pixels(image))
-        given = torch.from_numpy(view).to(self._device).permute(2, 0, 1)[None].float() / 255
-        maps: NDArray[np.float32] = predict_map(self.run.network, given)[0].cpu().numpy()
+        tensor = torch.from_numpy(view).to(self._device).permute(2, 0, 1)[None].float() / 255
+        maps: NDArray[np.float32] = predict_map(self.run.network, tensor)[0].cpu().numpy()
         return maps
 
 
@@ -101,10 +101,10 @@ def load_student(path: str | Path, device: str = "auto") -> Student:
     """Open the directory of a finished run.
 
     Args:
-        path: what `train_student` or `pipeline train-student` wrote.
+        path: a directory from `train_student` or `pipeline train-student`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
-    Raises PipelineError for a directory that is no finished run.
+    Raises PipelineError for a directory that is not a finished run.
 
     Example:
         >>> import pipeline as tiekd
@@ -118,12 +118,12 @@ def load_student(path: str | Path, device: str = "auto") -> Student:
 
 
 def _pixels(image: object) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of whatever holds an image."""
+    """Pixels (H, W, 3) uint8 RGB of an image."""
     if isinstance(image, str | Path):
         return read_rgb(str(image))
     if isinstance(image, Image.Image):
         return np.array(image.convert("RGB"), dtype=np.uint8)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return image
-    there = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise PipelineError(f"an image is {there}: expected a path, a PIL image, or an array (H, W, 3) of uint8 RGB")
+    actual = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise PipelineError(f"image is {actual}; expected a path, a PIL image, or an array (H, W, 3) of uint8 RGB")

@@ -86,13 +86,13 @@ def test_the_file_gives_what_pytorch_gives_at_any_size_and_batch(exported, shape
     assert (depth_m < high_m).mean() > 0.99
 
 
-def test_a_file_that_differs_is_not_put_in_place(tmp_path, monkeypatch, exported):
+def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch, exported):
     monkeypatch.setattr(pipeline.deploy.export, "_exported", lambda *_: onnx.load(exported[0]))
     monkeypatch.setattr("pipeline.deploy.parity.ODD_SIZES_PX", ((65, 97),))
     run, given = run_of(), synthetic_images((64, 64))
     run.network.decoder.head.bias.data[0] += 0.1
     message = (
-        r"not the network: relative depth error \d.\d\de-0\d at row \d+, column \d+ of .*: PyTorch .* m, ONNX .* m"
+        r"differs from PyTorch: relative depth error \d.\d\de-0\d at row \d+, column \d+ of .*: PyTorch .* m, ONNX .* m"
     )
     with pytest.raises(ValueError, match=message):
         export_student(run, tmp_path / "student.onnx", given=given)
@@ -185,20 +185,20 @@ def test_a_file_of_one_size_takes_no_other_and_resizes_the_view(tmp_path):
     assert student.size_px == (64, 72)
     assert str(student.card.view) == "center:80x96,resize:64x72"
     assert student.run(np.zeros((2, 3, 64, 72), np.float32))[0].shape == (2, 64, 72)
-    with pytest.raises(ValueError, match="takes images of 64x72 px alone, got 64x80: export it without `size_px`"):
+    with pytest.raises(ValueError, match="takes images of 64x72 px, got 64x80; export it without `size_px`"):
         student.run(np.zeros((1, 3, 64, 80), np.float32))
     assert {one.version for one in onnx.load(out).opset_import if one.domain == ""} == {18}
 
 
 def test_what_cannot_be_is_refused_before_any_work(tmp_path):
     run, out = run_of(), tmp_path / "a.onnx"
-    with pytest.raises(ValueError, match=r"ends in .onnx"):
+    with pytest.raises(ValueError, match=r"must end in .onnx"):
         export_student(run, tmp_path / "a.bin")
-    with pytest.raises(ValueError, match="`int8=.*` is `out` itself"):
+    with pytest.raises(ValueError, match="`int8=.*` is the same file as `out`"):
         export_student(run, out, int8=out)
-    with pytest.raises(ValueError, match="takes its ranges from real images"):
+    with pytest.raises(ValueError, match="needs real images for its ranges"):
         export_student(run, out, int8=tmp_path / "b.onnx", calibration=synthetic_images(None))
-    with pytest.raises(ValueError, match="this student has no map"):
+    with pytest.raises(ValueError, match="this student has none"):
         export_student(run_of(head="depth"), out, ExportOptions(uncertainty=True))
     with pytest.raises(ValueError, match="`opset=9`: expected 18 to 23"):
         ExportOptions(opset=9)
@@ -223,7 +223,7 @@ def test_a_missing_package_is_one_error_with_the_command_that_installs_it(tmp_pa
 def test_what_is_no_file_of_ours_is_named(tmp_path):
     path = tmp_path / "a.onnx"
     path.write_bytes(b"not a model")
-    with pytest.raises(ValueError, match=r"a.onnx: onnxruntime does not load it .* expected a file of export-student"):
+    with pytest.raises(ValueError, match=r"a.onnx: onnxruntime cannot load it .* expected a file from"):
         open_onnx(path)
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(

@@ -273,7 +273,7 @@ def test_a_page_does_not_mix_metres_and_relative_depth(tmp_path, scenes, teacher
 def test_predictions_of_a_relative_student_are_disparity_files(tmp_path, scenes):
     train_network(scenes, "train", tmp_path / "run", OPTIONS, store=relative_store(tmp_path, scenes))
     model = open_model(tmp_path / "run", device="cpu")
-    with pytest.raises(ValueError, match="`depth_png=256` is of metres, and this network gives relative depth"):
+    with pytest.raises(ValueError, match="`depth_png=256` needs metres, but this network predicts relative depth"):
         predict_folder(model, scenes.root / "rgb", tmp_path / "out")
     predict_folder(model, scenes.root / "rgb", tmp_path / "out", FolderOptions("none", npy=True, colour=True))
     facts = json.loads((tmp_path / "out" / "predictions.json").read_text())
