@@ -1,1 +1,1 @@
-"""Mathematics of depth on arrays and tensors: bins, depth probability maps, alignment, metrics."""
+"""Functions on depth arrays and tensors: bins, depth probability maps, alignment, metrics."""

@@ -1,10 +1,10 @@
-"""Relative depth brought to metres: scale and shift against ground truth, by image, in the teacher's own space.
+"""Alignment of relative depth to metric ground truth: one scale and shift per image.
 
 The model is `1 / truth_m = scale * value + shift` for affine disparity, `truth_m = scale * value + shift` for affine
-depth, and `truth_m = scale * value` for scale-invariant depth. `fit` is robust and may refuse; `fit_least_squares` is
-what papers do before they measure (Ranftl et al. 2020, section 5, of MiDaS).
+depth, and `truth_m = scale * value` for scale-invariant depth. `fit` is robust and rejects bad fits, for stores;
+`fit_least_squares` is the usual alignment before evaluation (MiDaS, Ranftl et al. 2020, section 5).
 
-Shape legend: P points with a value and a truth, H W pixels.
+Shape legend: P pixels with a value and a truth, H W pixels.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FIT = "l1_tukey"
-"""Name of the robust fit; stores tell it."""
+"""Name of the robust fit, recorded in stores."""
 MIN_POINTS = 100
 MAX_RESIDUAL = 0.25
-MAX_LOST_SHARE = 0.5
-"""Of an image's values, aligned to nothing above 0: a sky may be so, and no more."""
+MAX_INVALID_FRACTION = 0.5
+"""Largest fraction of an image without positive aligned depth: a sky, but not most of the image."""
 DEPTH_RANGE_M = (0.1, 300.0)
-MOST_POINTS = 2**15
-"""Of more, evenly spaced ones are fitted: dense truth would take long, and change nothing that counts."""
+MAX_POINTS = 2**15
+"""If there are more, evenly spaced ones are fitted: dense truth takes longer and does not change the fit."""
 L1_STEPS, TUKEY_STEPS = 12, 12
 TUKEY_WIDTH = 4.685
-"""In standard deviations: 95 % efficient where errors are normal (Holland and Welsch 1977)."""
+"""In standard deviations: 95 % efficient for normal errors (Holland and Welsch 1977)."""
 MAD_TO_STD = 1.4826
-LARGEST_ERROR = 1e9
-NEAREST = 0.1
-"""Of the median fitted depth: an error of anything nearer counts as one at that depth."""
+MAX_ERROR = 1e9
+MIN_RELATIVE_DEPTH = 0.1
+"""Fraction of the median fitted depth that relative errors are divided by at least."""
 TINY = 1e-12
-ALIKE = 1e-9
-"""Values that differ by less of their size are the same."""
-SMALLEST_STEP = 1e-3
-"""Of the spread: nearer points count the same in the first fit, whose weights would be infinite at 0."""
+EQUAL_TOLERANCE = 1e-9
+"""Relative difference below which values are equal."""
+MIN_RELATIVE_ERROR = 1e-3
+"""Fraction of the spread below which errors get equal L1 weights; 1 / error is infinite at 0."""
 
 
 class Verdict(IntEnum):
-    """Whether an image could be aligned, or why not. The numbers stand in stores."""
+    """Result of an alignment. Stores contain the numbers."""
 
     ACCEPTED = 0
     TOO_FEW_POINTS = 1
@@ -66,15 +66,15 @@ REASONS = {
 
 
 class Fit(NamedTuple):
-    """How one image was aligned."""
+    """Alignment of one image."""
 
     scale: float
-    """NaN, and `shift` too, where it was not accepted."""
+    """NaN if the fit was rejected, as is `shift`."""
     shift: float
     points: int
-    """Pixels with a value and a truth."""
+    """Number of pixels with a value and a truth."""
     residual: float
-    """Median over them of |aligned - truth| / truth, depth in metres; NaN where nothing could be fitted."""
+    """Median of |aligned - truth| / truth over these pixels; NaN if there is no fit."""
     verdict: Verdict
 
 
@@ -89,32 +89,32 @@ def fit(
     min_points: int = MIN_POINTS,
     max_residual: float = MAX_RESIDUAL,
 ) -> Fit:
-    """Scale and shift of an image's values (H, W), NaN where there are none, by its truth (H, W) metres.
+    """Fit scale and shift of relative depth (H, W), NaN where invalid, to truth (H, W) in metres.
 
-    What a few points say decides nothing: least absolute errors first, then Tukey's weights about that, a fixed number
-    of steps each, in float64. Errors are of disparity; or of depth, in the end relative to the fitted one (relative to
-    the truth, a wrong one near 0 would count for many right ones); or, up to a scale alone, of the logarithm of depth.
+    Robust to outliers: L1 regression, then Tukey's biweight, a fixed number of reweighted steps each, in float64.
+    Errors are in disparity; in depth, relative to the fitted depth in the Tukey steps (relative to the truth, one wrong
+    truth near 0 outweighs many right ones); or in log depth for `scale_invariant`.
 
-    Raises PipelineError for shapes that differ, or a space that is not relative.
+    Raises PipelineError for different shapes or a space that is not relative.
     """
-    known = _known(values, truth_m, depth_space)
-    points = int(np.count_nonzero(known))
+    valid = _valid(values, truth_m, depth_space)
+    points = int(np.count_nonzero(valid))
     if points < max(min_points, 2):
         return Fit(math.nan, math.nan, points, math.nan, Verdict.TOO_FEW_POINTS)
-    value, truth = values[known].astype(np.float64), truth_m[known].astype(np.float64)
-    chosen = np.linspace(0, points - 1, min(points, MOST_POINTS)).round().astype(np.intp)
+    value, truth = values[valid].astype(np.float64), truth_m[valid].astype(np.float64)
+    chosen = np.linspace(0, points - 1, min(points, MAX_POINTS)).round().astype(np.intp)
     scale, shift = _robust(value[chosen], truth[chosen], depth_space)
     if not (scale > 0 and math.isfinite(scale) and math.isfinite(shift)):
         return Fit(math.nan, math.nan, points, math.nan, Verdict.SCALE_NOT_POSITIVE)
     aligned = _metres(value, scale, shift, depth_space)
-    error = np.where(np.isnan(aligned), np.inf, np.minimum(np.abs(aligned - truth) / truth, LARGEST_ERROR))
+    error = np.where(np.isnan(aligned), np.inf, np.minimum(np.abs(aligned - truth) / truth, MAX_ERROR))
     residual = float(np.median(error))
-    if math.isinf(residual):  # most of the points have no depth at all
+    if math.isinf(residual):  # most points have no positive depth
         return Fit(math.nan, math.nan, points, math.nan, Verdict.MOSTLY_NOT_POSITIVE)
     if residual > max_residual:
         return Fit(math.nan, math.nan, points, residual, Verdict.RESIDUAL_TOO_LARGE)
-    everywhere = values[np.isfinite(values)].astype(np.float64)
-    if np.mean(scale * everywhere + shift <= 0) > MAX_LOST_SHARE:
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if np.mean(scale * finite + shift <= 0) > MAX_INVALID_FRACTION:
         return Fit(math.nan, math.nan, points, residual, Verdict.MOSTLY_NOT_POSITIVE)
     return Fit(scale, shift, points, residual, Verdict.ACCEPTED)
 
@@ -126,9 +126,9 @@ def apply(
     depth_space: str,
     depth_range_m: tuple[float, float] = DEPTH_RANGE_M,
 ) -> NDArray[np.float32]:
-    """Values as depth of the same shape, float32 metres, clipped to a range.
+    """Return aligned depth of the shape of `values`, float32 metres, clipped to `depth_range_m`.
 
-    NaN where a value is, and where its aligned depth or disparity is not above 0; everywhere where `scale` is NaN.
+    NaN where the value is NaN or its aligned depth or disparity is not positive; all NaN if `scale` is NaN.
     """
     metres = _metres(values.astype(np.float64), scale, shift, depth_space)
     return np.clip(metres, *depth_range_m).astype(np.float32)
@@ -137,28 +137,28 @@ def apply(
 def fit_least_squares(
     values: NDArray[np.floating], truth_m: NDArray[np.floating], depth_space: str
 ) -> tuple[float, float]:
-    """Scale and shift of values (P,) by their truth (P,) metres: least squares, every point the same.
+    """Fit scale and shift of values (P,) to truth (P,) in metres by unweighted least squares.
 
-    Whatever comes out, perhaps a scale below 0; 0 where all values are the same. Up to a scale alone, the shift is 0.
-    Raises PipelineError for no points.
+    The scale may be negative; it is 0 if all values are equal. The shift of `scale_invariant` is 0. Raises
+    PipelineError if P is 0.
     """
     if not values.size:
-        raise PipelineError("no pixel to align by: expected ground truth where there is a prediction")
+        raise PipelineError("no pixel to align: expected pixels with both a prediction and ground truth")
     value, truth = values.astype(np.float64), truth_m.astype(np.float64)
     if depth_space == "scale_invariant":
         square = float(value @ value)
         return (float(value @ truth) / square if square else 0.0), 0.0
-    wanted = 1 / truth if depth_space == "affine_disparity" else truth
-    return _line(value, wanted, np.ones_like(value))
+    target = 1 / truth if depth_space == "affine_disparity" else truth
+    return _line(value, target, np.ones_like(value))
 
 
 def align_to_truth(
     values: NDArray[np.floating], truth_m: NDArray[np.floating], mask: NDArray[np.bool_], depth_space: str
 ) -> NDArray[np.float32]:
-    """Values (H, W) as metres (H, W), float32, after `fit_least_squares` over the pixels of `mask`, in no range.
+    """Align values (H, W) to truth by `fit_least_squares` over `mask`; return float32 metres (H, W), not clipped.
 
-    NaN where a value is, or where the aligned depth or disparity is not above 0. Values and truth of the mask are
-    finite. Raises PipelineError for an empty mask, shapes that differ, or a space that is not relative.
+    Values and truth must be finite in the mask. NaN where the value is NaN or the aligned depth or disparity is not
+    positive. Raises PipelineError for an empty mask, different shapes, or a space that is not relative.
     """
     _check(values, truth_m, depth_space)
     scale, shift = fit_least_squares(values[mask], truth_m[mask], depth_space)
@@ -168,16 +168,16 @@ def align_to_truth(
 def _check(values: NDArray[np.floating], truth_m: NDArray[np.floating], depth_space: str) -> None:
     check_depth_space(depth_space)
     if depth_space == "metric_m":
-        raise PipelineError("depth space metric_m: expected relative depth, metres need no alignment")
+        raise PipelineError("depth space metric_m: expected relative depth; metric depth needs no alignment")
     if values.shape != truth_m.shape:
-        raise PipelineError(f"values and truth of shapes {values.shape} and {truth_m.shape}: expected one shape")
+        raise PipelineError(f"values of shape {values.shape} and truth of shape {truth_m.shape}: expected equal shapes")
 
 
-def _known(values: NDArray[np.floating], truth_m: NDArray[np.floating], depth_space: str) -> NDArray[np.bool_]:
-    """Pixels by which an image is aligned."""
+def _valid(values: NDArray[np.floating], truth_m: NDArray[np.floating], depth_space: str) -> NDArray[np.bool_]:
+    """Return the mask of pixels to fit."""
     _check(values, truth_m, depth_space)
-    known: NDArray[np.bool_] = np.isfinite(values) & np.isfinite(truth_m) & (truth_m > 0)
-    return known & (values > 0) if depth_space == "scale_invariant" else known
+    valid: NDArray[np.bool_] = np.isfinite(values) & np.isfinite(truth_m) & (truth_m > 0)
+    return valid & (values > 0) if depth_space == "scale_invariant" else valid
 
 
 def _metres(values: NDArray[np.float64], scale: float, shift: float, depth_space: str) -> NDArray[np.float64]:
@@ -188,42 +188,42 @@ def _metres(values: NDArray[np.float64], scale: float, shift: float, depth_space
 
 
 def _robust(value: NDArray[np.float64], truth_m: NDArray[np.float64], depth_space: str) -> tuple[float, float]:
-    """Scale and shift; a scale of 0 or NaN where the values say nothing."""
+    """Fit scale and shift robustly; a scale of 0 or NaN if the values do not determine one."""
     if depth_space == "scale_invariant":
-        # ln truth = ln scale + ln value: a line of slope 0 through their difference
-        _, level = _reweighted(np.zeros_like(value), np.log(truth_m / value))
-        return math.exp(level), 0.0
+        # ln truth = ln scale + ln value: fit a constant to the difference
+        _, log_scale = _reweighted(np.zeros_like(value), np.log(truth_m / value))
+        return math.exp(log_scale), 0.0
     if depth_space == "affine_disparity":
         return _reweighted(value, 1 / truth_m)
     return _reweighted(value, truth_m, relative=True)
 
 
 def _reweighted(x: NDArray[np.float64], y: NDArray[np.float64], *, relative: bool = False) -> tuple[float, float]:
-    """Slope and level of y over x, robustly; in the end by errors relative to the line where `relative`."""
+    """Fit slope and intercept by L1, then Tukey; with `relative`, Tukey errors are relative to the fitted line."""
     unit = np.ones_like(x)
-    slope, level = _line(x, y, unit)
+    slope, intercept = _line(x, y, unit)
     for step in range(L1_STEPS + TUKEY_STEPS):
-        fitted = slope * x + level
+        fitted = slope * x + intercept
         if relative and step >= L1_STEPS:
-            unit = 1 / np.maximum(fitted, max(NEAREST * float(np.median(fitted)), TINY))
+            unit = 1 / np.maximum(fitted, max(MIN_RELATIVE_DEPTH * float(np.median(fitted)), TINY))
         error = np.abs(y - fitted) * unit
         spread = MAD_TO_STD * float(np.median(error))
-        if spread == 0:  # more than half of the points lie on the line
+        if spread == 0:  # more than half of the points are on the line
             break
         if step < L1_STEPS:
-            weight = 1 / np.maximum(error, SMALLEST_STEP * spread)
+            weight = 1 / np.maximum(error, MIN_RELATIVE_ERROR * spread)
         else:
             weight = (1 - np.minimum(error / (TUKEY_WIDTH * spread), 1) ** 2) ** 2
-        slope, level = _line(x, y, weight * unit**2)
-    return slope, level
+        slope, intercept = _line(x, y, weight * unit**2)
+    return slope, intercept
 
 
 def _line(x: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:
-    """Slope and level of the weighted least squares line; slope 0 where all x are the same."""
+    """Fit slope and intercept by weighted least squares; the slope is 0 if all x are equal."""
     total = weight.sum()
-    x_mean, y_mean = (float((weight * one).sum() / total) for one in (x, y))
-    off = x - x_mean
-    spread = float((weight * off * off).sum())
-    alike = ALIKE * float(np.abs(x).max())
-    slope = float((weight * off * (y - y_mean)).sum()) / spread if spread > total * alike**2 else 0.0
+    x_mean, y_mean = (float((weight * values).sum() / total) for values in (x, y))
+    offset = x - x_mean
+    spread = float((weight * offset * offset).sum())
+    tolerance = EQUAL_TOLERANCE * float(np.abs(x).max())
+    slope = float((weight * offset * (y - y_mean)).sum()) / spread if spread > total * tolerance**2 else 0.0
     return slope, y_mean - slope * x_mean

@@ -1,6 +1,6 @@
-"""How good a depth map is, by the field's customs: metrics, and the protocols that say which pixels count.
+"""Depth metrics, and the evaluation protocols: crop, depth range and alignment.
 
-Shape legend: H, W pixels.
+Shape legend: H W pixels.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ METRICS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", 
 LOWER_IS_BETTER = METRICS[:6]
 
 UNIT_FACTOR = 2.0
-"""A median this many times too far or too near is rather a wrong unit than a wrong prediction."""
+"""Predictions off by this factor or more in the median probably have a wrong unit."""
 
-_GARG_ROWS = (0.40810811, 0.99189189)  # fractions of the height and width (Garg et al. 2016, as BTS has it)
+_GARG_ROWS = (0.40810811, 0.99189189)  # fractions of the height and width (Garg et al. 2016, as in BTS)
 _GARG_COLUMNS = (0.03594771, 0.96405229)
 _NYU_SIZE = (480, 640)
 _NYU_ROWS = slice(45, 471)  # Eigen's crop of NYU
@@ -38,31 +38,31 @@ ALIGNS = {
     "depth": "scale and shift of depth, least squares",
     "disparity": "scale and shift of 1 / depth, least squares",
 }
-"""How a prediction is brought to the truth, image by image, before it is measured."""
+"""Alignment of a prediction to the truth of its image before evaluation."""
 _SPACES = {"scale": "scale_invariant", "depth": "affine_depth", "disparity": "affine_disparity"}
 
 
 def depth_metrics(
     predicted_m: NDArray[np.floating], truth_m: NDArray[np.floating], mask: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """The nine customary metrics of one image, over the pixels of `mask`, in float64.
+    """Return the nine usual metrics of one image over the pixels of `mask`, in float64.
 
     Args:
         predicted_m: (H, W) metres.
-        truth_m: (H, W) metres; what lies outside the mask does not matter.
+        truth_m: (H, W) metres; ignored outside the mask.
         mask: (H, W) bool.
 
     Returns:
         abs_rel; sq_rel and rmse in metres; rmse_log (natural log); log10; silog, 100 times the standard
-        deviation of the log ratio; delta1, delta2, delta3, the shares of pixels within 1.25, 1.25^2, 1.25^3.
+        deviation of the log ratio; delta1, delta2, delta3, fractions of pixels within a factor of 1.25, 1.25^2, 1.25^3.
 
-    Raises PipelineError for shapes that differ, an empty mask, or a depth in it that is not positive and finite.
+    Raises PipelineError for different shapes, an empty mask, or depth in the mask that is not positive and finite.
     """
     if not predicted_m.shape == truth_m.shape == mask.shape:
         shapes = f"{predicted_m.shape}, {truth_m.shape} and {mask.shape}"
-        raise PipelineError(f"prediction, truth and mask of shapes {shapes}: expected one shape")
+        raise PipelineError(f"prediction, truth and mask of shapes {shapes}: expected equal shapes")
     if not mask.any():
-        raise PipelineError("no pixel to evaluate: expected ground truth within the protocol's crop and range")
+        raise PipelineError("no pixel to evaluate: expected ground truth inside the protocol's crop and range")
     predicted = _positive("prediction", predicted_m[mask])
     truth = _positive("truth", truth_m[mask])
     error = predicted - truth
@@ -90,44 +90,44 @@ def _positive(what: str, depth_m: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def unit_ratio(predicted_m: NDArray[np.floating], truth_m: NDArray[np.floating]) -> float:
-    """Median of prediction / truth (H, W) as they come, where both have a value; NaN where none has."""
-    known = np.isfinite(predicted_m) & np.isfinite(truth_m) & (truth_m > 0)
-    return float(np.median(predicted_m[known] / truth_m[known])) if known.any() else math.nan
+    """Return the median of prediction / truth, both (H, W), where both are valid; NaN if nowhere."""
+    valid = np.isfinite(predicted_m) & np.isfinite(truth_m) & (truth_m > 0)
+    return float(np.median(predicted_m[valid] / truth_m[valid])) if valid.any() else math.nan
 
 
 def unit_hint(ratios: Sequence[float]) -> str | None:
-    """What to say of the median of images' ratios to truth where no teacher is so wrong; None where it may be right."""
-    known = [ratio for ratio in ratios if math.isfinite(ratio)]
-    middle = float(np.median(known)) if known else 1.0
-    if 1 / UNIT_FACTOR <= middle <= UNIT_FACTOR:
+    """Return a warning if the median of the images' `unit_ratio` suggests a wrong unit, otherwise None."""
+    finite = [ratio for ratio in ratios if math.isfinite(ratio)]
+    median = float(np.median(finite)) if finite else 1.0
+    if 1 / UNIT_FACTOR <= median <= UNIT_FACTOR:
         return None
     return (
-        f"median ratio to truth {middle:.3g}: unit? Compare the metres per unit of the predictions with those of the "
+        f"median ratio to truth {median:.3g}: wrong unit? Compare the metres per unit of the predictions and of the "
         "ground truth (`metres_per_unit`, metres_per_unit of dataset.json)"
     )
 
 
 def mean_metrics(images: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each metric over images, every image counting the same. Raises PipelineError for none."""
+    """Return the unweighted mean of each metric over images. Raises PipelineError for no images."""
     if not images:
-        raise PipelineError("no image to average metrics over: expected one or more")
+        raise PipelineError("no image to average metrics over: expected at least one")
     return {name: math.fsum(image[name] for image in images) / len(images) for name in images[0]}
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Which pixels count, and what is done to a prediction first. `dataclasses.replace` makes variants.
+    """Evaluation protocol: crop, depth range, flip average and alignment. `dataclasses.replace` makes variants.
 
-    Raises PipelineError for an unknown crop or a range that holds nothing.
+    Raises PipelineError for an unknown crop or alignment, or an empty range.
     """
 
     name: str
     crop: str
-    """`none`; `garg`, fractions of the 352x1216 KB crop; `eigen_nyu`, of 480x640."""
+    """`none`; `garg`, as fractions of the KB crop of 352x1216; `eigen_nyu`, for 480x640 only."""
     min_m: float
-    """Truth at or below it does not count; predictions are raised to it."""
+    """Truth at or below it is ignored; predictions are clipped to it."""
     max_m: float | None
-    """Truth at or above it does not count; predictions are lowered to it. None is no limit."""
+    """Truth at or above it is ignored; predictions are clipped to it. None is no limit."""
     flip_average: bool
     """Whether the prediction is the mean of the image's and of the mirrored image's, mirrored back."""
     align: str = "none"
@@ -142,9 +142,9 @@ class Protocol:
             raise PipelineError(f"depth range {self.min_m} to {self.max_m} m: expected 0 < min < max")
 
     def mask(self, truth_m: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Pixels (H, W) that count: a truth within the range, inside the crop. NaN and 0 never do.
+        """Return the pixels (H, W) to evaluate: truth (H, W) within the range and the crop; NaN and 0 are not.
 
-        Raises PipelineError where the crop is defined for another image size.
+        Raises PipelineError if the crop is defined for another image size.
         """
         inside = np.zeros(truth_m.shape, dtype=np.bool_)
         inside[self._window(*truth_m.shape)] = True
@@ -153,27 +153,26 @@ class Protocol:
 
     def _window(self, height: int, width: int) -> tuple[slice, slice]:
         if self.crop == "garg":
-            top, bottom = (int(share * height) for share in _GARG_ROWS)
-            left, right = (int(share * width) for share in _GARG_COLUMNS)
+            top, bottom = (int(fraction * height) for fraction in _GARG_ROWS)
+            left, right = (int(fraction * width) for fraction in _GARG_COLUMNS)
             return slice(top, bottom), slice(left, right)
         if self.crop == "eigen_nyu":
             if (height, width) != _NYU_SIZE:
                 size = f"{height}x{width}"
-                raise PipelineError(f"truth of {size}: the eigen_nyu crop is of 480x640: use `protocol=plain`")
+                raise PipelineError(f"truth of {size}: the eigen_nyu crop is defined for 480x640; use `protocol=plain`")
             return _NYU_ROWS, _NYU_COLUMNS
         return slice(None), slice(None)
 
     def clamp(self, predicted_m: NDArray[np.floating]) -> NDArray[np.float64]:
-        """The prediction (H, W), float64, within the range. NaN stays NaN."""
+        """Clip a prediction (H, W) to the range, as float64; keeps NaN."""
         return np.clip(predicted_m.astype(np.float64), self.min_m, self.max_m)
 
     def prepared(
         self, predicted_m: NDArray[np.floating], truth_m: NDArray[np.floating], mask: NDArray[np.bool_]
     ) -> NDArray[np.float64]:
-        """The prediction (H, W) as it is measured: aligned to the truth over `mask`, and within the range.
+        """Return the prediction (H, W) to evaluate: aligned to truth (H, W) over `mask` and clipped to the range.
 
-        Where an aligned disparity is not above 0 the pixel lies infinitely far: it is taken for the farthest that
-        counts, `max_m` or the image's largest truth.
+        Pixels without positive aligned disparity are infinitely far: they get `max_m` or the largest truth.
         """
         aligned = predicted_m.astype(np.float64)
         if self.align == "median":
@@ -186,7 +185,7 @@ class Protocol:
         return self.clamp(aligned)
 
     def as_json(self) -> dict[str, Any]:
-        """JSON form; `align` only where there is one, as results that were written before it was known have none."""
+        """Return the fields as JSON, without `align` if it is `none`, as in results of older versions."""
         fields = asdict(self)
         return fields if self.align != "none" else {name: fields[name] for name in fields if name != "align"}
 
@@ -204,9 +203,9 @@ PROTOCOLS = {
 def evaluate_pair(
     predicted_m: NDArray[np.floating], truth_m: NDArray[np.floating], protocol: Protocol
 ) -> dict[str, float]:
-    """Metrics of one prediction (H, W) against its truth (H, W), both metres.
+    """Return the metrics of a prediction (H, W) against truth (H, W), both in metres.
 
-    NaN or 0 in the truth is no measurement. Raises PipelineError as `depth_metrics` and `Protocol.mask` do.
+    NaN and 0 in the truth are invalid. Raises PipelineError as `depth_metrics` and `Protocol.mask` do.
     """
     mask = protocol.mask(truth_m)
     return depth_metrics(protocol.prepared(predicted_m, truth_m, mask), truth_m, mask)

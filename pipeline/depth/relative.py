@@ -1,11 +1,11 @@
-"""Relative depth: what a student learns from a teacher whose numbers mean something within an image alone.
+"""Relative depth: the target of students of relative-depth teachers.
 
-Each image's numbers are brought to one range that bins can cover, 1 for the nearest and the bins' last edge for the
-farthest. The result is called relative depth. It is as arbitrary as the teacher's numbers were, but of one kind
-whatever they were: positive, larger farther away, and an affine function away from them in their own space. In a
-relative run every depth is one, also where a name says metres.
+A relative-depth teacher has another scale, and perhaps shift, in each image. Its values are mapped to one range for all
+images: 1 for the nearest pixels, the last bin edge for the farthest. The result is positive, increases with
+distance, and is an affine function of the teacher's values in their depth space. In a relative run all depths are
+relative, also where a name ends in `_m`.
 
-Shape legend: any; H, W pixels.
+Shape legend: H W pixels.
 """
 
 from __future__ import annotations
@@ -25,61 +25,61 @@ if TYPE_CHECKING:
 
 METRIC = "metric_m"
 BINS = {"affine_disparity": "inverse:64:1:100", "affine_depth": "linear:64:1:100", "scale_invariant": "log:64:1:100"}
-"""Bins of relative depth: even in what the teacher's numbers are even in."""
+"""Bins of relative depth, evenly spaced in the depth space of the teacher."""
 SIGMA_BINS = 1.0
 """Width of the Gaussian map of a relative target, in bins."""
 ROBUST = (2.0, 98.0)
-"""Percentiles that become the ends of the range, as Marigold has it (Ke et al. 2024, section 3.1): single pixels decide
-minimum and maximum."""
+"""Percentiles that are mapped to the ends of the range, as in Marigold (Ke et al. 2024, section 3.1); minimum and
+maximum depend on single pixels."""
 WHOLE = (0.0, 100.0)
-LEAST_PIXELS = 16
-"""Fewer say nothing of an image's range."""
+MIN_PIXELS = 16
+"""Smallest number of valid pixels to determine the range of an image."""
 ALIGN = {METRIC: "none", "affine_disparity": "disparity", "affine_depth": "depth", "scale_invariant": "scale"}
-"""How relative depth is brought to metres before it is measured (`metrics.Protocol.align`)."""
+"""Alignment to metric truth before evaluation (`metrics.Protocol.align`)."""
 
 
 class Range(NamedTuple):
-    """Which relative depth a run learns."""
+    """Depth space and range of the relative depth that a run learns."""
 
     depth_space: str
-    """The teacher's."""
+    """Depth space of the teacher."""
     near: float
     far: float
     """First and last edge of the bins."""
 
     def of(self, values: NDArray[np.float32], percentiles: tuple[float, float] = ROBUST) -> NDArray[np.float32]:
-        """Relative depth (H, W) of a teacher's numbers (H, W); NaN stays NaN.
+        """Return the relative depth (H, W) of a teacher's values (H, W); NaN stays NaN.
 
-        Numbers beyond the two percentiles become the ends of the range. For depth up to a scale, of which only ratios
-        mean something, the median becomes the geometric middle of the range. NaN everywhere where the numbers are
-        fewer than 16, or all the same: then there is no shape to learn.
+        The two percentiles are mapped to the ends of the range, and values beyond them are clipped. For
+        `scale_invariant`, where only ratios have a meaning, the median is mapped to the geometric mean of the ends
+        instead. All NaN if there are fewer than 16 values or all are equal.
         """
-        known = values[np.isfinite(values)].astype(np.float64)
-        nothing = np.full(values.shape, np.nan, np.float32)
-        if known.size < LEAST_PIXELS:
-            return nothing
+        finite = values[np.isfinite(values)].astype(np.float64)
+        invalid = np.full(values.shape, np.nan, np.float32)
+        if finite.size < MIN_PIXELS:
+            return invalid
         if self.depth_space == "scale_invariant":
-            middle = float(np.median(known))
-            if middle <= 0:
-                return nothing
-            relative = values * ((self.near * self.far) ** 0.5 / middle)
+            median = float(np.median(finite))
+            if median <= 0:
+                return invalid
+            relative = values * ((self.near * self.far) ** 0.5 / median)
             return np.asarray(np.clip(relative, self.near, self.far), np.float32)
-        low, high = np.percentile(known, percentiles)
+        low, high = np.percentile(finite, percentiles)
         if not high > low:
-            return nothing
-        share = np.clip((values - low) / (high - low), 0.0, 1.0)
+            return invalid
+        fraction = np.clip((values - low) / (high - low), 0.0, 1.0)
         if self.depth_space == "affine_disparity":
-            return np.asarray(1 / (1 / self.far + share * (1 / self.near - 1 / self.far)), np.float32)
-        return np.asarray(self.near + share * (self.far - self.near), np.float32)
+            return np.asarray(1 / (1 / self.far + fraction * (1 / self.near - 1 / self.far)), np.float32)
+        return np.asarray(self.near + fraction * (self.far - self.near), np.float32)
 
 
 def in_own_space(relative: Numbers, depth_space: str) -> Numbers:
-    """What is an affine function of the teacher's numbers: relative disparity, or relative depth itself."""
+    """Convert relative depth, of any shape, to what is affine in the teacher's values: disparity or depth."""
     if depth_space not in {METRIC, "affine_disparity"}:
         return relative
-    return 1 / relative  # type: ignore[return-value]  # NumPy's types widen float32 by a whole number, NumPy does not
+    return 1 / relative  # type: ignore[return-value]  # NumPy's type hints say that 1 / float32 is float64; it is float32
 
 
 def depth_space_of(config: Mapping[str, Any]) -> str:
-    """What the depth of a run means; metres where its configuration does not say."""
+    """Return the depth space of a run, from its configuration; `metric_m` by default."""
     return str(config.get("depth_space", METRIC))

@@ -1,4 +1,4 @@
-"""Depth maps at another size.
+"""Resizing of depth maps.
 
 Shape legend: H, W and h, w pixels.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def upsampled(depth_m: NDArray[np.float32], size_px: tuple[int, int]) -> NDArray[np.float32]:
-    """Depth (h, w) at another size (H, W), bilinear; pixels that touch an invalid one are invalid."""
+    """Resize depth (h, w) to `size_px` = (H, W), bilinear. NaN spreads to every pixel interpolated from it."""
     if depth_m.shape == size_px:
         return depth_m
     resized = F.interpolate(torch.from_numpy(depth_m)[None, None], size_px, mode="bilinear", align_corners=False)

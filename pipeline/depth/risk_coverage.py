@@ -1,6 +1,6 @@
-"""Errors sorted by doubt, and how far errors reach: risk-coverage curves, rank correlation, quantiles. No I/O.
+"""Risk-coverage curves, rank correlation, and quantiles of errors.
 
-Shape legend: P pixels of an image, C coverages, L shares.
+Shape legend: P pixels of an image, C coverages, L quantile levels.
 """
 
 from __future__ import annotations
@@ -17,44 +17,45 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 COVERAGES = tuple(step / 20 for step in range(1, 21))
-LEAST_M = 1e-3
-"""A smaller depth divides as if it were this one."""
+MIN_DEPTH_M = 1e-3
+"""Smallest depth to divide by."""
 _ERROR_EDGES = np.concatenate([[0.0], np.geomspace(1e-6, 1e3, 9 * 512 + 1)])  # steps of 0.45 %
 
 
 class Curve(NamedTuple):
-    """Error of the most certain pixels of an image."""
+    """Risk-coverage curve of an image."""
 
     risk: Array
-    """(C,) mean error of the most certain share, for each of COVERAGES"""
+    """(C,) mean error of the most certain fraction of pixels, for each of COVERAGES"""
     aurc: float
-    """Area under risk by coverage: the mean over 1 to P pixels."""
+    """Area under the curve: the mean of the risk over the 1 to P most certain pixels."""
 
 
 def relative_difference(depth_m: NDArray[np.floating], other_m: NDArray[np.floating]) -> Array:
-    """|depth - other| / depth of any shape: how far a prediction and that of the mirrored image are apart."""
+    """Return |depth - other| / depth, of any shape."""
     wide = depth_m.astype(np.float64)
-    found: Array = np.abs(wide - other_m.astype(np.float64)) / np.maximum(wide, LEAST_M)
-    return found
+    difference: Array = np.abs(wide - other_m.astype(np.float64)) / np.maximum(wide, MIN_DEPTH_M)
+    return difference
 
 
-def risk_coverage(doubt: Array, error: Array) -> Curve:
-    """Mean error (P,) of the least doubtful pixels. Pixels of equal doubt share their mean error, in no order.
+def risk_coverage(uncertainty: Array, error: Array) -> Curve:
+    """Return the risk-coverage curve of errors (P,) sorted by uncertainty (P,).
 
-    So `doubt` that is the error gives the oracle's curve, and one that is constant gives the plain mean everywhere.
+    Pixels of equal uncertainty all get their mean error. The error as uncertainty gives the oracle curve; a constant
+    uncertainty gives the mean error at every coverage.
     """
-    _, group, count = np.unique(doubt, return_inverse=True, return_counts=True)
+    _, group, count = np.unique(uncertainty, return_inverse=True, return_counts=True)
     shared = np.bincount(group, error) / count
     sums = np.concatenate([[0.0], np.cumsum(np.repeat(shared, count))])
-    places = np.arange(len(sums), dtype=np.float64)
-    wanted = np.array(COVERAGES) * len(error)
-    return Curve(np.interp(wanted, places, sums) / wanted, float(np.mean(sums[1:] / places[1:])))
+    counts = np.arange(len(sums), dtype=np.float64)
+    covered = np.array(COVERAGES) * len(error)
+    return Curve(np.interp(covered, counts, sums) / covered, float(np.mean(sums[1:] / counts[1:])))
 
 
-def spearman(one: Array, other: Array) -> float | None:
-    """Rank correlation of two (P,), equals having their mean rank; None where either is constant."""
+def spearman(x: Array, y: Array) -> float | None:
+    """Return the Spearman correlation of two (P,), with mean ranks for ties; None if either is constant."""
     ranks = []
-    for values in (one, other):
+    for values in (x, y):
         _, group, count = np.unique(values, return_inverse=True, return_counts=True)
         if len(count) < 2:
             return None
@@ -63,32 +64,34 @@ def spearman(one: Array, other: Array) -> float | None:
     return float(ranks[0] @ ranks[1] / np.sqrt((ranks[0] @ ranks[0]) * (ranks[1] @ ranks[1])))
 
 
-class ErrorSpread:
-    """How large relative errors are over many images, each counting the same: a histogram of fixed size.
+class ErrorHistogram:
+    """Histogram of relative errors in which every image has the same weight.
 
-    Quantiles are exact to 0.45 %; errors from 1e-6 to 1000 are told apart.
+    Its bins span 1e-6 to 1000; quantiles are exact to 0.45 %.
     """
 
     def __init__(self) -> None:
         self.frames = 0
-        self._share = np.zeros(len(_ERROR_EDGES))
+        self._fractions = np.zeros(len(_ERROR_EDGES))
 
     def add(self, relative: Array) -> None:
         """Add the errors (P,) of one image."""
-        places = np.minimum(np.searchsorted(_ERROR_EDGES, relative), len(_ERROR_EDGES) - 1)
-        self._share += np.bincount(places, minlength=len(_ERROR_EDGES)) / len(relative)
+        indices = np.minimum(np.searchsorted(_ERROR_EDGES, relative), len(_ERROR_EDGES) - 1)
+        self._fractions += np.bincount(indices, minlength=len(_ERROR_EDGES)) / len(relative)
         self.frames += 1
 
-    def quantiles(self, shares: tuple[float, ...]) -> Array:
-        """Errors (L,) that the shares of the pixels stay within. Raises PipelineError before the first image."""
+    def quantiles(self, levels: tuple[float, ...]) -> Array:
+        """Return the quantiles (L,) of the errors. Raises PipelineError if no image was added."""
         if not self.frames:
-            raise PipelineError("no image to fit intervals on: expected one or more with ground truth in the protocol")
-        below = np.cumsum(self._share) / self.frames
-        found: Array = np.interp(shares, below, _ERROR_EDGES)
-        return found
+            raise PipelineError(
+                "no image to fit intervals on: expected at least one with ground truth inside the protocol's crop"
+            )
+        cdf = np.cumsum(self._fractions) / self.frames
+        errors: Array = np.interp(levels, cdf, _ERROR_EDGES)
+        return errors
 
 
 def constant_widths(errors: Array) -> Array:
-    """Widths (L,) of the intervals depth (1 - q) to depth (1 + q), by depth; no depth is below 0."""
-    found: Array = errors + np.minimum(errors, 1)
-    return found
+    """Return the widths (L,), relative to depth, of the intervals depth (1 - q) to depth (1 + q), cut off at 0."""
+    widths: Array = errors + np.minimum(errors, 1)
+    return widths

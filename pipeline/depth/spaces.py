@@ -1,4 +1,4 @@
-"""What a teacher's numbers can mean. Stated by every card and every store, never guessed."""
+"""Depth spaces: what the values of a teacher mean. Every card and every store states one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ DEPTH_SPACES = {
 
 
 def check_depth_space(name: str) -> None:
-    """Raise PipelineError unless `name` is a known depth space."""
+    """Raise PipelineError unless `name` is in DEPTH_SPACES."""
     if name not in DEPTH_SPACES:
         raise PipelineError(f"depth space {name!r}: expected one of {', '.join(DEPTH_SPACES)}")

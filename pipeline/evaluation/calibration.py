@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..depth.risk_coverage import ErrorSpread, relative_difference
+from ..depth.risk_coverage import ErrorHistogram, relative_difference
 from ..errors import PipelineError
 
 if TYPE_CHECKING:
     from .measure import EvaluationData, Predict
 
 
-def fit_error_spread(data: EvaluationData, split: str, predict: Predict) -> ErrorSpread:
+def fit_error_spread(data: EvaluationData, split: str, predict: Predict) -> ErrorHistogram:
     """Collect relative errors |truth - prediction| / prediction over a calibration split.
 
     Raises PipelineError if the split shares images with the evaluated one, or has no ground truth.
@@ -27,7 +27,7 @@ def fit_error_spread(data: EvaluationData, split: str, predict: Predict) -> Erro
             f"calibration split {split!r} shares {len(shared)} images with split {data.split!r} ({min(shared)!r}): "
             "use a `calibration_split` of other images"
         )
-    spread = ErrorSpread()
+    spread = ErrorHistogram()
     with data.progress.task("calibrate", len(samples), "img") as task:
         for frame, prediction in replace(data, split=split).predictions(predict):
             if frame.truth_m is not None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..common.progress import Progress
     from ..depth.metrics import Protocol
-    from ..depth.uncertainty import Look, UncertaintyMeter
+    from ..depth.uncertainty import UncertaintyMeter, Views
     from ..sources.base import Source
     from ..sources.frames import Frame
     from ..sources.view import View
@@ -39,7 +39,7 @@ class Prediction(NamedTuple):
 
     depth_m: NDArray[np.float32]
     """(H, W) metres"""
-    look: Look | None = None
+    views: Views | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _row(
     row |= coverage.add(predicted_m, frame.truth_m, protocol)
     if predicted_m is None:
         return row
-    row |= _truth_metrics(predicted_m, frame, protocol, meter, prediction.look)
+    row |= _truth_metrics(predicted_m, frame, protocol, meter, prediction.views)
     if store is not None:
         row |= teacher_metrics(predicted_m, frame, protocol, store)
     return row
@@ -127,7 +127,7 @@ def _truth_metrics(
     frame: Frame,
     protocol: Protocol,
     meter: UncertaintyMeter | None,
-    look: Look | None,
+    views: Views | None,
 ) -> dict[str, float]:
     """Metrics of a frame against ground truth; empty without ground truth within the protocol."""
     if frame.truth_m is None:
@@ -136,8 +136,8 @@ def _truth_metrics(
     if not mask.any():
         return {}
     row = depth_metrics(predicted_m, frame.truth_m, mask)
-    if meter is not None and look is not None:
-        row |= meter.add(predicted_m, frame.truth_m, mask, look)
+    if meter is not None and views is not None:
+        row |= meter.add(predicted_m, frame.truth_m, mask, views)
     return row
 
 

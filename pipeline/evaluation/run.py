@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..common.progress import Silent
-from ..depth.uncertainty import Look, UncertaintyMeter
+from ..depth.uncertainty import UncertaintyMeter, Views
 from ..errors import PipelineError
-from ..networks.predict import predict_depth_m, predict_looks
+from ..networks.predict import predict_depth_m, predict_views
 from ..networks.saved_run import has_map, view_of
 from ..sources.frames import images_of
 from ..sources.view import View
@@ -125,10 +125,10 @@ class _Student:
     def predict_with_uncertainty(self, frames: list[Frame]) -> list[Prediction]:
         """Predict the depth of frames of one size, with map and mirrored prediction."""
         images = images_of(frames, self.device)
-        looks = predict_looks(self.network, images, self.edges_m, flip_average=self.flip_average)
-        depth_m, plain_m, mirrored_m = (each.cpu().numpy() for each in looks[1:])
-        maps = looks.maps if self.has_map else [None] * len(frames)
+        views = predict_views(self.network, images, self.edges_m, flip_average=self.flip_average)
+        depth_m, direct_m, mirrored_m = (each.cpu().numpy() for each in views[1:])
+        maps = views.maps if self.has_map else [None] * len(frames)
         return [
-            Prediction(depth_m[index], Look(maps[index], plain_m[index], mirrored_m[index]))
+            Prediction(depth_m[index], Views(maps[index], direct_m[index], mirrored_m[index]))
             for index in range(len(frames))
         ]

@@ -1,1 +1,1 @@
-"""What a student minimizes: the TIE-KD loss, response losses, relative losses, likelihood."""
+"""Training losses: TIE-KD, response losses, relative losses, likelihood."""

@@ -1,6 +1,6 @@
-"""Likelihood of ground truth under a depth probability map: how a network learns maps that mean something.
+"""Likelihood of ground truth under a depth probability map, to train teachers.
 
-It stands apart from the losses that distil, so that changing those leaves teachers that were trained with this alone.
+A module without the distillation losses: dvc.yaml does not retrain teachers when those change.
 
 Shape legend: B batch, K bins, H W pixels of the target, h w of the logits, P valid pixels.
 """
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class LikelihoodLoss(DepthLoss):
     """Mean -ln p(truth), plus the scale-invariant log error of the expected depth.
 
-    The truth is shared by the two bins whose centres are nearest, so that its expectation is the truth itself. No
-    width is prescribed: where the image leaves depth open the map is wide, and at an edge it has two peaks. Every
-    valid pixel of the target counts, at the logit it falls on, so that sparse truth is used whole.
+    The truth is split between the two bins with the nearest centers, so that the mean of the target is the truth. The
+    width of the map is learned: wide where depth is ambiguous, with two peaks at edges. Every valid pixel of the target
+    is used, at the logit that it falls on, so no point of a sparse truth is lost.
 
     Terms: "loss", "nll_nats", "si".
     """
@@ -39,23 +39,23 @@ class LikelihoodLoss(DepthLoss):
         truth_m = target_m[batch, row, column]
         centers_m = bin_centers(self.bin_edges_m).to(truth_m)
         upper = torch.searchsorted(centers_m, truth_m).clamp(1, len(centers_m) - 1)
-        share = ((truth_m - centers_m[upper - 1]) / (centers_m[upper] - centers_m[upper - 1])).clamp(0, 1)
+        fraction = ((truth_m - centers_m[upper - 1]) / (centers_m[upper] - centers_m[upper - 1])).clamp(0, 1)
         (height, width), (rows, columns) = logits.shape[2:], target_depth_m.shape[2:]
         row = (row + self.skip_rows) * height // rows
         column = column * width // columns
-        # Flat: its gradient is then summed in one order. That of indexing by four is summed by threads as they come,
-        # and several pixels of the truth fall on one logit.
-        place = ((batch * len(centers_m) + upper) * height + row) * width + column
+        # Flat index: the gradient of gather adds up pixels that fall on one logit in a fixed order; that of indexing
+        # with four tensors does not.
+        index = ((batch * len(centers_m) + upper) * height + row) * width + column
         flat = log_student.reshape(-1)
-        low, high = flat.gather(0, place - height * width), flat.gather(0, place)
-        total, count = all_sum((low + share * (high - low)).sum(), is_valid(target_m).sum())
+        low, high = flat.gather(0, index - height * width), flat.gather(0, index)
+        total, count = all_sum((low + fraction * (high - low)).sum(), is_valid(target_m).sum())
         nll_nats = -total / count.clamp_min(1)
         si = scale_invariant(*self._depths(expected_depth(log_student.exp(), self.bin_edges_m), target_depth_m))
         return {"loss": nll_nats + si, "nll_nats": nll_nats, "si": si}
 
 
 def build_loss(
-    name: str,  # noqa: ARG001 - one call for every module
+    name: str,  # noqa: ARG001 - common signature
     bin_edges_m: Tensor | Sequence[float],
     settings: LossSettings,
 ) -> LikelihoodLoss:

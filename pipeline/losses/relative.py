@@ -1,7 +1,7 @@
-"""Losses that know no scale and no shift: for relative teachers, and for students that are to be relative.
+"""Scale- and shift-invariant losses, for relative teachers and students.
 
-As MiDaS has them (Ranftl et al. 2020, arXiv 1907.01341, equations 5, 6 and 11), on disparity, or on depth where the
-teacher is relative in depth.
+They compare disparity, or depth if the teacher is relative in depth. Source: MiDaS (Ranftl et al. 2020,
+arXiv 1907.01341), equations 5, 6 and 11.
 
 Shape legend: B batch, K bins, H W pixels of the target, h w pixels of the logits.
 """
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 GRADIENT_WEIGHT = 0.5
 SCALES = 4
-LEAST_DEVIATION = 1e-6
-"""Of an image's disparity: what is flatter has no shape to compare, and is not blown up."""
+MIN_DEVIATION = 1e-6
+"""Smallest deviation to divide by, so that noise of a flat image is not amplified."""
 
 
 class ScaleShiftInvariantLoss(FusedLoss):
-    """Mean |s - t|, both without their median and divided by their mean deviation from it, image by image.
+    """Mean |s - t|, with s and t normalized in each image: minus the median, divided by the mean absolute deviation.
 
-    With `gradients`, 0.5 times the gradients of s - t are added, along rows and columns at four scales, each a half of
-    the one before: edges are to lie where the teacher's lie. A DPM of the teacher is not used.
+    `gradients` adds 0.5 times the absolute gradients of s - t along rows and columns, at four scales that each halve
+    the resolution, which aligns edges. The teacher's map is not used.
 
-    Terms: "loss", "ssi", and perhaps "gradient".
+    Terms: "loss", "ssi", and "gradient" if enabled.
     """
 
     def __init__(self, bin_edges_m: Tensor | Sequence[float], *, gradients: bool = False, skip_rows: int = 0) -> None:
@@ -46,40 +46,40 @@ class ScaleShiftInvariantLoss(FusedLoss):
         self,
         logits: Tensor,
         target_depth_m: Tensor,
-        target_dpm: Maps | None,  # noqa: ARG002 - one call for every loss
+        target_dpm: Maps | None,  # noqa: ARG002 - common signature
     ) -> dict[str, Tensor]:
         student_m = fused(logits, self.bin_edges_m, kernel=self.kernel).depth_m
         depth_m, target_m, valid = self._depths(student_m, target_depth_m)
-        student, teacher = (_without_scale(in_own_space(one, self.depth_space), valid) for one in (depth_m, target_m))
-        off = torch.where(valid, student - teacher, 0.0)
-        total, count = all_sum(off.abs().sum(), valid.sum())
+        student, teacher = (_normalized(in_own_space(depth, self.depth_space), valid) for depth in (depth_m, target_m))
+        difference = torch.where(valid, student - teacher, 0.0)
+        total, count = all_sum(difference.abs().sum(), valid.sum())
         terms = {"ssi": total / count.clamp_min(1)}
         loss = terms["ssi"]
         if self.gradients:
-            terms["gradient"] = _gradients(off, valid)
+            terms["gradient"] = _gradients(difference, valid)
             loss = loss + GRADIENT_WEIGHT * terms["gradient"]
         return {"loss": loss, **terms}
 
 
-def _without_scale(values: Tensor, valid: Tensor) -> Tensor:
-    """Values (B, 1, H, W) without their median, by their mean deviation from it, both over an image's valid pixels."""
-    known = values.masked_fill(~valid, torch.nan).flatten(1)
-    middle = known.nanmedian(dim=1).values.nan_to_num().view(-1, 1, 1, 1)
-    around = torch.where(valid, values - middle, 0.0)
+def _normalized(values: Tensor, valid: Tensor) -> Tensor:
+    """Return (values - median) / mean absolute deviation of values (B, 1, H, W), over the valid pixels of an image."""
+    masked = values.masked_fill(~valid, torch.nan).flatten(1)
+    median = masked.nanmedian(dim=1).values.nan_to_num().view(-1, 1, 1, 1)
+    centered = torch.where(valid, values - median, 0.0)
     counts = valid.sum(dim=(1, 2, 3), keepdim=True).clamp_min(1)
-    deviation = around.abs().sum(dim=(1, 2, 3), keepdim=True) / counts
-    return around / deviation.clamp_min(LEAST_DEVIATION)
+    deviation = centered.abs().sum(dim=(1, 2, 3), keepdim=True) / counts
+    return centered / deviation.clamp_min(MIN_DEVIATION)
 
 
-def _gradients(off: Tensor, valid: Tensor) -> Tensor:
-    """Sum over the scales of mean |d/dx| + |d/dy|, over pairs of valid pixels."""
+def _gradients(difference: Tensor, valid: Tensor) -> Tensor:
+    """Return the sum over scales of the mean |d/dx| + |d/dy| over pairs of valid pixels."""
     scales = []
     for scale in range(SCALES):
         step = 2**scale
-        coarse, known = off[..., ::step, ::step], valid[..., ::step, ::step]
-        down = (coarse[..., 1:, :] - coarse[..., :-1, :]).abs() * (known[..., 1:, :] & known[..., :-1, :])
-        right = (coarse[..., 1:] - coarse[..., :-1]).abs() * (known[..., 1:] & known[..., :-1])
-        total, count = all_sum(down.sum() + right.sum(), known.sum())
+        coarse, coarse_valid = difference[..., ::step, ::step], valid[..., ::step, ::step]
+        down = (coarse[..., 1:, :] - coarse[..., :-1, :]).abs() * (coarse_valid[..., 1:, :] & coarse_valid[..., :-1, :])
+        right = (coarse[..., 1:] - coarse[..., :-1]).abs() * (coarse_valid[..., 1:] & coarse_valid[..., :-1])
+        total, count = all_sum(down.sum() + right.sum(), coarse_valid.sum())
         scales.append(total / count.clamp_min(1))
     return torch.stack(scales).sum()
 

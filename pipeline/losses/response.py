@@ -1,4 +1,4 @@
-"""Losses on depth alone that TIE-KD is compared with: SSIM, MSE, SI and their sums.
+"""Response losses, the paper's baselines on depth alone: SSIM, MSE, SI and their sums.
 
 Shape legend: B batch, K bins, H W pixels of the target, h w of the logits.
 """
@@ -19,17 +19,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SSIM_WEIGHT = 1.5
-"""SSIM's weight beside SI or MSE."""
+"""Weight of SSIM in sums with SI or MSE."""
 
 
 class ResponseLoss(FusedLoss):
-    """Losses on depth alone, the paper's response-based baselines (released `si_loss.py`, `ssim_si_loss.py`).
+    """Loss on depth alone.
 
     `ssim`: 1 - mean SSIM. `mse`: mean squared error. `si`: sqrt(var(g) + 0.15 mean(g)^2) with
-    g = ln(d + 1e-3) - ln(t + 1e-3) over all valid pixels of the batch, the variance being the unbiased one.
-    `ssim+si` and `ssim+mse` add 1.5 times the first. A DPM of the teacher is not used.
+    g = ln(d + 1e-3) - ln(t + 1e-3) over all valid pixels of the batch, with the unbiased variance.
+    `ssim+si` and `ssim+mse` weigh SSIM by 1.5. The teacher's map is not used.
 
-    Terms: "loss", and of "ssim_loss", "mse_m2", "si" those that take part.
+    Terms: "loss", and its parts among "ssim_loss", "mse_m2", "si".
+
+    Source: released `si_loss.py` and `ssim_si_loss.py`.
     """
 
     def __init__(self, bin_edges_m: Tensor | Sequence[float], kind: str = "ssim", skip_rows: int = 0) -> None:
@@ -43,7 +45,7 @@ class ResponseLoss(FusedLoss):
         self,
         logits: Tensor,
         target_depth_m: Tensor,
-        target_dpm: Maps | None,  # noqa: ARG002 - one call for every loss
+        target_dpm: Maps | None,  # noqa: ARG002 - common signature
     ) -> dict[str, Tensor]:
         student_m = fused(logits, self.bin_edges_m, kernel=self.kernel).depth_m
         depth_m, target_m, valid = self._depths(student_m, target_depth_m)
@@ -61,10 +63,10 @@ class ResponseLoss(FusedLoss):
 
 
 def ssim_loss(depth_m: Tensor, target_m: Tensor, valid: Tensor, *, released: bool = False) -> Tensor:
-    """1 - mean SSIM over valid pixels of depths (B, 1, H, W) in metres; `released` as in `ssim_map`."""
+    """Return 1 - mean SSIM over valid pixels of depth (B, 1, H, W) in metres; `released` as in `ssim_map`."""
     return mean_where(valid, 1 - ssim_map(depth_m, target_m, released=released))
 
 
 def build_loss(name: str, bin_edges_m: Tensor | Sequence[float], settings: LossSettings) -> ResponseLoss:
-    """Build one of `ResponseLoss`'s kinds. See `registry.build_loss`."""
+    """Build a `ResponseLoss`. See `registry.build_loss`."""
     return ResponseLoss(bin_edges_m, name, settings.skip_rows)

@@ -1,7 +1,7 @@
-"""Structural similarity of two depth maps, as the method uses it: on raw metres, with zero padding.
+"""Structural similarity (SSIM) of two depth maps in metres, with zero padding.
 
-All is done in strips of rows, there and back: some twenty float64 maps take part, and whole ones would be a fifth of
-the size of the logits that the depth comes from.
+Forward and backward work on strips of rows: about twenty float64 maps are needed, which at full size are a fifth of the
+size of the logits.
 
 Shape legend: B batch, H W pixels, R rows of a strip.
 """
@@ -23,25 +23,25 @@ SIGMA_PX = 1.5
 C1 = 0.01**2
 C2 = 0.03**2
 STRIP_PIXELS = 2**15
-"""In a strip, on a CPU: 256 KB for a float64 map. An accelerator takes the whole map: it wants few large steps."""
+"""Pixels of a strip on a CPU: 256 KB for a float64 map. A GPU processes whole maps, to launch fewer kernels."""
 
 
 def ssim_map(x: Tensor, y: Tensor, *, released: bool = False) -> Tensor:
-    """SSIM at every pixel of two maps (B, 1, H, W): the same shape and type, differentiable in x.
+    """Return the SSIM at every pixel of maps x and y (B, 1, H, W), in their shape and type; differentiable in x.
 
-    11x11 Gaussian window of sigma 1.5, zeros beyond the border, C1 = 0.01^2 and C2 = 0.03^2 although values
-    are metres and not 0..1. `released` takes absolute values of both variances and of the covariance, as the
-    released `ssim.py` does: a slope the wrong way is then rewarded like one the right way.
+    11x11 Gaussian window of sigma 1.5 px, zero padding, C1 = 0.01^2 and C2 = 0.03^2. `released` takes absolute values
+    of both variances and of the covariance, as the released `ssim.py` does, which rewards an inverted slope like a
+    correct one.
 
-    A variance is a difference of squares of up to 80^2, and C2 is 0.0009, about float32's rounding there. So
-    the sums are float64 where the device has it. TF32, cuDNN's default, would be far worse.
+    Sums are float64 if the device supports it: a variance is a difference of squares of up to 80^2, whose rounding in
+    float32 is about C2 = 0.0009. TF32, the default of cuDNN, is worse.
     """
-    found: Tensor = _Ssim.apply(x, y, released)  # type: ignore[no-untyped-call]  # torch does not annotate it
-    return found
+    similarity: Tensor = _Ssim.apply(x, y, released)  # type: ignore[no-untyped-call]  # torch has no annotation
+    return similarity
 
 
 class _Parts(NamedTuple):
-    """What SSIM is made of, all (B, R, W): similarity is n1 n2 / (d1 d2)."""
+    """Factors of SSIM = n1 n2 / (d1 d2), all (B, R, W)."""
 
     mu_x: Tensor
     mu_y: Tensor
@@ -50,12 +50,12 @@ class _Parts(NamedTuple):
     d1: Tensor
     d2: Tensor
     slope_variance: Tensor | float
-    """of what stands for x's variance: 0 where that is cut off, -1 where its sign is turned"""
+    """derivative of the clamped or absolute variance of x: 0 where clamped, -1 where negated"""
     slope_covariance: Tensor | float
 
 
 def _parts(x: Tensor, y: Tensor, *, released: bool) -> _Parts:
-    """Of maps (B, R + 10, W + 10)."""
+    """Return the factors of SSIM for padded maps (B, R + 10, W + 10)."""
     mu_x, mu_y, xx, yy, xy = _means(torch.stack([x, y, x * x, y * y, x * y])).unbind()
     mu_xx, mu_yy, mu_xy = mu_x * mu_x, mu_y * mu_y, mu_x * mu_y
     var_x, var_y, covariance = xx.sub_(mu_xx), yy.sub_(mu_yy), xy.sub_(mu_xy)
@@ -63,12 +63,12 @@ def _parts(x: Tensor, y: Tensor, *, released: bool) -> _Parts:
     if released:
         variances = var_x.abs() + var_y.abs()
         return _Parts(mu_x, mu_y, n1, 2 * covariance.abs() + C2, d1, variances + C2, var_x.sign(), covariance.sign())
-    variances = var_x.clamp_min(0) + var_y.clamp_min(0)  # below 0 there is only rounding
+    variances = var_x.clamp_min(0) + var_y.clamp_min(0)  # negative only by rounding
     return _Parts(mu_x, mu_y, n1, 2 * covariance + C2, d1, variances + C2, (var_x >= 0).to(x.dtype), 1.0)
 
 
 def _slopes(parts: _Parts) -> Tensor:
-    """What similarity changes by, (3, B, R, W): with the mean of x, of x^2 and of xy."""
+    """Return the derivatives (3, B, R, W) of SSIM in the window means of x, x^2 and xy."""
     below = parts.d1 * parts.d2
     of_product = 2 * parts.n1 * parts.slope_covariance / below
     similar = parts.n1 * parts.n2 / below
@@ -81,19 +81,19 @@ def _slopes(parts: _Parts) -> Tensor:
 class _Ssim(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, released: bool) -> Tensor:  # noqa: ANN401 - autograd's shape
-        found = torch.empty_like(x, memory_format=torch.contiguous_format)
+        similarity = torch.empty_like(x, memory_format=torch.contiguous_format)
         batch, _, height, width = x.shape
-        # Kept for the way back, where five of eight means would otherwise be made again
-        kept = (batch, height, width) if ctx.needs_input_grad[0] else (0, 0, 0)
-        slopes = torch.empty(3, *kept, dtype=_work_type(x), device=x.device)
+        # Saved for backward, which would otherwise recompute five of eight window means
+        saved = (batch, height, width) if ctx.needs_input_grad[0] else (0, 0, 0)
+        slopes = torch.empty(3, *saved, dtype=_work_type(x), device=x.device)
         for begin, end in _strips(x):
             around = (begin - REACH, end + REACH)
             parts = _parts(_rows(x[:, 0], *around), _rows(y[:, 0], *around), released=released)
-            found[:, 0, begin:end] = parts.n1 * parts.n2 / (parts.d1 * parts.d2)
+            similarity[:, 0, begin:end] = parts.n1 * parts.n2 / (parts.d1 * parts.d2)
             if ctx.needs_input_grad[0]:
                 slopes[:, :, begin:end] = _slopes(parts)
         ctx.save_for_backward(x, y, slopes)
-        return found
+        return similarity
 
     @staticmethod
     @once_differentiable
@@ -101,16 +101,16 @@ class _Ssim(torch.autograd.Function):
         x, y, slopes = ctx.saved_tensors
         gradient = torch.empty_like(x, memory_format=torch.contiguous_format)
         for begin, end in _strips(x):
-            # A pixel is in the windows of rows up to 5 away.
+            # A pixel is in the windows of rows up to 5 px away
             around = (begin - REACH, end + REACH)
             direct, twice, crossed = _means(_rows(slopes, *around) * _rows(of_map[:, 0], *around)).unbind()
-            here_x, here_y = (one[:, 0, begin:end].to(slopes.dtype) for one in (x, y))
+            here_x, here_y = (maps[:, 0, begin:end].to(slopes.dtype) for maps in (x, y))
             gradient[:, 0, begin:end] = direct + 2 * here_x * twice + here_y * crossed
         return gradient, None, None
 
 
 def _strips(maps: Tensor) -> list[tuple[int, int]]:
-    """First and last row of each strip."""
+    """Return the first row of each strip and the row after its last."""
     batch, _, height, width = maps.shape
     rows = max(STRIP_PIXELS // max(batch * width, 1), 4 * REACH) if maps.device.type == "cpu" else max(height, 1)
     return [(begin, min(begin + rows, height)) for begin in range(0, height, rows)]
@@ -121,7 +121,7 @@ def _work_type(maps: Tensor) -> torch.dtype:
 
 
 def _rows(maps: Tensor, begin: int, end: int) -> Tensor:
-    """Rows of maps (..., H, W) as (..., end - begin, W + 10), with zeros beyond the border, in the type of the sums."""
+    """Return rows of maps (..., H, W) as (..., end - begin, W + 10), zero-padded, in the type of the sums."""
     height = maps.shape[-2]
     some = maps[..., max(begin, 0) : min(end, height), :].to(_work_type(maps))
     return F.pad(some, (REACH, REACH, max(-begin, 0), max(end - height, 0)))
@@ -144,7 +144,7 @@ def _means(maps: Tensor) -> Tensor:
 
 @cache
 def _weights() -> list[float]:
-    """Of the window along one axis, from its middle outwards."""
+    """Return the weights of the window along one axis, from the center outwards."""
     taps = [math.exp(-(step**2) / (2 * SIGMA_PX**2)) for step in range(REACH + 1)]
     total = taps[0] + 2 * math.fsum(taps[1:])
     return [tap / total for tap in taps]

@@ -1,6 +1,4 @@
-"""The TIE-KD loss.
-
-`base.py` says how every loss is called, and which pixels count.
+"""The TIE-KD loss. `base.py` documents the calling convention.
 
 Shape legend: B batch, K bins, H W pixels of the target, h w pixels of the logits.
 """
@@ -28,19 +26,18 @@ RELEASED_EPSILON = 1e-7
 
 
 class TieKdLoss(FusedLoss):
-    """The TIE-KD loss: 10 (w mean KL(T || S) + (1 - w) (1 - mean SSIM)), means over valid pixels.
+    """The TIE-KD loss: 10 (w mean KL(T || S) + (1 - w) (1 - mean SSIM)), with means over valid pixels.
 
     Args:
         bin_edges_m: (K + 1,) ascending.
-        sigma_m: width of the teacher's Gaussian.
-        sigma_bins: its width in bins instead (`bin_gaussian_dpm`). Not for `released`.
-        weight: w, the share of the KL. 1 leaves the SSIM out.
-        kind: `gaussian` as the paper describes it, or `released` as the released code computes it: its maps
-            (`released_dpm`, always of sigma 0.5), T log(T / (S + 1e-7) + 1e-7) summed where S is not 0, and
-            SSIM with absolute variances and covariance.
-        skip_rows: top rows of the target that both terms leave out; 110 of the released code's 352x704 crop.
-        centered: move each Gaussian so that the mean of its map is the teacher's depth (see `gaussian_dpm`),
-            which matters near the ends of the range. Not for `released`.
+        sigma_m: width of the teacher's Gaussian in metres. `released` always uses 0.5.
+        sigma_bins: width in bins, overrides `sigma_m` (`bin_gaussian_dpm`). Not for `released`.
+        weight: w, weight of the KL term. 1 omits SSIM.
+        kind: `gaussian` as in the paper, or `released` as in the released code: its maps (`released_dpm`),
+            T log(T / (S + 1e-7) + 1e-7) summed where S is not 0, and SSIM with absolute variances and covariance.
+        skip_rows: top rows of the target to ignore in both terms; the released code ignores 110 of 352x704.
+        centered: shift each Gaussian so that the mean of its map is the teacher's depth (`gaussian_dpm`), which matters
+            near the ends of the range. Not for `released`.
 
     Terms: "loss", "kl_nats", "ssim_loss".
 
@@ -67,34 +64,36 @@ class TieKdLoss(FusedLoss):
     ) -> None:
         super().__init__(bin_edges_m, skip_rows)
         if kind not in {"gaussian", "released"}:
-            raise PipelineError(f"kind {kind!r}: expected gaussian or released")
+            raise PipelineError(f"`kind={kind}`: expected gaussian or released")
         if not 0 <= weight <= 1:
-            raise PipelineError(f"weight {weight}: expected 0 to 1")
+            raise PipelineError(f"`weight={weight}` must be between 0 and 1")
         if not (math.isfinite(sigma_m) and sigma_m > 0):
-            raise PipelineError(f"sigma_m {sigma_m}: expected a finite number above 0")
+            raise PipelineError(f"`sigma_m={sigma_m}` must be positive and finite")
         if sigma_bins is not None and not (math.isfinite(sigma_bins) and sigma_bins > 0):
-            raise PipelineError(f"sigma_bins {sigma_bins}: expected a finite number above 0")
+            raise PipelineError(f"`sigma_bins={sigma_bins}` must be positive and finite")
         if kind == "released" and (centered or sigma_bins is not None):
-            raise PipelineError("the released maps are never centred, and always 0.5 m wide: use kind gaussian")
+            raise PipelineError(
+                "`kind=released` has a sigma of 0.5 m and no centering: omit `sigma_bins` and `centered`"
+            )
         self.sigma_bins, self.centered = sigma_bins, centered
         self.sigma_m = RELEASED_SIGMA_M if kind == "released" else sigma_m
         self.weight = weight
         self.kind = kind
 
     def use_kernel(self, kernel: str, device: torch.device) -> None:
-        """As `DepthLoss.use_kernel`; the released order of operations has one."""
+        """As `DepthLoss.use_kernel`; `released` has only `blocks`."""
         (DepthLoss if self.kind == "released" else FusedLoss).use_kernel(self, kernel, device)
 
     def _terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None) -> dict[str, Tensor]:
         released = self.kind == "released"
-        depth_of_map_m = nearest(target_depth_m, logits.shape[2:])
-        valid = is_valid(depth_of_map_m)
+        map_depth_m = nearest(target_depth_m, logits.shape[2:])
+        valid = is_valid(map_depth_m)
         if released:
-            found = self._released_map(widened(logits), depth_of_map_m, target_dpm)
+            student = self._released_map(widened(logits), map_depth_m, target_dpm)
         else:
-            target = self._target(logits, depth_of_map_m, target_dpm)
-            found = fused(logits, self.bin_edges_m, target, self.kernel)
-        depth_m, kl, mass = found
+            target = self._target(logits, map_depth_m, target_dpm)
+            student = fused(logits, self.bin_edges_m, target, self.kernel)
+        depth_m, kl, mass = student
         assert kl is not None
         assert mass is not None
         skipped = self._skipped_rows(logits.shape[2], target_depth_m.shape[2])
@@ -107,7 +106,7 @@ class TieKdLoss(FusedLoss):
         return {"loss": SCALE * loss, **parts}
 
     def _target(self, logits: Tensor, depth_m: Tensor, target_dpm: Maps | None) -> AnyTarget:
-        """The teacher's maps, given or of depth (B, 1, h, w)."""
+        """Return the teacher's maps: given, stored, or from depth (B, 1, h, w)."""
         if isinstance(target_dpm, StoredMaps):
             return StoredTarget(target_dpm, depth_m.dtype)
         if target_dpm is not None:
@@ -118,18 +117,17 @@ class TieKdLoss(FusedLoss):
         return GaussianTarget(depth_m, self.bin_edges_m, sigma, in_bins=in_bins, centered=self.centered)
 
     def _released_map(self, logits: Tensor, depth_m: Tensor, target_dpm: Maps | None) -> Fused:
-        """What `fused` gives, in the released code's order of operations."""
+        """Return what `fused` does, in the order of operations of the released code."""
         if target_dpm is None:
             teacher = released_dpm(depth_m.where(is_valid(depth_m), math.nan), self.bin_edges_m, self.sigma_m)
         else:
-            assert isinstance(target_dpm, Tensor), "the released order of operations takes no stored maps"
+            assert isinstance(target_dpm, Tensor), "the released loss does not take stored maps"
             teacher = nearest(target_dpm.detach().to(logits.dtype), logits.shape[2:])
         mass = teacher.sum(dim=1, keepdim=True)
-        known = mass.isfinite() & (mass > 0)
-        if not bool(known.all()):
-            teacher, mass = teacher.where(known, 0.0), mass.where(known, 0.0)
-        # The released code takes a softmax, which underflows at other logits than a log_softmax: its sum over S != 0
-        # tells the difference.
+        valid = mass.isfinite() & (mass > 0)
+        if not bool(valid.all()):
+            teacher, mass = teacher.where(valid, 0.0), mass.where(valid, 0.0)
+        # Not log_softmax: the sum over S != 0 depends on where softmax underflows.
         student = torch.softmax(logits, dim=1)
         return Fused(expected_depth(student, self.bin_edges_m), _released_kl(student, teacher), mass)
 
@@ -149,6 +147,6 @@ def build_loss(name: str, bin_edges_m: Tensor | Sequence[float], settings: LossS
 
 
 def _released_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL (B, 1, h, w) with the epsilons of the released `l_dpm_loss.py`, summed where S is not 0."""
+    """Return the KL (B, 1, h, w) with the epsilons of the released `l_dpm_loss.py`, summed where S is not 0."""
     ratio = teacher / (student + RELEASED_EPSILON)
     return torch.where(student != 0, teacher * torch.log(ratio + RELEASED_EPSILON), 0.0).sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""A trained student over the images of a split: its maps, its depth, and the ground truth beside them.
+"""Prediction of maps and depth with a student, and validation during training.
 
 Shape legend: B batch, K bins, H W pixels of the view, h w of the logits.
 """
@@ -26,49 +26,49 @@ if TYPE_CHECKING:
 
 @torch.inference_mode()
 def predict_map(network: nn.Module, images: Tensor) -> Tensor:
-    """Depth probability maps (B, K, h, w) float32 for images (B, 3, H, W) in 0..1 on the network's device."""
+    """Predict maps (B, K, h, w), float32, of images (B, 3, H, W) in 0..1 on the device of the network."""
     return torch.softmax(network(normalize(images)).float(), dim=1)
 
 
 @torch.inference_mode()
 def predict_depth_m(network: nn.Module, images: Tensor, bin_edges_m: Tensor, *, flip_average: bool) -> Tensor:
-    """Depth (B, H, W) metres for images (B, 3, H, W) in 0..1, upsampled from the map's own resolution.
+    """Predict depth (B, H, W) in metres of images (B, 3, H, W) in 0..1, upsampled from the resolution of the map.
 
-    With `flip_average`, the mean of the prediction and of the mirrored image's, mirrored back.
+    With `flip_average`, it is averaged with the prediction for the mirrored image, mirrored back.
     """
     depth_m = expected_depth(predict_map(network, images), bin_edges_m)
     if flip_average:
         mirrored = expected_depth(predict_map(network, images.flip(-1)), bin_edges_m)
         depth_m = (depth_m + mirrored.flip(-1)) / 2
-    return _as_large_as(images, depth_m)
+    return _resize_to(images, depth_m)
 
 
-class Looks(NamedTuple):
-    """What a student says of images and of their mirrored ones."""
+class BatchViews(NamedTuple):
+    """Predictions for images and for their mirror images."""
 
     maps: Tensor
-    """(B, K, h, w) of the images themselves"""
+    """(B, K, h, w) of the images, not flip-averaged"""
     depth_m: Tensor
-    """(B, H, W) the prediction, exactly as `predict_depth_m` gives it"""
-    plain_m: Tensor
-    """(B, H, W) of the images themselves"""
+    """(B, H, W) equal to `predict_depth_m`"""
+    direct_m: Tensor
+    """(B, H, W) of the images, not flip-averaged"""
     mirrored_m: Tensor
     """(B, H, W) of the mirrored images, mirrored back"""
 
 
 @torch.inference_mode()
-def predict_looks(network: nn.Module, images: Tensor, bin_edges_m: Tensor, *, flip_average: bool) -> Looks:
-    """Look at images (B, 3, H, W) in 0..1 twice. A flip average is one of depths: the maps are never mixed."""
-    # The mirrored look first: its maps are gone before the others are there.
+def predict_views(network: nn.Module, images: Tensor, bin_edges_m: Tensor, *, flip_average: bool) -> BatchViews:
+    """Predict images (B, 3, H, W) in 0..1 and their mirror images. `flip_average` averages depth, not maps."""
+    # The mirror images first, so that their maps are freed before the others are made
     mirrored_m = expected_depth(predict_map(network, images.flip(-1)), bin_edges_m).flip(-1)
     maps = predict_map(network, images)
-    plain_m = expected_depth(maps, bin_edges_m)
-    depth_m = (plain_m + mirrored_m) / 2 if flip_average else plain_m
-    return Looks(maps, *(_as_large_as(images, each_m) for each_m in (depth_m, plain_m, mirrored_m)))
+    direct_m = expected_depth(maps, bin_edges_m)
+    depth_m = (direct_m + mirrored_m) / 2 if flip_average else direct_m
+    return BatchViews(maps, *(_resize_to(images, each_m) for each_m in (depth_m, direct_m, mirrored_m)))
 
 
-def _as_large_as(images: Tensor, depth_m: Tensor) -> Tensor:
-    """Depth (B, H, W) as large as the images, of depth (B, 1, h, w)."""
+def _resize_to(images: Tensor, depth_m: Tensor) -> Tensor:
+    """Resize depth (B, 1, h, w) to the size of the images: (B, H, W)."""
     if depth_m.shape[-2:] != images.shape[-2:]:
         depth_m = F.interpolate(depth_m, images.shape[-2:], mode="bilinear", align_corners=False)
     return depth_m[:, 0]
@@ -84,16 +84,16 @@ def validate(
     device: torch.device,
     align: str = "none",
 ) -> dict[str, float]:
-    """Mean metrics of a network in training over `count` images of a split, spread evenly, without flip average.
+    """Return mean metrics of a network over `count` evenly spaced images of a split, without flip average.
 
-    `align` as in `metrics.Protocol`.
+    `align` as in `metrics.Protocol`. Empty if no image has ground truth inside the protocol.
     """
     protocol = replace(PROTOCOLS[source.customs.protocol], flip_average=False, align=align)
-    found: list[dict[str, float]] = []
+    metrics: list[dict[str, float]] = []
     for frames in frames_in_batches(source, evenly(source.samples(split), count), view, 4):
         depth_m = predict_depth_m(network, images_of(frames, device), bin_edges_m, flip_average=False).cpu().numpy()
-        for frame, one in zip(frames, depth_m, strict=True):
+        for frame, predicted_m in zip(frames, depth_m, strict=True):
             mask = None if frame.truth_m is None else protocol.mask(frame.truth_m)
             if mask is not None and frame.truth_m is not None and mask.any():
-                found.append(depth_metrics(protocol.prepared(one, frame.truth_m, mask), frame.truth_m, mask))
-    return mean_metrics(found) if found else {}
+                metrics.append(depth_metrics(protocol.prepared(predicted_m, frame.truth_m, mask), frame.truth_m, mask))
+    return mean_metrics(metrics) if metrics else {}

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import OptionError, PipelineError
-from ..losses.base import ALIASES
-from ..losses.registry import LOSSES
+from ..losses.registry import ALIASES, LOSSES
 from ..networks.registry import check_student
 
 if TYPE_CHECKING:

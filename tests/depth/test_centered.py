@@ -38,7 +38,7 @@ def test_the_mean_of_a_centered_map_is_the_depth(make, bins, sigma, worst_m):
     assert off_m.mean() < plain_m.mean() / 20
 
 
-def test_without_centring_a_map_near_the_end_of_the_range_has_its_mean_further_inside():
+def test_without_centering_table_a_map_near_the_end_of_the_range_has_its_mean_further_inside():
     depth_m = torch.tensor([0.3, 5.0, 9.7], dtype=torch.float64).view(1, 1, 1, 3)
     bias_m = (expected_depth(gaussian_dpm(depth_m, NYU, 0.5), NYU) - depth_m).flatten()
     assert bias_m[0] > 0.1
@@ -50,7 +50,7 @@ def test_without_centring_a_map_near_the_end_of_the_range_has_its_mean_further_i
     assert released_m[2] < -1.5
 
 
-def test_far_from_the_ends_centring_moves_nothing():
+def test_far_from_the_ends_centering_table_moves_nothing():
     depth_m = torch.linspace(3.0, 7.0, 50, dtype=torch.float64).view(1, 1, 1, -1)
     torch.testing.assert_close(
         gaussian_dpm(depth_m, NYU, 0.3, centered=True), gaussian_dpm(depth_m, NYU, 0.3), atol=1e-4, rtol=0
@@ -93,8 +93,8 @@ def test_the_loss_uses_them_when_asked_and_never_for_the_released_maps():
         loss = build_loss("dpm", NYU, **changes)
         torch.testing.assert_close(loss(logits, target_m), plain(logits, target_m, maps))
         assert (loss(logits, target_m) - plain(logits, target_m)).abs() > 0.01
-    with pytest.raises(ValueError, match="never centred"):
+    with pytest.raises(ValueError, match="no centering"):
         TieKdLoss(NYU, kind="released", centered=True)
-    with pytest.raises(ValueError, match="sigma_bins 0: expected a finite number above 0"):
+    with pytest.raises(ValueError, match="`sigma_bins=0` must be positive and finite"):
         TieKdLoss(NYU, sigma_bins=0)
     assert build_loss("released", NYU, centered=True, sigma_bins=2.0).sigma_m == 0.5

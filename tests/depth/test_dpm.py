@@ -60,7 +60,7 @@ def test_presets_are_the_released_configs():
         ("linear:5:nan:2", "finite"),
         ("log:5:0:2", "more than 0"),
         ("inverse:5:0:2", "more than 0"),
-        ("linear:5:-1:2", "0 or more"),
+        ("linear:5:-1:2", "at least 0"),
     ],
 )
 def test_bins_that_make_no_sense_are_refused(text, why):
@@ -220,5 +220,5 @@ def test_an_interval_of_an_invalid_pixel_is_nan_and_of_no_mass_is_refused():
     assert math.isnan(float(lower))
     assert math.isnan(float(upper))
     for mass in (0.0, 1.0, math.nan):
-        with pytest.raises(ValueError, match="interval mass"):
+        with pytest.raises(ValueError, match="`mass="):
             interval_m(torch.zeros(1, 257, 1, 1), KITTI, mass)

@@ -67,7 +67,7 @@ def test_a_depth_that_is_not_positive_and_finite_is_refused_on_either_side(bad):
 
 
 def test_shapes_that_differ_are_refused():
-    with pytest.raises(ValueError, match="expected one shape"):
+    with pytest.raises(ValueError, match="expected equal shapes"):
         depth_metrics(np.ones((2, 2)), np.ones((2, 3)), np.ones((2, 2), bool))
 
 

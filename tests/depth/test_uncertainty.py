@@ -17,17 +17,17 @@ from pipeline.depth.dpm import entropy_nats, expected_depth, gaussian_dpm, inter
 from pipeline.depth.metrics import PROTOCOLS
 from pipeline.depth.risk_coverage import (
     COVERAGES,
-    ErrorSpread,
+    ErrorHistogram,
     constant_widths,
     relative_difference,
     risk_coverage,
     spearman,
 )
-from pipeline.depth.uncertainty import LEVELS, Look, UncertaintyMeter, map_at, map_facts
+from pipeline.depth.uncertainty import LEVELS, UncertaintyMeter, Views, map_at, map_statistics
 from pipeline.evaluation.protocol import choose_protocol
 from pipeline.evaluation.result import write_result
 from pipeline.evaluation.run import evaluate_student
-from pipeline.networks.predict import predict_depth_m, predict_looks
+from pipeline.networks.predict import predict_depth_m, predict_views
 from pipeline.networks.registry import build_student
 from pipeline.networks.saved_run import CONFIG, WEIGHTS, LoadedRun, save_weights
 from pipeline.sources.registry import open_source
@@ -71,7 +71,7 @@ def test_the_mean_of_a_map_between_its_pixels_is_the_depth_that_is_measured():
 def test_doubt_is_what_the_pure_formulas_say():
     dpm, edges = random_map(), torch.from_numpy(EDGES_M)
     rows, columns = all_pixels((6, 9))
-    facts = map_facts(dpm, EDGES_M, rows, columns, (6, 9), np.full(54, 5.0), (0.3, 0.9))
+    facts = map_statistics(dpm, EDGES_M, rows, columns, (6, 9), np.full(54, 5.0), (0.3, 0.9))
     whole = dpm[None].double()
     depth_m = expected_depth(whole, edges)[0, 0].numpy()
     assert np.allclose(facts.entropy_nats, entropy_nats(whole).flatten().numpy(), atol=1e-6)
@@ -89,27 +89,27 @@ def test_a_truth_lies_inside_exactly_the_intervals_whose_ends_enclose_it():
     dpm, edges = random_map((20, 30)), torch.from_numpy(EDGES_M)
     truth_m = np.exp(np.random.default_rng(1).uniform(np.log(0.8), np.log(25), (20, 30)))  # some beyond the bins
     rows, columns = all_pixels((20, 30))
-    facts = map_facts(dpm, EDGES_M, rows, columns, (20, 30), truth_m[rows, columns])
+    facts = map_statistics(dpm, EDGES_M, rows, columns, (20, 30), truth_m[rows, columns])
     for level in LEVELS:
         low, high = (end[0, 0].numpy() for end in interval_m(dpm[None].double(), edges, level))
         inside = (low <= truth_m) & (truth_m <= high)
         assert 0 < inside.sum() < inside.size
-        assert np.array_equal(facts.needed.reshape(20, 30) <= level, inside)
-    assert np.all(facts.needed[(truth_m < EDGES_M[0]).flatten() | (truth_m > EDGES_M[-1]).flatten()] == 1)
+        assert np.array_equal(facts.truth_level.reshape(20, 30) <= level, inside)
+    assert np.all(facts.truth_level[(truth_m < EDGES_M[0]).flatten() | (truth_m > EDGES_M[-1]).flatten()] == 1)
 
 
 def test_pixels_are_taken_some_at_a_time_without_a_seam(monkeypatch):
     dpm, truth_m = random_map(), np.linspace(2, 18, 54)
     rows, columns = all_pixels((6, 9))
-    whole = map_facts(dpm, EDGES_M, rows, columns, (6, 9), truth_m)
+    whole = map_statistics(dpm, EDGES_M, rows, columns, (6, 9), truth_m)
     monkeypatch.setattr("pipeline.depth.uncertainty._CHUNK", 7)
-    parts = map_facts(dpm, EDGES_M, rows, columns, (6, 9), truth_m)
+    parts = map_statistics(dpm, EDGES_M, rows, columns, (6, 9), truth_m)
     assert all(np.allclose(one, other, rtol=1e-12) for one, other in zip(whole, parts, strict=True))
 
 
 def test_a_map_of_other_bins_is_refused():
-    with pytest.raises(ValueError, match=r"a map of shape \(16, 6, 9\): expected .* K = 4 bins"):
-        map_facts(random_map(), np.arange(5.0), *all_pixels((6, 9)), (6, 9), np.ones(54))
+    with pytest.raises(ValueError, match=r"map of shape \(16, 6, 9\): expected .* K = 4 bins"):
+        map_statistics(random_map(), np.arange(5.0), *all_pixels((6, 9)), (6, 9), np.ones(54))
 
 
 # --- many pixels -----------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_rank_correlation_is_the_pearson_correlation_of_mean_ranks():
 def test_quantiles_of_errors_count_every_image_the_same():
     random = np.random.default_rng(0)
     images = [random.exponential(scale, count) for scale, count in ((0.1, 4000), (0.5, 50), (0.02, 900))]
-    spread = ErrorSpread()
+    spread = ErrorHistogram()
     for errors in images:
         spread.add(errors)
     for share, found in zip((0.1, 0.5, 0.9), spread.quantiles((0.1, 0.5, 0.9)), strict=True):
@@ -181,7 +181,7 @@ def test_a_constant_interval_never_reaches_below_zero():
 
 def test_errors_of_no_image_have_no_quantiles():
     with pytest.raises(ValueError, match="no image to fit intervals on"):
-        ErrorSpread().quantiles((0.5,))
+        ErrorHistogram().quantiles((0.5,))
 
 
 # --- known answers ---------------------------------------------------------------------------------------------------
@@ -190,8 +190,8 @@ def test_errors_of_no_image_have_no_quantiles():
 def meter_of(truth_m, predicted_m, dpm=None, mirrored_m=None, edges_m=EDGES_M, calibration=None):
     """A meter that has seen one image."""
     meter = UncertaintyMeter(edges_m, calibration)
-    look = Look(dpm, predicted_m, predicted_m if mirrored_m is None else mirrored_m)
-    row = meter.add(predicted_m, truth_m, np.ones(truth_m.shape, bool), look)
+    views = Views(dpm, predicted_m, predicted_m if mirrored_m is None else mirrored_m)
+    row = meter.add(predicted_m, truth_m, np.ones(truth_m.shape, bool), views)
     return meter.result(), row
 
 
@@ -241,7 +241,7 @@ def test_a_measure_that_is_the_error_is_the_oracle_and_one_that_is_constant_the_
     assert measures["flip"]["spearman"] == pytest.approx(1)
     assert measures["random"]["risk"] == pytest.approx([error.mean()] * 20)
     assert measures["random"]["aurc"] == pytest.approx(error.mean())
-    flat = meter_of(truth_m, predicted_m)[0]["measures"]["flip"]  # both looks agree everywhere
+    flat = meter_of(truth_m, predicted_m)[0]["measures"]["flip"]  # both views agree everywhere
     assert flat["risk"] == pytest.approx([error.mean()] * 20)
     assert flat["spearman"] is None
     assert flat["ause"] == pytest.approx(measures["random"]["ause"])
@@ -267,7 +267,7 @@ def test_images_count_the_same_however_many_pixels_they_have():
     for number, size_px in enumerate([(6, 9), (30, 40)]):
         truth_m, depth_m, mirrored_m = random.uniform(2, 18, (3, *size_px))
         dpm = random_map(size_px, number)
-        meter.add(depth_m, truth_m, np.ones(size_px, bool), Look(dpm, depth_m, mirrored_m))
+        meter.add(depth_m, truth_m, np.ones(size_px, bool), Views(dpm, depth_m, mirrored_m))
         images.append(meter_of(truth_m, depth_m, dpm, mirrored_m)[0])
     found = meter.result()
     for name in ("entropy", "width", "deviation", "flip", "oracle", "random"):
@@ -284,9 +284,9 @@ def test_only_pixels_of_the_mask_count():
     truth_m, depth_m, mirrored_m = random.uniform(2, 18, (3, 6, 9))
     mask = random.uniform(size=(6, 9)) < 0.5
     meter = UncertaintyMeter(EDGES_M)
-    meter.add(depth_m, np.where(mask, truth_m, np.nan), mask, Look(random_map(), depth_m, mirrored_m))
+    meter.add(depth_m, np.where(mask, truth_m, np.nan), mask, Views(random_map(), depth_m, mirrored_m))
     rows, columns = mask.nonzero()
-    facts = map_facts(random_map(), EDGES_M, rows, columns, (6, 9), truth_m[mask])
+    facts = map_statistics(random_map(), EDGES_M, rows, columns, (6, 9), truth_m[mask])
     error = np.abs(depth_m - truth_m)[mask] / truth_m[mask]
     doubts = {
         "entropy": facts.entropy_nats,
@@ -304,7 +304,7 @@ def test_a_student_without_a_map_has_the_mirror_alone_and_constant_intervals_alo
     random = np.random.default_rng(0)
     predicted_m = random.uniform(5, 10, (2, 60, 80))
     truth_m = predicted_m * (1 + random.uniform(-0.4, 0.4, (2, 60, 80)))
-    calibration = ErrorSpread()
+    calibration = ErrorHistogram()
     calibration.add(relative_difference(predicted_m[0], truth_m[0]).flatten())
     found, row = meter_of(truth_m[1], predicted_m[1], calibration=calibration)
     assert set(found["measures"]) == {"flip", "oracle", "random"}
@@ -319,7 +319,7 @@ def test_a_student_without_a_map_has_the_mirror_alone_and_constant_intervals_alo
 
 
 def test_no_image_has_no_result():
-    with pytest.raises(ValueError, match="no image was measured"):
+    with pytest.raises(ValueError, match="no image was evaluated"):
         UncertaintyMeter(EDGES_M).result()
 
 
@@ -344,15 +344,15 @@ def test_maps_are_of_the_image_itself_and_depth_is_as_without_them():
     images = torch.rand(2, 3, 12, 20, generator=torch.Generator().manual_seed(0))
     edges_m = torch.from_numpy(EDGES_M)
     for flip_average in (False, True):
-        looks = predict_looks(Lopsided(), images, edges_m, flip_average=flip_average)
+        views = predict_views(Lopsided(), images, edges_m, flip_average=flip_average)
         depth_m = predict_depth_m(Lopsided(), images, edges_m, flip_average=flip_average)
-        assert torch.equal(looks.depth_m, depth_m)
-        assert torch.equal(looks.plain_m, predict_depth_m(Lopsided(), images, edges_m, flip_average=False))
+        assert torch.equal(views.depth_m, depth_m)
+        assert torch.equal(views.direct_m, predict_depth_m(Lopsided(), images, edges_m, flip_average=False))
         flipped_m = predict_depth_m(Lopsided(), images.flip(-1), edges_m, flip_average=False).flip(-1)
-        assert torch.allclose(looks.mirrored_m, flipped_m)
-        assert not torch.allclose(looks.mirrored_m, looks.plain_m, rtol=0.01)
-        whole = torch.nn.functional.interpolate(expected_depth(looks.maps, edges_m), (12, 20), mode="bilinear")
-        assert torch.allclose(whole[:, 0], looks.plain_m)
+        assert torch.allclose(views.mirrored_m, flipped_m)
+        assert not torch.allclose(views.mirrored_m, views.direct_m, rtol=0.01)
+        whole = torch.nn.functional.interpolate(expected_depth(views.maps, edges_m), (12, 20), mode="bilinear")
+        assert torch.allclose(whole[:, 0], views.direct_m)
 
 
 @pytest.mark.parametrize("protocol", ["plain", "flip"])
@@ -393,7 +393,7 @@ def test_each_frame_of_a_batch_is_judged_by_its_own_map_and_its_own_mirrored_loo
 def test_constant_intervals_are_fitted_on_other_images(scenes):
     protocol = PROTOCOLS["plain"]
     found = evaluate_student(run_of(), scenes, "test", protocol, uncertainty=True, calibration_split="train")
-    spread = ErrorSpread()
+    spread = ErrorHistogram()
     for sample in scenes.samples("train"):
         image = torch.from_numpy(fakes.image_of(fakes.smooth_depth_m((32, 64), int(sample.id))))
         network, edges_m = run_of().network, torch.from_numpy(EDGES_M)

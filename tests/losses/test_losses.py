@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from pipeline.depth.bins import bin_edges
 from pipeline.depth.dpm import expected_depth_of_logits, gaussian_dpm, released_dpm
-from pipeline.losses.base import ALIASES, StoredMaps
+from pipeline.losses.base import StoredMaps
 from pipeline.losses.likelihood import LikelihoodLoss
-from pipeline.losses.registry import LOSSES, build_loss
+from pipeline.losses.registry import ALIASES, LOSSES, build_loss
 from pipeline.losses.response import ResponseLoss
 from pipeline.losses.ssim import ssim_map
 from pipeline.losses.tiekd import TieKdLoss
@@ -223,10 +223,10 @@ def test_every_name_and_alias_builds_and_an_unknown_one_is_refused_with_the_list
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"weight": 1.5}, "expected 0 to 1"),
-        ({"sigma_m": 0.0}, "above 0"),
+        ({"weight": 1.5}, "between 0 and 1"),
+        ({"sigma_m": 0.0}, "positive and finite"),
         ({"kind": "exact"}, "gaussian or released"),
-        ({"skip_rows": -1}, "0 or more"),
+        ({"skip_rows": -1}, "at least 0"),
         ({"bin_edges_m": [1.0, 3.0, 2.0]}, "ascending"),
     ],
 )
@@ -241,7 +241,7 @@ def test_settings_that_make_no_sense_are_refused(change, why):
         ((1, 11, 4, 4), (1, 1, 4, 4), None, "expected (B, 12, h, w)"),
         ((2, 12, 4, 4), (1, 1, 4, 4), None, "expected (2, 1, H, W)"),
         ((1, 12, 4, 4), (1, 4, 4), None, "expected (1, 1, H, W)"),
-        ((1, 12, 4, 4), (1, 1, 2, 4), None, "fewer than 2 rows"),
+        ((1, 12, 4, 4), (1, 1, 2, 4), None, "less than the 2 rows"),
         ((1, 12, 4, 4), (1, 1, 8, 8), (1, 12, 6, 6), "target DPM of shape"),
         ((1, 12, 4, 4), (1, 1, 8, 8), (1, 11, 4, 4), "target DPM of shape"),
     ],

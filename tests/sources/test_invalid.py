@@ -211,7 +211,7 @@ def test_a_table_of_a_study_with_other_keys_is_refused(tmp_path, table):
 def test_a_median_that_no_teacher_has_is_told_as_a_unit(ratios, said):
     hint = unit_hint(ratios)
     assert (hint is None) is (said is None)
-    assert hint is None or hint.startswith(f"median ratio to truth {said}: unit?")
+    assert hint is None or hint.startswith(f"median ratio to truth {said}: wrong unit?")
 
 
 def test_the_ratio_is_that_of_pixels_with_both_values():
@@ -223,7 +223,7 @@ def test_the_ratio_is_that_of_pixels_with_both_values():
 def test_a_wrong_unit_of_the_truth_is_told_in_an_evaluation(root, store, tmp_path):
     (root / "dataset.json").write_text(json.dumps({"metres_per_unit": 0.0002, "invalid": 65535}))
     _, printed = evaluated(store, root, tmp_path)
-    assert re.search(r"median ratio to truth (4\.9\d|5(\.0\d)?): unit\?", printed)
+    assert re.search(r"median ratio to truth (4\.9\d|5(\.0\d)?): wrong unit\?", printed)
 
 
 def test_a_wrong_unit_of_the_truth_is_told_in_an_alignment(root, tmp_path):

@@ -17,7 +17,7 @@ from pipeline.deploy.export import export_student
 from pipeline.deploy.predict_folder import FolderOptions, predict_folder
 from pipeline.deploy.runners import open_model
 from pipeline.depth.bins import parse_bins
-from pipeline.depth.relative import ALIGN, BINS, LEAST_PIXELS, WHOLE, Range, in_own_space
+from pipeline.depth.relative import ALIGN, BINS, MIN_PIXELS, WHOLE, Range, in_own_space
 from pipeline.evaluation.protocol import choose_protocol
 from pipeline.evaluation.run import evaluate_student, evaluate_teacher
 from pipeline.losses.relative import ScaleShiftInvariantLoss
@@ -84,7 +84,7 @@ def test_scale_invariant_depth_has_its_median_at_the_geometric_mean_of_the_range
     assert np.unique(relative) == pytest.approx([5, 10, 20])
 
 
-@pytest.mark.parametrize("values", [np.full((8, 8), 3.0), np.full((8, 8), np.nan), np.arange(LEAST_PIXELS - 1.0)[None]])
+@pytest.mark.parametrize("values", [np.full((8, 8), 3.0), np.full((8, 8), np.nan), np.arange(MIN_PIXELS - 1.0)[None]])
 @pytest.mark.parametrize("space", ["affine_disparity", "affine_depth"])
 def test_a_flat_or_empty_image_has_no_target(space, values):
     assert np.isnan(ranged(space).of(values.astype(np.float32))).all()

@@ -170,7 +170,7 @@ def arguments(
     if target is None:
         return NONE.value, None, None, None
     if isinstance(target, GaussianTarget):
-        places, edges = target.place[:, 0].float().contiguous(), target.edges.float()
+        places, edges = target.mean[:, 0].float().contiguous(), target.edges.float()
         lengths = (*target.ends, CLAMP_SIGMAS * target.sigma, target.reach, 1 / (target.sigma * math.sqrt(2)))
         return GAUSSIAN.value, Gaussians(places, edges, *lengths), None, None
     return GIVEN.value, None, Strided(target.maps, *target.maps.stride()), target.nearest
