@@ -88,19 +88,19 @@ def align_store(
     workers = worker_threads(options.workers)
     with StoreWriter(out, spec, list(store.ids)) as writer, ThreadPoolExecutor(workers, "align") as pool:
         members = {shard: spec.shard_samples(shard) for shard in range(spec.shards)}
-        wanted = (
+        requests = (
             _Request(samples[number], store.depth(number), store.image_sha256[number].tobytes().hex())
             for shard in writer.todo
             for number in members[shard]
         )
         depths = _Depths(options.depth_range_m)
-        found = in_order(pool, aligner.fit, wanted, ahead=2 * workers)
+        fits = in_order(pool, aligner.fit, requests, ahead=2 * workers)
         try:
             with progress.task("align", len(store), "sample", done=writer.samples_done) as task:
                 for shard in writer.todo:
                     rows = []
                     for _ in members[shard]:
-                        fitted, truth_m = next(found).result()
+                        fitted, truth_m = next(fits).result()
                         depths.add(truth_m)
                         rows.append(row_of_fit(fitted))
                         task.update()
@@ -170,19 +170,19 @@ class _Aligner(NamedTuple):
             "depth_range_m": list(self.options.depth_range_m),
         }
 
-    def fit(self, one: _Request) -> tuple[Fit, float]:
+    def fit(self, request: _Request) -> tuple[Fit, float]:
         """Fit a sample to its truth, and return the fit and the median truth, NaN without truth.
 
         Raises PipelineError if the image is not the one that the store was made from.
         """
-        truth_m = self.source.read_truth_m(one.sample)
+        truth_m = self.source.read_truth_m(request.sample)
         if truth_m is None:
             return NO_TRUTH, math.nan
-        image, sha256 = self.source.read_image(one.sample)
-        check_image(one.sample.image_path, sha256, one.sha256, self.store_name)
+        image, sha256 = self.source.read_image(request.sample)
+        check_image(request.sample.image_path, sha256, request.sha256, self.store_name)
         # Resizing truth to the view would lose points, so the map is resized to the truth instead.
-        truth_m = of_view_m(truth_m, one.sample, self.view, (image.shape[0], image.shape[1]), own_pixels=True)
-        values = upsampled(one.values, (truth_m.shape[0], truth_m.shape[1]))
+        truth_m = of_view_m(truth_m, request.sample, self.view, (image.shape[0], image.shape[1]), own_pixels=True)
+        values = upsampled(request.values, (truth_m.shape[0], truth_m.shape[1]))
         fitted = fit(
             values,
             truth_m,

@@ -79,8 +79,8 @@ def _plan_there(name: str, options: CacheOptions) -> StorePlan | WorkerError:
     return _worker(name).plan(options)
 
 
-def _make_there(name: str, place: StoreTarget, shard: int) -> ShardResult | PlanMismatch | WorkerError:
-    return _worker(name).make(place, shard)
+def _make_there(name: str, target: StoreTarget, shard: int) -> ShardResult | PlanMismatch | WorkerError:
+    return _worker(name).make(target, shard)
 
 
 def _worker(name: str) -> ClusterWorker:
@@ -138,9 +138,9 @@ class Cluster:
         parts.mkdir()
         token = uuid4().hex
         write_durably(writer.staging / MARKER_FILE, token.encode())
-        place = StoreTarget(str(writer.staging.resolve()), token, writer.spec.digest(), options)
+        target = StoreTarget(str(writer.staging.resolve()), token, writer.spec.digest(), options)
         waits, written = Waits(), 0
-        for shard, made in self._answers(partial(_make_there, self.name, place), writer.todo, progress):
+        for shard, made in self._answers(partial(_make_there, self.name, target), writer.todo, progress):
             if isinstance(made, PlanMismatch):
                 raise _other_store(writer.spec, made)
             first = not writer.finished
@@ -162,7 +162,7 @@ class Cluster:
         dying on one task, or the scheduler is lost.
         """
         futures = self.client.map(function, asked, pure=False)
-        asked_by = {future.key: one for future, one in zip(futures, asked, strict=True)}
+        asked_by = {future.key: request for future, request in zip(futures, asked, strict=True)}
         queue = as_completed(futures, loop=self.client.loop)
         del futures  # lets the scheduler release finished results
         deaths = Counter[A]()
@@ -179,20 +179,20 @@ class Cluster:
                 else:
                     time.sleep(POLL_S)
                 for future in done:
-                    one = asked_by.pop(future.key)
+                    request = asked_by.pop(future.key)
                     try:
                         answer = future.result()
                     except (KilledWorker, CancelledError) as error:  # its worker died, before or after it was done
-                        deaths[one] += 1
-                        self._check_may_ask_again(deaths[one], error)
-                        again = self.client.submit(function, one, pure=False)
-                        asked_by[again.key] = one
+                        deaths[request] += 1
+                        self._check_may_ask_again(deaths[request], error)
+                        again = self.client.submit(function, request, pure=False)
+                        asked_by[again.key] = request
                         queue.add(again)
                         continue
                     if isinstance(answer, WorkerError):
                         fault = fault or answer.error()
                     else:
-                        yield one, answer
+                        yield request, answer
         finally:
             self.client.cancel(list(queue.futures))
         if fault is not None:

@@ -108,7 +108,7 @@ class WorkerError(NamedTuple):
     @classmethod
     def of(cls, error: Exception) -> WorkerError:
         """Describe an error."""
-        usual = next((one for one in (OSError, MemoryError, PipelineError) if isinstance(error, one)), None)
+        usual = next((base for base in (OSError, MemoryError, PipelineError) if isinstance(error, base)), None)
         number, text = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
         name = str(error.filename) if isinstance(error, OSError) and error.filename is not None else None
         kind = type(error).__name__ if usual is None else usual.__name__
@@ -152,9 +152,9 @@ class ClusterWorker:
         """Plan the store."""
         return _error_as_value(lambda: self._plan(options))
 
-    def make(self, place: StoreTarget, shard: int) -> ShardResult | PlanMismatch | WorkerError:
-        """Make a shard of the store at `place`."""
-        return _error_as_value(lambda: self._make(place, shard))
+    def make(self, target: StoreTarget, shard: int) -> ShardResult | PlanMismatch | WorkerError:
+        """Make a shard of the store at `target`."""
+        return _error_as_value(lambda: self._make(target, shard))
 
     def _plan(self, options: CacheOptions) -> StorePlan:
         maker = self._maker(options)
@@ -164,11 +164,11 @@ class ClusterWorker:
                 self._probed.add(options)
         return self._plans[options]
 
-    def _make(self, place: StoreTarget, shard: int) -> ShardResult | PlanMismatch:
+    def _make(self, target: StoreTarget, shard: int) -> ShardResult | PlanMismatch:
         with self._slots:
-            check_shared(Path(place.staging), place.token)
-            maker = self._maker(place.options)
-            if maker.spec.digest() != place.digest:
+            check_shared(Path(target.staging), target.token)
+            maker = self._maker(target.options)
+            if maker.spec.digest() != target.digest:
                 return PlanMismatch(maker.spec, socket.gethostname())
             waits = Waits()
             batches = maker.batches([shard])
@@ -176,7 +176,7 @@ class ClusterWorker:
             with self._asking:
                 encoding = maker.teach(shard, maker.answers(batches, waits))
             indexes = maker.spec.shard_samples(shard)
-            folder = Path(place.staging) / PARTS_FOLDER / f"{shard}-{uuid4().hex}"
+            folder = Path(target.staging) / PARTS_FOLDER / f"{shard}-{uuid4().hex}"
             folder.mkdir()  # not its parents: where they are gone, so is the run that this worker is too late for
             try:
                 named = {

@@ -100,20 +100,20 @@ def compare_with_teacher(
     _check_card(store, teacher)
     samples = evenly(source.samples(split), count)
     view = View.parse(store.spec.view)
-    beside = _Comparison(store)
+    comparison = _Comparison(store)
     with (progress or Silent()).task("run the teacher twice", 2 * len(samples), "img") as task:
         for start in range(0, len(samples), batch_size):
             batch = samples[start : start + batch_size]
             seen = [_image(store, source, sample, view) for sample in batch]
-            images, framing = [one for one, _ in seen], Framing(view, [image_px for _, image_px in seen])
+            images, framing = [image for image, _ in seen], Framing(view, [image_px for _, image_px in seen])
             first = _answers(store, teacher, batch, images, framing)
             task.update(len(batch))
             for number, sample in enumerate(batch):
                 alone = framing._replace(images_px=framing.images_px[number : number + 1])
                 (second,) = _answers(store, teacher, [sample], images[number : number + 1], alone)
-                beside.add(sample, first[number], second)
+                comparison.add(sample, first[number], second)
                 task.update(1)
-    return beside.agreements()
+    return comparison.agreements()
 
 
 def _check_card(store: Store, teacher: Teacher) -> None:
@@ -153,8 +153,8 @@ def _answers(
     store: Store, teacher: Teacher, batch: Sequence[Sample], images: Sequence[NDArray[np.uint8]], framing: Framing
 ) -> list[_Prediction]:
     """Run the teacher on images of the store; rebin maps to the store's bins if it did."""
-    shown = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255 if teacher.needs_images else None
-    depth, dpm, moving = run_teacher(teacher, shown, [sample.id for sample in batch], framing)
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255 if teacher.needs_images else None
+    depth, dpm, adaptive_m = run_teacher(teacher, pixels, [sample.id for sample in batch], framing)
     if tuple(depth.shape) != (len(batch), *store.layout.size_px):
         height, width = store.layout.size_px
         raise PipelineError(
@@ -163,7 +163,7 @@ def _answers(
         )
     depths = depth.float().numpy()
     if store.spec.dpm_kind == "gaussian":
-        return [_Prediction(one, None) for one in depths]
+        return [_Prediction(each, None) for each in depths]
     if dpm is None:
         raise PipelineError(
             f"teacher {teacher.card.name!r} returned no maps, but {store.name} holds {store.spec.dpm_kind} maps: use "
@@ -171,13 +171,13 @@ def _answers(
         )
     maps = dpm.float().numpy()
     if store.spec.carried_from is not None:
-        edges = [teacher.bin_edges_m] * len(batch) if moving is None else list(moving.numpy())
+        edges = [teacher.bin_edges_m] * len(batch) if adaptive_m is None else list(adaptive_m.numpy())
         onto = np.array(store.spec.bin_edges)
         return [
-            _Prediction(one, None if own is None else carry(its, own, onto)[0])
-            for one, its, own in zip(depths, maps, edges, strict=True)
+            _Prediction(each, None if own is None else carry(dpm_of_image, own, onto)[0])
+            for each, dpm_of_image, own in zip(depths, maps, edges, strict=True)
         ]
-    return [_Prediction(one, its) for one, its in zip(depths, maps, strict=True)]
+    return [_Prediction(*each) for each in zip(depths, maps, strict=True)]
 
 
 def _image(store: Store, source: Source, sample: Sample, view: View) -> tuple[NDArray[np.uint8], tuple[int, int]]:
@@ -201,13 +201,13 @@ class _Comparison:
         """Compare one sample of the store with the teacher, and the teacher's two runs."""
         store, number = self._store, self._store.index_of(sample.id)
         self._samples.append(sample)
-        for found, other in zip(self._depth, (store.depth(number), again.depth), strict=True):
-            found.append(_depth_error(store, live.depth, other))
+        for errors, other in zip(self._depth, (store.depth(number), again.depth), strict=True):
+            errors.append(_depth_error(store, live.depth, other))
         # float32 rounding matters for values that are large compared with their range.
         self._rounding = max(self._rounding, float(np.spacing(_largest(live.depth)) / _span(live.depth)))
         if store.spec.dpm_kind != "gaussian":
-            for found, map_ in zip(self._maps, (store.dpm(number), again.dpm), strict=True):
-                found.append(np.array([_mean_kl(live.dpm, map_)]))
+            for errors, map_ in zip(self._maps, (store.dpm(number), again.dpm), strict=True):
+                errors.append(np.array([_mean_kl(live.dpm, map_)]))
 
     def agreements(self) -> list[Agreement]:
         """Return the result for depth, and for maps if the store has them."""
@@ -268,4 +268,4 @@ def _distance(errors: list[NDArray[np.float64]]) -> Distance:
 
 
 def _worst(errors: list[NDArray[np.float64]]) -> int:
-    return int(np.argmax([one.max(initial=0.0) for one in errors]))
+    return int(np.argmax([error.max(initial=0.0) for error in errors]))

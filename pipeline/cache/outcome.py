@@ -64,25 +64,25 @@ def check(spec: StoreSpec, records: Sequence[ShardRecord]) -> tuple[Outside | No
             f"teacher {name!r} has no value at any pixel of {len(invalid)} samples, so there is nothing to learn: "
             "check its output, its unit, and which numbers are declared missing"
         )
-    told = [record for record in records if {"is_constant", "outside_bins_share"} <= set(record.rows)]
-    constant = column(told, "is_constant")
-    if len(told) == len(records) and len(constant) > 1 and constant.all():
+    recorded = [record for record in records if {"is_constant", "outside_bins_share"} <= set(record.rows)]
+    constant = column(recorded, "is_constant")
+    if len(recorded) == len(records) and len(constant) > 1 and constant.all():
         raise PipelineError(
             f"teacher {name!r} predicted a constant for each of {len(constant)} samples, so there is nothing to learn: "
             "check its input (normalization, channels) and its output"
         )
     if not isinstance(codec := spec.depth_codec(), LogCodec):
         return None, []
-    known = 1 - column(told, "invalid_share")
-    share = column(told, "outside_bins_share")
+    valid = 1 - column(recorded, "invalid_share")
+    outside_bins = column(recorded, "outside_bins_share")
     outside = Outside(
-        float((share * known).sum() / known.sum()) if known.sum() else 0.0,
+        float((outside_bins * valid).sum() / valid.sum()) if valid.sum() else 0.0,
         (spec.bin_edges[0], spec.bin_edges[-1]),
         min(float(clipped.sum() / (1 - invalid).sum()), 1.0),
         (codec.lo_m, codec.hi_m),
     )
     everything = {
-        "the bins": known.any() and len(told) == len(records) and bool((share[known > 0] >= 1).all()),
+        "the bins": valid.any() and len(recorded) == len(records) and bool((outside_bins[valid > 0] >= 1).all()),
         "the stored range": outside.codes > 1 - 1e-6,
     }
     remedy = "check the unit (`metres_per_unit`), `bins` and `depth_range_m`"

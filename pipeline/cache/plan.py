@@ -124,8 +124,8 @@ def _distribution_bins(source: Source, teacher: Teacher, options: CacheOptions) 
 
 def _adaptive_per(teacher: Teacher, image: NDArray[np.uint8], sample_id: str) -> str:
     """Return whether adaptive bins are per `image` or per `pixel`, from the prediction for one image."""
-    shown = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-    edges_m = teacher.predict(shown if teacher.needs_images else None, [sample_id]).bin_edges_m
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    edges_m = teacher.predict(pixels if teacher.needs_images else None, [sample_id]).bin_edges_m
     if edges_m is None:
         raise PipelineError(
             f"teacher {teacher.card.name!r} has emits_maps = True, but returned no bin edges for {sample_id}, expected "

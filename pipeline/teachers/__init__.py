@@ -1,1 +1,1 @@
-"""One small adapter for each way a teacher comes. Only stage one imports them."""
+"""One adapter for each kind of teacher. Only stage one imports them."""

@@ -3,7 +3,7 @@
 Disagreement between predictions measures uncertainty, which a Gaussian of fixed width cannot. Relative predictions
 cannot be mixed: their scale differs in every image.
 
-Shape legend: B batch, K bins of one answer, L bins of the mixture, h w pixels of the output.
+Shape legend: B batch, K bins of a teacher, L bins of the mixture, h w pixels of the output.
 """
 
 from __future__ import annotations

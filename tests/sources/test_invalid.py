@@ -232,5 +232,5 @@ def test_a_wrong_unit_of_the_truth_is_told_in_an_alignment(root, tmp_path):
     (root / "dataset.json").write_text(json.dumps({"metres_per_unit": 1, "invalid": 65535}))
     told = run("store", "align", raw, *split_of(root), "--out", tmp_path / "a.zarr")
     assert re.search(
-        r"median truth of 4 of 4 samples, such as \S+ m, is outside of --depth-range-m 0.1:300: unit\?", told
+        r"median truth of 4 of 4 samples, such as \S+ m, is outside --depth-range-m 0.1:300: check its unit", told
     )
