@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MIN_LABEL_DISTANCE = 17.0
-"""Minimum distance of labels, in percent of a color bar: 39 px of 230; `N{MINUS SIGN}100%` is 35 px wide."""
+"""Minimum distance of labels, in percent of a color bar: 39 of 230 px, a label is up to 35 px wide."""
 WIDEST_PX = 640
 """Wider pictures are downsized."""
 DEPTH_COLORS, ERROR_COLORS, UNCERTAINTY_COLORS = "magma_r", "RdBu_r", "viridis"
