@@ -8,6 +8,7 @@ Shape legend: H, W pixels of the view.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -65,20 +66,6 @@ def cache_images(
         samples_per_shard=samples_per_shard,
     )
 
-    def read(sample: Sample) -> EncodedImage:
-        image, sha256 = source.read_image(sample)
-        try:
-            pixels = parsed_view.of_image(image)
-        except ValueError as error:
-            raise PipelineError(f"{sample.image_path}: {error}") from error
-        if pixels.shape[:2] != spec.size_px:
-            sizes = ["x".join(map(str, size)) for size in (pixels.shape[:2], spec.size_px)]
-            raise PipelineError(
-                f"{sample.image_path}: its view {parsed_view} is {sizes[0]} px, that of the first image {sizes[1]}, "
-                "and an image cache has one size: choose `view=kb`, center:HxW or full,resize:HxW"
-            )
-        return encode_image(pixels, sha256, (image.shape[0], image.shape[1]))
-
     threads = worker_threads(workers)
     with ImageWriter(out, spec, ids) as writer, ThreadPoolExecutor(threads, "image") as pool:
         for note in writer.notes:
@@ -87,7 +74,7 @@ def cache_images(
         if before:
             progress.note(f"resuming: {before} of {len(samples)} images are finished in {writer.staging}")
         todo = (samples[number] for shard in writer.todo for number in spec.shard_samples(shard))
-        images = in_order(pool, read, todo, ahead=4 * threads)
+        images = in_order(pool, partial(_read, source, parsed_view, spec.size_px), todo, ahead=4 * threads)
         try:
             with progress.task("cache images", len(samples), "img", done=before) as task:
                 for shard in list(writer.todo):
@@ -102,3 +89,19 @@ def cache_images(
         writer.finish(progress)
         size = sum(record.size_bytes for record in writer.finished.values())
     return ImageSummary(len(samples), before, size)
+
+
+def _read(source: Source, view: View, size_px: tuple[int, int], sample: Sample) -> EncodedImage:
+    """Read and encode the view of an image. Raises PipelineError if it is not `size_px`."""
+    image, sha256 = source.read_image(sample)
+    try:
+        pixels = view.of_image(image)
+    except ValueError as error:
+        raise PipelineError(f"{sample.image_path}: {error}") from error
+    if pixels.shape[:2] != size_px:
+        sizes = ["x".join(map(str, size)) for size in (pixels.shape[:2], size_px)]
+        raise PipelineError(
+            f"{sample.image_path}: its view {view} is {sizes[0]} px, that of the first image {sizes[1]}, and an image "
+            "cache has one size: choose `view=kb`, center:HxW or full,resize:HxW"
+        )
+    return encode_image(pixels, sha256, (image.shape[0], image.shape[1]))

@@ -136,18 +136,10 @@ def fill_store(
             for warning in warnings:
                 progress.note(warning)
     except Exception as error:
-        if is_out_of_memory(error):
-            what = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise PipelineError(
-                f"out of memory ({what}): give a smaller `batch_size` or `view`; {len(writer.finished)} of "
-                f"{spec.shards} shards are finished and stay in {writer.staging}; the same command resumes from them"
-            ) from error
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise PipelineError(
-                f"the disk of {writer.target} is full ({error.strerror}): {len(writer.finished)} of {spec.shards} "
-                f"shards are safe in {writer.staging}; free space and run the same command to resume"
-            ) from error
-        raise
+        message = _how_to_resume(error, writer)
+        if message is None:
+            raise
+        raise PipelineError(message) from error
     invalid = column(records, "invalid_share")
     height, width = records[0].size_px
     drops = NONPOSITIVE in (spec.teacher.get("preprocessing") or ())
@@ -167,6 +159,23 @@ def fill_store(
         outside=outside,
         dropped=(round(float(invalid.sum()) * height * width), int((invalid > 0).sum())) if drops else None,
     )
+
+
+def _how_to_resume(error: Exception, writer: StoreWriter) -> str | None:
+    """Return the message for a full memory or disk; None for other errors."""
+    finished = f"{len(writer.finished)} of {writer.spec.shards} shards are"
+    if is_out_of_memory(error):
+        what = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        return (
+            f"out of memory ({what}): give a smaller `batch_size` or `view`; {finished} finished and stay in "
+            f"{writer.staging}; the same command resumes from them"
+        )
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return (
+            f"the disk of {writer.target} is full ({error.strerror}): {finished} safe in {writer.staging}; free space "
+            "and run the same command to resume"
+        )
+    return None
 
 
 def _unstated(teacher: dict[str, Any]) -> list[str]:
