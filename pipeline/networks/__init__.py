@@ -1,1 +1,1 @@
-"""Student networks: encoders, decoder, the DPM head, and how a trained one lies on disk."""
+"""Student networks: encoders, decoders, prediction, and the files of a run."""

@@ -19,18 +19,18 @@ FINAL_WIDTH = 128
 
 
 class Decoder(nn.Module):
-    """Feature maps, shallow to deep, to logits (B, K, H, W). Source: released `densedepth_head_dpm.py`.
+    """Decoder from feature maps, shallow to deep, to logits (B, K, H, W). Source: released `densedepth_head_dpm.py`.
 
-    A 1x1 convolution of the deepest map, without activation; for each skip, from deep to shallow: bilinear
-    upsampling to its size (align_corners), concatenation, two 3x3 convolutions with ReLU, no norm; then
-    `final_blocks` times the same without a skip, each at twice the size; then a 1x1 convolution to the bins.
+    A 1x1 convolution of the deepest map without activation; for each skip, deep to shallow: bilinear upsampling to its
+    size (align_corners), concatenation, two 3x3 convolutions with ReLU and no norm; then `final_blocks` times the same
+    without a skip, each doubling the size; then a 1x1 convolution to the bins.
 
     Args:
         in_widths: channels of the encoder's outputs, shallow to deep.
-        widths: channels of the decoder at the same places; the shallowest must be 128.
+        widths: channels of the decoder at the same levels; the first must be 128.
         bin_count: K.
-        final_blocks: how many times the shallowest map is doubled. The last goes to the image's own size,
-            which is less than the double where the image is odd.
+        final_blocks: number of upsampling blocks after the shallowest map. The last one upsamples to the size of the
+            image, which is less than double if that is odd.
     """
 
     def __init__(self, in_widths: Sequence[int], widths: Sequence[int], bin_count: int, final_blocks: int) -> None:
@@ -52,7 +52,7 @@ class Decoder(nn.Module):
         init_head(self.head)
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Logits (B, K, H, W) for `size` = (H, W), the image's."""
+        """Return logits (B, K, H, W) for the image size `size` = (H, W)."""
         *skips, deepest = features
         x: Tensor = self.bottleneck(deepest)
         for fusion, skip in zip(self.fusions, reversed(skips), strict=True):
@@ -65,9 +65,9 @@ class Decoder(nn.Module):
 
 
 def init_head(head: nn.Conv2d) -> None:
-    """Small weights and no bias: every map starts nearly uniform, so depth starts amid the bins, not at one.
+    """Initialize a head with small weights and zero bias, so that maps start nearly uniform.
 
-    With weights of full size, random logits would put each pixel's mass on a few random bins.
+    With larger weights, random logits put the mass of each pixel on a few random bins.
     """
     nn.init.normal_(head.weight, std=0.01)
     if head.bias is not None:

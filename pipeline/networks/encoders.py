@@ -1,6 +1,6 @@
-"""Encoders of the paper's students: MobileNetV2 and ResNet, in plain torch.
+"""Encoders of the paper's students, MobileNetV2 and ResNet, without torchvision.
 
-Parameters are named as in torchvision, so that its ImageNet files load (`pretrained.py` reads them).
+Parameters have the names of torchvision, so that its ImageNet weights load (`pretrained.py`).
 
 Shape legend: B batch, H W pixels of the image; an output at 1/n has ceil(H / n) rows.
 """
@@ -16,7 +16,7 @@ from ..errors import PipelineError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# expansion, width, blocks, stride of each stage, as torchvision has them.
+# Expansion, width, blocks and stride of each stage, as in torchvision
 _MOBILENET_STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -26,44 +26,44 @@ _MOBILENET_STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-# Those of the released configs: nothing below 1/8, the field of view kept by dilation. As in mmsegmentation, only a
-# stage's first block is strided and dilated.
+# As in the released configurations: strides end at 1/8, dilation keeps the field of view. As in mmsegmentation, only
+# the first block of a stage has the stride and the dilation.
 _DILATIONS = (1, 1, 1, 2, 2, 4, 4)
 _RESNET_BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
-# What ImageNet files hold beyond the encoder: classifiers, and MobileNetV2's last 1x1 convolution.
+# Parts of ImageNet files that the encoders do not have: classifiers, and the last 1x1 convolution of MobileNetV2
 _HEAD_PREFIXES = ("fc.", "classifier.", "features.18.")
-_SHOWN = 3
-"""How many names of each kind an error shows."""
+_MAX_NAMES = 3
+"""Names of each kind that an error lists."""
 
 
 class Encoder(nn.Module):
-    """An image (B, 3, H, W) to feature maps, from shallow to deep."""
+    """Base class: image (B, 3, H, W) to feature maps, shallow to deep."""
 
     widths: tuple[int, ...]
     """Channels of each output."""
     strides: tuple[int, ...]
-    """How many pixels of the image each output's pixel stands for, along a side."""
-    weights_are: str
-    """Whose state dicts `own_state` understands, for messages."""
+    """Stride of each output in pixels of the image."""
+    weights_source: str
+    """Library and network whose state dicts load, for messages."""
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Feature maps (B, widths[i], h_i, w_i)."""
+        """Return feature maps (B, widths[i], h_i, w_i)."""
         raise NotImplementedError
 
-    def own_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A classifier's state dict without what this encoder has no use for, under this encoder's names."""
+    def encoder_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the part of a classifier's state dict that belongs to this encoder, with its parameter names."""
         return {name: value for name, value in state.items() if not name.startswith(_HEAD_PREFIXES)}
 
 
 class MobileNetV2(Encoder):
-    """MobileNetV2 without its last 1x1 convolution. The weights have one layout, whether dilated or not.
+    """MobileNetV2 without its last 1x1 convolution. Weights have the same layout with and without dilation.
 
     Args:
-        dilated: as in the paper: 24 channels at 1/4, 32, 96 and 320 at 1/8. Otherwise as it was made for
-            classification, with a third of the work: 16 channels at 1/2, 24, 32, 96 and 320 at 1/4 to 1/32.
+        dilated: True as in the paper: 24 channels at 1/4; 32, 96 and 320 at 1/8. False as for classification, with a
+            third of the computation: 16 channels at 1/2; 24, 32, 96 and 320 at 1/4 to 1/32.
     """
 
-    weights_are = "torchvision's MobileNetV2"
+    weights_source = "torchvision's MobileNetV2"
 
     def __init__(self, *, dilated: bool = True) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class MobileNetV2(Encoder):
         _init_convolutions(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Feature maps of the output stages."""
+        """Return the feature maps of the output stages."""
         outputs = []
         x = images
         for i, block in enumerate(self.features):
@@ -99,12 +99,12 @@ class MobileNetV2(Encoder):
 
 
 class ResNet(Encoder):
-    """ResNet-18 or -50, the stem as first output: 64 channels at 1/2, then the four stages at 1/4 to 1/32."""
+    """ResNet-18 or -50. Outputs: the stem with 64 channels at 1/2, then the four stages at 1/4 to 1/32."""
 
     def __init__(self, depth: int) -> None:
         super().__init__()
-        self.weights_are = f"torchvision's ResNet-{depth}"
-        kind = _BasicBlock if depth == 18 else _Bottleneck
+        self.weights_source = f"torchvision's ResNet-{depth}"
+        block = _BasicBlock if depth == 18 else _Bottleneck
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
@@ -114,8 +114,8 @@ class ResNet(Encoder):
             inner = 64 * 2**i
             blocks: list[nn.Module] = []
             for j in range(count):
-                blocks.append(kind(width, inner, stride=2 if i > 0 and j == 0 else 1))
-                width = inner * kind.expansion
+                blocks.append(block(width, inner, stride=2 if i > 0 and j == 0 else 1))
+                width = inner * block.expansion
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
             widths.append(width)
         self.widths = tuple(widths)
@@ -123,7 +123,7 @@ class ResNet(Encoder):
         _init_convolutions(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Feature maps of the stem (before its pooling) and of the four stages."""
+        """Return the feature maps of the stem (before pooling) and of the four stages."""
         x = self.relu(self.bn1(self.conv1(images)))
         outputs = [x]
         x = self.maxpool(x)
@@ -134,28 +134,28 @@ class ResNet(Encoder):
 
 
 def load_imagenet(encoder: Encoder, state: Mapping[str, Tensor]) -> None:
-    """Load a classifier's state dict into an encoder; its last layers are dropped, all else must fit.
+    """Load a classifier's state dict into an encoder. Its last layers are ignored; all other tensors must match.
 
-    Raises PipelineError naming the first keys or shapes that do not.
+    Raises PipelineError with the first names or shapes that do not match.
     """
-    found = encoder.own_state(state)
-    wanted = encoder.state_dict()
-    # Files older than torch 1.0 have no counters of batches; torch then starts them at 0
-    missing = [name for name in wanted if name not in found and not name.endswith(".num_batches_tracked")]
-    unexpected = [name for name in found if name not in wanted]
-    wrong = [
-        f"{name} of {_shape(found[name])} for {_shape(value)}"
-        for name, value in wanted.items()
-        if name in found and found[name].shape != value.shape
+    loaded = encoder.encoder_state(state)
+    expected = encoder.state_dict()
+    # Files older than torch 1.0 have no batch counters; torch then starts them at 0
+    missing = [name for name in expected if name not in loaded and not name.endswith(".num_batches_tracked")]
+    unexpected = [name for name in loaded if name not in expected]
+    mismatched = [
+        f"{name} of {_shape(loaded[name])} instead of {_shape(value)}"
+        for name, value in expected.items()
+        if name in loaded and loaded[name].shape != value.shape
     ]
     problems = [
-        f"{what} {len(names)}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
+        f"{what} {len(names)}: {', '.join(names[:_MAX_NAMES])}{', ...' if len(names) > _MAX_NAMES else ''}"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", mismatched))
         if names
     ]
     if problems:
-        raise PipelineError(f"expected the state dict of {encoder.weights_are}; {'; '.join(problems)}")
-    encoder.load_state_dict(found, strict=True)
+        raise PipelineError(f"expected the state dict of {encoder.weights_source}; {'; '.join(problems)}")
+    encoder.load_state_dict(loaded, strict=True)
 
 
 def _shape(value: Tensor) -> str:
@@ -192,7 +192,7 @@ class _InvertedResidual(nn.Module):
 
 
 class _Residual(nn.Module):
-    """What both residual blocks do around their `_body`."""
+    """Base class of the residual blocks: shortcut around `_body`."""
 
     expansion = 1
 
@@ -208,8 +208,8 @@ class _Residual(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        around = x if self.downsample is None else self.downsample(x)
-        y: Tensor = self.relu(self._body(x) + around)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y: Tensor = self.relu(self._body(x) + shortcut)
         return y
 
 
@@ -227,7 +227,7 @@ class _BasicBlock(_Residual):
 
 
 class _Bottleneck(_Residual):
-    """The stride is on the 3x3 convolution, as in torchvision (and `style='pytorch'` of mmcv)."""
+    """With the stride in the 3x3 convolution, as in torchvision (`style='pytorch'` in mmcv)."""
 
     expansion = 4
 
@@ -248,7 +248,7 @@ class _Bottleneck(_Residual):
 
 
 def _init_convolutions(module: nn.Module) -> None:
-    """He initialisation of every convolution, which matters where no ImageNet weights are loaded."""
+    """Apply He initialization to every convolution, for training without ImageNet weights."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""For small machines: a depthwise-separable U-Net, and its decoder for other encoders. Our own design.
+"""Depthwise-separable U-Net for small devices, and its decoder for other encoders. Own design, from no paper.
 
 Shape legend: B batch, K bins, H W pixels of the image, h w half of them (rounded up).
 """
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _WIDTHS = (16, 24, 40, 72, 112)  # at 1/2, 1/4, 1/8, 1/16, 1/32
-_BLOCKS = (0, 1, 2, 2, 2)  # in the encoder; none at 1/2, where each costs as much as all of 1/8 and below
+_BLOCKS = (0, 1, 2, 2, 2)  # of the encoder; none at 1/2, where one costs as much as all at 1/8 and below
 _HEAD_WIDTH = 32
-_PYRAMID_WIDTHS = {2: 24, 4: 40, 8: 64, 16: 112, 32: 168}  # 1.5 times the U-Net's: these encoders know more
+_PYRAMID_WIDTHS = {2: 24, 4: 40, 8: 64, 16: 112, 32: 168}  # 1.5 times the U-Net's, for larger encoders
 _PYRAMID_HEAD_WIDTH = 48
 
 
 class _LeanDecoder(nn.Module):
-    """What both networks here end with: from feature maps to logits at half of the image's resolution.
+    """Base class: decoder from feature maps to logits at half of the image's resolution.
 
-    Half is enough for the head: depth is smooth but at edges, and the head and the loss are most of the work. To the
-    deepest map a pooled summary of the whole image is added: the scale of a scene cannot be seen in a part of it.
+    Half resolution, because the head and the loss take most of the time and depth is smooth except at edges. Global
+    average pooling is added to the deepest map, because the scale of a scene depends on the whole image.
     """
 
     def _add_decoder(self, widths: Sequence[int], head_width: int, bin_count: int) -> None:
-        """Add the parts, in the order that saved weights and seeds depend on; `widths` go from shallow to deep."""
+        """Create the layers; saved weights and seeds depend on the order. `widths` are shallow to deep."""
         deepest = widths[-1]
         self.context = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(deepest, deepest, 1), nn.ReLU(inplace=True))
         self.laterals = nn.ModuleList(nn.Conv2d(deep, shallow, 1, bias=False) for shallow, deep in pairwise(widths))
@@ -47,21 +47,21 @@ class _LeanDecoder(nn.Module):
         init_head(self.head)
 
     def _fuse(self, features: list[Tensor]) -> Tensor:
-        """Feature maps, shallow to deep, to one of the shallowest's size and width."""
+        """Fuse feature maps, shallow to deep, into one of the size and width of the first."""
         *skips, deepest = features
         x: Tensor = deepest + self.context(deepest)
         for level in reversed(range(len(skips))):
             skip = skips[level]
-            # The narrow side is upsampled: the 1x1 convolution and the interpolation commute
+            # The 1x1 convolution commutes with the interpolation and reduces channels, so it goes first
             x = F.interpolate(self.laterals[level](x), skip.shape[2:], mode="bilinear", align_corners=False)
             x = self.fusions[level](x + skip)
         return x
 
 
 class LeanUNet(_LeanDecoder):
-    """Image (B, 3, H, W) to logits (B, K, h, w).
+    """U-Net from images (B, 3, H, W) to logits (B, K, h, w).
 
-    Channels come last in memory, which a CPU trains 1.5 times as fast.
+    Uses the memory format channels_last, which trains 1.5 times as fast on a CPU.
 
     Args:
         bin_count: K.
@@ -82,7 +82,7 @@ class LeanUNet(_LeanDecoder):
         self._init_convolutions()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K, h, w) of ImageNet-normalised images (B, 3, H, W)."""
+        """Return logits (B, K, h, w) of ImageNet-normalized images (B, 3, H, W)."""
         features = [self.stem(images.contiguous(memory_format=torch.channels_last))]
         for stage in self.stages:
             features.append(stage(features[-1]))
@@ -91,14 +91,13 @@ class LeanUNet(_LeanDecoder):
 
 
 class LeanPyramid(_LeanDecoder):
-    """Feature maps of any encoder, shallow to deep, to logits (B, K, h, w): the U-Net's decoder for other encoders.
+    """The U-Net's decoder for any encoder: feature maps, shallow to deep, to logits (B, K, h, w).
 
-    Each map is first brought to a lean width by a 1x1 convolution, so that the decoder costs the same behind
-    every encoder.
+    A 1x1 convolution first reduces the channels of each map, so that the decoder costs the same with every encoder.
 
     Args:
         in_widths: channels of the encoder's outputs, shallow to deep.
-        strides: at which fraction of the image each lies: 2 or 4 for the first, then ascending.
+        strides: strides of these outputs, ascending; the first is 2 or 4.
         bin_count: K.
     """
 
@@ -116,8 +115,8 @@ class LeanPyramid(_LeanDecoder):
         self._init_convolutions()
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Logits (B, K, h, w) for images of `size` = (H, W)."""
-        x = self._fuse([project(one) for project, one in zip(self.projections, features, strict=True)])
+        """Return logits (B, K, h, w) for the image size `size` = (H, W)."""
+        x = self._fuse([project(feature) for project, feature in zip(self.projections, features, strict=True)])
         if self._upsamples:
             half = ((size[0] + 1) // 2, (size[1] + 1) // 2)
             x = F.interpolate(x, half, mode="bilinear", align_corners=False)
@@ -126,7 +125,7 @@ class LeanPyramid(_LeanDecoder):
 
 
 class _Block(nn.Module):
-    """Residual: depthwise 5x5, norm, 1x1 to twice the width, ReLU, 1x1 back, norm."""
+    """Residual block: depthwise 5x5, norm, 1x1 to twice the width, ReLU, 1x1 to the width, norm."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

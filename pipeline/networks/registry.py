@@ -1,4 +1,4 @@
-"""Students by name."""
+"""Registry of students."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ STUDENTS = {
     "resnet18": "the paper's ResNet-18 student: 16.5 M parameters at 257 bins",
     "resnet50": "the paper's ResNet-50 student: 78.1 M parameters at 257 bins",
     "lean": "a depthwise-separable U-Net for small machines: 0.2 M parameters, logits at half resolution",
-    "lean-large": "the same, twice as wide and half as deep again: 1.2 M parameters, the demo's teacher",
-    "lean-small": "the same, narrower and shallower: 0.1 M parameters",
-    "mobilenetv2-lean": "MobileNetV2 to 1/32, so that ImageNet weights fit, and a light decoder: 2.0 M parameters",
-    "resnet18-lean": "ResNet-18 and the same light decoder: 11.4 M parameters",
+    "lean-large": "lean with 2 times the width and 1.5 times the depth: 1.2 M parameters, the demo's teacher",
+    "lean-small": "lean with 0.75 times the width and 0.5 times the depth: 0.1 M parameters",
+    "mobilenetv2-lean": "MobileNetV2 without dilation and a light decoder: 2.0 M parameters",
+    "resnet18-lean": "ResNet-18 and a light decoder: 11.4 M parameters",
 }
 WITH_ENCODER = ("mobilenetv2", "resnet18", "resnet50", "mobilenetv2-lean", "resnet18-lean")
-"""Those whose encoder ImageNet weights fit (`pretrained.py`)."""
+"""Students whose encoder can load ImageNet weights (`pretrained.py`)."""
 TIMM = "timm:"
-"""In front of a name of the timm package: that encoder, and the light decoder."""
+"""Prefix of students with an encoder of timm and the light decoder."""
 
 
 class Student(nn.Module):
-    """A network from images to a depth probability map, before its softmax.
+    """Base class: network from images to the logits of depth probability maps.
 
     Attributes:
-        name: its name in STUDENTS.
+        name: name in STUDENTS, or timm:NAME.
         bin_count: K.
-        encoder: the part that ImageNet weights fit, or None.
+        encoder: encoder that can load ImageNet weights, or None.
     """
 
     encoder: Encoder | None
@@ -49,12 +49,12 @@ class Student(nn.Module):
         self.encoder = encoder
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K, h, w) of ImageNet-normalised RGB images (B, 3, H, W)."""
+        """Return logits (B, K, h, w) of ImageNet-normalized RGB images (B, 3, H, W)."""
         raise NotImplementedError
 
 
 class _PaperStudent(Student):
-    """Encoder and decoder as in the paper; logits at the image's resolution."""
+    """Encoder and decoder of the paper; logits at the resolution of the image."""
 
     encoder: Encoder
 
@@ -78,7 +78,7 @@ class _LeanStudent(Student):
 
 
 class _PyramidStudent(Student):
-    """Any encoder and the light decoder; logits at half of the image's resolution."""
+    """Any encoder with the light decoder; logits at half resolution."""
 
     encoder: Encoder
 
@@ -105,21 +105,21 @@ _BUILDERS: dict[str, Callable[[str, int], Student]] = {
 
 
 def check_student(name: str) -> None:
-    """Raise PipelineError unless `name` is one of STUDENTS or of the form timm:NAME; builds and imports nothing."""
-    # str() because a stranger's configuration may hold a number here
+    """Raise PipelineError unless `name` is in STUDENTS or has the form timm:NAME. Does not import timm."""
+    # str() because an untrusted configuration may have another type
     if name not in STUDENTS and not (str(name).startswith(TIMM) and name != TIMM):
         raise PipelineError(f"student {name!r}: expected one of {', '.join(STUDENTS)}, or timm:NAME")
 
 
 def build_student(name: str, bin_count: int) -> Student:
-    """A student with fresh weights (torch's generator decides them) for `bin_count` bins.
+    """Build a student for `bin_count` bins, with random weights from torch's global generator.
 
-    Raises PipelineError for an unknown name, listing the known ones, for fewer than 2 bins, and for a `timm:` name
-    where timm is absent, does not know it, or its network has no feature maps to decode.
+    Raises PipelineError for an unknown name, for fewer than 2 bins, and for `timm:NAME` if timm is not installed, has
+    no such model, or the model does not give suitable feature maps.
     """
     check_student(name)
     if bin_count < 2:
-        raise PipelineError(f"{bin_count} bins: expected 2 or more")
+        raise PipelineError(f"{bin_count} bins: expected at least 2")
     if name in _BUILDERS:
         return _BUILDERS[name](name, bin_count)
     from .timm_encoder import TimmEncoder

@@ -1,12 +1,12 @@
-"""How a trained network lies on disk, and how it is read back. No pickle anywhere.
+"""Files of a run, and how they are read. Nothing is pickled.
 
-    RUN/config.json           everything that made it
-    RUN/student.safetensors   its weights
-    RUN/steps.csv             loss and its parts, a row a step
-    RUN/epochs.csv            validation, a row an epoch
-    RUN/metrics.json          the end of training in a few numbers
+    RUN/config.json           configuration
+    RUN/student.safetensors   weights
+    RUN/steps.csv             loss and its parts, one row per step
+    RUN/epochs.csv            validation metrics, one row per epoch
+    RUN/metrics.json          final metrics
 
-A run at its final path is complete; while it is trained it lies in `.NAME.HASH.partial` beside it.
+A run at its final path is complete. During training it is in the hidden directory `.NAME.HASH.partial` next to it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CONFIG = "config.json"
 WEIGHTS = "student.safetensors"
 METRICS = "metrics.json"
-NEEDED = ("student", "bin_edges_m")
-KINDS: dict[str, type | tuple[type, ...]] = {
+REQUIRED = ("student", "bin_edges_m")
+FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     "student": str,
     "view": str,
     "source": str,
@@ -54,21 +54,21 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "epochs": int,
     "samples": int,
 }
-"""Kinds of values in a configuration; what is left out, or null, is of no kind."""
+"""Types of fields in a configuration. Fields may be missing or null."""
 MAX_BINS = 4096
 MAX_EDGE_M = 1e12
 MAX_HEADER_BYTES = 2**20
-"""Of the weights file. The largest student's names and shapes take 50 KB; parsed, each byte takes twenty."""
+"""Limit for the header of a weights file. The largest student has 50 KB; parsed, a header takes 20 times its size."""
 MAX_WEIGHTS_BYTES = 2**29
-"""The largest student with the most bins has 320 MB."""
+"""The largest student with 4096 bins has 320 MB."""
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A finished run, ready to predict."""
+    """A complete run, ready to predict."""
 
     network: nn.Module
-    """In eval mode, on the CPU: images (B, 3, H, W), ImageNet-normalised, to logits (B, K, h, w)."""
+    """In eval mode, on the CPU: ImageNet-normalized images (B, 3, H, W) to logits (B, K, h, w)."""
     bin_edges_m: NDArray[np.float64]
     """(K + 1,)"""
     weights_sha256: str
@@ -76,37 +76,37 @@ class LoadedRun:
 
 
 def has_map(config: Mapping[str, Any]) -> bool:
-    """Whether a run's network gives a map that means something: with the head `depth` it gives one depth alone."""
+    """Return whether the maps of a run are distributions; with `head=depth` they only encode one depth."""
     return bool(config.get("head", "dpm") != "depth")
 
 
 def view_of(config: Mapping[str, Any]) -> str:
-    """Written form of a run's view. Raises ValueError for a configuration without one, which can teach all the same."""
-    view = config.get("view")  # a text, see `_check_config`
+    """Return the view of a run as text. Raises ValueError if it has none; such a run can still be a teacher."""
+    view = config.get("view")  # a string, see `_check_config`
     if view is None:
-        raise ValueError(f"view is missing in the run's {CONFIG}; expected what train-student writes")
+        raise ValueError(f"view is missing in the run's {CONFIG}; expected a configuration written by train-student")
     return str(view)
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) in 0..1 as the networks want them (ImageNet mean and deviation)."""
+    """Normalize images (B, 3, H, W) in 0..1 by the mean and standard deviation of ImageNet."""
     mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1)
     return (images - mean) / std
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """Write a network's weights and buffers durably."""
+    """Write the weights and buffers of a network, with fsync."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     write_durably(path, safetensors.torch.save(tensors))
 
 
 def load_run(run: Path) -> LoadedRun:
-    """Read a finished run. Raises PipelineError for a directory that is none, or whose weights do not fit."""
+    """Read a complete run. Raises PipelineError for another directory, or weights that do not match."""
     if not (run / CONFIG).is_file():
         partial = sorted(run.parent.glob(f".{run.name}.*.partial")) if run.parent.is_dir() else []
-        hint = f"; {partial[0]} is unfinished: run its training command again" if partial else ""
-        raise PipelineError(f"{run} is no finished run (it has no {CONFIG}){hint}")
+        hint = f"; {partial[0]} is incomplete: run its training command again" if partial else ""
+        raise PipelineError(f"{run} is not a complete run: {CONFIG} is missing{hint}")
     config = read_json(run / CONFIG, "run configuration")
     _check_config(config, run)
     try:
@@ -116,38 +116,39 @@ def load_run(run: Path) -> LoadedRun:
         network = build_student(config["student"], len(edges) - 1)
         network.load_state_dict(weights, strict=True)
     except (KeyError, TypeError, RuntimeError, OSError, ValueError, safetensors.SafetensorError) as error:
-        what = printable(str(error))[:2000]  # torch names every tensor of the file
-        raise PipelineError(f"{run}: {what}; expected a directory written by train-student") from error
+        reason = printable(str(error))[:2000]  # torch lists every tensor of the file
+        raise PipelineError(f"{run}: {reason}; expected a directory written by train-student") from error
     return LoadedRun(network.eval(), edges, sha256_file(run / WEIGHTS), config)
 
 
 def _check_config(config: object, run: Path) -> None:
-    """Refuse a configuration, perhaps of a stranger, whose values are not of the kind that others read.
-
-    Raises PipelineError.
-    """
+    """Raise PipelineError for an untrusted configuration with fields of a wrong type."""
     if not isinstance(config, dict):
-        raise PipelineError(f"{run / CONFIG}: {type(config).__name__}, expected an object as train-student writes it")
-    for name in NEEDED:
+        raise PipelineError(f"{run / CONFIG}: {type(config).__name__}, expected an object as written by train-student")
+    for name in REQUIRED:
         if name not in config:
-            raise PipelineError(f"{run / CONFIG}: {name} is missing; expected what train-student writes")
-    for name, kinds in KINDS.items():
+            raise PipelineError(f"{run / CONFIG}: {name} is missing; expected a configuration written by train-student")
+    for name, types in FIELD_TYPES.items():
         value = config.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
-            raise PipelineError(f"{run / CONFIG}: {name} {str(value)[:80]!r}, expected what train-student writes")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, types)):
+            raise PipelineError(
+                f"{run / CONFIG}: {name} {str(value)[:80]!r}, expected a configuration written by train-student"
+            )
     if (space := config.get("depth_space")) is not None:
         check_depth_space(space)
     store = config.get("store") or {}
     if not isinstance(store.get("teacher", {}), dict) or not isinstance(store.get("digest", ""), str):
-        raise PipelineError(f"{run / CONFIG}: store {str(store)[:80]!r}, expected what train-student writes")
+        raise PipelineError(
+            f"{run / CONFIG}: store {str(store)[:80]!r}, expected a configuration written by train-student"
+        )
 
 
 def _edges(values: object) -> NDArray[np.float64]:
-    """Edges of a configuration that may come from anybody. Raises PipelineError for what are none."""
+    """Return the bin edges of an untrusted configuration. Raises PipelineError if they are invalid."""
     if not isinstance(values, list) or not 3 <= len(values) <= MAX_BINS + 1:
         raise PipelineError(f"bin_edges_m: expected a list of 3 to {MAX_BINS + 1} numbers")
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        raise PipelineError("bin_edges_m: expected numbers alone")
+        raise PipelineError("bin_edges_m: expected only numbers")
     edges = np.array(values, np.float64)
     if np.any(np.diff(edges) <= 0) or np.abs(edges).max() > MAX_EDGE_M:
         raise PipelineError(f"bin_edges_m: expected ascending numbers up to {MAX_EDGE_M:g}")
@@ -155,12 +156,12 @@ def _edges(values: object) -> NDArray[np.float64]:
 
 
 def check_safetensors(path: Path) -> None:
-    """Look at the sizes of a safetensors file before its own reader does. Raises OSError or ValueError."""
+    """Check the declared sizes of a safetensors file before it is read. Raises OSError or ValueError."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         header = int.from_bytes(file.read(8), "little")
     if size > MAX_WEIGHTS_BYTES or header > min(size, MAX_HEADER_BYTES):
         raise PipelineError(
-            f"{path.name} of {size} bytes declares a header of {header}: expected safetensors of at most "
-            f"{MAX_WEIGHTS_BYTES}, with a header of at most {MAX_HEADER_BYTES}"
+            f"{path.name} has {size} bytes and declares a header of {header} bytes: expected a safetensors file of at "
+            f"most {MAX_WEIGHTS_BYTES} bytes with a header of at most {MAX_HEADER_BYTES}"
         )

@@ -207,7 +207,7 @@ def test_a_store_for_other_images_is_told(tmp_path, folder):
 def test_what_is_no_store_or_run_is_told(tmp_path, folder):
     fails(r"is not a complete store", *train(folder, tmp_path / "nothing.zarr", tmp_path / "run"))
     arguments = ["--source", f"folder:{folder}", "--split", "test", "--out", tmp_path / "m.json"]
-    fails(r"is no finished run", "evaluate-student", tmp_path / "nothing", *arguments)
+    fails(r"is not a complete run", "evaluate-student", tmp_path / "nothing", *arguments)
 
 
 def test_a_device_that_is_not_there_is_told(tmp_path, folder):

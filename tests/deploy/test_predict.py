@@ -296,9 +296,9 @@ def test_the_command_predicts_one_image_with_a_run(tmp_path, images, run):
 
 def test_what_is_no_model_is_named(tmp_path):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ValueError, match=r"folder is no finished run \(it has no config.json\)"):
+    with pytest.raises(ValueError, match=r"folder is not a complete run: config.json is missing"):
         open_model(tmp_path / "folder")
-    with pytest.raises(ValueError, match=r"absent.onnx is no finished run"):
+    with pytest.raises(ValueError, match=r"absent.onnx is not a complete run"):
         open_model(tmp_path / "absent.onnx")
 
 

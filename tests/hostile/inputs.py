@@ -354,9 +354,9 @@ for _name, _config, _words in [
         {"student": "lean", "view": "full", "bin_edges_m": list(range(10**5))},
         "expected a list of 3 to 4097 numbers",
     ),
-    ("nested-bins", {"student": "lean", "view": "full", "bin_edges_m": [[1], [2, 3], [4]]}, "expected numbers alone"),
-    ("text-bins", {"student": "lean", "view": "full", "bin_edges_m": ["1", "2", "3"]}, "expected numbers alone"),
-    ("true-bins", {"student": "lean", "view": "full", "bin_edges_m": [False, True, 2]}, "expected numbers alone"),
+    ("nested-bins", {"student": "lean", "view": "full", "bin_edges_m": [[1], [2, 3], [4]]}, "expected only numbers"),
+    ("text-bins", {"student": "lean", "view": "full", "bin_edges_m": ["1", "2", "3"]}, "expected only numbers"),
+    ("true-bins", {"student": "lean", "view": "full", "bin_edges_m": [False, True, 2]}, "expected only numbers"),
     ("descending-bins", {"student": "lean", "view": "full", "bin_edges_m": EDGES[::-1]}, "expected ascending numbers"),
     (
         "1e308-bins",
@@ -370,7 +370,7 @@ for _name, _config, _words in [
     (
         "student-a-list",
         {"student": ["lean"], "view": "full", "bin_edges_m": EDGES},
-        "expected what train-student writes",
+        "expected a configuration written by train-student",
     ),
     ("pickle", "\x80\x04}q", "not valid JSON"),
 ]:
@@ -419,7 +419,7 @@ case(
     odd_weights(lambda p: huge_file(p.name, 90_000_008, p.parent, struct.pack("<Q", 90_000_000))),
 )
 case("run-weights-missing", "run", "No such file", run(weights=None))
-case("run-config-is-a-pipe", "run", "no finished run", odd_weights(os.mkfifo, "config.json"))
+case("run-config-is-a-pipe", "run", "not a complete run", odd_weights(os.mkfifo, "config.json"))
 case(
     "run-config-of-a-gigabyte",
     "run",

@@ -272,7 +272,7 @@ def test_every_listed_student_builds_and_an_unknown_one_is_refused_with_the_list
             ValueError, match="one of mobilenetv2, resnet18, resnet50, lean, lean-large, .* or timm:NAME"
         ):
             build_student(name, 5)
-    with pytest.raises(ValueError, match="expected 2 or more"):
+    with pytest.raises(ValueError, match="expected at least 2"):
         build_student("lean", 1)
 
 
@@ -282,16 +282,16 @@ def test_every_listed_student_builds_and_an_unknown_one_is_refused_with_the_list
         (lambda _: [], "list, expected an object"),
         (lambda _: None, "NoneType, expected an object"),
         (lambda config: {key: config[key] for key in config if key != "student"}, "student is missing"),
-        (lambda config: config | {"view": 7}, "view '7', expected what train-student writes"),
-        (lambda config: config | {"view": ["full"]}, "view .*full.*, expected what"),
-        (lambda config: config | {"student": {}}, "student '{}', expected what"),
-        (lambda config: config | {"head": []}, "head .*, expected what"),
-        (lambda config: config | {"depth_space": 7}, "depth_space '7', expected what"),
+        (lambda config: config | {"view": 7}, "view '7', expected a configuration written by train-student"),
+        (lambda config: config | {"view": ["full"]}, "view .*full.*, expected a configuration"),
+        (lambda config: config | {"student": {}}, "student '{}', expected a configuration"),
+        (lambda config: config | {"head": []}, "head .*, expected a configuration"),
+        (lambda config: config | {"depth_space": 7}, "depth_space '7', expected a configuration"),
         (lambda config: config | {"depth_space": "parsecs"}, "depth space 'parsecs': expected one of"),
-        (lambda config: config | {"store": "x"}, "store 'x', expected what"),
-        (lambda config: config | {"store": {"teacher": [1]}}, "store .*teacher.*, expected what"),
-        (lambda config: config | {"source": {}}, "source '{}', expected what"),
-        (lambda config: config | {"sigma_m": True}, "sigma_m 'True', expected what"),
+        (lambda config: config | {"store": "x"}, "store 'x', expected a configuration"),
+        (lambda config: config | {"store": {"teacher": [1]}}, "store .*teacher.*, expected a configuration"),
+        (lambda config: config | {"source": {}}, "source '{}', expected a configuration"),
+        (lambda config: config | {"sigma_m": True}, "sigma_m 'True', expected a configuration"),
         (lambda config: config | {"bin_edges_m": "x"}, "bin_edges_m: expected a list"),
     ],
     ids=[

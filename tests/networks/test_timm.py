@@ -124,10 +124,13 @@ def test_a_name_that_makes_timm_fetch_or_read_something_is_never_passed_on(timm)
 @pytest.mark.parametrize(
     ("name", "pattern"),
     [
-        ("flat", "maps are 4x6x10, 4x6x10, 4x6x10 for an image of 90x150 px, expected .* pyramid"),
+        ("flat", "of 4x6x10, 4x6x10, 4x6x10 for an image of 90x150 px, expected .* pyramid"),
         ("short", "expected .* pyramid"),
-        ("last", "maps are 23x38x4, .*channels first"),
-        ("square", r"no feature maps for an image of 90x150 px \(Input height \(90\)\): expected a network that takes"),
+        ("last", "channels first. of 23x38x4"),
+        (
+            "square",
+            r"no feature maps for an image of 90x150 px \(Input height \(90\)\): expected a network that accepts",
+        ),
         ("huge", "144 M parameters, expected at most 100 M"),
     ],
 )
@@ -166,7 +169,7 @@ def test_a_torchvision_of_another_torch_is_one_error_that_says_so(monkeypatch, t
     (tmp_path / "timm" / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
     monkeypatch.delitem(sys.modules, "timm", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ValueError, match=r"nms does not exist\): it needs the torchvision that belongs to torch"):
+    with pytest.raises(ValueError, match=r"nms does not exist\): it needs the torchvision that matches torch"):
         build_student("timm:resnet18", 5)
 
 

@@ -378,7 +378,7 @@ def test_a_checkpoint_is_shown_the_view_that_it_was_trained_on_unless_another_is
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path):
-    with refuses(tmp_path, "no finished run"):
+    with refuses(tmp_path, "not a complete run"):
         opened(f"checkpoint:{tmp_path}")
 
 
