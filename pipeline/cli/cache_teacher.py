@@ -30,18 +30,23 @@ TEACHER_KINDS = (
 )
 TEACHER_FLAGS = many(
     option("--metres-per-unit", help="Scale of predictions: mm, kitti, tiekd-kitti, tiekd-nyu, 80/65535, 0.001 ..."),
-    option("--depth-space", help="What the teacher's numbers mean, if it does not say: metric_m ..."),
-    option("--licence", help="Licence of the teacher's output; goes into the store."),
+    option(
+        "--depth-space",
+        help="Meaning of the teacher's numbers, if it does not state it: metric_m, affine_disparity ...",
+    ),
+    option("--licence", help="Licence of the teacher's output, recorded in the store."),
     option("--precision", default="auto", help="auto, float32, bfloat16 or float16."),
-    option("--revision", help="Revision of a model of a hub."),
-    option("--input-size", type=SIZE, help="What the teacher sees, or saw (predictions), if it is not its own custom."),
-    option("--normalise", help="Pixels of a file's network: imagenet, half, unit, bytes, or MEAN/STD."),
-    option("--channels", type=click.Choice(["rgb", "bgr"]), help="Order of the input channels of a file's network."),
-    option("--output", help="Which output of a file's network is depth, where it has several."),
-    option("--invalid", type=INVALID, help="Numbers of predictions that say no value, such as 65535."),
-    option("--drop-nonpositive", is_flag=True, help="Take a network's depth of 0 or less as no value, and count it."),
-    option("--flip-average", is_flag=True, help="Mix each answer with that for the mirrored image: a real map."),
-    option("--trust-code", is_flag=True, help="Let code that comes with the weights run."),
+    option("--revision", help="Revision of a model on the hub."),
+    option("--input-size", type=SIZE, help="Input size of the teacher, or of saved predictions, if not its default."),
+    option("--normalise", help="Input normalization of a network file: imagenet, half, unit, bytes, or MEAN/STD."),
+    option("--channels", type=click.Choice(["rgb", "bgr"]), help="Channel order of a network file's input."),
+    option("--output", help="Which output of a network file is depth, if it has several."),
+    option("--invalid", type=INVALID, help="Numbers in prediction files that mean no value, such as 65535."),
+    option("--drop-nonpositive", is_flag=True, help="Treat predicted depth of 0 or less as no value, and count it."),
+    option(
+        "--flip-average", is_flag=True, help="Average each prediction with that of the mirrored image, into one map."
+    ),
+    option("--trust-code", is_flag=True, help="Allow code that comes with the weights to run."),
 )
 
 
@@ -63,7 +68,7 @@ PLAIN_FLAGS = (
 
 
 def options_of_flags(flags: dict[str, Any]) -> TeacherOptions:
-    """Take TEACHER_FLAGS out of a command's flags. Raises PipelineError for a scale that is none."""
+    """Take TEACHER_FLAGS out of a command's flags. Raises PipelineError for an invalid scale."""
     from ..teachers.options import TeacherOptions
     from ..teachers.predictions import parse_metres_per_unit
 
@@ -79,7 +84,7 @@ def options_of_flags(flags: dict[str, Any]) -> TeacherOptions:
 def with_bins_to_mix_in(
     options: TeacherOptions, teacher_name: str, source: Source, bins: str | None, sigma_m: float | None
 ) -> TeacherOptions:
-    """Add the bins and the sigma, asked for or customary, in which a teacher's answers are mixed, if they are."""
+    """Add the bins and sigma, given or default, that average a teacher's predictions, if it averages."""
     if not options.flip_average and not teacher_name.startswith("ensemble:"):
         return options
     from ..cache.plan import edges_or_default
@@ -97,34 +102,52 @@ def with_bins_to_mix_in(
 @OUT
 @option(
     "--view",
-    help="full, kb, center:HxW, each perhaps with ,resize:HxW; a checkpoint's own, or the source's custom, if absent.",
+    help="Crop: full, kb or center:HxW, optionally with ,resize:HxW. The checkpoint's or source's default if omitted.",
 )
-@option("--bins", help="kitti, nyu or SPACING:COUNT:LO:HI in metres; the teacher's, or else the source's, if left out.")
-@option("--sigma-m", type=float, help="Width of the Gaussian map in metres; the source's custom if left out.")
+@option(
+    "--bins",
+    help="Depth bins: kitti, nyu or SPACING:COUNT:LO:HI in metres. The teacher's or source's default if omitted.",
+)
+@option("--sigma-m", type=float, help="Standard deviation of Gaussian maps in metres; the source's default if omitted.")
 @option(
     "--dpm",
     default="auto",
     type=click.Choice(["auto", "gaussian", "sparse", "dense"]),
-    help="Which maps to store; auto is sparse for a teacher that emits maps, else gaussian.",
+    help="Kind of maps to store; auto is sparse for a teacher that predicts maps, else gaussian.",
 )
 @option("--max-rel-error", default=5e-4, help="Largest relative error of stored depth.")
-@option("--depth-range-m", default="0.1:300", type=RANGE, help="Depth beyond it is clipped, and counted.")
-@option("--max-dpm-kl", default=0.01, help="Largest mean error of sparse maps, in nats.")
-@option("--samples-per-shard", type=int, help="What an interruption can cost at most; 128 if left out, 8 for dense.")
-@option("--batch-size", default=8, help="Images that the teacher sees at once.")
-@option("--accept-noise", is_flag=True, help="Store a teacher that differs from itself, asked again or in a batch.")
-@option("--workers", type=int, help="Threads that read and encode; one a core if left out.")
-@option("--cache-flips", is_flag=True, help="Ask about the mirrored images too, into OUT.mirrored, for --flips-store.")
+@option(
+    "--depth-range-m",
+    default="0.1:300",
+    type=RANGE,
+    help="Range of stored depth; depth outside is clipped and counted.",
+)
+@option("--max-dpm-kl", default=0.01, help="Largest mean KL divergence of sparse maps, in nats.")
+@option(
+    "--samples-per-shard",
+    type=int,
+    help="Samples in a shard; an interruption loses at most one. 128 if omitted, 8 for dense.",
+)
+@option("--batch-size", default=8, help="Images in a batch of the teacher.")
+@option(
+    "--accept-noise",
+    is_flag=True,
+    help="Accept a teacher whose predictions change from call to call or with the batch.",
+)
+@option("--workers", type=int, help="Threads for reading and encoding; one per core if omitted.")
+@option(
+    "--cache-flips", is_flag=True, help="Also cache mirrored images, in OUT.mirrored, for train-student --flips-store."
+)
 @option(
     "--scheduler",
     metavar="ADDRESS|local:N",
-    help="Let workers do it: N processes here, or those of a dask scheduler, one a GPU, on a disk that all share.",
+    help="Use dask workers: N local processes, or those of a scheduler, one per GPU, on a shared disk.",
 )
 @option(
     "--profile",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write a Chrome trace of what each thread did when, and print what fraction of the time each part waited.",
+    help="Write a Chrome trace of all threads, and print the fraction of time that each part waited.",
 )
 @TEACHER_FLAGS
 @DEVICE
@@ -140,17 +163,17 @@ def cache_teacher(
     profile: Path | None,
     **flags: Any,
 ) -> None:
-    """Stage one: run a teacher once over a split, and write its depth and maps to a store.
+    """Stage one: run a teacher once over a split and write its depth and maps to a store.
 
     \b
     Example: pipeline cache-teacher --source kitti:ROOT --split ROOT/splits/train.txt \\
                --teacher predictions:DIR --metres-per-unit tiekd-kitti --out train.zarr
 
-    Interrupted runs go on where they stopped, when the same command is given again.
+    An interrupted run continues when the same command is given again.
 
-    With --scheduler each worker makes whole files of the store and may be killed, or join, at any time; the store has
-    the bytes that one process writes. local:N starts N processes, of which each takes a GPU; for several machines run
-    `dask scheduler` on one and, for each GPU, CUDA_VISIBLE_DEVICES=I `dask worker ADDRESS --nthreads 2` on all.
+    With --scheduler, dask workers write the store's files. A worker may join or be killed at any time; the store has
+    the same bytes as from one process. local:N starts N processes, one per GPU. For several machines run
+    `dask scheduler` on one, and CUDA_VISIBLE_DEVICES=I `dask worker ADDRESS --nthreads 2` for each GPU of each.
     """
     import torch
 
@@ -165,7 +188,7 @@ def cache_teacher(
     from ..teachers.registry import open_teacher
 
     source = open_source(source_name)
-    source.samples(split)  # a missing split is told before a heavy teacher is loaded
+    source.samples(split)  # a missing split fails before a heavy teacher is loaded
     teacher_options = with_bins_to_mix_in(
         options_of_flags(flags), teacher_name, source, flags["bins"], flags["sigma_m"]
     )
@@ -189,7 +212,7 @@ def cache_teacher(
         done = make_both(maker, out, options, console) if cache_flips else (maker.cache(out, options, console), None)
     for place, one in zip((out, mirrored_path(out)), done, strict=True):
         if one is not None:
-            echo(f"{place}: {_told(one)}")
+            echo(f"{place}: {_summary_text(one)}")
     if cache_flips:
         echo(_gap(out))
     if profile is not None:
@@ -199,7 +222,7 @@ def cache_teacher(
 
 
 def _cluster(scheduler: str, config: WorkerConfig) -> AbstractContextManager[Cluster]:
-    """Workers by their scheduler. Raises PipelineError where the package is absent."""
+    """Return the workers of a scheduler. Raises MissingDependencyError without the package."""
     try:
         from ..cache.cluster import cluster_of
     except ModuleNotFoundError as error:
@@ -210,20 +233,20 @@ def _cluster(scheduler: str, config: WorkerConfig) -> AbstractContextManager[Clu
 
 
 def _gap(out: Path) -> str:
-    """How far the teacher's mirrored answers are from its answers for mirrored images, for people."""
+    """Describe how far mirrored predictions are from predictions of mirrored images."""
     from ..cache.flips import mirrored_path
     from ..store import open_store
     from ..store.tools.diff import compare_stores
 
     found = compare_stores(open_store(out), open_store(mirrored_path(out)), GAP_SAMPLES)
     return (
-        f"its answers for {found.compared} mirrored images differ from its answers, mirrored, by "
-        f"{found.median_rel_difference:.2%} (median), {found.max_rel_difference:.0%} at most"
+        f"predictions of {found.compared} mirrored images differ from mirrored predictions by "
+        f"{found.median_rel_difference:.2%} (median), at most {found.max_rel_difference:.0%}"
     )
 
 
-def _told(done: CacheSummary) -> str:
-    """What a run did, for people."""
+def _summary_text(done: CacheSummary) -> str:
+    """Describe what a run did."""
     now = done.samples - done.samples_before
     held = (
         f"{done.samples} samples of {done.size_px[0]}x{done.size_px[1]} px, largest error {done.max_rel_error:.4%}, "
@@ -232,7 +255,7 @@ def _told(done: CacheSummary) -> str:
     if done.outside:
         held += f"{done.outside.describe()}\n"
     if done.dropped:
-        held += f"0 or less, taken as no value: {done.dropped[0]:,} pixels in {done.dropped[1]} samples\n"
+        held += f"0 or less, treated as no value: {done.dropped[0]:,} pixels in {done.dropped[1]} samples\n"
     if done.carried:
         held += (
             f"maps carried over at {done.carried.kl_nats:.2g} nats (mean), expected depth moved by "

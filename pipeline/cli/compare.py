@@ -60,14 +60,19 @@ class GroupType(click.ParamType[tuple[str, list[Path]]]):
 
 @click.command(cls=PlainCommand)
 @click.argument("groups", metavar="[NAME=]FILE[,FILE...]...", nargs=-1, required=True, type=GroupType())
-@option("--metric", type=click.Choice(list(METRIC_HEADS)), default="abs_rel", help="What to compare.")
-@option("--block", type=click.IntRange(min=1), default=1, help="Frames in a row that are alike, in video.")
-@option("--all-pairs", is_flag=True, help="Compare every two, and not each with the first.")
-@option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.95, help="Of the intervals.")
-@option("--resamples", type=click.IntRange(min=1000, max=1_000_000), default=10_000, help="Random draws for intervals.")
-@option("--seed", default=0, help="Of the random draws.")
-@option("--any-coverage", is_flag=True, help="Also compare what covers different parts of the ground truth.")
-@option("--out", type=PATH, help="Write all figures as JSON too.")
+@option("--metric", type=click.Choice(list(METRIC_HEADS)), default="abs_rel", help="Metric to compare.")
+@option("--block", type=click.IntRange(min=1), default=1, help="Consecutive video frames to treat as one observation.")
+@option("--all-pairs", is_flag=True, help="Compare every pair, instead of each with the first.")
+@option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.95, help="Confidence level of the intervals.")
+@option(
+    "--resamples",
+    type=click.IntRange(min=1000, max=1_000_000),
+    default=10_000,
+    help="Number of random draws for the intervals.",
+)
+@option("--seed", default=0, help="Seed of the random draws.")
+@option("--any-coverage", is_flag=True, help="Accept results that cover different parts of the ground truth.")
+@option("--out", type=PATH, help="Also write all figures as JSON.")
 @OVERWRITE
 def compare(
     groups: tuple[tuple[str, list[Path]], ...],
@@ -81,15 +86,14 @@ def compare(
     out: Path | None,
     overwrite: bool,
 ) -> None:
-    """Say whether students differ by more than chance, from what evaluate-student wrote, or evaluate-teacher.
+    """Compare results of evaluate-student or evaluate-teacher: do students differ by more than chance?
 
     \b
     Example: pipeline compare tiekd=m/tiekd-0.json,m/tiekd-1.json,m/tiekd-2.json ssim='m/ssim-*.json' \\
                m/teacher.json --metric abs_rel
 
-    Several files of one NAME are the seeds of one student. Each further student is compared with the first, image by
-    image: the difference with an interval over frames and seeds, and a p value corrected for the number of
-    comparisons (Holm).
+    Several files of one NAME are seeds of one student. Each student is compared with the first, frame by frame: the
+    difference, its interval over frames and seeds, and a p value corrected for the number of comparisons (Holm).
     """
     from ..depth.metrics import LOWER_IS_BETTER
     from ..evaluation.comparison import join

@@ -24,31 +24,31 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 LOG_FIRST_S = 2.0
-"""A log shows life early."""
+"""The first line of a log comes early."""
 LOG_EVERY_S = 10.0
 TERMINAL_EVERY_S = 0.1
 RECENT_S = 60.0
-"""Rates, shares and the time left are those of so long a time before now."""
-LOOK_EVERY_S = 1.0
-LEAST_SHARE = 0.005
-"""What is waited for less than this is left out."""
+"""Rates, fractions of waiting and the time left are computed over this recent period."""
+SNAPSHOT_EVERY_S = 1.0
+MIN_WAIT_FRACTION = 0.005
+"""A smaller fraction of waiting is not printed."""
 
 
 def echo(text: object = "", *, err: bool = False) -> None:
-    """Print text, which may come from anybody's file: control characters, which could move the cursor, are escaped.
+    """Print text with control characters escaped: text from a file could otherwise move the cursor.
 
-    All that commands print goes through here.
+    All output of the commands goes through here.
     """
     click.echo(printable(str(text)), err=err)
 
 
 def one_line(text: object) -> str:
-    """Text of a file within a line of ours: its line breaks are escaped too."""
+    """Return text from a file with control characters and line breaks escaped, to print within a line."""
     return printable(str(text)).replace("\n", "\\n")
 
 
-class _Look(NamedTuple):
-    """How far the work was at a moment."""
+class _Snapshot(NamedTuple):
+    """Progress at one moment."""
 
     at_s: float
     done: int
@@ -62,11 +62,11 @@ class ConsoleTask:
         self.title, self.total, self.unit = title, total, unit
         self.done = done
         self._facts: dict[str, object] = {}
-        self._looks: deque[_Look] = deque()
+        self._looks: deque[_Snapshot] = deque()
         self._bar: tqdm[None] | None = None
 
     def __enter__(self) -> Self:
-        self._first = _Look(monotonic(), self.done, {})
+        self._first = _Snapshot(monotonic(), self.done, {})
         self._looks.append(self._first)
         self._next_s = self._first.at_s + LOG_FIRST_S
         if sys.stderr.isatty():
@@ -99,7 +99,7 @@ class ConsoleTask:
         self.done += done
         self._facts |= facts
         now = self._look()
-        if now.at_s - self._looks[-1].at_s >= LOOK_EVERY_S:
+        if now.at_s - self._looks[-1].at_s >= SNAPSHOT_EVERY_S:
             self._looks.append(now)
         # An older look stays where it is the only one, so that slow work has a rate too
         while len(self._looks) > 2 and now.at_s - self._looks[1].at_s >= RECENT_S:
@@ -113,41 +113,43 @@ class ConsoleTask:
         left = _duration((self.total - now.done) * (now.at_s - since.at_s) / finished) if finished else "?"
         self._say([self._count(), rate, f"{left} left", *others])
 
-    def _look(self) -> _Look:
+    def _look(self) -> _Snapshot:
         waits = self._facts.get("waits_for")
-        return _Look(monotonic(), self.done, dict(waits) if isinstance(waits, Mapping) else {})
+        return _Snapshot(monotonic(), self.done, dict(waits) if isinstance(waits, Mapping) else {})
 
     def _count(self) -> str:
         if self.unit == "B":
             return f"{_bytes(self.done)}/{_bytes(self.total)}"
         return f"{self.done}/{self.total} {self.unit}"
 
-    def _told(self, since: _Look, now: _Look) -> list[str]:
+    def _told(self, since: _Snapshot, now: _Snapshot) -> list[str]:
         """The rate between two moments, the facts, and what was waited for between them."""
         facts = dict(self._facts)
         each, unit = facts.pop("img_each", None), self.unit
         rate = (now.done - since.done) / max(now.at_s - since.at_s, 1e-9)
         if isinstance(each, int | float):
             rate, unit = rate * each, "img"
-        told = [f"{_bytes(rate)}/s" if unit == "B" else f"{_number(rate)} {unit}/s"]
+        parts = [f"{_bytes(rate)}/s" if unit == "B" else f"{_number(rate)} {unit}/s"]
         waits, kb_each = facts.pop("waits_for", None), facts.pop("kb_each", None)
-        told += [f"{name} {_number(value)}" for name, value in facts.items()]
+        parts += [f"{name} {_number(value)}" for name, value in facts.items()]
         if isinstance(kb_each, int | float):
-            told.append(f"{_bytes(1e3 * kb_each)} each")
+            parts.append(f"{_bytes(1e3 * kb_each)} each")
         if isinstance(waits, str):
-            told.append(f"waits for {waits}")
+            parts.append(f"waits for {waits}")
         seconds = {name: now.waits_s[name] - since.waits_s.get(name, 0.0) for name in now.waits_s}
         whole = sum(seconds.values())
         if whole > 0:
             most_first = sorted(seconds, key=lambda name: -seconds[name])
-            shares = [
-                f"{name} {seconds[name] / whole:.0%}" for name in most_first if seconds[name] > LEAST_SHARE * whole
+            waiting = [
+                f"{name} {seconds[name] / whole:.0%}"
+                for name in most_first
+                if seconds[name] > MIN_WAIT_FRACTION * whole
             ]
-            told.append(f"waits: {', '.join(shares)}".replace("%", " %"))
-        return told
+            parts.append(f"waits: {', '.join(waiting)}".replace("%", " %"))
+        return parts
 
-    def _say(self, told: list[str]) -> None:
-        text = ", ".join(told)
+    def _say(self, parts: list[str]) -> None:
+        text = ", ".join(parts)
         if self._bar is not None:
             self._bar.n = self.done
             self._bar.set_postfix_str(one_line(text))
@@ -176,14 +178,14 @@ def _duration(seconds: float) -> str:
 
 
 def _number(value: object) -> str:
-    """A float with three digits, or with all of those before its point; others as they are."""
+    """Format a float with three significant digits, or all digits before the point; other values unchanged."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:.0f}" if 100 <= abs(value) < 1e9 else f"{value:#.3g}".rstrip(".")
 
 
 def _bytes(count: float) -> str:
-    """A number of bytes with three digits: 82.4 KB."""
+    """Format a number of bytes with three digits: 82.4 KB."""
     value, unit = count / 1e3, "KB"
     for larger in ("MB", "GB", "TB"):
         if value < 999.5:
@@ -193,7 +195,7 @@ def _bytes(count: float) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows as aligned text: the first column to the left, the others to the right. Cells may come from anybody."""
+    """Format rows as aligned text, the first column to the left. Control characters in cells are escaped."""
     head, rows = [one_line(cell) for cell in head], [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(line[column]) for line in (head, *rows)) for column in range(len(head))]
 

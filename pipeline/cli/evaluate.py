@@ -27,7 +27,7 @@ METRIC_HEADS = {
 
 
 def _show(name: str, result: dict[str, Any], out: Path) -> None:
-    """Write a result as JSON, its rows as CSV beside it, and print the means."""
+    """Write a result as JSON with its rows as CSV, and print the means."""
     from ..evaluation.coverage import coverage_text
     from ..evaluation.result import write_result
 
@@ -74,14 +74,14 @@ def _show_doubt(found: dict[str, Any]) -> None:
 EVALUATION = many(
     SOURCE,
     TRUTH,
-    option("--protocol", help="kitti_eigen_garg80, nyu_eigen or plain; the source's custom if left out."),
-    option("--max-depth-m", type=float, help="Cap of the protocol plain."),
+    option("--protocol", help="kitti_eigen_garg80, nyu_eigen or plain; the source's default if omitted."),
+    option("--max-depth-m", type=float, help="Largest depth, with --protocol plain."),
     option(
         "--align",
-        help="Bring each image to its truth first: none, median, scale, depth or disparity (scale and shift); relative "
+        help="Align each image to its truth first: none, median, scale, depth or disparity (scale and shift); relative "
         "depth as its teacher is relative, if left out.",
     ),
-    option("--out", type=PATH, required=True, help="JSON file; rows for each image go to a CSV beside it."),
+    option("--out", type=PATH, required=True, help="Output JSON file; a CSV next to it has one row per image."),
     OVERWRITE,
 )
 
@@ -89,10 +89,10 @@ EVALUATION = many(
 @click.command(cls=PlainCommand)
 @click.argument("run", type=PATH)
 @EVALUATION
-@option("--store", "store_path", type=STORE, help="Also say how like its teacher the student is.")
+@option("--store", "store_path", type=STORE, help="Also compare the student with its teacher.")
 @STORE_CACHE
-@option("--uncertainty", is_flag=True, help="Also say whether it knows when it is wrong; looks at each image twice.")
-@option("--calibration-split", help="With --uncertainty: fit intervals of constant relative width on other images.")
+@option("--uncertainty", is_flag=True, help="Also evaluate the uncertainty of its maps; runs each image twice.")
+@option("--calibration-split", help="With --uncertainty: fit intervals of constant relative width on this split.")
 @option("--batch-size", default=4)
 @DEVICE
 def evaluate_student(
@@ -113,7 +113,7 @@ def evaluate_student(
     batch_size: int,
     device: str,
 ) -> None:
-    """Measure a trained student against ground truth, and against its teacher.
+    """Evaluate a trained student against ground truth and its teacher.
 
     \b
     Example: pipeline evaluate-student runs/mobilenetv2 --source kitti:ROOT --split ROOT/splits/test.txt \\
@@ -165,7 +165,7 @@ def evaluate_teacher(
     out: Path,
     overwrite: bool,
 ) -> None:
-    """Measure the depth that a store holds against ground truth: what the teacher was worth, cached.
+    """Evaluate the depth in a store against ground truth: the accuracy of the cached teacher.
 
     \b
     Example: pipeline evaluate-teacher train.zarr --source kitti:ROOT --split ROOT/splits/train.txt \\

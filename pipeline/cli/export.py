@@ -21,19 +21,23 @@ SHOWN = {"abs_rel": "AbsRel", "rmse": "RMSE", "delta1": "d1"}
 
 @click.command(cls=PlainCommand)
 @click.argument("run", type=PATH)
-@option("--out", type=PATH, required=True, help="File to write, NAME.onnx; must not exist. NAME.onnx.json tells of it.")
-@option("--size", "size_px", type=SIZE, help="Fix height and width, and resize the run's view to it; any if left out.")
-@option("--opset", default=20, help="Version of ONNX's operators, 18 to 23.")
-@option("--uncertainty", is_flag=True, help="Also give entropy_nats, and the interval of 90 %: low_m and high_m.")
-@option("--source", "source_name", metavar="KIND:ROOT", help="Compare on images of a data set, with its truth.")
-@option("--split", help="Split of the source.")
+@option(
+    "--out", type=PATH, required=True, help="Output file NAME.onnx; must not exist. NAME.onnx.json has the figures."
+)
+@option(
+    "--size", "size_px", type=SIZE, help="Fix height and width, and resize the run's view to it; dynamic if omitted."
+)
+@option("--opset", default=20, help="ONNX operator set, 18 to 23.")
+@option("--uncertainty", is_flag=True, help="Add outputs entropy_nats, low_m and high_m (90 % interval).")
+@option("--source", "source_name", metavar="KIND:ROOT", help="Data set of the images to compare on.")
+@option("--split", help="Split of the data set.")
 @TRUTH
-@option("--images", type=PATH, help="Compare on images of a folder instead.")
-@option("--frames", default=16, help="How many images, spread evenly.")
-@option("--max-rel-error", default=1e-4, help="Largest relative difference of depth to PyTorch, at any pixel.")
-@option("--int8", type=PATH, help="Also write a quantised file here, and measure what it costs.")
-@option("--calibration-split", help="Split that int8 takes its ranges from; other images of --split if left out.")
-@option("--calibration-frames", default=32, help="How many images that is.")
+@option("--images", type=PATH, help="Folder of images to compare on instead.")
+@option("--frames", default=16, help="Number of images, evenly spaced.")
+@option("--max-rel-error", default=1e-4, help="Largest relative difference of depth from PyTorch, at any pixel.")
+@option("--int8", type=PATH, help="Also write a quantized file, and measure its loss of accuracy.")
+@option("--calibration-split", help="Split for int8 calibration; other images of --split if omitted.")
+@option("--calibration-frames", default=32, help="Number of images for calibration.")
 @OVERWRITE
 def export_student(
     run: Path,
@@ -53,13 +57,13 @@ def export_student(
     calibration_frames: int,
     overwrite: bool,
 ) -> None:
-    """Write a trained student as one ONNX file: an image in 0..1 goes in, metres come out.
+    """Export a trained student as one ONNX file: from an image in 0..1 to metres.
 
     \b
     Example: pipeline export-student runs/tiekd --out student.onnx --source scenes:data/scenes --split test \\
                --int8 student-int8.onnx --calibration-split train
 
-    The file is compared with PyTorch, on real images where a source or a folder is given, and is only written if depth
+    The file is compared with PyTorch, on real images if you give a data set or a folder, and written only if depth
     agrees at every pixel.
     """
     from ..deploy.export import ExportOptions, summary_path

@@ -181,9 +181,9 @@ SOURCE = many(
         "source_name",
         required=True,
         metavar="KIND:ROOT",
-        help="A kind of docs/sources.md, such as kitti:ROOT.",
+        help="Data set, such as kitti:ROOT; docs/sources.md lists them.",
     ),
-    option("--split", required=True, help="Name of a split, or a file in the data set's own list format."),
+    option("--split", required=True, help="Name of a split, or a list file in the data set's format."),
 )
 
 
@@ -206,14 +206,14 @@ class NumbersType(click.ParamType[tuple[float, ...]]):
 
 INVALID = NumbersType()
 TRUTH = many(
-    option("--truth", help="Which ground truth, where a source has several: dense or sparse, filled or raw ..."),
-    option("--invalid", type=INVALID, help="Numbers of the truth's files that say no value, such as 65535."),
+    option("--truth", help="Ground truth to use, if a source has several: dense or sparse, filled or raw ..."),
+    option("--invalid", type=INVALID, help="Numbers in ground-truth files that mean no value, such as 65535."),
 )
 DEVICE = option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 STORE_CACHE = option(
     "--store-cache",
     type=PATH,
-    help="Keeps what is fetched of a store behind a URL; TIEKD_STORE_CACHE or the user's cache folder if left out.",
+    help="Cache folder for a store read by URL; TIEKD_STORE_CACHE or the user's cache folder if omitted.",
 )
-OVERWRITE = option("--overwrite", is_flag=True, help="Write over files that exist.")
-OUT = option("--out", type=PATH, required=True, help="Where to write; must not exist.")
+OVERWRITE = option("--overwrite", is_flag=True, help="Overwrite existing output files.")
+OUT = option("--out", type=PATH, required=True, help="Output path; must not exist.")

@@ -17,21 +17,25 @@ if TYPE_CHECKING:
 @click.argument("model", type=PATH)
 @click.argument("images", type=PATH)
 @OUT
-@option("--size", "size_px", type=SIZE, help="What the network sees, if it is not the run's own view size.")
+@option("--size", "size_px", type=SIZE, help="Input size of the network, if not the run's.")
 @option(
     "--depth-png",
     default="256",
     type=click.Choice(["256", "mm", "none"]),
-    help="16 bits: metres times 256 (up to 256 m), or millimetres (up to 65 m).",
+    help="16-bit PNG of metres times 256 (up to 256 m), or millimetres (up to 65 m).",
 )
-@option("--npy", is_flag=True, help="Write float32 as .npy: metres; of a relative student, what its teacher gave.")
-@option("--colour", is_flag=True, help="Write pictures for people.")
-@option("--colour-range", "colour_range_m", type=RANGE, help="Metres from light to dark; the bins' if left out.")
+@option(
+    "--npy", is_flag=True, help="Write float32 .npy in metres, or in the teacher's depth space for a relative student."
+)
+@option("--colour", is_flag=True, help="Write colored depth images.")
+@option(
+    "--colour-range", "colour_range_m", type=RANGE, help="Range of the colors in metres; that of the bins if omitted."
+)
 @option(
     "--grid",
     default="image",
     type=click.Choice(["image", "view"]),
-    help="Files as large as the image, or as what the network saw of it.",
+    help="Size of the files: the whole image, or the network's view of it.",
 )
 @option("--batch-size", default=4)
 @DEVICE
@@ -48,14 +52,14 @@ def predict(
     batch_size: int,
     device: str,
 ) -> None:
-    """Write the depth of images: MODEL is a run or a file of export-student, IMAGES a folder or one image.
+    """Predict depth of images. MODEL is a run or an exported ONNX file, IMAGES a folder or one image.
 
     \b
     Example: pipeline predict student.onnx photos --out depth --colour
 
-    A folder of predictions can teach: --teacher predictions:depth. Where the run's view is a part of the image, pixels
-    around it are 0 (NaN in .npy), and to teach with that view they are left out by --grid view.
-    Interrupted work goes on where it stopped, when the same command is given again.
+    The output folder can be a teacher: --teacher predictions:depth. If the run's view is a part of the image, pixels
+    outside are 0 (NaN in .npy); --grid view writes the view alone. An interrupted command continues when it is given
+    again.
     """
     from ..deploy.predict_folder import FolderOptions, predict_folder
     from ..deploy.runners import open_model

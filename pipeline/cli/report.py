@@ -38,9 +38,9 @@ class MetricsType(click.ParamType["Path | tuple[str, Path]"]):
     "metrics_paths",
     multiple=True,
     type=MetricsType(),
-    help="JSON of evaluate-student or -teacher, or a folder of them, repeatable; NAME is a run's, or teacher.",
+    help="Result of evaluate-student or -teacher, or a folder of them; repeatable. NAME is a run's name, or teacher.",
 )
-@option("--frames", default=4, help="How many frames to show, spread evenly over the split.")
+@option("--frames", default=4, help="Number of frames to show, evenly spaced over the split.")
 @OUT
 @OVERWRITE
 def report(
@@ -55,7 +55,7 @@ def report(
     out: Path,
     overwrite: bool,
 ) -> None:
-    """Write a page that shows what students learned: curves, pictures, maps, and one table.
+    """Write an HTML page about students: a table, training curves, images and maps.
 
     \b
     Example: pipeline report runs/tiekd runs/truth --store train.zarr --source scenes:data/scenes \\

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.command(cls=PlainCommand)
 @click.argument("path", metavar="STORE", type=STORE)
 def info(path: str | Path) -> None:
-    """Say who the teacher is, what the numbers mean, and what a sample costs; of an image cache, what it holds.
+    """Print a store's teacher, depth space, error bounds and size, or the content of an image cache.
 
     \b
     Example: pipeline store info train.zarr
@@ -40,26 +40,26 @@ def info(path: str | Path) -> None:
 @click.command(cls=PlainCommand)
 @click.argument("path", metavar="STORE", type=STORE)
 @option("--against", "teacher_name", metavar="KIND:WHAT", help=f"Also compare with the live teacher: {TEACHER_KINDS}")
-@option("--source", "source_name", metavar="KIND:ROOT", help="With --against: the images of the store.")
-@option("--split", help="With --against: of which samples are taken.")
-@option("--samples", default=16, help="How many to show the teacher, spread evenly over the split.")
-@option("--batch-size", default=8, help="Images that the teacher sees at once.")
+@option("--source", "source_name", metavar="KIND:ROOT", help="With --against: data set of the store's images.")
+@option("--split", help="With --against: split to take samples from.")
+@option("--samples", default=16, help="Samples to run the teacher on, evenly spaced over the split.")
+@option("--batch-size", default=8, help="Images in a batch of the teacher.")
 @TEACHER_FLAGS
 @DEVICE
 def verify(
     path: str | Path, teacher_name: str | None, source_name: str | None, split: str | None, **flags: Any
 ) -> None:
-    """Read the whole store, and name every file that is not as it was written. An image cache is a store too.
+    """Read a whole store or image cache and name every damaged file.
 
     \b
     Example: pipeline store verify train.zarr
              pipeline store verify train.zarr --against python:teacher:load \\
                --source kitti:ROOT --split ROOT/splits/train.txt
 
-    With --against, the live teacher is run twice on some samples. The store must be no further from it than its own
-    error bound and twice what the teacher differs from itself. Give the teacher's flags as to cache-teacher.
+    With --against, the live teacher is run twice on some samples. The store may differ from it by its error bound plus
+    twice the difference between the two runs. Give the teacher the same flags as in cache-teacher.
     """
-    if teacher_name is None and (lost := _given_beside("path", "debug")):
+    if teacher_name is None and (lost := _given_besides("path", "debug")):
         raise click.UsageError(
             f"{', '.join(lost)}: means nothing without --against TEACHER; leave it out, or give that"
         )
@@ -83,11 +83,11 @@ def verify(
 
 
 def _verdict(damage: list[Damage]) -> str:
-    """What to do about what `verify` found."""
+    """Say what to do about damage."""
     number = {kind: sum(one.kind == kind for one in damage) for kind in ("damaged", "unreadable", "kept")}
     texts = []
     if number["damaged"]:
-        texts.append(f"{number['damaged']} files are damaged; fetch them again, or make the store anew")
+        texts.append(f"{number['damaged']} files are damaged; fetch them again, or make the store again")
     if number["unreadable"]:
         texts.append(
             f"{number['unreadable']} files could not be read, which says nothing of their bytes: mend permissions, "
@@ -101,8 +101,8 @@ def _verdict(damage: list[Damage]) -> str:
     return "; ".join(texts)
 
 
-def _given_beside(*names: str) -> list[str]:
-    """Options that the user wrote, other than these."""
+def _given_besides(*names: str) -> list[str]:
+    """Return the options on the command line other than these."""
     context = click.get_current_context()
     return [
         one.opts[0]
@@ -119,7 +119,7 @@ def _compare(path: str | Path, teacher_name: str, source_name: str, split: str, 
     from ..teachers.registry import open_teacher
 
     source = open_source(source_name)
-    source.samples(split)  # a missing split is told before a heavy teacher is loaded
+    source.samples(split)  # a missing split fails before a heavy teacher is loaded
     store = open_store(path)
     options = _mixing_as(store, options_of_flags(flags))
     teacher = open_teacher(teacher_name, device=choose_device(flags.pop("device")), options=options)
@@ -143,13 +143,13 @@ def _compare(path: str | Path, teacher_name: str, source_name: str, split: str, 
             largest, bound, noise = _shown(one, one.cache.largest, one.bound, one.noise.largest)
             raise click.ClickException(
                 f"{store.name}: its {one.name} is up to {largest} from the live teacher (sample {one.worst}); expected "
-                f"its bound of {bound} beside the teacher's own noise of {noise}: the store is not what this teacher "
-                "says, make it anew with `pipeline cache-teacher`"
+                f"its bound of {bound} plus the teacher's own noise of {noise}: make it "
+                "again with `pipeline cache-teacher`"
             )
 
 
 def _mixing_as(store: Store, options: TeacherOptions) -> TeacherOptions:
-    """Options with the bins and the sigma in which a store's teacher mixed its answers, if it did so."""
+    """Add the bins and sigma with which the store's teacher averaged predictions, if it did."""
     if store.spec.depth_space != "metric_m":
         return options
     stated = store.spec.teacher.get("preprocessing")

@@ -17,19 +17,26 @@ MOST_NAMED = 3
 
 @click.command(cls=PlainCommand)
 @click.argument("path", metavar="STORE", type=STORE)
-@option("--source", "source_name", metavar="KIND:ROOT", help="The images that the store was made from.")
-@option("--split", help="Where their ground truth is listed: the split that the store was made from, or one with more.")
+@option("--source", "source_name", metavar="KIND:ROOT", help="Data set that the store was made from.")
+@option("--split", help="Split with their ground truth: the store's, or a larger one.")
 @TRUTH
 @OUT
-@option("--min-points", default=100, type=click.IntRange(min=2), help="Refuse an image with fewer pixels of truth.")
+@option(
+    "--min-points", default=100, type=click.IntRange(min=2), help="Reject an image with fewer pixels of ground truth."
+)
 @option(
     "--max-residual",
     default=0.25,
     type=click.FloatRange(min=0, min_open=True),
-    help="Refuse an image whose median relative error of depth is larger once it is aligned.",
+    help="Reject an image whose median relative error after alignment is larger.",
 )
-@option("--depth-range-m", default="0.1:300", type=RANGE, help="Aligned depth is clipped to it on reading.")
-@option("--undo", is_flag=True, help="Write the store as it was before it was aligned, byte for byte.")
+@option(
+    "--depth-range-m",
+    default="0.1:300",
+    type=RANGE,
+    help="Range of aligned depth; values outside are clipped when read.",
+)
+@option("--undo", is_flag=True, help="Write the store as it was before alignment, with the same bytes.")
 def align(
     path: str | Path,
     source_name: str | None,
@@ -43,15 +50,15 @@ def align(
     *,
     undo: bool,
 ) -> None:
-    """Align a relative teacher to ground truth, image by image; the copy can be read in metres.
+    """Align a relative-depth store to ground truth, image by image, so that it reads in metres.
 
     \b
     Example: pipeline store align relative.zarr --source kitti:ROOT \\
                --split ROOT/splits/train.txt --out aligned.zarr
              pipeline store align aligned.zarr --undo --out relative.zarr
 
-    Sparse truth is enough. Scale and shift are fitted in the teacher's own space, robustly. Images that do not fit are
-    kept, are NaN in metres, and are told with the reason. What the teacher said is copied as it is.
+    Sparse ground truth is enough. Scale and shift are fitted robustly in the teacher's depth space. Rejected images
+    are listed with the reason, and are NaN in metres. The teacher's own numbers are copied unchanged.
     """
     from ..cache.align import AlignOptions, align_store, unalign_store
     from ..store import open_store
@@ -67,8 +74,10 @@ def align(
     from ..sources.registry import open_source
 
     options = AlignOptions(min_points, max_residual, depth_range_m)
-    told = align_store(open_store(path), open_source(source_name, truth, invalid or ()), split, out, options, Console())
-    echo(f"{out}: {told.describe()}")
-    for reason, ids in told.rejected.items():
+    summary = align_store(
+        open_store(path), open_source(source_name, truth, invalid or ()), split, out, options, Console()
+    )
+    echo(f"{out}: {summary.describe()}")
+    for reason, ids in summary.rejected.items():
         more = len(ids) - MOST_NAMED
         echo(f"  {reason}: {', '.join(ids[:MOST_NAMED])}{f' and {more} more' if more > 0 else ''}")

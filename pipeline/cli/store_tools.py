@@ -20,7 +20,7 @@ USUAL_ERROR = 5e-4
 
 
 def _size(count: float) -> str:
-    """Bytes for people."""
+    """Format a number of bytes."""
     for unit in ("B", "KB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -29,17 +29,19 @@ def _size(count: float) -> str:
 
 
 @click.command(cls=PlainCommand)
-@option("--source", "source_name", metavar="KIND:ROOT", help="kitti:, folder: or scenes:ROOT.")
-@option("--split", help="Name of a split, or a file in the data set's own list format; its images are counted.")
-@option("--images", type=click.IntRange(min=1), help="How many images, instead of --source and --split.")
-@option("--size", "size_px", type=SIZE, help="Height x width of the teacher's output; that of --from if left out.")
-@option("--bins", help="kitti, nyu or SPACING:COUNT:LO:HI in metres; the source's custom if left out.")
-@option("--dpm", type=click.Choice(["gaussian", "sparse", "dense"]), help="Which maps; gaussian if left out.")
-@option("--max-rel-error", type=float, help="Largest relative error of stored depth; 0.0005 if left out.")
+@option("--source", "source_name", metavar="KIND:ROOT", help="Data set, such as kitti:ROOT.")
+@option("--split", help="Name of a split, or a list file in the data set's format, to count images.")
+@option("--images", type=click.IntRange(min=1), help="Number of images, instead of --source and --split.")
+@option("--size", "size_px", type=SIZE, help="Size of the teacher's output; that of --from if omitted.")
+@option("--bins", help="Depth bins: kitti, nyu or SPACING:COUNT:LO:HI in metres. The source's default if omitted.")
+@option("--dpm", type=click.Choice(["gaussian", "sparse", "dense"]), help="Kind of maps; gaussian if omitted.")
+@option("--max-rel-error", type=float, help="Largest relative error of stored depth; 0.0005 if omitted.")
+@option("--from", "measured", metavar="STORE", type=STORE, help="Store to measure bytes on; it sets maps and error.")
 @option(
-    "--from", "measured", metavar="STORE", type=STORE, help="Measure bytes on this store; it settles maps and error."
+    "--ms-per-image",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Milliseconds that the teacher takes for an image.",
 )
-@option("--ms-per-image", type=click.FloatRange(min=0, min_open=True), help="What the teacher takes for an image.")
 def estimate(
     source_name: str | None,
     split: str | None,
@@ -51,13 +53,13 @@ def estimate(
     measured: str | Path | None,
     ms_per_image: float | None,
 ) -> None:
-    """Say how many bytes and hours a store will take, before anything runs, beside PNGs and dense maps.
+    """Estimate bytes and hours of a store before a run, compared with PNGs and dense maps.
 
     \b
     Example: pipeline store estimate --source kitti:ROOT --split ROOT/splits/train.txt --size 352x1216 \\
                --ms-per-image 250
 
-    A few images cached first and given with --from make the figures those of your own teacher.
+    For figures of your teacher, cache a few images first and pass that store with --from.
     """
     from ..store import open_store
     from ..store.tools.estimate import count_bins, measured_costs, reference_costs
@@ -107,11 +109,11 @@ def estimate(
 
 @click.command(cls=PlainCommand)
 @click.argument("path", metavar="STORE", type=STORE)
-@option("--out", type=PATH, help="Write all figures, each sample's too, as JSON.")
-@option("--picture", type=PATH, help="Draw them into a PNG file.")
+@option("--out", type=PATH, help="Write all figures, including each sample's, as JSON.")
+@option("--picture", type=PATH, help="Draw them as a PNG file.")
 @OVERWRITE
 def stats(path: str | Path, out: Path | None, picture: Path | None, *, overwrite: bool) -> None:
-    """Read the whole store, and say how its depth, errors and invalid pixels are spread.
+    """Read a whole store and print the distribution of depth, errors and invalid pixels.
 
     \b
     Example: pipeline store stats train.zarr --out stats.json --picture stats.png
@@ -140,11 +142,11 @@ def stats(path: str | Path, out: Path | None, picture: Path | None, *, overwrite
 @click.argument("path", metavar="STORE", type=STORE)
 @OUT
 @option(
-    "--split", type=PATH, help="File of the samples to take, one a line: ids, or images as the data set lists them."
+    "--split", type=PATH, help="File with the samples to take, one per line: ids, or images as the data set lists them."
 )
-@option("--every", type=click.IntRange(min=1), help="Take each N-th sample, beginning with the first.")
+@option("--every", type=click.IntRange(min=1), help="Take every N-th sample, starting with the first.")
 def subset(path: str | Path, out: Path, split: Path | None, every: int | None) -> None:
-    """Write a store of some samples of another, in the order asked for; nothing is encoded anew.
+    """Write a store of some samples of another, in the given order, without re-encoding.
 
     \b
     Example: pipeline store subset train.zarr --out small.zarr --every 10
@@ -187,13 +189,13 @@ def _listed(split: Path, store: Store) -> list[str]:
 @click.argument("paths", metavar="STORE STORE...", type=STORE, nargs=-1, required=True)
 @OUT
 def merge(paths: tuple[str | Path, ...], out: Path) -> None:
-    """Write one store of several that were made apart, in the order given; nothing is encoded anew.
+    """Join several stores into one, in the given order, without re-encoding.
 
     \b
     Example: pipeline store merge first-half.zarr second-half.zarr --out train.zarr
 
-    They must be of one teacher, view and codec, and share no sample. Parts of a split in its order give the very bytes
-    of one store of it.
+    They must have the same teacher, view and codec, and no common sample. Stores of consecutive parts of a split give
+    the same bytes as one store of the split.
     """
     from ..store import open_store
     from ..store.tools.merge import merge_stores
@@ -207,12 +209,12 @@ def merge(paths: tuple[str | Path, ...], out: Path) -> None:
 @click.argument("path", metavar="STORE", type=PATH)
 @OUT
 def pack(path: Path, out: Path) -> None:
-    """Put a store into one file, each byte checked; the same store gives the same file.
+    """Check a store and write it as one file. The same store gives the same file.
 
     \b
     Example: pipeline store pack train.zarr --out train.dstore
 
-    It is an uncompressed ZIP, which Zarr's ZipStore opens as it is.
+    The file is an uncompressed ZIP, which Zarr's ZipStore opens.
     """
     from ..store.tools.archive import pack_store
 
@@ -224,7 +226,7 @@ def pack(path: Path, out: Path) -> None:
 @click.argument("archive", metavar="FILE", type=PATH)
 @OUT
 def unpack(archive: Path, out: Path) -> None:
-    """Make a packed store a directory again, if it is a store and nothing else.
+    """Unpack a store into a directory. A file that is not a packed store is refused.
 
     \b
     Example: pipeline store unpack train.dstore --out train.zarr
@@ -238,14 +240,14 @@ def unpack(archive: Path, out: Path) -> None:
 @click.command(cls=PlainCommand)
 @click.argument("first", metavar="A", type=STORE)
 @click.argument("second", metavar="B", type=STORE)
-@option("--samples", type=click.IntRange(min=1), help="Compare depth of so many common samples; all if left out.")
+@option("--samples", type=click.IntRange(min=1), help="Common samples to compare; all if omitted.")
 def diff(first: str | Path, second: str | Path, samples: int | None) -> None:
-    """Say what differs between two stores: settings, samples, and the numbers. Exit status 1 if anything does.
+    """Print what differs between two stores: settings, samples and values. Exit status 1 if anything differs.
 
     \b
     Example: pipeline store diff mine.zarr theirs.zarr
 
-    Package versions and the number of samples a file are told, and are no difference in content.
+    Different package versions and shard sizes are printed, but do not count as a difference.
     """
     from ..store import open_store
     from ..store.tools.diff import compare_stores

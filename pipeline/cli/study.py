@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 @click.command(cls=PlainCommand)
 @click.argument("study_name", metavar="FILE:NAME")
 @OUT
-@option("--jobs", type=int, help="Runs at once; one a core, or one a GPU, if left out.")
-@option("--seeds", help="Other seeds than the file's, such as 0,1,2,3,4.")
-@option("--results", type=click.Path(path_type=Path), help="Also write the results here, as JSON, and as tables (.md).")
+@option("--jobs", type=int, help="Parallel runs; one per core, or per GPU, if omitted.")
+@option("--seeds", help="Seeds instead of the file's, such as 0,1,2,3,4.")
+@option("--results", type=click.Path(path_type=Path), help="Also write the results here, as JSON and as tables (.md).")
 @OVERWRITE
 def study(
     study_name: str, out: Path, jobs: int | None, seeds: str | None, results: Path | None, *, overwrite: bool
 ) -> None:
-    """Train and measure many students that differ in a few flags, and say what the differences are worth.
+    """Train, evaluate and compare many students that differ in a few flags.
 
     \b
     Example: pipeline study experiments/params.yaml:street --out data/experiments/street
 
-    Each run is what train-student and evaluate-student make of the flags in the file. Runs go side by side, each in
-    a process with its share of the cores. Interrupted, the same command goes on with those that are not finished.
+    The file has the flags of train-student and evaluate-student for each run. Runs are parallel processes that divide
+    the cores. An interrupted study continues with the unfinished runs when the same command is given again.
     """
     from dataclasses import replace
 
@@ -91,7 +91,7 @@ def _whole(text: str) -> int:
 
 
 def _check_flags(chosen: Study) -> None:
-    """Parse the flags of every run, so that a misspelt one is told before hours of work. Raises PipelineError."""
+    """Parse the flags of every run, so that a misspelt one fails before hours of work. Raises PipelineError."""
     from .evaluate import evaluate_student
     from .train import train_student
 
@@ -146,7 +146,7 @@ def _run_all(chosen: Study, folder: Path, jobs: int | None) -> None:
 
 
 def _begin_worker(numbers: Any, threads: int, gpus: int) -> None:
-    """Give a worker its share of the cores, and a GPU if there are any."""
+    """Give a worker process its part of the cores, and a GPU if there are any."""
     number = numbers.get()
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(number % gpus)

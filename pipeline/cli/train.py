@@ -15,25 +15,27 @@ if TYPE_CHECKING:
 
 TRAINING = many(
     option(
-        "--student", default="mobilenetv2", help="A name of docs/students.md, such as mobilenetv2-lean, or timm:NAME."
+        "--student",
+        default="mobilenetv2",
+        help="Network, such as mobilenetv2-lean or timm:NAME; docs/students.md lists them.",
     ),
     option(
         "--encoder-weights",
         type=PATH,
         metavar="FILE",
-        help="ImageNet weights in torchvision's layout, for the encoder to start from; random if left out.",
+        help="Initial encoder weights in torchvision's layout; random if omitted.",
     ),
     option(
         "--head",
         default="dpm",
-        help="dpm: a depth probability map; depth: plain regression, for comparison, with a loss of depth alone.",
+        help="dpm predicts a depth probability map; depth predicts depth alone, for comparison.",
     ),
     option("--epochs", default=24),
-    option("--batch-size", default=16, help="Images of one step, over all parts and processes."),
+    option("--batch-size", default=16, help="Images in one step, over all parts and processes."),
     option(
         "--accumulate",
         default=1,
-        help="Equal parts in which a batch goes through the network, to fit the memory. Batch norms and losses then "
+        help="Split each batch into N parts to save memory. Batch norms and losses then "
         "see each part on its own; the gradient is that of the mean of the parts' losses.",
     ),
     option("--learning-rate", default=1e-3, help="Peak of the one-cycle schedule."),
@@ -41,42 +43,42 @@ TRAINING = many(
     option(
         "--ema",
         default=0.0,
-        help="Decay of a moving average of the weights, such as 0.999: it is validated and saved. 0 keeps none.",
+        help="Decay of a moving average of the weights, such as 0.999, to validate and save. 0 keeps none.",
     ),
-    option("--crop", "crop_px", type=SIZE, help="Random crop; the source's custom if left out."),
-    option("--rotate-deg", type=float, help="Half of the range of rotation; the source's custom if left out."),
-    option("--flip/--no-flip", default=True, help="Mirror half of the samples."),
-    option("--colour/--no-colour", default=True, help="Vary the colours of half of the images."),
-    option("--sigma-m", type=float, help="Width of the Gaussian map; the store's if left out."),
+    option("--crop", "crop_px", type=SIZE, help="Size of random crops; the source's default if omitted."),
+    option("--rotate-deg", type=float, help="Largest rotation in degrees; the source's default if omitted."),
+    option("--flip/--no-flip", default=True, help="Mirror half of the samples at random."),
+    option("--colour/--no-colour", default=True, help="Vary the colors of half of the images at random."),
+    option("--sigma-m", type=float, help="Standard deviation of Gaussian maps in metres; the store's if omitted."),
     option(
         "--sigma-bins",
         type=float,
-        help="The same counted in bins, as wide beside the depth near and far over log bins; give one of the two.",
+        help="The same in bins instead of metres: over log bins it is a fraction of the depth.",
     ),
     option(
         "--centred/--no-centred",
         default=False,
-        help="Move each Gaussian so that the mean of its map is the depth itself, also near the ends of the range.",
+        help="Shift each Gaussian so that the mean of its map equals the depth, also at the ends of the range.",
     ),
-    option("--weight", default=0.1, help="Share of the KL in the TIE-KD loss."),
-    option("--skip-rows", type=int, help="Top rows that the loss leaves out; the source's custom if left out."),
-    option("--images", type=PATH, help="What cache-images wrote: the same pixels, quicker to read."),
+    option("--weight", default=0.1, help="Weight of the KL term in the TIE-KD loss."),
+    option("--skip-rows", type=int, help="Top rows that the loss ignores; the source's default if omitted."),
+    option("--images", type=PATH, help="Output of cache-images: the same pixels, faster to read."),
     option("--seed", default=0),
     option("--precision", default="auto", help="auto, float32, bfloat16 or float16."),
     option("--validation-split", help="Split to measure after each epoch."),
-    option("--validation-images", default=32, help="How many of it, spread evenly."),
-    option("--workers", type=int, help="Loader processes; 0 is one thread. 0 on a CPU and 8 with a GPU if left out."),
+    option("--validation-images", default=32, help="Images of that split to use, evenly spaced."),
+    option("--workers", type=int, help="Loader processes; 0 is one thread. If omitted, 0 on a CPU and 8 with a GPU."),
     option(
         "--loss-kernel",
         default="blocks",
         type=click.Choice(["blocks", "triton"]),
-        help="What computes the loss: torch, block by block, or on a CUDA device Triton (extra triton; untimed).",
+        help="Implementation of the loss: PyTorch in blocks, or Triton on a CUDA device (extra triton).",
     ),
     option(
         "--checkpoint-every-s",
         type=click.FloatRange(min=0),
         default=120.0,
-        help="Seconds between two checkpoints; what came after the last is what a killed run has to do again.",
+        help="Seconds between checkpoints; a killed run loses what came after the last.",
     ),
     TRUTH,
     DEVICE,
@@ -88,37 +90,35 @@ TRAINING = many(
 @SOURCE
 @option("--store", "store_path", type=STORE, required=True, help="The teacher's store, or its URL.")
 @STORE_CACHE
-@option("--flips-store", type=STORE, help="What cache-teacher --cache-flips wrote beside it: teaches mirrored crops.")
+@option("--flips-store", type=STORE, help="Output of cache-teacher --cache-flips, to learn mirrored crops from.")
 @option(
     "--maps",
     default="auto",
     type=click.Choice(["auto", "stored", "from-depth"]),
-    help="stored: the store's sparse maps; from-depth: Gaussians about its depth; auto: stored if there are any.",
+    help="Target maps: stored in the store, or Gaussians from its depth; auto is stored if there are any.",
 )
-@option("--bins", help="Of maps made from depth, as in cache-teacher; the store's if left out.")
+@option("--bins", help="Bins of maps from depth, as in cache-teacher; the store's if omitted.")
 @option(
     "--loss",
     default="tiekd",
-    help="tiekd, tiekd-released, dpm, ssim, mse, si, ssim+si, ssim+mse, ssi, ssi+grad; truth-LOSS learns from ground "
-    "truth.",
+    help="tiekd, tiekd-released, dpm, ssim, mse, si, ssim+si, ssim+mse, ssi, ssi+grad; truth-LOSS uses ground truth.",
 )
 @TRAINING
 def train_student(
     store_path: str | Path, store_cache: Path | None, flips_store: str | Path | None, **flags: Any
 ) -> None:
-    """Stage two: train a student from a store. The teacher is not needed, nor any of its packages.
+    """Stage two: train a student from a store, without the teacher and its packages.
 
     \b
     Example: pipeline train-student --source kitti:ROOT --split ROOT/splits/train.txt \\
                --store train.zarr --student mobilenetv2 --loss tiekd --out runs/mobilenetv2
 
-    With --loss truth-si the student learns from ground truth alone, for comparison; the store then gives no more
-    than the bins and the view. From a store of relative depth it learns each image's shape, to be measured after
-    alignment; from one that `pipeline store align` wrote it learns metres. Ctrl-C leaves a checkpoint; the same command
-    goes on from it.
+    With --loss truth-si the student learns from ground truth alone, for comparison; the store gives only the bins and
+    the view. From a relative-depth store it learns the shape of each image, to evaluate after alignment; from a store
+    of `pipeline store align` it learns metres. Ctrl-C saves a checkpoint; the same command continues from it.
 
-    Several processes, each with a GPU of its own: torchrun --nproc-per-node 4 -m pipeline.cli.main train-student ...
-    They share each batch, and come to the result of one process but for rounding.
+    With several GPUs: torchrun --nproc-per-node 4 -m pipeline.cli.main train-student ...
+    The processes divide each batch. The result equals that of one process up to rounding.
     """
     from ..store import open_store
 
@@ -133,7 +133,7 @@ def train_student(
 @option("--loss", default="nll", help="nll (likelihood of the truth under the map), si, tiekd ...")
 @TRAINING
 def train_teacher(loss: str, **flags: Any) -> None:
-    """Train a network on ground truth, to be a teacher afterwards: --teacher checkpoint:RUN.
+    """Train a network on ground truth, to use as a teacher: --teacher checkpoint:RUN.
 
     \b
     Example: pipeline train-teacher --source scenes:data/scenes --split train --student lean-large \\

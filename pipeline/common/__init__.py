@@ -1,1 +1,1 @@
-"""Helpers that know nothing of depth: files, devices, processes, progress, signals."""
+"""Helpers that do not depend on depth: files, devices, processes, progress, signals."""

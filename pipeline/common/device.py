@@ -11,7 +11,7 @@ from ..errors import OptionError, PipelineError
 
 try:
     import resource
-except ImportError:  # not on Windows, where the command line says that it does not run
+except ImportError:  # absent on Windows, which the command line refuses
     resource = None  # type: ignore[assignment]
 
 OUT_OF_MEMORY = (
@@ -22,17 +22,17 @@ OUT_OF_MEMORY = (
     "Failed to allocate memory",  # ONNX Runtime
     "ALLOC_FAILED",  # cuBLAS, cuDNN
 )
-"""What the message of an error holds that came of too little memory, where its class does not say so."""
+"""Parts of messages of out-of-memory errors whose class does not tell."""
 
 
 def choose_device(name: str = "auto", process: int | None = None) -> torch.device:
-    """Return the device of that name; `auto` is a CUDA GPU where there is one, else the CPU.
+    """Return the device of that name; `auto` is a CUDA GPU if there is one, else the CPU.
 
     `process` numbers the processes of one run on this machine, from 0: each takes the GPU of its number.
     Raises PipelineError for a device that is not there, and for one GPU that several processes would share.
     """
     if process is not None and name.startswith("cuda:"):
-        raise PipelineError(f"`device={name}`: each process of a run takes a GPU of its own; use `device=cuda`")
+        raise PipelineError(f"`device={name}`: each process needs its own GPU; use `device=cuda`")
     if process is not None and (name == "cuda" or (name == "auto" and torch.cuda.is_available())):
         return choose_device(f"cuda:{process}")
     if name == "auto":
@@ -67,7 +67,7 @@ def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory that was in use at once: the device's where it is a GPU, else this process's."""
+    """Return the peak memory in bytes: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if resource is None:
@@ -77,7 +77,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or what it was raised from, came of too little memory: of the GPU, or of this process.
+    """Return whether an error, or its cause, is an out-of-memory error of the GPU or of this process.
 
     torch has a class of its own for GPUs alone; on a CPU, and in the libraries that it calls, the message has to tell.
     """

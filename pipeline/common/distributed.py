@@ -1,11 +1,11 @@
-"""Several processes as one run: what they sum, and what they agree on. With one process all of this does nothing.
+"""Training with several processes: sums, means and agreement. With one process everything here is a no-op.
 
-`torchrun` starts the processes. Each holds the whole network and a share of every batch. A loss is a function of sums
-over the whole batch (`all_sum`), so every process computes the same loss, not the loss of its share. Backwards,
+`torchrun` starts the processes. Each holds the whole network and a part of every batch. A loss is a function of sums
+over the whole batch (`all_sum`), so every process computes the same loss, not the loss of its part. Backwards,
 `all_sum` sums what the processes send: each gradient is that of all copies of the loss together, and their mean
 over the processes (`average_gradients`) is the gradient of one process that sees the whole batch.
 
-Shape legend: B the process's share of the batch, C channels, H W pixels.
+Shape legend: B the process's part of the batch, C channels, H W pixels.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 PATIENCE = timedelta(hours=1)
-"""How long the others wait while the first process validates or writes."""
+"""Timeout of the other processes while rank 0 validates or writes."""
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return int(os.environ["WORLD_SIZE"]) if _launched() else 1
 
 
 def rank() -> int:
-    """Number of this process, from 0. The first alone writes and prints."""
+    """Rank of this process. Only rank 0 writes and prints."""
     return int(os.environ["RANK"]) if _launched() else 0
 
 
 def local_rank() -> int:
-    """Number of this process among those of its machine, from 0."""
+    """Rank of this process on its machine."""
     return int(os.environ["LOCAL_RANK"]) if _launched() else 0
 
 
@@ -60,7 +60,7 @@ def _together() -> bool:
 
 @contextmanager
 def together(device: torch.device) -> Iterator[None]:
-    """Join the processes that `torchrun` started, for as long as the context lasts."""
+    """Join the processes that `torchrun` started, within the context."""
     if world_size() == 1 or dist.is_initialized():
         yield
         return
@@ -77,14 +77,14 @@ def together(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        # Also after a failure: the others then see at once that this process is gone, and need not wait.
+        # Also after a failure, so that the others see at once that this process is gone.
         dist.destroy_process_group()
 
 
 def _fresh(store: Store, rank: int, processes: int) -> Store:
     """A part of the store in which processes find each other that holds nothing of an earlier attempt.
 
-    `torchrun` keeps its store when it starts processes again, and they would call addresses where nobody is. So each
+    `torchrun` keeps its store when it starts processes again, whose addresses are no longer served. So each
     draws a name, the first calls them all, and when all have answered to this very call they are together.
     Raises PipelineError where one does not come.
     """
@@ -106,17 +106,17 @@ def _fresh(store: Store, rank: int, processes: int) -> Store:
                 return PrefixStore(hashlib.sha256(call.encode()).hexdigest(), store)
         time.sleep(0.02)
     raise PipelineError(
-        f"some of the {processes} processes of this run did not come: look what they say, and start again"
+        f"some of the {processes} processes of this run did not start: read their messages, and start again"
     )
 
 
 def _known(store: Store, key: str) -> str:
-    """What a store has of a key; the empty text where it has nothing."""
+    """Return the value of a key, or an empty string."""
     return store.get(key).decode() if store.check([key]) else ""
 
 
 def all_sum(*parts: Tensor) -> tuple[Tensor, ...]:
-    """Each of the tensors summed over all processes, with its gradient; the same tensors where there is one.
+    """Return each tensor summed over all processes, with its gradient; unchanged with one process.
 
     The sum is float64, so that the number of processes hardly shows in a float32 result.
     """
@@ -139,7 +139,7 @@ class _AllSum(torch.autograd.Function):
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Make each gradient the mean over the processes, all in one message. The module's docstring says why."""
+    """Average each gradient over the processes, in one message. The module docstring says why."""
     if not _together():
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -150,7 +150,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def any_of(flag: bool) -> bool:
-    """Whether the flag is set in any process."""
+    """Return whether the flag is set in any process."""
     return bool(_reduced(torch.tensor(float(flag)))) if _together() else flag
 
 
@@ -163,12 +163,12 @@ def check_agreement(what: str, value: int) -> None:
     if ends[0] != -ends[1]:
         raise PipelineError(
             f"the processes of this run disagree on {what}: give all of them the same command, and an `out` on a "
-            "disk that all of them see"
+            "shared disk"
         )
 
 
 def barrier() -> None:
-    """Go on when every process has come here."""
+    """Wait until every process is here."""
     any_of(flag=False)
 
 
@@ -183,19 +183,19 @@ def _reduce(whole: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
         dist.all_reduce(whole, operation)
     except RuntimeError as error:
         raise PipelineError(
-            "another process of this run has ended, and its own message says why; the same command goes on from "
+            "another process of this run has ended; its own message says why. The same command continues from "
             "the last checkpoint"
         ) from error
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """Batch norm whose statistics in training are those of the whole batch, not of the process's share.
+    """Batch norm whose statistics in training are those of the whole batch, not of the process's part.
 
     torch's own SyncBatchNorm refuses the CPU. Parameters and buffers have the same names and values.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, C, H, W); running statistics are those that one process would have."""
+        """Normalize (B, C, H, W); running statistics equal those of one process."""
         if not (self.training and _together()):
             return super().forward(x)
         mean, variance, count = _statistics(x.detach())
@@ -218,7 +218,7 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
     """Mean and variance (C,) float64 over all processes, and the number of pixels B H W of all."""
     mean, variance = (part.double() for part in torch.batch_norm_update_stats(x, None, None, 0.0))
     pixels = x.new_full((1,), x.numel() // x.shape[1], dtype=torch.float64)
-    # Each share's variance is about its own mean; in float64 nothing is lost in putting them together
+    # Each part's variance is about its own mean; combining them in float64 loses nothing
     sums, squares, total = all_sum(pixels * mean, pixels * (variance + mean.square()), pixels)
     mean = sums / total
     return mean, (squares / total - mean.square()).clamp_min(0), float(total)
@@ -259,7 +259,7 @@ class _Normalized(torch.autograd.Function):
 
 
 def share_norms(network: nn.Module) -> None:
-    """Put a SharedBatchNorm in the place of every BatchNorm2d, if there are several processes.
+    """Replace every BatchNorm2d by a SharedBatchNorm, if there are several processes.
 
     Raises PipelineError for another kind of batch norm, such as those of timm that have an activation inside.
     """
@@ -272,7 +272,7 @@ def share_norms(network: nn.Module) -> None:
             usual = norm.affine and norm.track_running_stats and norm.momentum is not None
             if type(norm) is not nn.BatchNorm2d or not usual:
                 raise PipelineError(
-                    f"this student normalises with {norm}, which several processes cannot share: train it with one "
+                    f"{norm} cannot be computed over several processes: train this student with one process "
                     "(`accumulate` makes large batches fit)"
                 )
             shared = SharedBatchNorm(norm.num_features, norm.eps, norm.momentum)

@@ -1,4 +1,4 @@
-"""Links that DVC made: with `cache.type symlink` each file that it tracks is a link into its cache.
+"""Links made by DVC: with `cache.type symlink` each file that it tracks is a link into its cache.
 
 Such a link leads out of the store or data set that it lies in, as a planted one would. It is told apart by where it
 leads: below a cache of the DVC repository around it, to a name that is a hash.

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write beside, sync, rename. Also JSON, CSV and sha256."""
+"""Files that are either whole or absent: write to a temporary file, sync, rename. Also JSON, CSV and sha256."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def write_durably(path: Path, data: bytes) -> None:
 
     Raises OSError with the path.
     """
-    beside = hidden_name(path, "tmp")
-    _write_and_sync(open_new(beside), path, data)
-    beside.replace(path)
+    temporary = hidden_name(path, "tmp")
+    _write_and_sync(open_new(temporary), path, data)
+    temporary.replace(path)
     sync_directory(path.parent)
 
 
 def append_durably(path: Path, data: bytes) -> None:
-    """Add `data` to the end of `path`; after a crash a part of it, or none, may be there."""
+    """Append `data` to `path`; after a crash a part of it, or nothing, may be there."""
     _write_and_sync(open_to_append(path), path, data)
 
 
 def cut_durably(path: Path, size: int) -> None:
-    """Drop what follows the first `size` bytes of a file."""
+    """Truncate a file to `size` bytes."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
     except OSError as error:
@@ -75,7 +75,7 @@ def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
 
 
 def pretty_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
-    """JSON bytes for people: sorted keys, two spaces, a final newline. Raises PipelineError on NaN."""
+    """Readable JSON bytes: sorted keys, two spaces, a final newline. Raises PipelineError on NaN."""
     return (json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
@@ -98,7 +98,7 @@ def read_json(path: Path, what: str, limit_bytes: int = 2**24) -> Any:  # noqa: 
             size = os.fstat(file.fileno()).st_size
             if size > limit_bytes:
                 raise PipelineError(
-                    f"{what} {path}: {size} bytes, expected at most {limit_bytes}; this is no file of ours"
+                    f"{what} {path}: {size} bytes, expected at most {limit_bytes}; this is not a file of this program"
                 )
             data = file.read(limit_bytes)
     except OSError as error:
@@ -110,13 +110,13 @@ def read_json(path: Path, what: str, limit_bytes: int = 2**24) -> Any:  # noqa: 
 
 
 def parse_json(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
-    """Parse JSON that may come from anybody: its numbers are finite and fit 64 bits, its text can be written again.
+    """Parse untrusted JSON: numbers must be finite and fit 64 bits, text must be valid Unicode.
 
     Raises PipelineError for anything else, for duplicate keys, and for what would take much memory or a deep stack.
     """
     marks = sum(map(data.count, (b",", b":", b"[", b"{", b'"')))
     if marks > JSON_MARKS:
-        raise PipelineError(f"it has {marks} marks, expected at most {JSON_MARKS}")
+        raise PipelineError(f"it has {marks} brackets, commas and colons, expected at most {JSON_MARKS}")
     try:
         value = json.loads(
             data.decode("utf-8-sig"),
@@ -138,12 +138,12 @@ def parse_json(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
     if level:
         raise PipelineError(f"nested deeper than {JSON_DEPTH}")
     if re.search(rb"\\u[dD][89abAB]", data):
-        canonical_json(value)  # raises for half a surrogate pair, which nobody could print
+        canonical_json(value)  # raises for half a surrogate pair, which cannot be printed
     return value
 
 
 def _refuse_constant(name: str) -> float:
-    raise PipelineError(f"{name} is no JSON number")
+    raise PipelineError(f"{name} is not a JSON number")
 
 
 def _whole_number(text: str) -> int:
@@ -157,7 +157,7 @@ def _whole_number(text: str) -> int:
 def _finite_number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise PipelineError(f"{text[:40]} is no finite number")
+        raise PipelineError(f"{text[:40]} is not a finite number")
     return value
 
 
@@ -165,21 +165,21 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise PipelineError(f"key {twice[:80]!r} stands there twice")
+        raise PipelineError(f"duplicate key {twice[:80]!r}")
     return found
 
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, breaks of lines, those that turn the direction of writing, and bytes that are not UTF-8."""
+"""Control characters, line breaks, marks of writing direction, and bytes that are not UTF-8."""
 
 
 def has_control(text: str) -> bool:
-    """Whether a name has a character that no name of ours may have. Blanks of any width, accents and emoji are fine."""
+    """Return whether a name has a forbidden character. Blanks, accents and emoji are allowed."""
     return CONTROL.search(text) is not None
 
 
 def printable(text: str) -> str:
-    """`text` with control characters escaped: in a stranger's file name they could move a terminal's cursor."""
+    """`text` with control characters escaped: in a file name they could move a terminal's cursor."""
     return "".join(
         char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode() for char in text
     )
@@ -197,14 +197,14 @@ def sha256_file(path: Path) -> str:
 
 
 class CsvTable:
-    """Rows in memory that are kept as a CSV file, whole or absent like every file here."""
+    """Rows in memory, written as a CSV file that is whole or absent."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, Any]] = []
 
     def write(self) -> None:
-        """Write all rows; a column that some rows lack is empty there."""
+        """Write all rows; missing values are empty."""
         if self.rows:
             text = io.StringIO()
             names = list(dict.fromkeys(name for row in self.rows for name in row))
@@ -214,7 +214,7 @@ class CsvTable:
             write_durably(self.path, text.getvalue().encode())
 
     def read(self, keep: Callable[[dict[str, str]], bool]) -> None:
-        """Take back the rows of the file that `keep` accepts; values are text."""
+        """Read the rows of the file that `keep` accepts; values are text."""
         if self.path.exists():
             with io.TextIOWrapper(open_regular(self.path), encoding="utf-8", newline="") as file:
                 self.rows = [row for row in csv.DictReader(file) if keep(row)]

@@ -1,4 +1,4 @@
-"""One writer for one target. The kernel drops the lock of a process that is killed, so none is left behind.
+"""One writer per target. The kernel releases the lock of a killed process.
 
 Some file systems have no such locks (Lustre mounted without flock, some of NFS and FUSE). There the lock is the file
 itself, which holds the process and the host: it is taken over from a process of this host that is gone, and only a
@@ -21,7 +21,7 @@ from .own_files import hidden_name, naming, refused_link
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where the command line says that it does not run
+except ImportError:  # absent on Windows, which the command line refuses
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from .progress import Progress
 
 NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
-"""What a file system answers that has no locks."""
+"""Errors of a file system without locks."""
 WITHOUT_FLOCK = "without flock"
 EMPTY_FOR_S = 10.0
-"""A lock file that says nothing for so long was left by a process that was killed while it made it."""
+"""An empty lock file of this age was left by a process that was killed while it created the file."""
 MOST_HOLDER_BYTES = 400
 _held: set[int] = set()
 """Open lock files of this process. A forked loader worker inherits them, and with them the kernel's lock: it would hold
@@ -51,7 +51,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class TargetLock:
-    """Held while something is written to a target; a context manager.
+    """Lock held while a target is written; a context manager.
 
     Attributes:
         note: after entry, what to tell about a file system without locks, or None.
@@ -64,7 +64,7 @@ class TargetLock:
         self._handle: int | None = None
 
     def __enter__(self) -> Self:
-        """Take the lock. Raises PipelineError at once, saying who holds it, if another process has it."""
+        """Take the lock. Raises PipelineError with the holder if another process has it."""
         while True:
             handle, made = self._open()
             try:
@@ -77,7 +77,7 @@ class TargetLock:
                 break
             os.close(handle)
         host = f"{_here()} {WITHOUT_FLOCK}" if self.note else socket.gethostname()
-        with suppress(OSError):  # on a full disk nobody is told who holds the lock, and it holds all the same
+        with suppress(OSError):  # on a full disk the holder is not recorded, but the lock holds
             os.truncate(handle, 0)
             os.pwrite(handle, f"process {os.getpid()} on {host}\n".encode(), 0)
         self._handle = handle
@@ -87,16 +87,16 @@ class TargetLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove the file while the lock is still held, then let go."""
+        """Remove the file while the lock is held, then release it."""
         assert self._handle is not None
-        if self._handle in _held:  # not in a forked child, which has let go already
+        if self._handle in _held:  # not in a forked child, which has released it already
             self.path.unlink(missing_ok=True)
             _held.discard(self._handle)
             os.close(self._handle)
         self._handle = None
 
     def _open(self) -> tuple[int, bool]:
-        """An open lock file, and whether it was made here. Raises OSError, ValueError for what is no file of ours."""
+        """Return an open lock file and whether it was created here. Raises OSError, ValueError for a foreign file."""
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         while True:
             with suppress(FileExistsError):
@@ -104,7 +104,7 @@ class TargetLock:
             try:
                 handle = os.open(self.path, flags)
             except FileNotFoundError:
-                continue  # its holder has let go
+                continue  # its holder has released it
             except OSError as error:
                 raise refused_link(self.path, error) from None
             if os.fstat(handle).st_nlink > 1:
@@ -125,13 +125,13 @@ class TargetLock:
                 raise
             self.note = (
                 f"the file system of {self.target.parent or '.'} has no locks ({os.strerror(error.errno)}): "
-                f"{self.path.name} keeps other processes away; remove it if this one is killed on a host that is gone"
+                f"{self.path.name} locks the target instead; remove it if this process is killed on a host that is gone"
             )
             return made or self._take_over(handle)
-        # Whoever held it before may have removed the file between our open and our lock.
+        # The previous holder may have removed the file between our open and our lock.
         if not _is_at(self.path, handle):
             return False
-        # A process that sees the same files without locks may hold it by the file alone.
+        # A process that sees these files without locks may hold the file alone.
         return not self._holder(handle).endswith(WITHOUT_FLOCK) or self._take_over(handle)
 
     def _take_over(self, handle: int) -> bool:
@@ -141,9 +141,9 @@ class TargetLock:
             raise self._is_held(holder)
         aside = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         with suppress(FileNotFoundError):
-            self.path.rename(aside)  # of several that find it so, one alone moves it
+            self.path.rename(aside)  # only one of several processes succeeds
             aside_is_ours = _is_at(aside, handle)
-            if not aside_is_ours:  # another was quicker, and this is its new one
+            if not aside_is_ours:  # another process was quicker; this is its new file
                 with suppress(OSError):
                     aside.rename(self.path)
                 raise self._is_held("another process")
@@ -162,7 +162,7 @@ class TargetLock:
 
 
 def _is_at(path: Path, handle: int) -> bool:
-    """Whether an open file still has that name."""
+    """Return whether an open file still has that name."""
     try:
         return path.stat().st_ino == os.fstat(handle).st_ino
     except FileNotFoundError:
@@ -178,7 +178,7 @@ def _here() -> str:
 
 
 def _is_gone(holder: str) -> bool:
-    """Whether a holder is a process of this host that no longer runs."""
+    """Return whether a holder is a process of this host that no longer runs."""
     match = re.fullmatch(rf"process (\d{{1,9}}) on (.+) {WITHOUT_FLOCK}", holder)
     if match is None or match[2] != _here():
         return False
@@ -193,7 +193,7 @@ def _is_gone(holder: str) -> bool:
 
 @contextmanager
 def locked(target: Path, progress: Progress) -> Iterator[None]:
-    """Hold a target's lock; a file system without locks is noted."""
+    """Hold a target's lock, and note a file system without locks."""
     with TargetLock(target) as lock:
         if lock.note:
             progress.note(lock.note)

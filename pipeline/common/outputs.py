@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def named_after(path: Path, suffix: str, of: str = ".json") -> Path:
-    """The file beside `path` with another suffix: `m.csv` of `m.json`.
+    """Return the path with another suffix: `m.csv` for `m.json`.
 
     Only the suffix `of` is exchanged; any other name is kept whole, so that `lr_0.001` and `lr_0.004` do not share one
     `lr_0.csv`, and `r.csv` does not name itself.

@@ -1,4 +1,4 @@
-"""Files and folders whose names this program makes up, such as `.NAME.tmp`, and names that outlive a crash.
+"""Files and folders with generated names, such as `.NAME.tmp`, and names that survive a crash.
 
 Such a name may have been planted, as a link to a file of the user's. Nothing is written or removed through one.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS, errno.EISDIR}
-"""What file systems answer that cannot sync a directory (some of FUSE, SMB, the network): nothing more can be done."""
+"""Errors of file systems that cannot sync a directory (some FUSE, SMB and network file systems)."""
 LONGEST_NAME = 255
 """Bytes of a file's name, on every common file system."""
 
@@ -36,7 +36,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def hidden_name(path: Path, ending: str) -> Path:
-    """`.NAME.ENDING` beside a path; a hash stands for a NAME that would make it too long for a file system."""
+    """Return `.NAME.ENDING` next to a path; a hash replaces a NAME that is too long for a file system."""
     name = f".{path.name}.{ending}"
     if len(os.fsencode(name)) > LONGEST_NAME:
         name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.{ending}"
@@ -60,11 +60,11 @@ def sync_directory(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it that are missing, each with a durable name."""
+    """Make a folder and its missing parents, each with a durable name."""
     if not path.exists():
         make_folder(path.parent)
     path.mkdir(exist_ok=True)
-    # Also where it was there: whoever made it may have been killed before the name was durable.
+    # Also if it existed: the process that made it may have been killed before the name was durable.
     with suppress(PermissionError):  # /home of others often may not be opened, and then we made nothing in it
         sync_directory(path.parent)
 
@@ -77,7 +77,7 @@ def make_own_folder(path: Path) -> None:
 
 def _refuse_link(path: Path) -> None:
     if path.is_symlink():
-        raise PipelineError(f"{path} is a symbolic link, expected a folder of this program: remove the link")
+        raise PipelineError(f"{path} is a symbolic link, expected a folder: remove the link")
 
 
 def make_folder_below(root: Path, folder: str) -> None:
@@ -96,7 +96,7 @@ def make_folder_below(root: Path, folder: str) -> None:
 
 
 def remove_own(path: Path) -> None:
-    """Remove a file or folder whose name the program chose, if it is there; of a link the link alone."""
+    """Remove a file or folder with a generated name, if it exists; of a link, only the link."""
     if path.is_symlink() or path.is_file():
         path.unlink(missing_ok=True)
     elif path.exists():
@@ -104,7 +104,7 @@ def remove_own(path: Path) -> None:
 
 
 def open_new(path: Path) -> int:
-    """Open a file for writing that is not there yet, after removing what had its name (of a link the link alone).
+    """Open a new file for writing, after removing what has its name (of a link, only the link).
 
     The name must be one that the program chose. Raises OSError.
     """
@@ -125,7 +125,7 @@ def open_to_append(path: Path) -> int:
 
 
 def refused_link(path: Path, error: OSError) -> OSError:
-    """O_NOFOLLOW's error in words: the system's speak of many levels."""
+    """Return a clear error for O_NOFOLLOW; the system's own speaks of many levels."""
     if error.errno != errno.ELOOP:
         return error
     return OSError(errno.ELOOP, "a symbolic link, expected a file of this program: remove the link", str(path))

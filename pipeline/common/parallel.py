@@ -1,4 +1,4 @@
-"""Work done ahead in threads, handed on in order, with a bound on how much lies waiting."""
+"""Work done ahead in threads, returned in order, with a bound on what is pending."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 B = TypeVar("B")
 MOST_THREADS = 8
-"""More hardly help: the disk or the network that they feed is the limit."""
+"""More rarely help: the disk or the network is the limit."""
 
 
 def cores() -> int:
-    """Cores that this process may use; of the machine where the system does not tell (macOS, Windows)."""
+    """Return the number of cores that this process may use; on macOS, of the machine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def worker_threads(asked: int | None = None) -> int:
-    """How many threads read, encode or hash: what was asked for, else one a core, at most MOST_THREADS."""
+    """Return the number of threads to read, encode or hash with: `asked`, or one per core up to MOST_THREADS."""
     return asked or min(MOST_THREADS, cores())
 
 
 def in_order(
     pool: ThreadPoolExecutor, function: Callable[[A], B], items: Iterable[A], ahead: int
 ) -> Iterator[Future[B]]:
-    """Futures of `function` over `items` in their order, with at most `ahead` under way."""
+    """Yield futures of `function` over `items` in order, with at most `ahead` submitted."""
     rest = iter(items)
     queue = deque(pool.submit(function, item) for item in islice(rest, ahead))
     while queue:
@@ -44,9 +44,10 @@ def in_order(
 
 
 class Aside:
-    """Runs calls in one thread of its own, one at a time, while whoever calls can be interrupted and can show life.
+    """Runs calls one at a time in a thread, so that the caller can be interrupted and can show progress.
 
-    A call into C does not see Ctrl-C before it returns. The thread is a daemon: one that never ends keeps no process.
+    A call into C does not react to Ctrl-C before it returns. The thread is a daemon, so a call that never ends does not
+    keep the process alive.
     """
 
     def __init__(self, name: str = "aside") -> None:
@@ -56,15 +57,15 @@ class Aside:
         self._thread: Thread | None = None
 
     left: ClassVar[list[Future[Any]]] = []
-    """Calls that were interrupted, and may still run."""
+    """Interrupted calls that may still run."""
 
     @classmethod
     def is_left_running(cls) -> bool:
-        """Whether a call that was interrupted still runs: C++ that is at work does not survive the end of a process."""
+        """Return whether an interrupted call still runs: C++ code may crash when the process ends."""
         return any(not future.done() for future in cls.left)
 
     def call(self, function: Callable[[], A], every_s: float, beat: Callable[[], None]) -> A:
-        """What `function` returns or raises; `beat` is called each `every_s` seconds until then."""
+        """Return or raise what `function` does; call `beat` every `every_s` seconds meanwhile."""
         return self.wait(self.submit(function), every_s, beat)
 
     def submit(self, function: Callable[[], A]) -> Future[A]:
@@ -78,7 +79,7 @@ class Aside:
         return future
 
     def wait(self, future: Future[A], every_s: float, beat: Callable[[], None]) -> A:
-        """What a submitted call returns or raises; `beat` is called each `every_s` seconds until then."""
+        """Return or raise what a submitted call does; call `beat` every `every_s` seconds meanwhile."""
         try:
             while True:
                 try:
@@ -95,7 +96,7 @@ class Aside:
                 self._submitted.popleft()
 
     def close(self) -> None:
-        """Let the thread end, after the call that it is at."""
+        """End the thread after its current call."""
         self._calls.put(None)
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""When each part of a pipeline worked: the fraction of time it waited, and a timeline for a trace viewer."""
+"""Records when each part of a pipeline worked: the fraction of time it waited, and a timeline."""
 
 from __future__ import annotations
 

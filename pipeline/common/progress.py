@@ -1,6 +1,6 @@
-"""How long work tells of itself. The library counts; only the command line prints.
+"""Progress of long work. The library counts; only the command line prints.
 
-A `Progress` is handed down to every long function. `Silent` is what they use when nobody listens.
+Every long function takes a `Progress`; `Silent` is the default.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ class Task(Protocol):
         ...
 
     def update(self, done: int = 1, **facts: object) -> None:
-        """Count `done` more units; `facts` (such as loss=0.12) are shown beside the count until they change.
+        """Count `done` more units; `facts` (such as loss=0.12) are shown with the count until they change.
 
-        Three facts have a meaning of their own: `img_each`, images of a unit, where the rate is better told in images;
-        `kb_each`, what a sample takes in KB of 1000 bytes; and `waits_for`, seconds since the start that the work has
-        waited for each thing by its name (a dictionary that may grow in place), shown as shares of the recent past.
+        Three facts have a special meaning: `img_each`, images in a unit, to show the rate in images; `kb_each`, size
+        of a sample in KB of 1000 bytes; `waits_for`, seconds spent waiting since the start, by name (a dictionary that
+        may grow in place), shown as fractions of the recent time.
         """
         ...
 
 
 class Progress(Protocol):
-    """Makes tasks and passes remarks on to whoever is watching."""
+    """Makes tasks and shows notes."""
 
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Task:
         """Announce `total` units of work, of which `done` were finished by an earlier run."""
         ...
 
     def note(self, text: str) -> None:
-        """Say one line that belongs to no task."""
+        """Show one line that belongs to no task."""
         ...
 
 
@@ -63,18 +63,18 @@ class _SilentTask:
 
 
 class Silent:
-    """A `Progress` that says nothing: the default of every library function."""
+    """A `Progress` that shows nothing: the default of every library function."""
 
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Task:  # noqa: ARG002 - the protocol's shape
         """Return a task that counts nothing."""
         return _SilentTask()
 
     def note(self, text: str) -> None:
-        """Drop the remark."""
+        """Ignore the note."""
 
 
 class Waits(dict[str, float]):
-    """Seconds that work has spent on each thing, or waited for it, by name: what a task shows as `waits_for`."""
+    """Seconds spent on, or waiting for, each thing by name: the fact `waits_for` of a task."""
 
     @contextmanager
     def while_at(self, name: str) -> Iterator[Callable[[], None]]:

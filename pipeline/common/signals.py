@@ -1,4 +1,4 @@
-"""Ctrl-C as a request to stop at a good moment, not as a fall."""
+"""Ctrl-C as a request to stop at the next safe moment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Work was stopped by a signal, after what is done was saved. The message says how to go on."""
+    """Work was stopped by a signal after saving. The message says how to continue."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Hidden folders of unfinished work beside its target, `.NAME.HASH.partial`: HASH is of all that was asked for.
+"""Hidden folders of unfinished work next to the target, `.NAME.HASH.partial`: HASH is of all settings.
 
 So work with other settings is never gone on with, and what stays of it is noted with what differs.
 """
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 MOST_NAMED = 4
 MOST_CHARACTERS = 60
-"""Of a value in a note."""
+"""Longest value in a note, in characters."""
 
 
 def partial_folder(out: Path, asked: Mapping[str, Any]) -> Path:
-    """Where the work that was asked for lies until it is finished."""
+    """Return the folder that holds the work until it is finished."""
     return out.with_name(f".{out.name}.{sha256_bytes(canonical_json(asked))[:12]}.partial")
 
 
@@ -44,17 +44,17 @@ def note_others(
         here = _flat(parse_json(canonical_json(asked)))  # as it comes back: lists, no tuples
         differing = [] if there is None else _differences(_flat(there), here)
         if differing or there is None:
-            told = "; ".join(differing[:MOST_NAMED]) or "which it does not say"
+            differences = "; ".join(differing[:MOST_NAMED]) or "which it does not say"
             more = f" and {len(differing) - MOST_NAMED} more" if len(differing) > MOST_NAMED else ""
             progress.note(
-                f"{other} is unfinished work with other settings ({told}{more}), which this does not go on from; "
+                f"{other} is unfinished work with other settings ({differences}{more}) and is not continued; "
                 "remove it if you do not need it"
             )
         elif not partial.exists():
             absent = ", ".join(sorted(here.keys() - _flat(there).keys()))
             raise PipelineError(
-                f"{other} was begun by an earlier version, which did not note {absent}: if these are still the same, "
-                f"rename it to {partial.name} to go on from it; else remove it"
+                f"{other} was started by an earlier version, which did not record {absent}: if these are unchanged, "
+                f"rename it to {partial.name} to continue from it; otherwise remove it"
             )
 
 
@@ -67,7 +67,7 @@ def _settings(path: Path) -> dict[str, Any] | None:
 
 
 def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested objects as one, with dots in the names."""
+    """Flatten nested objects, with dots in the names."""
     flat: dict[str, Any] = {}
     for name, inner in value.items():
         flat |= _flat(inner, f"{above}{name}.") if isinstance(inner, dict) and inner else {f"{above}{name}": inner}
@@ -75,7 +75,7 @@ def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What is another in `here`; names that `there` lacks are left out."""
+    """List the values that differ in `here`; names that `there` lacks are omitted."""
     return [
         f"{printable(name)}: {_short(value)} there, {_short(here[name]) if name in here else 'none'} here"
         for name, value in sorted(there.items())

@@ -209,7 +209,7 @@ def test_the_command_says_how_far_the_mirrored_answers_are(tmp_path, scenes):
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
     gap = re.search(
-        r"its answers for 8 mirrored images differ from its answers, mirrored, by (\S+)% \(median\)", done.output
+        r"predictions of 8 mirrored images differ from mirrored predictions by (\S+)% \(median\)", done.output
     )
     assert 15 < float(gap[1]) < 30
     again = CliRunner().invoke(main, words)

@@ -232,7 +232,7 @@ def test_the_command_says_how_many(tmp_path):
     command += ["--bins", "nyu", "--sigma-m", "0.2", "--out", str(tmp_path / "s.zarr")]
     assert "--drop-nonpositive" in CliRunner().invoke(main, command).output
     done = CliRunner().invoke(main, [*command, "--drop-nonpositive"])
-    assert "0 or less, taken as no value: 18 pixels in 6 samples" in done.output
+    assert "0 or less, treated as no value: 18 pixels in 6 samples" in done.output
     assert "of depth outside the bins (0.001 to 10 m)" in done.output
 
 

@@ -55,7 +55,9 @@ def test_a_run_of_an_earlier_version_is_refused_and_goes_on_once_it_is_renamed(t
     del config["store"]["manifest_sha256"]  # as it was before
     (path / "config.json").write_text(json.dumps(config))
     old = path.rename(partial_folder(tmp_path / "run", config))
-    with pytest.raises(ValueError, match=f"{old.name} was begun by an earlier version, which did not note store.mani"):
+    with pytest.raises(
+        ValueError, match=f"{old.name} was started by an earlier version, which did not record store.mani"
+    ):
         train()
     old.rename(path)
     assert "resuming from step 2 of 3" in train().said

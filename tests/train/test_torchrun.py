@@ -244,7 +244,7 @@ def test_a_batch_that_cannot_be_split_is_refused(samples, batch_size, match):
 
 def test_a_norm_that_ranks_cannot_share_is_refused(monkeypatch):
     monkeypatch.setattr(collective, "world_size", lambda: 2)
-    with pytest.raises(ValueError, match=r"this student normalises with BatchNorm1d\(3.*train it with one"):
+    with pytest.raises(ValueError, match=r"BatchNorm1d\(3.*with one"):
         collective.share_norms(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm1d(3)))
 
 
