@@ -95,7 +95,7 @@ class DepthLoss(nn.Module):
         Raises PipelineError if this loss does not have it or the device cannot run it.
         """
         if kernel != "blocks":
-            raise PipelineError(f"`kernel={kernel}`: this loss only has `kernel=blocks`")
+            raise PipelineError(f"`loss_kernel={kernel}`: this loss only has `loss_kernel=blocks`")
 
     def forward(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None = None) -> Tensor:
         """Return the scalar loss. See `terms` for the arguments."""

@@ -1,9 +1,8 @@
-"""A student's depth and its divergence from a teacher's map, straight from logits, a block of pixels at a time.
+"""Depth of logits and KL divergence from target maps, computed for a block of pixels at a time.
 
-Softmax, its logarithm, the teacher's map and their product would each be as large as the logits, and reading and
-writing them is what a loss costs. Here a few hundred pixels are copied into a buffer that stays in the processor's
-cache, and all is done there. What is kept for the way back is a handful of numbers a pixel: the softmax is made again,
-and the only other tensor as large as the logits is their gradient.
+In a plain implementation softmax, its logarithm, the target map and their product are each as large as the logits, and
+memory traffic dominates the time. Here a few hundred pixels are copied into a buffer that fits the CPU's cache. Forward
+saves four numbers per pixel; backward recomputes the softmax and allocates only the gradient of the logits.
 
 Shape legend: B batch, K bins, h w pixels, P = h w, n pixels of a block, W bins of a window.
 """
@@ -27,23 +26,23 @@ if TYPE_CHECKING:
     from .targets import AnyTarget
 
 BLOCK_VALUES = 2**17
-"""Logits in a block, for each thread: 512 KB in float32, which a core's cache holds."""
+"""Logits of a block per thread: 512 KB in float32, which fits the cache of a core."""
 GPU_BLOCK_VALUES = 2**26
-"""The same for an accelerator, where a block is large enough to be worth the start of a dozen kernels."""
+"""Logits of a block on a GPU, where a block must be worth a dozen kernel launches."""
 
 KERNELS = ("blocks", "triton")
-"""What computes it: a dozen operations of torch a block, on any device; or one kernel each way (`fused_triton`)."""
+"""Implementations: a dozen torch operations per block, on any device; or one Triton kernel forward and one backward."""
 
 
 class Fused(NamedTuple):
-    """What is known of each pixel, all (B, 1, h, w)."""
+    """Results for each pixel, all (B, 1, h, w)."""
 
     depth_m: Tensor
-    """mean under the softmax"""
+    """mean of the softmax"""
     kl_nats: Tensor | None
-    """KL(T || S); None without a target. 0 where the target has no map"""
+    """KL(T || S); 0 where the target has no map; None without a target"""
     mass: Tensor | None
-    """sum of the target's map: 1, or 0 where it has none. No gradient"""
+    """sum of the target map: 1, or 0 where it has no map; without gradient"""
 
 
 def fused(
@@ -52,55 +51,57 @@ def fused(
     target: AnyTarget | None = None,
     kernel: str = "blocks",
 ) -> Fused:
-    """Depth of logits, and KL from a target's maps.
+    """Return the depth of logits and their KL divergence from target maps.
 
     Args:
-        logits: (B, K, h, w), in any order of memory. Half precision is widened, block by block; float64 stays.
+        logits: (B, K, h, w) in any memory format. Half precision is computed in float32; float64 stays.
         bin_edges_m: (K + 1,) ascending.
-        target: maps of the logits' size.
-        kernel: one of KERNELS. They differ by rounding, and where a map holds 0 in a bin whose logit is -inf: `blocks`
-            then gives a KL of NaN, `triton` leaves the bin out.
+        target: maps of the size of the logits.
+        kernel: one of KERNELS. They differ in rounding, and where a map is 0 and the logit -inf: `blocks` gives a KL of
+            NaN, `triton` ignores the bin.
 
     Returns:
-        float32 (B, 1, h, w), or float64 for float64 logits. The gradient of logits has their type and order of memory.
-        It cannot be differentiated again.
+        float32 (B, 1, h, w), or float64 for float64 logits. The gradient has the type and memory format of the logits.
+        Double backward is not supported.
 
-    Raises PipelineError for a kernel that cannot run: see `check_kernel`.
+    Raises PipelineError if the kernel cannot run (`check_kernel`).
     """
     check_kernel(kernel, logits.device, logits.dtype)
     if logits.stride(2) != logits.shape[3] * logits.stride(3):
-        logits = logits.contiguous()  # part of an image: its pixels do not lie at one distance
+        logits = logits.contiguous()  # a crop, whose pixels have no constant stride
     if kernel == "triton":
         from .triton.autograd import fused_triton
 
         if isinstance(target, StoredTarget):
             target = GivenTarget(target.dense(), logits.shape[2:], torch.float32)
         return Fused(*fused_triton(logits, bin_centers(bin_edges_m), target))
-    found = _Fused.apply(logits, bin_centers(bin_edges_m), target)  # type: ignore[no-untyped-call]  # torch's
-    return Fused(*found)
+    results = _Fused.apply(logits, bin_centers(bin_edges_m), target)  # type: ignore[no-untyped-call]  # torch's
+    return Fused(*results)
 
 
 def check_kernel(kernel: str, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-    """Raise PipelineError unless `fused` can run that kernel on logits of this device and type."""
+    """Raise PipelineError unless `fused` can run this kernel on logits of this device and type."""
     if kernel not in KERNELS:
-        raise PipelineError(f"kernel {kernel!r}: expected one of {', '.join(KERNELS)}")
+        raise PipelineError(f"`loss_kernel={kernel}`: expected one of {', '.join(KERNELS)}")
     if kernel == "blocks":
         return
     if find_spec("triton") is None:
         raise MissingDependencyError("triton", "triton", "kernel 'triton'")
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise PipelineError(f"kernel 'triton': expected logits on a CUDA device, not on {device}: use blocks there")
+        raise PipelineError(f"`loss_kernel=triton` needs a CUDA device, got {device}: use `loss_kernel=blocks`")
     if dtype == torch.float64:
-        raise PipelineError("kernel 'triton': expected float32, float16 or bfloat16 logits, not float64: use blocks")
+        raise PipelineError(
+            "`loss_kernel=triton` does not support float64 logits: use `loss_kernel=blocks`, or float32"
+        )
 
 
 class FusedLoss(DepthLoss):
-    """A loss of what `fused` gives."""
+    """Base class of losses that use `fused`."""
 
     kernel = "blocks"
 
     def use_kernel(self, kernel: str, device: torch.device) -> None:
-        """As `DepthLoss.use_kernel`, with those of `fused`."""
+        """As `DepthLoss.use_kernel`, with any of KERNELS."""
         check_kernel(kernel, device)
         self.kernel = kernel
 
@@ -110,7 +111,7 @@ def _work_type(logits: Tensor) -> torch.dtype:
 
 
 def _blocks(logits: Tensor) -> list[tuple[int, int, int]]:
-    """Image, first and last pixel of each block, the same for one shape and number of threads."""
+    """Return image, first pixel and end of each block; they depend on the shape and the number of threads."""
     batch, bins, height, width = logits.shape
     values = BLOCK_VALUES * torch.get_num_threads() if logits.device.type == "cpu" else GPU_BLOCK_VALUES
     pixels = max(values // bins // 16 * 16, 16)
@@ -132,14 +133,14 @@ class _Fused(torch.autograd.Function):
         target: AnyTarget | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         batch, bins, height, width = logits.shape
-        kind = _work_type(logits)
+        dtype = _work_type(logits)
         flat = logits.flatten(2)
-        centers = centers_m.to(logits.device, kind)[:, None]
-        # Of each pixel: the largest logit, 1 / the sum of exponentials, and what is asked for.
-        of_target = 0 if target is None else height * width
+        centers = centers_m.to(logits.device, dtype)[:, None]
+        # For each pixel: the largest logit, 1 / the sum of exponentials, and the results
+        target_pixels = 0 if target is None else height * width
         largest, scale, depth_m, kl_nats, mass = (
-            torch.empty(batch, pixels, dtype=kind, device=logits.device)
-            for pixels in (height * width, height * width, height * width, of_target, of_target)
+            torch.empty(batch, pixels, dtype=dtype, device=logits.device)
+            for pixels in (height * width, height * width, height * width, target_pixels, target_pixels)
         )
         blocks = _blocks(logits)
         buffer = _buffer(logits, blocks)
@@ -149,13 +150,13 @@ class _Fused(torch.autograd.Function):
             work.copy_(flat[image, :, begin:end])
             work.sub_(torch.amax(work, dim=0, out=largest[here]))
             if target is not None:
-                maps, places = target.block(image, begin, end)
-                cross = (maps * (work if places is None else work.gather(0, places))).sum(dim=0)
+                maps, indices = target.block(image, begin, end)
+                cross = (maps * (work if indices is None else work.gather(0, indices))).sum(dim=0)
                 entropy = torch.xlogy(maps, maps).sum(dim=0)
                 torch.sum(maps, dim=0, out=mass[here])
             total = work.exp_().sum(dim=0)
             torch.reciprocal(total, out=scale[here])
-            # Not a matmul: TF32, where someone allowed it, would leave depth three digits.
+            # Not a matmul: TF32, if the user enabled it, keeps only three digits
             torch.mul(work.mul_(centers).sum(dim=0), scale[here], out=depth_m[here])
             if target is not None:
                 torch.addcmul(entropy - cross, mass[here], total.log_(), out=kl_nats[here])
@@ -165,7 +166,7 @@ class _Fused(torch.autograd.Function):
         ctx.save_for_backward(logits, centers, largest, scale, depth_m, mass)
         if target is None:
             return depth_m, None, None
-        kl_nats, mass_of_maps = (one.view(batch, 1, height, width) for one in (kl_nats, mass))
+        kl_nats, mass_of_maps = (values.view(batch, 1, height, width) for values in (kl_nats, mass))
         ctx.mark_non_differentiable(mass_of_maps)
         return depth_m, kl_nats, mass_of_maps
 
@@ -181,7 +182,7 @@ class _Fused(torch.autograd.Function):
         batch, bins, height, width = logits.shape
         if of_depth is None and of_kl is None:
             return None, None, None
-        # d depth / d logit = S (c - d), d KL / d logit = mass S - T: S times (offset + slope c), and the window of T.
+        # d depth / d logit = S (c - depth), d KL / d logit = mass S - T: the gradient is S (offset + slope c) - of_kl T
         slope = offset = torch.zeros_like(scale)
         if of_depth is not None:
             slope = of_depth.reshape(batch, -1) * scale
@@ -194,17 +195,17 @@ class _Fused(torch.autograd.Function):
         blocks = _blocks(logits)
         buffer, factors = _buffer(logits, blocks), _buffer(logits, blocks)
         for image, begin, end in blocks:
-            work, factor = (one[: bins * (end - begin)].view(bins, -1) for one in (buffer, factors))
+            work, factor = (values[: bins * (end - begin)].view(bins, -1) for values in (buffer, factors))
             work.copy_(flat[image, :, begin:end])
             work.sub_(largest[image, begin:end]).exp_()
             torch.addcmul(offset[image, begin:end], slope[image, begin:end], centers, out=factor)
             work.mul_(factor)
             if of_kl is not None:
-                maps, places = ctx.target.block(image, begin, end)
+                maps, indices = ctx.target.block(image, begin, end)
                 maps = maps * of_kl[image, begin:end]
-                if places is None:
+                if indices is None:
                     work.sub_(maps)
                 else:
-                    work.scatter_add_(0, places, maps.neg_())
+                    work.scatter_add_(0, indices, maps.neg_())
             flat_gradient[image, :, begin:end].copy_(work)
         return gradient, None, None

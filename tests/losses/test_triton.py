@@ -82,7 +82,7 @@ def test_pixels_that_lie_side_by_side_are_read_sixteen_bytes_at_a_time(compiled)
 
 
 def test_a_kernel_that_nobody_knows_is_refused():
-    with pytest.raises(ValueError, match="kernel 'cuda': expected one of blocks, triton"):
+    with pytest.raises(ValueError, match="`loss_kernel=cuda`: expected one of blocks, triton"):
         fused(torch.zeros(1, 3, 2, 2), torch.arange(4.0), kernel="cuda")
 
 
@@ -94,7 +94,10 @@ def test_triton_without_its_package_is_refused_with_what_to_install(monkeypatch)
 
 @pytest.mark.parametrize(
     ("dtype", "interpret", "match"),
-    [(torch.float32, "0", "CUDA device, not on cpu: use blocks"), (torch.float64, "1", "not float64: use blocks")],
+    [
+        (torch.float32, "0", "CUDA device, got cpu: use `loss_kernel=blocks`"),
+        (torch.float64, "1", "not support float64 logits"),
+    ],
 )
 def test_logits_that_triton_cannot_take_are_refused(monkeypatch, dtype, interpret, match):
     monkeypatch.setattr(module, "find_spec", lambda _: True)

@@ -152,9 +152,9 @@ pipeline.train.run.train_network(
         (
             "triton",
             "tiekd",
-            "`kernel=triton`( needs a CUDA device|.*not installed)",
+            "(`loss_kernel=triton` needs a CUDA device, got cpu|kernel 'triton': the package triton is not installed)",
         ),
-        ("cuda", "tiekd", "kernel 'cuda': expected one of blocks, triton"),
+        ("cuda", "tiekd", "`loss_kernel=cuda`: expected one of blocks, triton"),
     ],
 )
 def test_a_kernel_that_cannot_run_is_refused_at_the_start(tmp_path, scenes, teacher_store, kernel, loss, message):
@@ -168,7 +168,7 @@ def test_a_kernel_that_cannot_run_is_refused_at_the_start(tmp_path, scenes, teac
 @pytest.mark.parametrize("loss", ["tiekd-released", "truth-nll"])
 def test_a_loss_without_a_triton_kernel_is_refused(tmp_path, scenes, teacher_store, monkeypatch, loss):
     monkeypatch.setattr("pipeline.losses.blockwise.check_kernel", lambda *_: None)  # as on a GPU
-    with pytest.raises(ValueError, match="`kernel=triton`: this loss only has"):
+    with pytest.raises(ValueError, match="`loss_kernel=triton`: this loss only has `loss_kernel=blocks`"):
         train_network(
             scenes, "train", tmp_path / "run", options(loss=loss), store=open_store(teacher_store), loss_kernel="triton"
         )

@@ -1,1 +1,1 @@
-"""The losses' kernels for CUDA devices, in Triton."""
+"""Triton kernels of the losses."""

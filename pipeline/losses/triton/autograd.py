@@ -1,10 +1,10 @@
-"""What `fused` computes, on a GPU: one kernel forward and one backward, in Triton.
+"""`fused` on a GPU: one Triton kernel forward and one backward.
 
-Traffic of a logit: forward reads it once, backward reads it once and writes its gradient once; 4 and 8 bytes in
-float32, 2 and 4 in bfloat16. With Gaussian maps each pixel adds 28 bytes, either way: at K = 257 that is
-2.7 and 1.4 % in float32, 5.4 and 2.7 % in bfloat16. A given map is one more tensor of its size to read, each way.
+Memory traffic: forward reads each logit once; backward reads it once and writes its gradient once: 4 and 8 bytes per
+logit in float32, 2 and 4 in bfloat16. Gaussian maps add 28 bytes per pixel in each direction: at K = 257, 2.7 % and
+1.4 % in float32, 5.4 % and 2.7 % in bfloat16. A given map is also read once in each direction.
 
-Every sum has one order, and tiles are not tuned on the spot: the same logits give the same bits.
+Sums have a fixed order and tiles are not autotuned, so the same logits give the same bits.
 
 Shape legend: B batch, K bins, h w pixels, P = h w.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..targets import GaussianTarget, GivenTarget
 
 WARP_BYTES, MOST_BINS = 512, 1024
-"""Of a bin's pixels, and of a pixel's bins, in one tile."""
+"""Bytes of the pixels of one bin, and largest number of bins of one pixel, in a tile."""
 
 
 class _FusedTriton(torch.autograd.Function):
@@ -75,11 +75,11 @@ class _FusedTriton(torch.autograd.Function):
 def fused_triton(
     logits: Tensor, centers_m: Tensor, target: GaussianTarget | GivenTarget | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Depth, KL and mass of the maps, (B, 1, h, w) float32, as `fused` tells of them.
+    """Return depth, KL and mass of the maps, (B, 1, h, w) float32, as in `Fused`.
 
     Args:
-        logits: (B, K, h, w) float32, float16 or bfloat16 whose pixels lie at one distance, on a GPU; with
-            TRITON_INTERPRET=1 on a CPU too.
+        logits: (B, K, h, w) float32, float16 or bfloat16 with a constant stride between pixels, on a GPU, or on a CPU
+            with TRITON_INTERPRET=1.
         centers_m: (K,)
         target: maps, on the same device.
     """
@@ -88,16 +88,17 @@ def fused_triton(
 
 
 def _strided(image: Tensor) -> Strided:
-    """Of (B, K, h, w) whose pixels lie at one distance."""
+    """Return (B, K, h, w), with a constant stride between pixels, as `Strided`."""
     flat = image.view(*image.shape[:2], -1)
     return Strided(flat, *flat.stride())
 
 
 def _sizes(logits: Tensor, kind: int, *, forward: bool) -> tuple[int, int, int]:
-    """Bins of a warp's tile outside the Gaussians' reach and inside, and pixels: what registers hold without spilling.
+    """Return the bins of a tile outside and inside the reach of the Gaussians, and its pixels.
 
-    Where the pixels of a bin lie side by side, each thread has 16 bytes of them, whole, and sums without asking others.
-    Where the bins of a pixel do, forward takes them all at once, so that threads have to add up but once.
+    The largest sizes without register spilling. If the pixels of a bin are contiguous, each thread has 16 bytes of them
+    and sums over bins alone. If the bins of a pixel are contiguous (channels_last), forward has all in one tile, and
+    threads reduce once.
     """
     if logits.stride(1) != 1:
         block_p = WARP_BYTES // logits.element_size()

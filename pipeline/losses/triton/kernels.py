@@ -1,8 +1,8 @@
-"""The kernels of `fused_triton`: one forward, one backward, in Triton.
+"""Triton kernels of `fused_triton`: forward and backward.
 
-A program takes a few pixels and goes through their bins tile by tile with a running largest logit, so that any K will
-do. Where it has Gaussian maps, tiles before and after their reach know nothing of them, and those within are smaller:
-the Gaussian's mass is made in registers.
+A program processes the bins of a few pixels tile by tile with a running maximum (online softmax), so K has no limit.
+With Gaussian maps, tiles out of their reach skip them, and tiles within are smaller, since the mass of the Gaussians is
+computed in registers.
 
 Shape legend: B batch, K bins, P pixels, k bins of a tile, p pixels of a tile.
 """
@@ -24,7 +24,7 @@ LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
 
 
 class OfPixels(NamedTuple):
-    """What the way back needs of each pixel, and what is asked for, all (B, P)."""
+    """Values of each pixel that backward needs, and the results, all (B, P)."""
 
     largest: Tensor
     scale: Tensor
@@ -33,14 +33,14 @@ class OfPixels(NamedTuple):
     kl_nats: Tensor | None = None
     mass: Tensor | None = None
     norm: Tensor | None = None
-    """1 / the sum of masses of a Gaussian; 0 where there is none"""
+    """1 / the sum of the masses of a Gaussian; 0 where there is no map"""
 
 
 @triton.jit
 def _tile(
     image: Strided, first_bin: tl.tensor, inside: tl.tensor, rows: tl.constexpr, bins: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Bins of a tile (k,), where its values lie (k, p), counted from its first one, and which there are."""
+    """Return the bins of a tile (k,), offsets (k, p) of its values from the first, and a mask (k, p) of valid ones."""
     step, pixel = tl.arange(0, rows), tl.arange(0, inside.shape[0])
     known = (first_bin + step < bins)[:, None] & inside[None, :]
     return first_bin + step, step[:, None] * image.k + pixel[None, :] * image.p, known
@@ -50,9 +50,9 @@ def _tile(
 def _add(
     x: tl.tensor, center: tl.tensor, top: tl.tensor, total: tl.tensor, moment: tl.tensor
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """With a tile of logits (k, p) more: largest logit, sum of exponentials and of their centres (p,).
+    """Add a tile of logits (k, p) to the largest logit, the sum of exponentials and their sum times centers (p,).
 
-    And how far the largest rose, and the tile less the largest.
+    Also return the increase of the largest logit (p,), and the tile minus the largest logit.
     """
     new_top = tl.maximum(top, tl.max(x, 0))
     rise = new_top - top
@@ -76,7 +76,7 @@ def forward(
     window_k: tl.constexpr,
     block_p: tl.constexpr,
 ) -> None:
-    """All of `out` (see `fused`), for block_p pixels of one image."""
+    """Write `out` for block_p pixels of one image."""
     image, first = tl.program_id(1).to(tl.int64), tl.program_id(0) * block_p
     inside = first + tl.arange(0, block_p) < pixels
     spot = image * pixels + first + tl.arange(0, block_p)
@@ -87,7 +87,7 @@ def forward(
     if kind == GIVEN:
         map_here, map_spread = given(maps, nearest, image, first, inside, block_k)
     top, none = tl.full([block_p], LOWEST, tl.float32), tl.zeros([block_p], tl.float32)
-    # Of the maps: sums of T, of T ln T, and of T (logit - top).
+    # Sums over the target map T: of T, of T ln T, and of T (logit - top)
     total, moment, weight, entropy, cross = none, none, none, none, none
     for first_bin in range(0, begin, block_k):
         bin_number, spread, known = _tile(logits, first_bin, inside, block_k, bins)
@@ -150,7 +150,7 @@ def backward(
     window_k: tl.constexpr,
     block_p: tl.constexpr,
 ) -> None:
-    """`gradient`, for block_p pixels of one image, from those of depth and KL (B, P), or None."""
+    """Write `gradient` for block_p pixels of one image, from those of depth and KL (B, P), which may be None."""
     image, first = tl.program_id(1).to(tl.int64), tl.program_id(0) * block_p
     inside = first + tl.arange(0, block_p) < pixels
     spot = image * pixels + first + tl.arange(0, block_p)
@@ -158,7 +158,7 @@ def backward(
     there = gradient.start + image * gradient.b + first.to(tl.int64) * gradient.p
     top = tl.load(out.largest + spot, mask=inside, other=0.0)
     scale = tl.load(out.scale + spot, mask=inside, other=0.0)
-    # d depth / d logit = S (c - d), d KL / d logit = mass S - T: S times (offset + slope c), and T times `pull`.
+    # d depth / d logit = S (c - depth), d KL / d logit = mass S - T: the gradient is S (offset + slope c) - pull T
     slope, offset = tl.zeros([block_p], tl.float32), tl.zeros([block_p], tl.float32)
     if of_depth is not None:
         slope = tl.load(of_depth + spot, mask=inside, other=0.0) * scale
@@ -215,7 +215,7 @@ def _of_softmax(
     offset: tl.tensor,
     bins: tl.constexpr,
 ) -> tl.tensor:
-    """Gradient (k, p) of a tile of logits, but for what their map takes off."""
+    """Return S (offset + slope c) of a tile of logits (k, p): the gradient without the term of the target map."""
     x = tl.load(tile, mask=known, other=float("-inf")).to(tl.float32)
     center = tl.load(centers + tl.minimum(bin_number, bins - 1))[:, None]
     return tl.exp(x - top[None, :]) * (offset[None, :] + slope[None, :] * center)

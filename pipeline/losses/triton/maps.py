@@ -1,4 +1,4 @@
-"""A target's maps inside a GPU kernel, in Triton: the mass of Gaussians made in registers, and maps that are read.
+"""Target maps in Triton kernels: Gaussians, computed in registers, and given maps, read from memory.
 
 Shape legend: B batch, K bins, P pixels, k bins of a tile, p pixels of a tile.
 """
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from ..targets import GivenTarget
 
 NONE, GAUSSIAN, GIVEN = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
-"""Which maps a kernel compares with."""
+"""Kind of target map, a compile-time constant of the kernels."""
 TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
-"""A GPU's logarithm takes what is below for 0."""
+"""The logarithm on a GPU treats smaller values as 0."""
 CLAMP_SIGMAS = 1e6
-"""As `dpm` has it: at this distance the end bin has everything."""
+"""As in `dpm`: at this distance the end bin has all mass."""
 
 
 class Strided(NamedTuple):
-    """Tensor (B, K, P) and its strides, in values."""
+    """Tensor (B, K, P) and its strides in elements."""
 
     start: Tensor
     b: int
@@ -37,16 +37,16 @@ class Strided(NamedTuple):
 
 
 class Gaussians(NamedTuple):
-    """What a kernel knows of a GaussianTarget; all lengths on the axis of its places."""
+    """A GaussianTarget as kernel arguments, in the unit of its means (metres or bins)."""
 
-    places: Tensor
+    means: Tensor
     """(B, P); NaN has no map"""
     edges: Tensor
     """(K + 1,)"""
     lo: float
     hi: float
     farthest: float
-    """A place further beyond the range is taken for one as far."""
+    """Largest distance of a mean from the range; means further out are clamped."""
     reach: float
     per_unit: float
     """1 / (sigma sqrt(2))"""
@@ -54,9 +54,9 @@ class Gaussians(NamedTuple):
 
 @triton.jit
 def _erfcx(x: tl.tensor) -> tl.tensor:
-    """exp(x^2) erfc(x) for x >= 0, to 3e-7 of it.
+    """Return exp(x^2) erfc(x) for x >= 0, with a relative error of 3e-7.
 
-    u times a polynomial in v: least squares of the relative error at 400 Chebyshev nodes.
+    u times a polynomial in v, fitted by least squares of the relative error at 400 Chebyshev nodes.
     """
     u = 2.0 / (x + 2.0)
     v = 2.0 * u - 1.0
@@ -75,7 +75,7 @@ def _erfcx(x: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _tail(edge: tl.tensor, near: tl.tensor, away: tl.tensor, per_unit: tl.tensor) -> tl.tensor:
-    """Twice the tail beyond an edge, times exp(away^2), without which a place beyond the range would underflow."""
+    """Return twice the tail beyond an edge, times exp(away^2), which avoids underflow for means beyond the range."""
     beyond = tl.abs(edge - near) * per_unit
     return _erfcx(beyond + away) * tl.exp(-beyond * (beyond + 2.0 * away))
 
@@ -89,11 +89,11 @@ def standing(
     block_k: tl.constexpr,
     window_k: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:
-    """Where Gaussians stand (p,): whether they do, the place, `near` and `away` (see `gaussian_mass`).
+    """Load Gaussians (p,): return validity, mean, `near` and `away` (`gaussian_mass`), and the range of bins with mass.
 
-    And the bins, from a multiple of block_k and in steps of window_k, in which any of them has a mass.
+    The range begins at a multiple of block_k and has a multiple of window_k bins.
     """
-    place = tl.load(of.places + spot, mask=inside, other=float("nan"))
+    place = tl.load(of.means + spot, mask=inside, other=float("nan"))
     valid = place == place  # noqa: PLR0124 - not NaN
     place = tl.minimum(tl.maximum(tl.where(valid, place, of.lo), of.lo - of.farthest), of.hi + of.farthest)
     near = tl.minimum(tl.maximum(place, of.lo), of.hi)
@@ -103,7 +103,7 @@ def standing(
     for first_edge in tl.static_range(0, bins + 1, 256):
         number = first_edge + tl.arange(0, 256)
         edge = tl.load(of.edges + tl.minimum(number, bins))
-        # A bin is out of reach if its right edge is below the lowest, or its left one above the highest.
+        # A bin is out of reach if its right edge is below `lowest`, or its left edge above `highest`
         begin += tl.sum(((number > 0) & (number <= bins) & (edge <= lowest)).to(tl.int32), 0)
         end += tl.sum(((number < bins) & (edge < highest)).to(tl.int32), 0)
     begin = begin // block_k * block_k
@@ -115,9 +115,9 @@ def standing(
 def gaussian_mass(
     of: Gaussians, bin_number: tl.tensor, place: tl.tensor, near: tl.tensor, away: tl.tensor, bins: tl.constexpr
 ) -> tl.tensor:
-    """Mass (k, p) between neighbouring edges, its sum not yet 1; 0 past the last bin. See `dpm.gaussian_mass`.
+    """Return the unnormalized mass (k, p) between adjacent edges; 0 past the last bin. See `dpm.gaussian_mass`.
 
-    `near` is the place, or the end of the range nearest to it, `away` how far that is, in units of sigma sqrt(2).
+    `near` is the mean clamped to the range, `away` their distance in units of sigma sqrt(2).
     """
     place, near, away = place[None, :], near[None, :], away[None, :]
     left = tl.load(of.edges + tl.minimum(bin_number, bins))[:, None]
@@ -125,20 +125,20 @@ def gaussian_mass(
     left = tl.minimum(tl.maximum(left, near - of.reach), near + of.reach)
     right = tl.minimum(tl.maximum(right, near - of.reach), near + of.reach)
     before, after = _tail(left, near, away, of.per_unit), _tail(right, near, away, of.per_unit)
-    # Two edges on one side of the place differ by the mass between; across it, 2 is missing.
+    # The difference of two edges is the mass between them; if the mean is between them, 2 is added
     missing = tl.where((left < place) & (right >= place), 2.0, 0.0)
     return tl.where(left < place, -before, before) - tl.where(right < place, -after, after) + missing
 
 
 @triton.jit
 def lost(rise: tl.tensor, weight: tl.tensor) -> tl.tensor:
-    """What a sum of T (logit - top) loses when the top rises; `weight` is the sum of T so far."""
+    """Return how much a sum of T (logit - top) decreases when the top rises; `weight` is the sum of T so far."""
     return tl.where(weight > 0.0, weight * rise, 0.0)
 
 
 @triton.jit
 def sums(t: tl.tensor, x: tl.tensor, rise: tl.tensor, weight: tl.tensor) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """What maps and logits (k, p) add to the sums (p,) of T, of T ln T, and of T times the logit, 0 where T is."""
+    """Return what maps and logits (k, p) add to the sums (p,) of T, of T ln T, and of T times the logit."""
     entropy = tl.where(tl.abs(t) < TINY, 0.0, t * tl.log(t))
     cross = tl.sum(tl.where(t == 0.0, 0.0, t * x), 0) - lost(rise, weight)
     return tl.sum(t, 0), tl.sum(entropy, 0), cross
@@ -153,7 +153,7 @@ def given(
     inside: tl.tensor,
     block_k: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Where given maps of some pixels begin, and how a tile (k, p) of them is spread from there."""
+    """Return the start of the given maps of some pixels, and the offsets of a tile (k, p) from it."""
     here = maps.start + image * maps.b
     pixel = tl.arange(0, inside.shape[0])
     if nearest is None:
@@ -166,11 +166,11 @@ def given(
 def arguments(
     target: GaussianTarget | GivenTarget | None,
 ) -> tuple[int, Gaussians | None, Strided | None, Tensor | None]:
-    """Kind of the target; its Gaussians, or its maps and which of their pixels is nearest to each of the logits'."""
+    """Return the kind of the target; its Gaussians, or its maps and the pixel of them nearest to each logit."""
     if target is None:
         return NONE.value, None, None, None
     if isinstance(target, GaussianTarget):
-        places, edges = target.mean[:, 0].float().contiguous(), target.edges.float()
+        means, edges = target.mean[:, 0].float().contiguous(), target.edges.float()
         lengths = (*target.ends, CLAMP_SIGMAS * target.sigma, target.reach, 1 / (target.sigma * math.sqrt(2)))
-        return GAUSSIAN.value, Gaussians(places, edges, *lengths), None, None
+        return GAUSSIAN.value, Gaussians(means, edges, *lengths), None, None
     return GIVEN.value, None, Strided(target.maps, *target.maps.stride()), target.nearest
