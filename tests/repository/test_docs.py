@@ -104,9 +104,7 @@ def small_splits(folder):
     return small
 
 
-PAGES = sorted(
-    path.name for path in (ROOT / "docs").glob("*.md") if path.name not in {"cli.md", "export.md", "teachers.md"}
-)
+PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in {"cli.md", "teachers.md"})
 
 
 @pytest.mark.realdata
