@@ -16,7 +16,7 @@ import torch
 
 from ..common.fileio import canonical_json
 from ..common.progress import Silent
-from ..depth.rebin import carry
+from ..depth.rebin import rebin
 from ..errors import PipelineError
 from ..sources.splits import evenly
 from ..sources.view import View
@@ -174,7 +174,7 @@ def _answers(
         edges = [teacher.bin_edges_m] * len(batch) if adaptive_m is None else list(adaptive_m.numpy())
         onto = np.array(store.spec.bin_edges)
         return [
-            _Prediction(each, None if own is None else carry(dpm_of_image, own, onto)[0])
+            _Prediction(each, None if own is None else rebin(dpm_of_image, own, onto)[0])
             for each, dpm_of_image, own in zip(depths, maps, edges, strict=True)
         ]
     return [_Prediction(*each) for each in zip(depths, maps, strict=True)]

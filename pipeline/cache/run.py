@@ -17,7 +17,7 @@ import numpy as np
 
 from ..common.device import is_out_of_memory
 from ..common.progress import Silent, Waits
-from ..depth.rebin import CarryCost
+from ..depth.rebin import RebinCost
 from ..errors import PipelineError
 from ..sources.view import View
 from ..store.tools.info import unstated
@@ -54,7 +54,7 @@ class CacheSummary(NamedTuple):
     invalid_share: float
     clipped_share: float
     max_rel_error: float
-    carried: CarryCost | None = None
+    rebinned: RebinCost | None = None
     """Cost of rebinning the teacher's maps to the store's bins; None if they are the same."""
     outside: Outside | None = None
     """Fractions of depth outside the bins and the stored range; None for relative depth, whose range is per sample."""
@@ -153,9 +153,9 @@ def fill_store(
         invalid_share=float(np.mean(invalid)),
         clipped_share=float(np.mean(column(records, "clipped_share"))),
         max_rel_error=float(np.max(column(records, "max_rel_error"))),
-        carried=None
+        rebinned=None
         if spec.carried_from is None
-        else CarryCost(*(float(np.mean(column(records, name))) for name in REBIN_ROWS)),
+        else RebinCost(*(float(np.mean(column(records, name))) for name in REBIN_ROWS)),
         outside=outside,
         dropped=(round(float(invalid.sum()) * height * width), int((invalid > 0).sum())) if drops else None,
     )

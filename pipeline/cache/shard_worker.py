@@ -21,7 +21,7 @@ import torch
 
 from ..common.parallel import Aside, in_order, worker_threads
 from ..common.profile import Profile
-from ..depth.rebin import CarryCost, carry
+from ..depth.rebin import RebinCost, rebin
 from ..errors import PipelineError
 from ..store.write.writer import EncodedSample, encode_sample
 from ..teachers.base import NONPOSITIVE_REMEDY, POSITIVE_SPACES, Framing, may_lack_values, nonfinite_remedy, run_teacher
@@ -325,10 +325,10 @@ class ShardMaker:
     def _encode_answer(self, frame: Frame, answer: _Prediction) -> EncodedSample:
         depth, dpm, edges_m = answer
         self._check_values(frame.sample.id, depth)
-        cost: CarryCost | None = None
+        cost: RebinCost | None = None
         try:
             if dpm is not None and edges_m is not None:
-                dpm, cost = carry(dpm, edges_m, np.array(self.spec.bin_edges))
+                dpm, cost = rebin(dpm, edges_m, np.array(self.spec.bin_edges))
             encoded = encode_sample(self.spec, depth, dpm, None if cost is None else cost.kl_nats)
         except ValueError as error:
             raise PipelineError(f"{frame.sample.id}, teacher {self._teacher.card.name!r}: {error}") from error

@@ -256,10 +256,10 @@ def _summary_text(done: CacheSummary) -> str:
         held += f"{done.outside.describe()}\n"
     if done.dropped:
         held += f"0 or less, treated as no value: {done.dropped[0]:,} pixels in {done.dropped[1]} samples\n"
-    if done.carried:
+    if done.rebinned:
         held += (
-            f"maps carried over at {done.carried.kl_nats:.2g} nats (mean), expected depth moved by "
-            f"{done.carried.depth_share:.2%}, {done.carried.clipped_share:.3%} of mass clipped to the range\n"
+            f"maps rebinned at {done.rebinned.kl_nats:.2g} nats (mean), expected depth moved by "
+            f"{done.rebinned.depth_fraction:.2%}, {done.rebinned.clipped_fraction:.3%} of mass clipped to the range\n"
         )
     return held + (
         f"{now} in {done.seconds:.1f} s ({now / max(done.seconds, 1e-9):.1f} img/s), "

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..depth.dpm import gaussian_dpm
-from ..depth.rebin import carry
+from ..depth.rebin import rebin
 from ..errors import PipelineError
 from .base import NONPOSITIVE_REMEDY, TeacherOutput, gives_maps, may_lack_values, nonfinite_remedy, run_teacher
 
@@ -186,7 +186,7 @@ def _map_of(prediction: Prediction, index: int, edges_m: NDArray[np.float64], si
         return gaussian_dpm(depth[index, None, None], torch.from_numpy(edges_m), sigma_m)[0]
     own_m = prediction.bin_edges_m if adaptive_m is None else adaptive_m[index].numpy()
     assert own_m is not None, "a map has bins"
-    return torch.from_numpy(carry(dpm[index].float().numpy(), own_m, edges_m)[0])
+    return torch.from_numpy(rebin(dpm[index].float().numpy(), own_m, edges_m)[0])
 
 
 def _mirrored(output: TeacherOutput) -> TeacherOutput:

@@ -11,7 +11,7 @@ from tiny_stores import folder_bytes
 
 from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
-from pipeline.depth.rebin import carry
+from pipeline.depth.rebin import rebin
 from pipeline.sources.registry import open_source
 from pipeline.store import open_store
 from pipeline.store.tools.verify import verify_store
@@ -280,12 +280,12 @@ def test_bins_of_each_image_or_pixel_are_carried_over_onto_the_stores(tmp_path, 
     assert (store.spec.carried_from, store.spec.dpm_kind, store.spec.bin_count) == (per, "sparse", 49)
     frame = fakes.image_of(fakes.smooth_depth_m((32, 64), 4))
     answer = Moving(per).predict(torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255, ["000004"])
-    dpm, cost = carry(answer.dpm[0].numpy(), answer.bin_edges_m[0].numpy(), store.bin_edges_m)
+    dpm, cost = rebin(answer.dpm[0].numpy(), answer.bin_edges_m[0].numpy(), store.bin_edges_m)
     assert store.dpm("000004") == pytest.approx(dpm, abs=0.02)
     assert store.rows("dpm_carried_kl_nats")[4] == pytest.approx(cost.kl_nats, rel=1e-5)
-    assert done.carried.kl_nats == pytest.approx(store.rows("dpm_carried_kl_nats").mean(), rel=1e-5)
-    assert done.carried.kl_nats > 0
-    assert 0 < done.carried.depth_share < 0.05
+    assert done.rebinned.kl_nats == pytest.approx(store.rows("dpm_carried_kl_nats").mean(), rel=1e-5)
+    assert done.rebinned.kl_nats > 0
+    assert 0 < done.rebinned.depth_fraction < 0.05
     assert verify_store(tmp_path / "s.zarr") == []
 
 
@@ -295,7 +295,7 @@ def test_a_resumed_run_tells_what_all_of_it_cost_and_ends_in_the_same_bytes(tmp_
         cache_teacher(scenes, "all", Moving("pixel", PROBED + 4), tmp_path / "s.zarr", OPTIONS)
     done = cache_teacher(scenes, "all", Moving("pixel"), tmp_path / "s.zarr", OPTIONS)
     assert done.samples_before == 3
-    assert done.carried == whole.carried
+    assert done.rebinned == whole.rebinned
     assert folder_bytes(tmp_path / "s.zarr") == folder_bytes(tmp_path / "whole.zarr")
 
 
@@ -313,7 +313,7 @@ def test_fixed_bins_are_kept_unless_others_are_named(tmp_path, scenes):
         path = tmp_path / f"{bins}.zarr"
         done = cache_teacher(scenes, "all", teacher, path, dataclasses.replace(OPTIONS, bins=bins))
         spec = open_store(path).spec
-        assert (spec.carried_from, spec.bin_count, done.carried is None) == (carried_from, count, carried_from is None)
+        assert (spec.carried_from, spec.bin_count, done.rebinned is None) == (carried_from, count, carried_from is None)
     assert folder_bytes(tmp_path / "None.zarr") == folder_bytes(tmp_path / "linear:16:0:12.zarr")
     pairs = open_store(tmp_path / "None.zarr").dpm(2).reshape(8, 2, 16, 32).sum(axis=1)
     assert open_store(tmp_path / "linear:8:0:12.zarr").dpm(2) == pytest.approx(pairs, abs=0.02)
@@ -323,8 +323,8 @@ def test_mass_beyond_the_named_bins_is_told(tmp_path, scenes):
     options = dataclasses.replace(OPTIONS, bins="linear:16:0:6")
     done = cache_teacher(scenes, "all", fakes.factory_with_dpm(), tmp_path / "s.zarr", options)
     store = open_store(tmp_path / "s.zarr")
-    assert done.carried.clipped_share > 0.3
-    assert done.carried.clipped_share < np.mean([store.dpm(number)[-1].mean() for number in range(8)])
+    assert done.rebinned.clipped_fraction > 0.3
+    assert done.rebinned.clipped_fraction < np.mean([store.dpm(number)[-1].mean() for number in range(8)])
 
 
 def test_dense_maps_are_carried_over_too(tmp_path, scenes):
@@ -336,7 +336,7 @@ def test_gaussian_maps_drop_those_of_moving_bins(tmp_path, scenes):
     done = cache_teacher(
         scenes, "all", Moving("pixel"), tmp_path / "s.zarr", dataclasses.replace(OPTIONS, dpm="gaussian")
     )
-    assert (open_store(tmp_path / "s.zarr").spec.carried_from, done.carried) == (None, None)
+    assert (open_store(tmp_path / "s.zarr").spec.carried_from, done.rebinned) == (None, None)
 
 
 class Fickle(Moving):

@@ -1,4 +1,4 @@
-"""Maps carried over by mass: against exact fractions, and what that costs against a sum over every overlap."""
+"""Rebinned maps: against exact fractions, and their difference against a sum over every overlap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.depth import rebin as carry_module
 from pipeline.depth.bins import bin_edges
-from pipeline.depth.rebin import UNCHANGED, are_bins, carry, carry_mass, check_edges, ordinal_to_mass, widths_to_edges
+from pipeline.depth.rebin import UNCHANGED, are_bins, check_edges, ordinal_to_mass, rebin, rebin_mass, widths_to_edges
 
 STEP = 1e-14
 """What sums of some dozens of float64 may be off."""
@@ -66,7 +66,7 @@ def slowly(mass, own_m, onto_m):
 @given(maps(), edges_m())
 def test_each_bin_gets_exactly_what_overlaps_it_and_the_end_bins_what_lies_beyond(given_map, onto_m):
     mass, own_m = given_map
-    over = carry_mass(mass, own_m, onto_m)
+    over = rebin_mass(mass, own_m, onto_m)
     for pixel in range(mass.shape[1]):
         its_m = own_m[:, pixel if own_m.shape[1] > 1 else 0]
         assert over[:, pixel] == pytest.approx(slowly(mass[:, pixel], its_m, onto_m), abs=STEP)
@@ -77,7 +77,7 @@ def test_each_bin_gets_exactly_what_overlaps_it_and_the_end_bins_what_lies_beyon
 @given(maps(least=-1.0), edges_m())
 def test_no_mass_is_lost_or_negative_where_bins_have_no_width(given_map, onto_m):
     mass, own_m = given_map
-    over = carry_mass(mass, own_m, onto_m)
+    over = rebin_mass(mass, own_m, onto_m)
     assert over.sum(axis=0) == pytest.approx(mass.sum(axis=0), abs=STEP)
     assert (over >= 0).all()
 
@@ -90,7 +90,7 @@ def test_farther_mass_stays_farther(given_map, onto_m, data):
     farther = mass.copy()
     farther[target] += mass[source] / 2
     farther[source] -= mass[source] / 2
-    near, far = (carry_mass(each, own_m, onto_m).cumsum(axis=0) for each in (mass, farther))
+    near, far = (rebin_mass(each, own_m, onto_m).cumsum(axis=0) for each in (mass, farther))
     assert (far <= near + STEP).all()
 
 
@@ -100,8 +100,8 @@ def test_finer_bins_and_back_give_the_same_map(given_map, parts):
     first = own_m[:, :1]
     shares = np.arange(parts) / parts
     fine_m = np.append((first[:-1] + np.diff(first, axis=0) * shares).ravel(), first[-1])
-    fine = carry_mass(mass, first, fine_m)
-    assert carry_mass(fine, fine_m[:, None], first[:, 0]) == pytest.approx(mass, abs=1e-12)
+    fine = rebin_mass(mass, first, fine_m)
+    assert rebin_mass(fine, fine_m[:, None], first[:, 0]) == pytest.approx(mass, abs=1e-12)
 
 
 def cost_slowly(mass, own_m, onto_m):
@@ -128,7 +128,7 @@ def test_the_cost_is_the_divergence_over_all_overlaps_the_change_of_the_mean_and
     own_m = own_m[:, 0] if own_m.shape[1] == 1 else own_m[:, None]
     if (np.diff(own_m, axis=0) <= 1e-4).any():
         return  # float32 edges that nearly touch
-    _, cost = carry(mass[:, None], own_m, onto_m)
+    _, cost = rebin(mass[:, None], own_m, onto_m)
     wide, columns = mass.astype(np.float64), own_m.reshape(len(own_m), -1).astype(np.float64)
     each = [
         cost_slowly(wide[:, pixel], columns[:, pixel if columns.shape[1] > 1 else 0], onto_m)
@@ -151,7 +151,7 @@ ONTO_M = np.linspace(0.5, 10, 12)
 @pytest.mark.parametrize("edges", [OWN_M, np.broadcast_to(OWN_M[:, None, None], (9, 5, 7)).astype(np.float32)])
 def test_the_same_bins_leave_the_map_as_it_is(edges):
     dpm = smooth_map()
-    carried, cost = carry(dpm, edges, OWN_M)
+    carried, cost = rebin(dpm, edges, OWN_M)
     assert carried is dpm
     assert cost == UNCHANGED == (0, 0, 0)
     assert are_bins(edges, OWN_M)
@@ -159,16 +159,16 @@ def test_the_same_bins_leave_the_map_as_it_is(edges):
 
 
 def test_finer_bins_cost_nothing():
-    _, cost = carry(smooth_map(), OWN_M, np.linspace(1, 9, 33))
+    _, cost = rebin(smooth_map(), OWN_M, np.linspace(1, 9, 33))
     assert cost == pytest.approx((0, 0, 0), abs=1e-6)
 
 
 def test_bins_of_each_pixel_are_its_own():
     dpm = smooth_map()
     own_m = OWN_M[:, None, None] * np.linspace(0.8, 1.2, 35).reshape(5, 7)
-    carried, _ = carry(dpm, own_m, ONTO_M)
+    carried, _ = rebin(dpm, own_m, ONTO_M)
     for row, column in ((0, 0), (2, 3), (4, 6)):
-        alone, _ = carry(dpm[:, row : row + 1, column : column + 1], own_m[:, row, column], ONTO_M)
+        alone, _ = rebin(dpm[:, row : row + 1, column : column + 1], own_m[:, row, column], ONTO_M)
         assert carried[:, row, column] == pytest.approx(alone[:, 0, 0], abs=1e-7)
 
 
@@ -176,9 +176,9 @@ def test_bins_of_each_pixel_are_its_own():
 def test_the_blocks_in_which_it_is_done_do_not_show(monkeypatch, own_m):
     dpm = smooth_map()
     dpm[:, 1, 2] = np.nan
-    whole, cost = carry(dpm, own_m, ONTO_M)
+    whole, cost = rebin(dpm, own_m, ONTO_M)
     monkeypatch.setattr(carry_module, "PIXELS_AT_ONCE", 3)
-    pieces, same = carry(dpm, own_m, ONTO_M)
+    pieces, same = rebin(dpm, own_m, ONTO_M)
     np.testing.assert_array_equal(pieces, whole)
     assert same == pytest.approx(cost, abs=1e-12)
 
@@ -186,9 +186,9 @@ def test_the_blocks_in_which_it_is_done_do_not_show(monkeypatch, own_m):
 def test_a_pixel_without_a_map_stays_without_and_is_not_counted():
     dpm = smooth_map()
     own_m = np.broadcast_to(OWN_M[:, None, None], (9, 5, 7)).copy()
-    _, cost = carry(dpm[:, :, 1:], own_m[:, :, 1:], ONTO_M)
+    _, cost = rebin(dpm[:, :, 1:], own_m[:, :, 1:], ONTO_M)
     dpm[:, :, 0], own_m[:, :, 0] = np.nan, np.nan
-    carried, holed = carry(dpm, own_m, ONTO_M)
+    carried, holed = rebin(dpm, own_m, ONTO_M)
     assert np.isnan(carried[:, :, 0]).all()
     assert not np.isnan(carried[:, :, 1:]).any()
     assert holed == pytest.approx(cost, abs=1e-12)
@@ -196,14 +196,14 @@ def test_a_pixel_without_a_map_stays_without_and_is_not_counted():
 
 def test_mass_beyond_the_range_is_in_the_end_bins_and_counted():
     dpm = np.full((4, 1, 1), 0.25, np.float32)
-    carried, cost = carry(dpm, np.array([0.0, 1, 2, 3, 4]), np.array([1.0, 2.5, 3.5]))
+    carried, cost = rebin(dpm, np.array([0.0, 1, 2, 3, 4]), np.array([1.0, 2.5, 3.5]))
     assert carried[:, 0, 0].tolist() == [0.625, 0.375]
     assert cost == pytest.approx((0, abs(0.625 * 1.75 + 0.375 * 3 - 2) / 2, 0.375), abs=1e-12)
 
 
 def test_a_bin_without_width_is_all_at_its_depth():
     dpm = np.array([0.5, 0.25, 0.25], np.float32).reshape(3, 1, 1)
-    carried, cost = carry(dpm, np.array([1.0, 3, 3, 4]), np.array([1.0, 2.0, 2.9, 3.5, 4]))
+    carried, cost = rebin(dpm, np.array([1.0, 3, 3, 4]), np.array([1.0, 2.0, 2.9, 3.5, 4]))
     assert carried[:, 0, 0] == pytest.approx([0.25, 0.225, 0.025 + 0.25 + 0.125, 0.125])
     assert 1 < cost.kl_nats < 10  # a point cannot be told from a bin of one float32 step
 
@@ -212,7 +212,7 @@ def test_a_bin_without_width_is_all_at_its_depth():
 def test_a_point_on_an_edge_of_the_store_lies_below_it(tiled):
     own_m = np.array([1.0, 2, 2, 3])
     own_m = np.broadcast_to(own_m[:, None, None], (4, 1, 1)) if tiled else own_m
-    carried, _ = carry(np.array([0.25, 0.5, 0.25], np.float32).reshape(3, 1, 1), own_m, np.array([0.0, 2.0, 3.0]))
+    carried, _ = rebin(np.array([0.25, 0.5, 0.25], np.float32).reshape(3, 1, 1), own_m, np.array([0.0, 2.0, 3.0]))
     assert carried[:, 0, 0].tolist() == [0.75, 0.25]
 
 
@@ -228,7 +228,7 @@ def test_a_point_on_an_edge_of_the_store_lies_below_it(tiled):
 )
 def test_what_are_no_edges_of_a_map_is_refused(edges, message):
     with pytest.raises(ValueError, match=message):
-        carry(smooth_map(), edges, ONTO_M)
+        rebin(smooth_map(), edges, ONTO_M)
     with pytest.raises(ValueError, match=message):
         check_edges(edges, 8, (5, 7))
 

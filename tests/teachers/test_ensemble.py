@@ -16,7 +16,7 @@ from tiny_stores import folder_bytes
 
 from pipeline.cli.main import main
 from pipeline.depth.dpm import gaussian_dpm
-from pipeline.depth.rebin import carry
+from pipeline.depth.rebin import rebin
 from pipeline.store import open_store
 from pipeline.teachers.base import TeacherCard, TeacherOutput
 from pipeline.teachers.options import TeacherOptions
@@ -116,11 +116,11 @@ def test_flip_average_carries_over_bins_of_each_pixel_and_mirrors_them_too(made)
     moving = (torch.tensor(OWN_M)[None, :, None, None] * torch.linspace(0.5, 1, 10)).expand(2, -1, 8, -1).contiguous()
     made("moving", RAMP_M, SOFT, moving=moving)
     dpm = opened("python:fakes:moving", flip_average=True).predict(IMAGES, IDS).dpm
-    seen = torch.from_numpy(carry(SOFT[1].numpy(), moving[1].numpy(), np.array(EDGES_M))[0])
+    seen = torch.from_numpy(rebin(SOFT[1].numpy(), moving[1].numpy(), np.array(EDGES_M))[0])
     torch.testing.assert_close(dpm[1], (seen + seen.flip(-1)) / 2)
     made("each", RAMP_M, SOFT, moving=moving[..., 0, 9])
     dpm = opened("python:fakes:each", flip_average=True).predict(IMAGES, IDS).dpm
-    seen = torch.from_numpy(carry(SOFT[1].numpy(), OWN_M, np.array(EDGES_M))[0])
+    seen = torch.from_numpy(rebin(SOFT[1].numpy(), OWN_M, np.array(EDGES_M))[0])
     torch.testing.assert_close(dpm[1], (seen + seen.flip(-1)) / 2)
 
 
@@ -193,7 +193,7 @@ def test_maps_over_other_bins_are_carried_over_and_shared_bins_are_kept(made):
     made("again", RAMP_M, SOFT.flip(1))
     made("near", 3.0)
     dpm = opened(both("soft", "near")).predict(IMAGES, IDS).dpm
-    carried = torch.from_numpy(np.stack([carry(one, OWN_M, np.array(EDGES_M))[0] for one in SOFT.numpy()]))
+    carried = torch.from_numpy(np.stack([rebin(one, OWN_M, np.array(EDGES_M))[0] for one in SOFT.numpy()]))
     torch.testing.assert_close(dpm, (carried + gaussian(torch.full((2, 8, 10), 3.0))) / 2)
     alike = opened(both("soft", "again"), map_edges_m=None, map_sigma_m=None)
     np.testing.assert_array_equal(alike.bin_edges_m, OWN_M)
@@ -427,7 +427,7 @@ def test_bins_that_a_user_names_are_reached_by_carrying_the_teachers_own_mixture
     own, asked = tmp_path / "own.zarr", tmp_path / "asked.zarr"
     assert run("cache-teacher", *images, *flip, "--out", own).exit_code == 0
     done = run("cache-teacher", *images, *flip, "--bins", "log:8:1:12", "--out", asked)
-    assert re.search(r"maps carried over at [\d.e-]+ nats \(mean\), expected depth moved by [\d.]+%, ", done.output)
+    assert re.search(r"maps rebinned at [\d.e-]+ nats \(mean\), expected depth moved by [\d.]+%, ", done.output)
     assert (open_store(own).spec.bin_count, open_store(own).spec.carried_from) == (16, None)
     assert (open_store(asked).spec.bin_count, open_store(asked).spec.carried_from) == (8, "fixed")
     against = ["--against", "python:fakes:factory_with_dpm", "--flip-average", *images]
