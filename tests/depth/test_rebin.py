@@ -222,7 +222,7 @@ def test_a_point_on_an_edge_of_the_store_lies_below_it(tiled):
         (OWN_M[:-1], r"shape \(8,\) for a map of 8 bins over 5x7 px: expected \(9,\), or \(9, 5, 7\)"),
         (np.zeros((9, 5, 6)), r"shape \(9, 5, 6\)"),
         (np.where(OWN_M == 3, np.nan, OWN_M), "1 bin edges are NaN or infinite: expected finite metres"),
-        (OWN_M[::-1], "bin edges descend: expected each at or above the one before; sort them"),
+        (OWN_M[::-1], "bin edges descend: expected ascending edges; sort them"),
         (np.full(9, 2.0), "bin edges descend"),
     ],
 )
