@@ -44,9 +44,8 @@ def study(
     from dataclasses import replace
 
     from ..common.fileio import open_regular, pretty_json, write_durably
-    from ..common.locks import locked
-    from ..common.outputs import named_after, refuse_existing, refuse_existing_target
-    from ..common.own_files import make_folder, make_own_folder
+    from ..common.outputs import locked_target, named_after, publish, refuse_existing, refuse_existing_target
+    from ..common.own_files import make_own_folder
     from ..evaluation.study import gather, read_teacher
     from ..evaluation.study_file import read_study
     from ..evaluation.study_table import markdown
@@ -64,9 +63,7 @@ def study(
     for file in chosen.teachers.values():
         read_teacher(Path(file))
     partial = out.with_name(f".{out.name}.partial")
-    make_folder(out.parent)
-    with locked(out, Console()):
-        refuse_existing_target(out)
+    with locked_target(out, Console()):
         make_own_folder(partial)
         _run_all(chosen, partial, jobs)
         for teacher, file in chosen.teachers.items():
@@ -79,7 +76,7 @@ def study(
             target.parent.mkdir(parents=True, exist_ok=True)
             write_durably(target, pretty_json(found))
             write_durably(named_after(target, ".md"), text.encode())
-        partial.rename(out)
+        publish(partial, out)
     echo(text)
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import PipelineError
+from .locks import locked
+from .own_files import make_folder, sync_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from .progress import Progress
 
 
 def named_after(path: Path, suffix: str, of: str = ".json") -> Path:
@@ -33,6 +39,21 @@ def refuse_existing_target(path: Path) -> None:
     """Raise PipelineError if there is anything at the path of a store, run or folder: those are never overwritten."""
     if os.path.lexists(path):
         raise already_exists(path)
+
+
+@contextmanager
+def locked_target(out: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock of a path, which must not exist. Raises PipelineError if another process holds it."""
+    make_folder(out.parent)
+    with locked(out, progress):
+        refuse_existing_target(out)  # another process may have finished before this one got the lock
+        yield
+
+
+def publish(partial: Path, out: Path) -> None:
+    """Rename finished work to its target, so that the target is either complete or absent, also after a crash."""
+    partial.rename(out)
+    sync_directory(out.parent)
 
 
 def already_exists(path: Path, remedy: str = "remove it, or choose another `out`") -> PipelineError:

@@ -33,9 +33,8 @@ from ..common.fileio import (
     sha256_file,
     write_durably,
 )
-from ..common.locks import locked
-from ..common.outputs import refuse_existing_target
-from ..common.own_files import make_folder, make_folder_below, make_own_folder, sync_directory
+from ..common.outputs import locked_target, publish, refuse_existing_target
+from ..common.own_files import make_folder_below, make_own_folder, sync_directory
 from ..common.parallel import in_order, worker_threads
 from ..common.progress import Silent
 from ..common.signals import Interrupted, stop_flag
@@ -210,17 +209,14 @@ def predict_folder(
     jobs = [_Job(image_id, str(path)) for image_id, path in find_images(images, progress)]
     request = {"model": model.facts, "images": str(images.resolve()), "options": asdict(options) | {"batch_size": 0}}
     partial = partial_folder(out, request)
-    make_folder(out.parent)
-    with stop_flag() as stopped, locked(out, progress):
-        refuse_existing_target(out)  # another process may have finished before this one got the lock
+    with stop_flag() as stopped, locked_target(out, progress):
         note_others(partial, out, SETTINGS, request, JOURNAL, progress)
         make_own_folder(partial)
         write_durably(partial / SETTINGS, pretty_json(request))
         done = _predict_all(_Run(model, options, partial), jobs, stopped, progress)
         (partial / SETTINGS).unlink()
         (partial / JOURNAL).unlink()
-        partial.rename(out)
-        sync_directory(out.parent)
+        publish(partial, out)
     return done
 
 

@@ -7,7 +7,7 @@ of every batch, and rank 0 writes.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +15,8 @@ import numpy as np
 from ..common import distributed as collective
 from ..common.device import choose_device, is_out_of_memory
 from ..common.fileio import pretty_json, write_durably
-from ..common.locks import locked
-from ..common.outputs import refuse_existing_target
-from ..common.own_files import make_folder, make_own_folder, sync_directory
+from ..common.outputs import locked_target, publish, refuse_existing_target
+from ..common.own_files import make_own_folder
 from ..common.progress import Silent
 from ..common.signals import Interrupted, stop_flag
 from ..common.unfinished import note_others, partial_folder
@@ -31,7 +30,7 @@ from .trainer import Trainer, Validation
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ..common.progress import Progress
@@ -97,7 +96,8 @@ def train_network(
     loss.use_kernel(loss_kernel, run_device)
     partial = partial_folder(out, recipe.as_json())
     # Inside, Ctrl-C sets `stopped`: the step ends and a checkpoint is written
-    with collective.together(run_device), stop_flag() as stopped, _locked_target(out, progress):
+    lock = locked_target(out, progress) if collective.rank() == 0 else nullcontext()
+    with collective.together(run_device), stop_flag() as stopped, lock:
         _prepare_folder(partial, out, recipe, progress)
         trainer = Trainer(source, samples, recipe, loss, teacher, flips, images, validation, run_device, partial)
         collective.check_agreement("the checkpoint to resume from", trainer.step)
@@ -109,8 +109,7 @@ def train_network(
         if collective.rank() > 0:
             return {}
         metrics = trainer.finish()
-        partial.rename(out)
-        sync_directory(out.parent)
+        publish(partial, out)
     return metrics
 
 
@@ -140,18 +139,6 @@ def _fit(
             f"stopped at step {trainer.step} of {trainer.total_steps}; run the same command again to resume from "
             f"{trainer.folder}"
         )
-
-
-@contextmanager
-def _locked_target(out: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock of `out` on rank 0. Raises PipelineError if another command holds it."""
-    if collective.rank() > 0:
-        yield
-        return
-    make_folder(out.parent)
-    with locked(out, progress):
-        refuse_existing_target(out)  # another command may have finished in the meantime
-        yield
 
 
 def _out_of_memory(trainer: Trainer) -> PipelineError:
