@@ -22,14 +22,14 @@ OUT_OF_MEMORY = (
     "Failed to allocate memory",  # ONNX Runtime
     "ALLOC_FAILED",  # cuBLAS, cuDNN
 )
-"""Parts of messages of out-of-memory errors whose class does not tell."""
+"""Parts of messages of out-of-memory errors without a class."""
 
 
 def choose_device(name: str = "auto", process: int | None = None) -> torch.device:
     """Return the device of that name; `auto` is a CUDA GPU if there is one, else the CPU.
 
-    `process` numbers the processes of one run on this machine, from 0: each takes the GPU of its number.
-    Raises PipelineError for a device that is not there, and for one GPU that several processes would share.
+    `process` is the local rank of one of several processes, which uses the GPU of that index.
+    Raises PipelineError for a missing device, and for one GPU that several processes would share.
     """
     if process is not None and name.startswith("cuda:"):
         raise PipelineError(f"`device={name}`: each process needs its own GPU; use `device=cuda`")
@@ -44,26 +44,26 @@ def choose_device(name: str = "auto", process: int | None = None) -> torch.devic
     if device.type not in {"cpu", "cuda"}:
         raise OptionError("device", name, "auto, cpu, cuda or cuda:N")
     if device.type == "cuda":
-        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= there:
-            raise PipelineError(f"`device={name}`: this machine has {there} CUDA devices; use `device=auto` or cpu")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise PipelineError(f"`device={name}`: this machine has {count} CUDA devices; use `device=auto` or cpu")
     return device
 
 
 def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
-    """Type for mixed precision, or None for float32 throughout.
+    """Return the dtype for mixed precision, or None for float32.
 
-    `auto` is bfloat16 on GPUs that compute in it; on CPUs it is float32, which is faster there. float16 has more
-    digits and less range: its gradients must be scaled, or small ones are lost.
+    `auto` is bfloat16 on GPUs with hardware support, and float32 on CPUs, where it is faster. float16 has more digits
+    and less range: it needs gradient scaling, or small gradients become 0.
     Raises PipelineError for another name.
     """
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else None
-    known = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if precision not in known:
-        raise OptionError("precision", precision, f"auto, {', '.join(known)}")
-    return known[precision]
+    dtypes = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if precision not in dtypes:
+        raise OptionError("precision", precision, f"auto, {', '.join(dtypes)}")
+    return dtypes[precision]
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -79,16 +79,16 @@ def peak_memory_bytes(device: torch.device) -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error, or its cause, is an out-of-memory error of the GPU or of this process.
 
-    torch has a class of its own for GPUs alone; on a CPU, and in the libraries that it calls, the message has to tell.
+    torch has an error class for GPUs alone; on a CPU, and in the libraries it calls, only the message shows it.
     """
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, MemoryError | torch.OutOfMemoryError):
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError | torch.OutOfMemoryError):
             return True
-        if isinstance(found, OSError):
-            if found.errno == errno.ENOMEM:
+        if isinstance(cause, OSError):
+            if cause.errno == errno.ENOMEM:
                 return True
-        elif not isinstance(found, ValueError) and any(text in str(found) for text in OUT_OF_MEMORY):
+        elif not isinstance(cause, ValueError) and any(text in str(cause) for text in OUT_OF_MEMORY):
             return True
-        found = found.__cause__
+        cause = cause.__cause__
     return False

@@ -1,11 +1,10 @@
-"""Training with several processes: sums, means and agreement. With one process everything here is a no-op.
+"""Data-parallel training: sums, means and agreement between processes. With one process everything is a no-op.
 
 `torchrun` starts the processes. Each holds the whole network and a part of every batch. A loss is a function of sums
-over the whole batch (`all_sum`), so every process computes the same loss, not the loss of its part. Backwards,
-`all_sum` sums what the processes send: each gradient is that of all copies of the loss together, and their mean
-over the processes (`average_gradients`) is the gradient of one process that sees the whole batch.
+over the whole batch (`all_sum`), so every process computes the same loss. The backward pass of `all_sum` sums the
+gradients of all processes; their mean (`average_gradients`) is the gradient of one process with the whole batch.
 
-Shape legend: B the process's part of the batch, C channels, H W pixels.
+Shape legend: B this process's part of the batch, C channels, H W pixels.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
     from torch.autograd.function import FunctionCtx
     from torch.distributed.distributed_c10d import Store
 
-PATIENCE = timedelta(hours=1)
-"""Timeout of the other processes while rank 0 validates or writes."""
+TIMEOUT = timedelta(hours=1)
+"""The other ranks wait this long while rank 0 validates or writes."""
 
 
 def world_size() -> int:
@@ -54,63 +53,59 @@ def _launched() -> bool:
     return dist.is_available() and dist.is_torchelastic_launched()
 
 
-def _together() -> bool:
+def _is_initialized() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 @contextmanager
 def together(device: torch.device) -> Iterator[None]:
-    """Join the processes that `torchrun` started, within the context."""
+    """Initialize the process group of the processes that `torchrun` started; a context manager."""
     if world_size() == 1 or dist.is_initialized():
         yield
         return
-    from torch.distributed.rendezvous import rendezvous  # a build of torch without processes has none
+    from torch.distributed.rendezvous import rendezvous  # missing in a build of torch without distributed
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # Flags and steps are small and on the CPU: over gloo they do not wait for the GPU.
+    # Flags and steps are small tensors on the CPU: with gloo they do not wait for the GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store, rank, processes = next(rendezvous("env://", timeout=PATIENCE))
-    dist.init_process_group(
-        backend, store=_fresh(store, rank, processes), rank=rank, world_size=processes, timeout=PATIENCE
-    )
+    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    dist.init_process_group(backend, store=_fresh_store(store, rank, size), rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield
     finally:
-        # Also after a failure, so that the others see at once that this process is gone.
+        # Also after a failure, so that the other processes see it at once.
         dist.destroy_process_group()
 
 
-def _fresh(store: Store, rank: int, processes: int) -> Store:
-    """A part of the store in which processes find each other that holds nothing of an earlier attempt.
+def _fresh_store(store: Store, rank: int, size: int) -> Store:
+    """Return a part of the rendezvous store without keys of an earlier attempt.
 
-    `torchrun` keeps its store when it starts processes again, whose addresses are no longer served. So each
-    draws a name, the first calls them all, and when all have answered to this very call they are together.
-    Raises PipelineError where one does not come.
+    When `torchrun` restarts processes it keeps its store, which still has the addresses of the old ones. So each
+    process draws a random name, rank 0 publishes all names as a call, and every process answers this call. When all
+    answers agree, the hash of the call is the prefix of the new store. Raises PipelineError if a process is missing.
     """
     from torch.distributed.distributed_c10d import PrefixStore  # as in `together`
 
-    mine, last = uuid4().hex, time.monotonic() + PATIENCE.total_seconds()
-    store.set(f"name {rank}", mine)
-    while time.monotonic() < last:
+    name, deadline = uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
+    store.set(f"name {rank}", name)
+    while time.monotonic() < deadline:
         if rank == 0:
-            call = " ".join(_known(store, f"name {one}") for one in range(processes))
+            call = " ".join(_get(store, f"name {other}") for other in range(size))
             store.set("call", call)
         else:
-            call = _known(store, "call")
-        if mine in call.split():
+            call = _get(store, "call")
+        if name in call.split():
             store.set(f"answer {rank}", call)
-            if rank == 0 and all(_known(store, f"answer {one}") == call for one in range(processes)):
+            if rank == 0 and all(_get(store, f"answer {other}") == call for other in range(size)):
                 store.set("together", call)
-            if _known(store, "together") == call:
+            if _get(store, "together") == call:
                 return PrefixStore(hashlib.sha256(call.encode()).hexdigest(), store)
         time.sleep(0.02)
-    raise PipelineError(
-        f"some of the {processes} processes of this run did not start: read their messages, and start again"
-    )
+    raise PipelineError(f"some of the {size} processes of this run did not start: read their messages and start again")
 
 
-def _known(store: Store, key: str) -> str:
+def _get(store: Store, key: str) -> str:
     """Return the value of a key, or an empty string."""
     return store.get(key).decode() if store.check([key]) else ""
 
@@ -118,9 +113,9 @@ def _known(store: Store, key: str) -> str:
 def all_sum(*parts: Tensor) -> tuple[Tensor, ...]:
     """Return each tensor summed over all processes, with its gradient; unchanged with one process.
 
-    The sum is float64, so that the number of processes hardly shows in a float32 result.
+    The sum is float64, so that the number of processes hardly changes a float32 result.
     """
-    if not _together():
+    if not _is_initialized():
         return parts
     flat = torch.cat([part.reshape(-1).to(torch.float64) for part in parts])
     summed: Tensor = _AllSum.apply(flat)  # type: ignore[no-untyped-call]  # torch does not annotate it
@@ -140,7 +135,7 @@ class _AllSum(torch.autograd.Function):
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Average each gradient over the processes, in one message. The module docstring says why."""
-    if not _together():
+    if not _is_initialized():
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     sizes = [gradient.numel() for gradient in gradients]
@@ -151,12 +146,12 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 def any_of(flag: bool) -> bool:
     """Return whether the flag is set in any process."""
-    return bool(_reduced(torch.tensor(float(flag)))) if _together() else flag
+    return bool(_reduced(torch.tensor(float(flag)))) if _is_initialized() else flag
 
 
 def check_agreement(what: str, value: int) -> None:
     """Raise PipelineError in every process unless all have the same value, a whole number of at most 53 bits."""
-    if not _together():
+    if not _is_initialized():
         return
     ends = torch.tensor([value, -value], dtype=torch.float64)
     _reduce(ends, dist.ReduceOp.MAX)
@@ -173,38 +168,38 @@ def barrier() -> None:
 
 
 def _reduced(part: Tensor) -> Tensor:
-    whole = part.clone(memory_format=torch.contiguous_format)
-    _reduce(whole, dist.ReduceOp.SUM)
-    return whole
+    total = part.clone(memory_format=torch.contiguous_format)
+    _reduce(total, dist.ReduceOp.SUM)
+    return total
 
 
-def _reduce(whole: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
+def _reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
     try:
-        dist.all_reduce(whole, operation)
+        dist.all_reduce(tensor, operation)
     except RuntimeError as error:
         raise PipelineError(
-            "another process of this run has ended; its own message says why. The same command continues from "
-            "the last checkpoint"
+            "another process of this run has ended; its message says why. Run the same command again to resume "
+            "from the last checkpoint"
         ) from error
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """Batch norm whose statistics in training are those of the whole batch, not of the process's part.
+    """Batch norm with training statistics of the whole batch over all processes.
 
-    torch's own SyncBatchNorm refuses the CPU. Parameters and buffers have the same names and values.
+    torch's SyncBatchNorm does not run on the CPU. Parameters and buffers have the same names and values.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize (B, C, H, W); running statistics equal those of one process."""
-        if not (self.training and _together()):
+        """Normalize (B, C, H, W)."""
+        if not (self.training and _is_initialized()):
             return super().forward(x)
         mean, variance, count = _statistics(x.detach())
-        self._remember(mean, variance * count / max(count - 1, 1))
+        self._update_running(mean, variance * count / max(count - 1, 1))
         mean, variance = mean.to(self.weight), variance.to(self.weight)
         y: Tensor = _Normalized.apply(x, self.weight, self.bias, mean, variance, self.eps, count)  # type: ignore[no-untyped-call]
         return y
 
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -215,17 +210,17 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Mean and variance (C,) float64 over all processes, and the number of pixels B H W of all."""
+    """Return mean and variance (C,) float64 over all processes, and the total number of pixels B H W."""
     mean, variance = (part.double() for part in torch.batch_norm_update_stats(x, None, None, 0.0))
     pixels = x.new_full((1,), x.numel() // x.shape[1], dtype=torch.float64)
-    # Each part's variance is about its own mean; combining them in float64 loses nothing
+    # Each variance is about the mean of its part; combining them in float64 loses nothing
     sums, squares, total = all_sum(pixels * mean, pixels * (variance + mean.square()), pixels)
     mean = sums / total
     return mean, (squares / total - mean.square()).clamp_min(0), float(total)
 
 
 class _Normalized(torch.autograd.Function):
-    """Batch norm by given statistics, with the gradient that goes through them to every process."""
+    """Batch norm with given statistics; its gradient includes the path through the statistics of all processes."""
 
     @staticmethod
     def forward(
@@ -253,24 +248,24 @@ class _Normalized(torch.autograd.Function):
         spread = torch.rsqrt(variance.double() + ctx.eps)
         slope = weight * spread.square() * with_x
         offset = weight * spread * alone - slope * mean
-        shape, wide = (1, -1, 1, 1), weight.dtype  # x may be half precision, under autocast
-        through = torch.addcmul(offset.to(wide).view(shape), x.to(wide), slope.to(wide).view(shape))
+        shape, dtype = (1, -1, 1, 1), weight.dtype  # x may be half precision, under autocast
+        through = torch.addcmul(offset.to(dtype).view(shape), x.to(dtype), slope.to(dtype).view(shape))
         return (direct - through).to(x.dtype), of_weight, of_bias, None, None, None, None
 
 
 def share_norms(network: nn.Module) -> None:
-    """Replace every BatchNorm2d by a SharedBatchNorm, if there are several processes.
+    """Replace every BatchNorm2d by a SharedBatchNorm if there are several processes.
 
-    Raises PipelineError for another kind of batch norm, such as those of timm that have an activation inside.
+    Raises PipelineError for another batch norm, such as timm's with a built-in activation.
     """
     if world_size() == 1:
         return
     for parent in list(network.modules()):
         for name, norm in list(parent.named_children()):
-            if not isinstance(norm, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the base of all that are one
+            if not isinstance(norm, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the base class of all
                 continue
-            usual = norm.affine and norm.track_running_stats and norm.momentum is not None
-            if type(norm) is not nn.BatchNorm2d or not usual:
+            is_standard = norm.affine and norm.track_running_stats and norm.momentum is not None
+            if type(norm) is not nn.BatchNorm2d or not is_standard:
                 raise PipelineError(
                     f"{norm} cannot be computed over several processes: train this student with one process "
                     "(`accumulate` makes large batches fit)"

@@ -1,7 +1,7 @@
-"""Links made by DVC: with `cache.type symlink` each file that it tracks is a link into its cache.
+"""Links made by DVC: with `cache.type symlink` each tracked file is a link into the DVC cache.
 
-Such a link leads out of the store or data set that it lies in, as a planted one would. It is told apart by where it
-leads: below a cache of the DVC repository around it, to a name that is a hash.
+Such a link points outside of its store or data set, as a planted link would. It is accepted only if its target is in a
+cache of the surrounding DVC repository and has a hash as its name.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from .fileio import open_regular
 
 CACHED = re.compile(r"(files/md5/)?[0-9a-f]{2}/[0-9a-f]{30}")
-"""A file in a cache of DVC 3, or of DVC 2."""
+"""Path of a file in a cache of DVC 3 or DVC 2."""
 CONFIG_LIMIT_BYTES = 2**16
 
 
 def cached_target(link: str, root: str) -> str | None:
-    """The file that a link below `root` leads to, if it lies in the cache of the DVC repository of `root`."""
+    """Return the target of a link below `root` if it is in the cache of the DVC repository of `root`."""
     target = os.path.realpath(link)
     for cache in _caches(str(Path(root).absolute())):
         if target.startswith(f"{cache}/") and CACHED.fullmatch(target[len(cache) + 1 :]):
@@ -31,21 +31,21 @@ def cached_target(link: str, root: str) -> str | None:
 
 @lru_cache(maxsize=64)
 def _caches(root: str) -> tuple[str, ...]:
-    """Real paths of the caches of the DVC repositories that hold `root`, as it is named and where it lies."""
-    found: dict[str, None] = {}
-    for place in dict.fromkeys([root, os.path.realpath(root)]):
-        repository = next((one for one in Path(place).parents if (one / ".dvc").is_dir()), None)
+    """Return real paths of the caches of the DVC repositories around `root`, as given and with links resolved."""
+    caches: dict[str, None] = {}
+    for path in dict.fromkeys([root, os.path.realpath(root)]):
+        repository = next((parent for parent in Path(path).parents if (parent / ".dvc").is_dir()), None)
         if repository is None:
             continue
         folders = [repository / ".dvc" / "cache"]
-        configs = [repository / ".dvc" / "config", repository / ".dvc" / "config.local", *_of_user()]
-        folders += [one for config in configs if (one := _cache_dir(config)) is not None]
-        found |= dict.fromkeys(os.path.realpath(one) for one in folders)
-    return tuple(found)
+        configs = [repository / ".dvc" / "config", repository / ".dvc" / "config.local", *_user_configs()]
+        folders += [folder for config in configs if (folder := _cache_dir(config)) is not None]
+        caches |= dict.fromkeys(os.path.realpath(folder) for folder in folders)
+    return tuple(caches)
 
 
-def _of_user() -> list[Path]:
-    """Configurations of this user and this machine, where DVC looks for them."""
+def _user_configs() -> list[Path]:
+    """Return the paths of DVC's configuration of this user and this machine."""
     folders = [Path(os.environ.get("DVC_SYSTEM_CONFIG_DIR") or "/etc/xdg/dvc")]
     if "DVC_GLOBAL_CONFIG_DIR" in os.environ:
         folders.append(Path(os.environ["DVC_GLOBAL_CONFIG_DIR"]))
@@ -58,7 +58,7 @@ def _of_user() -> list[Path]:
 
 
 def _cache_dir(config: Path) -> Path | None:
-    """`cache.dir` of a configuration; a relative one begins at the folder of the file. None where there is none."""
+    """Return `cache.dir` of a configuration, relative to the folder of the file, or None."""
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         with open_regular(config) as file:

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-JSON_MARKS = 2**20
-"""Most `, : [ { "` in a JSON file. Parsed, a few bytes of text take a hundred: so many are 200 MB at the worst."""
-JSON_DEPTH = 64
+JSON_MAX_MARKS = 2**20
+"""Limit of `, : [ { "` in a JSON file: parsed, they take up to 200 MB of memory."""
+JSON_MAX_DEPTH = 64
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that after a crash it holds the old content or the new, never a part.
+    """Write `data` to `path`; after a crash it holds the old content or the new, never a part.
 
     Raises OSError with the path.
     """
@@ -39,7 +39,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def append_durably(path: Path, data: bytes) -> None:
-    """Append `data` to `path`; after a crash a part of it, or nothing, may be there."""
+    """Append `data` to `path`; after a crash it may hold a part of `data`, or nothing of it."""
     _write_and_sync(open_to_append(path), path, data)
 
 
@@ -58,12 +58,12 @@ def cut_durably(path: Path, size: int) -> None:
 
 
 def _write_and_sync(handle: int, path: Path, data: bytes) -> None:
-    # Calls of `os` alone: tests/faults/power_loss.py records them, and lays out what a disk may hold after each.
+    # Uses `os` directly: tests/faults/power_loss.py records these calls to simulate a crash after each.
     try:
         with naming(path):
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(handle, rest) :]
+            remaining = memoryview(data)
+            while remaining:
+                remaining = remaining[os.write(handle, remaining) :]
             os.fsync(handle)
     finally:
         os.close(handle)
@@ -80,7 +80,7 @@ def pretty_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
 
 
 def open_regular(path: str | Path) -> io.BufferedReader:
-    """Open a file for reading. Raises OSError for a pipe or a device too, which could make a reader wait for ever."""
+    """Open a file for reading. Raises OSError for a pipe or a device, from which a reader could wait forever."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
@@ -110,13 +110,13 @@ def read_json(path: Path, what: str, limit_bytes: int = 2**24) -> Any:  # noqa: 
 
 
 def parse_json(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
-    """Parse untrusted JSON: numbers must be finite and fit 64 bits, text must be valid Unicode.
+    """Parse untrusted JSON: finite numbers of at most 64 bits, valid Unicode, no duplicate keys.
 
-    Raises PipelineError for anything else, for duplicate keys, and for what would take much memory or a deep stack.
+    Raises PipelineError for anything else, and for text that would need much memory or a deep stack.
     """
     marks = sum(map(data.count, (b",", b":", b"[", b"{", b'"')))
-    if marks > JSON_MARKS:
-        raise PipelineError(f"it has {marks} brackets, commas and colons, expected at most {JSON_MARKS}")
+    if marks > JSON_MAX_MARKS:
+        raise PipelineError(f"it has {marks} brackets, commas, colons and quotes; expected at most {JSON_MAX_MARKS}")
     try:
         value = json.loads(
             data.decode("utf-8-sig"),
@@ -126,9 +126,9 @@ def parse_json(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
             object_pairs_hook=_without_duplicates,
         )
     except RecursionError:
-        raise PipelineError(f"nested deeper than {JSON_DEPTH}") from None
+        raise PipelineError(f"nested deeper than {JSON_MAX_DEPTH}") from None
     level = [value]
-    for _ in range(JSON_DEPTH):
+    for _ in range(JSON_MAX_DEPTH):
         level = [
             child
             for node in level
@@ -136,7 +136,7 @@ def parse_json(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
             for child in (node.values() if isinstance(node, dict) else node)
         ]
     if level:
-        raise PipelineError(f"nested deeper than {JSON_DEPTH}")
+        raise PipelineError(f"nested deeper than {JSON_MAX_DEPTH}")
     if re.search(rb"\\u[dD][89abAB]", data):
         canonical_json(value)  # raises for half a surrogate pair, which cannot be printed
     return value
@@ -147,7 +147,7 @@ def _refuse_constant(name: str) -> float:
 
 
 def _whole_number(text: str) -> int:
-    # The length first: Python refuses, or takes long over, thousands of digits.
+    # Check the length first: Python refuses thousands of digits, or takes long.
     value = int(text) if len(text) <= 20 else 2**63
     if not -(2**63) <= value < 2**63:
         raise PipelineError(f"a number of {len(text)} digits does not fit 64 bits")
@@ -162,24 +162,24 @@ def _finite_number(text: str) -> float:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise PipelineError(f"duplicate key {twice[:80]!r}")
-    return found
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        [(duplicate, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise PipelineError(f"duplicate key {duplicate[:80]!r}")
+    return value
 
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, line breaks, marks of writing direction, and bytes that are not UTF-8."""
+"""Control characters, line breaks, bidirectional marks, and bytes that are not UTF-8."""
 
 
 def has_control(text: str) -> bool:
-    """Return whether a name has a forbidden character. Blanks, accents and emoji are allowed."""
+    """Return whether a name has a character of CONTROL. Spaces, accents and emoji are allowed."""
     return CONTROL.search(text) is not None
 
 
 def printable(text: str) -> str:
-    """`text` with control characters escaped: in a file name they could move a terminal's cursor."""
+    """Escape control characters in `text`: in a file name they could move a terminal's cursor."""
     return "".join(
         char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode() for char in text
     )
@@ -197,7 +197,7 @@ def sha256_file(path: Path) -> str:
 
 
 class CsvTable:
-    """Rows in memory, written as a CSV file that is whole or absent."""
+    """Rows in memory, and the CSV file to which they are written durably."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,8 +1,8 @@
 """One writer per target. The kernel releases the lock of a killed process.
 
-Some file systems have no such locks (Lustre mounted without flock, some of NFS and FUSE). There the lock is the file
-itself, which holds the process and the host: it is taken over from a process of this host that is gone, and only a
-person can tell whether a process of another host is.
+Some file systems have no locks (Lustre mounted without flock, some NFS and FUSE). There the lock is the file itself,
+which names the process and its host. A lock of a process that ended on this host is taken over; a lock of another host
+must be removed by the user.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.E
 """Errors of a file system without locks."""
 WITHOUT_FLOCK = "without flock"
 EMPTY_FOR_S = 10.0
-"""An empty lock file of this age was left by a process that was killed while it created the file."""
-MOST_HOLDER_BYTES = 400
+"""An empty lock file older than this was left by a process that was killed while it created the file."""
+MAX_HOLDER_BYTES = 400
 _held: set[int] = set()
-"""Open lock files of this process. A forked loader worker inherits them, and with them the kernel's lock: it would hold
-the target for seconds after its parent was killed."""
+"""Open lock files of this process. A forked loader worker inherits them with their locks, and would keep the target
+locked for seconds after its parent was killed."""
 
 
-def _let_go_in_child() -> None:
+def _close_in_child() -> None:
     while _held:
         os.close(_held.pop())
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go_in_child)
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 class TargetLock:
     """Lock held while a target is written; a context manager.
 
     Attributes:
-        note: after entry, what to tell about a file system without locks, or None.
+        note: a note to print if the file system has no locks, or None; set on entry.
     """
 
     def __init__(self, target: Path) -> None:
@@ -64,12 +64,12 @@ class TargetLock:
         self._handle: int | None = None
 
     def __enter__(self) -> Self:
-        """Take the lock. Raises PipelineError with the holder if another process has it."""
+        """Take the lock. Raises PipelineError if another process holds it."""
         while True:
-            handle, made = self._open()
+            handle, created = self._open()
             try:
                 with naming(self.path):
-                    taken = self._take(handle, made=made)
+                    taken = self._take(handle, created=created)
             except BaseException:
                 os.close(handle)
                 raise
@@ -77,7 +77,7 @@ class TargetLock:
                 break
             os.close(handle)
         host = f"{_here()} {WITHOUT_FLOCK}" if self.note else socket.gethostname()
-        with suppress(OSError):  # on a full disk the holder is not recorded, but the lock holds
+        with suppress(OSError):  # on a full disk the holder is not recorded, but the lock works
             os.truncate(handle, 0)
             os.pwrite(handle, f"process {os.getpid()} on {host}\n".encode(), 0)
         self._handle = handle
@@ -96,7 +96,7 @@ class TargetLock:
         self._handle = None
 
     def _open(self) -> tuple[int, bool]:
-        """Return an open lock file and whether it was created here. Raises OSError, ValueError for a foreign file."""
+        """Return an open lock file and whether it was created here. Raises OSError or PipelineError for a link."""
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         while True:
             with suppress(FileExistsError):
@@ -104,56 +104,56 @@ class TargetLock:
             try:
                 handle = os.open(self.path, flags)
             except FileNotFoundError:
-                continue  # its holder has released it
+                continue  # its holder released it
             except OSError as error:
                 raise refused_link(self.path, error) from None
             if os.fstat(handle).st_nlink > 1:
                 os.close(handle)
-                raise PipelineError(f"{self.path} is another name of a file elsewhere, expected a lock file: remove it")
+                raise PipelineError(f"{self.path} is a hard link to another file, expected a lock file: remove it")
             return handle, False
 
-    def _take(self, handle: int, *, made: bool) -> bool:
-        """Lock an open file; False where it must be opened again. Raises PipelineError where another process has it."""
+    def _take(self, handle: int, *, created: bool) -> bool:
+        """Lock an open file; False if it must be opened again. Raises PipelineError if another process holds it."""
         try:
             if fcntl is None:
-                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))  # noqa: TRY301 - as a file system without
+                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))  # noqa: TRY301 - as without locks
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise self._is_held(self._holder(handle)) from None
+            raise self._held_error(self._holder(handle)) from None
         except OSError as error:
             if error.errno not in NO_FLOCK:
                 raise
             self.note = (
                 f"the file system of {self.target.parent or '.'} has no locks ({os.strerror(error.errno)}): "
-                f"{self.path.name} locks the target instead; remove it if this process is killed on a host that is gone"
+                f"{self.path.name} locks the target instead; remove it if this process was killed and its host is gone"
             )
-            return made or self._take_over(handle)
+            return created or self._take_over(handle)
         # The previous holder may have removed the file between our open and our lock.
         if not _is_at(self.path, handle):
             return False
-        # A process that sees these files without locks may hold the file alone.
+        # A process whose mount of this file system has no locks may hold the file.
         return not self._holder(handle).endswith(WITHOUT_FLOCK) or self._take_over(handle)
 
     def _take_over(self, handle: int) -> bool:
-        """Remove the file of a process that is gone; returns False. Raises PipelineError for one that may be there."""
+        """Remove the file of a process that ended; returns False. Raises PipelineError if it may still run."""
         holder = self._holder(handle)
         if not _is_gone(holder) and (holder or time.time() - os.fstat(handle).st_mtime < EMPTY_FOR_S):
-            raise self._is_held(holder)
+            raise self._held_error(holder)
         aside = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         with suppress(FileNotFoundError):
             self.path.rename(aside)  # only one of several processes succeeds
             aside_is_ours = _is_at(aside, handle)
-            if not aside_is_ours:  # another process was quicker; this is its new file
+            if not aside_is_ours:  # this is the new file of a faster process
                 with suppress(OSError):
                     aside.rename(self.path)
-                raise self._is_held("another process")
+                raise self._held_error("another process")
             aside.unlink(missing_ok=True)
         return False
 
     def _holder(self, handle: int) -> str:
-        return os.pread(handle, MOST_HOLDER_BYTES, 0).decode(errors="replace").strip()
+        return os.pread(handle, MAX_HOLDER_BYTES, 0).decode(errors="replace").strip()
 
-    def _is_held(self, holder: str) -> PipelineError:
+    def _held_error(self, holder: str) -> PipelineError:
         hint = f" (if that process is gone, remove {self.path})" if holder.endswith(WITHOUT_FLOCK) or not holder else ""
         return PipelineError(
             f"{self.target} is being written by {holder or 'another process'}{hint}: wait for it, or choose another "
@@ -162,7 +162,7 @@ class TargetLock:
 
 
 def _is_at(path: Path, handle: int) -> bool:
-    """Return whether an open file still has that name."""
+    """Return whether the path still names the open file."""
     try:
         return path.stat().st_ino == os.fstat(handle).st_ino
     except FileNotFoundError:
@@ -170,7 +170,7 @@ def _is_at(path: Path, handle: int) -> bool:
 
 
 def _here() -> str:
-    """Host and process namespace: containers may have the name of their host, and processes that it cannot see."""
+    """Return host and process namespace: a container may have its host's name but other process ids."""
     try:
         return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
@@ -178,7 +178,7 @@ def _here() -> str:
 
 
 def _is_gone(holder: str) -> bool:
-    """Return whether a holder is a process of this host that no longer runs."""
+    """Return whether the holder was a process of this host that has ended."""
     match = re.fullmatch(rf"process (\d{{1,9}}) on (.+) {WITHOUT_FLOCK}", holder)
     if match is None or match[2] != _here():
         return False
@@ -186,14 +186,14 @@ def _is_gone(holder: str) -> bool:
         os.kill(int(match[1]), 0)
     except ProcessLookupError:
         return True
-    except OSError:  # of another user
+    except OSError:  # a process of another user
         return False
     return False
 
 
 @contextmanager
 def locked(target: Path, progress: Progress) -> Iterator[None]:
-    """Hold a target's lock, and note a file system without locks."""
+    """Hold the lock of a target; notes a file system without locks."""
     with TargetLock(target) as lock:
         if lock.note:
             progress.note(lock.note)

@@ -1,4 +1,4 @@
-"""One rule for what a command writes: it never overwrites, unless that is asked for."""
+"""Output paths: existing files are overwritten only on request."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 def named_after(path: Path, suffix: str, of: str = ".json") -> Path:
     """Return the path with another suffix: `m.csv` for `m.json`.
 
-    Only the suffix `of` is exchanged; any other name is kept whole, so that `lr_0.001` and `lr_0.004` do not share one
-    `lr_0.csv`, and `r.csv` does not name itself.
+    Only the suffix `of` is replaced; other names get the suffix appended, so that `lr_0.001` and `lr_0.004` do not
+    both become `lr_0.csv`, and `r.csv` does not name itself.
     """
     return path.with_suffix(suffix) if path.suffix.lower() == of else path.with_name(path.name + suffix)
 
 
 def refuse_existing(*paths: Path, overwrite: bool = False, option: str = "out") -> None:
-    """Raise PipelineError for the first path that exists; with `overwrite` for the first that is a folder."""
+    """Raise PipelineError for a path that is a folder, and without `overwrite` for one that exists."""
     for path in paths:
         if path.is_dir():
             raise PipelineError(f"{path} is a folder: expected the name of a file for `{option}`")
@@ -36,7 +36,7 @@ def refuse_existing(*paths: Path, overwrite: bool = False, option: str = "out") 
 
 
 def refuse_existing_target(path: Path) -> None:
-    """Raise PipelineError if there is anything at the path of a store, run or folder: those are never overwritten."""
+    """Raise PipelineError if the path of a store, run or folder exists: those are never overwritten."""
     if os.path.lexists(path):
         raise already_exists(path)
 
@@ -57,5 +57,5 @@ def publish(partial: Path, out: Path) -> None:
 
 
 def already_exists(path: Path, remedy: str = "remove it, or choose another `out`") -> PipelineError:
-    """The error for a path that is taken."""
+    """Return the error for an output path that exists."""
     return PipelineError(f"{path} already exists; refusing to overwrite: {remedy}")

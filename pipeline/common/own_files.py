@@ -1,6 +1,6 @@
 """Files and folders with generated names, such as `.NAME.tmp`, and names that survive a crash.
 
-Such a name may have been planted, as a link to a file of the user's. Nothing is written or removed through one.
+Someone may have planted such a name as a link to another file. Nothing is written or removed through a link.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LONGEST_NAME = 255
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add the path to an OSError that has none: those of open handles do not say which file they are about."""
+    """Add the path to an OSError without one, as calls on open handles raise."""
     try:
         yield
     except OSError as error:
@@ -36,7 +36,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def hidden_name(path: Path, ending: str) -> Path:
-    """Return `.NAME.ENDING` next to a path; a hash replaces a NAME that is too long for a file system."""
+    """Return `.NAME.ENDING` next to a path; a hash replaces a NAME that is too long for the file system."""
     name = f".{path.name}.{ending}"
     if len(os.fsencode(name)) > LONGEST_NAME:
         name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.{ending}"
@@ -44,10 +44,7 @@ def hidden_name(path: Path, ending: str) -> Path:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable (a rename is not, until its directory is synced).
-
-    Nothing happens on a file system that cannot.
-    """
+    """Make the names in a directory durable, as after a rename. Does nothing if the file system cannot do it."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with naming(path):
@@ -60,17 +57,17 @@ def sync_directory(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its missing parents, each with a durable name."""
+    """Make a folder and its missing parents, with durable names."""
     if not path.exists():
         make_folder(path.parent)
     path.mkdir(exist_ok=True)
     # Also if it existed: the process that made it may have been killed before the name was durable.
-    with suppress(PermissionError):  # /home of others often may not be opened, and then we made nothing in it
+    with suppress(PermissionError):  # a parent such as /home may be unreadable, but then we made nothing in it
         sync_directory(path.parent)
 
 
 def make_own_folder(path: Path) -> None:
-    """As `make_folder`, for a folder whose name the program chose. Raises PipelineError for a link of that name."""
+    """Make a folder with a generated name. Raises PipelineError for a link."""
     _refuse_link(path)
     make_folder(path)
 
@@ -81,22 +78,22 @@ def _refuse_link(path: Path) -> None:
 
 
 def make_folder_below(root: Path, folder: str) -> None:
-    """Make `root`/`folder`, with folders between them; their names are not made durable.
+    """Make `root`/`folder` and the folders in between, without making their names durable.
 
     Raises PipelineError for a link on the way, or for `..`.
     """
-    place = root
+    path = root
     for part in folder.split("/"):
         if part == "..":
-            raise PipelineError(f"{root}/{folder} is outside of {root}: expected a path without `..`")
+            raise PipelineError(f"{root}/{folder} is outside {root}: expected a path without `..`")
         if part not in {"", "."}:
-            place /= part
-            _refuse_link(place)
-            place.mkdir(exist_ok=True)
+            path /= part
+            _refuse_link(path)
+            path.mkdir(exist_ok=True)
 
 
 def remove_own(path: Path) -> None:
-    """Remove a file or folder with a generated name, if it exists; of a link, only the link."""
+    """Remove a file, folder or link with a generated name, if it exists; never what a link points to."""
     if path.is_symlink() or path.is_file():
         path.unlink(missing_ok=True)
     elif path.exists():
@@ -104,10 +101,7 @@ def remove_own(path: Path) -> None:
 
 
 def open_new(path: Path) -> int:
-    """Open a new file for writing, after removing what has its name (of a link, only the link).
-
-    The name must be one that the program chose. Raises OSError.
-    """
+    """Open a new file with a generated name for writing; an existing file or link is removed. Raises OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         return os.open(path, flags, 0o666)
@@ -117,7 +111,7 @@ def open_new(path: Path) -> int:
 
 
 def open_to_append(path: Path) -> int:
-    """Open a file, made if it is missing, for writing at its end. Raises OSError, for a link too."""
+    """Open a file for appending, and create it if it is missing. Raises OSError, also for a link."""
     try:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
@@ -125,7 +119,7 @@ def open_to_append(path: Path) -> int:
 
 
 def refused_link(path: Path, error: OSError) -> OSError:
-    """Return a clear error for O_NOFOLLOW; the system's own speaks of many levels."""
+    """Return a clear error for O_NOFOLLOW on a link; the system's says "too many levels"."""
     if error.errno != errno.ELOOP:
         return error
     return OSError(errno.ELOOP, "a symbolic link, expected a file of this program: remove the link", str(path))

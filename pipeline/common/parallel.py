@@ -1,4 +1,4 @@
-"""Work done ahead in threads, returned in order, with a bound on what is pending."""
+"""Threads: results in order with bounded prefetching, and calls that Ctrl-C can interrupt."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 B = TypeVar("B")
-MOST_THREADS = 8
-"""More rarely help: the disk or the network is the limit."""
+MAX_THREADS = 8
+"""More threads rarely help: the disk or the network is the limit."""
 
 
 def cores() -> int:
@@ -28,25 +28,25 @@ def cores() -> int:
 
 
 def worker_threads(asked: int | None = None) -> int:
-    """Return the number of threads to read, encode or hash with: `asked`, or one per core up to MOST_THREADS."""
-    return asked or min(MOST_THREADS, cores())
+    """Return the number of threads to read, encode or hash with: `asked`, or one per core up to MAX_THREADS."""
+    return asked or min(MAX_THREADS, cores())
 
 
 def in_order(
     pool: ThreadPoolExecutor, function: Callable[[A], B], items: Iterable[A], ahead: int
 ) -> Iterator[Future[B]]:
     """Yield futures of `function` over `items` in order, with at most `ahead` submitted."""
-    rest = iter(items)
-    queue = deque(pool.submit(function, item) for item in islice(rest, ahead))
+    remaining = iter(items)
+    queue = deque(pool.submit(function, item) for item in islice(remaining, ahead))
     while queue:
         yield queue.popleft()
-        queue.extend(pool.submit(function, item) for item in islice(rest, 1))
+        queue.extend(pool.submit(function, item) for item in islice(remaining, 1))
 
 
 class Aside:
-    """Runs calls one at a time in a thread, so that the caller can be interrupted and can show progress.
+    """A thread that runs calls one at a time, while the caller can be interrupted and can show progress.
 
-    A call into C does not react to Ctrl-C before it returns. The thread is a daemon, so a call that never ends does not
+    A call into C code ignores Ctrl-C until it returns. The thread is a daemon, so a call that never returns does not
     keep the process alive.
     """
 
@@ -57,19 +57,19 @@ class Aside:
         self._thread: Thread | None = None
 
     left: ClassVar[list[Future[Any]]] = []
-    """Interrupted calls that may still run."""
+    """Calls that may still run after an interrupt."""
 
     @classmethod
     def is_left_running(cls) -> bool:
-        """Return whether an interrupted call still runs: C++ code may crash when the process ends."""
+        """Return whether a call still runs after an interrupt: C++ code may crash when the process exits."""
         return any(not future.done() for future in cls.left)
 
     def call(self, function: Callable[[], A], every_s: float, beat: Callable[[], None]) -> A:
-        """Return or raise what `function` does; call `beat` every `every_s` seconds meanwhile."""
+        """Call `function` in the thread; return its value or raise its error. Call `beat` every `every_s` seconds."""
         return self.wait(self.submit(function), every_s, beat)
 
     def submit(self, function: Callable[[], A]) -> Future[A]:
-        """Queue a call behind those that were submitted before."""
+        """Queue a call."""
         if self._thread is None:
             self._thread = Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
@@ -79,13 +79,13 @@ class Aside:
         return future
 
     def wait(self, future: Future[A], every_s: float, beat: Callable[[], None]) -> A:
-        """Return or raise what a submitted call does; call `beat` every `every_s` seconds meanwhile."""
+        """Wait for a submitted call as `call` does."""
         try:
             while True:
                 try:
                     return future.result(every_s)
                 except TimeoutError:
-                    if future.done():  # it is the function's own
+                    if future.done():  # the function raised it
                         raise
                     beat()
         except KeyboardInterrupt:
@@ -106,6 +106,6 @@ class Aside:
                 continue
             try:
                 future.set_result(function())
-            except BaseException as error:  # noqa: BLE001 - it is raised where the call was made
+            except BaseException as error:  # noqa: BLE001 - raised in `wait`
                 future.set_exception(error)
-            del call, function, future  # and what they hold, while the next is waited for
+            del call, function, future  # free what they hold before waiting for the next call

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_SPANS = 200_000
-"""Later spans are counted but not listed, so that neither memory nor the file grow with the data set (about 25 MB)."""
+"""Later spans are counted but not listed: memory and file stay at about 25 MB for any data set."""
 
 
 class Profile:
     """Spans of work, by part and thread. Safe in threads.
 
     Args:
-        record: keep the spans for `write`; without it only the times of the parts are kept.
+        record: keep the spans for `write`; otherwise only the total time of each part is kept.
     """
 
     def __init__(self, *, record: bool = False) -> None:
@@ -58,13 +58,13 @@ class Profile:
                     self._spans.append((part, thread.native_id or 0, begin_s, end_s))
 
     def waiting(self) -> dict[str, float]:
-        """Fraction of the time since the start in which no thread worked on a part, by part."""
+        """Return for each part the fraction of the time since the start in which no thread worked on it."""
         with self._lock:
             total_s = max(time.perf_counter() - self._start_s, 1e-9)
             return {part: max(0.0, 1 - busy_s / total_s) for part, busy_s in self._busy_s.items()}
 
     def write(self, path: Path) -> None:
-        """Write a Chrome trace (JSON): open it in https://ui.perfetto.dev or chrome://tracing. Raises OSError."""
+        """Write a Chrome trace (JSON) for https://ui.perfetto.dev or chrome://tracing. Raises OSError."""
         with self._lock:
             spans, names = list(self._spans), dict(self._thread_names)
         events: list[dict[str, object]] = [

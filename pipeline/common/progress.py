@@ -1,7 +1,4 @@
-"""Progress of long work. The library counts; only the command line prints.
-
-Every long function takes a `Progress`; `Silent` is the default.
-"""
+"""Progress of long work. Long functions take a `Progress`, by default `Silent`; only the command line prints."""
 
 from __future__ import annotations
 
@@ -24,17 +21,17 @@ class Task(Protocol):
         ...
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop counting, whatever happened."""
+        """Stop counting, also after an error."""
         ...
 
     def update(self, done: int = 1, **facts: object) -> None:
-        """Count `done` more units; `facts` (such as loss=0.12) are shown with the count until they change.
+        """Count `done` more units; `facts` (such as loss=0.12) are shown until they change.
 
-        Three facts have a special meaning: `img_each`, images in a unit, to show the rate in images; `kb_each`, size
-        of a sample in KB of 1000 bytes; `waits_for`, seconds spent waiting since the start, by name (a dictionary that
-        may grow in place), shown as fractions of the recent time.
+        Three facts have a special meaning: `img_each`, images in a unit, to show the rate in images; `kb_each`, size of
+        a sample in KB of 1000 bytes; `waits_for`, seconds waited since the start by name (a dictionary that may change
+        in place), shown as fractions of the recent time.
         """
         ...
 
@@ -43,11 +40,11 @@ class Progress(Protocol):
     """Makes tasks and shows notes."""
 
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Task:
-        """Announce `total` units of work, of which `done` were finished by an earlier run."""
+        """Return a task of `total` units, of which an earlier run finished `done`."""
         ...
 
     def note(self, text: str) -> None:
-        """Show one line that belongs to no task."""
+        """Show one line."""
         ...
 
 
@@ -63,7 +60,7 @@ class _SilentTask:
 
 
 class Silent:
-    """A `Progress` that shows nothing: the default of every library function."""
+    """A `Progress` that shows nothing."""
 
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Task:  # noqa: ARG002 - the protocol's shape
         """Return a task that counts nothing."""
@@ -78,7 +75,7 @@ class Waits(dict[str, float]):
 
     @contextmanager
     def while_at(self, name: str) -> Iterator[Callable[[], None]]:
-        """Count the time in the context as spent on `name`; calling what it gives counts what was spent so far."""
+        """Count the time in the context as spent on `name`. The function it yields updates the count meanwhile."""
         begin = time.monotonic()
 
         def count() -> None:
@@ -93,11 +90,11 @@ class Waits(dict[str, float]):
             count()
 
     def before_each(self, name: str, items: Iterable[A]) -> Iterator[A]:
-        """The items, each of which was waited for as `name`."""
-        rest, end = iter(items), object()
+        """Yield the items, and count the time until each arrives as spent on `name`."""
+        iterator, end = iter(items), object()
         while True:
             with self.while_at(name):
-                item = next(rest, end)
+                item = next(iterator, end)
             if item is end:
                 return
-            yield item  # type: ignore[misc]  # it is no end
+            yield item  # type: ignore[misc]  # not `end`

@@ -1,4 +1,4 @@
-"""Ctrl-C as a request to stop at the next safe moment."""
+"""Ctrl-C as a request to stop at the next safe point."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Work was stopped by a signal after saving. The message says how to continue."""
+    """A signal stopped the work after it was saved. The message says how to continue."""
 
 
 @contextmanager
 def stop_flag() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once."""
+    """Yield an event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped

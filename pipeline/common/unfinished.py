@@ -1,6 +1,6 @@
-"""Hidden folders of unfinished work next to the target, `.NAME.HASH.partial`: HASH is of all settings.
+"""Hidden folders of unfinished work next to the target: `.NAME.HASH.partial`, with a hash of all settings.
 
-So work with other settings is never gone on with, and what stays of it is noted with what differs.
+Work with other settings is never continued; a note names the folder and the settings that differ.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ if TYPE_CHECKING:
 
     from .progress import Progress
 
-MOST_NAMED = 4
-MOST_CHARACTERS = 60
+MAX_DIFFERENCES = 4
+MAX_CHARACTERS = 60
 """Longest value in a note, in characters."""
 
 
-def partial_folder(out: Path, asked: Mapping[str, Any]) -> Path:
+def partial_folder(out: Path, settings: Mapping[str, Any]) -> Path:
     """Return the folder that holds the work until it is finished."""
-    return out.with_name(f".{out.name}.{sha256_bytes(canonical_json(asked))[:12]}.partial")
+    return out.with_name(f".{out.name}.{sha256_bytes(canonical_json(settings))[:12]}.partial")
 
 
 def note_others(
-    partial: Path, out: Path, settings: str, asked: Mapping[str, Any], state: str, progress: Progress
+    partial: Path, out: Path, settings_file: str, settings: Mapping[str, Any], state_file: str, progress: Progress
 ) -> None:
-    """Note other unfinished work for `out`, and how its settings differ from what is asked for.
+    """Note other unfinished work for `out`, and how its settings differ.
 
-    `settings` is the name of the file in each folder that holds them, `state` of the one that it goes on from.
-    Raises PipelineError for work of an earlier version that noted less, where nothing else differs: it may be the same,
-    or not.
+    `settings_file` and `state_file` are names of files in each folder: the settings, and the state to resume from.
+    Raises PipelineError for work of an earlier version that recorded fewer settings, if nothing else differs: the
+    missing ones may differ or not.
     """
     name = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{12}}\.partial")
     for other in sorted(path for path in out.parent.iterdir() if name.fullmatch(path.name)):
-        if other == partial or not (other / state).is_file():
+        if other == partial or not (other / state_file).is_file():
             continue
-        there = _settings(other / settings)
-        here = _flat(parse_json(canonical_json(asked)))  # as it comes back: lists, no tuples
+        there = _read_settings(other / settings_file)
+        here = _flat(parse_json(canonical_json(settings)))  # as read from a file: lists, no tuples
         differing = [] if there is None else _differences(_flat(there), here)
         if differing or there is None:
-            differences = "; ".join(differing[:MOST_NAMED]) or "which it does not say"
-            more = f" and {len(differing) - MOST_NAMED} more" if len(differing) > MOST_NAMED else ""
+            differences = "; ".join(differing[:MAX_DIFFERENCES]) or f"{settings_file} cannot be read"
+            more = f" and {len(differing) - MAX_DIFFERENCES} more" if len(differing) > MAX_DIFFERENCES else ""
             progress.note(
                 f"{other} is unfinished work with other settings ({differences}{more}) and is not continued; "
                 "remove it if you do not need it"
@@ -58,12 +58,12 @@ def note_others(
             )
 
 
-def _settings(path: Path) -> dict[str, Any] | None:
+def _read_settings(path: Path) -> dict[str, Any] | None:
     try:
-        found = read_json(path, "settings")
+        settings = read_json(path, "settings")
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return settings if isinstance(settings, dict) else None
 
 
 def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -75,7 +75,7 @@ def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """List the values that differ in `here`; names that `there` lacks are omitted."""
+    """List the values that differ; names that `there` lacks are omitted."""
     return [
         f"{printable(name)}: {_short(value)} there, {_short(here[name]) if name in here else 'none'} here"
         for name, value in sorted(there.items())
@@ -85,4 +85,4 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
 
 def _short(value: object) -> str:
     text = printable(str(value))
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."

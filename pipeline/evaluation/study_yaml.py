@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..common.fileio import JSON_DEPTH, open_regular
+from ..common.fileio import JSON_MAX_DEPTH, open_regular
 from ..errors import PipelineError
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def _check_size(text: str) -> None:
         nodes, key, anchor = 1, None, getattr(event, "anchor", None)
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             stack.append(_Node(anchor, mapping=isinstance(event, yaml.MappingStartEvent)))
-            if len(stack) > JSON_DEPTH:
-                raise PipelineError(f"nested deeper than {JSON_DEPTH}")
+            if len(stack) > JSON_MAX_DEPTH:
+                raise PipelineError(f"nested deeper than {JSON_MAX_DEPTH}")
             continue
         if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
             closed = stack.pop()

@@ -1,4 +1,4 @@
-"""Which errors come of too little memory, and which do not."""
+"""Which errors are out-of-memory errors."""
 
 import errno
 
@@ -34,7 +34,7 @@ def wrapped(error):
     ],
     ids=["torch on a CPU", "NumPy", "torch on a GPU", "cuBLAS", "C++", "the system", "raised from one of them"],
 )
-def test_errors_of_too_little_memory_are_known(make):
+def test_out_of_memory_errors_are_recognized(make):
     assert is_out_of_memory(make())
 
 
@@ -48,5 +48,5 @@ def test_errors_of_too_little_memory_are_known(make):
     ],
     ids=["shapes", "a path", "a full disk", "Ctrl-C"],
 )
-def test_other_errors_are_not_of_memory(error):
+def test_other_errors_are_not_out_of_memory(error):
     assert not is_out_of_memory(error)

@@ -1,4 +1,4 @@
-"""Stores and data sets that DVC laid out as links into its cache; other links inside of a store are refused."""
+"""Stores and data sets of links into the DVC cache; other links inside a store are refused."""
 
 import os
 import shutil
@@ -20,25 +20,25 @@ from pipeline.store.tools.verify import verify_store
 
 
 @pytest.fixture(autouse=True)
-def _nothing_remembered():
+def _no_cached_paths():
     dvc_links._caches.cache_clear()
 
 
-def laid_out(folder, cache):
+def move_to_cache(folder, cache):
     """Move each file of a folder to a cache, under a hash, and leave a link."""
     for path in [path for path in folder.rglob("*") if path.is_file()]:
         name = sha256_bytes(path.read_bytes())[:32]
-        place = cache / "files" / "md5" / name[:2] / name[2:]
-        place.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(place)
-        path.symlink_to(place)
+        cached = cache / "files" / "md5" / name[:2] / name[2:]
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(cached)
+        path.symlink_to(cached)
 
 
-def test_a_store_of_links_into_the_cache_of_its_repository_is_a_store(tmp_path):
+def test_a_store_of_links_into_the_cache_of_its_repository_is_read(tmp_path):
     (tmp_path / ".dvc").mkdir()
     store = make_store(tmp_path / "data" / "s.zarr")
     whole = folder_bytes(store)
-    laid_out(store, tmp_path / ".dvc" / "cache")
+    move_to_cache(store, tmp_path / ".dvc" / "cache")
     assert open_store(store).depth_m(0).shape == (6, 10)
     assert verify_store(store) == []
     pack_store(store, tmp_path / "p.zarr")
@@ -56,14 +56,14 @@ def test_a_store_of_links_into_the_cache_of_its_repository_is_a_store(tmp_path):
     ],
     ids=["relative", "local", "global"],
 )
-def test_a_cache_elsewhere_is_found_by_the_configuration(tmp_path, monkeypatch, file, text):
+def test_a_cache_outside_the_repository_is_found_from_the_configuration(tmp_path, monkeypatch, file, text):
     repository = tmp_path / "repository"
     (repository / ".dvc").mkdir(parents=True)
     (repository / "global").mkdir()
     monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(repository / "global"))
     (repository / file).write_text(text.format(tmp=tmp_path))
     store = make_store(repository / "s.zarr")
-    laid_out(store, tmp_path / "shared")
+    move_to_cache(store, tmp_path / "shared")
     (tmp_path / "link").symlink_to(store)
     for path in (store, tmp_path / "link"):
         assert open_store(path).depth_m(0).shape == (6, 10)
@@ -89,7 +89,7 @@ def test_a_link_that_dvc_did_not_make_is_refused(tmp_path, where):
     assert "depth/c/0/0/0" in {damage.file for damage in verify_store(store)}
 
 
-def test_a_configuration_that_is_none_is_passed_over(tmp_path):
+def test_an_unreadable_configuration_is_ignored(tmp_path):
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_bytes(b"\xff[cache")
     os.mkfifo(tmp_path / ".dvc" / "config.local")
@@ -99,7 +99,7 @@ def test_a_configuration_that_is_none_is_passed_over(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is absent")
-def test_what_dvc_lays_out_as_links_is_read(tmp_path, monkeypatch):
+def test_a_checkout_of_dvc_with_links_is_read(tmp_path, monkeypatch):
     pytest.importorskip("dvc")
     repository = tmp_path / "repository"
     repository.mkdir()
@@ -118,7 +118,7 @@ def test_what_dvc_lays_out_as_links_is_read(tmp_path, monkeypatch):
         done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     for again in (False, True):
-        if again:  # as somebody else gets it
+        if again:  # as on another machine
             shutil.rmtree(store)
             shutil.rmtree(repository / "scenes")
             subprocess.run([*dvc, "checkout", "-q"], cwd=repository, check=True)

@@ -1,4 +1,4 @@
-"""One writer for one target, also where the file system has no locks."""
+"""One writer per target, also on a file system without locks."""
 
 import errno
 import fcntl
@@ -23,7 +23,7 @@ from pipeline.train.run import Interrupted, train_network
 
 @pytest.fixture(params=["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
 def without_flock(request, monkeypatch):
-    """A file system that has no locks."""
+    """A file system without locks."""
 
     def flock(*_):
         code = getattr(errno, request.param)
@@ -32,7 +32,7 @@ def without_flock(request, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", flock)
 
 
-def test_the_second_is_told_who_writes(tmp_path):
+def test_a_second_writer_is_refused_with_the_first_ones_process(tmp_path):
     with (
         TargetLock(tmp_path / "s"),
         pytest.raises(ValueError, match=f"s is being written by process {os.getpid()} on .*: wait for it"),
@@ -42,7 +42,7 @@ def test_the_second_is_told_who_writes(tmp_path):
 
 
 @pytest.mark.usefixtures("without_flock")
-def test_without_flock_the_file_is_the_lock_and_a_note_says_so(tmp_path):
+def test_without_flock_the_file_is_the_lock_with_a_note(tmp_path):
     with TargetLock(tmp_path / "s") as lock:
         assert lock.note.startswith(f"the file system of {tmp_path} has no locks (")
         with pytest.raises(
@@ -53,7 +53,7 @@ def test_without_flock_the_file_is_the_lock_and_a_note_says_so(tmp_path):
 
 
 @pytest.mark.usefixtures("without_flock")
-def test_without_flock_a_killed_process_of_this_host_is_taken_over_from(tmp_path):
+def test_without_flock_the_lock_of_a_killed_process_of_this_host_is_taken_over(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     (tmp_path / ".s.lock").write_text(f"process {ended.pid} on {locks._here()} without flock\n")
@@ -63,7 +63,7 @@ def test_without_flock_a_killed_process_of_this_host_is_taken_over_from(tmp_path
 
 
 @pytest.mark.usefixtures("without_flock")
-def test_without_flock_a_process_of_another_host_is_never_taken_over_from(tmp_path):
+def test_without_flock_the_lock_of_another_host_is_never_taken_over(tmp_path):
     (tmp_path / ".s.lock").write_text("process 1 on elsewhere without flock\n")
     with pytest.raises(
         ValueError, match="process 1 on elsewhere without flock .if that process is gone, remove .*s.lock"
@@ -73,7 +73,7 @@ def test_without_flock_a_process_of_another_host_is_never_taken_over_from(tmp_pa
 
 @pytest.mark.usefixtures("without_flock")
 @pytest.mark.parametrize("old", [False, True], ids=["new", "old"])
-def test_without_flock_an_empty_lock_file_is_taken_over_once_it_is_old(tmp_path, old):
+def test_without_flock_an_old_empty_lock_file_is_taken_over(tmp_path, old):
     path = tmp_path / ".s.lock"
     path.touch()
     if old:
@@ -85,7 +85,7 @@ def test_without_flock_an_empty_lock_file_is_taken_over_once_it_is_old(tmp_path,
             TargetLock(tmp_path / "s").__enter__()
 
 
-def test_a_process_with_flock_respects_one_without(tmp_path):
+def test_a_process_with_flock_respects_a_lock_without_flock(tmp_path):
     path = tmp_path / ".s.lock"
     path.write_text("process 1 on elsewhere without flock\n")
     with pytest.raises(ValueError, match="elsewhere"):
@@ -96,7 +96,7 @@ def test_a_process_with_flock_respects_one_without(tmp_path):
 
 
 @pytest.mark.usefixtures("without_flock")
-def test_without_flock_one_of_many_threads_has_the_lock_at_a_time(tmp_path):
+def test_without_flock_one_thread_at_a_time_has_the_lock(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     inside, most, refused = [], [], []
@@ -131,11 +131,11 @@ def test_without_flock_stores_are_written_and_packed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.zarr", "s.zarr"]
 
 
-def test_two_runs_to_one_target_at_once_are_one(tmp_path, scenes, teacher_store):
+def test_a_second_run_to_the_same_target_is_refused(tmp_path, scenes, teacher_store):
     options = TrainOptions(student="lean", epochs=1, batch_size=2)
 
     class Second(fakes.StopAt):
-        """Starts the same command again while the first is at work."""
+        """Starts the same run again while the first is running."""
 
         def task(self, *arguments, **more):
             with pytest.raises(ValueError, match="run is being written by process"):
@@ -146,10 +146,10 @@ def test_two_runs_to_one_target_at_once_are_one(tmp_path, scenes, teacher_store)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "scenes", "teacher.zarr"]
 
 
-# --- what a run learns from -------------------------------------------------------------------------------------------
+# --- other training data ----------------------------------------------------------------------------------------------
 
 
-def test_a_store_made_again_with_other_content_does_not_go_on_with_the_old_run(tmp_path, scenes, monkeypatch):
+def test_a_run_is_not_resumed_with_a_store_of_other_content(tmp_path, scenes, monkeypatch):
     from pipeline.cache.plan import CacheOptions
     from pipeline.cache.run import cache_teacher
 

@@ -1,4 +1,4 @@
-"""No command writes over a file that exists, unless it is the same measurement again, or that is asked for."""
+"""Commands overwrite an existing file only with --overwrite or for the same measurement."""
 
 import json
 from pathlib import Path
@@ -26,16 +26,16 @@ def refused(*words):
     ("name", "rows"),
     [("m.json", "m.csv"), ("M.JSON", "M.csv"), ("lr_0.001", "lr_0.001.csv"), ("r.csv", "r.csv.csv"), ("a", "a.csv")],
 )
-def test_only_the_suffix_json_is_exchanged(name, rows):
+def test_only_the_suffix_json_is_replaced(name, rows):
     assert named_after(Path("x") / name, ".csv") == Path("x") / rows
 
 
-def test_a_folder_is_refused_even_where_files_may_be_written_over(tmp_path):
+def test_a_folder_is_refused_also_with_overwrite(tmp_path):
     with pytest.raises(ValueError, match="is a folder: expected the name of a file for `picture`"):
         refuse_existing(tmp_path, overwrite=True, option="picture")
 
 
-def test_a_broken_link_is_something_too(tmp_path):
+def test_a_broken_link_counts_as_existing(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="link already exists; refusing to overwrite: .*`overwrite`"):
         refuse_existing(tmp_path / "link")
@@ -43,12 +43,12 @@ def test_a_broken_link_is_something_too(tmp_path):
 
 @pytest.fixture
 def student(tmp_path, scenes):
-    """Words of a command that measures a student; the source is `scenes`."""
+    """Arguments of a command that evaluates a student on `scenes`."""
     make_run(tmp_path / "runs" / "a")
     return ["evaluate-student", tmp_path / "runs" / "a", "--source", f"scenes:{scenes.root}", "--split", "test"]
 
 
-def test_the_same_run_split_and_protocol_are_written_again_without_a_flag(tmp_path, student):
+def test_the_same_run_split_and_protocol_are_overwritten_without_a_flag(tmp_path, student):
     out = tmp_path / "m.json"
     for _ in range(2):
         done = invoke(*student, "--out", out)
@@ -64,7 +64,7 @@ def test_the_same_run_split_and_protocol_are_written_again_without_a_flag(tmp_pa
     ],
     ids=["cap", "split", "align"],
 )
-def test_another_measurement_is_not_written_over_a_result_unless_it_is_asked_for(tmp_path, student, changes, why):
+def test_another_measurement_overwrites_a_result_only_with_the_flag(tmp_path, student, changes, why):
     out = tmp_path / "m.json"
     assert invoke(*student, "--out", out).exit_code == 0
     before = [(path.name, path.read_bytes()) for path in (out, tmp_path / "m.csv")]
@@ -76,7 +76,7 @@ def test_another_measurement_is_not_written_over_a_result_unless_it_is_asked_for
     assert out.read_bytes() != before[0][1]
 
 
-def test_another_run_of_the_same_name_is_another_measurement(tmp_path, student):
+def test_another_run_of_the_same_name_counts_as_another_measurement(tmp_path, student):
     out = tmp_path / "m.json"
     assert invoke(*student, "--out", out).exit_code == 0
     make_run(tmp_path / "other" / "a", seed=7)
@@ -85,23 +85,23 @@ def test_another_run_of_the_same_name_is_another_measurement(tmp_path, student):
 
 
 @pytest.mark.parametrize("name", ["m.json", "m.csv"], ids=["the-result", "its-rows"])
-def test_a_file_that_is_no_result_is_not_written_over(tmp_path, student, name):
+def test_a_file_that_is_not_a_result_is_not_overwritten(tmp_path, student, name):
     (tmp_path / name).write_text("{}")
     assert "already exists" in refused(*student, "--out", tmp_path / "m.json")
     assert (tmp_path / name).read_text() == "{}"
 
 
-def test_a_result_that_says_nothing_of_the_run_needs_the_flag(tmp_path, student):
+def test_a_result_without_its_run_needs_the_flag(tmp_path, student):
     out = tmp_path / "m.json"
     assert invoke(*student, "--out", out).exit_code == 0
-    found = json.loads(out.read_text())
-    del found["measured"]
-    out.write_text(json.dumps(found))
+    result = json.loads(out.read_text())
+    del result["measured"]
+    out.write_text(json.dumps(result))
     assert "its measured is null" in refused(*student, "--out", out)
     assert invoke(*student, "--out", out, "--overwrite").exit_code == 0
 
 
-def test_figures_and_picture_of_a_store_are_not_written_over(tmp_path):
+def test_statistics_of_a_store_are_not_overwritten(tmp_path):
     make_store(tmp_path / "s.zarr")
     for flag, name in (("--out", "s.json"), ("--picture", "s.png")):
         target = tmp_path / "figures" / name
@@ -111,7 +111,7 @@ def test_figures_and_picture_of_a_store_are_not_written_over(tmp_path):
         assert invoke(*words, "--overwrite").exit_code == 0
 
 
-def test_results_of_a_study_are_refused_before_anything_is_trained(tmp_path):
+def test_existing_results_of_a_study_are_refused_before_training(tmp_path):
     (tmp_path / "s.yaml").write_text("studies: {s: {runs: {a: {}}}}")
     (tmp_path / "r.md").write_text("mine")
     said = refused("study", f"{tmp_path}/s.yaml:s", "--out", tmp_path / "o", "--results", tmp_path / "r.json")

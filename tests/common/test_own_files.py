@@ -1,4 +1,4 @@
-"""Names that the program makes up may have been planted as links: nothing is written or removed through one."""
+"""Generated names may have been planted as links: nothing is written or removed through a link."""
 
 import errno
 import os
@@ -23,14 +23,14 @@ SECRET = b"ssh-ed25519 AAAA"
 
 @pytest.fixture
 def victim(tmp_path):
-    """A file of the user's that no command names."""
+    """A file of the user that no command names."""
     path = tmp_path / "authorized_keys"
     path.write_bytes(SECRET)
     return path
 
 
 @pytest.mark.parametrize("hard", [False, True], ids=["symbolic", "hard"])
-def test_a_file_is_written_beside_a_planted_link_and_not_through_it(tmp_path, victim, hard):
+def test_a_file_is_not_written_through_a_planted_link(tmp_path, victim, hard):
     planted = tmp_path / ".result.json.tmp"
     planted.hardlink_to(victim) if hard else planted.symlink_to(victim)
     write_durably(tmp_path / "result.json", b"{}")
@@ -60,15 +60,15 @@ def test_packing_does_not_write_through_a_planted_link(tmp_path, victim, name):
     assert victim.read_bytes() == SECRET
 
 
-def test_a_lock_file_that_is_another_name_of_a_file_is_refused(tmp_path, victim):
+def test_a_lock_file_that_is_a_hard_link_is_refused(tmp_path, victim):
     store = make_store(tmp_path / "s.zarr")
     (tmp_path / ".p.zarr.lock").hardlink_to(victim)
-    with pytest.raises(ValueError, match="p.zarr.lock is another name of a file elsewhere"):
+    with pytest.raises(ValueError, match="p.zarr.lock is a hard link to another file"):
         pack_store(store, tmp_path / "p.zarr")
     assert victim.read_bytes() == SECRET
 
 
-def test_unpacking_removes_a_planted_link_and_nothing_behind_it(tmp_path):
+def test_unpacking_removes_a_planted_link_but_not_its_target(tmp_path):
     pack_store(make_store(tmp_path / "s.zarr"), tmp_path / "p.zarr")
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -87,7 +87,7 @@ def test_a_staging_folder_that_is_a_link_is_refused(tmp_path, inside):
     spec, ids = make_spec()
     writer = StoreWriter(tmp_path / "s.zarr", spec, ids)
     with writer:
-        write_shards(writer, [0])  # so that there is something to go on from
+        write_shards(writer, [0])  # something to resume from
     planted = writer.staging / inside
     if inside == "":
         remove_own(writer.staging)
@@ -101,17 +101,17 @@ def test_a_staging_folder_that_is_a_link_is_refused(tmp_path, inside):
     assert not list(folder.rglob("c"))
 
 
-def test_folders_of_our_own_are_no_links_and_stay_inside(tmp_path):
+def test_a_generated_folder_must_not_be_a_link_nor_leave_its_root(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(ValueError, match="link is a symbolic link"):
         make_own_folder(tmp_path / "link")
     with pytest.raises(ValueError, match="link is a symbolic link"):
         make_folder_below(tmp_path, "link/inner")
-    with pytest.raises(ValueError, match="is outside of .*: expected a path without"):
+    with pytest.raises(ValueError, match="is outside .*: expected a path without"):
         make_folder_below(tmp_path, "a/../../b")
 
 
-def test_removing_what_is_ours_removes_a_link_alone(tmp_path, victim):
+def test_removing_a_link_keeps_its_target(tmp_path, victim):
     (tmp_path / "one").symlink_to(victim)
     (tmp_path / "two").symlink_to(tmp_path)
     for name in ("one", "two", "absent"):
@@ -120,17 +120,17 @@ def test_removing_what_is_ours_removes_a_link_alone(tmp_path, victim):
     os.close(open_new(tmp_path / "one"))
 
 
-def test_a_long_name_has_a_short_hidden_one(tmp_path):
+def test_a_long_name_has_a_short_temporary_name(tmp_path):
     write_durably(tmp_path / ("n" * 250), b"data")
     assert hidden_name(tmp_path / "short", "tmp").name == ".short.tmp"
     assert [len(path.name) for path in tmp_path.iterdir()] == [250]
 
 
-# --- what file systems cannot ----------------------------------------------------------------------------------------
+# --- limits of file systems ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", ["EINVAL", "ENOTSUP", "EBADF", "ENOSYS"])
-def test_a_file_system_that_syncs_no_directory_is_written_to_all_the_same(tmp_path, monkeypatch, code):
+def test_a_file_system_that_cannot_sync_directories_is_written_to(tmp_path, monkeypatch, code):
     real = os.fsync
 
     def fsync(handle):
@@ -145,7 +145,7 @@ def test_a_file_system_that_syncs_no_directory_is_written_to_all_the_same(tmp_pa
     assert (tmp_path / "u.zarr" / "MANIFEST.json").is_file()
 
 
-def test_a_disk_that_fails_is_told_with_the_path(tmp_path, monkeypatch):
+def test_a_disk_error_names_the_path(tmp_path, monkeypatch):
     def fails(*_):
         raise OSError(errno.EIO, "Input/output error")
 
@@ -156,7 +156,7 @@ def test_a_disk_that_fails_is_told_with_the_path(tmp_path, monkeypatch):
         assert str(tmp_path) in found.value.filename
 
 
-def test_a_table_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
+def test_a_pipe_as_a_table_is_refused(tmp_path):
     os.mkfifo(tmp_path / "steps.csv")
     with pytest.raises(OSError, match="not a regular file"):
         CsvTable(tmp_path / "steps.csv").read(lambda _: True)

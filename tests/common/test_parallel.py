@@ -1,4 +1,4 @@
-"""How many threads there are, also where the system does not say which cores a process may use."""
+"""Number of threads, also on a system without CPU affinity; peak memory."""
 
 import os
 
@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from pipeline.common.device import peak_memory_bytes
-from pipeline.common.parallel import MOST_THREADS, cores, worker_threads
+from pipeline.common.parallel import MAX_THREADS, cores, worker_threads
 
 
 def test_threads_follow_the_cores_that_a_process_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     assert cores() == worker_threads() == 3
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert worker_threads() == MOST_THREADS
+    assert worker_threads() == MAX_THREADS
     assert worker_threads(20) == 20
 
 
-def test_without_affinity_all_cores_count_as_on_macos(monkeypatch):
+def test_without_affinity_as_on_macos_all_cores_count(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 5)
     assert cores() == worker_threads() == 5

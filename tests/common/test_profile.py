@@ -1,4 +1,4 @@
-"""A profile says how long each part of a pipeline waited, and writes a timeline for a trace viewer."""
+"""A profile measures how long each part of a pipeline waited, and writes a trace."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""What an unfinished run is gone on with, and what is said where it is not."""
+"""Which unfinished runs are resumed, and the message for those that are not."""
 
 import json
 from dataclasses import replace
@@ -37,22 +37,22 @@ def train(tmp_path, scenes, teacher_store):
 
 
 def partial_of(folder):
-    (found,) = folder.glob(".run.*.partial")
-    return found
+    (path,) = folder.glob(".run.*.partial")
+    return path
 
 
-def test_a_run_is_of_the_content_of_its_store(tmp_path, train, teacher_store):
+def test_a_run_records_the_content_of_its_store(tmp_path, train, teacher_store):
     train()
     store = json.loads((tmp_path / "run" / "config.json").read_text())["store"]
     assert store["manifest_sha256"] == sha256_file(teacher_store / "MANIFEST.json")
     assert store["digest"] == open_store(teacher_store).spec.digest()
 
 
-def test_a_run_of_an_earlier_version_is_refused_and_goes_on_once_it_is_renamed(tmp_path, train):
+def test_a_run_of_an_earlier_version_is_refused_and_resumes_after_it_is_renamed(tmp_path, train):
     train(stop=2)
     path = partial_of(tmp_path)
     config = json.loads((path / "config.json").read_text())
-    del config["store"]["manifest_sha256"]  # as it was before
+    del config["store"]["manifest_sha256"]  # as earlier versions wrote it
     (path / "config.json").write_text(json.dumps(config))
     old = path.rename(partial_folder(tmp_path / "run", config))
     with pytest.raises(
@@ -69,14 +69,14 @@ def test_what_differs_is_named_with_both_values(train):
     assert "crop_px: None there, [32, 64] here; seed: 0 there, 1 here; weight: 0.1 there, 0.5 here)" in said
 
 
-def test_a_folder_that_says_nothing_of_its_settings_is_noted(tmp_path):
+def test_a_folder_without_readable_settings_is_noted(tmp_path):
     other = tmp_path / ".out.0123456789ab.partial"
     other.mkdir()
     (other / "journal").touch()
     (other / "settings.json").write_text("[")
     progress = fakes.StopAt(None)
     note_others(tmp_path / ".out.ffffffffffff.partial", tmp_path / "out", "settings.json", {}, "journal", progress)
-    assert "with other settings (which it does not say)" in progress.said
+    assert "with other settings (settings.json cannot be read)" in progress.said
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_checkpoint_of_another_network_is_one_clear_message(tmp_path, train):
         train()
 
 
-def test_another_image_cache_does_not_go_on_with_a_run_and_none_does(tmp_path, train, scenes):
+def test_a_run_resumes_with_its_image_cache_or_none_but_not_with_another(tmp_path, train, scenes):
     for name, size in (("one", 2), ("two", 3)):
         cache_images(scenes, "train", tmp_path / name, samples_per_shard=size)
     options = replace(OPTIONS, loss="truth-si")
@@ -117,7 +117,7 @@ def test_another_image_cache_does_not_go_on_with_a_run_and_none_does(tmp_path, t
     assert "resuming from step 2" in train(options=options, images=open_images(tmp_path / "one")).said
 
 
-# --- too little memory ------------------------------------------------------------------------------------------------
+# --- out of memory ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_another_image_cache_does_not_go_on_with_a_run_and_none_does(tmp_path, t
     ],
     ids=["cuda", "cpu", "python"],
 )
-def test_too_little_memory_is_one_message_and_the_checkpoint_is_kept(train, monkeypatch, error):
+def test_out_of_memory_is_one_message_and_the_checkpoint_is_kept(train, monkeypatch, error):
     train(stop=2)
 
     def fails(*_):
@@ -156,7 +156,7 @@ def test_too_little_memory_is_one_message_and_the_checkpoint_is_kept(train, monk
     ],
     ids=["bus error", "no object", "full", "handles", "killed", "exited"],
 )
-def test_a_loader_process_that_died_is_one_message(monkeypatch, text, expected):
+def test_a_loader_worker_that_died_is_one_message(monkeypatch, text, expected):
     batches = Batches([], EpochBatchSampler(4, 2, 0), 1, torch.device("cpu"))
 
     def fails(_):
@@ -167,7 +167,7 @@ def test_a_loader_process_that_died_is_one_message(monkeypatch, text, expected):
         next(iter(batches))
 
 
-def test_another_fault_of_a_loader_process_keeps_its_traceback(monkeypatch):
+def test_another_error_of_a_loader_worker_keeps_its_traceback(monkeypatch):
     batches = Batches([], EpochBatchSampler(4, 2, 0), 1, torch.device("cpu"))
 
     def fails(_):
