@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.console import Console, echo
-from pipeline.cli.options import PATH, SIZE, PlainCommand, option
+from pipeline.cli.options import PATH, SIZE, PipelineCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @click.argument("out", type=PATH)
 @option(
     "--world", type=click.Choice(("street", "rooms")), default="street", help="Streets of a town, or furnished rooms."

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import Console, echo
-from .options import OUT, SOURCE, PlainCommand, option
+from .options import OUT, SOURCE, PipelineCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @SOURCE
 @OUT
 @option("--view", help="View of the teacher's store; the source's default if omitted.")
@@ -33,15 +33,15 @@ def cache_images(
     Example: pipeline cache-images --source kitti:ROOT --split ROOT/splits/train.txt --out images.zarr
              pipeline train-student ... --images images.zarr
 
-    This pays for PNG images, and takes about their disk space. JPEG images gain little and take five times theirs. An
-    interrupted run continues when the same command is given again.
+    Useful for PNG images, whose cache takes about the same disk space. JPEG images gain little, and their cache takes
+    five times the space. Run the same command again to continue an interrupted run.
 
     The cache holds copies of the images: share it only if their licence allows it.
     """
-    from ..cache.images import cache_images as keep
+    from ..cache.images import cache_images as write_cache
     from ..sources.registry import open_source
 
-    summary = keep(
+    summary = write_cache(
         open_source(source_name),
         split,
         out,
@@ -50,5 +50,5 @@ def cache_images(
         workers=workers,
         progress=Console(),
     )
-    went_on = f" ({summary.samples_before} of them before)" if summary.samples_before else ""
-    echo(f"{out}: {summary.samples} images{went_on}, {summary.bytes_in_all / summary.samples / 1e3:.0f} KB each")
+    resumed = f" ({summary.samples_before} of them before)" if summary.samples_before else ""
+    echo(f"{out}: {summary.samples} images{resumed}, {summary.bytes_in_all / summary.samples / 1e3:.0f} KB each")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,17 @@ import click
 
 from ..errors import MissingDependencyError
 from .console import Console, echo
-from .options import DEVICE, INVALID, OUT, RANGE, SIZE, SOURCE, PlainCommand, many, option
+from .options import DEVICE, INVALID, OUT, RANGE, SIZE, SOURCE, PipelineCommand, many, option
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
     from ..cache.cluster import Cluster
     from ..cache.cluster_worker import WorkerConfig
     from ..cache.flips import StoreMaker
     from ..cache.run import CacheSummary
+    from ..common.profile import Profile
     from ..sources.base import Source
     from ..teachers.options import TeacherOptions
 
@@ -51,8 +53,8 @@ TEACHER_FLAGS = many(
 
 
 GAP_SAMPLES = 64
-"""So many samples tell how far the mirrored answers are from the answers for mirrored images."""
-PLAIN_FLAGS = (
+"""Number of samples to compare mirrored predictions on."""
+UNCHANGED_FLAGS = (
     "channels",
     "depth_space",
     "drop_nonpositive",
@@ -64,7 +66,7 @@ PLAIN_FLAGS = (
     "revision",
     "trust_code",
 )
-"""Those of TEACHER_FLAGS that are passed on as they are."""
+"""Flags of TEACHER_FLAGS that are fields of TeacherOptions with the same value."""
 
 
 def options_of_flags(flags: dict[str, Any]) -> TeacherOptions:
@@ -77,14 +79,14 @@ def options_of_flags(flags: dict[str, Any]) -> TeacherOptions:
         metres_per_unit=None if scale is None else parse_metres_per_unit(scale),
         input_size_px=flags.pop("input_size"),
         invalid=invalid or (),
-        **{name: flags.pop(name) for name in PLAIN_FLAGS},
+        **{name: flags.pop(name) for name in UNCHANGED_FLAGS},
     )
 
 
-def with_bins_to_mix_in(
+def with_averaging_bins(
     options: TeacherOptions, teacher_name: str, source: Source, bins: str | None, sigma_m: float | None
 ) -> TeacherOptions:
-    """Add the bins and sigma, given or default, that average a teacher's predictions, if it averages."""
+    """Add the bins and sigma of averaged maps, if the teacher averages predictions."""
     if not options.flip_average and not teacher_name.startswith("ensemble:"):
         return options
     from ..cache.plan import edges_or_default
@@ -96,7 +98,7 @@ def with_bins_to_mix_in(
     )
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @SOURCE
 @option("--teacher", "teacher_name", required=True, metavar="KIND:WHAT", help=TEACHER_KINDS)
 @OUT
@@ -169,7 +171,7 @@ def cache_teacher(
     Example: pipeline cache-teacher --source kitti:ROOT --split ROOT/splits/train.txt \\
                --teacher predictions:DIR --metres-per-unit tiekd-kitti --out train.zarr
 
-    An interrupted run continues when the same command is given again.
+    Run the same command again to continue an interrupted run.
 
     With --scheduler, dask workers write the store's files. A worker may join or be killed at any time; the store has
     the same bytes as from one process. local:N starts N processes, one per GPU. For several machines run
@@ -178,47 +180,57 @@ def cache_teacher(
     import torch
 
     from ..cache.cluster_worker import WorkerConfig
-    from ..cache.flips import LocalMaker, make_both, mirrored_path
+    from ..cache.flips import make_both
     from ..cache.plan import CacheOptions
-    from ..common.device import choose_device
-    from ..common.outputs import refuse_existing as refuse_existing_file
     from ..common.profile import Profile
     from ..sources.registry import open_source
-    from ..store.write.lock import refuse_existing
-    from ..teachers.registry import open_teacher
 
     source = open_source(source_name)
     source.samples(split)  # a missing split fails before a heavy teacher is loaded
-    teacher_options = with_bins_to_mix_in(
+    teacher_options = with_averaging_bins(
         options_of_flags(flags), teacher_name, source, flags["bins"], flags["sigma_m"]
     )
+    _check_outputs(out, profile, scheduler, cache_flips=cache_flips)  # likewise
+    options, console, recorder = CacheOptions(**flags), Console(), Profile(record=profile is not None)
+    config = WorkerConfig(
+        source_name, split, teacher_name, teacher_options, device, str(Path.cwd()), torch.get_num_threads()
+    )
+    with _maker(source, config, scheduler, recorder) as maker:
+        done = make_both(maker, out, options, console) if cache_flips else (maker.cache(out, options, console), None)
+    _print_summaries(out, done)
+    if cache_flips:
+        echo(_mirrored_difference(out))
+    if profile is not None:
+        _write_profile(recorder, profile)
+
+
+def _check_outputs(out: Path, profile: Path | None, scheduler: str | None, *, cache_flips: bool) -> None:
+    """Refuse outputs that exist. Raises UsageError for --profile with --scheduler."""
+    from ..cache.flips import mirrored_path
+    from ..common.outputs import refuse_existing as refuse_existing_file
+    from ..store.write.lock import refuse_existing
+
     if not cache_flips or mirrored_path(out).exists():
-        refuse_existing(out)  # as above
+        refuse_existing(out)
     if profile is not None:
         if scheduler is not None:
-            raise click.UsageError("--profile records one process: expected it without --scheduler")
+            raise click.UsageError("--profile records one process: leave it or --scheduler out")
         refuse_existing_file(profile, option="profile")
-    options, console, recorder = CacheOptions(**flags), Console(), Profile(record=profile is not None)
-    with ExitStack() as stack:
-        maker: StoreMaker
-        if scheduler is None:
-            teacher = open_teacher(teacher_name, device=choose_device(device), options=teacher_options)
-            maker = LocalMaker(source, split, teacher, recorder)
-        else:
-            config = WorkerConfig(
-                source_name, split, teacher_name, teacher_options, device, str(Path.cwd()), torch.get_num_threads()
-            )
-            maker = stack.enter_context(_cluster(scheduler, config))
-        done = make_both(maker, out, options, console) if cache_flips else (maker.cache(out, options, console), None)
-    for place, one in zip((out, mirrored_path(out)), done, strict=True):
-        if one is not None:
-            echo(f"{place}: {_summary_text(one)}")
-    if cache_flips:
-        echo(_gap(out))
-    if profile is not None:
-        recorder.write(profile)
-        waiting = ", ".join(f"{part} {fraction:.0%}" for part, fraction in recorder.waiting().items())
-        echo(f"{profile}: open it in https://ui.perfetto.dev; fraction of the time that each part waited: {waiting}")
+
+
+def _maker(
+    source: Source, config: WorkerConfig, scheduler: str | None, recorder: Profile
+) -> AbstractContextManager[StoreMaker]:
+    """Return the writer of stores: this process, or the workers of a scheduler."""
+    from ..cache.flips import LocalMaker
+    from ..common.device import choose_device
+    from ..teachers.registry import open_teacher
+
+    if scheduler is not None:
+        return _cluster(scheduler, config)
+    device = choose_device(config.device)
+    teacher = open_teacher(config.teacher_name, device=device, options=config.teacher_options)
+    return nullcontext(LocalMaker(source, config.split, teacher, recorder))
 
 
 def _cluster(scheduler: str, config: WorkerConfig) -> AbstractContextManager[Cluster]:
@@ -232,36 +244,50 @@ def _cluster(scheduler: str, config: WorkerConfig) -> AbstractContextManager[Clu
     return cluster_of(scheduler, config)
 
 
-def _gap(out: Path) -> str:
-    """Describe how far mirrored predictions are from predictions of mirrored images."""
+def _write_profile(recorder: Profile, path: Path) -> None:
+    recorder.write(path)
+    waiting = ", ".join(f"{part} {fraction:.0%}" for part, fraction in recorder.waiting().items())
+    echo(f"{path}: open it in https://ui.perfetto.dev; fraction of the time that each part waited: {waiting}")
+
+
+def _print_summaries(out: Path, done: Iterable[CacheSummary | None]) -> None:
+    """Describe the stores that were written: of the images, and of the mirrored images."""
+    from ..cache.flips import mirrored_path
+
+    for path, summary in zip((out, mirrored_path(out)), done, strict=True):
+        if summary is not None:
+            echo(f"{path}: {_summary_text(summary)}")
+
+
+def _mirrored_difference(out: Path) -> str:
+    """Describe the difference between mirrored predictions and predictions of mirrored images."""
     from ..cache.flips import mirrored_path
     from ..store import open_store
     from ..store.tools.diff import compare_stores
 
-    found = compare_stores(open_store(out), open_store(mirrored_path(out)), GAP_SAMPLES)
+    difference = compare_stores(open_store(out), open_store(mirrored_path(out)), GAP_SAMPLES)
     return (
-        f"predictions of {found.compared} mirrored images differ from mirrored predictions by "
-        f"{found.median_rel_difference:.2%} (median), at most {found.max_rel_difference:.0%}"
+        f"predictions of {difference.compared} mirrored images differ from mirrored predictions by "
+        f"{difference.median_rel_difference:.2%} (median), at most {difference.max_rel_difference:.0%}"
     )
 
 
 def _summary_text(done: CacheSummary) -> str:
-    """Describe what a run did."""
     now = done.samples - done.samples_before
-    held = (
+    text = (
         f"{done.samples} samples of {done.size_px[0]}x{done.size_px[1]} px, largest error {done.max_rel_error:.4%}, "
         f"{done.clipped_share:.3%} clipped, {done.invalid_share:.3%} without a value\n"
     )
     if done.outside:
-        held += f"{done.outside.describe()}\n"
+        text += f"{done.outside.describe()}\n"
     if done.dropped:
-        held += f"0 or less, treated as no value: {done.dropped[0]:,} pixels in {done.dropped[1]} samples\n"
+        text += f"0 or less, treated as no value: {done.dropped[0]:,} pixels in {done.dropped[1]} samples\n"
     if done.rebinned:
-        held += (
+        text += (
             f"maps rebinned at {done.rebinned.kl_nats:.2g} nats (mean), expected depth moved by "
             f"{done.rebinned.depth_fraction:.2%}, {done.rebinned.clipped_fraction:.3%} of mass clipped to the range\n"
         )
-    return held + (
+    return text + (
         f"{now} in {done.seconds:.1f} s ({now / max(done.seconds, 1e-9):.1f} img/s), "
         f"{done.sample_bytes / 1e3:.1f} KB each"
     )

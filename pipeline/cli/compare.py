@@ -1,4 +1,4 @@
-"""`pipeline compare`: whether one student is better than another, or only luckier."""
+"""`pipeline compare`: test whether students differ by more than chance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 from ..errors import PipelineError
 from .console import echo, one_line, table
 from .evaluate import METRIC_HEADS
-from .options import OVERWRITE, PATH, PlainCommand, option
+from .options import OVERWRITE, PATH, PipelineCommand, option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,7 @@ class GroupType(click.ParamType[tuple[str, list[Path]]]):
         return name or paths[0].stem, paths
 
     def _files(self, part: str, param: click.Parameter | None, ctx: click.Context | None) -> list[Path]:
-        """The file, or those that a pattern matches: a shell leaves `name=m/*.json` as it is."""
+        """Return the file, or the matches of a pattern: a shell does not expand `name=m/*.json`."""
         if not part:
             self.fail(f"{part!r}: expected FILE.json of an evaluation, after each comma too", param, ctx)
         if Path(part).is_file() or not set("*?[") & set(part):
@@ -58,7 +58,7 @@ class GroupType(click.ParamType[tuple[str, list[Path]]]):
         return [Path(path) for path in matched]
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @click.argument("groups", metavar="[NAME=]FILE[,FILE...]...", nargs=-1, required=True, type=GroupType())
 @option("--metric", type=click.Choice(list(METRIC_HEADS)), default="abs_rel", help="Metric to compare.")
 @option("--block", type=click.IntRange(min=1), default=1, help="Consecutive video frames to treat as one observation.")
@@ -97,82 +97,86 @@ def compare(
     """
     from ..depth.metrics import LOWER_IS_BETTER
     from ..evaluation.comparison import join
-    from ..evaluation.multiple_testing import corrected_p_values
-    from ..evaluation.significance import mean_interval, paired_difference
+    from ..evaluation.significance import mean_interval
 
     settings: dict[str, Any] = {"draws": resamples, "seed": seed, "confidence": confidence, "block": block}
     lower = metric in LOWER_IS_BETTER
-    found = join(groups, metric, any_coverage=any_coverage)
-    if out and out.resolve() in {path.resolve() for group in found.groups for path in group.paths}:
+    students = join(groups, metric, any_coverage=any_coverage)
+    if out and out.resolve() in {path.resolve() for group in students.groups for path in group.paths}:
         raise PipelineError(f"--out {out} is one of the evaluations: choose another file")
-    means = [mean_interval(group.values, **settings) for group in found.groups]
-    places = range(len(groups))
-    pairs = list(combinations(places, 2)) if all_pairs else [(place, 0) for place in places[1:]]
-    differences = [
-        paired_difference(found.groups[one].values, found.groups[other].values, lower_is_better=lower, **settings)
-        for one, other in pairs
-    ]
-    corrected = corrected_p_values(differences)
-    names = [group.name for group in found.groups]
-    compared = [
-        (names[one], names[other], difference, p_value)
-        for (one, other), difference, p_value in zip(pairs, differences, corrected, strict=True)
-    ]
+    means = [mean_interval(group.values, **settings) for group in students.groups]
+    compared = _compared(students, all_pairs=all_pairs, lower_is_better=lower, **settings)
     if out:
-        chosen = {"resamples": resamples, "seed": seed, "confidence": confidence, "block": block}
-        _write(out, overwrite, found, means, compared, {"metric": metric, "lower_is_better": lower, **chosen})
-    echo(_head(found, metric, block, lower=lower))
-    echo(_means(found, means, metric, confidence))
+        options = {"resamples": resamples, "seed": seed, "confidence": confidence, "block": block}
+        _write(out, overwrite, students, means, compared, {"metric": metric, "lower_is_better": lower, **options})
+    echo(_head(students, metric, block, lower=lower))
+    echo(_means(students, means, metric, confidence))
     if compared:
         echo("\n" + _differences(compared, confidence))
-    for note in _notes(found, means, block):
+    for note in _notes(students, means, block):
         echo(f"\n{one_line(note)}")
 
 
-def _head(found: Comparable, metric: str, block: int, *, lower: bool) -> str:
-    kept = {key: value for key, value in found.protocol.items() if value is not None and key != "flip_average"}
-    protocol = ", ".join(f"{key} {value}" for key, value in kept.items())
+def _compared(students: Comparable, *, all_pairs: bool, **settings: Any) -> list[Compared]:
+    """Compare each student with the first, or every pair; p values are corrected for the number of comparisons."""
+    from ..evaluation.multiple_testing import corrected_p_values
+    from ..evaluation.significance import paired_difference
+
+    groups = students.groups
+    pairs = list(combinations(groups, 2)) if all_pairs else [(group, groups[0]) for group in groups[1:]]
+    differences = [paired_difference(first.values, second.values, **settings) for first, second in pairs]
+    return [
+        (first.name, second.name, difference, p_value)
+        for (first, second), difference, p_value in zip(
+            pairs, differences, corrected_p_values(differences), strict=True
+        )
+    ]
+
+
+def _head(students: Comparable, metric: str, block: int, *, lower: bool) -> str:
+    terms = {key: value for key, value in students.protocol.items() if value is not None and key != "flip_average"}
+    protocol = ", ".join(f"{key} {value}" for key, value in terms.items())
     in_blocks = f" in blocks of {block}" if block > 1 else ""
     better = "lower" if lower else "higher"
-    source = one_line(found.source)
+    source = one_line(students.source)
     return (
-        f"{METRIC_HEADS[metric]}, {better} is better; {len(found.ids)} frames of {source}{in_blocks}\n"
+        f"{METRIC_HEADS[metric]}, {better} is better; {len(students.ids)} frames of {source}{in_blocks}\n"
         f"protocol {one_line(protocol)}\n"
     )
 
 
-def _means(found: Comparable, means: Sequence[Mean], metric: str, confidence: float) -> str:
+def _means(students: Comparable, means: Sequence[Mean], metric: str, confidence: float) -> str:
     from ..evaluation.coverage import coverage_text
 
     rows = []
-    for group, mean in zip(found.groups, means, strict=True):
+    for group, mean in zip(students.groups, means, strict=True):
         interval = "" if mean.low is None else f"{mean.low:.4f} to {mean.high:.4f}"
         spread = "" if mean.seeds_sd is None else f"{mean.seeds_sd:.4f}"
         rows.append([group.name, str(mean.seeds), f"{mean.mean:.4f}", interval, spread, coverage_text(group.coverage)])
     interval = f"{100 * confidence:.4g} % interval"
-    return _filled(["", "seeds", METRIC_HEADS[metric], interval, "sd of seeds", "coverage"], rows)
+    return _table_of_filled(["", "seeds", METRIC_HEADS[metric], interval, "sd of seeds", "coverage"], rows)
 
 
 def _differences(compared: Sequence[Compared], confidence: float) -> str:
     rows = []
-    for one, other, found, p_holm in compared:
-        relative = "" if found.relative_percent is None else f"{found.relative_percent:+.1f} %"
-        row = [f"{one} - {other}", f"{found.difference:+.4f}", "", relative, "", "", "", ""]
-        if found.low is not None:
-            row[2] = f"{found.low:+.4f} to {found.high:+.4f}"
-            row[5:] = [f"{found.share_better:.1%}", _p(found.p_value), _p(p_holm)]
-        if found.relative_low_percent is not None:
-            row[4] = f"{found.relative_low_percent:+.1f} to {found.relative_high_percent:+.1f} %"
+    for first, second, result, p_holm in compared:
+        relative = "" if result.relative_percent is None else f"{result.relative_percent:+.1f} %"
+        row = [f"{first} - {second}", f"{result.difference:+.4f}", "", relative, "", "", "", ""]
+        if result.low is not None:
+            row[2] = f"{result.low:+.4f} to {result.high:+.4f}"
+            row[5:] = [f"{result.share_better:.1%}", _p(result.p_value), _p(p_holm)]
+        if result.relative_low_percent is not None:
+            row[4] = f"{result.relative_low_percent:+.1f} to {result.relative_high_percent:+.1f} %"
         rows.append(row)
     interval = f"{100 * confidence:.4g} % interval"
     head = ["", "difference", interval, "relative", "interval", "better in", "p", "p (Holm)"]
-    return _filled(head, rows)
+    return _table_of_filled(head, rows)
 
 
-def _filled(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table without the columns that are empty in every row."""
-    shown = [place for place, name in enumerate(head) if not name or any(row[place] for row in rows)]
-    return table([head[place] for place in shown], [[row[place] for place in shown] for row in rows])
+def _table_of_filled(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a table without the columns that are empty in every row."""
+    filled = [column for column, name in enumerate(head) if not name or any(row[column] for row in rows)]
+    return table([head[column] for column in filled], [[row[column] for column in filled] for row in rows])
 
 
 def _p(value: float | None) -> str:
@@ -181,48 +185,45 @@ def _p(value: float | None) -> str:
     return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
-def _notes(found: Comparable, means: Sequence[Mean], block: int) -> list[str]:
-    """What the figures do not say of themselves."""
+def _notes(students: Comparable, means: Sequence[Mean], block: int) -> list[str]:
+    """Return notes on the limits of the comparison."""
     from ..evaluation.significance import enough, too_few
 
-    notes = [] if enough(len(found.ids), block) else [too_few(len(found.ids), block)]
-    single = [group.name for group, mean in zip(found.groups, means, strict=True) if mean.seeds == 1]
+    notes = [] if enough(len(students.ids), block) else [too_few(len(students.ids), block)]
+    single = [group.name for group, mean in zip(students.groups, means, strict=True) if mean.seeds == 1]
     if single and not notes:
         notes.append(
-            f"One seed of {', '.join(single)}: intervals cover other frames, and say nothing of what another seed "
-            "would give."
+            f"One seed of {', '.join(single)}: intervals cover the choice of frames, not the variation between seeds."
         )
-    if found.left_out:
-        notes.append(f"{found.left_out} frames are left out: not all have a prediction of them.")
-    unknown = [group.name for group in found.groups if group.coverage is None]
+    if students.left_out:
+        notes.append(f"{students.left_out} frames are left out: a student has no prediction for them.")
+    unknown = [group.name for group in students.groups if group.coverage is None]
     if unknown:
-        notes.append(
-            f"Coverage unknown of {', '.join(unknown)}: written by an older version; evaluate again to state it."
-        )
-    if len(set(found.flip_averages.values())) > 1:
-        averaged = [name for name, flip in found.flip_averages.items() if flip]
-        notes.append(f"Averaged with the mirrored image: {', '.join(averaged)}; the others not.")
+        notes.append(f"Coverage unknown of {', '.join(unknown)}: written by an older version; evaluate again.")
+    if len(set(students.flip_averages.values())) > 1:
+        averaged = [name for name, flip in students.flip_averages.items() if flip]
+        notes.append(f"Averaged with the mirrored image: {', '.join(averaged)}; not the others.")
     return notes
 
 
 def _write(
     out: Path,
     overwrite: bool,
-    found: Comparable,
+    students: Comparable,
     means: Sequence[Mean],
     compared: Sequence[Compared],
     settings: dict[str, Any],
 ) -> None:
-    """Write everything as JSON; what is not defined is null."""
+    """Write all figures as JSON; undefined ones are null."""
     from ..common.fileio import pretty_json, write_durably
     from ..common.outputs import refuse_existing
 
     value = {
         **settings,
-        "protocol": found.protocol,
-        "source": found.source,
-        "frames": len(found.ids),
-        "frames_left_out": found.left_out,
+        "protocol": students.protocol,
+        "source": students.source,
+        "frames": len(students.ids),
+        "frames_left_out": students.left_out,
         "groups": [
             {
                 "name": group.name,
@@ -230,15 +231,15 @@ def _write(
                 "coverage": group.coverage,
                 **asdict(mean),
             }
-            for group, mean in zip(found.groups, means, strict=True)
+            for group, mean in zip(students.groups, means, strict=True)
         ],
         "comparisons": [
-            {"first": one, "second": other, **asdict(difference), "p_holm": p_holm}
-            for one, other, difference, p_holm in compared
+            {"first": first, "second": second, **asdict(difference), "p_holm": p_holm}
+            for first, second, difference, p_holm in compared
         ],
     }
     data = pretty_json(value)
-    if not out.is_file() or out.read_bytes() != data:  # the same comparison again changes nothing
+    if not out.is_file() or out.read_bytes() != data:  # the same comparison may be repeated
         refuse_existing(out, overwrite=overwrite)
         out.parent.mkdir(parents=True, exist_ok=True)
         write_durably(out, data)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console, echo, one_line, table
-from .options import DEVICE, OVERWRITE, PATH, SOURCE, STORE, STORE_CACHE, TRUTH, PlainCommand, many, option
+from .options import DEVICE, OVERWRITE, PATH, SOURCE, STORE, STORE_CACHE, TRUTH, PipelineCommand, many, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,49 +26,50 @@ METRIC_HEADS = {
 }
 
 
-def _show(name: str, result: dict[str, Any], out: Path) -> None:
+def _write_and_print(name: str, result: dict[str, Any], out: Path) -> None:
     """Write a result as JSON with its rows as CSV, and print the means."""
     from ..evaluation.coverage import coverage_text
     from ..evaluation.result import write_result
 
     write_result(result, out)
-    kept = {key: value for key, value in result["protocol"].items() if value is not None}
-    echo("protocol " + one_line(", ".join(f"{key} {value}" for key, value in kept.items())))
+    protocol = ", ".join(f"{key} {value}" for key, value in result["protocol"].items() if value is not None)
+    echo("protocol " + one_line(protocol))
     rows = [[name, str(result["frames"]), *_figures(result["metrics"]), coverage_text(result["coverage"])]]
     if "against_teacher" in result:
-        alike = result["against_teacher"]
-        rows.append(["against the teacher", "", *_figures(alike), coverage_text(alike["coverage"])])
+        against = result["against_teacher"]
+        rows.append(["against the teacher", "", *_figures(against), coverage_text(against["coverage"])])
     echo(table(["", "frames", *METRIC_HEADS.values(), "coverage"], rows))
     if result["frames_without_truth"]:
-        echo(f"{result['frames_without_truth']} frames have no ground truth within the protocol")
+        echo(f"{result['frames_without_truth']} frames have no ground truth in the protocol's range and crop")
     if result["frames_without_prediction"]:
-        echo(f"{result['frames_without_prediction']} frames have ground truth, and no prediction where it is")
+        echo(f"{result['frames_without_prediction']} frames have no prediction at any pixel with ground truth")
     if "uncertainty" in result:
-        _show_doubt(result["uncertainty"])
+        _print_uncertainty(result["uncertainty"])
 
 
 def _figures(metrics: dict[str, float]) -> list[str]:
     return [f"{metrics[key]:.4f}" for key in METRIC_HEADS]
 
 
-def _show_doubt(found: dict[str, Any]) -> None:
-    """Print how well each measure sorts the errors, and how well intervals hold."""
+def _print_uncertainty(uncertainty: dict[str, Any]) -> None:
+    """Print how well each measure ranks the errors, and the coverage of intervals."""
     rows = []
-    for name, measure in found["measures"].items():
-        alike = measure.get("spearman")
-        rows.append([name, f"{measure['aurc']:.4f}", f"{measure['ause']:.4f}", "" if alike is None else f"{alike:.3f}"])
+    for name, measure in uncertainty["measures"].items():
+        rank = measure.get("spearman")
+        rows.append([name, f"{measure['aurc']:.4f}", f"{measure['ause']:.4f}", "" if rank is None else f"{rank:.3f}"])
     echo()
-    echo(table(["doubt by", "AURC", "AUSE", "rank corr."], rows))
+    echo(table(["uncertainty", "AURC", "AUSE", "rank corr."], rows))
     rows = []
-    for name, one in found["intervals"].items():
-        ninety, equal = one["nominal"].index(0.9), one["equal"]["width"][one["equal"]["observed"].index(0.9)]
-        held = [f"{one['ece']:.4f}", f"{one['observed'][ninety]:.1%}", f"{one['width'][ninety]:.3f}"]
-        rows.append([name, *held, "" if equal is None else f"{equal:.3f}"])
+    for name, interval in uncertainty["intervals"].items():
+        at_90, equal = interval["nominal"].index(0.9), interval["equal"]
+        width = equal["width"][equal["observed"].index(0.9)]
+        figures = [f"{interval['ece']:.4f}", f"{interval['observed'][at_90]:.1%}", f"{interval['width'][at_90]:.3f}"]
+        rows.append([name, *figures, "" if width is None else f"{width:.3f}"])
     echo()
     if rows:
         echo(table(["intervals", "ECE", "truth in 90 %", "width / depth", "width that holds 90 %"], rows))
     else:
-        echo("this student has no map, so no intervals of its own: --calibration-split fits constant ones")
+        echo("this student predicts no map and so no intervals; add --calibration-split to fit constant ones")
 
 
 EVALUATION = many(
@@ -78,15 +79,15 @@ EVALUATION = many(
     option("--max-depth-m", type=float, help="Largest depth, with --protocol plain."),
     option(
         "--align",
-        help="Align each image to its truth first: none, median, scale, depth or disparity (scale and shift); relative "
-        "depth as its teacher is relative, if left out.",
+        help="Align each prediction to its ground truth first: none, median, scale, depth or disparity (scale and "
+        "shift). If omitted, relative depth is aligned in the teacher's depth space.",
     ),
     option("--out", type=PATH, required=True, help="Output JSON file; a CSV next to it has one row per image."),
     OVERWRITE,
 )
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @click.argument("run", type=PATH)
 @EVALUATION
 @option("--store", "store_path", type=STORE, help="Also compare the student with its teacher.")
@@ -131,8 +132,7 @@ def evaluate_student(
 
     source, loaded = open_source(source_name, truth, invalid or ()), load_run(run)
     terms = choose_protocol(protocol, source, max_depth_m, align, depth_space_of(loaded.config))
-    facts = {"measured": run_identity(loaded)} | measurement_terms(source, split, terms)
-    check_target(out, facts, overwrite=overwrite)
+    check_target(out, {"measured": run_identity(loaded)} | measurement_terms(source, split, terms), overwrite=overwrite)
     result = measure(
         loaded,
         source,
@@ -145,10 +145,10 @@ def evaluate_student(
         batch_size=batch_size,
         progress=Console(),
     )
-    _show(run.name, result, out)
+    _write_and_print(run.name, result, out)
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @click.argument("store_path", metavar="STORE", type=STORE)
 @STORE_CACHE
 @EVALUATION
@@ -183,7 +183,7 @@ def evaluate_teacher(
     store = open_store(store_path, cache=store_cache)
     space = METRIC if store.is_metric else store.spec.depth_space
     terms = choose_protocol(protocol, source, max_depth_m, align, space)
-    facts = {"measured": store_identity(store)} | measurement_terms(source, split, store_protocol(terms))
-    check_target(out, facts, overwrite=overwrite)
+    identity = {"measured": store_identity(store)} | measurement_terms(source, split, store_protocol(terms))
+    check_target(out, identity, overwrite=overwrite)
     result = measure(store, source, split, terms, Console())
-    _show(str(store.spec.teacher["name"]), result, out)
+    _write_and_print(str(store.spec.teacher["name"]), result, out)

@@ -8,7 +8,7 @@ import click
 
 from ..errors import PipelineError
 from .console import Console, echo, table
-from .options import OVERWRITE, PATH, SIZE, TRUTH, PlainCommand, option
+from .options import OVERWRITE, PATH, SIZE, TRUTH, PipelineCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from ..deploy.parity import ProbeImages
     from ..sources.view import View
 
-SHOWN = {"abs_rel": "AbsRel", "rmse": "RMSE", "delta1": "d1"}
+METRIC_HEADS = {"abs_rel": "AbsRel", "rmse": "RMSE", "delta1": "d1"}
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @click.argument("run", type=PATH)
 @option(
     "--out", type=PATH, required=True, help="Output file NAME.onnx; must not exist. NAME.onnx.json has the figures."
@@ -45,17 +45,10 @@ def export_student(
     size_px: tuple[int, int] | None,
     opset: int,
     uncertainty: bool,
-    source_name: str | None,
-    split: str | None,
-    truth: str | None,
-    invalid: tuple[float, ...] | None,
-    images: Path | None,
-    frames: int,
     max_rel_error: float,
     int8: Path | None,
-    calibration_split: str | None,
-    calibration_frames: int,
     overwrite: bool,
+    **image_flags: Any,
 ) -> None:
     """Export a trained student as one ONNX file: from an image in 0..1 to metres.
 
@@ -63,7 +56,7 @@ def export_student(
     Example: pipeline export-student runs/tiekd --out student.onnx --source scenes:data/scenes --split test \\
                --int8 student-int8.onnx --calibration-split train
 
-    The file is compared with PyTorch, on real images if you give a data set or a folder, and written only if depth
+    The file is compared with PyTorch, on your images if you give --source or --images, and written only if depth
     agrees at every pixel.
     """
     from ..deploy.export import ExportOptions, summary_path
@@ -72,17 +65,14 @@ def export_student(
 
     options = ExportOptions(size_px, opset, uncertainty, max_rel_error)
     loaded = load_run(run)
-    counts = frames, calibration_frames
-    given, calibration = _images(
-        options.view(loaded), source_name, split, truth, invalid, images, counts, calibration_split
-    )
-    if given is None:
-        echo("no --source and no --images: compared on synthetic images alone", err=True)
+    probe, calibration = _images(options.view(loaded), **image_flags)
+    if probe is None:
+        echo("without --source or --images: compared on synthetic images only", err=True)
     summary = export(
         loaded,
         out,
         options,
-        given=given,
+        given=probe,
         int8=int8,
         calibration=calibration if int8 else None,
         overwrite=overwrite,
@@ -90,68 +80,72 @@ def export_student(
     )
     parity = summary["parity"]
     echo(
-        f"{out}: {summary['bytes'] / 1e6:.2f} MB, opset {opset}, gives {', '.join(summary['outputs'])}\n"
+        f"{out}: {summary['bytes'] / 1e6:.2f} MB, opset {opset}, outputs {', '.join(summary['outputs'])}\n"
         f"against PyTorch on {parity['of']} and batches of {', '.join(parity['batches'])}: largest relative depth "
         f"error {parity['max_rel_error']:.1e} (at most {parity['limit']:g})"
     )
-    _show_costs(summary)
-    echo(f"{summary_path(out)}: all of this")
+    _print_latency_and_int8(summary)
+    echo(f"{summary_path(out)}: these figures as JSON")
 
 
 def _images(
     view: View,
+    *,
     source_name: str | None,
     split: str | None,
     truth: str | None,
     invalid: tuple[float, ...] | None,
-    folder: Path | None,
-    counts: tuple[int, int],
+    images: Path | None,
+    frames: int,
     calibration_split: str | None,
+    calibration_frames: int,
 ) -> tuple[ProbeImages | None, ProbeImages | None]:
-    """Images to compare on, and others to calibrate on."""
+    """Return images to compare on, and others to calibrate on."""
     from ..deploy.parity import images_of_files, images_of_source
     from ..deploy.predict_folder import find_images
     from ..sources.registry import open_source
 
-    if min(counts) < 1:
-        raise PipelineError(f"--frames {counts[0]}, --calibration-frames {counts[1]}: expected at least 1")
-    if source_name is not None and folder is not None:
+    if min(frames, calibration_frames) < 1:
+        raise PipelineError(f"--frames {frames}, --calibration-frames {calibration_frames}: expected at least 1")
+    if source_name is not None and images is not None:
         raise PipelineError("--source and --images: give one of them")
     if (source_name is None) != (split is None):
         raise PipelineError("--source and --split belong together: give both, or neither")
     if source_name is not None and split is not None:
         source = open_source(source_name, truth, invalid or ())
-        given = images_of_source(source, split, view, counts[0])
-        seen = [one.name for one in given.images]
-        return given, images_of_source(source, calibration_split or split, view, counts[1], seen)
+        probe = images_of_source(source, split, view, frames)
+        used = [image.name for image in probe.images]
+        return probe, images_of_source(source, calibration_split or split, view, calibration_frames, used)
     if calibration_split is not None:
-        raise PipelineError(f"--calibration-split {calibration_split}: it is a split of --source, which is missing")
-    if folder is not None:
-        paths = [path for _, path in find_images(folder)]
-        given = images_of_files(paths, view, counts[0])
-        seen = [one.name for one in given.images]
-        return given, images_of_files([path for path in paths if str(path) not in seen] or paths, view, counts[1])
+        raise PipelineError(f"--calibration-split {calibration_split}: give its data set with --source and --split")
+    if images is not None:
+        paths = [path for _, path in find_images(images)]
+        probe = images_of_files(paths, view, frames)
+        used = [image.name for image in probe.images]
+        unused = [path for path in paths if str(path) not in used]
+        return probe, images_of_files(unused or paths, view, calibration_frames)
     return None, None
 
 
-def _show_costs(summary: dict[str, Any]) -> None:
-    """Print time, and what int8 costs."""
-    latency, small = summary["latency"], summary.get("int8")
+def _print_latency_and_int8(summary: dict[str, Any]) -> None:
+    """Print the latency, and the size and accuracy of the int8 file."""
+    latency, int8 = summary["latency"], summary.get("int8")
     size = "x".join(map(str, latency["size_px"]))
     times = [f"{name} {latency[f'{name}_ms']:.1f} ms" for name in ("float32", "int8") if f"{name}_ms" in latency]
     echo(f"one image of {size} px on {latency['threads']} thread: {', '.join(times)}")
-    if small is None:
+    if int8 is None:
         return
-    difference = small["against_float"]
+    difference = int8["against_float"]
+    same = ", some of them also used for the comparison" if int8["shares_images"] else ""
     echo(
-        f"{small['file']}: {small['bytes'] / 1e6:.2f} MB ({small['bytes'] / summary['bytes']:.2f} of the float file), "
-        f"ranges from {small['calibrated_on']}{', some of them the same images' if small['shares_images'] else ''}\n"
+        f"{int8['file']}: {int8['bytes'] / 1e6:.2f} MB ({int8['bytes'] / summary['bytes']:.2f} of the float file), "
+        f"calibrated on {int8['calibrated_on']}{same}\n"
         f"int8 against float depth: {difference['median']:.2%} at the median, {difference['p99']:.2%} at the 99th "
         "percentile"
     )
-    if "metrics" in small:
+    if "metrics" in int8:
         rows = [
-            [name, str(small["metrics"]["frames"]), *(f"{small['metrics'][name][key]:.4f}" for key in SHOWN)]
+            [name, str(int8["metrics"]["frames"]), *(f"{int8['metrics'][name][key]:.4f}" for key in METRIC_HEADS)]
             for name in ("float32", "int8")
         ]
-        echo(table(["", "frames", *SHOWN.values()], rows))
+        echo(table(["", "frames", *METRIC_HEADS.values()], rows))

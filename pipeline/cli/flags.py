@@ -1,4 +1,4 @@
-"""The library names options as Python spells them, in backticks; the command line shows their flags."""
+"""Messages of the library name options in backticks, as in Python; the command line shows the flags instead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OPTION = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 
 
 def with_flags(message: str) -> str:
-    """A message of the library with each option as its flag: `batch_size=0` becomes --batch-size 0."""
+    """Replace each option in a message by its flag: `batch_size=0` becomes --batch-size 0."""
 
     def flag(match: re.Match[str]) -> str:
         name, value = match[1], match[2]
@@ -23,15 +23,15 @@ def with_flags(message: str) -> str:
             return on
         if value == "False" and off:
             return off
-        plain = str(value).strip("'")
-        return f"{on} {plain}"
+        unquoted = value.strip("'")
+        return f"{on} {unquoted}"
 
     return OPTION.sub(flag, message)
 
 
 @cache
 def _flags() -> dict[str, tuple[str, str]]:
-    """Python's name of each option of all commands -> its flag, and the flag that switches it off, if there is one."""
+    """Return for the Python name of every option its flag, and the flag that turns it off or an empty string."""
     from .main import commands
 
     flags: dict[str, tuple[str, str]] = {}
@@ -39,6 +39,6 @@ def _flags() -> dict[str, tuple[str, str]]:
         for parameter in command.params:
             if isinstance(parameter, click.Option) and parameter.name is not None:
                 on, off = parameter.opts[0], next(iter(parameter.secondary_opts), "")
-                plain = on.lstrip("-").replace("-", "_")
-                flags |= dict.fromkeys((parameter.name, plain, f"{plain}_px"), (on, off))
+                name = on.lstrip("-").replace("-", "_")
+                flags |= dict.fromkeys((parameter.name, name, f"{name}_px"), (on, off))
     return flags

@@ -1,4 +1,4 @@
-"""The group of all commands, each loaded when it is asked for, so that `pipeline --help` is quick."""
+"""The group of all commands. Each is imported when it runs, so that `pipeline --help` is fast."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMANDS = {
     "study": ("study", "Train and compare many students."),
     "store": ("main", "Inspect, check, convert and share stores."),
 }
-"""Name -> module of this package, and its line in the list of commands."""
+"""Name -> module of this package, and description in the list of commands."""
 STORE_COMMANDS = {
     "info": ("store", "Print a store's teacher, depth space, error bounds and size."),
     "verify": ("store", "Read a whole store and name all damage."),
@@ -38,18 +38,18 @@ STORE_COMMANDS = {
     "unpack": ("store_tools", "Unpack a store into a directory."),
     "diff": ("store_tools", "Print what differs between two stores."),
 }
-"""The same for `pipeline store`."""
+"""Likewise for `pipeline store`."""
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands' names, and imports one when it is run."""
+    """A group that imports a command when it runs."""
 
     def __init__(self, *args: Any, commands: dict[str, tuple[str, str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.commands_by_name = commands
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Commands in the order in which they are used."""
+        """List the commands in the order of use."""
         return list(self.commands_by_name)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
@@ -80,7 +80,7 @@ def store() -> None:
 
 
 def commands() -> Iterator[click.Command]:
-    """Every command, imported."""
+    """Yield every command; imports all of them."""
     for group in (main, store):
         for name in group.list_commands(click.Context(group)):
             command = group.get_command(click.Context(group), name)

@@ -1,6 +1,6 @@
-"""What all commands share: failures as one message, and values that click does not know.
+"""Shared by all commands: errors as one message, option types and common options.
 
-Exit status 0 done, 1 a failure with one clear message on stderr, 2 wrong usage, 130 interrupted.
+Exit status: 0 success, 1 an error with one message on stderr, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -29,14 +29,11 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 DEBUG = "pipeline.debug"
-BUG = (
-    "this is a bug in tiekd-pipeline, not a mistake of yours: please report it with the command and the lines above. "
-    "What was finished is kept"
-)
+BUG = "this is a bug in tiekd-pipeline: please report it with the command and the lines above. Finished work is kept"
 
 
-class PlainCommand(click.Command):
-    """A command whose failures are one message, and a traceback only with --debug."""
+class PipelineCommand(click.Command):
+    """A command that prints an error as one message, with a traceback only if --debug is given."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -46,12 +43,12 @@ class PlainCommand(click.Command):
                 is_flag=True,
                 expose_value=False,
                 callback=lambda ctx, _, value: ctx.meta.update({DEBUG: value}),
-                help="Show the traceback of a failure.",
+                help="Show the traceback of an error.",
             )
         )
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a failure is a ClickException, which click prints and exits 1 on."""
+        """Run the command. Raises ClickException, which click prints before it exits with status 1."""
         if ctx.meta[DEBUG]:
             return super().invoke(ctx)
         try:
@@ -61,8 +58,8 @@ class PlainCommand(click.Command):
         except click.ClickException as error:
             raise click.ClickException(printable(error.message)) from error
         except KeyboardInterrupt as error:
-            echo(f"\n{str(error) or 'interrupted; run the same command again to go on'}", err=True)
-            if Aside.is_left_running():  # a network that never ends; the usual way out would wait, or abort in it
+            echo(f"\n{str(error) or 'interrupted; run the same command again to continue'}", err=True)
+            if Aside.is_left_running():  # a normal exit would wait for the call, or crash in it
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(130)
@@ -74,11 +71,11 @@ class PlainCommand(click.Command):
 
 
 def _message_of(error: Exception) -> str:
-    """What to say of an error: what the user can correct, or else, with its traceback, that it is a bug."""
+    """Return the message for an error; prints the traceback if the error is a bug."""
     if isinstance(error, PipelineError):
         return with_flags(str(error))
     if isinstance(error, OSError):
-        return _of_os_error(error)
+        return _os_error_message(error)
     if isinstance(error, MemoryError) or _is_out_of_memory(error):
         return "out of memory: use a smaller --batch-size or --crop"
     echo("".join(traceback.format_exception(error)), err=True)
@@ -91,20 +88,20 @@ def _is_out_of_memory(error: Exception) -> bool:
     return is_out_of_memory(error)
 
 
-def _of_os_error(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
+def _os_error_message(error: OSError) -> str:
+    path = f"{error.filename}: " if error.filename else ""
     hints = {
-        errno.ENOSPC: "make room and run the same command again, which goes on from what is finished",
-        errno.EDQUOT: "make room in your quota and run the same command again",
+        errno.ENOSPC: "free space and run the same command again to continue",
+        errno.EDQUOT: "free space in your quota and run the same command again to continue",
         errno.EROFS: "choose an --out that can be written",
-        errno.EACCES: "choose a path that you may use, or mend its permissions",
+        errno.EACCES: "choose another path, or change its permissions",
         errno.ENAMETOOLONG: "choose a shorter name",
-        errno.EIO: "the disk or the network behind it failed: see what the system logs say, and run the command again",
-        errno.ENOSYS: "the file system cannot do this: choose an --out on another",
-        errno.EOPNOTSUPP: "the file system cannot do this: choose an --out on another",
+        errno.EIO: "the disk or the network failed: check the system log, then run the same command again",
+        errno.ENOSYS: "the file system does not support this: choose an --out on another one",
+        errno.EOPNOTSUPP: "the file system does not support this: choose an --out on another one",
     }
     hint = hints.get(error.errno or 0)
-    return f"{where}{error.strerror or error}" + (f"; {hint}" if hint else "")
+    return f"{path}{error.strerror or error}" + (f"; {hint}" if hint else "")
 
 
 class SizeType(click.ParamType[tuple[int, int]]):
@@ -139,7 +136,7 @@ class RangeType(click.ParamType[tuple[float, float]]):
 
 
 class PathType(click.Path):
-    """A path. `~` is expanded, which a shell does not do after a colon or an equals sign."""
+    """A path. Expands `~`, which a shell leaves unchanged after a colon or an equals sign."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Expand the home directory."""
@@ -147,12 +144,12 @@ class PathType(click.Path):
 
 
 class StoreType(click.ParamType[str | Path]):
-    """A store: a path, or a URL, which a path would make another of."""
+    """A store: a path or a URL."""
 
     name = "path or URL"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:  # noqa: ARG002 - click's signature
-        """Leave a URL as it is."""
+        """Convert to a path, except for a URL, which `Path` would change."""
         return value if "://" in str(value) else Path(value).expanduser()
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -165,11 +162,11 @@ option = partial(click.option, show_default=True)
 
 
 def many(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Several options as one decorator."""
+    """Combine several options into one decorator."""
 
     def decorate(function: F) -> F:
-        for one in reversed(options):
-            function = one(function)
+        for add_option in reversed(options):
+            function = add_option(function)
         return function
 
     return decorate
@@ -188,7 +185,7 @@ SOURCE = many(
 
 
 class NumbersType(click.ParamType[tuple[float, ...]]):
-    """Numbers with commas between."""
+    """Comma-separated numbers."""
 
     name = "VALUE[,VALUE]"
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import Console, echo
-from .options import DEVICE, OUT, PATH, RANGE, SIZE, PlainCommand, option
+from .options import DEVICE, OUT, PATH, RANGE, SIZE, PipelineCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @click.argument("model", type=PATH)
 @click.argument("images", type=PATH)
 @OUT
@@ -58,13 +58,13 @@ def predict(
     Example: pipeline predict student.onnx photos --out depth --colour
 
     The output folder can be a teacher: --teacher predictions:depth. If the run's view is a part of the image, pixels
-    outside are 0 (NaN in .npy); --grid view writes the view alone. An interrupted command continues when it is given
-    again.
+    outside are 0 (NaN in .npy); --grid view writes the view alone. Run the same command again to continue an
+    interrupted one.
     """
     from ..deploy.predict_folder import FolderOptions, predict_folder
     from ..deploy.runners import open_model
 
     options = FolderOptions(depth_png, npy, colour, colour_range_m, grid, batch_size)
     done = predict_folder(open_model(model, size_px, device), images, out, options, Console())
-    far = f"; {done.beyond} pixels are farther than the PNG holds, and are 0" if done.beyond else ""
+    far = f"; {done.beyond} pixels are too far for the PNG format and are 0" if done.beyond else ""
     echo(f"{out}: {done.images} images{far}")

@@ -17,8 +17,8 @@ WIDTH = 100
 
 
 def page() -> str:
-    """The page: one section a command, with its `--help`."""
-    head = "# Command line\n\nWhat `pipeline COMMAND --help` prints, for every command.\n"
+    """Return the page: one section for each command, with its `--help`."""
+    head = "# Command line\n\nThe output of `pipeline COMMAND --help` for every command.\n"
     sections = [f"## {name}\n\n```text\n{text}\n```\n" for name, text in helps(main, "pipeline")]
     return "\n".join([head, *sections])
 

@@ -8,11 +8,11 @@ from typing import Any, cast
 import click
 
 from .console import Console, echo, table
-from .options import OUT, OVERWRITE, PATH, SOURCE, STORE, TRUTH, PlainCommand, option
+from .options import OUT, OVERWRITE, PATH, SOURCE, STORE, TRUTH, PipelineCommand, option
 
 
 class MetricsType(click.ParamType["Path | tuple[str, Path]"]):
-    """A result and whose it is, written [NAME=]FILE."""
+    """A result, with the name of its run or `teacher`, written [NAME=]FILE."""
 
     name = "[NAME=]FILE"
 
@@ -28,7 +28,7 @@ class MetricsType(click.ParamType["Path | tuple[str, Path]"]):
         return name, Path(file)
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @click.argument("runs", nargs=-1, required=True, type=PATH)
 @SOURCE
 @TRUTH

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +11,17 @@ from click.core import ParameterSource
 
 from .cache_teacher import TEACHER_FLAGS, TEACHER_KINDS, options_of_flags
 from .console import Console, echo, one_line, table
-from .options import DEVICE, STORE, PlainCommand, option
+from .options import DEVICE, STORE, PipelineCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..cache.compare_teacher import Agreement
     from ..store import Store
     from ..store.tools.verify import Damage
     from ..teachers.options import TeacherOptions
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @click.argument("path", metavar="STORE", type=STORE)
 def info(path: str | Path) -> None:
     """Print a store's teacher, depth space, error bounds and size, or the content of an image cache.
@@ -37,7 +37,7 @@ def info(path: str | Path) -> None:
         echo(f"{one_line(name):<12} {one_line(value)}")
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @click.argument("path", metavar="STORE", type=STORE)
 @option("--against", "teacher_name", metavar="KIND:WHAT", help=f"Also compare with the live teacher: {TEACHER_KINDS}")
 @option("--source", "source_name", metavar="KIND:ROOT", help="With --against: data set of the store's images.")
@@ -56,15 +56,13 @@ def verify(
              pipeline store verify train.zarr --against python:teacher:load \\
                --source kitti:ROOT --split ROOT/splits/train.txt
 
-    With --against, the live teacher is run twice on some samples. The store may differ from it by its error bound plus
-    twice the difference between the two runs. Give the teacher the same flags as in cache-teacher.
+    With --against, the live teacher runs twice on some samples. The store may differ from it by its error bound plus
+    twice the difference between the two runs. Give the teacher the same flags as for cache-teacher.
     """
-    if teacher_name is None and (lost := _given_besides("path", "debug")):
-        raise click.UsageError(
-            f"{', '.join(lost)}: means nothing without --against TEACHER; leave it out, or give that"
-        )
+    if teacher_name is None and (unused := _given_options_except("path", "debug")):
+        raise click.UsageError(f"{', '.join(unused)}: used only with --against; add --against TEACHER, or leave it out")
     if teacher_name and not (source_name and split):
-        raise click.UsageError("--against needs the images too: give --source and --split as to cache-teacher")
+        raise click.UsageError("--against needs the images too: add --source and --split, as for cache-teacher")
     from ..store import open_store
     from ..store.remote.addresses import hidden
     from ..store.tools.verify import verify_store
@@ -72,42 +70,43 @@ def verify(
     if teacher_name:
         open_store(path)  # an image cache has no teacher: refuse it before reading all of it
     damage = verify_store(path, Console())
-    for one in damage:
-        echo(str(one), err=True)
+    for item in damage:
+        echo(str(item), err=True)
     name = hidden(str(path))
     if damage:
-        raise click.ClickException(f"{name}: {_verdict(damage)}")
-    echo(f"{name}: sound")
+        raise click.ClickException(f"{name}: {_remedies(damage)}")
+    echo(f"{name}: OK")
     if teacher_name and source_name and split:
         _compare(path, teacher_name, source_name, split, flags)
 
 
-def _verdict(damage: list[Damage]) -> str:
-    """Say what to do about damage."""
-    number = {kind: sum(one.kind == kind for one in damage) for kind in ("damaged", "unreadable", "kept")}
+def _remedies(damage: list[Damage]) -> str:
+    """Describe what to do about damage."""
+    count = Counter(item.kind for item in damage)
     texts = []
-    if number["damaged"]:
-        texts.append(f"{number['damaged']} files are damaged; fetch them again, or make the store again")
-    if number["unreadable"]:
+    if count["damaged"]:
+        texts.append(f"{count['damaged']} files are damaged: fetch them again, or make the store again")
+    if count["unreadable"]:
         texts.append(
-            f"{number['unreadable']} files could not be read, which says nothing of their bytes: mend permissions, "
-            "disk or mount, then verify again"
+            f"{count['unreadable']} files could not be read and were not checked: fix permissions, disk or mount, then "
+            "verify again"
         )
-    if number["kept"]:
+    if count["kept"]:
         texts.append(
-            f"{number['kept']} file{'s were' if number['kept'] > 1 else ' was'} kept wrongly on this machine, and what "
-            "was learned or measured from this address before may be wrong: run that again"
+            f"{count['kept']} files in this machine's store cache were wrong and are removed: repeat trainings and "
+            "evaluations that read this URL"
         )
     return "; ".join(texts)
 
 
-def _given_besides(*names: str) -> list[str]:
+def _given_options_except(*names: str) -> list[str]:
     """Return the options on the command line other than these."""
     context = click.get_current_context()
+    options = {parameter.name: parameter.opts[0] for parameter in context.command.params if parameter.name}
     return [
-        one.opts[0]
-        for one in context.command.params
-        if one.name and one.name not in names and context.get_parameter_source(one.name) is ParameterSource.COMMANDLINE
+        option
+        for name, option in options.items()
+        if name not in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     ]
 
 
@@ -121,9 +120,9 @@ def _compare(path: str | Path, teacher_name: str, source_name: str, split: str, 
     source = open_source(source_name)
     source.samples(split)  # a missing split fails before a heavy teacher is loaded
     store = open_store(path)
-    options = _mixing_as(store, options_of_flags(flags))
+    options = _with_averaging_bins(store, options_of_flags(flags))
     teacher = open_teacher(teacher_name, device=choose_device(flags.pop("device")), options=options)
-    found = compare_with_teacher(
+    agreements = compare_with_teacher(
         store,
         source,
         split,
@@ -132,34 +131,36 @@ def _compare(path: str | Path, teacher_name: str, source_name: str, split: str, 
         batch_size=flags["batch_size"],
         progress=Console(),
     )
-    heads = ["against the live teacher", "median", "largest", "allowed median", "allowed largest"]
+    head = ["against the live teacher", "median", "largest", "allowed median", "allowed largest"]
     rows = []
-    for one in found:
-        rows.append([f"store, {one.name}", *_shown(one, *one.cache, *one.limit)])
-        rows.append([f"teacher again, {one.name}", *_shown(one, *one.noise), "", ""])
-    echo(table(heads, rows))
-    for one in found:
-        if not one.holds:
-            largest, bound, noise = _shown(one, one.cache.largest, one.bound, one.noise.largest)
+    for agreement in agreements:
+        name = agreement.name
+        rows.append([f"store, {name}", *_formatted(name, *agreement.cache, *agreement.limit)])
+        rows.append([f"teacher again, {name}", *_formatted(name, *agreement.noise), "", ""])
+    echo(table(head, rows))
+    for agreement in agreements:
+        if not agreement.holds:
+            name, worst = agreement.name, agreement.worst
+            largest, bound, noise = _formatted(name, agreement.cache.largest, agreement.bound, agreement.noise.largest)
             raise click.ClickException(
-                f"{store.name}: its {one.name} is up to {largest} from the live teacher (sample {one.worst}); expected "
-                f"its bound of {bound} plus the teacher's own noise of {noise}: make it "
-                "again with `pipeline cache-teacher`"
+                f"{store.name}: its {name} differs by up to {largest} from the live teacher (sample {worst}), expected "
+                f"at most its bound of {bound} plus the teacher's own noise of {noise}: check that this is the same "
+                "teacher with the same flags, or make the store again with `pipeline cache-teacher`"
             )
 
 
-def _mixing_as(store: Store, options: TeacherOptions) -> TeacherOptions:
+def _with_averaging_bins(store: Store, options: TeacherOptions) -> TeacherOptions:
     """Add the bins and sigma with which the store's teacher averaged predictions, if it did."""
     if store.spec.depth_space != "metric_m":
         return options
-    stated = store.spec.teacher.get("preprocessing")
-    sigma_m = stated.get("sigma_m") if isinstance(stated, dict) else None
+    preprocessing = store.spec.teacher.get("preprocessing")
+    sigma_m = preprocessing.get("sigma_m") if isinstance(preprocessing, dict) else None
     return replace(
         options,
         map_edges_m=store.spec.bin_edges,
-        map_sigma_m=sigma_m if isinstance(sigma_m, float) else None,  # a stranger's store may hold anything
+        map_sigma_m=sigma_m if isinstance(sigma_m, float) else None,  # a shared store may hold anything
     )
 
 
-def _shown(one: Agreement, *values: float) -> list[str]:
-    return [f"{value:.4%}" if one.name == "depth" else f"{value:.2g} nats" for value in values]
+def _formatted(name: str, *values: float) -> list[str]:
+    return [f"{value:.4%}" if name == "depth" else f"{value:.2g} nats" for value in values]

@@ -1,4 +1,4 @@
-"""`pipeline store align`: a relative teacher's store in metres, and back."""
+"""`pipeline store align`: convert a relative-depth store to metres, and back."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import Console, echo
-from .options import OUT, RANGE, STORE, TRUTH, PlainCommand, option
+from .options import OUT, RANGE, STORE, TRUTH, PipelineCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MOST_NAMED = 3
+MAX_IDS = 3
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @click.argument("path", metavar="STORE", type=STORE)
 @option("--source", "source_name", metavar="KIND:ROOT", help="Data set that the store was made from.")
 @option("--split", help="Split with their ground truth: the store's, or a larger one.")
@@ -67,7 +67,7 @@ def align(
         if source_name or split or truth or invalid:
             raise click.UsageError("--undo needs no ground truth: leave --source, --split, --truth and --invalid out")
         count = unalign_store(open_store(path), out, Console())
-        echo(f"{out}: {count} samples, as they were before they were aligned")
+        echo(f"{out}: {count} samples, as before alignment")
         return
     if source_name is None or split is None:
         raise click.UsageError("give the ground truth with --source and --split, or --undo")
@@ -79,5 +79,5 @@ def align(
     )
     echo(f"{out}: {summary.describe()}")
     for reason, ids in summary.rejected.items():
-        more = len(ids) - MOST_NAMED
-        echo(f"  {reason}: {', '.join(ids[:MOST_NAMED])}{f' and {more} more' if more > 0 else ''}")
+        more = len(ids) - MAX_IDS
+        echo(f"  {reason}: {', '.join(ids[:MAX_IDS])}{f' and {more} more' if more > 0 else ''}")

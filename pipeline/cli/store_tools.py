@@ -1,4 +1,4 @@
-"""`pipeline store estimate`, before a store is made; `stats`, `subset`, `merge`, `pack`, `unpack` and `diff` after."""
+"""`pipeline store estimate`, `stats`, `subset`, `merge`, `pack`, `unpack` and `diff`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import click
 
 from ..errors import PipelineError
 from .console import Console, echo, one_line, table
-from .options import OUT, OVERWRITE, PATH, SIZE, STORE, PlainCommand, option
+from .options import OUT, OVERWRITE, PATH, SIZE, STORE, PipelineCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ..store import Store
+    from ..store.tools.estimate import Cost
 
-USUAL_ERROR = 5e-4
+DEFAULT_REL_ERROR = 5e-4
 
 
 def _size(count: float) -> str:
@@ -28,7 +29,7 @@ def _size(count: float) -> str:
     return f"{count:,.3g} TB" if count < 1000 else f"{count:,.0f} TB"
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @option("--source", "source_name", metavar="KIND:ROOT", help="Data set, such as kitti:ROOT.")
 @option("--split", help="Name of a split, or a list file in the data set's format, to count images.")
 @option("--images", type=click.IntRange(min=1), help="Number of images, instead of --source and --split.")
@@ -61,9 +62,6 @@ def estimate(
 
     For figures of your teacher, cache a few images first and pass that store with --from.
     """
-    from ..store import open_store
-    from ..store.tools.estimate import count_bins, measured_costs, reference_costs
-
     if (images is None) == (split is None) or (source_name is None) != (split is None):
         raise click.UsageError("give either --source and --split, or --images")
     if split is not None and source_name is not None:
@@ -72,19 +70,7 @@ def estimate(
         source = open_source(source_name)
         images, bins = len(source.samples(split)), bins or (None if measured else source.customs.bins)
     assert images is not None
-    if measured is not None:
-        if bins or dpm or max_rel_error:
-            raise click.UsageError("--from settles --bins, --dpm and --max-rel-error: leave them out")
-        store = open_store(measured)
-        costs, size_px, max_rel_error = measured_costs(store), size_px or store.layout.size_px, store.spec.max_rel_error
-    else:
-        if size_px is None or bins is None:
-            missing = (
-                "--size, the teacher's output such as 352x1216" if size_px is None else "--bins, such as kitti or nyu"
-            )
-            raise click.UsageError(f"give {missing}, or --from and a small store of your teacher")
-        max_rel_error = max_rel_error or USUAL_ERROR
-        costs = reference_costs(max_rel_error, dpm or "gaussian", count_bins(bins))
+    costs, size_px, max_rel_error = _costs(measured, size_px, bins, dpm, max_rel_error)
     png = costs[-2].bits_per_pixel
     rows = [
         [
@@ -97,20 +83,43 @@ def estimate(
         for cost in costs
     ]
     echo(f"{images} images of {size_px[0]}x{size_px[1]} px, relative error at most {max_rel_error:.3%}\n")
-    echo(table(["", "bit a pixel", "an image", "all images", "of PNG"], rows))
+    echo(table(["", "bits/pixel", "one image", "all images", "of PNG"], rows))
     echo("\nfigures from")
     for cost in costs:
         echo(f"  {cost.name}: {cost.where_from}")
     if ms_per_image is None:
-        echo("hours: not known without --ms-per-image; cache a few images, which prints images a second")
+        echo("hours: unknown without --ms-per-image; cache a few images to see the rate")
     else:
-        echo(f"hours: {images * ms_per_image / 3.6e6:.2f}, once, for the teacher at {ms_per_image:g} ms an image")
+        echo(f"hours: {images * ms_per_image / 3.6e6:.2f}, once, for the teacher at {ms_per_image:g} ms/image")
 
 
-@click.command(cls=PlainCommand)
+def _costs(
+    measured: str | Path | None,
+    size_px: tuple[int, int] | None,
+    bins: str | None,
+    dpm: str | None,
+    max_rel_error: float | None,
+) -> tuple[list[Cost], tuple[int, int], float]:
+    """Return costs, size and relative error: of the store to measure on, or of reference figures."""
+    from ..store import open_store
+    from ..store.tools.estimate import count_bins, measured_costs, reference_costs
+
+    if measured is not None:
+        if bins or dpm or max_rel_error:
+            raise click.UsageError("--from sets --bins, --dpm and --max-rel-error: leave them out")
+        store = open_store(measured)
+        return measured_costs(store), size_px or store.layout.size_px, store.spec.max_rel_error
+    if size_px is None or bins is None:
+        missing = "--size, the teacher's output such as 352x1216" if size_px is None else "--bins, such as kitti or nyu"
+        raise click.UsageError(f"give {missing}, or --from and a small store of your teacher")
+    max_rel_error = max_rel_error or DEFAULT_REL_ERROR
+    return reference_costs(max_rel_error, dpm or "gaussian", count_bins(bins)), size_px, max_rel_error
+
+
+@click.command(cls=PipelineCommand)
 @click.argument("path", metavar="STORE", type=STORE)
 @option("--out", type=PATH, help="Write all figures, including each sample's, as JSON.")
-@option("--picture", type=PATH, help="Draw them as a PNG file.")
+@option("--picture", type=PATH, help="Write plots as a PNG file.")
 @OVERWRITE
 def stats(path: str | Path, out: Path | None, picture: Path | None, *, overwrite: bool) -> None:
     """Read a whole store and print the distribution of depth, errors and invalid pixels.
@@ -127,18 +136,18 @@ def stats(path: str | Path, out: Path | None, picture: Path | None, *, overwrite
         if target is not None:
             refuse_existing(target, overwrite=overwrite, option=option_name)
             make_folder(target.parent)
-    found = store_statistics(path, Console())
+    statistics = store_statistics(path, Console())
     if out:
-        write_durably(out, pretty_json(found))
+        write_durably(out, pretty_json(statistics))
     if picture:
         from ..store.tools.stats_plot import write_picture
 
-        write_picture(found, picture)
-    for name, text in describe_statistics(found):
+        write_picture(statistics, picture)
+    for name, text in describe_statistics(statistics):
         echo(f"{name:<12} {one_line(text)}")
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @click.argument("path", metavar="STORE", type=STORE)
 @OUT
 @option(
@@ -157,35 +166,35 @@ def subset(path: str | Path, out: Path, split: Path | None, every: int | None) -
     if (split is None) == (every is None):
         raise click.UsageError("give either --split or --every")
     store = open_store(path)
-    wanted = range(0, len(store), every) if every else _listed(split, store) if split else []
-    size = subset_store(store, out, wanted, Console())
-    echo(f"{out}: {len(wanted)} of {len(store)} samples, {_size(size)} of maps copied")
+    samples = range(0, len(store), every) if every else _listed(split, store) if split else []
+    size = subset_store(store, out, samples, Console())
+    echo(f"{out}: {len(samples)} of {len(store)} samples, {_size(size)} of maps copied")
 
 
 def _listed(split: Path, store: Store) -> list[str]:
-    """Ids of a list: a row is an id, or its first word is an image whose path without suffix is one."""
+    """Return the ids of a list. A row is an id, or starts with an image whose path without suffix is an id."""
     from ..sources.splits import Ids, rows, without_suffix
 
-    known = {unicodedata.normalize("NFC", sample_id): sample_id for sample_id in store.ids}
-    ids, found = Ids(split), []
+    stored = {unicodedata.normalize("NFC", sample_id): sample_id for sample_id in store.ids}
+    ids, samples = Ids(split), []
     for line, row in rows(split):
         if row.startswith("#"):
             continue
         text = unicodedata.normalize("NFC", row)
         first = without_suffix(text.split()[0]) or text
-        name = next((one for one in (text, without_suffix(text)) if one in known), first)
-        if name not in known:
+        name = next((name for name in (text, without_suffix(text)) if name in stored), first)
+        if name not in stored:
             raise PipelineError(
-                f"split {split} line {line}: {store.name} holds no sample {name!r} (it has {len(store)}, such as "
-                f"{store.ids[0]!r}): take the line out, or cache a split that has this image"
+                f"split {split} line {line}: {store.name} has no sample {name!r} among its {len(store)}, such as "
+                f"{store.ids[0]!r}: remove the line, or cache a split with this image"
             )
         ids.add(name, line)
-        found.append(known[name])
+        samples.append(stored[name])
     ids.check_not_empty()
-    return found
+    return samples
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @click.argument("paths", metavar="STORE STORE...", type=STORE, nargs=-1, required=True)
 @OUT
 def merge(paths: tuple[str | Path, ...], out: Path) -> None:
@@ -194,8 +203,8 @@ def merge(paths: tuple[str | Path, ...], out: Path) -> None:
     \b
     Example: pipeline store merge first-half.zarr second-half.zarr --out train.zarr
 
-    They must have the same teacher, view and codec, and no common sample. Stores of consecutive parts of a split give
-    the same bytes as one store of the split.
+    The stores must have the same teacher, view and codec, and no common sample. Stores of consecutive parts of a split
+    give the same bytes as one store of the split.
     """
     from ..store import open_store
     from ..store.tools.merge import merge_stores
@@ -205,11 +214,11 @@ def merge(paths: tuple[str | Path, ...], out: Path) -> None:
     echo(f"{out}: {sum(map(len, stores))} samples of {len(stores)} stores, {_size(size)} of maps copied")
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @click.argument("path", metavar="STORE", type=PATH)
 @OUT
 def pack(path: Path, out: Path) -> None:
-    """Check a store and write it as one file. The same store gives the same file.
+    """Verify a store and write it as one file. The same store gives the same file.
 
     \b
     Example: pipeline store pack train.zarr --out train.dstore
@@ -222,7 +231,7 @@ def pack(path: Path, out: Path) -> None:
     echo(f"{out}: {_size(size)}")
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @click.argument("archive", metavar="FILE", type=PATH)
 @OUT
 def unpack(archive: Path, out: Path) -> None:
@@ -234,10 +243,10 @@ def unpack(archive: Path, out: Path) -> None:
     from ..store.tools.archive import unpack_store
 
     count = unpack_store(archive, out, Console())
-    echo(f"{out}: {count} samples, every file as its manifest says")
+    echo(f"{out}: {count} samples, every file matches the manifest")
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @click.argument("first", metavar="A", type=STORE)
 @click.argument("second", metavar="B", type=STORE)
 @option("--samples", type=click.IntRange(min=1), help="Common samples to compare; all if omitted.")
@@ -252,9 +261,9 @@ def diff(first: str | Path, second: str | Path, samples: int | None) -> None:
     from ..store import open_store
     from ..store.tools.diff import compare_stores
 
-    found = compare_stores(open_store(first), open_store(second), samples, Console())
-    if found.fields:
-        echo(table(["field", "A", "B"], found.fields))
-    echo("\n".join(found.describe()))
-    if not found.identical:
+    differences = compare_stores(open_store(first), open_store(second), samples, Console())
+    if differences.fields:
+        echo(table(["field", "A", "B"], differences.fields))
+    echo("\n".join(differences.describe()))
+    if not differences.identical:
         click.get_current_context().exit(1)

@@ -7,6 +7,7 @@ import shlex
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import click
 
 from ..errors import PipelineError
 from .console import Console, echo
-from .options import OUT, OVERWRITE, PlainCommand, option
+from .options import OUT, OVERWRITE, PipelineCommand, option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ..evaluation.study_file import Run, Study
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @click.argument("study_name", metavar="FILE:NAME")
 @OUT
 @option("--jobs", type=int, help="Parallel runs; one per core, or per GPU, if omitted.")
@@ -39,23 +40,13 @@ def study(
     Example: pipeline study experiments/params.yaml:street --out data/experiments/street
 
     The file has the flags of train-student and evaluate-student for each run. Runs are parallel processes that divide
-    the cores. An interrupted study continues with the unfinished runs when the same command is given again.
+    the cores. Run the same command again to continue an interrupted study with its unfinished runs.
     """
-    from dataclasses import replace
-
-    from ..common.fileio import open_regular, pretty_json, write_durably
     from ..common.outputs import locked_target, named_after, publish, refuse_existing, refuse_existing_target
     from ..common.own_files import make_own_folder
-    from ..evaluation.study import gather, read_teacher
-    from ..evaluation.study_file import read_study
-    from ..evaluation.study_table import markdown
+    from ..evaluation.study import read_teacher
 
-    path, _, name = study_name.rpartition(":")
-    if not path:
-        raise PipelineError(f"study {study_name!r}: expected FILE:NAME, such as experiments/params.yaml:street")
-    chosen = read_study(Path(path), name)
-    if seeds is not None:
-        chosen = replace(chosen, seeds=tuple(_whole(part) for part in seeds.split(",")))
+    chosen = _read(study_name, seeds)
     refuse_existing_target(out)
     if results is not None:
         refuse_existing(results, named_after(results, ".md"), overwrite=overwrite, option="results")
@@ -66,18 +57,22 @@ def study(
     with locked_target(out, Console()):
         make_own_folder(partial)
         _run_all(chosen, partial, jobs)
-        for teacher, file in chosen.teachers.items():
-            with open_regular(file) as whole:
-                write_durably(partial / f"{teacher}.teacher.json", whole.read())
-        named = replace(chosen, teachers={teacher: f"{teacher}.teacher.json" for teacher in chosen.teachers})
-        found = gather(named, partial)
-        text = markdown(found)
-        for target in [partial / "results.json", *([results] if results else [])]:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(target, pretty_json(found))
-            write_durably(named_after(target, ".md"), text.encode())
+        text = _write_results(chosen, partial, results)
         publish(partial, out)
     echo(text)
+
+
+def _read(study_name: str, seeds: str | None) -> Study:
+    """Read the study FILE:NAME. Raises PipelineError."""
+    from ..evaluation.study_file import read_study
+
+    path, _, name = study_name.rpartition(":")
+    if not path:
+        raise PipelineError(f"study {study_name!r}: expected FILE:NAME, such as experiments/params.yaml:street")
+    chosen = read_study(Path(path), name)
+    if seeds is None:
+        return chosen
+    return replace(chosen, seeds=tuple(_whole(part) for part in seeds.split(",")))
 
 
 def _whole(text: str) -> int:
@@ -87,8 +82,28 @@ def _whole(text: str) -> int:
         raise PipelineError(f"--seeds {text!r}: expected whole numbers, such as 0,1,2") from None
 
 
+def _write_results(chosen: Study, folder: Path, results: Path | None) -> str:
+    """Write the results of all runs to the folder, and to `results`; returns the tables."""
+    from ..common.fileio import open_regular, pretty_json, write_durably
+    from ..common.outputs import named_after
+    from ..evaluation.study import gather
+    from ..evaluation.study_table import markdown
+
+    names = {teacher: f"{teacher}.teacher.json" for teacher in chosen.teachers}
+    for teacher, file in chosen.teachers.items():
+        with open_regular(file) as result:
+            write_durably(folder / names[teacher], result.read())
+    gathered = gather(replace(chosen, teachers=names), folder)
+    text = markdown(gathered)
+    for target in [folder / "results.json", *([results] if results else [])]:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(target, pretty_json(gathered))
+        write_durably(named_after(target, ".md"), text.encode())
+    return text
+
+
 def _check_flags(chosen: Study) -> None:
-    """Parse the flags of every run, so that a misspelt one fails before hours of work. Raises PipelineError."""
+    """Parse the flags of every run, so that a wrong one fails before hours of work. Raises PipelineError."""
     from .evaluate import evaluate_student
     from .train import train_student
 
@@ -106,7 +121,7 @@ def _check_flags(chosen: Study) -> None:
 
 
 def _run_all(chosen: Study, folder: Path, jobs: int | None) -> None:
-    """Run what is not finished, side by side. Raises PipelineError for the first run that fails, the others kept."""
+    """Run the unfinished runs in parallel. Raises PipelineError for the first that fails; finished runs are kept."""
     import torch
 
     from ..common.parallel import cores as usable_cores
@@ -132,8 +147,8 @@ def _run_all(chosen: Study, folder: Path, jobs: int | None) -> None:
                     abs_rel = future.result()
                 except BrokenProcessPool as error:
                     raise PipelineError(
-                        f"a run of study {chosen.name} was killed, perhaps for want of memory: use fewer --jobs; the "
-                        "same command goes on with those that are not finished"
+                        f"a run of study {chosen.name} was killed, probably for lack of memory: run the same command "
+                        "again with fewer --jobs to continue"
                     ) from error
                 except ValueError as error:
                     raise PipelineError(f"run {run.stem} of study {chosen.name}: {error}") from error
@@ -143,7 +158,7 @@ def _run_all(chosen: Study, folder: Path, jobs: int | None) -> None:
 
 
 def _begin_worker(numbers: Any, threads: int, gpus: int) -> None:
-    """Give a worker process its part of the cores, and a GPU if there are any."""
+    """Set the number of threads of a worker process, and its GPU if there is one."""
     number = numbers.get()
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
@@ -153,7 +168,7 @@ def _begin_worker(numbers: Any, threads: int, gpus: int) -> None:
 
 
 def _run_one(run: Run, folder: Path) -> float:
-    """Train and measure one student in this process; returns its AbsRel. What it says goes to STEM.log."""
+    """Train and evaluate one student in this process; returns its AbsRel. Output goes to STEM.log."""
     from ..common.own_files import open_to_append
     from ..evaluation.result import EvaluationResult
     from .evaluate import evaluate_student
@@ -170,21 +185,21 @@ def _run_one(run: Run, folder: Path) -> float:
                 _call(train_student, [*_flags(run.train), "--out", str(target)])
             _call(evaluate_student, [str(target), *_flags(run.evaluate), "--out", str(result), "--overwrite"])
         except click.ClickException as error:
-            # A plain one: click's own hold the command, which does not go from process to process
+            # click's errors hold the command, which cannot be sent to another process
             raise PipelineError(error.format_message()) from None
     return EvaluationResult.load(result, rows=False).metrics["abs_rel"]
 
 
 def _call(command: click.Command, arguments: list[str]) -> None:
-    """Run a command as the command line would; a failure is a ClickException."""
+    """Run a command as the command line does. Raises ClickException."""
     echo(f"$ {command.name} {shlex.join(arguments)}", err=True)
     status = command.main(arguments, standalone_mode=False)
     if status:
-        raise click.ClickException(f"interrupted (status {status}); run the same command again to go on")
+        raise click.ClickException(f"interrupted (status {status}); run the same command again to continue")
 
 
 def _flags(values: Mapping[str, Any]) -> list[str]:
-    """Flags of a mapping, as DVC unpacks a section of params.yaml; false is --no-NAME."""
+    """Return the flags of a mapping, as DVC unpacks a section of params.yaml; false is --no-NAME."""
     flags = []
     for name, value in values.items():
         if isinstance(value, bool):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console, echo
-from .options import DEVICE, OUT, PATH, SIZE, SOURCE, STORE, STORE_CACHE, TRUTH, PlainCommand, many, option
+from .options import DEVICE, OUT, PATH, SIZE, SOURCE, STORE, STORE_CACHE, TRUTH, PipelineCommand, many, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +35,8 @@ TRAINING = many(
     option(
         "--accumulate",
         default=1,
-        help="Split each batch into N parts to save memory. Batch norms and losses then "
-        "see each part on its own; the gradient is that of the mean of the parts' losses.",
+        help="Split each batch into N parts to save memory. Batch norms and losses are then computed over each part; "
+        "the gradient is that of their mean loss.",
     ),
     option("--learning-rate", default=1e-3, help="Peak of the one-cycle schedule."),
     option("--weight-decay", default=0.01),
@@ -53,7 +53,7 @@ TRAINING = many(
     option(
         "--sigma-bins",
         type=float,
-        help="The same in bins instead of metres: over log bins it is a fraction of the depth.",
+        help="Standard deviation in bins instead of metres: with log bins it is a fraction of the depth.",
     ),
     option(
         "--centred/--no-centred",
@@ -78,7 +78,7 @@ TRAINING = many(
         "--checkpoint-every-s",
         type=click.FloatRange(min=0),
         default=120.0,
-        help="Seconds between checkpoints; a killed run loses what came after the last.",
+        help="Seconds between checkpoints; a killed run loses the work since the last.",
     ),
     TRUTH,
     DEVICE,
@@ -86,7 +86,7 @@ TRAINING = many(
 )
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @SOURCE
 @option("--store", "store_path", type=STORE, required=True, help="The teacher's store, or its URL.")
 @STORE_CACHE
@@ -114,8 +114,8 @@ def train_student(
                --store train.zarr --student mobilenetv2 --loss tiekd --out runs/mobilenetv2
 
     With --loss truth-si the student learns from ground truth alone, for comparison; the store gives only the bins and
-    the view. From a relative-depth store it learns the shape of each image, to evaluate after alignment; from a store
-    of `pipeline store align` it learns metres. Ctrl-C saves a checkpoint; the same command continues from it.
+    the view. A student of a relative-depth store predicts relative depth, which is evaluated after alignment; use
+    `pipeline store align` first for metres. Ctrl-C saves a checkpoint; run the same command again to continue.
 
     With several GPUs: torchrun --nproc-per-node 4 -m pipeline.cli.main train-student ...
     The processes divide each batch. The result equals that of one process up to rounding.
@@ -126,7 +126,7 @@ def train_student(
     _train(store=open_store(store_path, cache=store_cache), flips=flips, **flags)
 
 
-@click.command(cls=PlainCommand)
+@click.command(cls=PipelineCommand)
 @SOURCE
 @option("--view", help="As in cache-teacher.")
 @option("--bins", help="As in cache-teacher.")
@@ -152,10 +152,6 @@ def _train(
     flips: Any,
     images: Path | None,
     out: Path,
-    device: str,
-    workers: int | None,
-    loss_kernel: str,
-    checkpoint_every_s: float,
     validation_split: str | None,
     **flags: Any,
 ) -> None:
@@ -165,11 +161,12 @@ def _train(
     from ..train.options import TrainOptions
     from ..train.run import Validation, train_network
 
-    first = rank() == 0  # of several processes it alone says what all of them do
+    is_first = rank() == 0  # only rank 0 prints
     source = open_source(source_name, truth, invalid or ())
-    # What is learned from may be sparse; what is measured against is the source's own ground truth.
-    judge = open_source(source_name, None, invalid or ()) if validation_split else None
-    validation = Validation(judge, validation_split) if judge and validation_split else None
+    validation = None
+    if validation_split:  # against the source's default ground truth, also if --truth trains on a sparse one
+        validation = Validation(open_source(source_name, None, invalid or ()), validation_split)
+    run_options = {name: flags.pop(name) for name in ("device", "workers", "loss_kernel", "checkpoint_every_s")}
     options = TrainOptions(**flags)
     try:
         metrics = train_network(
@@ -182,23 +179,21 @@ def _train(
             images=None if images is None else open_images(images),
             truth=truth,
             validation=validation,
-            device=device,
-            workers=workers,
-            loss_kernel=loss_kernel,
-            checkpoint_every_s=checkpoint_every_s,
-            progress=Console() if first else None,
+            progress=Console() if is_first else None,
+            **run_options,
         )
     except KeyboardInterrupt:
-        if first:
+        if is_first:
             raise
         click.get_current_context().exit(130)
-    if not first:
-        return
+    if is_first:
+        echo(f"{out}: {options.student} {_summary_text(metrics)}")
+
+
+def _summary_text(metrics: dict[str, Any]) -> str:
     last = metrics["last_epoch"]
-    measured = f", validation AbsRel {last['val_abs_rel']:.4f}" if "val_abs_rel" in last else ""
-    echo(
-        f"{out}: {options.student} ({metrics['parameters'] / 1e6:.2f} M parameters), {metrics['steps']} steps in "
-        f"{metrics['seconds']:.0f} s, {metrics['images_per_second']:.1f} training img/s, "
-        f"last loss {last['train_loss']:.3f}"
-        f"{measured}"
+    validation = f", validation AbsRel {last['val_abs_rel']:.4f}" if "val_abs_rel" in last else ""
+    return (
+        f"({metrics['parameters'] / 1e6:.2f} M parameters), {metrics['steps']} steps in {metrics['seconds']:.0f} s, "
+        f"{metrics['images_per_second']:.1f} training img/s, last loss {last['train_loss']:.3f}{validation}"
     )

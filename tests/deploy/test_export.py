@@ -263,7 +263,7 @@ def test_the_command_exports_a_trained_student_and_says_how_near_it_is(tmp_path)
     for more, message in (
         (["--source", f"scenes:{source}"], "--source and --split belong together"),
         ([*arguments[3:], "--images", source], "give one of them"),
-        (["--calibration-split", "train"], "a split of --source, which is missing"),
+        (["--calibration-split", "train"], "give its data set with --source and --split"),
         (["--images", source, "--frames", "0"], "expected at least 1"),
     ):
         done = CliRunner().invoke(command, [str(one) for one in [run, "--out", tmp_path / "c.onnx", *more]])

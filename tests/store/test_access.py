@@ -154,11 +154,11 @@ def test_verify_tells_files_that_cannot_be_read_from_damaged_ones(tmp_path, monk
     done = CliRunner().invoke(main, ["store", "verify", str(path)])
     assert done.exit_code == 1
     assert f"{SHARD}: cannot be read: Permission denied; samples a/003, a/004, a/005" in done.output
-    assert "1 files could not be read, which says nothing of their bytes: mend permissions" in done.output
+    assert "1 files could not be read and were not checked: fix permissions" in done.output
     assert "damaged" not in done.output
     (path / "depth/c/0/0/0").write_bytes(b"")
     done = CliRunner().invoke(main, ["store", "verify", str(path)])
-    assert "1 files are damaged; fetch them again, or make the store anew; 1 files could not be read" in done.output
+    assert "1 files are damaged: fetch them again, or make the store again; 1 files could not be read" in done.output
 
 
 def test_verify_without_handles_stops_at_once(tmp_path, monkeypatch):

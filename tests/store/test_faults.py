@@ -199,7 +199,7 @@ def test_a_teacher_with_other_weights_starts_anew_and_is_told_of_the_unfinished_
     teacher.card = dataclasses.replace(teacher.card, weights_sha256="1" * 64)
     assert cache_teacher(scenes, "all", teacher, target, OPTIONS, notes).samples_before == 0
     (note,) = [said for said in notes.said if "unfinished" in said]
-    assert re.search(r"\.s\.zarr\.\w{12}\.staging is an unfinished store of other settings with \d of \d samples", note)
+    assert re.search(r"\.s\.zarr\.\w{12}\.staging is an unfinished store with other settings and \d of \d", note)
     assert "teacher.weights_sha256 is 000" in note
     assert note.endswith("remove it if you do not need it")
     cache_teacher(scenes, "all", teacher, tmp_path / "alone.zarr", OPTIONS)
@@ -295,7 +295,7 @@ def test_a_store_that_will_not_fit_on_a_disk_is_refused_with_what_it_takes_and_w
     disk, _ = small_disk
     done = cached(make_images(tmp_path / "images", flat=0), disk / "s.zarr")
     needs = (
-        r"12 samples at about 2\d\.\d KB each need 0\.000\d+ GB, the disk of .*s.zarr has 0\.000\d+ GB free: make room"
+        r"12 samples of about 2\d\.\d KB need 0\.000\d+ GB, but the disk of .*s.zarr has 0\.000\d+ GB free: free space"
     )
     refused(needs, done)
     assert not list(disk.glob(".*/journal"))
@@ -335,7 +335,7 @@ def test_a_quota_or_disk_that_is_used_up_at_any_write_is_told_and_then_gone_on_f
 
     target = tmp_path / "out" / "s.zarr"
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(ValueError, match=rf"is full \({os.strerror(number)}\): \d of 8 shards are safe in .*make room"):
+    with pytest.raises(ValueError, match=rf"is full \({os.strerror(number)}\): \d of 8 shards are safe .*free space"):
         cache_teacher(scenes, "all", fakes.FakeTeacher(), target, OPTIONS)
     monkeypatch.setattr(os, "write", real)
     cache_teacher(scenes, "all", fakes.FakeTeacher(), target, OPTIONS)

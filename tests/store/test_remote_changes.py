@@ -108,9 +108,9 @@ def test_verify_of_a_url_names_and_removes_kept_ranges_that_are_not_the_servers_
     assert done.exit_code == 1
     assert f"{SHARD}: 2 parts kept in {cache_folder()}" in done.output
     assert "samples a/003, a/004, a/005" in done.output
-    assert "1 file was kept wrongly on this machine" in done.output
+    assert "1 files in this machine's store cache were wrong and are removed" in done.output
     done = CliRunner().invoke(main, ["store", "verify", mended])
-    assert (done.exit_code, done.output.splitlines()[-1]) == (0, f"{mended}: sound")
+    assert (done.exit_code, done.output.splitlines()[-1]) == (0, f"{mended}: OK")
 
 
 def test_verify_leaves_kept_ranges_alone_where_the_server_is_wrong(server):

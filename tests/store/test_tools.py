@@ -87,7 +87,7 @@ def test_estimate_counts_the_images_of_a_split_and_prints_bytes_and_hours(tmp_pa
     assert "dense float16 maps of 257 bins" in said  # the source's custom
     assert "docs/benchmarks.md" in said
     assert "hours: 2.00" in said
-    assert "hours: not known without --ms-per-image" in run("estimate", *given[:-2])
+    assert "hours: unknown without --ms-per-image" in run("estimate", *given[:-2])
 
 
 def test_estimate_from_a_store_says_where_its_figure_is_from(tmp_path):
@@ -104,7 +104,7 @@ def test_estimate_from_a_store_says_where_its_figure_is_from(tmp_path):
         (["--images", 3, "--split", "x"], "give either --source and --split, or --images"),
         (["--images", 3, "--bins", "kitti"], "give --size, the teacher's output such as 352x1216"),
         (["--images", 3, "--size", "6x10"], "give --bins, such as kitti or nyu"),
-        (["--images", 3, "--from", "x", "--bins", "nyu"], "--from settles --bins"),
+        (["--images", 3, "--from", "x", "--bins", "nyu"], "--from sets --bins"),
     ],
 )
 def test_estimate_says_what_it_lacks(given, message):
