@@ -1,4 +1,4 @@
-"""`pipeline compare` reads what evaluations wrote, tells what differs, and refuses what was measured differently."""
+"""`pipeline compare`: differences between results, and refusal of results that cannot be compared."""
 
 import json
 from functools import partial
@@ -18,7 +18,7 @@ IDS = [f"{number:03d}" for number in range(12)]
 
 
 def evaluation(path, values, ids=IDS, protocol="plain", source="scenes", truth="depth", coverage=None, **changes):
-    """An evaluation as the commands write it: abs_rel, delta1 and all others of each frame are `values`."""
+    """Write an evaluation as the commands do; all metrics of a frame are its entry of `values`."""
     rows = [{"id": sample, **dict.fromkeys(METRICS, value)} for sample, value in zip(ids, values, strict=True)]
     result = {
         "protocol": PROTOCOLS[protocol].as_json() | changes,
@@ -37,7 +37,7 @@ def evaluation(path, values, ids=IDS, protocol="plain", source="scenes", truth="
 
 @pytest.fixture
 def measured(tmp_path):
-    """Three students: `good` and `poor` of two seeds, and one evaluation by itself."""
+    """Three students: `good` and `poor` with two seeds, and `alone` with one."""
     random = np.random.default_rng(0)
     hard = random.uniform(0.1, 0.3, 12)
     for name, factor in (("good", 0.8), ("poor", 1.0)):
@@ -59,7 +59,7 @@ def refused(*arguments, status=1):
     return done.output
 
 
-def test_compare_tells_means_intervals_and_corrected_p_values_and_writes_them(measured):
+def test_compare_prints_and_writes_means_intervals_and_corrected_p_values(measured):
     files = {name: f"{name}={measured}/{name}-0.json,{measured}/{name}-1.json" for name in ("good", "poor")}
     out = measured / "sub" / "out.json"
     done = run(files["good"], files["poor"], measured / "alone.json", "--out", out)
@@ -68,27 +68,27 @@ def test_compare_tells_means_intervals_and_corrected_p_values_and_writes_them(me
     assert "poor - good" in done.output
     assert "alone - good" in done.output
     assert "One seed of alone:" in done.output
-    found = json.loads(out.read_text())
-    assert [(group["name"], group["seeds"]) for group in found["groups"]] == [("good", 2), ("poor", 2), ("alone", 1)]
-    assert found["groups"][2]["seeds_sd"] is None
+    written = json.loads(out.read_text())
+    assert [(group["name"], group["seeds"]) for group in written["groups"]] == [("good", 2), ("poor", 2), ("alone", 1)]
+    assert written["groups"][2]["seeds_sd"] is None
     values = [[list(read_result(measured / f"{name}-{seed}.json", "abs_rel").by_id.values()) for seed in range(2)]
               for name in ("poor", "good")]  # fmt: skip
     expected = paired_difference(*values)
-    first = found["comparisons"][0]
+    first = written["comparisons"][0]
     assert first["difference"] == pytest.approx(expected.difference, rel=1e-12)
     assert (first["low"], first["p_value"]) == (expected.low, expected.p_value)
-    assert first["p_holm"] == holm([one["p_value"] for one in found["comparisons"]])[0]
-    assert found["protocol"]["name"] == "plain"
-    assert (found["frames"], found["block"], found["lower_is_better"]) == (12, 1, True)
+    assert first["p_holm"] == holm([item["p_value"] for item in written["comparisons"]])[0]
+    assert written["protocol"]["name"] == "plain"
+    assert (written["frames"], written["block"], written["lower_is_better"]) == (12, 1, True)
 
 
-def test_a_pattern_stands_for_its_files_and_all_pairs_for_every_two(measured):
+def test_a_pattern_is_expanded_and_all_pairs_compares_every_pair(measured):
     done = run(f"good={measured}/good-*.json", f"poor={measured}/poor-*.json", measured / "alone.json", "--all-pairs")
     assert done.exit_code == 0, done.output
     assert all(pair in done.output for pair in ("good - poor", "good - alone", "poor - alone"))
 
 
-def test_one_student_alone_has_its_interval(measured):
+def test_a_single_student_has_an_interval(measured):
     done = run(f"good={measured}/good-*.json")
     assert done.exit_code == 0, done.output
     assert row_of(done.output, "good")[:2] == ["good", "2"]
@@ -100,14 +100,14 @@ def row_of(text, name):
     return line.split()
 
 
-def test_of_delta1_more_is_better(measured):
-    shares = {}
+def test_higher_delta1_is_better(measured):
+    fractions = {}
     for metric in ("abs_rel", "delta1"):
         out = measured / f"{metric}.out"
         done = run(f"{measured}/alone.json", f"{measured}/good-0.json", "--metric", metric, "--out", out)
         assert done.exit_code == 0, done.output
-        shares[metric] = json.loads(out.read_text())["comparisons"][0]["share_better"]
-    assert shares == {"abs_rel": 1.0, "delta1": 0.0}
+        fractions[metric] = json.loads(out.read_text())["comparisons"][0]["share_better"]
+    assert fractions == {"abs_rel": 1.0, "delta1": 0.0}
 
 
 def test_a_file_may_have_an_equals_sign_or_a_comma_in_its_path(measured):
@@ -118,7 +118,7 @@ def test_a_file_may_have_an_equals_sign_or_a_comma_in_its_path(measured):
     assert "second - run" in done.output
 
 
-def test_frames_are_brought_into_one_order(measured):
+def test_frames_are_joined_by_id(measured):
     values = np.linspace(0.1, 0.2, 12)
     evaluation(measured / "a.json", values)
     evaluation(measured / "b.json", values[::-1] + 1, ids=IDS[::-1])
@@ -128,7 +128,7 @@ def test_frames_are_brought_into_one_order(measured):
 
 
 @pytest.mark.parametrize(
-    ("change", "why"),
+    ("change", "difference"),
     [
         ({"protocol": "kitti_eigen_garg80"}, "protocol name is kitti_eigen_garg80, not plain"),
         ({"max_m": 80.0}, "protocol max_m is 80.0, not None"),
@@ -137,21 +137,21 @@ def test_frames_are_brought_into_one_order(measured):
         ({"ids": ["other", *IDS[1:]]}, "for frame '000' of"),
     ],
 )
-def test_what_was_measured_differently_is_refused_with_the_first_difference(measured, change, why):
+def test_different_protocols_or_data_are_refused_with_the_first_difference(measured, change, difference):
     evaluation(measured / "other.json", np.linspace(0.1, 0.2, 12), **change)
     output = refused(measured / "alone.json", measured / "other.json")
-    assert why in output
+    assert difference in output
     assert "cannot be compared with" in output
 
 
-def test_a_frame_without_truth_on_one_side_is_refused(measured):
+def test_a_frame_without_truth_in_one_result_is_refused(measured):
     evaluation(measured / "fewer.json", np.linspace(0.1, 0.2, 11), ids=IDS[:11])
     for files in (("alone", "fewer"), ("fewer", "alone")):
         output = refused(*(measured / f"{name}.json" for name in files))
         assert "fewer.json has no ground truth or no row for frame '011'" in output
 
 
-def test_a_teacher_that_cannot_be_mirrored_is_compared_and_it_is_told(measured):
+def test_results_with_and_without_flip_averaging_are_compared_with_a_note(measured):
     for name, flip in (("student", True), ("teacher", False)):
         evaluation(measured / f"{name}.json", np.linspace(0.1, 0.2, 12) + flip, flip_average=flip)
     done = run(measured / "student.json", measured / "teacher.json")
@@ -159,7 +159,7 @@ def test_a_teacher_that_cannot_be_mirrored_is_compared_and_it_is_told(measured):
     assert "Averaged with the mirrored image: student" in done.output
 
 
-def test_files_that_are_no_pair_of_means_and_rows_are_refused(measured):
+def test_a_result_whose_means_and_rows_disagree_is_refused(measured):
     (measured / "alone.csv").write_text((measured / "good-0.csv").read_text())
     assert "do not have the mean abs_rel" in refused(measured / "alone.json")
     (measured / "alone.csv").write_text("id,rmse\n1,2\n")
@@ -175,7 +175,7 @@ def test_files_that_are_no_pair_of_means_and_rows_are_refused(measured):
     assert "a file from `pipeline evaluate-student" in refused(measured / "run.json")
 
 
-def test_what_is_given_twice_is_refused(measured):
+def test_a_result_given_twice_is_refused(measured):
     good = measured / "good-0.json"
     assert "given twice" in refused(good, good)
     assert "x is given twice" in refused(f"x={good}", f"x={measured}/poor-0.json")
@@ -183,18 +183,18 @@ def test_what_is_given_twice_is_refused(measured):
     assert "so they are not two seeds" in refused(f"good={good},{measured}/copy.json")
 
 
-def test_wrong_usage_of_compare_is_told(measured):
-    again = partial(refused, status=2)
-    assert "name it, such as" in again(f"{measured}/good-0.json,{measured}/good-1.json")
-    assert "no JSON file matches" in again(f"x={measured}/nothing-*.json")
-    assert "after each comma too" in again(f"x={measured}/good-0.json,")
-    assert "'--metric'" in again(measured / "alone.json", "--metric", "absrel")
+def test_wrong_usage_of_compare_is_refused(measured):
+    wrong_usage = partial(refused, status=2)
+    assert "name it, such as" in wrong_usage(f"{measured}/good-0.json,{measured}/good-1.json")
+    assert "no JSON file matches" in wrong_usage(f"x={measured}/nothing-*.json")
+    assert "after each comma too" in wrong_usage(f"x={measured}/good-0.json,")
+    assert "'--metric'" in wrong_usage(measured / "alone.json", "--metric", "absrel")
     output = refused(measured / "alone.json", "--out", measured / "alone.json")
     assert "is one of the evaluations" in output
     assert "expected 1 to 12, the number of frames" in refused(measured / "alone.json", "--block", 13)
 
 
-def test_too_few_frames_give_differences_without_interval_or_p_and_the_reason(measured):
+def test_too_few_frames_give_differences_without_intervals_and_the_reason(measured):
     few = {}
     for name, factor in (("good", 0.8), ("poor", 1.0)):
         few[name] = evaluation(measured / f"few-{name}.json", factor * np.linspace(0.1, 0.2, 9), ids=IDS[:9])
@@ -211,9 +211,9 @@ def test_too_few_frames_give_differences_without_interval_or_p_and_the_reason(me
     assert "12 frames in blocks of 2 (6 blocks) are too few" in done.output
 
 
-def test_frames_come_in_blocks_as_people_count_them(measured):
+def test_frames_of_a_video_are_sorted_by_number(measured):
     ids = [f"video/{number}" for number in range(12)]
-    shuffled = sorted(ids)  # 1, 10, 11, 2: as a list in the order of its text has them
+    shuffled = sorted(ids)  # as text: 1, 10, 11, 2
     evaluation(measured / "a.json", [float(sample[6:]) + 1 for sample in shuffled], ids=shuffled)
     found = join([("a", [measured / "a.json"])], "abs_rel")
     assert found.ids == tuple(ids)
@@ -221,7 +221,7 @@ def test_frames_come_in_blocks_as_people_count_them(measured):
 
 
 @pytest.mark.parametrize(("first", "second"), [(1.0, 0.02), (0.98, 0.9785)], ids=["2-percent", "a-little-more"])
-def test_what_covers_other_parts_of_the_truth_is_refused_unless_it_is_asked_for(measured, first, second):
+def test_results_of_different_coverage_are_refused_without_any_coverage(measured, first, second):
     values = np.linspace(0.1, 0.2, 12)
     evaluation(measured / "dense.json", values, coverage=first)
     evaluation(measured / "picky.json", values / 100, coverage=second)
@@ -235,7 +235,7 @@ def test_what_covers_other_parts_of_the_truth_is_refused_unless_it_is_asked_for(
     assert [group["coverage"] for group in groups] == [first, second]
 
 
-def test_coverage_that_differs_by_less_or_is_unknown_is_compared_and_it_is_told(measured):
+def test_nearly_equal_or_unknown_coverage_is_compared_with_a_note(measured):
     values = np.linspace(0.1, 0.2, 12)
     evaluation(measured / "a.json", values, coverage=0.999)
     evaluation(measured / "b.json", values + 0.1, coverage=0.9981)
@@ -245,7 +245,7 @@ def test_coverage_that_differs_by_less_or_is_unknown_is_compared_and_it_is_told(
     assert "99.81 %" in done.output
 
 
-def test_a_frame_without_a_prediction_is_left_out_of_all_where_that_is_asked_for(measured):
+def test_any_coverage_leaves_out_frames_without_a_prediction(measured):
     evaluation(measured / "a.json", np.linspace(0.1, 0.2, 12), coverage=1.0)
     evaluation(measured / "b.json", np.linspace(0.3, 0.4, 11), ids=IDS[:11], coverage=1.0)
     with (measured / "b.csv").open("a") as file:
@@ -257,7 +257,7 @@ def test_a_frame_without_a_prediction_is_left_out_of_all_where_that_is_asked_for
     assert "1 frames are left out" in done.output
 
 
-def test_two_names_that_differ_behind_a_point_keep_their_own_rows(tmp_path):
+def test_names_that_differ_after_a_dot_have_separate_rows(tmp_path):
     for name, value in (("lr_0.001", 0.1), ("lr_0.004", 0.3), ("r.csv", 0.5), ("m.json", 0.7)):
         evaluation(tmp_path / name, np.full(12, value))
     for name, value in (("lr_0.001", 0.1), ("lr_0.004", 0.3), ("r.csv", 0.5), ("m.json", 0.7)):
@@ -267,13 +267,13 @@ def test_two_names_that_differ_behind_a_point_keep_their_own_rows(tmp_path):
     }
 
 
-def test_rows_of_an_older_result_without_json_in_its_name_are_found(tmp_path):
+def test_rows_of_an_older_result_not_named_json_are_read(tmp_path):
     evaluation(tmp_path / "lr_0.001", np.linspace(0.1, 0.2, 12))
     (tmp_path / "lr_0.001.csv").rename(tmp_path / "lr_0.csv")
     assert len(read_result(tmp_path / "lr_0.001", "abs_rel").by_id) == 12
 
 
-def test_a_comparison_is_written_over_only_where_it_is_the_same_or_that_is_asked_for(measured):
+def test_a_comparison_overwrites_only_the_same_comparison_without_the_flag(measured):
     good, alone, out = measured / "good-0.json", measured / "alone.json", measured / "c.out"
     assert run(good, alone, "--out", out).exit_code == 0
     before = out.read_bytes()
@@ -284,7 +284,7 @@ def test_a_comparison_is_written_over_only_where_it_is_the_same_or_that_is_asked
     assert out.read_bytes() != before
 
 
-def test_nothing_of_a_file_moves_the_cursor(measured):
+def test_text_of_a_result_cannot_move_the_cursor(measured):
     escape, line = "\x1b[2J\x9b31m\u202e", "\nprotocol forged"
     for name in ("a", "b"):
         evaluation(measured / f"{name}.json", np.linspace(0.1, 0.2, 12), source=f"{escape}{line}", name=escape)

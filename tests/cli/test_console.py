@@ -1,4 +1,4 @@
-"""What long work says of itself, in a log and in a terminal."""
+"""Progress in a log and in a terminal."""
 
 import sys
 
@@ -14,7 +14,7 @@ from pipeline.train.run import Validation, train_network
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that the test advances."""
 
     now_s = 1000.0
 
@@ -24,21 +24,21 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    made = Clock()
-    monkeypatch.setattr(console, "monotonic", made)
-    monkeypatch.setattr(progress.time, "monotonic", made)
-    return made
+    clock = Clock()
+    monkeypatch.setattr(console, "monotonic", clock)
+    monkeypatch.setattr(progress.time, "monotonic", clock)
+    return clock
 
 
 def work(clock, total, seconds_each, *, done=0, unit="img", **facts):
-    """Do a task whose units each take so long, one after another; facts may be functions of the unit's number."""
+    """Run a task whose units take `seconds_each`; facts may be functions of the unit's index."""
     with Console().task("cache teacher", total, unit, done=done) as task:
         for number in range(total - done):
             clock.now_s += seconds_each(number) if callable(seconds_each) else seconds_each
             task.update(1, **{name: fact(number) if callable(fact) else fact for name, fact in facts.items()})
 
 
-def test_a_log_shows_life_after_two_seconds_then_every_ten_and_at_the_end(clock, capsys):
+def test_a_log_has_a_line_after_two_seconds_then_every_ten_and_at_the_end(clock, capsys):
     work(clock, 50, 0.5)
     assert capsys.readouterr().err.splitlines() == [
         "cache teacher: 4/50 img, 2.00 img/s, 0:23 left",
@@ -48,7 +48,7 @@ def test_a_log_shows_life_after_two_seconds_then_every_ten_and_at_the_end(clock,
     ]
 
 
-def test_short_work_is_one_line(clock, capsys):
+def test_a_short_task_is_one_line(clock, capsys):
     work(clock, 3, 0.1, kb_each=12.345)
     assert capsys.readouterr().err == "cache teacher: 3/3 img in 0:00, 10.0 img/s, 12.3 KB each\n"
 
@@ -61,12 +61,12 @@ def test_the_rate_and_the_time_left_are_those_of_the_last_minute(clock, capsys):
     assert lines[-1] == "cache teacher: 1200/1200 img in 3:30, 5.71 img/s"
 
 
-def test_work_of_an_earlier_run_does_not_count_as_fast(clock, capsys):
+def test_work_of_an_earlier_run_does_not_change_the_rate(clock, capsys):
     work(clock, 1000, 1.0, done=990)
     assert capsys.readouterr().err.splitlines()[0] == "cache teacher: 992/1000 img, 1.00 img/s, 0:08 left"
 
 
-def test_what_is_waited_for_is_told_as_shares_of_the_last_minute(clock, capsys):
+def test_waits_are_shown_as_fractions_of_the_last_minute(clock, capsys):
     waits = {}
 
     def waited(number):
@@ -81,7 +81,7 @@ def test_what_is_waited_for_is_told_as_shares_of_the_last_minute(clock, capsys):
     assert lines[-1].endswith("waits: teacher 45 %, reading 45 %, writing 10 %")
 
 
-def test_images_are_told_where_a_unit_has_several(clock, capsys):
+def test_a_rate_in_images_is_shown_for_units_of_several_images(clock, capsys):
     work(clock, 6, 0.5, unit="step", img_each=4, epoch="1/2", loss=3.21987)
     assert capsys.readouterr().err.splitlines() == [
         "cache teacher: 4/6 step, 8.00 img/s, 0:01 left, epoch 1/2, loss 3.22",
@@ -89,7 +89,7 @@ def test_images_are_told_where_a_unit_has_several(clock, capsys):
     ]
 
 
-def test_bytes_are_told_in_larger_units(clock, capsys):
+def test_bytes_are_shown_in_larger_units(clock, capsys):
     with Console().task("pack", 2_500_000_000, "B") as task:
         clock.now_s += 4
         task.update(1_000_000_000)
@@ -100,7 +100,7 @@ def test_bytes_are_told_in_larger_units(clock, capsys):
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "text"),
     [
         (0.0, "0.00"),
         (0.01234, "0.0123"),
@@ -111,18 +111,18 @@ def test_bytes_are_told_in_larger_units(clock, capsys):
         (1e-9, "1.00e-09"),
     ],
 )
-def test_a_number_has_three_digits_and_what_is_none_stays(value, told):
-    assert console._number(value) == told
+def test_a_float_has_three_digits_and_other_values_are_unchanged(value, text):
+    assert console._number(value) == text
 
 
 @pytest.mark.parametrize(
-    ("count", "told"), [(820, "0.820 KB"), (82_400, "82.4 KB"), (999_600, "1.00 MB"), (3e15, "3000 TB")]
+    ("count", "text"), [(820, "0.820 KB"), (82_400, "82.4 KB"), (999_600, "1.00 MB"), (3e15, "3000 TB")]
 )
-def test_a_size_has_the_unit_that_fits(count, told):
-    assert console._bytes(count) == told
+def test_a_size_has_the_unit_that_fits(count, text):
+    assert console._bytes(count) == text
 
 
-def test_work_that_fails_says_how_far_it_came(clock, capsys):
+def test_an_interrupted_task_shows_how_much_was_done(clock, capsys):
     def broken():
         with Console().task("cache teacher", 400, "img") as task:
             clock.now_s += 1
@@ -134,17 +134,17 @@ def test_work_that_fails_says_how_far_it_came(clock, capsys):
     assert capsys.readouterr().err == "cache teacher: 8/400 img stopped after 0:01, 8.00 img/s\n"
 
 
-def test_a_terminal_has_one_line_that_says_the_same(clock, capsys, monkeypatch):
+def test_a_terminal_has_one_line_with_the_same_text(clock, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     work(clock, 4, 1.0, loss=0.5)
-    said = capsys.readouterr().err
-    assert "cache teacher  50%|" in said
-    assert "2/4 img, 1.00 img/s, 0:02 left, loss 0.500" in said
-    assert "4/4 img in 0:04, 1.00 img/s, loss 0.500" in said
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert "cache teacher  50%|" in printed
+    assert "2/4 img, 1.00 img/s, 0:02 left, loss 0.500" in printed
+    assert "4/4 img in 0:04, 1.00 img/s, loss 0.500" in printed
+    assert printed.count("\n") == 1
 
 
-def test_what_work_waits_for_is_counted_by_name(clock):
+def test_waits_are_counted_by_name(clock):
     waits = progress.Waits()
 
     def slow():
@@ -158,17 +158,17 @@ def test_what_work_waits_for_is_counted_by_name(clock):
     assert waits == {"data": 6.0, "network": 15.0}
 
 
-def test_training_tells_of_images_loss_and_what_it_waits_for(tmp_path, scenes, teacher_store):
-    class Told(fakes.StopAt):
+def test_training_reports_images_loss_and_waits(tmp_path, scenes, teacher_store):
+    class Facts(fakes.StopAt):
         def update(self, done=1, **facts):
             super().update(done, **facts)
             self.facts = facts
 
-    told = Told(None)
+    progress = Facts(None)
     options = TrainOptions(student="lean", epochs=2, batch_size=3)
     store, validation = open_store(teacher_store), Validation(scenes, "test")
-    train_network(scenes, "train", tmp_path / "run", options, store=store, validation=validation, progress=told)
-    facts = told.facts
+    train_network(scenes, "train", tmp_path / "run", options, store=store, validation=validation, progress=progress)
+    facts = progress.facts
     assert (facts["img_each"], facts["epoch"]) == (3, "2/2")
     assert facts["loss"] > 0
     assert set(facts["waits_for"]) == {"data", "network", "validation"}
@@ -179,8 +179,8 @@ def test_names_in_notes_progress_and_tables_are_escaped(capsys):
     with Console().task("task", 2, "img") as task:
         task.update(2, last="\x1b[2J")
     Console().note("\x1b]0;title\x07")
-    said = capsys.readouterr().err
-    assert "\x1b" not in said
-    assert "\\x1b[2J" in said
+    printed = capsys.readouterr().err
+    assert "\x1b" not in printed
+    assert "\\x1b[2J" in printed
     lines = table(["", "a"], [["x\x1b\ny", "1"], ["z", "2"]]).splitlines()
     assert lines[2:] == ["x\\x1b\\ny  1", "z         2"]

@@ -1,4 +1,4 @@
-"""The command line starts where another package named `pipeline` comes first, and says where it cannot run."""
+"""The command line starts where another package named `pipeline` comes first on the path; Windows is refused."""
 
 import os
 import subprocess
@@ -13,9 +13,9 @@ from pipeline.cli.main import main
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("code", ["", "raise RuntimeError('not ours')"], ids=["an empty one", "one that fails"])
+@pytest.mark.parametrize("code", ["", "raise RuntimeError('not ours')"], ids=["empty", "raises"])
 @pytest.mark.parametrize("where", ["PYTHONPATH", "working directory"])
-def test_another_package_of_its_name_is_not_taken_for_it(tmp_path, where, code):
+def test_another_package_named_pipeline_is_not_imported(tmp_path, where, code):
     (tmp_path / "pipeline").mkdir()
     (tmp_path / "pipeline" / "__init__.py").write_text(code)
     path = [str(tmp_path), str(ROOT)] if where == "PYTHONPATH" else [str(ROOT)]
@@ -29,7 +29,7 @@ def test_another_package_of_its_name_is_not_taken_for_it(tmp_path, where, code):
     assert (done.returncode, done.stderr) == (1, "Error: study file absent.yaml: No such file or directory\n")
 
 
-def test_processes_that_are_started_take_the_same_package(tmp_path):
+def test_child_processes_import_the_same_package(tmp_path):
     (tmp_path / "pipeline").mkdir()
     (tmp_path / "pipeline" / "__init__.py").touch()
     script = tmp_path / "command"  # as an installer writes it
@@ -54,7 +54,7 @@ def test_windows_is_one_clear_message(monkeypatch):
     assert done.output == "Error: this program runs on Linux and macOS; on Windows run it in WSL 2\n"
 
 
-def test_the_package_imports_without_the_modules_of_unix(tmp_path):
+def test_the_package_imports_without_unix_modules(tmp_path):
     code = (
         "import sys\n"
         "sys.modules['fcntl'] = sys.modules['resource'] = None\n"

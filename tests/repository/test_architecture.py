@@ -1,4 +1,4 @@
-"""Who may import whom, what DVC waits for, what a wheel holds."""
+"""Imports between folders, DVC dependencies, content of a wheel, pinned requirements."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "networks": {"common", "depth", "sources"},
     "losses": {"common", "depth"},
     "store": {"common", "depth"},
-    # A network that was trained here can teach: checkpoint.py is the one adapter that imports networks.
+    # A network trained with this package can be a teacher: only checkpoint.py imports networks.
     "teachers": {"common", "depth", "networks", "sources"},
     "cache": {"common", "depth", "sources", "store", "teachers"},
     "train": {"common", "depth", "losses", "networks", "sources", "store"},
@@ -44,7 +44,7 @@ MAY_IMPORT = {
         "train",
     },
     "scenes": {"cli", "common"},
-    # The functions of `import pipeline`, each of which imports its stage when it is called.
+    # The functions of `import pipeline`; each imports its stage when called.
     "api": {
         "cache",
         "cli",
@@ -59,12 +59,12 @@ MAY_IMPORT = {
         "train",
     },
 }
-"""Folder of the package -> folders it may import at run time, besides `errors`, which all may. Of `scenes`, the command
-line alone imports `cli`."""
+"""Folder of the package -> folders it may import at run time, apart from `errors`. In `scenes`, only its command line
+imports `cli`."""
 
 
 def folder(name):
-    """The folder of a dotted name of ours: `pipeline.store.read.ids` -> `store`; `scenes.camera` -> `scenes`."""
+    """Return the folder of a module: `pipeline.store.read.ids` -> `store`; `scenes.camera` -> `scenes`."""
     parts = name.split(".")
     return parts[0] if parts[0] == "scenes" else parts[1] if len(parts) > 1 else ""
 
@@ -82,7 +82,7 @@ def test_folders_import_only_what_the_table_allows():
     assert seen - {""} == set(MAY_IMPORT)
 
 
-def test_each_third_party_package_is_imported_by_the_folders_it_belongs_to():
+def test_each_third_party_package_is_imported_only_by_its_folders():
     owners = {
         "zarr": {"store"},
         "numcodecs": {"store"},
@@ -116,7 +116,7 @@ def test_only_the_command_line_prints():
         assert folder(name) == "cli" or "sys.stdout" not in path.read_text(), name
 
 
-def test_all_that_commands_print_is_escaped_in_one_place():
+def test_commands_print_only_through_console():
     for name, path in modules().items():
         assert name == "pipeline.cli.console" or not re.search(r"click\.s?echo\b", path.read_text()), name
 
@@ -130,7 +130,7 @@ def test_packages_begin_with_a_docstring_and_no_code():
         assert len(tree.body) == 1, path
 
 
-def test_importing_stage_two_leaves_every_teacher_out():
+def test_importing_stage_two_imports_no_teacher():
     code = (
         "import sys, pipeline.train.run, pipeline.evaluation.run, pipeline.losses.tiekd\n"
         "bad = [m for m in sys.modules if m.startswith(('pipeline.teachers', 'transformers', 'onnxruntime'))]\n"
@@ -154,27 +154,27 @@ DVC = {path: yaml.safe_load((ROOT / path).read_text())["stages"] for path in DVC
 
 
 def dvc_stages():
-    """(file, stage, its own script, what it waits for) of every dvc.yaml."""
+    """Yield (file, stage, script, dependencies) of the stages of every dvc.yaml."""
     for path, stages in DVC.items():
         for name, stage in stages.items():
             deps = stage.get("do", stage)["deps"]
             scripts = [dep for dep in deps if dep.startswith("stages/")]
-            if not scripts:  # draws or tabulates what is there, with a script of its own
+            if not scripts:  # plots or tables, by a script in experiments/
                 assert any(dep.startswith("experiments/") for dep in deps), name
                 continue
             yield path, name, Path(scripts[0]).stem, deps
 
 
 def covers(dep, path):
-    """Whether a dependency of a stage is a file or a folder that it lies in."""
+    """Return whether a dependency of a stage is the file or one of its folders."""
     return path == dep or path.startswith(f"{dep}/")
 
 
 @pytest.mark.parametrize("listed", list(dvc_stages()), ids=lambda listed: f"{listed[0]}-{listed[1]}")
-def test_what_a_stage_imports_lies_under_its_dependencies(listed):
+def test_the_imports_of_a_stage_are_among_its_dependencies(listed):
     file, _, script, deps = listed
     for path in closure(script, file):
-        # Imported by name where a URL is given, which these stages are not; and what holds names and messages alone.
+        # Imported by name for a URL, which these stages do not read; and files with only names and messages.
         if path.startswith("pipeline/store/remote/") or path.endswith(
             ("/__init__.py", "pipeline/errors.py", "pipeline/api.py")
         ):
@@ -182,7 +182,7 @@ def test_what_a_stage_imports_lies_under_its_dependencies(listed):
         assert any(covers(dep, path) for dep in deps), path
 
 
-def test_every_stage_is_known_and_never_depends_on_the_whole_package():
+def test_every_stage_has_a_script_and_does_not_depend_on_the_whole_package():
     scripts = {script for _, _, script, _ in dvc_stages()}
     assert scripts == set(STAGES) == {path.stem for path in (ROOT / "stages").glob("*.py")}
     assert set(DVC["dvc.yaml"]) == scripts - {"run_study"}
@@ -205,12 +205,12 @@ def test_every_stage_is_known_and_never_depends_on_the_whole_package():
     ],
 )
 @pytest.mark.parametrize("stage", ["train_teacher", "cache_teacher"])
-def test_a_change_to_this_file_never_runs_the_teacher_again(stage, path):
+def test_a_change_to_this_file_does_not_rerun_the_teacher(stage, path):
     assert (ROOT / path).is_file()
     assert not any(covers(dep, path) for dep in DVC["dvc.yaml"][stage]["deps"])
 
 
-def test_a_change_to_the_trainer_does_not_run_the_code_of_stage_one():
+def test_a_change_to_the_trainer_does_not_rerun_stage_one():
     assert not any(covers(dep, "pipeline/train/trainer.py") for dep in DVC["dvc.yaml"]["cache_teacher"]["deps"])
     assert any(covers(dep, "pipeline/losses/tiekd.py") for dep in DVC["dvc.yaml"]["train_student"]["do"]["deps"])
 
@@ -236,17 +236,15 @@ def test_the_flags_in_params_are_flags_of_the_commands():
 def test_the_stages_are_thin():
     for path in (ROOT / "stages").glob("*.py"):
         tree = ast.parse(path.read_text())
-        assert "Reads" in ast.get_docstring(tree)
-        assert "Writes" in ast.get_docstring(tree)
-        assert len(tree.body) == (6 if path.stem == "make_scenes" else 3), path  # which looks for scenes/
+        assert len(tree.body) == (6 if path.stem == "make_scenes" else 3), path  # make_scenes looks for scenes/
 
 
 # --- wheel ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_the_package_alone_and_its_help_runs_from_an_empty_place(tmp_path):
-    # From a copy: setuptools leaves a folder `build` behind, and would pack what an older one holds.
+def test_a_wheel_holds_only_the_package_and_its_help_runs(tmp_path):
+    # From a copy: setuptools leaves a folder `build`, and would pack the content of an older one.
     source = tmp_path / "source"
     shutil.copytree(ROOT / "pipeline", source / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", "tiekd_pipeline.py"):

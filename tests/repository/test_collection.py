@@ -1,4 +1,4 @@
-"""Every process that collects the tests finds the same ones: xdist compares them, and stops where they differ."""
+"""Every process collects the same tests: xdist stops if they differ."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from paths import ROOT
 
 
 def collected(seed):
-    """Ids of all tests, collected by a process of its own."""
+    """Return the ids of all tests, collected by a new process."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
     environment = os.environ | {"PYTHONHASHSEED": seed, "PYTEST_ADDOPTS": ""}
     environment.pop("PYTEST_XDIST_WORKER", None)
@@ -19,8 +19,8 @@ def collected(seed):
 
 
 @pytest.mark.slow
-def test_two_collections_agree_and_no_id_holds_raw_bytes():
+def test_two_collections_agree_and_ids_have_no_raw_bytes():
     first, second = collected("1"), collected("2")
     assert first == second
     assert len(first) == len(set(first)) > 3000
-    assert not [one for one in first if "\\x" in one.partition("[")[2] and "PK" in one]
+    assert not [name for name in first if "\\x" in name.partition("[")[2] and "PK" in name]

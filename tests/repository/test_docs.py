@@ -1,4 +1,4 @@
-"""What the documents show is true: every command of README runs, every snippet gives what it says."""
+"""The commands and snippets of README and docs run, and their tables match the results."""
 
 import os
 import re
@@ -27,21 +27,21 @@ def blocks(text, language):
 
 
 def commands(text=README):
-    """Every shell line of a document, README if none is given."""
+    """Return every shell line of a document, by default README."""
     return [line for block in blocks(text, "sh") for line in block.strip().splitlines()]
 
 
-def test_readme_has_the_two_commands_first():
-    assert commands()[:2] == ["make demo", "make test"]
-    targets = (ROOT / "Makefile").read_text()
-    for line in commands()[:2]:
-        assert re.search(rf"^{line.split()[1]}:", targets, re.MULTILINE)
+def test_make_commands_of_readme_are_targets():
+    targets = [line.split()[1] for line in commands() if line.startswith("make ")]
+    assert {"demo", "test"} <= set(targets)
+    for target in targets:
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
 
 
 @pytest.mark.realdata
 @pytest.mark.slow
-def test_every_command_of_readme_runs_as_it_is_written(tmp_path, monkeypatch):
-    # Beside the real data, at the place README speaks of; the images of the transformers teacher are made here.
+def test_every_command_of_readme_runs(tmp_path, monkeypatch):
+    # README finds the real data in ../shared; the transformers command has its own test.
     monkeypatch.chdir(tmp_path)
     shared = tmp_path.parent / "shared"
     if not shared.exists():
@@ -54,7 +54,7 @@ def test_every_command_of_readme_runs_as_it_is_written(tmp_path, monkeypatch):
 
 @pytest.mark.realdata
 @pytest.mark.slow
-def test_the_litert_file_goes_from_the_store_to_the_page_by_the_commands_of_its_document(tmp_path, monkeypatch):
+def test_the_litert_commands_of_the_teachers_page_run(tmp_path, monkeypatch):
     pytest.importorskip("ai_edge_litert")
     monkeypatch.chdir(tmp_path)
     shared = tmp_path.parent / "shared"
@@ -68,13 +68,13 @@ def test_the_litert_file_goes_from_the_store_to_the_page_by_the_commands_of_its_
 
 
 def run_on_a_few_frames(lines, small):
-    """Run the pipeline's own commands, made short; returns their names."""
+    """Run the pipeline commands on a few frames for one epoch; returns their names."""
     ran = []
     for line in lines:
         words = shlex.split(line)
         if words[0] != "pipeline" or "transformers:" in line:
             continue
-        # The same commands on a few frames: a whole epoch at 352x1216 takes minutes on two cores.
+        # An epoch over all frames at 352x1216 takes minutes on two cores.
         words = [small.get(word, word) for word in words[1:]]
         if "--epochs" in words:
             words[words.index("--epochs") + 1] = "1"
@@ -87,7 +87,7 @@ def run_on_a_few_frames(lines, small):
 
 
 def small_splits(folder):
-    """Lists of the first frames of README's splits, by the name that README gives them."""
+    """Write lists of the first frames of README's splits; returns their paths by README's names."""
     kitti, indoor = Path("../shared/data/kitti/splits"), Path("../shared/data/indoor")
     named = {f"{kitti}/sample_train.txt": 4, f"{kitti}/sample_test.txt": 2}
     small = {}
@@ -121,7 +121,7 @@ def test_every_command_of_a_page_runs_in_its_order(page, tmp_path, monkeypatch):
     assert run_on_a_few_frames(lines, small_splits(tmp_path))
 
 
-def test_what_readme_and_pages_install_is_an_extra():
+def test_extras_in_install_commands_exist():
     lines = [
         line for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")] for line in commands(path.read_text())
     ]
@@ -131,7 +131,7 @@ def test_what_readme_and_pages_install_is_an_extra():
         assert re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
 
 
-def test_the_transformers_command_of_readme_runs_with_a_model_of_that_family(tmp_path, monkeypatch):
+def test_the_transformers_command_of_readme_runs_with_a_tiny_model(tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     from tiny_transformers import METRIC, save_model
 
@@ -158,7 +158,7 @@ def test_the_teacher_of_readme_works(tmp_path):
     assert open_store(tmp_path / "s.zarr").spec.teacher["name"] == "mine"
 
 
-def test_the_source_of_the_page_on_extending_registers_itself_and_goes_through_both_stages(tmp_path):
+def test_the_source_of_the_extending_page_works_in_both_stages(tmp_path):
     (code,) = [block for block in blocks((ROOT / "docs" / "extending.md").read_text(), "python") if "SOURCE" in block]
     package = tmp_path / "pipeline"
     shutil.copytree(ROOT / "pipeline", package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -206,7 +206,7 @@ def test_the_source_of_the_page_on_extending_registers_itself_and_goes_through_b
         ("teachers.md", 4),
     ],
 )
-def test_a_page_shows_the_tables_of_the_results_and_of_the_code(monkeypatch, page, least):
+def test_tables_of_a_page_match_results_and_code(monkeypatch, page, least):
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     import tables
 
@@ -218,7 +218,7 @@ def test_a_page_shows_the_tables_of_the_results_and_of_the_code(monkeypatch, pag
 @pytest.mark.realdata
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
-def test_the_python_of_readme_and_of_its_page_works(tmp_path, monkeypatch, capsys, page):
+def test_the_python_snippets_of_readme_and_the_python_page_run(tmp_path, monkeypatch, capsys, page):
     import torch
 
     import pipeline as tiekd
@@ -227,7 +227,7 @@ def test_the_python_of_readme_and_of_its_page_works(tmp_path, monkeypatch, capsy
     (tmp_path / "here").mkdir()
     (tmp_path / "shared").symlink_to(REAL.parent)
     monkeypatch.chdir(tmp_path / "here")
-    if page == "README.md":  # its commands made the store
+    if page == "README.md":  # whose commands write the store
         source = tiekd.open_source("kitti", "../shared/data/kitti")
         teacher = tiekd.open_teacher("predictions:../shared/data/kitti/teacher_png16", metres_per_unit=80 / 65535)
         tiekd.cache_teacher(teacher, source, "../shared/data/kitti/splits/sample_train.txt", "train.zarr")
@@ -240,7 +240,7 @@ def test_the_python_of_readme_and_of_its_page_works(tmp_path, monkeypatch, capsy
     assert torch.isfinite(logits.grad).all()
 
 
-def test_the_reader_in_the_format_gives_the_same_metres_without_our_package(tmp_path):
+def test_the_reader_of_the_format_page_reads_the_same_depth_without_this_package(tmp_path):
     (code,) = blocks((ROOT / "docs" / "store.md").read_text(), "python")
     assert len(code.strip().splitlines()) <= 20
     assert "pipeline" not in code
@@ -252,7 +252,7 @@ def test_the_reader_in_the_format_gives_the_same_metres_without_our_package(tmp_
     assert np.array_equal(np.load(tmp_path / "depth_m.npy"), open_store(path).depth_m("a/004"), equal_nan=True)
 
 
-def test_the_documents_name_files_that_exist():
+def test_linked_files_exist():
     for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
@@ -270,7 +270,7 @@ def test_the_site_builds_without_warnings_and_without_a_network(tmp_path):
     )
     assert "## pipeline store verify" in page.stdout, page.stderr
     (tmp_path / "docs" / "cli.md").write_text(page.stdout)
-    # No proxy answers here, so whatever asks the network fails.
+    # Nothing listens on this proxy, so any use of the network fails.
     env = {**os.environ, "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     build = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
     done = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True, env=env)

@@ -1,4 +1,4 @@
-"""A store goes from one DVC repository to another as it is, and trains there, without the teacher."""
+"""A store is shared between DVC repositories unchanged, and trains a student there without the teacher."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ pytestmark = [
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a command in a repository, with nothing of the user's own; says how long each dvc command took."""
+    """Run a command in a repository without the user's configuration; prints the time of each dvc command."""
     home = tmp_path / "home"
     home.mkdir()
     (home / ".gitconfig").write_text('[user]\nname = a\nemail = a@example.org\n[protocol "file"]\nallow = always\n')
@@ -39,8 +39,8 @@ def run(tmp_path):
     def run(folder, *command):
         command = [str(part) for part in command]
         begin = time.perf_counter()
-        whole = [sys.executable, "-m", *command] if command[0] == "dvc" else command
-        done = subprocess.run(whole, cwd=folder, env=environment, capture_output=True, text=True)
+        words = [sys.executable, "-m", *command] if command[0] == "dvc" else command
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         if command[0] == "dvc":
             print(f"{time.perf_counter() - begin:.1f} s  {' '.join(command[:2])}")  # noqa: T201 - shown by pytest -s
@@ -55,7 +55,7 @@ def repository(run, path):
     return path
 
 
-def test_a_store_pushed_from_one_repository_is_got_and_imported_into_another(tmp_path, run, scenes, teacher_store):
+def test_a_store_pushed_from_one_repository_is_imported_into_another(tmp_path, run, scenes, teacher_store):
     ours, theirs = (repository(run, tmp_path / name) for name in ("ours", "theirs"))
     shutil.copytree(teacher_store, ours / "teacher.zarr")
     run(ours, "dvc", "remote", "add", "-d", "shared", tmp_path / "remote")
@@ -63,13 +63,13 @@ def test_a_store_pushed_from_one_repository_is_got_and_imported_into_another(tmp
     run(ours, "dvc", "push")
     run(ours, "git", "add", "-A")
     run(ours, "git", "commit", "-q", "-m", "a store")
-    shutil.rmtree(ours / "teacher.zarr")  # what the others get comes from the remote
+    shutil.rmtree(ours / "teacher.zarr")  # so that the others read from the remote
     shutil.rmtree(ours / ".dvc" / "cache")
     run(theirs, "dvc", "get", ours, "teacher.zarr", "--out", "got.zarr")
     run(theirs, "dvc", "import", ours, "teacher.zarr", "--out", "imported.zarr")
-    whole = folder_bytes(teacher_store)
+    expected = folder_bytes(teacher_store)
     for name in ("got.zarr", "imported.zarr"):
-        assert folder_bytes(theirs / name) == whole, name
+        assert folder_bytes(theirs / name) == expected, name
         assert verify_store(theirs / name) == []
     assert (theirs / "imported.zarr.dvc").is_file()
     options = TrainOptions(student="lean", epochs=1, batch_size=2)

@@ -1,4 +1,4 @@
-"""The recipes for real data sets run from one command to the table, here on a few frames and for one epoch."""
+"""The recipes make their tables with one command, here on a few frames for one epoch."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def test_the_flags_of_every_study_are_flags_of_the_commands(file, name):
             assert {f"--{flag}" for flag in flags} <= known, run.stem
 
 
-def test_the_kitti_recipe_is_the_papers():
+def test_the_kitti_recipe_matches_the_paper():
     study = read_study(ROOT / "recipes/kitti/params.yaml", "kitti")
     defaults = TrainOptions()
     assert study.train["epochs"] == defaults.epochs == 24
@@ -50,7 +50,7 @@ def test_the_kitti_recipe_is_the_papers():
 
 @pytest.mark.realdata
 def test_the_full_eigen_lists_are_read_row_by_row():
-    # Only a few of their frames are here: reading a list opens no image.
+    # Only a few of the frames are here; reading a list opens no image.
     source = open_source(f"kitti:{REAL / 'kitti'}")
     lists = REAL / "kitti" / "splits"
     for part, count in (("train", 23158), ("test", 697)):
@@ -59,7 +59,7 @@ def test_the_full_eigen_lists_are_read_row_by_row():
 
 @pytest.fixture
 def repository(tmp_path):
-    """A copy of the code and the recipes with a DVC of its own; gives its folder and a way to run dvc in it."""
+    """A copy of code and recipes as a DVC repository; gives its folder and a function that runs dvc in it."""
     pytest.importorskip("dvc")
     for folder in ("pipeline", "scenes", "stages", "recipes", "experiments"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -82,13 +82,13 @@ def repository(tmp_path):
 
 @pytest.mark.realdata
 @pytest.mark.slow
-def test_one_command_leads_from_kitti_to_the_table(repository):
+def test_one_command_makes_the_kitti_table(repository):
     folder, dvc = repository
     (folder / "data").mkdir()
     (folder / "data" / "kitti").symlink_to(REAL / "kitti")
     path = folder / "recipes/kitti/params.yaml"
     params = yaml.safe_load(path.read_text())
-    # What fits a test: the sample lists, a quarter of the size, the small student, one epoch.
+    # Small enough for a test: the sample lists, a quarter of the size, the small student, one epoch.
     params["teacher"] |= {
         "teacher": "predictions:data/kitti/teacher_png16",
         "view": "kb,resize:88x304",
@@ -125,7 +125,7 @@ def test_one_command_leads_from_kitti_to_the_table(repository):
 
 
 @pytest.mark.slow
-def test_one_command_leads_from_rendered_rooms_to_a_table_of_the_experiments(repository):
+def test_one_command_makes_a_table_of_the_experiments(repository):
     folder, dvc = repository
     path = folder / "experiments/params.yaml"
     params = yaml.safe_load(path.read_text())
