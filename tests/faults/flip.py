@@ -1,16 +1,16 @@
-"""Damage stores as disks, copies and careless hands do, and count who notices: our reader, `verify`, plain Zarr.
+"""Damage stores and count which reads notice it: those of the store reader, of `verify` and of plain Zarr.
 
     python tests/faults/flip.py [--flips 2000] [--samples 24] [--seed 0] [--handles 64]
 
-Stores of each kind are written; each fault is laid into one of them, and taken out again. Flipped bits are dealt in
-turn to every kind of file. For each fault is known which reads it touches (they must raise), which it may make
-untrusted (they may raise, and must not be wrong), and that all others must give what they gave before:
+Each fault is made in a store of one kind, and undone after the reads. Flipped bits are spread over all kinds of files.
+Each fault states which reads it touches (they must raise) and which it makes untrusted (they may raise, but must not
+return wrong values). All other reads must return the same values as before:
 
-- a damaged chunk touches the maps of its sample; a damaged index, a file of another size or none, all of its shard;
-- a chunk left out or swapped under a right checksum makes the whole shard untrusted: somebody rewrote it;
-- ids touch reads by id alone, `code_scale`, `code_offset` and `dpm_planes` the maps they decode; other rows, such as
-  `clipped_share`, are told to people and touch nothing but themselves;
-- a fault in the metadata, the bin edges or the manifest refuses the store: then there are no reads to be wrong.
+- a damaged chunk touches the maps of its sample; a damaged index or a missing or resized file touches its whole shard;
+- a missing or swapped chunk with a valid checksum makes the whole shard untrusted, because it was rewritten;
+- ids touch only reads by id; `code_scale`, `code_offset` and `dpm_planes` the maps they decode; other rows, such as
+  `clipped_share`, only themselves;
+- after a fault in the metadata, the bin edges or the manifest the store must not open.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ NEEDED_ROWS = {"code_scale": DEPTH, "code_offset": DEPTH, "dpm_planes": ("map",)
 ALL_OF_IT = "whole store"
 
 Read = tuple[str, Any]
-"""What is read, (`depth`, number), (`map`, number), (`by id`, number) or (`row`, name)."""
+"""A read: (`depth`, number), (`map`, number), (`by id`, number) or (`row`, name)."""
 
 
 class Fault(NamedTuple):
-    """One way in which a store is not what was written."""
+    """One way to damage a store."""
 
     kind: str
     place: str
-    """Kind of file, for the table."""
+    """Kind of the damaged file, for the table."""
     changed: dict[str, bytes | None]
     """New content of files; None removes one."""
     touched: set[Read]
@@ -75,11 +75,11 @@ class Fault(NamedTuple):
     untrusted: set[Read]
     """Reads that may raise."""
     named: list[tuple[set[str], list[str]]]
-    """For each damaged file: the names of which `verify` must say one, and the samples that it must tell with it."""
+    """For each damaged file: the names of which `verify` must print one, and the samples it must print with it."""
 
 
 class Subject:
-    """A sound store that faults are laid into."""
+    """An intact store in which faults are made."""
 
     def __init__(self, folder: Path, kind: str, samples: int) -> None:
         self.path = make_store(
@@ -88,7 +88,7 @@ class Subject:
         self.kind = kind
         self.bytes = folder_bytes(self.path)
         self.store = open_store(self.path)
-        self.ids = list(self.store.ids)  # as they were when it was sound
+        self.ids = list(self.store.ids)  # before any fault
         self.sound = {read: value_of(self.store, read).tobytes() for read in self.reads()}
         self.by_zarr = read_with_zarr(self.path)
         self.shards = {
@@ -143,7 +143,7 @@ class Subject:
         return parse_index(array, data[: array.index_bytes], len(data)).copy()
 
     def with_index(self, file: str, index: np.ndarray) -> bytes:
-        """The shard with another index, and its checksum right."""
+        """Return the shard with another index and a valid checksum."""
         head = index.tobytes()
         array: ArrayLayout = self.shards[file][0]
         return head + google_crc32c.value(head).to_bytes(4, "little") + self.bytes[file][array.index_bytes :]
@@ -163,7 +163,7 @@ class Subject:
                 (chunk,) = np.flatnonzero((index[:, 0] <= place) & (place < index[:, 0] + index[:, 1]))
                 samples = [shard * PER_SHARD + int(chunk) // array.chunks_per_sample]
         elif file == MANIFEST:
-            # A wrong size or hash of a file cannot be told from a wrong file.
+            # A wrong size or hash of a file looks like a wrong file.
             start = {data.find(f'"{path}"'.encode()): path for path in self.bytes if path != MANIFEST}
             entry = start[max((at for at in start if 0 <= at <= place), default=max(start))]
             untrusted = self.touched_by(entry, self.samples_in(entry))
@@ -175,7 +175,7 @@ class Subject:
         return Fault(kind, self.place(file), {file: data}, touched, set(), self.named(file))
 
     def chunk_left_out(self, file: str, number: int) -> Fault:
-        """One sample's last used chunk is taken out of the index."""
+        """Remove the last used chunk of a sample from the index."""
         array, _ = self.shards[file]
         index = self.index(file)
         first = number % PER_SHARD * array.chunks_per_sample
@@ -184,7 +184,7 @@ class Subject:
         return self._rewritten("missing chunk", file, index, [number])
 
     def chunks_swapped(self, file: str, one: int, other: int, *, bytes_too: bool) -> Fault:
-        """Two samples of a shard change places: in the index alone, or as a writer would have laid them down."""
+        """Swap two samples of a shard: only in the index, or with their bytes as a writer would."""
         array, _ = self.shards[file]
         index = self.index(file).reshape(PER_SHARD, array.chunks_per_sample, 2)
         index[[one % PER_SHARD, other % PER_SHARD]] = index[[other % PER_SHARD, one % PER_SHARD]]
@@ -219,7 +219,7 @@ def value_of(store: Store, read: Read) -> np.ndarray:
 
 
 def read_with_zarr(path: Path) -> dict[str, bytes | dict]:
-    """All that plain zarr-python says of a store: arrays, and attributes, which give the numbers their meaning."""
+    """Return the arrays and attributes of a store as plain zarr-python reads them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         group = zarr.open_group(path, mode="r")
@@ -230,7 +230,7 @@ def read_with_zarr(path: Path) -> dict[str, bytes | dict]:
 
 
 def flips(subjects: list[Subject], count: int, random: np.random.Generator) -> Iterator[tuple[Subject, Fault]]:
-    """`count` flipped bits, dealt in turn to each kind of store and of file; shards' indexes and chunks apart."""
+    """Yield `count` flipped bits, in turn in each kind of store and file, in indexes and in chunks of shards."""
 
     def one(subject: Subject, files: list[str], part: str) -> Fault:
         file = files[random.integers(len(files))]
@@ -251,13 +251,13 @@ def flips(subjects: list[Subject], count: int, random: np.random.Generator) -> I
 
 
 def special_faults(subjects: list[Subject], random: np.random.Generator) -> Iterator[tuple[Subject, Fault]]:
-    """Files cut, gone or replaced, chunks and shards gone or in another's place; each on every kind of file it can."""
+    """Yield truncated, missing and replaced files, and missing and swapped chunks and shards, in every kind of file."""
     for subject in subjects:
         for files in subject.files_by_place().values():
             for cut in (0.0, 0.5, 1.0):
                 file = files[random.integers(len(files))]
                 size = len(subject.bytes[file])
-                # The last byte of the manifest is a newline, without which it says the same.
+                # The last byte of the manifest is a newline, which does not matter.
                 keep = min(int(size * cut), size - (2 if file == MANIFEST else 1))
                 yield subject, subject.replaced("truncated", file, subject.bytes[file][:keep])
             yield subject, subject.replaced("missing file", files[random.integers(len(files))], None)
@@ -286,7 +286,7 @@ class Tally(Counter):
 
 
 def examine(subject: Subject, fault: Fault, *, with_zarr: bool = True) -> Tally:
-    """Lay a fault into a store, look, and take it out again."""
+    """Make a fault in a store, read the store, and undo the fault."""
     tally = Tally(made=1)
     try:
         for file, data in fault.changed.items():
@@ -322,7 +322,7 @@ def look_at(store: Store, read: Read, sound: bytes, fault: Fault) -> dict[str, i
 
 
 def is_found(path: Path, fault: Fault) -> int:
-    """Whether opening or `verify_store` names each damaged file, and the samples that it holds."""
+    """Return whether opening or `verify_store` names each damaged file and its samples."""
     try:
         damage = verify_store(path)
     except ValueError as error:
@@ -338,13 +338,13 @@ def is_found(path: Path, fault: Fault) -> int:
 def of_zarr(subject: Subject) -> str:
     try:
         found = read_with_zarr(subject.path)
-    except Exception:  # noqa: BLE001 - whatever it raises, it has noticed
+    except Exception:  # noqa: BLE001 - any error means that it noticed
         return "raised"
     return "unchanged" if found == subject.by_zarr else "silently wrong"
 
 
 def table(tallies: dict[tuple[str, str], Tally]) -> str:
-    """The counts as text, one row for each kind of fault and file."""
+    """Format the counts, one row for each kind of fault and file."""
     head = ["fault", "file", *(name for name, _, _ in Tally.COLUMNS), "wrong", "refused to open"]
     head += ["zarr: raised", "silently wrong", "unchanged"]
     total = sum(tallies.values(), Tally())
@@ -358,14 +358,14 @@ def table(tallies: dict[tuple[str, str], Tally]) -> str:
 
 
 def run(folder: Path, flip_count: int, samples: int, seed: int, *, with_zarr: bool) -> dict[tuple[str, str], Tally]:
-    """Every fault on stores of each kind: counts by kind of fault and kind of file."""
+    """Try every fault on stores of each kind; returns counts by kind of fault and kind of file."""
     random = np.random.default_rng(seed)
     subjects = [Subject(folder, kind, samples) for kind in KINDS]
     tallies: dict[tuple[str, str], Tally] = defaultdict(Tally)
     for faults in (flips(subjects, flip_count, random), special_faults(subjects, random)):
         for subject, fault in faults:
             tallies[fault.kind, fault.place].update(examine(subject, fault, with_zarr=with_zarr))
-            gc.collect()  # errors hold their stores, and these their files, until then: too many where handles are few
+            gc.collect()  # errors keep stores and their files open until then: too many if --handles is small
     return tallies
 
 
@@ -375,7 +375,7 @@ def main() -> None:
     parser.add_argument("--flips", type=int, default=2000)
     parser.add_argument("--samples", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--handles", type=int, help="open files that this process may have")
+    parser.add_argument("--handles", type=int, help="limit of open files of this process")
     given = parser.parse_args()
     if given.handles:
         resource.setrlimit(resource.RLIMIT_NOFILE, (given.handles, given.handles))

@@ -1,13 +1,12 @@
-"""Kill stage one again and again, let it go on, and compare every finished store with an uninterrupted one.
+"""Kill stage one repeatedly, resume it, and compare every finished store with an uninterrupted one.
 
     python tests/faults/kill.py [--kills 200] [--workers 1] [--images | --changed-code]
 
-A process that has imported everything forks one child a try, which runs `cache_teacher`; it gets SIGKILL at a random
-moment of its run, and some of them just when the store is about to get its name. The next child goes on, and is
-perhaps killed too. Kills are counted as survived when the store comes out with the bytes of an uninterrupted run,
-nothing is left beside it, and one more run says that it exists. `--images` kills `cache_images` in its place.
-`--changed-code` opens a `python:` teacher, and changes its module between some of the runs: a store must then have the
-bytes of the code that finished it.
+A process that has imported everything forks a child for each try, which runs `cache_teacher` and gets SIGKILL at a
+random moment; some get it just before the store is renamed to its final path. The next child resumes, and may be killed
+too. Kills are survived if the store has the bytes of an uninterrupted run, nothing else is left next to it, and another
+run refuses to overwrite it. `--images` kills `cache_images` instead. `--changed-code` uses a `python:` teacher and
+changes its module between runs: the store must have the bytes of the code that finished it.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from pipeline.teachers.registry import open_teacher
 
 FRAMES = 8
 ARRAYS = {False: 4, True: 1}
-"""Sharded arrays: of a sparse store depth, gap, weight and tail, of an image cache (True) one."""
+"""Number of sharded arrays: depth, gap, weight and tail of a sparse store; one of an image cache (True)."""
 PHASES = (
     "before there is a staging directory",
     "the teacher at work, before the next shard",
@@ -65,7 +64,7 @@ OFFSETS_M = (2, 5)
 
 
 class Trials:
-    """Runs of stage one, or of `cache_images`, over one small source, in children of this process."""
+    """Runs of `cache_teacher` or `cache_images` over a small source, in child processes."""
 
     def __init__(self, folder, workers, *, images, changed_code=False):
         self.images = images
@@ -76,7 +75,7 @@ class Trials:
         self.log = folder / "log"
 
     def start(self):
-        """Fork a run; its status is 0 where it finished, 4 where the store existed, 3 for any other fault."""
+        """Fork a run; its exit status is 0 if it finished, 4 if the store existed, 3 for any other error."""
         child = os.fork()
         if child:
             return child
@@ -94,13 +93,13 @@ class Trials:
         except ValueError as error:
             status = 4 if "already exists; refusing to overwrite" in str(error) else 3
             self.log.write_text(traceback.format_exc())
-        except BaseException:  # noqa: BLE001 - the child must not go on as its parent
+        except BaseException:  # noqa: BLE001 - the child must not continue as its parent
             self.log.write_text(traceback.format_exc())
         finally:
             os._exit(status)
 
     def teacher(self):
-        """The teacher of a run; a module is imported in its child alone, and so as it is now."""
+        """Return the teacher of a run. The child imports the module, and so its current code."""
         if self.module is None:
             return fakes.factory_with_dpm()
         os.chdir(self.module.parent)
@@ -112,18 +111,18 @@ class Trials:
             self.module.write_text(MODULE.replace("OFFSET", str(OFFSETS_M[version])))
 
     def finish(self):
-        """Run to the end; returns its status."""
+        """Run without a kill; returns the exit status."""
         return os.waitstatus_to_exitcode(os.waitpid(self.start(), 0)[1])
 
     def kill(self, wait):
-        """Start a run, kill it after `wait(child)`; returns its status, -9 where it was still running."""
+        """Start a run and kill it after `wait(child)`; returns the exit status, -9 if it was still running."""
         child = self.start()
         wait(child)
         os.kill(child, signal.SIGKILL)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     def phase(self):
-        """Where the last run was when it was killed, as its directory tells."""
+        """Return the phase in which the last run was killed, from the files it left."""
         staging = next(self.target.parent.glob(".s.zarr.*.staging"), None) if self.target.parent.exists() else None
         if self.target.exists():
             return PHASES[7 if staging else 8]
@@ -135,7 +134,7 @@ class Trials:
             if (store / "MANIFEST.json").exists():
                 return PHASES[6]
             return PHASES[5 if (store / "zarr.json").exists() else 4]
-        # A run with one worker or many writes its shards in order.
+        # Runs write their shards in order, with any number of workers.
         files = [path for path in store.glob(f"**/c/{noted}/**/*") if path.is_file()]
         whole = [path for path in files if path.suffix != ".tmp"]
         if len(whole) == ARRAYS[self.images]:
@@ -143,19 +142,19 @@ class Trials:
         return PHASES[2 if list(store.glob(f"*/c/{noted}")) else 1]
 
     def fault(self, reference):
-        """What is wrong with the finished store, or None."""
+        """Return what is wrong with the finished store, or None."""
         if folder_bytes(self.target) != reference:
             return "other bytes than those of an uninterrupted run"
         if self.finish() != 4:
-            return f"a run over a finished store did not say so: {self.log.read_text()}"
+            return f"a run over a finished store was not refused: {self.log.read_text()}"
         left = [path.name for path in self.target.parent.iterdir() if path != self.target]
-        if self.module is not None:  # what the other code has begun is never touched
+        if self.module is not None:  # unfinished work of the other code is never touched
             left = [name for name in left if not name.endswith(".staging")]
-        return f"{left} stayed behind" if left else None
+        return f"{left} were left" if left else None
 
 
 def waiting(trials, chance, whole_s):
-    """A way to wait for the moment of the kill: any of the run, or one near its end."""
+    """Return a function that waits for the kill: until any moment of the run, or one near its end."""
 
     def until(there):
         def wait(child):
@@ -175,12 +174,12 @@ def waiting(trials, chance, whole_s):
 
 
 def main():
-    """Kill as often as was asked; exits 1 if a store did not survive."""
+    """Run the kills; exits with 1 if a store did not survive."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--workers", type=int, default=1, help="threads that read and encode")
-    parser.add_argument("--images", action="store_true", help="kill the keeping of images")
-    parser.add_argument("--changed-code", action="store_true", help="change the code of a python: teacher in between")
+    parser.add_argument("--images", action="store_true", help="kill cache_images")
+    parser.add_argument("--changed-code", action="store_true", help="change the code of a python: teacher between runs")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     chance = random.Random(asked.seed)  # noqa: S311 - nothing is secret here

@@ -1,13 +1,12 @@
-"""Plant links where the program makes up names, take locks and syncs away, and change a store under a run.
+"""Plant links at generated names, remove locks and directory syncs, and replace a store during a run.
 
 python tests/faults/planted.py [--runs 3]
 
-planted    each name that a command makes beside its target, or in its folder of unfinished work, is planted as a
-           link to a file, a hard link to it, or a link to a folder; the command may refuse or go on, and what the
-           link leads to keeps its bytes
-without    stage one, images, packing and training on a file system without flock (three error numbers) or without
-           the sync of a directory (four): the same bytes as with them
-changed    a store is made again, with other depth, at every step of an interrupted run: the run starts from 0
+planted    each generated name next to the target, or in the folder of unfinished work, is a link to a file, a hard
+           link to it, or a link to a folder: the command may refuse or finish; the target of the link is unchanged
+without    all commands on a file system without flock (three error numbers) or without directory syncs (four) give
+           the same bytes as with them
+changed    a store is replaced, with other depth, at each step of an interrupted run: the run starts from 0
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS)
 
 
 class Commands:
-    """What can be run to a target in a folder."""
+    """The commands to try, each with its output path."""
 
     def __init__(self, folder):
         self.source = open_source(f"scenes:{fakes.make_scenes_folder(folder / 'scenes', 4, (32, 64))}")
@@ -74,7 +73,7 @@ class Commands:
 
 @contextmanager
 def recording(root):
-    """The paths below a folder that are made meanwhile."""
+    """Yield a list to which the paths created below a folder are added."""
     made, real_open, real_mkdir = [], os.open, os.mkdir
 
     def note(path):
@@ -116,32 +115,32 @@ def planted(commands, folder):
 
 def plant(run, root, precious, path, kind):
     """Run with one name planted. Returns what is wrong, or None."""
-    for one in (root, precious):
-        shutil.rmtree(one, ignore_errors=True)
-        one.mkdir()
+    for folder in (root, precious):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
     victim = precious / "victim"
     victim.write_bytes(SECRET)
-    place = root / path
-    place.parent.mkdir(parents=True, exist_ok=True)
+    planted_path = root / path
+    planted_path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "hard link":
-        place.hardlink_to(victim)
+        planted_path.hardlink_to(victim)
     else:
-        place.symlink_to(victim if kind == "link" else precious)
+        planted_path.symlink_to(victim if kind == "link" else precious)
     fault = None
     try:
         run(root / "out")
     except (ValueError, OSError):
         pass  # it may refuse
-    except Exception as error:  # noqa: BLE001 - which is what is looked for
+    except Exception as error:  # noqa: BLE001 - any other error is a fault
         fault = repr(error)
     if folder_bytes(precious) != {"victim": SECRET}:
-        fault = "what it leads to was changed"
+        fault = "the target of the link was changed"
     return fault
 
 
 @contextmanager
 def without(flock=None, sync=None):
-    """A file system that answers with these numbers."""
+    """Simulate a file system on which flock or directory syncs raise these error numbers."""
     real_flock, real_sync = fcntl.flock, os.fsync
 
     def no_flock(*_):
@@ -160,7 +159,7 @@ def without(flock=None, sync=None):
 
 
 def bytes_of(path):
-    """Of a file or folder, without what tells the time."""
+    """Return the bytes of a file or folder, without metrics.json, which has times."""
     if path.is_file():
         return path.read_bytes()
     return {name: data for name, data in folder_bytes(path).items() if name != "metrics.json"}
@@ -173,7 +172,7 @@ def lacking(commands, folder):
         run = getattr(commands, name)
         run(folder / f"{name}-whole")
         reference = bytes_of(folder / f"{name}-whole")
-        for lack in [*({"flock": one} for one in NO_FLOCK), *({"sync": one} for one in NO_SYNC)]:
+        for lack in [*({"flock": number} for number in NO_FLOCK), *({"sync": number} for number in NO_SYNC)]:
             tried += 1
             root = folder / f"{name}-{tried}"
             root.mkdir()
@@ -183,8 +182,8 @@ def lacking(commands, folder):
                 if bytes_of(root / "out") != reference:
                     faults.append(f"{name} without {lack}: other bytes")
                 if len(list(root.iterdir())) != 1:
-                    faults.append(f"{name} without {lack}: something stayed behind")
-            except Exception as error:  # noqa: BLE001 - which is what is looked for
+                    faults.append(f"{name} without {lack}: other files were left")
+            except Exception as error:  # noqa: BLE001 - any error is a fault
                 faults.append(f"{name} without {lack}: {error!r}")
     return tried, faults
 
@@ -217,18 +216,18 @@ def changed(commands, folder, runs):
             again = fakes.StopAt(None)
             train(again)
             if before.spec.digest() != open_store(store).spec.digest():
-                faults.append(f"step {steps}: the specification changed too, which shows nothing")
+                faults.append(f"step {steps}: the specification changed too, so this shows nothing")
             if again.done != 2 or "store.manifest_sha256" not in again.said:
-                faults.append(f"step {steps}: the old run went on ({again.done} steps)")
+                faults.append(f"step {steps}: the old run was resumed ({again.done} steps)")
         finally:
             fakes.BLACK_M = black
     return tried, faults
 
 
 def main():
-    """Try all; exits 1 if something was touched, refused or mixed."""
+    """Run all trials; exits with 1 after a fault."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=3, help="stores that are made again under a run")
+    parser.add_argument("--runs", type=int, default=3, help="number of stores to replace during a run")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     wrong = []
@@ -236,9 +235,9 @@ def main():
         folder = Path(name)
         commands = Commands(folder)
         for title, trial in (
-            ("planted names left alone what they lead to", lambda: planted(commands, folder)),
-            ("runs without flock or directory sync came to the same bytes", lambda: lacking(commands, folder)),
-            ("runs started from 0 after their store was made again", lambda: changed(commands, folder, asked.runs)),
+            ("planted links left their targets unchanged", lambda: planted(commands, folder)),
+            ("runs without flock or directory syncs gave the same bytes", lambda: lacking(commands, folder)),
+            ("runs started from 0 after their store was replaced", lambda: changed(commands, folder, asked.runs)),
         ):
             tried, faults = trial()
             print(f"{tried - len(faults)} of {tried} {title}", flush=True)  # noqa: T201 - a script for maintainers

@@ -1,21 +1,20 @@
-"""Cut the power after every single operation of a cache run, and see that the next run comes to the same bytes.
+"""Simulate a power loss after every file operation of a cache run; the next run must give the same bytes.
 
     python tests/faults/power_loss.py [--every 1] [--kills 2] [--images]
 
-A run is recorded: each mkdir, create, write, fsync, rename and unlink under its folder, through the functions of
-`os` that pipeline/common/fileio.py and the writer call. For every prefix of them a disk is laid out as it may be found
-after power loss at that moment, in three modes:
+A run is recorded: each mkdir, create, write, fsync, rename and unlink in its folder, by replacing the functions of `os`
+that pipeline/common/fileio.py and the writer call. For every prefix of these operations a folder is written as a disk
+may hold it after power loss at that moment, in three modes:
 
-    synced   what was synced and nothing else: other file data and other names are gone
-    issued   everything, as after a mere `kill -9`
-    mixed    each unsynced name there or not, each unsynced file lost, cut, with a tail of zeros, or whole
+    synced   only what was synced; other data and names are gone
+    issued   everything, as after `kill -9`
+    mixed    each unsynced name present or not; each unsynced file lost, cut, with a tail of zeros, or complete
 
-Then the same call is made on it. It has to keep every shard that the recorded run had noted as finished, come to the
-bytes of an uninterrupted run, and leave nothing else behind. `--kills` repeats all that for runs that go on where a
-killed one stopped, whose unsynced operations are still at stake. `--images` tries `cache_images` in the place of stage
-one.
+Then the same run is started on it. It must keep every shard that the recorded run had noted as finished, give the bytes
+of an uninterrupted run, and leave no other files. `--kills` repeats this for runs that resume a killed one, whose
+unsynced operations may still be lost. `--images` runs `cache_images` instead of stage one.
 
-What is assumed of a disk: a rename happens whole or not at all, and a synced thing stays.
+Assumptions about a disk: a rename is atomic, and synced data stays.
 """
 
 from __future__ import annotations
@@ -46,20 +45,20 @@ from pipeline.store.write.staging import StagedWriter
 
 MODES = ("synced", "issued", "mixed")
 TARGET = "new/deeper/s.zarr"
-"""In folders that the run makes itself: their names must be durable too."""
+"""In folders that the run creates: their names must be durable too."""
 FRAMES, PER_SHARD = 7, 2
 SHARD = ("shard is finished",)
-"""An operation that changes nothing: from here on the shard must not be lost."""
+"""An operation without effect: after it the shard must not be lost."""
 
 
 def cache_depth(scenes, root):
-    """Stage one over the little scenes; returns what it did."""
+    """Run stage one over small scenes; returns its summary."""
     options = CacheOptions(samples_per_shard=PER_SHARD, batch_size=PER_SHARD, workers=1)
     return cache_teacher(open_source(f"scenes:{scenes}"), "all", fakes.factory_with_dpm(), root / TARGET, options)
 
 
-def keep_images(scenes, root):
-    """Their images kept; returns what it did."""
+def cache_scene_images(scenes, root):
+    """Cache the images of the scenes; returns the summary."""
     source = open_source(f"scenes:{scenes}")
     return cache_images(source, "all", root / TARGET, samples_per_shard=PER_SHARD, workers=1)
 
@@ -68,7 +67,7 @@ def keep_images(scenes, root):
 
 
 class Recorder:
-    """Stands in for functions of `os`, and notes what they change under `root` as tuples (name, path, ...)."""
+    """Replaces functions of `os`, and records what they change under `root` as tuples (name, path, ...)."""
 
     NAMES = ("open", "close", "write", "pwrite", "fsync", "truncate", "replace", "rename", "mkdir", "unlink", "rmdir")
 
@@ -76,12 +75,12 @@ class Recorder:
         self.root = root
         self.operations = []
         self.paths = {}
-        """Of open handles."""
-        self.lock = threading.RLock()  # an operation and its note are one
+        """Paths of open handles."""
+        self.lock = threading.RLock()  # an operation and its record are atomic
         self.real = {name: getattr(os, name) for name in self.NAMES}
 
     def inside(self, path, dir_fd=None):
-        """Path below the root, or None."""
+        """Return the path relative to the root, or None if it is outside."""
         if isinstance(path, int):
             return self.paths.get(path)
         whole = Path(path) if dir_fd is None else Path(f"/proc/self/fd/{dir_fd}").readlink() / path
@@ -110,7 +109,7 @@ class Recorder:
             name, end = self.inside(handle), os.fstat(handle).st_size
             count = self.real["pwrite" if offset else "write"](handle, data, *offset)
             if name is not None:
-                assert not offset or offset == (end,), "the model of a disk knows writes at the end alone"
+                assert not offset or offset == (end,), "the simulated disk supports only writes at the end"
                 self.operations.append(("write", name, bytes(data[:count])))
             return count
 
@@ -145,7 +144,7 @@ class Recorder:
 
 
 class Node:
-    """A file or folder: what was issued, and what of it is durable."""
+    """A file or folder: its issued and its durable content."""
 
     def __init__(self, *, folder):
         self.folder = folder
@@ -153,22 +152,22 @@ class Node:
 
 
 class Disk:
-    """Replays operations, and lays out what may be left of them."""
+    """Replays operations, and writes what may be left of them after power loss."""
 
     def __init__(self):
         self.root = Node(folder=True)
         self.pending = []
-        """Changes of names that no fsync has made durable: lists of (folder, name, node or None)."""
+        """Changes of names that are not durable yet: lists of (folder, name, node or None)."""
 
     def find(self, path):
-        """The node at a path, as issued."""
+        """Return the node at an issued path."""
         node = self.root
         for part in Path(path).parts:
             node = node.issued[part]
         return node
 
     def change(self, *changes):
-        """Change names all at once, at first in memory alone."""
+        """Change names atomically, at first only in memory."""
         done = [(self.find(Path(path).parent), Path(path).name, node) for path, node in changes]
         for folder, name, node in done:
             place(folder.issued, name, node)
@@ -200,7 +199,7 @@ class Disk:
                 place(folder.durable, name, child)
 
     def lay_out(self, where, mode, chance):
-        """Write to the folder `where` what power loss may leave."""
+        """Write to the folder `where` what may be left after power loss."""
         names = {}
         if mode == "mixed":
             for changes in self.pending:
@@ -223,14 +222,14 @@ class Disk:
 
 
 def place(names, name, node):
-    """Give a name to a node, or take it away with None."""
+    """Give a name to a node; None removes the name."""
     names.pop(name, None)
     if node is not None:
         names[name] = node
 
 
 def damaged(durable, issued, chance):
-    """What is left of a file whose last writes were not synced."""
+    """Return what may be left of a file whose last writes were not synced."""
     if durable == issued:
         return issued
     safe = len(durable) if issued.startswith(durable) else 0
@@ -242,29 +241,29 @@ def damaged(durable, issued, chance):
 
 
 def fault_after(run, scenes, root, promised, *, finished):
-    """Go on after power loss. Returns what is wrong, or None."""
+    """Run again after power loss. Returns what is wrong, or None."""
     target = root / TARGET
     named = target.exists()
     fault = None
     try:
         done = run(scenes, root)
         if named:
-            fault = "a finished store was written over"
+            fault = "a finished store was overwritten"
         elif finished:
-            fault = "the run had returned, and its store is gone"
+            fault = "the run had finished, but its store is gone"
         elif done.samples_before < promised:
-            fault = f"{promised} samples were noted as finished, {done.samples_before} were still there"
+            fault = f"{promised} samples were noted as finished, but only {done.samples_before} were left"
     except (OSError, ValueError, KeyError) as error:
         if not (named and "already exists; refusing to overwrite" in str(error)):
             return f"the next run fails: {error!r}"
     if folder_bytes(target) != REFERENCE:
         return "other bytes than those of an uninterrupted run"
     left = sorted(path.name for path in target.parent.iterdir() if path != target)
-    return fault or (f"{', '.join(left)} stayed behind" if left else None)
+    return fault or (f"{', '.join(left)} were left" if left else None)
 
 
 def try_prefixes(run, disk, operations, scenes, place_for_trials, every, promised, counts, faults, chance):
-    """Replay the operations on a disk, one by one, with a trial of each mode after each."""
+    """Replay the operations on a disk, with a trial of each mode after each operation."""
     finished = False
     for number in range(len(operations) + 1):
         if number:
@@ -288,17 +287,17 @@ REFERENCE = {}
 
 
 def main():
-    """Try all prefixes; exits 1 if one is not survived."""
+    """Try all prefixes; exits with 1 if one is not survived."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--every", type=int, default=1, help="try each n-th prefix alone")
-    parser.add_argument("--kills", type=int, default=2, help="killed runs to go on from, beside the fresh one")
+    parser.add_argument("--every", type=int, default=1, help="try only every n-th prefix")
+    parser.add_argument("--kills", type=int, default=2, help="number of killed runs to resume, after the fresh run")
     parser.add_argument("--images", action="store_true", help="an image cache instead of a depth store")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    run = keep_images if asked.images else cache_depth
+    run = cache_scene_images if asked.images else cache_depth
     torch.set_num_threads(1)
     chance = random.Random(asked.seed)  # noqa: S311 - nothing is secret here
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - syncs cost nothing there
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - syncs are free there
     counts, faults = Counter(), []
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         here = Path(folder)

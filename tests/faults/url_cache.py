@@ -1,16 +1,16 @@
-"""Change a store on its web server while it is read, and count who notices.
+"""Change a store on its web server while it is read, and count which reads notice it.
 
     python tests/faults/url_cache.py [--rounds 200] [--seed 0] [--handles 128]
 
-A server on this machine gives a store of each kind, with strong or weak ETags, Last-Modified alone, or nothing. In each
-round the store is opened and read in random order by one or two readers that share a run, as loader workers do, and at
-a random read the server changes: a shard's samples swap places, a chunk rots, a shard grows, the whole store is
-replaced, the same bytes get another ETag; or it had been so, and is mended. Then the store is opened again and read
-whole. Each read must give the values of the store that was opened, or raise; after a mend, all of the right ones.
+A local server serves a store of each kind, with strong or weak ETags, only Last-Modified, or neither. In each round one
+or two readers that share a run, as loader workers do, read the store in random order. At a random read the server
+changes: two samples of a shard are swapped, a bit of a chunk flips, a shard grows, the whole store is replaced, the
+same bytes get another ETag, or a store that was wrong is repaired. Then the store is opened and read again. Each read
+must return the values of the store that was opened, or raise; after a repair, all of the right ones.
 
-`at first contact` counts what ranges cannot tell, as the docs say: a shard that was replaced, with every checksum right
-and its length kept, before the first range of it was read and without a change of the manifest; and any such shard of
-a server that tells no versions apart.
+`at first contact` counts what range requests cannot notice, as documented: a shard that was replaced by one of the same
+length with valid checksums, before any range of it was read and without a change of the manifest; and any such shard on
+a server without versions.
 """
 
 from __future__ import annotations
@@ -47,10 +47,9 @@ SAMPLES, PER_SHARD = 12, 4
 
 
 def swapped(path: Path, file: str) -> bytes:
-    """A shard with two samples in each other's places: every checksum and the length are right."""
-    array = next(
-        one for one in open_store(path, check_shards=False).layout.sharded() if file.startswith(one.path + "/")
-    )
+    """Return a shard with two samples swapped; its checksums and length are valid."""
+    arrays = open_store(path, check_shards=False).layout.sharded()
+    array = next(array for array in arrays if file.startswith(array.path + "/"))
     data = (path / file).read_bytes()
     index = parse_index(array, data[: array.index_bytes], len(data))
     chunks = [None if at == EMPTY else data[int(at) : int(at) + int(size)] for at, size in index]
@@ -59,7 +58,7 @@ def swapped(path: Path, file: str) -> bytes:
 
 
 class Round:
-    """One store on its server, its readers, and what came of the reads."""
+    """One store on its server, its readers, and the counts of their reads."""
 
     def __init__(
         self, made: Path, folder: Path, kind: str, says: str, change: str, random: np.random.Generator
@@ -129,10 +128,10 @@ class Round:
                     self.tally["right" if right else wrong_is] += 1
 
     def again(self, url: str, quiet: bool) -> None:
-        """Open again: what the server had for good is read, and `verify` finds what is wrong there and here."""
+        """Open and read the store again, and verify it after a repair."""
         if self.change in {"none", "mend", "other ETag"}:
             self.read(open_store(url), list(range(SAMPLES)))
-        if self.change in {"swap", "rot"}:  # mend it now: nothing that was kept may come back
+        if self.change in {"swap", "rot"}:  # repair it: no cached range of the wrong shard may be used
             (self.path / self.file).write_bytes((Path(self.local.name) / self.file).read_bytes())
             self.read(open_store(url), list(range(SAMPLES)))
             verify_store(url)
@@ -144,7 +143,7 @@ class Round:
 
 
 def table(tallies: dict[tuple[str, str], Counter[str]]) -> str:
-    """A line for each way of a server and each change."""
+    """Format the counts, one row for each kind of server and each change."""
     heads = ["rounds", "reads", "right", "changed", "damaged", "before the mend", "at first contact", "wrong"]
     rows = [["server says", "change", *heads]]
     total: Counter[str] = sum(tallies.values(), Counter())
@@ -155,7 +154,7 @@ def table(tallies: dict[tuple[str, str], Counter[str]]) -> str:
 
 
 def run(rounds: int, seed: int) -> dict[tuple[str, str], Counter[str]]:
-    """Counts by what the server says of versions and by change."""
+    """Run all rounds; returns counts by the version headers of the server and by change."""
     random = np.random.default_rng(seed)
     tallies: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     transport.PAUSE_S = 0.001
@@ -181,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--handles", type=int, help="open files that this process may have, the server's among them")
+    parser.add_argument("--handles", type=int, help="limit of open files of this process, with the server's")
     given = parser.parse_args()
     if given.handles:
         resource.setrlimit(resource.RLIMIT_NOFILE, (given.handles, given.handles))

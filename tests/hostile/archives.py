@@ -1,4 +1,4 @@
-"""Hostile archives: what `unpack_store` is given in the place of a packed store."""
+"""Hostile archives for `unpack_store`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Members = list[tuple[zipfile.ZipInfo, bytes]]
 
 
 def case(name: str, words: str, change: Callable[[Members], object], **after: int) -> None:
-    """Add a case: the members of a sound archive, changed, and then fields of the directory's entry of SHARD."""
+    """Add a case: a valid archive with changed members, and changed fields of SHARD in the directory."""
 
     def write(folder: Path) -> None:
         files = sorted(path for path in Forged.sound["gaussian"].rglob("*") if path.is_file())
@@ -39,14 +39,14 @@ def case(name: str, words: str, change: Callable[[Members], object], **after: in
 
 
 def member(name: str, mode: int = stat.S_IFREG | 0o644) -> zipfile.ZipInfo:
-    """Facts of a member."""
+    """Return the ZIP header of a member."""
     info = zipfile.ZipInfo(name)
     info.create_system, info.external_attr = 3, mode << 16
     return info
 
 
 def redeclared(data: bytes, **fields: int) -> bytes:
-    """An archive whose directory says other numbers of SHARD: crc, packed, size, at (offset of its local header)."""
+    """An archive whose directory has other numbers for SHARD: crc, packed, size, at (offset of its local header)."""
     changed = bytearray(data)
     start = data.index(b"PK\x01\x02")
     while data[start + 46 : start + 46 + len(SHARD)] != SHARD.encode():
@@ -115,7 +115,7 @@ case("member-outside", "not a packed store", lambda _: None, at=2**31)
 
 
 def raw(name: str, words: str, put: Callable[[Path], object]) -> None:
-    """Add a case that is no archive at all."""
+    """Add a case that is not an archive."""
     CASES.append(Case(f"archive-{name}", ("archive",), words, lambda folder: put(folder / "s.zip")))
 
 
@@ -126,7 +126,7 @@ raw("of-a-directory-alone", "not a packed store", lambda path: path.write_bytes(
 
 
 def nul(path: Path) -> None:
-    """A name that one reader ends at its NUL and another does not."""
+    """A name with a NUL, at which only some readers end it."""
     with zipfile.ZipFile(path, "w") as packed:
         packed.writestr(member("zarr.json#more"), b"{}")
     path.write_bytes(path.read_bytes().replace(b"#more", b"\0more"))
@@ -136,7 +136,7 @@ raw("nul", LEAVE, nul)
 
 
 def by_the_million(path: Path) -> None:
-    """A directory of 100000 members that take no bytes."""
+    """A directory of 100000 empty members."""
     with zipfile.ZipFile(path, "w") as packed:
         packed.writestr("a", b"")
     data = path.read_bytes()

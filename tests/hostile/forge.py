@@ -1,4 +1,4 @@
-"""Stores of lies: a sound store is copied, changed, and its checksums and manifest are made to fit again."""
+"""Forged stores: a valid store is copied and changed, and its checksums and manifest are updated to match."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SIZE_PX = (24, 32)
-"""So that a chunk of depth is really compressed: blosc copies below 128 bytes."""
+"""Large enough that blosc compresses a chunk of depth: it copies below 128 bytes."""
 STORE = "s.zarr"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One hostile thing: what it is, how it is opened, and words that the refusal must hold."""
+    """A hostile file or folder, how it is opened, and words that the refusal must contain."""
 
     name: str
     ways: tuple[str, ...]
     """Names of harness.WAYS."""
     words: str
     write: Callable[[Path], None]
-    """Writes it into a folder of its own. Beside that lies `outside`, which nobody may touch."""
+    """Writes the case into a folder. The folder `outside` next to it must not change."""
 
 
 def make_sound(folder: Path, kind: str) -> Path:
-    """A sound store of 7 samples, 3 a shard: gaussian, sparse, dense, or `affine` for relative depth."""
+    """Write a valid store of 7 samples, 3 in a shard: gaussian, sparse, dense, or `affine` for relative depth."""
     changes = {"depth_space": "affine_disparity"} if kind == "affine" else {}
     spec, ids = make_spec("gaussian" if kind == "affine" else kind, **changes)
     path = folder / f"{kind}.zarr"
@@ -66,7 +66,7 @@ def make_sound(folder: Path, kind: str) -> Path:
 
 
 def make_sound_images(folder: Path) -> Path:
-    """A sound image cache of 7 images, 3 a shard."""
+    """Write a valid image cache of 7 images, 3 in a shard."""
     ids = [f"a/{number:03d}" for number in range(7)]
     source = {"name": "fake", "samples": 7, "ids_sha256": digest_of_ids(ids)}
     spec = ImageSpec(source, "full", SIZE_PX, 5, samples_per_shard=3)
@@ -84,13 +84,13 @@ def make_sound_images(folder: Path) -> Path:
 
 
 class Forged:
-    """A copy of a sound store to change. What is changed through it stays consistent with the manifest."""
+    """A copy of a valid store. Its methods change the store and keep the manifest consistent."""
 
     sound: dict[str, Path]
-    """Kind -> sound store; set once by `make.write_all`."""
+    """Kind -> valid store; set once by `make.write_all`."""
     header_key = "depth_store"
     dump: Callable[[object], bytes] = staticmethod(lambda value: json.dumps(value).encode())
-    """How metadata is written."""
+    """Serializes metadata."""
 
     def __init__(self, folder: Path, kind: str = "gaussian") -> None:
         self.path = folder / STORE
@@ -99,15 +99,15 @@ class Forged:
 
     @property
     def layout(self):
-        """The layout that the store had."""
+        """The original layout."""
         return open_store(self.sound[self._kind]).layout
 
     def array(self, path: str):
-        """One of its arrays, as it was."""
+        """Return an array of the original layout."""
         return next(array for array in self.layout.arrays() if array.path == path)
 
     def write(self, file: str, data: bytes) -> None:
-        """Replace a file, and let the manifest say so."""
+        """Replace a file and its entry in the manifest."""
         (self.path / file).parent.mkdir(parents=True, exist_ok=True)
         (self.path / file).write_bytes(data)
         self.list_as(file, len(data), sha256_bytes(data))
@@ -123,7 +123,7 @@ class Forged:
         (self.path / MANIFEST).write_text(json.dumps(value))
 
     def node(self, file: str, change: Callable[[dict], None]) -> None:
-        """Change a `zarr.json`, and the copy of it in the root's."""
+        """Change a `zarr.json`, and its copy in the root's."""
         value = json.loads((self.path / file).read_text())
         change(value)
         self.write(file, self.dump(value))
@@ -134,17 +134,17 @@ class Forged:
             self.write("zarr.json", self.dump(root))
 
     def replace(self, file: str, old: str, new: str) -> None:
-        """Change the text of a `zarr.json` where no JSON writer would."""
+        """Change the text of a `zarr.json`, also to what no JSON writer writes."""
         text = json.dumps(json.loads((self.path / file).read_text()))
         assert old in text, (file, old)
         self.write(file, text.replace(old, new, 1).encode())
 
     def header(self, **values: object) -> None:
-        """Set keys of what the store says of itself."""
+        """Set keys of the store's attribute."""
         self.node("zarr.json", lambda node: node["attributes"][self.header_key].update(values))
 
     def declare(self, size_px: tuple[int, int] = SIZE_PX, id_bytes: int = 5, **changes: object) -> None:
-        """Rewrite all metadata for a store of another shape, as its writer would if it had one."""
+        """Rewrite all metadata for a store of another shape, as its writer would."""
         spec = copy.copy(self.layout.spec)
         for name, value in changes.items():
             object.__setattr__(spec, name, value)
@@ -161,14 +161,14 @@ class Forged:
         self.write(self.array(f"sample/{name}").file(0), encode_chunk(values))
 
     def ids(self, *ids: bytes) -> None:
-        """Replace the first ids, each of 5 bytes at most, and the digest of all."""
-        whole = [*ids, *(b"a/%03d" % number for number in range(len(ids), 7))]
-        self.rows("id", np.frombuffer(b"".join(one.ljust(5, b"\0") for one in whole), np.uint8).reshape(7, 5))
-        digest = sha256_bytes(b"\n".join(whole))
+        """Replace the first ids, each of at most 5 bytes, and the digest of all."""
+        all_ids = [*ids, *(b"a/%03d" % number for number in range(len(ids), 7))]
+        self.rows("id", np.frombuffer(b"".join(name.ljust(5, b"\0") for name in all_ids), np.uint8).reshape(7, 5))
+        digest = sha256_bytes(b"\n".join(all_ids))
         self.node("zarr.json", lambda node: node["attributes"][self.header_key]["source"].update(ids_sha256=digest))
 
     def chunks(self, path: str, change: Callable[[list], None], shard: int = 0) -> None:
-        """Change the list of a shard's chunks (None is an empty one), and build it anew."""
+        """Change the list of a shard's chunks (None is empty), and rebuild the shard."""
         array = self.array(path)
         data = (self.path / array.file(shard)).read_bytes()
         index = parse_index(array, data[: array.index_bytes], len(data))
@@ -181,7 +181,7 @@ class Forged:
         self.chunks(path, partial(_put, number=number, chunk=chunk))
 
     def index(self, path: str, change: Callable[[np.ndarray, int], None]) -> None:
-        """Change the index (chunks, 2) of the first shard; `change` is given it and the file's size."""
+        """Change the index (chunks, 2) of the first shard; `change` gets the index and the size of the file."""
         array = self.array(path)
         data = (self.path / array.file(0)).read_bytes()
         index = np.frombuffer(data[: array.index_bytes - 4], "<u8").reshape(-1, 2).copy()
@@ -190,7 +190,7 @@ class Forged:
 
 
 class ForgedImages(Forged):
-    """The same for an image cache, whose metadata must match to the byte."""
+    """A forged image cache, whose metadata must match to the byte."""
 
     header_key = "image_store"
     dump = staticmethod(pretty_json)
@@ -200,11 +200,11 @@ class ForgedImages(Forged):
 
     @property
     def layout(self):
-        """The layout that the store had."""
+        """The original layout."""
         return open_images(self.sound["images"]).layout
 
     def declare(self, **changes: object) -> None:
-        """Rewrite all metadata for a store of another specification, as its writer would if it had one."""
+        """Rewrite all metadata for a cache of another specification, as its writer would."""
         spec = copy.copy(self.layout)
         for name, value in changes.items():
             object.__setattr__(spec, name, value)
@@ -217,12 +217,12 @@ def _put(chunks: list, number: int, chunk: bytes | None) -> None:
 
 
 def with_crc(data: bytes) -> bytes:
-    """Data with a valid checksum."""
+    """Return data with a valid checksum."""
     return data + google_crc32c.value(data).to_bytes(4, "little")
 
 
 def frame(chunk: bytes, at: int, value: int, width: int = 4) -> bytes:
-    """A chunk with a number of its blosc header (or body) changed, and its checksum valid."""
+    """Change a number in the blosc header or body of a chunk, and keep the checksum valid."""
     changed = bytearray(chunk[:-4])
     changed[at : at + width] = value.to_bytes(width, "little")
     return with_crc(bytes(changed))

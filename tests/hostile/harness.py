@@ -1,8 +1,8 @@
-"""Opens every case in a process of its own and says how it ended: `python tests/hostile/harness.py [WORDS OF A NAME]`.
+"""Opens every case in a separate process and judges the result: `python tests/hostile/harness.py [PART OF A NAME]`.
 
-A case is good if it ends in exactly one ValueError of ours that holds the case's words and could be printed, within
-the limits of time and memory, and if nothing around it was written. The parent imports everything once and forks, so
-a case costs milliseconds.
+A case passes if it ends in one ValueError of this package with the words of the case in a printable message, within the
+limits of time and memory, and if no other file was written. The parent imports everything once and forks, so a case
+takes milliseconds.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ from pipeline.teachers import predictions  # noqa: E402
 from pipeline.teachers.options import TeacherOptions  # noqa: E402
 
 LIMIT_S = 2.0
-"""Of the processor; a machine may be busy with others."""
+"""Limit of CPU time, since the machine may be busy."""
 HANG_S = 15.0
-"""Of the clock: who waits for a pipe uses no processor."""
+"""Limit of wall time: waiting for a pipe uses no CPU time."""
 LIMIT_MB = 500
 PACKAGE = str(Path(pipeline.__file__).parent)
 
 
 def read(folder: Path) -> None:
-    """Open a store, and read all of its few samples."""
+    """Open a store and read all samples."""
     store = open_store(folder / "s.zarr")
     for number, name in enumerate(store.ids):
         assert store.index_of(name) == number
@@ -63,21 +63,21 @@ def read(folder: Path) -> None:
 
 
 def read_images(folder: Path) -> None:
-    """Open an image cache, and read all of it as training does."""
-    kept = open_images(folder / "s.zarr")
-    kept.numbers(["a/000"])
-    assert kept.image_sha256.shape == (len(kept), 32)
-    for number in range(len(kept)):
-        kept.image(number)
+    """Open an image cache and read all of it, as training does."""
+    cache = open_images(folder / "s.zarr")
+    cache.numbers(["a/000"])
+    assert cache.image_sha256.shape == (len(cache), 32)
+    for number in range(len(cache)):
+        cache.image(number)
 
 
 def verify(folder: Path) -> list[str]:
-    """What `pipeline store verify` says."""
+    """Return the damage that `pipeline store verify` prints."""
     return [str(damage) for damage in verify_store(folder / "s.zarr")]
 
 
 def source(kind: str, folder: Path, split: str = "train") -> None:
-    """Read all of a split."""
+    """Read a whole split."""
     opened = open_source(f"{kind}:{folder}/root")
     for sample in opened.samples(split):
         opened.read_image(sample)
@@ -91,7 +91,7 @@ def predict(folder: Path) -> None:
 
 
 def read_url(folder: Path) -> None:
-    """Open a store behind a URL, and read all of it."""
+    """Open a store by URL and read all samples."""
     server = Server(folder)
     os.environ |= {"TIEKD_STORE_CACHE": str(folder / "out"), "NO_PROXY": "127.0.0.1"}
     try:
@@ -128,35 +128,35 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended."""
+    """Result of a case."""
 
     name: str
     way: str
     fault: str
-    """What is not as it should be; empty for a good case."""
+    """Description of a failure; empty if the case passed."""
     seconds: float
     megabytes: float
     message: str
 
 
 def peak_mb() -> float:
-    """Most memory that this process had so far."""
+    """Return the peak memory of this process."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
 
 
 def around(folder: Path) -> dict[str, tuple]:
-    """All that lies in a folder, without following a link."""
-    found = {}
+    """Return mode, size and time of everything in a folder, without following links."""
+    files = {}
     for path in folder.rglob("*"):
         facts = path.lstat()
-        found[str(path)] = (facts.st_mode, facts.st_size, facts.st_mtime_ns) if not path.is_dir() else facts.st_mode
-    return found
+        files[str(path)] = (facts.st_mode, facts.st_size, facts.st_mtime_ns) if not path.is_dir() else facts.st_mode
+    return files
 
 
 def open_in_child(way: str, folder: Path) -> bytes:
-    """Run in the child: open the case, and tell what happened."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    """Open the case, in the child; returns the result as JSON."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, fault, message = peak_mb(), "", ""
     started = time.process_time()
     try:
@@ -171,7 +171,7 @@ def open_in_child(way: str, folder: Path) -> bytes:
         ours = type(error) is ValueError or type(error).__module__.startswith("pipeline.")
         if not (ours and where.startswith(PACKAGE)):
             fault = f"{type(error).__name__} of {where}"
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it is a fault
+    except BaseException as error:  # noqa: BLE001 - any other error is a fault
         fault, message = f"{type(error).__name__}", f"{error} {traceback.extract_tb(error.__traceback__)[-1]}"
     seconds = time.process_time() - started
     facts = {"fault": fault, "message": message[:5000], "seconds": seconds, "megabytes": peak_mb() - before}
@@ -179,7 +179,7 @@ def open_in_child(way: str, folder: Path) -> bytes:
 
 
 def run_case(case: make.Case, folder: Path) -> list[Outcome]:
-    """Open a case that was written to `folder` in each of its ways, and judge."""
+    """Open a case in `folder` in each of its ways, and judge the results."""
     before = around(folder.parent)
     out, into = os.pipe()
     child = os.fork()
@@ -187,11 +187,11 @@ def run_case(case: make.Case, folder: Path) -> list[Outcome]:
         try:
             os.chdir(folder)
             pages = int(Path("/proc/self/statm").read_text().split()[0])
-            limit = pages * resource.getpagesize() + 2**31  # the machine stays whole
+            limit = pages * resource.getpagesize() + 2**31  # protects the machine
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
             for way in case.ways:
                 os.write(into, open_in_child(way, folder))
-        except BaseException:  # noqa: BLE001 - the child must not go on as if it were its parent
+        except BaseException:  # noqa: BLE001 - the child must not continue as its parent
             traceback.print_exc()
         finally:
             os._exit(0)
@@ -205,16 +205,16 @@ def run_case(case: make.Case, folder: Path) -> list[Outcome]:
         os.kill(child, signal.SIGKILL)
     os.close(out)
     _, status = os.waitpid(child, 0)
-    told = [json.loads(line) for line in data.splitlines()]
-    if len(told) < len(case.ways):
+    results = [json.loads(line) for line in data.splitlines()]
+    if len(results) < len(case.ways):
         fault = f"hung for {HANG_S:g} s" if hung else f"died with status {status}"
-        told.append({"fault": fault, "message": "", "seconds": 0.0, "megabytes": 0.0})
+        results.append({"fault": fault, "message": "", "seconds": 0.0, "megabytes": 0.0})
     left = what_changed(before, around(folder.parent), folder)
-    return [judge(case, way, facts, left) for way, facts in zip(case.ways, told, strict=False)]
+    return [judge(case, way, facts, left) for way, facts in zip(case.ways, results, strict=False)]
 
 
 def judge(case: make.Case, way: str, facts: dict, left: list[str]) -> Outcome:
-    """Whether an opening ended as it should."""
+    """Return the outcome of opening a case in one way."""
     fault, message = facts["fault"], facts["message"]
     if not fault and not any(words in message for words in case.words.split("|")):
         fault = f"the message lacks {case.words!r}"
@@ -230,17 +230,17 @@ def judge(case: make.Case, way: str, facts: dict, left: list[str]) -> Outcome:
 
 
 def what_changed(before: dict[str, tuple], after: dict[str, tuple], folder: Path) -> list[str]:
-    """Paths that are new, gone or other; the folder that was asked for and its lock may be there."""
-    asked = {str(folder / "out"), str(folder / "out" / ".s.zarr.lock")}
+    """Return paths that are new, missing or changed, except for the output folder and its lock."""
+    expected = {str(folder / "out"), str(folder / "out" / ".s.zarr.lock")}
     return sorted(
-        path for path in before.keys() | after.keys() if before.get(path) != after.get(path) and path not in asked
+        path for path in before.keys() | after.keys() if before.get(path) != after.get(path) and path not in expected
     )
 
 
 def run_all(root: Path, words: str = "") -> list[Outcome]:
-    """Write every case whose name holds `words` below `root`, and open each in each of its ways."""
-    warnings.simplefilter("ignore")  # of numbers that overflow on their way to a refusal
-    torch.set_num_threads(1)  # a forked child has no threads but its own
+    """Write every case whose name contains `words` below `root`, and open it in each of its ways."""
+    warnings.simplefilter("ignore")  # numbers overflow before they are refused
+    torch.set_num_threads(1)  # a forked child has only one thread
     outcomes = []
     for case, folder in make.write_all(root, words):
         outcomes += run_case(case, folder)
@@ -249,13 +249,15 @@ def run_all(root: Path, words: str = "") -> list[Outcome]:
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """A line for each."""
+    """Format the outcomes, one per line."""
     lines = [f"{'case':<44} {'way':<12} {'s':>5} {'MB':>5}  message"]
-    for one in outcomes:
-        start = "FAULT: " + one.fault + " | " if one.fault else ""
-        message = re.sub(r"\s+", " ", one.message).encode("unicode_escape").decode()
+    for case in outcomes:
+        start = "FAULT: " + case.fault + " | " if case.fault else ""
+        message = re.sub(r"\s+", " ", case.message).encode("unicode_escape").decode()
         message = re.sub(r"\S*/tmp\S*/", ".../", message)
-        lines.append(f"{one.name:<44} {one.way:<12} {one.seconds:5.2f} {one.megabytes:5.0f}  {start}{message[:110]}")
+        lines.append(
+            f"{case.name:<44} {case.way:<12} {case.seconds:5.2f} {case.megabytes:5.0f}  {start}{message[:110]}"
+        )
     return "\n".join(lines)
 
 
@@ -266,12 +268,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         outcomes = run_all(Path(root), " ".join(arguments))
     if "--json" in sys.argv:
-        print(json.dumps([asdict(one) for one in outcomes]))  # noqa: T201 - a script for maintainers
+        print(json.dumps([asdict(outcome) for outcome in outcomes]))  # noqa: T201 - a script for maintainers
         return
     print(table(outcomes))  # noqa: T201 - a script for maintainers
-    faults = [one for one in outcomes if one.fault]
-    slowest, largest = (max(outcomes, key=lambda one: getattr(one, key)) for key in ("seconds", "megabytes"))
-    names = {one.name for one in outcomes}
+    faults = [outcome for outcome in outcomes if outcome.fault]
+    slowest, largest = (max(outcomes, key=lambda outcome: getattr(outcome, key)) for key in ("seconds", "megabytes"))
+    names = {outcome.name for outcome in outcomes}
     print(  # noqa: T201 - a script for maintainers
         f"{len(names)} cases, {len(outcomes)} openings, {len(faults)} faults; slowest {slowest.name} "
         f"{slowest.seconds:.2f} s, largest {largest.name} {largest.megabytes:.0f} MB"

@@ -1,4 +1,4 @@
-"""Hostile image caches: bad content behind valid checksums, as in `stores`."""
+"""Hostile image caches: bad content with valid checksums."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SUM = "0" * 64
 
 
 def case(name: str, words: str, change: Callable[[ForgedImages], object], ways=BOTH) -> None:
-    """Add a case: a sound image cache, changed."""
+    """Add a case: a changed image cache."""
     CASES.append(Case(f"images-{name}", ways, words, lambda folder: change(ForgedImages(folder)) and None))
 
 
@@ -105,7 +105,7 @@ FORM = "not the attributes of an image cache"
 
 
 def many(samples: object, **changes: object) -> Callable[[ForgedImages], None]:
-    """All metadata for so many samples."""
+    """Write metadata for this number of samples."""
     return lambda store: store.declare(source={**store.layout.source, "samples": samples}, **changes)
 
 
@@ -195,7 +195,7 @@ case("in-the-place-of-depth", "is an image cache", lambda _: None, ways=("read",
 
 
 def packed(name: str, words: str, change: Callable[[ForgedImages], object]) -> None:
-    """Add a case: an image cache, changed, as the archive that `pipeline store pack` would make of them."""
+    """Add a case: a changed image cache, packed as by `pipeline store pack`."""
 
     def write(folder: Path) -> None:
         forged = ForgedImages(folder)

@@ -242,7 +242,7 @@ case("folder-facts-are-a-pipe", "folder", "not a regular file", source(lambda ro
 for _name, _text, _words in [
     ("1e308", '{"metres_per_unit": 1e308}', "expected a number above 0"),
     ("1e-320", '{"metres_per_unit": 1e-320}', "expected a number above 0"),
-    ("nan", '{"metres_per_unit": NaN}', "NaN is no JSON number"),
+    ("nan", '{"metres_per_unit": NaN}', "NaN is not a JSON number"),
     ("negative", '{"metres_per_unit": -1}', "expected a number above 0"),
     ("zero", '{"metres_per_unit": 0}', "expected a number above 0"),
     ("true", '{"metres_per_unit": true}', "expected a number above 0"),
@@ -363,9 +363,9 @@ for _name, _config, _words in [
         {"student": "lean", "view": "full", "bin_edges_m": [0, 1, 1e308]},
         "expected ascending numbers up to",
     ),
-    ("nan-bins", '{"student": "lean", "view": "full", "bin_edges_m": [0, 1, NaN]}', "NaN is no JSON number"),
-    ("10^6-bins-of-text", '{"bin_edges_m": [' + "0," * 2_000_000 + "0]}", "marks, expected at most"),
-    ("a-list", "[]", "expected an object as train-student writes it"),
+    ("nan-bins", '{"student": "lean", "view": "full", "bin_edges_m": [0, 1, NaN]}', "NaN is not a JSON number"),
+    ("10^6-bins-of-text", '{"bin_edges_m": [' + "0," * 2_000_000 + "0]}", "quotes; expected at most"),
+    ("a-list", "[]", "expected an object as written by train-student"),
     ("deep", "[" * 100_000 + "]" * 100_000, "nested deeper|marks"),
     (
         "student-a-list",

@@ -1,7 +1,7 @@
-"""Writes the corpus of hostile stores and inputs: `python tests/hostile/make.py OUT` lists and writes it.
+"""Writes and lists hostile stores and inputs: `python tests/hostile/make.py OUT`.
 
-Checksums and manifests fit, so that what is tried are the checks behind them. Never open OUT with anything that you
-value: it holds bombs, links that lead out, and named pipes that make most programs wait for ever.
+Checksums and manifests are valid, so that the checks behind them are tested. Never open OUT with other programs: it
+contains decompression bombs, links to outside, and named pipes for which most programs wait forever.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KINDS = ("gaussian", "sparse", "dense", "affine")
 
 
 def write_all(root: Path, words: str = "") -> Iterator[tuple[Case, Path]]:
-    """Write each case whose name holds `words` into ROOT/NAME/case, beside a folder that nobody may touch."""
+    """Write each case whose name contains `words` into ROOT/NAME/case, next to a folder that must not change."""
     Forged.sound = {kind: make_sound(root / "sound", kind) for kind in KINDS}
     Forged.sound["images"] = make_sound_images(root / "sound")
     for case in CASES:
@@ -39,7 +39,7 @@ def write_all(root: Path, words: str = "") -> Iterator[tuple[Case, Path]]:
 
 
 def main() -> None:
-    """Write the whole corpus."""
+    """Write all cases."""
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     for case, folder in write_all(Path(sys.argv[1])):

@@ -1,4 +1,4 @@
-"""Hostile stores: what lies behind valid checksums."""
+"""Hostile stores: bad content with valid checksums."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BLOSC = "its blosc header is not as written"
 
 
 def case(name: str, words: str, change: Callable[[Forged], None], kind: str = "gaussian", ways=BOTH) -> None:
-    """Add a case: a sound store of `kind`, changed."""
+    """Add a case: a changed store of `kind`."""
     CASES.append(Case(name, ways, words, lambda folder: change(Forged(folder, kind))))
 
 
@@ -39,17 +39,17 @@ COPIED = encode_chunk(NOISE)
 assert not SMOOTH[2] & 2
 assert COPIED[2] & 2
 TERABYTE = {"size_px": (8192, 8192), "bin_edges": tuple(np.linspace(0, 40, 4097).tolist())}
-"""Sixty-seven million pixels that are all invalid compress to kilobytes; their maps would be a terabyte."""
+"""67 million invalid pixels compress to kilobytes; their maps would take a terabyte."""
 
 
 def blosc(zstd: bytes, *, length: int | None = None, block: int = RAW_BYTES, start: int = 20) -> bytes:
-    """A chunk whose one block is the given zstd frame."""
+    """Return a chunk whose only block is the given zstd frame."""
     inside = struct.pack("<II", start, len(zstd) if length is None else length) + zstd
     return with_crc(struct.pack("<4B3I", 2, 1, 0x94, 2, RAW_BYTES, block, 16 + len(inside)) + inside)
 
 
 def zstd(size: int) -> bytes:
-    """A frame that says its size."""
+    """Return a frame that states its size."""
     return numcodecs.zstd.compress(bytes(size), 19)
 
 
@@ -88,7 +88,7 @@ for _name, _chunk, _words in [
 
 
 def dense(value: float, where: tuple[slice, ...]) -> Callable[[Forged], None]:
-    """A map that is even but for some values."""
+    """A uniform map except for some values."""
 
     def change(store: Forged) -> None:
         chunk = np.full(store.array("dpm/probability").chunk, 1 / 12, np.float16)
@@ -99,7 +99,7 @@ def dense(value: float, where: tuple[slice, ...]) -> Callable[[Forged], None]:
 
 
 def sparse(planes: int, **values: int) -> Callable[[Forged], None]:
-    """A sparse map whose arrays are each of one value; it says that it uses `planes`."""
+    """A sparse map with constant arrays, which states that it uses `planes`."""
 
     def change(store: Forged) -> None:
         for name, value in values.items():
@@ -116,21 +116,21 @@ def sparse(planes: int, **values: int) -> Callable[[Forged], None]:
 
 
 def store_planes(store: Forged, number: int) -> int:
-    """What the sound store says of a sample."""
+    """Return the number of planes of a sample in the valid store."""
     from pipeline.store import open_store
 
     return int(open_store(store.sound["sparse"]).rows("dpm_planes")[number])
 
 
 def shifted_planes(store: Forged) -> None:
-    """The first chunk of planes is left out, the second is there."""
+    """The first chunk of planes is missing, the second is not."""
     sparse(8, gap=1, weight=9, tail=0)(store)
     for path in ("dpm/gap", "dpm/weight"):
         store.chunks(path, lambda chunks: chunks.__setitem__(slice(2), [None, chunks[0]]))
 
 
 def in_plane(name: str, plane: slice, value: int) -> Callable[[Forged], None]:
-    """Set planes of the first chunk of an array of the first sample, of which one plane is used."""
+    """Set planes of the first chunk of the first sample, which uses one plane."""
 
     def change(store: Forged) -> None:
         sparse(1, gap=1, weight=9, tail=9)(store)
@@ -149,7 +149,7 @@ def in_plane(name: str, plane: slice, value: int) -> Callable[[Forged], None]:
 
 
 def with_hole(store: Forged) -> None:
-    """Two planes are used, and bins are in the second alone."""
+    """Two planes are used, but only the second has bins."""
     in_plane("gap", slice(0, 1), 0)(store)
     for part, fill in (("gap", 2), ("weight", 9)):
         whole = np.zeros(store.array(f"dpm/{part}").chunk, store.array(f"dpm/{part}").dtype)
@@ -184,7 +184,7 @@ case("dense-zero", "do not sum to 1", dense(0, ALL), "dense")
 
 
 def entry(row: int, offset: int | None, length: int | None, array: str = "depth") -> Callable[[Forged], None]:
-    """Set an entry of the index; None leaves a number as it is."""
+    """Set an entry of the index; None keeps a number."""
 
     def change(index: np.ndarray, _: int) -> None:
         index[row] = [
@@ -270,7 +270,7 @@ def of_array(path: str, **values: object) -> Callable[[Forged], None]:
 
 
 def many(samples: object, **changes: object) -> Callable[[Forged], None]:
-    """All metadata for so many samples."""
+    """Write metadata for this number of samples."""
     return lambda store: store.declare(source={**store.layout.spec.source, "samples": samples}, **changes)
 
 
@@ -349,9 +349,9 @@ case("edges-1e308", "expected none beyond 1e+12", edges(1e308))
 JSON = "not valid JSON"
 DIGITS = "9" * 5000
 for _name, _old, _new, _words in [
-    ("nan", '"sigma_m": 2.0', '"sigma_m": NaN', "NaN is no JSON number"),
-    ("infinity", '"sigma_m": 2.0', '"sigma_m": -Infinity', "-Infinity is no JSON number"),
-    ("1e999", '"sigma_m": 2.0', '"sigma_m": 1e999', "1e999 is no finite number"),
+    ("nan", '"sigma_m": 2.0', '"sigma_m": NaN', "NaN is not a JSON number"),
+    ("infinity", '"sigma_m": 2.0', '"sigma_m": -Infinity', "-Infinity is not a JSON number"),
+    ("1e999", '"sigma_m": 2.0', '"sigma_m": 1e999', "1e999 is not a finite number"),
     ("5000-digits", '"sigma_m": 2.0', f'"sigma_m": {DIGITS}', "5000 digits does not fit 64 bits"),
     ("400-digits", '"sigma_m": 2.0', f'"sigma_m": 1{"0" * 400}', "401 digits does not fit 64 bits"),
     ("true", '"sigma_m": 2.0', '"sigma_m": true', "True in the store's attributes: expected a number"),
@@ -359,7 +359,7 @@ for _name, _old, _new, _words in [
     ("negative", '"sigma_m": 2.0', '"sigma_m": -2.0', "expected a number above 0"),
     ("1e-300", '"sigma_m": 2.0', '"sigma_m": 1e-300', "expected a number above 0"),
     ("1e308", '"sigma_m": 2.0', '"sigma_m": 1e308', "expected a number above 0"),
-    ("twice", '"sigma_m": 2.0', '"sigma_m": 2.0, "sigma_m": 3.0', "'sigma_m' stands there twice"),
+    ("twice", '"sigma_m": 2.0', '"sigma_m": 2.0, "sigma_m": 3.0', "duplicate key 'sigma_m'"),
 ]:
     case(f"sigma-{_name}", _words, lambda store, old=_old, new=_new: store.replace("dpm/zarr.json", old, new))
 for _name, _codec, _words in [
@@ -401,7 +401,7 @@ def raw_manifest(data: bytes) -> Callable[[Forged], None]:
 
 
 def listed(text: str) -> bytes:
-    """A manifest that consists of these entries."""
+    """Write a manifest of these entries."""
     return b'{"version": 1, "files": {' + text.encode() + b"}}"
 
 
@@ -432,18 +432,22 @@ for _name, _entry in [
 for _name, _data, _words in [
     ("deep", DEEP, "nested deeper|marks"),
     ("deep-below-the-limit", listed(f'"a": {NESTED.decode()}'), "nested deeper than 64"),
-    ("twice", listed(f"{ENTRY}, {ENTRY}"), "'depth/c/0/0/0' stands there twice"),
+    ("twice", listed(f"{ENTRY}, {ENTRY}"), "duplicate key 'depth/c/0/0/0'"),
     (
         "twice-among-many",
         listed(",".join(f'"{n}":1' for n in [*range(150_000), 149_999])),
-        "'149999' stands there twice",
+        "duplicate key '149999'",
     ),
-    ("million-entries", listed(",".join(f'"{n}/zarr.json":[1,"{SUM}"]' for n in range(140_000))), "marks, expected at"),
-    ("empty-objects", b"[" + b"{}," * 1_200_000 + b"1]", "marks, expected at most"),
-    ("nested-lists", b"[" + b"[[[[[[]]]]]]," * 200_000 + b"1]", "marks, expected at most"),
+    (
+        "million-entries",
+        listed(",".join(f'"{n}/zarr.json":[1,"{SUM}"]' for n in range(140_000))),
+        "quotes; expected at",
+    ),
+    ("empty-objects", b"[" + b"{}," * 1_200_000 + b"1]", "quotes; expected at most"),
+    ("nested-lists", b"[" + b"[[[[[[]]]]]]," * 200_000 + b"1]", "quotes; expected at most"),
     ("one-long-text", b'"' + "\U0001f600".encode() * 5_000_000 + b'"', "not a manifest"),
     ("digits", listed(f'"a": [{DIGITS}, "{SUM}"]'), "5000 digits does not fit"),
-    ("nan", listed(f'"a": [NaN, "{SUM}"]'), "NaN is no JSON number"),
+    ("nan", listed(f'"a": [NaN, "{SUM}"]'), "NaN is not a JSON number"),
     ("version-true", b'{"version": true, "files": {}}', "manifest version True"),
     ("files-a-list", b'{"version": 1, "files": []}', "not a manifest"),
     ("files-numbers", b'{"version": 1, "files": {"a": 3}}', "not a manifest"),
@@ -458,7 +462,7 @@ case("manifest-size-huge", "expected at most", lambda s: s.list_as(SHARD, 2**62,
 
 
 def sparse_file(name: str, size: int) -> Callable[[Forged], None]:
-    """A file that is large and takes no disk; the manifest says so."""
+    """A large sparse file, listed in the manifest."""
 
     def change(store: Forged) -> None:
         with (store.path / name).open("r+b") as file:
@@ -478,7 +482,7 @@ case("node-of-50-gigabytes", "expected at most 1048576", sparse_file("depth/zarr
 
 
 def instead(name: str, put: Callable[[Path], None]) -> Callable[[Forged], None]:
-    """Put something else in the place of a file or folder."""
+    """Replace a file or folder by something else."""
 
     def change(store: Forged) -> None:
         path = store.path / name
@@ -492,7 +496,7 @@ def instead(name: str, put: Callable[[Path], None]) -> Callable[[Forged], None]:
 
 
 def link(target: str, kind: str = "gaussian") -> Callable[[Path], None]:
-    """A symbolic link to a twin of the file outside of the store, so that what it leads to is sound."""
+    """A symbolic link to a valid copy of the file outside the store."""
 
     def put(path: Path) -> None:
         case_folder = next(parent for parent in path.parents if parent.name == "s.zarr").parent
@@ -548,7 +552,7 @@ for _name, _put in [
 
 
 def listed_nodes(count: int, size: int) -> Callable[[Forged], None]:
-    """A manifest with more metadata than a store may have."""
+    """A manifest with more metadata than allowed."""
     more = {f"x{number}/zarr.json": [size, SUM] for number in range(count)}
     return lambda store: store.manifest(lambda value: value["files"].update(more))
 
@@ -560,7 +564,7 @@ case("url-node-of-64-megabytes-more", "missing or unexpected", listed_nodes(1, 2
 
 
 def gigabyte_of_zeros(store: Forged) -> None:
-    """A shard as large as its shape allows. Verification hashes it piece by piece, for longer than a case may take."""
+    """A shard as large as its shape allows, which takes longer to hash than the limit of a case."""
     store.declare((4096, 8192), samples_per_shard=128)
     sparse_file(SHARD, 2**30)(store)
     store.manifest(lambda value: [value["files"].pop(f"depth/c/{shard}/0/0") for shard in (1, 2)])
