@@ -170,12 +170,15 @@ def cache_teacher(
     \b
     Example: pipeline cache-teacher --source kitti:ROOT --split ROOT/splits/train.txt \\
                --teacher predictions:DIR --metres-per-unit tiekd-kitti --out train.zarr
+             pipeline cache-teacher ... --teacher python:my_teacher:load --scheduler local:4
 
-    Run the same command again to continue an interrupted run.
+    Run the same command again to continue an interrupted run. With --scheduler, dask workers write the store. A worker
+    may join or be killed at any time; the store has the same bytes as from one process. local:N starts N workers, one
+    per GPU. For several machines start these first, the second line for each GPU, and pass the scheduler's ADDRESS:
 
-    With --scheduler, dask workers write the store's files. A worker may join or be killed at any time; the store has
-    the same bytes as from one process. local:N starts N processes, one per GPU. For several machines run
-    `dask scheduler` on one, and CUDA_VISIBLE_DEVICES=I `dask worker ADDRESS --nthreads 2` for each GPU of each.
+    \b
+        dask scheduler
+        CUDA_VISIBLE_DEVICES=0 dask worker ADDRESS --nthreads 2
     """
     import torch
 
@@ -197,9 +200,7 @@ def cache_teacher(
     )
     with _maker(source, config, scheduler, recorder) as maker:
         done = make_both(maker, out, options, console) if cache_flips else (maker.cache(out, options, console), None)
-    _print_summaries(out, done)
-    if cache_flips:
-        echo(_mirrored_difference(out))
+    _print_summaries(out, done, cache_flips=cache_flips)
     if profile is not None:
         _write_profile(recorder, profile)
 
@@ -250,13 +251,15 @@ def _write_profile(recorder: Profile, path: Path) -> None:
     echo(f"{path}: open it in https://ui.perfetto.dev; fraction of the time that each part waited: {waiting}")
 
 
-def _print_summaries(out: Path, done: Iterable[CacheSummary | None]) -> None:
+def _print_summaries(out: Path, done: Iterable[CacheSummary | None], *, cache_flips: bool) -> None:
     """Describe the stores that were written: of the images, and of the mirrored images."""
     from ..cache.flips import mirrored_path
 
     for path, summary in zip((out, mirrored_path(out)), done, strict=True):
         if summary is not None:
             echo(f"{path}: {_summary_text(summary)}")
+    if cache_flips:
+        echo(_mirrored_difference(out))
 
 
 def _mirrored_difference(out: Path) -> str:

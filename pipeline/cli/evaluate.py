@@ -94,7 +94,7 @@ EVALUATION = many(
 @STORE_CACHE
 @option("--uncertainty", is_flag=True, help="Also evaluate the uncertainty of its maps; runs each image twice.")
 @option("--calibration-split", help="With --uncertainty: fit intervals of constant relative width on this split.")
-@option("--batch-size", default=4)
+@option("--batch-size", default=4, help="Images in a batch.")
 @DEVICE
 def evaluate_student(
     run: Path,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     type=click.Choice(["image", "view"]),
     help="Size of the files: the whole image, or the network's view of it.",
 )
-@option("--batch-size", default=4)
+@option("--batch-size", default=4, help="Images in a batch.")
 @DEVICE
 def predict(
     model: Path,

@@ -30,7 +30,7 @@ TRAINING = many(
         default="dpm",
         help="dpm predicts a depth probability map; depth predicts depth alone, for comparison.",
     ),
-    option("--epochs", default=24),
+    option("--epochs", default=24, help="Passes over the split."),
     option("--batch-size", default=16, help="Images in one step, over all parts and processes."),
     option(
         "--accumulate",
@@ -39,7 +39,7 @@ TRAINING = many(
         "the gradient is that of their mean loss.",
     ),
     option("--learning-rate", default=1e-3, help="Peak of the one-cycle schedule."),
-    option("--weight-decay", default=0.01),
+    option("--weight-decay", default=0.01, help="Weight decay of AdamW."),
     option(
         "--ema",
         default=0.0,
@@ -63,7 +63,7 @@ TRAINING = many(
     option("--weight", default=0.1, help="Weight of the KL term in the TIE-KD loss."),
     option("--skip-rows", type=int, help="Top rows that the loss ignores; the source's default if omitted."),
     option("--images", type=PATH, help="Output of cache-images: the same pixels, faster to read."),
-    option("--seed", default=0),
+    option("--seed", default=0, help="Seed of initial weights, sampling and augmentation."),
     option("--precision", default="auto", help="auto, float32, bfloat16 or float16."),
     option("--validation-split", help="Split to measure after each epoch."),
     option("--validation-images", default=32, help="Images of that split to use, evenly spaced."),
@@ -112,13 +112,14 @@ def train_student(
     \b
     Example: pipeline train-student --source kitti:ROOT --split ROOT/splits/train.txt \\
                --store train.zarr --student mobilenetv2 --loss tiekd --out runs/mobilenetv2
+             torchrun --nproc-per-node 4 -m pipeline.cli.main train-student ...
 
     With --loss truth-si the student learns from ground truth alone, for comparison; the store gives only the bins and
     the view. A student of a relative-depth store predicts relative depth, which is evaluated after alignment; use
     `pipeline store align` first for metres. Ctrl-C saves a checkpoint; run the same command again to continue.
 
-    With several GPUs: torchrun --nproc-per-node 4 -m pipeline.cli.main train-student ...
-    The processes divide each batch. The result equals that of one process up to rounding.
+    With `torchrun`, one process per GPU, the processes divide each batch. The result equals that of one process up to
+    rounding.
     """
     from ..store import open_store
 

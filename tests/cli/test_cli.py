@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import fakes
 import numpy as np
 import pytest
@@ -84,6 +85,7 @@ def test_every_command_and_option_has_help_and_every_command_an_example():
             parts = {f"store {sub}": command.get_command(None, sub) for sub in STORE_COMMANDS}
         for full, part in parts.items():
             assert f"Example: pipeline {full}" in part.help, full
+            assert all(option.help for option in part.params if isinstance(option, click.Option)), full
     listed = run("--help").output
     assert all(name in listed for name in COMMANDS)
 

@@ -19,8 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...common.fileio import open_regular
-from ...common.locks import locked
-from ...common.outputs import refuse_existing_target
+from ...common.outputs import locked_target, publish
 from ...common.own_files import make_folder, make_folder_below, naming, open_new, remove_own, sync_directory
 from ...common.progress import Silent
 from ...errors import DamagedStoreError, PipelineError
@@ -56,7 +55,8 @@ def pack_store(store_path: Path, archive: Path, progress: Progress | None = None
     manifest = files.read(MANIFEST, MANIFEST_LIMIT_BYTES)
     whole = {MANIFEST: (len(manifest), hashlib.sha256(manifest).hexdigest()), **store.manifest}
     total = sum(size for size, _ in whole.values())
-    with _new_target(archive, progress), (progress or Silent()).task("pack", total, "B") as task:
+    progress = progress or Silent()
+    with locked_target(archive, progress), progress.task("pack", total, "B") as task:
         try:
             with naming(archive), os.fdopen(open_new(beside), "wb") as out:
                 with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as packed:
@@ -70,10 +70,9 @@ def pack_store(store_path: Path, archive: Path, progress: Progress | None = None
                 out.flush()
                 os.fsync(out.fileno())
             size = beside.stat().st_size
-            beside.rename(archive)
+            publish(beside, archive)
         finally:
             beside.unlink(missing_ok=True)
-        sync_directory(archive.parent)
     return size
 
 
@@ -98,7 +97,8 @@ def unpack_store(archive: Path, target: Path, progress: Progress | None = None) 
                 raise DamagedStoreError(f"{archive}: member {name} has {there} bytes, the manifest says {size}")
         staging = target.with_name(f".{target.name}.unpacking")
         total = sum(info.file_size for info in members.values())
-        with _new_target(target, progress), (progress or Silent()).task("unpack", total, "B") as task:
+        progress = progress or Silent()
+        with locked_target(target, progress), progress.task("unpack", total, "B") as task:
             remove_own(staging)  # of a run that was killed: the lock says that it is nobody's
             try:
                 make_folder(staging)
@@ -110,10 +110,9 @@ def unpack_store(archive: Path, target: Path, progress: Progress | None = None) 
                         _write_new(staging / name, pieces, f"{archive}: member {name}", facts, task)
                 for folder in sorted({staging, *(path.parent for path in staging.rglob("*"))}):
                     sync_directory(folder)
-                staging.rename(target)
+                publish(staging, target)
             finally:
                 remove_own(staging)
-            sync_directory(target.parent)
     return spec.samples
 
 
@@ -205,15 +204,6 @@ def _pieces_of(files: StoreFiles, name: str) -> Iterator[bytes]:
     while piece := files.read_range(name, offset, PIECE_BYTES):
         yield piece
         offset += len(piece)
-
-
-@contextmanager
-def _new_target(target: Path, progress: Progress | None) -> Iterator[None]:
-    """Hold the lock of a path that must not be there yet."""
-    make_folder(target.parent)
-    with locked(target, progress or Silent()):
-        refuse_existing_target(target)
-        yield
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Generic
 
 from ...common.fileio import pretty_json, sha256_bytes, sha256_file, write_durably
 from ...common.locks import TargetLock
+from ...common.outputs import publish
 from ...common.own_files import make_folder, make_folder_below, make_own_folder, remove_own, sync_directory
 from ...common.parallel import in_order, worker_threads
 from ...common.progress import Silent
@@ -139,8 +140,7 @@ class StagedWriter(Generic[S]):
             sync_directory(folder)
         assert set(manifest) == set(layout.files())
         write_durably(self._store / MANIFEST, pretty_json({"version": self.spec.version, "files": manifest}))
-        self._store.rename(self.target)
-        sync_directory(self.target.parent)
+        publish(self._store, self.target)
         remove_own(self.staging)
 
     def _refuse_changed(self, records: Sequence[ShardRecord], progress: Progress) -> None:
