@@ -19,7 +19,7 @@ from pipeline.teachers.registry import KINDS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pipeline.sources.base import Customs
+    from pipeline.sources.base import Defaults
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("benchmarks.md", "experiments.md", "lab-log.md", "scale.md", "sources.md", "teachers.md")
@@ -42,22 +42,30 @@ def tables() -> dict[str, str]:
 
 def sources() -> str:
     """Return the table of sources."""
-    head = ("`--source`", "data set", "below ROOT", "`--split`", "ground truth", "customs", "licence")
+    head = ("`--source`", "data set", "below ROOT", "`--split`", "ground truth", "defaults", "licence")
     return markdown(
         head,
         (
-            [f"`{name}:ROOT`", kind.data_set, kind.layout, kind.splits, kind.truth, customs(kind.customs), kind.licence]
+            [
+                f"`{name}:ROOT`",
+                kind.data_set,
+                kind.layout,
+                kind.splits,
+                kind.truth,
+                _defaults(kind.defaults),
+                kind.licence,
+            ]
             for name, kind in source_kinds().items()
         ),
     )
 
 
-def customs(customs: Customs) -> str:
-    """What is usual on a source, in words."""
-    said = [f"view {customs.view}", f"protocol {customs.protocol}"]
-    said += [f"bins {customs.bins}"] if customs.bins else []
-    said += [f"sigma {customs.sigma_m:g} m"] if customs.sigma_m else []
-    return ", ".join(said)
+def _defaults(defaults: Defaults) -> str:
+    """Describe the default options of a source."""
+    parts = [f"view {defaults.view}", f"protocol {defaults.protocol}"]
+    parts += [f"bins {defaults.bins}"] if defaults.bins else []
+    parts += [f"sigma {defaults.sigma_m:g} m"] if defaults.sigma_m else []
+    return ", ".join(parts)
 
 
 def kinds() -> str:

@@ -54,7 +54,7 @@ def cache_images(
     same call resumes from them.
     """
     progress = progress or Silent()
-    parsed_view = View.parse(view or source.customs.view)
+    parsed_view = View.parse(view or source.defaults.view)
     samples = source.samples(split)
     first = source.read_image(samples[0])[0]
     ids = [sample.id for sample in samples]

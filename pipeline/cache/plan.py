@@ -53,7 +53,7 @@ def resolve_view(source: Source, teacher: Teacher, options: CacheOptions) -> Vie
 
     The depth of a network changes with the view.
     """
-    return View.parse(options.view or str(teacher.card.preprocessing.get(VIEW, source.customs.view)))
+    return View.parse(options.view or str(teacher.card.preprocessing.get(VIEW, source.defaults.view)))
 
 
 def plan_store(
@@ -136,7 +136,7 @@ def _adaptive_per(teacher: Teacher, image: NDArray[np.uint8], sample_id: str) ->
 
 def _bin_edges(source: Source, options: CacheOptions) -> list[float]:
     """Return edges in metres of the requested bins, otherwise of the source's default."""
-    bins = options.bins or source.customs.bins
+    bins = options.bins or source.defaults.bins
     if bins is None:
         raise PipelineError(
             f"source {source.name!r} has no default depth bins: give `bins`, for example `bins=nyu` "
@@ -148,14 +148,14 @@ def _bin_edges(source: Source, options: CacheOptions) -> list[float]:
 
 def edges_or_default(source: Source, bins: str | None) -> tuple[float, ...] | None:
     """Return edges in metres of the requested bins, otherwise of the source's default; None if there is none."""
-    text = bins or source.customs.bins
+    text = bins or source.defaults.bins
     return None if text is None else tuple(parse_bins(text).edges().tolist())
 
 
 def _metric_bins(source: Source, options: CacheOptions) -> tuple[list[float], float]:
     """Return edges and width of the Gaussian maps of a metric teacher, in metres."""
     edges = _bin_edges(source, options)
-    sigma_m = options.sigma_m or source.customs.sigma_m
+    sigma_m = options.sigma_m or source.defaults.sigma_m
     if sigma_m is None:
         raise PipelineError(
             f"source {source.name!r} has no default width of the Gaussian map: give `sigma_m`, for example "

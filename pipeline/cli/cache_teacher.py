@@ -94,7 +94,7 @@ def with_averaging_bins(
     return replace(
         options,
         map_edges_m=edges_or_default(source, bins),
-        map_sigma_m=source.customs.sigma_m if sigma_m is None else sigma_m,
+        map_sigma_m=source.defaults.sigma_m if sigma_m is None else sigma_m,
     )
 
 

@@ -68,7 +68,7 @@ def estimate(
         from ..sources.registry import open_source
 
         source = open_source(source_name)
-        images, bins = len(source.samples(split)), bins or (None if measured else source.customs.bins)
+        images, bins = len(source.samples(split)), bins or (None if measured else source.defaults.bins)
     assert images is not None
     costs, size_px, max_rel_error = _costs(measured, size_px, bins, dpm, max_rel_error)
     png = costs[-2].bits_per_pixel

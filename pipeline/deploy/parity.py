@@ -72,7 +72,7 @@ def images_of_source(source: Source, split: str, view: View, count: int, skip: S
     left = [sample for sample in samples if sample.id not in set(skip)]
     frames = [read_frame(source, sample, view) for sample in evenly(left or samples, count)]
     images = [ProbeImage(frame.sample.id, frame.image, frame.truth_m) for frame in frames]
-    protocol = replace(PROTOCOLS[source.customs.protocol], flip_average=False)
+    protocol = replace(PROTOCOLS[source.defaults.protocol], flip_average=False)
     return ProbeImages(images, f"{len(images)} images of {source.name}, split {split}", real=True, protocol=protocol)
 
 

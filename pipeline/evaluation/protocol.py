@@ -30,7 +30,7 @@ def choose_protocol(
     Raises PipelineError for an unknown protocol, a depth range that is fixed, and an alignment of relative depth other
     than its own: it would remove more, or less, than the teacher leaves open.
     """
-    name = name or source.customs.protocol
+    name = name or source.defaults.protocol
     if name not in PROTOCOLS:
         raise PipelineError(f"protocol {name!r}: expected one of {', '.join(PROTOCOLS)}")
     default = ALIGN[depth_space]

@@ -88,7 +88,7 @@ def validate(
 
     `align` as in `metrics.Protocol`. Empty if no image has ground truth inside the protocol.
     """
-    protocol = replace(PROTOCOLS[source.customs.protocol], flip_average=False, align=align)
+    protocol = replace(PROTOCOLS[source.defaults.protocol], flip_average=False, align=align)
     metrics: list[dict[str, float]] = []
     for frames in frames_in_batches(source, evenly(source.samples(split), count), view, 4):
         depth_m = predict_depth_m(network, images_of(frames, device), bin_edges_m, flip_average=False).cpu().numpy()

@@ -1,4 +1,4 @@
-"""What a data set is to the pipeline: rows with an id, an image, perhaps ground truth, and customs.
+"""The interface of a data set: rows with an id, an image and optional ground truth, and default options.
 
 Shape legend: H, W pixels.
 """
@@ -31,8 +31,8 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Customs:
-    """What papers on this data set do, used where the user gives no flag. None means there is no custom."""
+class Defaults:
+    """Options that papers on this data set use, applied unless the user sets them. None means no default."""
 
     view: str = "full"
     bins: str | None = None
@@ -51,7 +51,7 @@ class Source(Protocol):
 
     name: str
     root: Path
-    customs: Customs
+    defaults: Defaults
     truth: str
     """Folder of the ground truth that is read, where a data set has several kinds of it."""
 
@@ -126,5 +126,5 @@ class SourceKind:
     """Kind of ground truth, how it is stored, and its units; where there are several, the names for `--truth`."""
     licence: str
     """Of the data."""
-    customs: Customs
-    """What is usual on it, for the table; a root may have others."""
+    defaults: Defaults
+    """Default options for the table in the documentation; a root may have others."""

@@ -64,7 +64,7 @@ class Recipe:
     ) -> Recipe:
         """Resolve every choice. Raises PipelineError if stores, source and options are incompatible."""
         check_store(options, store)
-        defaults = source.customs
+        defaults = source.defaults
         teacher = None if options.on_truth else store
         if flips is not None:
             check_flips_store(flips, teacher, options)
@@ -163,7 +163,7 @@ def _bin_edges_m(options: TrainOptions, source: Source, store: Store | None, dep
         return _edges_m(options.bins or BINS[depth_space])
     if not options.bins and store is not None and store.spec.depth_space == METRIC:
         return store.spec.bin_edges
-    bins = options.bins or source.customs.bins
+    bins = options.bins or source.defaults.bins
     if bins is None:
         raise PipelineError(
             f"source {source.name!r} has no default depth bins; give `bins`, such as nyu (linear:49:0.001:10), "

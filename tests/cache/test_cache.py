@@ -143,7 +143,7 @@ def test_depth_that_is_none_is_refused_with_the_sample(tmp_path, scenes, value, 
     expect(match, tmp_path, scenes, teacher=Bad())
 
 
-def test_a_source_without_customary_bins_asks_for_them(tmp_path):
+def test_a_source_without_default_bins_asks_for_them(tmp_path):
     source = open_source(f"folder:{fakes.make_folder(tmp_path / 'folder')}")
     expect(r"has no default depth bins: give `bins`, for example `bins=nyu`", tmp_path, source, bins=None)
     expect(r"has no default width .*give `sigma_m`, for example 0.2", tmp_path, source, sigma_m=None)

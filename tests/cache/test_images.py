@@ -145,7 +145,7 @@ class Falling:
 
     def __init__(self, source):
         self.source = source
-        self.name, self.customs, self.samples = source.name, source.customs, source.samples
+        self.name, self.defaults, self.samples = source.name, source.defaults, source.samples
 
     def read_image(self, sample):
         if sample.id == "000006":

@@ -86,11 +86,11 @@ def test_sources_do_not_import_torch():
         ("scenes", "full", "log:64:1:100", 0.5, "plain"),
     ],
 )
-def test_a_source_has_the_customs_of_its_papers(tmp_path, name, view, bins, sigma_m, protocol):
+def test_a_source_has_the_defaults_of_its_papers(tmp_path, name, view, bins, sigma_m, protocol):
     {"kitti": fakes.make_kitti, "folder": fakes.make_folder, "scenes": fakes.make_scenes_folder}[name](tmp_path)
     source = open_source(f"{name}:{tmp_path}")
-    customs = source.customs
-    assert (customs.view, customs.bins, customs.sigma_m, customs.protocol) == (view, bins, sigma_m, protocol)
+    defaults = source.defaults
+    assert (defaults.view, defaults.bins, defaults.sigma_m, defaults.protocol) == (view, bins, sigma_m, protocol)
     assert (source.name, source.root) == (name, tmp_path)
 
 
@@ -872,13 +872,13 @@ def test_scenes_have_dense_and_sparse_truth(tmp_path, truth, share):
     ("world", "bins", "sigma_m"),
     [(None, "log:64:1:100", 0.5), ("street", "log:64:1:100", 0.5), ("rooms", "log:64:0.3:10", 0.15)],
 )
-def test_scenes_have_the_customs_of_their_world(tmp_path, world, bins, sigma_m):
+def test_scenes_have_the_defaults_of_their_world(tmp_path, world, bins, sigma_m):
     fakes.make_scenes_folder(tmp_path)
     named = {} if world is None else {"world": world}
     (tmp_path / "dataset.json").write_text(json.dumps({"metres_per_unit": 0.001, **named}))
     source = open_source(f"scenes:{tmp_path}")
-    customs = source.customs
-    assert (customs.view, customs.bins, customs.sigma_m, customs.protocol) == ("full", bins, sigma_m, "plain")
+    defaults = source.defaults
+    assert (defaults.view, defaults.bins, defaults.sigma_m, defaults.protocol) == ("full", bins, sigma_m, "plain")
     assert source.metres_per_unit == 0.001
 
 

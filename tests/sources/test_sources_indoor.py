@@ -139,12 +139,12 @@ def test_images_of_the_labeled_file_are_known_by_the_hash_of_their_pixels(tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["nyu", "diode", "hypersim"])
-def test_the_customs_are_those_of_papers(tmp_path, kind):
+def test_the_defaults_are_those_of_papers(tmp_path, kind):
     make = {"nyu": layouts.make_nyu_labeled, "diode": layouts.make_diode, "hypersim": layouts.make_hypersim}[kind]
     source = open_source(f"{kind}:{make(tmp_path)}")
     expected = {"nyu": ("full", "nyu", 0.15, "nyu_eigen", (416, 544), 2.5)}
-    customs = source.customs
-    found = (customs.view, customs.bins, customs.sigma_m, customs.protocol, customs.crop_px, customs.rotate_deg)
+    defaults = source.defaults
+    found = (defaults.view, defaults.bins, defaults.sigma_m, defaults.protocol, defaults.crop_px, defaults.rotate_deg)
     assert found == expected.get(kind, ("full", None, None, "plain", None, 0))
     assert (source.name, source.root) == (kind, tmp_path)
 

@@ -109,7 +109,7 @@ def test_each_is_listed_without_asking_the_disk_for_each_file(tmp_path, kind, mo
 def test_each_registers_itself_and_has_texts_for_its_row(kind):
     row = source_kinds()[kind]
     assert all([row.data_set, row.layout, row.splits, row.truth, row.licence])
-    assert row.customs.bins in {"kitti", "nyu"}
+    assert row.defaults.bins in {"kitti", "nyu"}
 
 
 @pytest.mark.parametrize("kind", MAKERS)

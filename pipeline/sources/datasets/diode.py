@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import PipelineError
-from ..base import Customs, ImageFiles, Sample, SourceKind
+from ..base import Defaults, ImageFiles, Sample, SourceKind
 from ..readers.arrays import DTYPES, metres, read_array
 from ..splits import Ids, checked_path, file_names, find_list_or_name, folder_names, rows, without_suffix
 
@@ -35,7 +35,7 @@ class DiodeSource(ImageFiles):
     """A DIODE root. Raises PipelineError where `root` is none, or a truth is asked for by name."""
 
     name = "diode"
-    customs = Customs()
+    defaults = Defaults()
     truth = "depth"
 
     def __init__(self, root: Path, truth: str | None = None) -> None:
@@ -121,5 +121,5 @@ SOURCE = SourceKind(
     splits=f"{SPLITS}; NAME of NAME.txt, or a list file: an image's path a line",
     truth="laser, `.npy` of float32 metres; none where the mask is 0",
     licence="MIT",
-    customs=DiodeSource.customs,
+    defaults=DiodeSource.defaults,
 )

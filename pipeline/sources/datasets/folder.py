@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...common.fileio import printable, read_json
 from ...errors import PipelineError
-from ..base import Customs, ImageFiles, Sample, SourceKind
+from ..base import Defaults, ImageFiles, Sample, SourceKind
 from ..readers.arrays import invalid_numbers, metres, read_array
 from ..readers.images import IMAGE_SUFFIXES, read_bytes
 from ..splits import Ids, checked_path, find_list, rows, without_suffix
@@ -53,11 +53,11 @@ class FolderSource(ImageFiles):
         truth: str | None = None,
         *,
         name: str = "folder",
-        customs: Customs | None = None,
+        defaults: Defaults | None = None,
     ) -> None:
         self.name = name
         self.root = root
-        self.customs = customs or Customs()
+        self.defaults = defaults or Defaults()
         facts = _facts(root)
         self.rgb = _pattern(root, facts, "rgb") or Pattern("rgb/", "")
         if not (root / self.rgb.folder).is_dir():
@@ -236,5 +236,5 @@ SOURCE = SourceKind(
         "16 bits, 1 for float); 0, NaN, infinite and its `invalid` = none"
     ),
     licence="yours",
-    customs=Customs(),
+    defaults=Defaults(),
 )

@@ -23,7 +23,7 @@ import numpy as np
 
 from ...common.fileio import printable
 from ...errors import PipelineError
-from ..base import Customs, ImageFiles, Sample, SourceKind
+from ..base import Defaults, ImageFiles, Sample, SourceKind
 from ..readers.arrays import metres
 from ..readers.hdf5 import read_hdf5
 from ..readers.images import read_bytes
@@ -49,7 +49,7 @@ class HypersimSource(ImageFiles):
     """A Hypersim root. Raises PipelineError where `root` has no scenes, or a truth is asked for by name."""
 
     name = "hypersim"
-    customs = Customs()
+    defaults = Defaults()
     truth = "depth"
 
     def __init__(self, root: Path, truth: str | None = None) -> None:
@@ -196,5 +196,5 @@ SOURCE = SourceKind(
     splits=f"`train`, `val`, `test` of {SPLIT_FILE}; `all`, ai_V_N, ai_V_N/cam_XX; NAME of NAME.txt, or a list of ids",
     truth="rendered: metres to the camera's centre (HDF5, float), made depth along the optical axis; NaN = none",
     licence="CC BY-SA 3.0",
-    customs=HypersimSource.customs,
+    defaults=HypersimSource.defaults,
 )

@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ...errors import PipelineError
-from ..base import Customs, ImageFiles, Sample, SourceKind
+from ..base import Defaults, ImageFiles, Sample, SourceKind
 from ..frame_pairs import check_pair, listed_pairs
 from ..readers.images import read_depth_png_m
 from ..splits import Ids, checked_path, file_names, find_list, without_suffix
@@ -40,7 +40,7 @@ class KittiSource(ImageFiles):
     """
 
     name = "kitti"
-    customs = Customs(
+    defaults = Defaults(
         view="kb",
         bins="kitti",
         sigma_m=0.5,
@@ -136,5 +136,5 @@ SOURCE = SourceKind(
     "`DATE/DRIVE frame l` a line, depth perhaps `None`",
     truth="accumulated LiDAR, 16-bit PNG, metres = value / 256, 0 = none",
     licence="CC BY-NC-SA 3.0",
-    customs=KittiSource.customs,
+    defaults=KittiSource.defaults,
 )

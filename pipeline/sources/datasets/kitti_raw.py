@@ -52,7 +52,7 @@ class KittiRawSource(ImageFiles):
     """
 
     name = "kitti-raw"
-    customs = KittiSource.customs
+    defaults = KittiSource.defaults
 
     def __init__(self, root: Path, truth: str | None = None) -> None:
         self.root = root
@@ -210,5 +210,5 @@ SOURCE = SourceKind(
     truth="`annotated` (default where it is there): accumulated LiDAR, 16-bit PNG, metres = value / 256, 0 = none; "
     "`velodyne`: one scan, projected by calibration, metres",
     licence="CC BY-NC-SA 3.0",
-    customs=KittiRawSource.customs,
+    defaults=KittiRawSource.defaults,
 )

@@ -17,7 +17,7 @@ from ..base import ImageFiles, Sample, SourceKind
 from ..frame_pairs import check_pair, listed_pairs
 from ..readers.images import read_depth_png_m
 from ..splits import Ids, checked_path, file_names, find_list_or_name, folder_names, without_suffix
-from .nyu_hdf5 import CUSTOMS, FOCAL_PX, LABELED, TRUTHS, FastDepthNyu, LabeledNyu, is_fast_depth, is_labeled
+from .nyu_hdf5 import DEFAULTS, FOCAL_PX, LABELED, TRUTHS, FastDepthNyu, LabeledNyu, is_fast_depth, is_labeled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ class PngNyu(ImageFiles):
     """The PNGs of BTS and AdaBins; see the module."""
 
     name = "nyu"
-    customs = CUSTOMS
+    defaults = DEFAULTS
     truth = "sync_depth"
 
     def __init__(self, root: Path) -> None:
@@ -179,5 +179,5 @@ SOURCE = SourceKind(
         "float32 metres; PNGs: 16 bits, metres = value / 1000; .h5: float32 metres; 0 = none"
     ),
     licence="none is stated by its authors",
-    customs=CUSTOMS,
+    defaults=DEFAULTS,
 )

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...common.fileio import sha256_bytes
 from ...errors import PipelineError
-from ..base import Customs, Declared, Sample
+from ..base import Declared, Defaults, Sample
 from ..readers.arrays import metres
 from ..readers.hdf5 import Hdf5File, read_hdf5
 from ..readers.images import LIMIT_PIXELS
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LABELED = "nyu_depth_v2_labeled.mat"
 FOCAL_PX = 518.8579
 """Of the toolbox's calibration of the colour camera, as in BTS's lists."""
-CUSTOMS = Customs(view="full", bins="nyu", sigma_m=0.15, protocol="nyu_eigen", crop_px=(416, 544), rotate_deg=2.5)
+DEFAULTS = Defaults(view="full", bins="nyu", sigma_m=0.15, protocol="nyu_eigen", crop_px=(416, 544), rotate_deg=2.5)
 """Bins and sigma of the released TIE-KD configuration; crop and rotation of BTS."""
 TRUTHS = {"filled": "depths", "raw": "rawDepths"}
 
@@ -40,7 +40,7 @@ class LabeledNyu(Declared):
     """
 
     name = "nyu"
-    customs = CUSTOMS
+    defaults = DEFAULTS
 
     def __init__(self, root: Path, truth: str) -> None:
         self.root = root
@@ -112,7 +112,7 @@ class FastDepthNyu(Declared):
     """
 
     name = "nyu"
-    customs = CUSTOMS
+    defaults = DEFAULTS
     truth = "depth"
 
     def __init__(self, root: Path) -> None:

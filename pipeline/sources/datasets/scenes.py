@@ -6,25 +6,25 @@ from typing import TYPE_CHECKING
 
 from ...common.fileio import read_json
 from ...errors import PipelineError
-from ..base import Customs, SourceKind
+from ..base import Defaults, SourceKind
 from .folder import FolderSource
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 TRUTHS = {"dense": "depth", "sparse": "depth_sparse"}
-CUSTOMS = {
-    "street": Customs(view="full", bins="log:64:1:100", sigma_m=0.5, protocol="plain"),
+DEFAULTS = {
+    "street": Defaults(view="full", bins="log:64:1:100", sigma_m=0.5, protocol="plain"),
     # Rooms: the range of a depth camera, in equal ratios of 6 %, because what counts is the error in relation to
     # depth: the 0.2 m of the method's own bins for rooms would be 29 % at 0.7 m. Sigma is the released one for rooms.
-    "rooms": Customs(view="full", bins="log:64:0.3:10", sigma_m=0.15, protocol="plain"),
+    "rooms": Defaults(view="full", bins="log:64:0.3:10", sigma_m=0.15, protocol="plain"),
 }
 
 
 def open_scenes(root: Path, truth: str | None = None) -> FolderSource:
     """A rendered folder; `truth` is `dense` (every pixel, the default) or `sparse` (as from a sensor).
 
-    Its customs are those of the world that its dataset.json names; a folder that names none is a street. Raises
+    Its defaults are those of the world that its dataset.json names; a folder that names none is a street. Raises
     ValueError for another truth or world, or a root that the renderer did not write.
     """
     if truth not in {None, *TRUTHS}:
@@ -36,12 +36,12 @@ def open_scenes(root: Path, truth: str | None = None) -> FolderSource:
         )
     facts = read_json(root / "dataset.json", "data set description")
     world = facts.get("world", "street") if isinstance(facts, dict) else "street"
-    if not isinstance(world, str) or world not in CUSTOMS:
+    if not isinstance(world, str) or world not in DEFAULTS:
         raise PipelineError(
-            f"source scenes:{root}: dataset.json names the world {world!r}, expected one of {', '.join(CUSTOMS)}: "
+            f"source scenes:{root}: dataset.json names the world {world!r}, expected one of {', '.join(DEFAULTS)}: "
             f"render it again with `python -m scenes`, or name a folder of your own folder:{root}"
         )
-    return FolderSource(root, TRUTHS[truth or "dense"], name="scenes", customs=CUSTOMS[world])
+    return FolderSource(root, TRUTHS[truth or "dense"], name="scenes", defaults=DEFAULTS[world])
 
 
 SOURCE = SourceKind(
@@ -51,5 +51,5 @@ SOURCE = SourceKind(
     splits="`train`, `test`, `all`, or a list file: an id a line",
     truth="`dense` (default) or `sparse`, 16-bit PNG, metres = value * metres_per_unit of dataset.json",
     licence="none needed: made on your machine",
-    customs=CUSTOMS["street"],
+    defaults=DEFAULTS["street"],
 )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ...errors import PipelineError
-from ..base import Customs, ImageFiles, Sample, SourceKind
+from ..base import Defaults, ImageFiles, Sample, SourceKind
 from ..readers.images import read_depth_png_m
 from ..splits import Ids, checked_path, find_list_or_name, folder_names, rows, without_suffix
 
@@ -53,7 +53,7 @@ class TumSource(ImageFiles):
 
     name = "tum"
     # Bins and sigma are the method's own for rooms.
-    customs = Customs(view="full", bins="nyu", sigma_m=0.15, protocol="plain")
+    defaults = Defaults(view="full", bins="nyu", sigma_m=0.15, protocol="plain")
 
     def __init__(self, root: Path, truth: str | None = None) -> None:
         self.root = root
@@ -223,5 +223,5 @@ SOURCE = SourceKind(
     splits="`all`, a sequence's folder, NAME of NAME.txt or a list file: `rgb/STAMP.png` a line, below the root",
     truth="Kinect, paired by time stamp within 0.02 s; 16-bit PNG, metres = value / 5000, 0 = none",
     licence="CC BY 4.0",
-    customs=TumSource.customs,
+    defaults=TumSource.defaults,
 )

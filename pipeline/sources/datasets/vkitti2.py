@@ -54,7 +54,7 @@ class VirtualKittiSource(ImageFiles):
     """
 
     name = "vkitti2"
-    customs = KittiSource.customs
+    defaults = KittiSource.defaults
 
     def __init__(self, root: Path, truth: str | None = None) -> None:
         self.root = root
@@ -224,5 +224,5 @@ SOURCE = SourceKind(
     "path a line",
     truth="rendered, exact: 16-bit PNG, centimetres along the camera's axis, 65535 = sky, no depth",
     licence="CC BY-NC-SA 3.0",
-    customs=VirtualKittiSource.customs,
+    defaults=VirtualKittiSource.defaults,
 )
