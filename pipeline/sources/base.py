@@ -22,9 +22,9 @@ class Sample(NamedTuple):
     """One row of a split. Paths are text, because a split may have a million rows."""
 
     id: str
-    """Names the image within its source, the same on every machine; the store is keyed by it."""
+    """Identifies the image within its source on every machine; the key of its row in a store."""
     image_path: str
-    """Its file; where a file holds many images, that file, and the id tells which."""
+    """Image file; in a file of many images, the id selects one."""
     truth_path: str | None
     """None where the data set has no ground truth for this image."""
     focal_px: float | None
@@ -47,84 +47,84 @@ class Defaults:
 
 
 class Source(Protocol):
-    """A data set on disk. Picklable, for a loader's workers: what holds an open file opens it again there."""
+    """A data set on disk. Picklable for loader workers, which reopen any open file."""
 
     name: str
     root: Path
     defaults: Defaults
     truth: str
-    """Folder of the ground truth that is read, where a data set has several kinds of it."""
+    """Name of the ground truth that is read."""
 
     def samples(self, split: str) -> Sequence[Sample]:
-        """Rows of a named split or of a list file, in its order.
+        """Return the rows of a named split or of a list file, in its order.
 
-        Raises PipelineError for a missing or empty split, a malformed row, a duplicate id, a path that leaves
-        the root. Image files are not opened here, so a missing one is reported when it is read.
+        Raises PipelineError for a missing or empty split, a malformed row, a duplicate id, or a path outside
+        the root. Image files are not opened, so a missing one is reported when it is read.
         """
         ...
 
     def read_image(self, sample: Sample) -> tuple[NDArray[np.uint8], str]:
-        """Image (H, W, 3) uint8 RGB, upright, and the sha256 of its file.
+        """Return the upright image (H, W, 3) uint8 RGB and the sha256 of its file.
 
-        Of its pixels, where a file holds many images, or its EXIF says that it is turned.
+        The sha256 is that of the pixels if the file holds many images or EXIF rotates the image.
 
-        Raises PipelineError for a file that is missing or does not decode.
+        Raises PipelineError for a missing or damaged file.
         """
         ...
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
-        """Ground truth (H, W) float32 metres, NaN where there is no measurement; None if the row has none."""
+        """Return ground truth (H, W) float32 metres, NaN without a measurement; None if the row has none."""
         ...
 
 
 class Declared:
-    """What a source inherits whose truth is read from numbers of files.
+    """Base of sources whose users can declare stored values as invalid.
 
-    A source that honours `invalid` sets it to (); None refuses it.
+    A source that supports `invalid` sets it to (); None refuses it.
     """
 
     invalid: tuple[float, ...] | None = None
-    """The files' own numbers, before any scale, that say that there is no measurement, besides the usual ones."""
+    """Stored values, before scaling, that also mean no measurement."""
 
 
 class ImageFiles(Declared):
-    """What a source inherits whose images are PNG, JPEG or WebP, a file each."""
+    """Base of sources with one PNG, JPEG or WebP file per image."""
 
     def read_image(self, sample: Sample) -> tuple[NDArray[np.uint8], str]:
-        """As `Source.read_image`."""
+        """See `Source.read_image`."""
         return read_image_with_sha256(sample.image_path)
 
     def upright(self, sample: Sample, truth_m: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Ground truth (H, W) as the image lies that `read_image` gives. Raises PipelineError as `images.turned_as`."""
+        """Rotate ground truth (H, W) as `read_image` rotates the image. Raises PipelineError as `images.turned_as`."""
         return turned_as(sample.image_path, truth_m, sample.truth_path or f"ground truth of {sample.id}")
 
 
-def truth_name(source: Source, asked: str | None = None) -> str:
-    """Which ground truth a source reads, by the name that is asked for or its own, with what is declared invalid."""
+def truth_name(source: Source, name: str | None = None) -> str:
+    """Return the name of the ground truth, by default the source's own, with its declared invalid values."""
     invalid = getattr(source, "invalid", None) or ()
-    name = asked or source.truth
+    name = name or source.truth
     return f"{name} without {', '.join(f'{number:g}' for number in invalid)}" if invalid else name
 
 
 @dataclass(frozen=True)
 class SourceKind:
-    """What a source's module registers itself with, as its constant `SOURCE`.
+    """Description of a source, the constant `SOURCE` of its module.
 
-    The module's own name is the source's, with `-` for `_`: `kitti_raw.py` is `--source kitti-raw:ROOT`. The texts make
-    its row in docs/sources.md.
+    The module name with `-` for `_` is the kind: `kitti_raw.py` is `kitti-raw:ROOT`. The texts form its row in
+    docs/sources.md.
     """
 
     open: Callable[[Path, str | None], Source]
-    """Of the root and the name of a ground truth, None for the usual one. Raises PipelineError for a wrong root."""
+    """Open a root with the named ground truth, None for the default. Raises PipelineError for a wrong root."""
     data_set: str
-    """Its name, and who made it."""
+    """Name and authors."""
     layout: str
-    """What has to lie below the root, as paths."""
+    """Expected paths below the root."""
     splits: str
-    """What `--split` may be."""
+    """Accepted values of `--split`."""
     truth: str
-    """Kind of ground truth, how it is stored, and its units; where there are several, the names for `--truth`."""
+    """Kind, storage and units of the ground truth; its names for `--truth` if there are several."""
     licence: str
-    """Of the data."""
+    """Licence of the data."""
     defaults: Defaults
     """Default options for the table in the documentation; a root may have others."""

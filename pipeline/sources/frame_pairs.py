@@ -1,4 +1,4 @@
-"""Whether a row of a list pairs an image with its own depth, which it does not where a column has slipped by a row."""
+"""Checks that each row of a list pairs an image with its own depth, to detect a column shifted by a row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 AS_LISTED = "# pairs: as listed"
-"""A line of a list whose rows pair images with the depth of other frames, and mean it."""
+"""Line of a list that turns the check off for the rows below it."""
 KITTI_FRAME = re.compile(r"\d{10}(?!\d)", re.ASCII)
 NUMBER = re.compile(r"\d+", re.ASCII)
 NAMES = {
@@ -21,13 +21,13 @@ NAMES = {
     "camera": re.compile(r"image_0\d", re.ASCII),
     "scene": re.compile(r"(?:^|.*/)([^/]+)/(?:rgb|sync_depth)_\d+\.\w+$", re.ASCII),
 }
-"""What an image's path and its depth's may both name, in lists of KITTI and of NYU."""
+"""Parts of paths in lists of KITTI and NYU that must agree between image and depth."""
 
 
 def listed_pairs(path: Path) -> Iterator[tuple[int, str, bool]]:
-    """(line number, text, whether its pair is to be checked) of each row of a list; lines that begin with # are none.
+    """Yield (line number, text, whether to check its pair) for each row of a list that is not a comment.
 
-    Raises PipelineError as `lists.rows`.
+    Raises PipelineError as `splits.rows`.
     """
     check = True
     for line, row in rows(path):
@@ -38,24 +38,24 @@ def listed_pairs(path: Path) -> Iterator[tuple[int, str, bool]]:
 
 
 def check_pair(image: str, depth: str, where: str) -> None:
-    """Raises PipelineError, beginning with `where`, for two paths that name two frames, drives, cameras or scenes."""
+    """Raise PipelineError, beginning with `where`, if two paths name different frames, drives, cameras or scenes."""
     named: list[tuple[str, int | str | None, int | str | None]] = [("frame", _frame(image), _frame(depth))]
-    named += [(what, _last(name, image), _last(name, depth)) for what, name in NAMES.items()]
+    named += [(what, _last(pattern, image), _last(pattern, depth)) for what, pattern in NAMES.items()]
     for what, of_image, of_depth in named:
         if of_image is not None and of_depth is not None and of_image != of_depth:
             raise PipelineError(
-                f"{where}: depth {depth[:200]!r} is of {what} {of_depth}, its image {image[:200]!r} of {of_image}; "
-                f"expected the same: has a column slipped? A list that means it has a line `{AS_LISTED}` above"
+                f"{where}: depth {depth[:200]!r} is of {what} {of_depth}, image {image[:200]!r} of {what} {of_image}; "
+                f"expected the same. Correct the list, or add a line `{AS_LISTED}` above to accept such pairs"
             )
 
 
 def _frame(path: str) -> int | None:
-    """Number of a frame: ten digits, as KITTI has it, or else the last digits of the name."""
+    """Frame number of a path: ten digits as in KITTI, otherwise the last digits of the name."""
     name = path.rpartition("/")[2].rpartition(".")[0]
-    found = KITTI_FRAME.findall(name) or NUMBER.findall(name)
-    return int(found[-1][:18]) if found else None
+    numbers = KITTI_FRAME.findall(name) or NUMBER.findall(name)
+    return int(numbers[-1][:18]) if numbers else None
 
 
-def _last(name: re.Pattern[str], path: str) -> str | None:
-    found = name.findall(path)
-    return found[-1] if found else None
+def _last(pattern: re.Pattern[str], path: str) -> str | None:
+    matches = pattern.findall(path)
+    return matches[-1] if matches else None

@@ -1,4 +1,4 @@
-"""Text lists that name a split: found by name or path, read with every error naming its line."""
+"""Text lists of a split, given by name or path. Each error names the line."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES = 512 * 2**20
 BLANKS = " \t\r\n\f\v"
-"""What may surround a row. Blanks of other widths are part of a name."""
+"""White space stripped around a row. Unicode spaces are part of a name."""
 LIMIT_LINE_BYTES = 16384
-"""Three paths of the longest that Linux knows."""
+"""Three paths of the maximum length on Linux."""
 
 
 def find_list(split: str, folder: Path) -> Path:
-    """The list file that `split` means: a name NAME of `folder`/NAME.txt, else a path.
+    """Return the list file of `split`: `folder`/NAME.txt for a name, otherwise a path.
 
-    Raises PipelineError that lists the names there are.
+    Raises PipelineError that lists the available names.
     """
     if re.fullmatch(r"[\w.-]+", split):
         named = folder / f"{split}.txt"
@@ -35,12 +35,12 @@ def find_list(split: str, folder: Path) -> Path:
     if Path(split).is_file():
         return Path(split)
     names = sorted(path.stem for path in folder.glob("*.txt"))[:20] if folder.is_dir() else []
-    there = f"there: {', '.join(names)}" if names else "there is none"
-    raise PipelineError(f"split {split!r}: expected a file, or the name of a list {folder}/NAME.txt ({there})")
+    available = f"available: {', '.join(names)}" if names else "none available"
+    raise PipelineError(f"split {split!r}: expected a file, or NAME of a list {folder}/NAME.txt ({available})")
 
 
 def rows(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number, text) of each line that is not blank, without surrounding space.
+    """Yield (line number, stripped text) of each line that is not blank.
 
     Raises PipelineError for a file that cannot be read, is larger than 512 MB, or is not UTF-8.
     """
@@ -56,15 +56,16 @@ def rows(path: Path) -> Iterator[tuple[int, str]]:
         for number, line in enumerate(iter(lambda: file.readline(LIMIT_LINE_BYTES + 1), b""), start=1):
             if len(line) > LIMIT_LINE_BYTES:
                 raise PipelineError(
-                    f"split {path} line {number}: more than {LIMIT_LINE_BYTES} bytes; expected a text list, one image "
-                    "a line"
+                    f"split {path} line {number}: more than {LIMIT_LINE_BYTES} bytes; expected a text list with "
+                    "one image per line"
                 )
             try:
                 # Windows editors put a byte order mark first.
                 row = line.decode("utf-8-sig" if number == 1 else "utf-8").strip(BLANKS)
             except UnicodeDecodeError as error:
                 raise PipelineError(
-                    f"split {path}: byte {start + error.start} is not UTF-8; expected a text list, one image a line"
+                    f"split {path}: byte {start + error.start} is not UTF-8; expected a text list with one image "
+                    "per line"
                 ) from error
             start += len(line)
             if row:
@@ -72,7 +73,7 @@ def rows(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def checked_path(text: str, where: str) -> str:
-    """`text`, if it is a relative path in its one plain form. Raises PipelineError that begins with `where`."""
+    """Return `text` if it is a normalized relative path. Raises PipelineError that begins with `where`."""
     if (
         text.startswith("/")
         or "\\" in text
@@ -82,52 +83,51 @@ def checked_path(text: str, where: str) -> str:
         or has_control(text)
     ):
         raise PipelineError(
-            f"{where}: path {text!r} is absolute, leaves the root or is not in its plain form; expected "
-            "one like a/b/0001.png, relative to the root, without control characters"
+            f"{where}: path {text!r} is absolute, outside the root or not normalized; expected a path relative to the "
+            "root without control characters, for example a/b/0001.png"
         )
     return text
 
 
 def without_suffix(text: str) -> str | None:
-    """`text` without its image suffix, None if it has none of IMAGE_SUFFIXES."""
+    """Return `text` without its image suffix, None if it has none of IMAGE_SUFFIXES."""
     stem, dot, suffix = text.rpartition(".")
     named = stem and dot and not stem.endswith("/")
     return stem if named and f".{suffix.lower()}" in IMAGE_SUFFIXES else None
 
 
 class Ids:
-    """The ids of one list so far, to refuse a second row of the same image."""
+    """The ids of a list, to refuse duplicates."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lines: dict[str, int] = {}
 
     def add(self, sample_id: str, line: int) -> None:
-        """Raises PipelineError with both line numbers if the id was there before."""
+        """Add an id. Raises PipelineError with both line numbers for a duplicate."""
         first = self._lines.setdefault(sample_id, line)
         if first != line:
             raise PipelineError(
-                f"split {self._path} line {line}: {sample_id!r} stands in line {first} already; "
-                "expected each image once: delete one of the two"
+                f"split {self._path} line {line}: duplicate id {sample_id!r} (first on line {first}); delete one row"
             )
 
     def check_not_empty(self) -> None:
-        """Raises PipelineError if no row was added."""
+        """Raise PipelineError if the list has no rows."""
         if not self._lines:
-            raise PipelineError(f"split {self._path}: no rows, expected one a line")
+            raise PipelineError(f"split {self._path}: no rows; expected one image per line")
 
 
 def evenly(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """`count` samples spread evenly over a split, or all of them where it has fewer."""
+    """Return `count` samples spread evenly over a split, or all if it has fewer."""
     if count >= len(samples):
         return list(samples)
-    return [samples[number * len(samples) // count] for number in range(count)]
+    return [samples[i * len(samples) // count] for i in range(count)]
 
 
 def file_names(folder: Path | str) -> list[str]:
-    """Names in a folder, sorted; none where there is no such folder. Hidden ones are passed over.
+    """Return the sorted names in a folder, subfolders included and hidden ones skipped; none if it does not exist.
 
-    Folders are among them: callers look for names of their own form. Raises PipelineError for an unreadable folder.
+    Raises PipelineError for an unreadable folder.
     """
     try:
         with os.scandir(folder) as entries:
@@ -139,7 +139,7 @@ def file_names(folder: Path | str) -> list[str]:
 
 
 def folder_names(folder: Path | str) -> list[str]:
-    """Names of the folders in a folder, sorted, links to folders among them; none where there is no such folder.
+    """Return the sorted names of subfolders, links included and hidden ones skipped; none if there is no such folder.
 
     Raises PipelineError for an unreadable folder.
     """
@@ -153,7 +153,7 @@ def folder_names(folder: Path | str) -> list[str]:
 
 
 def find_list_or_name(split: str, folder: Path, names: str) -> Path:
-    """As `find_list`, for a split that is none of the source's own names; the error tells `names` too."""
+    """As `find_list`, for a split that is not a built-in name; the error also lists the built-in `names`."""
     try:
         return find_list(split, folder)
     except ValueError as error:

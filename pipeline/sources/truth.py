@@ -1,4 +1,4 @@
-"""Ground truth as a view shows it, at whatever resolution it was written.
+"""Ground truth of a view, at any resolution.
 
 Shape legend: H, W pixels.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def read_truth_of_view_m(
     source: Source, sample: Sample, view: View, image_px: tuple[int, int]
 ) -> NDArray[np.float32] | None:
-    """Ground truth (H, W) metres as a view shows it; None if the row has none. Raises PipelineError as `of_view_m`."""
+    """Return ground truth (H, W) metres of a view; None if the row has none. Raises PipelineError as `of_view_m`."""
     truth_m = source.read_truth_m(sample)
     return None if truth_m is None else of_view_m(truth_m, sample, view, image_px)
 
@@ -29,20 +29,19 @@ def read_truth_of_view_m(
 def of_view_m(
     truth_m: NDArray[np.float32], sample: Sample, view: View, image_px: tuple[int, int], *, own_pixels: bool = False
 ) -> NDArray[np.float32]:
-    """Ground truth (H, W) metres of the view of an image of `image_px` (height, width), NaN where there is none.
+    """Return ground truth (H, W) metres of a view of an image of `image_px` (height, width), NaN without a measurement.
 
-    Truth of another resolution than the image is read by nearest pixel: each of its pixels counts as often as it
-    covers pixels of the view. With `own_pixels` it keeps its own resolution, without the view's resize.
+    Truth at another resolution than the image is sampled by nearest pixel. With `own_pixels` it keeps its own
+    resolution, without the view's resize.
 
-    Raises PipelineError, naming the file, for truth of another aspect than the image, which shows another part of the
-    scene, and for an image that is smaller than the view.
+    Raises PipelineError, naming the file, for truth of another aspect ratio than the image, and for an image smaller
+    than the view.
     """
     where = sample.truth_path or f"ground truth of {sample.id}"
     if not same_aspect(truth_m.shape, image_px):
         raise PipelineError(
-            f"{where}: ground truth of {truth_m.shape[0]}x{truth_m.shape[1]} px for an image of "
-            f"{image_px[0]}x{image_px[1]} px ({sample.image_path}): expected the same size, or the same aspect at "
-            "another resolution; crop or pad one of them as the other was"
+            f"{where}: ground truth has {truth_m.shape[0]}x{truth_m.shape[1]} px, its image {sample.image_path} "
+            f"{image_px[0]}x{image_px[1]} px; expected the same aspect ratio. Crop or pad one as the other"
         )
     try:
         return view.of_depth(truth_m, image_px, own_pixels=own_pixels)

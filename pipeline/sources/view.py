@@ -1,7 +1,7 @@
-"""Which part of an image both stages look at: a crop, then perhaps a resize. The store records it.
+"""The part of an image that both stages use: a crop, then an optional resize. The store records it.
 
-Written as text: `full`, `kb` (352x1216 at the bottom centre, as in the KITTI benchmark), `center:HxW`, and
-any of them followed by `,resize:HxW`, and by `,mirror`.
+Written as `full`, `kb` (352x1216 at the bottom center, as in the KITTI benchmark) or `center:HxW`, each optionally
+followed by `,resize:HxW` and `,mirror`.
 
 Shape legend: H, W pixels.
 """
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 KB_SIZE_PX = (352, 1216)
 ALIKE_PX = 2.0
-"""One pixel at each of two borders. ScanNet's depth of 480x640 needs 1.98 for its images of 968x1296."""
+"""One pixel at each of two borders. ScanNet (depth 480x640, images 968x1296) needs 1.98."""
 LIMIT_AREA_PX = 2**25
-"""As `images.LIMIT_PIXELS`: floats of 2**28 pixels and what a network makes of them take gigabytes."""
-LIMIT_PX = 2**14  # a view is read from stores of strangers too, and a resize allocates what it says
+"""As `images.LIMIT_PIXELS`: 2**28 float pixels and their network activations take gigabytes."""
+LIMIT_PX = 2**14  # a store from somebody else names a view too, and a resize allocates its size
 
 
 @dataclass(frozen=True)
 class View:
-    """A crop, an optional resize, both (height, width) in pixels, and perhaps left and right exchanged."""
+    """A crop and an optional resize, both (height, width) in pixels, and an optional horizontal flip."""
 
     crop: str = "full"
     """`full`, `kb` or `center`."""
@@ -41,24 +41,24 @@ class View:
 
     @classmethod
     def parse(cls, text: str) -> View:
-        """Read the written form. Raises PipelineError for anything else."""
+        """Parse the text form. Raises PipelineError for any other text."""
         match = re.fullmatch(r"(full|kb|center:(\d+)x(\d+))(?:,resize:(\d+)x(\d+))?(,mirror)?", text)
         if match is None:
             raise PipelineError(
-                f"view {text!r}: expected full, kb or center:HxW, perhaps followed by ,resize:HxW (pixels), and by "
+                f"view {text!r}: expected full, kb or center:HxW (pixels), optionally followed by ,resize:HxW and "
                 ",mirror"
             )
         crop, height, width, resize_height, resize_width, mirror = match.groups()
         resize = (int(resize_height), int(resize_width)) if resize_height else None
         size = (int(height), int(width)) if height else None
         if any(side > LIMIT_PX for side in (*(size or ()), *(resize or ()))):
-            raise PipelineError(f"view {text!r}: a side of more than {LIMIT_PX} pixels")
+            raise PipelineError(f"view {text!r}: expected sides of at most {LIMIT_PX} pixels")
         if resize and resize[0] * resize[1] > LIMIT_AREA_PX:
             raise PipelineError(
-                f"view {text!r}: {resize[0]}x{resize[1]} px, expected at most {LIMIT_AREA_PX} pixels in all"
+                f"view {text!r}: {resize[0]}x{resize[1]} px, expected at most {LIMIT_AREA_PX} pixels in total"
             )
         if (resize and 0 in resize) or (size and 0 in size):
-            raise PipelineError(f"view {text!r}: a size of 0 pixels")
+            raise PipelineError(f"view {text!r}: sides must be positive, got 0 pixels")
         if crop == "kb":
             return cls("kb", KB_SIZE_PX, resize, bool(mirror))
         return cls("center" if size else "full", size, resize, bool(mirror))
@@ -69,9 +69,9 @@ class View:
         return f"{crop}{resize}{',mirror' if self.mirror else ''}"
 
     def box_px(self, height_px: int, width_px: int) -> tuple[int, int, int, int]:
-        """(top, left, height, width) of the crop in an image of the given size.
+        """Return (top, left, height, width) of the crop in an image of the given size.
 
-        Raises PipelineError where the image is smaller than the crop.
+        Raises PipelineError if the image is smaller than the crop.
         """
         if self.crop_size_px is None:
             return 0, 0, height_px, width_px
@@ -79,31 +79,31 @@ class View:
         if height_px < height or width_px < width:
             raise PipelineError(
                 f"an image of {height_px}x{width_px} px is smaller than the view {self} "
-                f"({height}x{width} px): choose another with `view`"
+                f"({height}x{width} px); choose a smaller one with `view`"
             )
         top = height_px - height if self.crop == "kb" else (height_px - height) // 2
         return top, (width_px - width) // 2, height, width
 
     def size_px(self, height_px: int, width_px: int) -> tuple[int, int]:
-        """(height, width) of the view of an image of the given size."""
+        """Return (height, width) of the view of an image of the given size."""
         return self.resize_px or self.box_px(height_px, width_px)[2:]
 
     def of_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Crop and resize (bilinear with antialiasing) an image (H, W, 3) uint8."""
+        """Crop an image (H, W, 3) uint8 and resize it (bilinear with antialiasing)."""
         top, left, height, width = self.box_px(*image.shape[:2])
         view = image[top : top + height, left : left + width]
         if self.resize_px and self.resize_px != (height, width):
-            picture = Image.fromarray(view).resize(self.resize_px[::-1], Image.Resampling.BILINEAR)
-            view = np.array(picture)  # a copy: torch refuses the read-only one of asarray
+            resized = Image.fromarray(view).resize(self.resize_px[::-1], Image.Resampling.BILINEAR)
+            view = np.array(resized)  # a copy: torch refuses the read-only array of asarray
         return np.ascontiguousarray(view[:, ::-1] if self.mirror else view)
 
     def of_depth(
         self, depth: NDArray[np.float32], image_px: tuple[int, int], *, own_pixels: bool = False
     ) -> NDArray[np.float32]:
-        """Crop and resize depth (any H, W) of a whole image of `image_px`, by nearest pixel: no depth between two.
+        """Crop and resize depth (any H, W) of a whole image of `image_px`, by nearest pixel.
 
-        The result is as large as the view, whatever the resolution of the depth; with `own_pixels` it is the crop
-        without the resize, in pixels of the depth's own size. Raises PipelineError as `box_px`.
+        The result has the size of the view; with `own_pixels` it is the crop at the depth's own resolution. Raises
+        PipelineError as `box_px`.
         """
         top, left, height, width = self.box_px(*image_px)
         size = self.size_px(*image_px)
@@ -121,22 +121,22 @@ class View:
 
 
 def aspect_off_px(one_px: tuple[int, ...], other_px: tuple[int, ...]) -> float:
-    """By how many pixels of the smaller one two sizes (height, width) differ in aspect."""
+    """Return by how many pixels of the smaller size two sizes (height, width) differ in aspect."""
     (height, width), (large_height, large_width) = sorted((one_px, other_px), key=math.prod)
     return min(abs(height - large_height * width / large_width), abs(width - large_width * height / large_height))
 
 
 def same_aspect(one_px: tuple[int, ...], other_px: tuple[int, ...]) -> bool:
-    """Whether two sizes (height, width) can be of one picture: centred on each other, each border is within a pixel."""
+    """Whether two sizes (height, width) have one aspect: centered on each other, each border agrees within a pixel."""
     return aspect_off_px(one_px, other_px) <= ALIKE_PX
 
 
 def _nearest(start: int, length: int, count: int, image: int, own: int) -> NDArray[np.intp]:
-    """Positions, along one side of `own` pixels, of `count` pixels spread over `length` of an image's `image`."""
-    places = (np.arange(count) + 0.5) * length / count
+    """Return indices along a side of `own` pixels of `count` samples over `length` of an image side of `image`."""
+    positions = (np.arange(count) + 0.5) * length / count
     if own == image:
-        return start + places.astype(np.intp)
-    return np.minimum((start + places) * own / image, own - 1).astype(np.intp)
+        return start + positions.astype(np.intp)
+    return np.minimum((start + positions) * own / image, own - 1).astype(np.intp)
 
 
 def _size(size_px: tuple[int, int] | None) -> str:

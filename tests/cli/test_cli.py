@@ -132,7 +132,7 @@ def test_an_empty_split_is_refused(tmp_path, folder):
 
 def test_a_duplicate_id_is_refused_with_both_lines(tmp_path, folder):
     (folder / "train.txt").write_text("a/0001\na/0002\na/0001\n")
-    fails(r"line 3: 'a/0001' stands in line 1 already", *cache(folder, tmp_path / "s.zarr"))
+    fails(r"line 3: duplicate id 'a/0001' \(first on line 1\)", *cache(folder, tmp_path / "s.zarr"))
 
 
 def test_an_image_that_does_not_decode_is_named_and_finished_shards_are_kept(tmp_path, folder):

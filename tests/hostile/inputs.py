@@ -165,7 +165,7 @@ def linked_folder(root: Path) -> None:
     (root / "rgb" / "more").symlink_to(root.parent.parent / "outside", target_is_directory=True)
 
 
-LEAVES = "is absolute, leaves the root or is not in its plain form"
+LEAVES = "is absolute, outside the root or not normalized"
 for _name, _row in [
     ("parent", b"../../outside/secret"),
     ("parent-inside", b"a/../../../outside/secret"),
@@ -207,9 +207,9 @@ case(
     source(partial(huge_file, "train.txt", 100_000_000, begin=LINE)),
 )
 case("split-of-one-line-kitti", "kitti", "more than 16384 bytes", lambda folder: kitti(folder, LINE))
-case("split-twice", "folder", "stands in line 1 already", split(b"a/0001\na/0001.png\n"))
+case("split-twice", "folder", "(first on line 1)", split(b"a/0001\na/0001.png\n"))
 case("split-of-nothing", "folder", "no rows", split(b"\n" * 1_000_000))
-case("split-is-a-pipe", "folder", "expected a file, or the name of a list", instead("train.txt", os.mkfifo))
+case("split-is-a-pipe", "folder", "expected a file, or NAME of a list", instead("train.txt", os.mkfifo))
 case(
     "split-is-a-device",
     "folder",
@@ -218,24 +218,27 @@ case(
 )
 case("split-is-a-pickle", "folder", "is not UTF-8", split(PICKLE))
 case(
-    "kitti-focal-nan", "kitti", "expected pixels, a number above 0", lambda folder: kitti(folder, b"a.png None nan\nb")
+    "kitti-focal-nan",
+    "kitti",
+    "must be a positive number of pixels",
+    lambda folder: kitti(folder, b"a.png None nan\nb"),
 )
-case("kitti-focal-1e999", "kitti", "focal length '1e999'", lambda folder: kitti(folder, b"a.png None 1e999\nb"))
+case("kitti-focal-1e999", "kitti", "got '1e999'", lambda folder: kitti(folder, b"a.png None 1e999\nb"))
 case("folder-image-is-a-pipe", "folder", "not a regular file", instead("rgb/a/0001.png", os.mkfifo))
 case(
     "folder-image-leads-out",
     "folder",
-    "outside of the root",
+    "outside the root",
     instead("rgb/a/0001.png", lambda p: p.symlink_to("/etc/passwd")),
 )
-case("folder-link-to-a-folder", "folder", "a link to", source(linked_folder))
-case("folder-link-in-circles", "folder", "leads in circles", instead("rgb/more", lambda path: path.symlink_to("..")))
+case("folder-link-to-a-folder", "folder", ": link to", source(linked_folder))
+case("folder-link-in-circles", "folder", "circular link", instead("rgb/more", lambda path: path.symlink_to("..")))
 case("folder-truth-is-a-pipe", "folder", "not a regular file", instead("depth/a/0001.png", os.mkfifo))
 case("folder-two-of-one-id", "folder", "two images", source(lambda root: (root / "rgb/a/0001.jpg").write_bytes(b"")))
 case(
     "folder-link-named-by-an-escape",
     "folder",
-    r"\x1b[2J.png: a link to",
+    r"\x1b[2J.png: link to",
     source(lambda root: (root / "rgb/\x1b[2J.png").symlink_to("/etc/passwd")),
 )
 case("folder-facts-are-a-pipe", "folder", "not a regular file", source(lambda root: os.mkfifo(root / "dataset.json")))

@@ -196,4 +196,4 @@ def test_truth_of_another_aspect_is_refused_in_training_evaluation_and_alignment
     ):
         done = CliRunner().invoke(main, list(map(str, (*words, "--out", tmp_path / "out"))))
         assert done.exit_code == 1
-        assert re.search(r"cut.\d.png: ground truth of 40x96 px for an image of 48x96 px .*same aspect", done.output)
+        assert re.search(r"cut.\d.png: ground truth has 40x96 px, .* 48x96 px; .*same aspect ratio", done.output)

@@ -283,7 +283,7 @@ def test_a_split_may_be_a_part_of_the_path(raw, split, count):
 
 
 def test_a_drive_without_images_is_refused(raw):
-    with refuses("'2011_09_26_drive_0099_sync'", "no image of it", raw, "2011_09_26"):
+    with refuses("'2011_09_26_drive_0099_sync'", "no images", raw, "2011_09_26"):
         opened("kitti-raw", raw).samples("2011_09_26_drive_0099_sync")
 
 
@@ -308,10 +308,10 @@ def test_a_listed_depth_that_is_not_on_disk_is_refused_when_it_is_read(raw):
 @pytest.mark.parametrize(
     ("below", "advice"),
     [
-        ("kitti/2011_09_26", "this is one date, or depth alone: give {0}/kitti"),
-        (f"kitti/{DATE}/{DRIVE}", "this is one drive: give {0}/kitti"),
-        ("", "give {0}/kitti"),
-        ("kitti/train", "depth alone: give {0}/kitti"),
+        ("kitti/2011_09_26", "this is one date, or depth only; use {0}/kitti"),
+        (f"kitti/{DATE}/{DRIVE}", "this is one drive, use {0}/kitti"),
+        ("", "use {0}/kitti"),
+        ("kitti/train", "depth only; use {0}/kitti"),
     ],
 )
 def test_a_root_one_level_off_is_told_which_folder_to_give(raw, below, advice):
@@ -322,7 +322,7 @@ def test_a_root_one_level_off_is_told_which_folder_to_give(raw, below, advice):
 @pytest.mark.parametrize("name", ["calib_cam_to_cam.txt", "calib_velo_to_cam.txt"])
 def test_scans_without_calibration_are_refused_before_anything_runs(raw, name):
     (raw / DATE / name).unlink()
-    with refuses(name, "No such file", "2011_09_26_calib.zip", "beside the drives"):
+    with refuses(name, "No such file", "2011_09_26_calib.zip", "with the drives"):
         opened("kitti-raw", raw, "velodyne").samples("all")
     assert opened("kitti-raw", raw, "annotated").samples("all")
 
@@ -331,7 +331,7 @@ def test_scans_without_calibration_are_refused_before_anything_runs(raw, name):
     ("old", "new", "parts"),
     [
         ("P_rect_02: ", "P_rect_02: 1 ", ["P_rect_02 has 13 numbers", "expected 12"]),
-        ("P_rect_02: 7", "P_rect_02: -7", ["P_rect_02 begins with -70.0", "about 721"]),
+        ("P_rect_02: 7", "P_rect_02: -7", ["P_rect_02 has focal length -70.0", "about 721"]),
         ("R_rect_00: 9", "R_rect_00: nan ", ["R_rect_00", "expected 9 finite"]),
         ("S_rect_03: 1.200000e+02", "S_rect_03: 1e9", ["S_rect_03", "whole pixels"]),
         ("S_rect_02: 1.200000e+02", "S_rect_02: 120.5", ["S_rect_02 of 120.5 x 40.0", "whole pixels"]),
@@ -361,10 +361,10 @@ def test_any_bytes_are_a_calibration_or_one_value_error(tmp_path_factory, data):
 @pytest.mark.parametrize(
     ("data", "parts"),
     [
-        (b"", ["0 bytes", "cut off"]),
-        (bytes(40), ["40 bytes", "of 16 bytes", "cut off", "again"]),
-        (np.array([[1, 2, np.nan, 0], [1, 2, 3, 0]], "<f4").tobytes(), ["1 of 2 points hold NaN", "damaged"]),
-        (np.full((3, 4), np.inf, "<f4").tobytes(), ["3 of 3 points hold NaN or infinity"]),
+        (b"", ["0 bytes", "truncated"]),
+        (bytes(40), ["40 bytes", "multiple of 16", "truncated", "again"]),
+        (np.array([[1, 2, np.nan, 0], [1, 2, 3, 0]], "<f4").tobytes(), ["1 of 2 points contain NaN", "damaged"]),
+        (np.full((3, 4), np.inf, "<f4").tobytes(), ["3 of 3 points contain NaN or infinity"]),
     ],
 )
 def test_a_damaged_scan_is_refused(raw, data, parts):
@@ -399,9 +399,9 @@ ROW = f"{IMAGES}/0000000005.png {DRIVE}/proj_depth/groundtruth/image_02/00000000
     ("row", "parts"),
     [
         ("a", ["1 columns", "expected 3", "rgb depth focal_px", "DATE/DRIVE frame l"]),
-        (ROW.replace("0000000005.png 7", "0000000006.png 7"), ["is not that of the image", "0000000005.png"]),
-        (ROW.replace("721", "x"), ["focal length 'x.5377'"]),
-        (ROW.replace("721.5377", "inf"), ["focal length 'inf'"]),
+        (ROW.replace("0000000005.png 7", "0000000006.png 7"), ["does not belong to the image", "0000000005.png"]),
+        (ROW.replace("721", "x"), ["positive number of pixels, got 'x.5377'"]),
+        (ROW.replace("721.5377", "inf"), ["positive number of pixels, got 'inf'"]),
         (ROW.replace("image_02", "image_00"), ["image_00", "expected DATE/DRIVE/image_02"]),
         (ROW.replace("26_drive", "28_drive"), ["expected DATE/DRIVE/image_02"]),
         (f"../{ROW}", ["expected DATE/DRIVE/image_02"]),
@@ -417,7 +417,7 @@ def test_a_malformed_row_is_refused_with_its_line(raw, row, parts):
 
 def test_one_image_in_two_styles_is_refused_as_a_duplicate(raw):
     (raw / "splits" / "mine.txt").write_text(f"{DATE}/{DRIVE} 5 l\n{ROW}\n")
-    with refuses("line 2", "stands in line 1 already"):
+    with refuses("line 2", "(first on line 1)"):
         opened("kitti-raw", raw).samples("mine")
 
 
@@ -428,7 +428,7 @@ def test_a_row_of_either_style_reads_back(drive, frame, side, known):
     truth = f"{name}/proj_depth/groundtruth/{camera}/{frame:010d}.png" if known else "None"
     long = kitti_rows.parse_row(f"2011_10_03/{name}/{camera}/data/{frame:010d}.jpg {truth} 718.856", "here")
     assert short.id == long.id == f"2011_10_03/{name}/{camera}/data/{frame:010d}"
-    assert (short.says_truth, long.says_truth) == (None, known)
+    assert (short.lists_truth, long.lists_truth) == (None, known)
     assert (short.suffix, long.suffix, long.focal_px) == (".png", ".jpg", 718.856)
 
 
@@ -486,9 +486,9 @@ def test_virtual_kitti_without_depth_or_intrinsics_has_images_alone(virtual):
 @pytest.mark.parametrize(
     ("below", "advice"),
     [
-        ("vkitti/Scene01", "this is one scene: give {0}/vkitti"),
-        ("vkitti/Scene01/clone", "this is one variation: give {0}/vkitti"),
-        ("", "give {0}/vkitti"),
+        ("vkitti/Scene01", "this is one scene, use {0}/vkitti"),
+        ("vkitti/Scene01/clone", "this is one variation, use {0}/vkitti"),
+        ("", "use {0}/vkitti"),
     ],
 )
 def test_a_root_of_virtual_kitti_one_level_off_is_told_which_folder_to_give(virtual, below, advice):
@@ -579,9 +579,9 @@ def test_a_list_of_a_tum_split_keeps_its_order(tmp_path):
 @pytest.mark.parametrize(
     ("row", "parts"),
     [
-        ("rgb/1.png", ["'rgb/1.png'", "no rgb.txt", "expected rgb/STAMP.png"]),
-        ("../rgb/1.png", ["leaves the root"]),
-        ("rgb/1305031102.175304.png\nrgb/1305031102.175304.png", ["2: ", "stands in line 1 already"]),
+        ("rgb/1.png", ["'rgb/1.png'", "not in any rgb.txt", "expected rgb/STAMP.png"]),
+        ("../rgb/1.png", ["outside the root"]),
+        ("rgb/1305031102.175304.png\nrgb/1305031102.175304.png", ["2: ", "(first on line 1)"]),
     ],
 )
 def test_a_wrong_row_of_a_tum_list_is_refused(sequence, row, parts):
@@ -609,9 +609,9 @@ def test_tum_depth_without_its_list_is_refused(sequence):
     [
         (
             "data/rgbd_dataset_freiburg1_xyz/rgb",
-            "this is a part of one sequence: give {0}/data/rgbd_dataset_freiburg1_xyz",
+            "this is a part of one sequence, use {0}/data/rgbd_dataset_freiburg1_xyz",
         ),
-        ("", "give {0}/data"),
+        ("", "use {0}/data"),
     ],
 )
 def test_a_root_of_tum_one_level_off_is_told_which_folder_to_give(tmp_path, below, advice):
@@ -632,9 +632,9 @@ def test_tum_images_without_their_list_are_refused(sequence):
         ("1.5", ["1 columns", "STAMP rgb/STAMP.png"]),
         ("soon rgb/1.png", ["time stamp 'soon'", "seconds"]),
         ("nan rgb/1.png", ["time stamp 'nan'"]),
-        ("1.5 ../1.png", ["leaves the root"]),
+        ("1.5 ../1.png", ["outside the root"]),
         ("1.5 rgb/1.txt", ["'rgb/1.txt'", "ends in .png"]),
-        ("1.5 rgb/1305031102.175304.png", ["stands in line 4 already"]),
+        ("1.5 rgb/1305031102.175304.png", ["(first on line 4)"]),
     ],
 )
 def test_a_malformed_line_of_rgb_txt_is_refused(sequence, row, parts):
@@ -654,7 +654,7 @@ def test_time_stamps_that_are_no_seconds_are_refused(tmp_path):
     root = layouts.make_tum(tmp_path / "seq")
     for kind in ("rgb", "depth"):
         (root / f"{kind}.txt").write_text("".join(f"{n / 10**5} {kind}/{n}.png\n" for n in range(200)))
-    with refuses(f"sequence {root}", "40000 pairs", "expected two or three", "seconds?"):
+    with refuses(f"sequence {root}", "40000 pairs", "expected two or three", "time stamps are in seconds"):
         opened("tum", root).samples("all")
 
 

@@ -1,8 +1,8 @@
-"""DIODE as its archives unpack: images of 768x1024 with laser depth, indoors and outdoors.
+"""DIODE as its archives unpack: 768x1024 images with laser depth, indoors and outdoors.
 
-ROOT/{train,val}/{indoors,outdoor}/scene_00019/scan_00183/00019_00183_indoors_000_010.png, beside it `_depth.npy`
-(768, 1024, 1) float32 metres along the optical axis, and `_depth_mask.npy` (768, 1024), 0 where there is no value.
-The names, and the camera, are those of the makers' devkit.
+ROOT/{train,val}/{indoors,outdoor}/scene_00019/scan_00183/00019_00183_indoors_000_010.png, with `_depth.npy`
+(768, 1024, 1) float32 metres along the optical axis, and `_depth_mask.npy` (768, 1024), 0 without a value. Names and
+camera are those of the authors' devkit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MASK_DTYPES = (*DTYPES, "bool", "uint8", "int32", "int64")
 
 
 class DiodeSource(ImageFiles):
-    """A DIODE root. Raises PipelineError where `root` is none, or a truth is asked for by name."""
+    """A DIODE root. Raises PipelineError for another root, or a truth other than `depth`."""
 
     name = "diode"
     defaults = Defaults()
@@ -40,19 +40,19 @@ class DiodeSource(ImageFiles):
 
     def __init__(self, root: Path, truth: str | None = None) -> None:
         if truth not in {None, "depth"}:
-            raise PipelineError(f"source diode:{root}: truth {truth!r}, expected depth: leave the option out")
+            raise PipelineError(f"source diode:{root}: truth {truth!r}, expected depth; remove `truth`")
         if not _is_root(root):
-            near = [*root.absolute().parents[:4], *(root / name for name in folder_names(root)[:50])]
-            hint = next((f"; {one} looks like one: give diode:{one}" for one in near if _is_root(one)), "")
+            nearby = [*root.absolute().parents[:4], *(root / name for name in folder_names(root)[:50])]
+            hint = next((f"; did you mean diode:{folder}?" for folder in nearby if _is_root(folder)), "")
             raise PipelineError(f"source diode:{root}: no train/ or val/ with indoors/ or outdoor/ below it{hint}")
         self.root = root
         self.invalid = ()
 
     def samples(self, split: str) -> list[Sample]:
-        """Rows of a folder below the root, sorted; of ROOT/NAME.txt, or a list file: an image's path a line.
+        """Return the sorted rows of a folder below the root, or of ROOT/NAME.txt or a list file of image paths.
 
         An id is the image's path without suffix. An image without a depth file has no ground truth. Raises
-        ValueError for a missing or empty split, a duplicate id, a path that leaves the root.
+        PipelineError for a missing or empty split, a duplicate id, a path outside the root.
         """
         if split.partition("/")[0] in PARTS and not (self.root / f"{split}.txt").is_file():
             samples = [sample for scan in self._scans(checked_path(split, "split")) for sample in self._scan(scan)]
@@ -71,7 +71,7 @@ class DiodeSource(ImageFiles):
                 scans[scan] = {sample.id: sample for sample in self._scan(scan)}
             if sample_id not in scans[scan]:
                 raise PipelineError(
-                    f"{where}: no image {self.root / sample_id}.png; take the row out, or fetch the scan"
+                    f"{where}: image {self.root / sample_id}.png is missing; remove the row, or download the scan"
                 )
             ids.add(sample_id, line)
             samples.append(scans[scan][sample_id])
@@ -79,9 +79,9 @@ class DiodeSource(ImageFiles):
         return samples
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
-        """Ground truth (H, W) float32 metres, NaN without measurement; None if the row has none.
+        """Return ground truth (H, W) float32 metres, NaN without a measurement; None if the row has none.
 
-        Raises PipelineError for depth or a mask that is missing or does not read, and for two sizes.
+        Raises PipelineError for depth or a mask that is missing or damaged, or of different sizes.
         """
         if sample.truth_path is None:
             return None
@@ -89,11 +89,11 @@ class DiodeSource(ImageFiles):
         path = Path(sample.truth_path.removesuffix(DEPTH) + MASK)
         mask = read_array(path, "mask", MASK_DTYPES)
         if mask.shape != depth_m.shape:
-            raise PipelineError(f"mask {path}: {mask.shape} px, expected those of its depth, {depth_m.shape}")
+            raise PipelineError(f"mask {path}: {mask.shape} px, expected the size of its depth, {depth_m.shape}")
         return self.upright(sample, np.where(mask > 0, depth_m, np.float32(np.nan)))
 
     def _scans(self, below: str) -> Iterator[str]:
-        """Folders of scans, as paths relative to the root, of a folder of part, place, scene or scan."""
+        """Yield the scan folders, relative to the root, below a folder of a part, place, scene or scan."""
         if below.count("/") >= 3:
             yield below
             return
@@ -116,10 +116,10 @@ def _is_root(root: Path) -> bool:
 
 SOURCE = SourceKind(
     DiodeSource,
-    data_set="DIODE (Vasiljevic and others)",
+    data_set="DIODE (Vasiljevic et al.)",
     layout="{train,val}/{indoors,outdoor}/scene_N/scan_N/ID.png with ID_depth.npy and ID_depth_mask.npy",
-    splits=f"{SPLITS}; NAME of NAME.txt, or a list file: an image's path a line",
-    truth="laser, `.npy` of float32 metres; none where the mask is 0",
+    splits=f"{SPLITS}; NAME of NAME.txt, or a list file with one image path per line",
+    truth="laser, `.npy` of float32 metres; mask 0 = none",
     licence="MIT",
     defaults=DiodeSource.defaults,
 )

@@ -1,14 +1,14 @@
-"""A plain folder: ROOT/rgb/ID.(png|jpg|jpeg|webp), perhaps beside ROOT/depth/ID.(png|npy|npz|pfm|exr).
+"""A user's folder: ROOT/rgb/ID.(png|jpg|jpeg|webp) and optionally ROOT/depth/ID.(png|npy|npz|pfm|exr).
 
-Metres = value * `metres_per_unit` of ROOT/dataset.json. Where that is not said, 1 of a float is a metre, and 1 of
-16 bits a millimetre, as RGB-D cameras write. 0, NaN, infinity and numbers below 0 say that there is no measurement, and
-the files' own numbers that `invalid` of dataset.json lists, such as 65535.
+Metres = value * `metres_per_unit` of ROOT/dataset.json. By default floats are metres and 16-bit integers are
+millimetres, as RGB-D cameras write them. 0, NaN, infinity, negative values and the stored values listed as `invalid` in
+dataset.json (for example 65535) mean no measurement.
 
 Other layouts are patterns in dataset.json, with `*` for the id: {"rgb": "*.color.png", "depth": "*.depth.png"}.
 
-An id may have folders in it (`room/0001`). ROOT/NAME.txt lists a split: ids one a line, perhaps with the
-image's suffix; a line that begins with `#` is a comment. Hidden files are passed over. ROOT/K.txt, or `intrinsics` in
-dataset.json, may hold the camera's 3x3 matrix or fx fy cx cy, in pixels.
+An id may contain folders (`room/0001`). ROOT/NAME.txt lists a split with one id per line, optionally with the image's
+suffix; a line that begins with `#` is a comment. Hidden files are skipped. ROOT/K.txt, or `intrinsics` in dataset.json,
+may hold the camera's 3x3 matrix or fx fy cx cy, in pixels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..base import Defaults, ImageFiles, Sample, SourceKind
 from ..readers.arrays import invalid_numbers, metres, read_array
 from ..readers.images import IMAGE_SUFFIXES, read_bytes
 from ..splits import Ids, checked_path, find_list, rows, without_suffix
-from .folder_files import Pattern, check_usable, find_files, say_others
+from .folder_files import Pattern, check_usable, find_files, warn_of_unread_images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,16 +35,16 @@ MILLIMETRE = 0.001
 INTRINSICS_BYTES = 4096
 FACTS = "dataset.json"
 KEYS = ("depth", "intrinsics", "invalid", "metres_per_unit", "rgb")
-"""What people may say in it."""
-KEYS_OF_OURS = ("count", "generator_version", "seed", "size_px", "truths", "world")
-"""What `make-scenes` writes there besides."""
+"""Keys that users may set."""
+RENDERER_KEYS = ("count", "generator_version", "seed", "size_px", "truths", "world")
+"""Further keys that `python -m scenes` writes."""
 
 
 class FolderSource(ImageFiles):
-    """A folder of images and perhaps depth; `truth` names the folder of depth files, or is a pattern of them.
+    """A folder of images and optional depth; `truth` is the folder of depth files, or a pattern of them.
 
-    Raises PipelineError where there is no rgb/ (or what dataset.json says in its place), the asked truth folder is
-    absent, or dataset.json is wrong.
+    Raises PipelineError if rgb/ (or its pattern in dataset.json) or the truth folder is missing, or dataset.json is
+    invalid.
     """
 
     def __init__(
@@ -62,35 +62,35 @@ class FolderSource(ImageFiles):
         self.rgb = _pattern(root, facts, "rgb") or Pattern("rgb/", "")
         if not (root / self.rgb.folder).is_dir():
             raise PipelineError(
-                f"source {name}:{root}: no folder {root / self.rgb.folder}; expected rgb/ID.png (or .jpg, .webp) and "
-                "depth/ID.png (16 bits; or .npy, .npz, .pfm, .exr) below the root, or patterns in its dataset.json"
+                f"source {name}:{root}: folder {root / self.rgb.folder} is missing; expected rgb/ID.png (or .jpg, "
+                ".webp) and depth/ID.png (16 bits; or .npy, .npz, .pfm, .exr), or patterns in dataset.json"
             )
         self.depth = self._depth_pattern(truth, facts)
         self.truth = truth or (str(self.depth) if "depth" in facts else "depth")
-        self._others_are_said = False
+        self._warned_of_unread_images = False
         self.invalid = invalid_numbers(facts.get("invalid"), f"data set description {root / FACTS}")
         self.metres_per_unit = _metres_per_unit(root, facts)
         self.focal_px = _focal_px(root, facts)
 
     def samples(self, split: str) -> list[Sample]:
-        """Rows of ROOT/NAME.txt, of a list file, or of `all`: every image, sorted by id.
+        """Return the rows of ROOT/NAME.txt, of a list file, or of `all`: every image, sorted by id.
 
-        An image without a depth file has no ground truth. Raises PipelineError for a missing or empty split, an
-        id without image, a duplicate id, two depth files of an id, an id or link that leaves the root.
+        An image without a depth file has no ground truth. Raises PipelineError for a missing or empty split, an id
+        without image, a duplicate id, two depth files of one id, an id or link outside the root.
         """
         where = f"source {self.name}:{self.root}"
-        found = find_files(self.root, self.rgb, where)
-        if not self._others_are_said:
-            self._others_are_said = True
-            say_others(self.root, found)
-        images = found.files
+        matches = find_files(self.root, self.rgb, where)
+        if not self._warned_of_unread_images:
+            self._warned_of_unread_images = True
+            warn_of_unread_images(self.root, matches)
+        images = matches.files
         if split == "all" and not (self.root / "all.txt").is_file():
-            check_usable(found, where)
+            check_usable(matches, where)
             ids = sorted(images)
             if not ids:
-                looked = self.root / self.rgb.folder if not self.rgb.after else f"{self.root}/{self.rgb}"
+                searched = self.root / self.rgb.folder if not self.rgb.after else f"{self.root}/{self.rgb}"
                 raise PipelineError(
-                    f"{where}: no image in {looked}; expected files that end in "
+                    f"{where}: no image in {searched}; expected files that end in "
                     f"{self.rgb.after or ', '.join(IMAGE_SUFFIXES)}"
                 )
         else:
@@ -107,19 +107,19 @@ class FolderSource(ImageFiles):
         ]
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
-        """Ground truth (H, W) float32 metres, NaN without measurement; None if the row has none.
+        """Return ground truth (H, W) float32 metres, NaN without a measurement; None if the row has none.
 
-        Raises PipelineError for a file that `arrays.read_array` does not read.
+        Raises PipelineError as `arrays.read_array`.
         """
         if sample.truth_path is None:
             return None
         values = read_array(Path(sample.truth_path), "depth")
-        usual = MILLIMETRE if values.dtype.kind == "u" else 1.0
-        unit_m = usual if self.metres_per_unit is None else self.metres_per_unit
+        default_m = MILLIMETRE if values.dtype.kind == "u" else 1.0
+        unit_m = default_m if self.metres_per_unit is None else self.metres_per_unit
         return self.upright(sample, metres(values, unit_m, self.invalid))
 
     def _depth_pattern(self, truth: str | None, facts: dict[str, Any]) -> Pattern:
-        """Where depth lies: as `truth` says, which names a folder or is a pattern, or else dataset.json."""
+        """Return the pattern of depth files: `truth` as a folder or pattern, otherwise that of dataset.json."""
         where = f"source {self.name}:{self.root}: truth"
         if truth is None:
             return _pattern(self.root, facts, "depth") or Pattern("depth/", "")
@@ -128,7 +128,7 @@ class FolderSource(ImageFiles):
         if not re.fullmatch(r"[\w-]+", truth) or not (self.root / truth).is_dir():
             folders = sorted(path.name for path in self.root.iterdir() if path.is_dir() and path.name != "rgb")
             raise PipelineError(
-                f"{where} {truth!r} is no folder of the root; expected one of: {', '.join(folders) or 'none is there'}"
+                f"{where} {truth!r} is not a folder of the root; expected one of: {', '.join(folders) or '(none)'}"
             )
         return Pattern(f"{truth}/", "")
 
@@ -140,13 +140,13 @@ class FolderSource(ImageFiles):
                 continue
             name = unicodedata.normalize("NFC", row)
             names = (name, without_suffix(name) or name, self.rgb.id_of(name, IMAGE_SUFFIXES))
-            sample_id = next((one for one in names if one in images), None)
+            sample_id = next((candidate for candidate in names if candidate in images), None)
             if sample_id is None:
                 checked_path(row, f"split {path} line {line}")
-                after = self.rgb.after or ".png (or .jpg, .webp)"
+                suffix = self.rgb.after or ".png (or .jpg, .webp)"
                 raise PipelineError(
-                    f"split {path} line {line}: no image of id {names[1]!r} in {self.root / self.rgb.folder}; add "
-                    f"{names[1]}{after}, or delete the line"
+                    f"split {path} line {line}: no image with id {names[1]!r} in {self.root / self.rgb.folder}; "
+                    f"add {names[1]}{suffix}, or delete the line"
                 )
             ids.add(sample_id, line)
             listed.append(sample_id)
@@ -163,16 +163,17 @@ def _facts(root: Path) -> dict[str, Any]:
         raise PipelineError(
             f'data set description {path}: {type(facts).__name__}, expected an object like {{"metres_per_unit": 0.001}}'
         )
-    unknown = sorted(set(facts) - {*KEYS, *KEYS_OF_OURS})
+    unknown = sorted(set(facts) - {*KEYS, *RENDERER_KEYS})
     if unknown:
         raise PipelineError(
-            f"data set description {path}: key {printable(unknown[0])[:80]!r}, expected {', '.join(KEYS)}: take it out"
+            f"data set description {path}: unknown key {printable(unknown[0])[:80]!r}, expected {', '.join(KEYS)}; "
+            "remove it"
         )
     return facts
 
 
 def _pattern(root: Path, facts: dict[str, Any], key: str) -> Pattern | None:
-    """A pattern of dataset.json, None where it has none. Raises PipelineError for what is none."""
+    """Return a pattern of dataset.json, None if it has none. Raises PipelineError if it is invalid."""
     if key not in facts:
         return None
     where = f"data set description {root / FACTS}: {key}"
@@ -194,27 +195,25 @@ def _metres_per_unit(root: Path, facts: dict[str, Any]) -> float | None:
 
 
 def _focal_px(root: Path, facts: dict[str, Any]) -> float | None:
-    """Horizontal focal length from K.txt or dataset.json, None where neither says it."""
+    """Return the horizontal focal length of K.txt or dataset.json, None if neither has it."""
     path = root / "K.txt"
     written = facts.get("intrinsics")
     if os.path.lexists(path):
         if written is not None:
-            raise PipelineError(
-                f"source folder {root}: intrinsics stand in K.txt and in dataset.json, expected them once: remove one"
-            )
+            raise PipelineError(f"source folder {root}: both K.txt and dataset.json give intrinsics; remove one")
         try:
             numbers = [float(word) for word in read_bytes(str(path), "intrinsics", INTRINSICS_BYTES).split()]
         except ValueError as error:
             if str(error).startswith("intrinsics "):
                 raise
-            numbers = []  # a word that is no number
+            numbers = []  # a word that is not a number
         where = f"intrinsics {path}"
     elif written is None:
         return None
     else:
-        rows_of = written if isinstance(written, list) else []
-        flat = [one for row in rows_of for one in (row if isinstance(row, list) else [row])]
-        numbers = [float(one) for one in flat if isinstance(one, int | float) and not isinstance(one, bool)]
+        matrix = written if isinstance(written, list) else []
+        flat = [value for row in matrix for value in (row if isinstance(row, list) else [row])]
+        numbers = [float(value) for value in flat if isinstance(value, int | float) and not isinstance(value, bool)]
         numbers = numbers if len(numbers) == len(flat) else []
         where = f"data set description {root / 'dataset.json'}: intrinsics"
     focal_px = numbers[0] if len(numbers) in {4, 9} else 0.0
@@ -225,15 +224,15 @@ def _focal_px(root: Path, facts: dict[str, Any]) -> float | None:
 
 SOURCE = SourceKind(
     FolderSource,
-    data_set="a plain folder of your own",
+    data_set="your own folder",
     layout=(
-        "rgb/ID.png (or .jpg, .webp), perhaps depth/ID.png (or .npy, .npz, .pfm, .exr), NAME.txt, dataset.json, "
-        "K.txt; or patterns of dataset.json; an id may have folders in it"
+        "rgb/ID.png (or .jpg, .webp); optional depth/ID.png (or .npy, .npz, .pfm, .exr), NAME.txt, dataset.json, "
+        "K.txt; or patterns in dataset.json; an id may contain folders"
     ),
-    splits="`all`, NAME of NAME.txt, or a list file: an id a line",
+    splits="`all`, NAME of NAME.txt, or a list file with one id per line",
     truth=(
-        "`truth` names the folder, or is a pattern; metres = value * metres_per_unit of dataset.json (else 0.001 for "
-        "16 bits, 1 for float); 0, NaN, infinite and its `invalid` = none"
+        "`truth` is the folder or a pattern; metres = value * metres_per_unit of dataset.json (default 0.001 for "
+        "16 bits, 1 for float); 0, NaN, infinity and its `invalid` = none"
     ),
     licence="yours",
     defaults=Defaults(),

@@ -1,7 +1,7 @@
-"""Which files below a folder are images and depth, and of which id, by patterns such as `rgb/*` or `*.color.png`.
+"""Finds images and depth files below a folder, and their ids, by patterns such as `rgb/*` or `*.color.png`.
 
-An id is what `*` stands for, folders included, in the normal form NFC of Unicode: macOS writes accents as characters of
-their own, and lists written elsewhere do not.
+An id is the match of `*`, folders included, in Unicode normal form NFC: macOS decomposes accents in file names, and
+lists written elsewhere do not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Pattern(NamedTuple):
-    """Paths below a root: `before` and `after` the id. `after` may be empty, then the suffix is any of its kind."""
+    """Paths below a root: the text `before` and `after` the id. If `after` is empty, any suffix of its kind matches."""
 
     before: str
     after: str
@@ -34,96 +34,96 @@ class Pattern(NamedTuple):
     def parse(cls, text: str, where: str) -> Pattern:
         """Parse `rgb/*`. Raises PipelineError, beginning with `where`, unless it has one `*` below the root."""
         before, star, after = text.partition("*")
-        plain = not {"..", "."} & set(text.split("/")) and "//" not in text and not text.startswith("/")
-        if not star or "*" in after or "/" in after or not plain or has_control(text):
+        normalized = not {"..", "."} & set(text.split("/")) and "//" not in text and not text.startswith("/")
+        if not star or "*" in after or "/" in after or not normalized or has_control(text):
             raise PipelineError(
-                f"{where}: pattern {text!r}, expected a path below the root with one * for the id, in its last part: "
-                "rgb/*, or *.color.png (then * stands for folders too)"
+                f"{where}: pattern {text!r}, expected a path below the root with one * for the id in its last part: "
+                "rgb/*, or *.color.png (where * also matches folders)"
             )
         return cls(before, after)
 
     @property
     def folder(self) -> str:
-        """The folder in which all its files lie."""
+        """The folder of all its files."""
         return self.before.rpartition("/")[0]
 
     def __str__(self) -> str:
         return f"{self.before}*{self.after}"
 
     def id_of(self, path: str, suffixes: tuple[str, ...]) -> str | None:
-        """What `*` stands for in a path, None for another file."""
+        """Return the match of `*` in a path, None for another file."""
         stem, suffix = os.path.splitext(path)  # noqa: PTH122 - of many files: a Path for each costs more
         if not path.startswith(self.before) or suffix.lower() not in suffixes:
             return None
         if not self.after:
-            found = stem[len(self.before) :]
+            matched = stem[len(self.before) :]
         elif path.endswith(self.after):
-            found = path[len(self.before) : -len(self.after)]
+            matched = path[len(self.before) : -len(self.after)]
         else:
             return None
-        return unicodedata.normalize("NFC", found) if found and not found.endswith("/") else None
+        return unicodedata.normalize("NFC", matched) if matched and not matched.endswith("/") else None
 
 
-class Found(NamedTuple):
-    """What lies below a folder."""
+class FolderFiles(NamedTuple):
+    """The files below a folder that match a pattern."""
 
     files: dict[str, str]
     """Id -> path below the root."""
     unusable: list[str]
-    """Paths that could be no id: control characters in them, or not UTF-8."""
-    others: list[str]
-    """Paths of images in formats that are not read."""
+    """Paths that cannot be ids: with control characters, or not UTF-8."""
+    unread: list[str]
+    """Paths of images in formats that are not supported."""
 
 
-def find_files(root: Path, pattern: Pattern, where: str, *, depth: bool = False) -> Found:
-    """Images of a pattern, or files of depth.
+def find_files(root: Path, pattern: Pattern, where: str, *, depth: bool = False) -> FolderFiles:
+    """Find the images, or with `depth` the depth files, of a pattern.
 
-    Raises PipelineError for two of one id, and as `files_below`.
+    Raises PipelineError for two files of one id, and as `files_below`.
     """
     suffixes, what = (ARRAY_SUFFIXES, "depth files") if depth else (IMAGE_SUFFIXES, "images")
-    found = Found({}, [], [])
+    matches = FolderFiles({}, [], [])
     folder = root / pattern.folder
     for file in files_below(folder, root) if folder.is_dir() else ():
         path = f"{pattern.folder}/{file}" if pattern.folder else file
         file_id = pattern.id_of(path, suffixes)
         if file_id is None:
             if not pattern.after and path.lower().endswith(OTHER_IMAGES):
-                found.others.append(path)
+                matches.unread.append(path)
         elif has_control(file_id):
-            found.unusable.append(path)
-        elif found.files.setdefault(file_id, path) != path:
+            matches.unusable.append(path)
+        elif matches.files.setdefault(file_id, path) != path:
             raise PipelineError(
-                f"{where}: {printable(found.files[file_id])} and {printable(path)} are two {what} of the id "
-                f"{file_id!r}; remove one, or keep each format in a folder of its own"
+                f"{where}: {printable(matches.files[file_id])} and {printable(path)} are two {what} with the id "
+                f"{file_id!r}; remove one, or keep each format in a separate folder"
             )
-    return found
+    return matches
 
 
-def say_others(root: Path, found: Found) -> None:
-    """Warn of images that are left out because their format is not read."""
-    if found.others:
+def warn_of_unread_images(root: Path, matches: FolderFiles) -> None:
+    """Warn of images that are skipped because their format is not supported."""
+    if matches.unread:
         LOG.warning(
-            "%s: %d images left out, of formats that are not read (%s): convert them to PNG, JPEG or WebP",
+            "%s: skipped %d images in unsupported formats (%s); convert them to PNG, JPEG or WebP",
             printable(str(root)),
-            len(found.others),
-            printable(", ".join(sorted(found.others)[:3])) + (" ..." if len(found.others) > 3 else ""),
+            len(matches.unread),
+            printable(", ".join(sorted(matches.unread)[:3])) + (" ..." if len(matches.unread) > 3 else ""),
         )
 
 
-def check_usable(found: Found, where: str) -> None:
-    """Raises PipelineError for files whose names could be no id."""
-    if found.unusable:
+def check_usable(matches: FolderFiles, where: str) -> None:
+    """Raise PipelineError for files whose names cannot be ids."""
+    if matches.unusable:
         raise PipelineError(
-            f"{where}: {len(found.unusable)} images have control characters in their names, or names that are not "
-            f"UTF-8, such as {printable(min(found.unusable))}; rename them, or list the others as a split"
+            f"{where}: {len(matches.unusable)} images have names with control characters or that are not UTF-8, "
+            f"for example {printable(min(matches.unusable))}; rename them, or list the other images as a split"
         )
 
 
 def files_below(folder: Path, root: Path) -> Iterator[str]:
-    """Files below `folder`, which may be a link, as paths relative to it; folders behind links are read.
+    """Yield the files below `folder`, which may be a link, as paths relative to it; links to folders are followed.
 
-    Hidden names are passed over. Raises PipelineError for a link in it that leads in circles, and for one that leaves
-    both `root` and the folder, unless DVC made it to its cache.
+    Hidden names are skipped. Raises PipelineError for a circular link, and for a link to a path outside both `root` and
+    the folder, unless it is DVC's link to its cache.
     """
     inside = [os.path.realpath(root), os.path.realpath(folder)]
     pending: list[tuple[str, tuple[str, ...]]] = [("", (inside[1],))]
@@ -141,8 +141,8 @@ def files_below(folder: Path, root: Path) -> Iterator[str]:
                         yield f"{below}{entry.name}"
                     elif real in above:
                         raise PipelineError(
-                            f"{printable(entry.path)}: a link to {printable(real)}, which leads in circles; remove "
-                            "the link, or copy it there"
+                            f"{printable(entry.path)}: circular link to {printable(real)}; remove it, or copy the "
+                            "files there"
                         )
                     else:
                         pending.append((f"{below}{entry.name}/", (*above, real)))
@@ -154,10 +154,10 @@ def files_below(folder: Path, root: Path) -> Iterator[str]:
 
 def _check_link(path: str, root: Path, inside: list[str]) -> None:
     target = os.path.realpath(path)
-    if any(os.path.commonpath([target, one]) == one for one in inside):
+    if any(os.path.commonpath([target, folder]) == folder for folder in inside):
         return
     if cached_target(path, str(root)) is None and cached_target(path, inside[1]) is None:
         raise PipelineError(
-            f"{printable(path)}: a link to {printable(target)}, which is outside of the root {inside[0]}; copy the "
-            "files, or give a root that holds both"
+            f"{printable(path)}: link to {printable(target)}, which is outside the root {inside[0]}; copy the files, "
+            "or give a root that contains both"
         )

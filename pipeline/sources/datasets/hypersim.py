@@ -1,12 +1,13 @@
-"""Hypersim as its archives unpack: rendered rooms of 768x1024, with distance to the camera for each pixel.
+"""Hypersim as its archives unpack: rendered 768x1024 rooms with the distance to the camera of each pixel.
 
-ROOT/ai_001_001/images/scene_cam_00_final_preview/frame.0000.tonemap.jpg is the image: the makers' preview, which is
-what most networks were trained on, and not their linear `final_hdf5`. Depth is made of
+The image is ROOT/ai_001_001/images/scene_cam_00_final_preview/frame.0000.tonemap.jpg, the preview that most networks
+were trained on, not the linear `final_hdf5`. Depth is computed from
 ROOT/ai_001_001/images/scene_cam_00_geometry_hdf5/frame.0000.depth_meters.hdf5, `dataset` (H, W) float: metres to the
-camera's centre along each pixel's ray, NaN where the ray meets nothing.
+camera center along each pixel's ray, NaN where the ray hits nothing.
 
-All cameras are taken as pinholes of 60 degrees across, as Hypersim's README has it (886.81 px at 768x1024). Some scenes
-were rendered with a tilted lens (its contrib/mikeroberts3000/metadata_camera_parameters.csv): their depth is a bit off.
+All cameras are treated as pinholes with a horizontal field of view of 60 degrees, as in Hypersim's README (886.81 px at
+768x1024). Depth of scenes rendered with a tilted lens (contrib/mikeroberts3000/metadata_camera_parameters.csv there) is
+slightly off.
 
 Shape legend: H, W pixels.
 """
@@ -37,16 +38,16 @@ if TYPE_CHECKING:
 
 SCENE, CAMERA, FRAME = r"ai_\d{3}_\d{3}", r"cam_\d{2}", r"frame\.\d{4}"
 SPLIT_FILE = "metadata_images_split_scene_v1.csv"
-"""In the makers' repository, evermotion_dataset/analysis."""
+"""From evermotion_dataset/analysis of the authors' repository."""
 PARTS = ("train", "val", "test")
 COLUMNS = ("scene_name", "camera_name", "frame_id", "included_in_public_release", "split_partition_name")
 SPLIT_BYTES = 2**24
-ACROSS_RAD = math.pi / 3
+FIELD_OF_VIEW_RAD = math.pi / 3
 WIDTH_PX = 1024
 
 
 class HypersimSource(ImageFiles):
-    """A Hypersim root. Raises PipelineError where `root` has no scenes, or a truth is asked for by name."""
+    """A Hypersim root. Raises PipelineError for a root without scenes, or a truth other than `depth`."""
 
     name = "hypersim"
     defaults = Defaults()
@@ -54,40 +55,41 @@ class HypersimSource(ImageFiles):
 
     def __init__(self, root: Path, truth: str | None = None) -> None:
         if truth not in {None, "depth"}:
-            raise PipelineError(f"source hypersim:{root}: truth {truth!r}, expected depth: leave the option out")
+            raise PipelineError(f"source hypersim:{root}: truth {truth!r}, expected depth; remove `truth`")
         self.root = root
         self.invalid = ()
         self._scenes = _scenes(root)
         if not self._scenes:
-            near = [*root.absolute().parents[:3], *(root / name for name in folder_names(root)[:50])]
-            hint = next((f"; {one} has some: give hypersim:{one}" for one in near if _scenes(one)), "")
-            raise PipelineError(f"source hypersim:{root}: no scene ai_001_001/images/ below it{hint}")
+            nearby = [*root.absolute().parents[:3], *(root / name for name in folder_names(root)[:50])]
+            hint = next((f"; did you mean hypersim:{folder}?" for folder in nearby if _scenes(folder)), "")
+            raise PipelineError(f"source hypersim:{root}: no scenes; expected ai_001_001/images/ below the root{hint}")
 
     def samples(self, split: str) -> list[Sample]:
-        """Rows of `all`, of a scene or a camera of it (`ai_001_001/cam_00`), of ROOT/NAME.txt, or of a list file: ids.
+        """Return the rows of `all`, a scene, a camera (`ai_001_001/cam_00`), ROOT/NAME.txt, or a list file of ids.
 
-        `train`, `val` and `test` are those of SPLIT_FILE, as far as their scenes are on this disk. An id is
+        `train`, `val` and `test` are those of SPLIT_FILE, limited to the scenes below the root. An id is
         `ai_001_001/cam_00/frame.0000`. Raises PipelineError for a missing or empty split, a malformed row, a duplicate
         id.
         """
         scene, _, camera = split.partition("/")
         if scene in self._scenes or (split == "all" and not (self.root / "all.txt").is_file()):
-            ids = [one for name in (self._scenes if split == "all" else [scene]) for one in self._frames(name)]
-            ids = [one for one in ids if not camera or one.split("/")[1] == camera]
+            scenes = self._scenes if split == "all" else [scene]
+            ids = [sample_id for name in scenes for sample_id in self._frames(name)]
+            ids = [sample_id for sample_id in ids if not camera or sample_id.split("/")[1] == camera]
             if not ids:
                 raise PipelineError(
-                    f"split {split!r}: no frame.0000.tonemap.jpg below {self.root}; fetch final_preview too"
+                    f"split {split!r}: no frame.0000.tonemap.jpg below {self.root}; download final_preview too"
                 )
         elif (self.root / SPLIT_FILE).is_file() and not (self.root / f"{split}.txt").is_file() and scene in PARTS:
             ids = self._partition(split)
         else:
             ids = self._listed(split)
-        return [self._sample(one) for one in ids]
+        return [self._sample(sample_id) for sample_id in ids]
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
-        """Depth (H, W) float32 metres along the optical axis, NaN where there is none.
+        """Return depth (H, W) float32 metres along the optical axis, NaN where there is none.
 
-        Raises PipelineError for a file that is missing or does not read.
+        Raises PipelineError for a missing or damaged file.
         """
         assert sample.truth_path is not None
         depth_m = metres(read_hdf5(sample.truth_path, "dataset", 2, "depth"), 1.0, self.invalid)
@@ -122,7 +124,7 @@ class HypersimSource(ImageFiles):
                 ids.append(sample_id)
         if not ids:
             raise PipelineError(
-                f"split {split!r}: {path} has no frame of it in the {len(self._scenes)} scenes that are here"
+                f"split {split!r}: {path} lists none of the {len(self._scenes)} scenes here; download its scenes"
             )
         return ids
 
@@ -130,7 +132,7 @@ class HypersimSource(ImageFiles):
         path = find_list_or_name(
             split,
             self.root,
-            f"`all`, a scene like {self._scenes[0]}, or with {SPLIT_FILE} in the root train, val or test",
+            f"`all`, a scene like {self._scenes[0]}, or train, val or test if the root has {SPLIT_FILE}",
         )
         listed = Ids(path)
         ids = []
@@ -143,22 +145,22 @@ class HypersimSource(ImageFiles):
 
 
 def focal_px(width_px: int) -> float:
-    """Focal length of an image of so many columns: 886.81 of 1024."""
-    return width_px / 2 / math.tan(ACROSS_RAD / 2)
+    """Return the focal length of an image of this width: 886.81 for 1024."""
+    return width_px / 2 / math.tan(FIELD_OF_VIEW_RAD / 2)
 
 
 def planar_m(distance_m: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Depth along the optical axis (H, W) of distances (H, W) along each pixel's ray, all of them from the centre.
+    """Return depth along the optical axis (H, W) for distances (H, W) to the camera center.
 
-    A ray through the middle of a pixel (x, y) from the image's centre has the length sqrt(x^2 + y^2 + f^2) where it
-    meets the image plane, and the depth f there (github.com/apple/ml-hypersim/issues/9).
+    The ray of a pixel at (x, y) from the image center has length sqrt(x^2 + y^2 + f^2) and depth f at the image plane
+    (github.com/apple/ml-hypersim/issues/9).
     """
     height, width = distance_m.shape
     x = np.arange(width) - (width - 1) / 2
     y = np.arange(height)[:, None] - (height - 1) / 2
     focal = focal_px(width)
-    share: NDArray[np.float64] = focal / np.sqrt(x**2 + y**2 + focal**2)
-    return (distance_m * share).astype(np.float32)
+    depth_per_distance: NDArray[np.float64] = focal / np.sqrt(x**2 + y**2 + focal**2)
+    return (distance_m * depth_per_distance).astype(np.float32)
 
 
 def _scenes(root: Path) -> list[str]:
@@ -167,34 +169,36 @@ def _scenes(root: Path) -> list[str]:
 
 def _check_id(text: str, where: str) -> None:
     if not re.fullmatch(f"{SCENE}/{CAMERA}/{FRAME}", text, re.ASCII):
-        raise PipelineError(f"{where}: {printable(text[:200])!r}, expected one like ai_001_001/cam_00/frame.0000")
+        raise PipelineError(f"{where}: {printable(text[:200])!r}, expected an id such as ai_001_001/cam_00/frame.0000")
 
 
 def _table(path: Path) -> list[dict[str, str]]:
     try:
         text = read_bytes(str(path), "split", SPLIT_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise PipelineError(f"split {path}: byte {error.start} is not UTF-8; expected Hypersim's own table") from error
+        raise PipelineError(
+            f"split {path}: byte {error.start} is not UTF-8; download Hypersim's table again"
+        ) from error
     table = csv.DictReader(io.StringIO(text), restval="")
     try:
         names = table.fieldnames or ()
-        found = list(table) if set(COLUMNS) <= set(names) else None
+        table_rows = list(table) if set(COLUMNS) <= set(names) else None
     except csv.Error as error:
-        raise PipelineError(f"split {path}: {error}; expected Hypersim's own table") from error
-    if found is None:
+        raise PipelineError(f"split {path}: {error}; download Hypersim's table again") from error
+    if table_rows is None:
         raise PipelineError(f"split {path}: columns {list(names)!r:.300}, expected {', '.join(COLUMNS)}")
-    return found
+    return table_rows
 
 
 SOURCE = SourceKind(
     HypersimSource,
-    data_set="Hypersim (Roberts and others, Apple)",
+    data_set="Hypersim (Roberts et al., Apple)",
     layout=(
         "ai_V_N/images/scene_cam_XX_final_preview/frame.IIII.tonemap.jpg and scene_cam_XX_geometry_hdf5/"
-        f"frame.IIII.depth_meters.hdf5; perhaps {SPLIT_FILE}"
+        f"frame.IIII.depth_meters.hdf5; optional {SPLIT_FILE}"
     ),
     splits=f"`train`, `val`, `test` of {SPLIT_FILE}; `all`, ai_V_N, ai_V_N/cam_XX; NAME of NAME.txt, or a list of ids",
-    truth="rendered: metres to the camera's centre (HDF5, float), made depth along the optical axis; NaN = none",
+    truth="rendered: metres to the camera center (HDF5, float), converted to depth along the optical axis; NaN = none",
     licence="CC BY-SA 3.0",
     defaults=HypersimSource.defaults,
 )

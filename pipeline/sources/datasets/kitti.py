@@ -1,10 +1,10 @@
-"""KITTI in the usual layout, with lists in the style of Eigen's split: a line is `rgb depth focal_px`.
+"""KITTI in the layout of BTS, with lists in the style of Eigen's split: a line is `rgb depth focal_px`.
 
-Lists of Depth Anything V2 (`rgb depth`, absolute paths) and of Monodepth2 (`DATE/DRIVE frame l`) are read too.
+Also reads lists of Depth Anything V2 (`rgb depth`, absolute paths) and of Monodepth2 (`DATE/DRIVE frame l`).
 
-ROOT/input/<rgb>, ROOT/gt_depth/<depth> (16-bit PNG, metres = value / 256, 0 = no measurement), and perhaps
-ROOT/splits/NAME.txt. A depth of `None` says that there is no ground truth. An image may lie on disk as `.jpg`
-though its line says `.png`, and the other way round.
+ROOT/input/<rgb>, ROOT/gt_depth/<depth> (16-bit PNG, metres = value / 256, 0 = no measurement), and optional
+ROOT/splits/NAME.txt. A depth of `None` means no ground truth. A line with `.png` also matches a `.jpg` on disk, and the
+other way round.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ANNOTATED = re.compile(rf"/({DRIVE}/proj_depth/groundtruth/{CAMERA}/{FRAME}\.png
 class KittiSource(ImageFiles):
     """A KITTI root.
 
-    Raises PipelineError where `root` has no `input/`, or a truth other than `gt_depth` is asked for.
+    Raises PipelineError for a root without `input/`, or a truth other than `gt_depth`.
     """
 
     name = "kitti"
@@ -53,21 +53,20 @@ class KittiSource(ImageFiles):
     def __init__(self, root: Path, truth: str | None = None) -> None:
         if not (root / "input").is_dir():
             raise PipelineError(
-                f"source kitti:{root}: not a KITTI root, there is no {root / 'input'}; expected "
+                f"source kitti:{root}: not a KITTI root: {root / 'input'} is missing; expected "
                 "input/2011_09_26/... for images and gt_depth/..._sync/proj_depth/... for ground truth"
             )
         if truth not in {None, "gt_depth"}:
-            raise PipelineError(f"source kitti:{root}: truth {truth!r}, expected gt_depth: leave the option out")
+            raise PipelineError(f"source kitti:{root}: truth {truth!r}, expected gt_depth; remove `truth`")
         self.root = root
         self.truth = "gt_depth"
         self._annotated: dict[str, set[str]] = {}
         self.invalid = ()
 
     def samples(self, split: str) -> list[Sample]:
-        """Rows of a list file, or of ROOT/splits/NAME.txt. An id is the image's path without its suffix.
+        """Return the rows of a list file, or of ROOT/splits/NAME.txt. An id is the image's path without suffix.
 
-        Raises PipelineError for a missing or empty list, a malformed row, a duplicate id, a path that leaves
-        the root.
+        Raises PipelineError for a missing or empty list, a malformed row, a duplicate id, a path outside the root.
         """
         path = find_list(split, self.root / "splits")
         images, truths = f"{self.root}/input/", f"{self.root}/gt_depth/"
@@ -84,21 +83,21 @@ class KittiSource(ImageFiles):
         return samples
 
     def _of_drive(self, row: str, where: str) -> _Columns | None:
-        """A row `DATE/DRIVE frame side`, with the truth that is on disk; None for another row."""
+        """Parse a row `DATE/DRIVE frame side`, with the ground truth on disk; None for another row."""
         if row.rpartition(" ")[2] not in SIDES:
             return None
-        found = parse_row(row, where)
-        _, drive, camera = found.folder
+        parsed = parse_row(row, where)
+        _, drive, camera = parsed.folder
         folder = f"{drive}/proj_depth/groundtruth/{camera}"
         if folder not in self._annotated:
             self._annotated[folder] = set(file_names(self.root / "gt_depth" / folder))
-        truth = f"{folder}/{found.frame}.png" if f"{found.frame}.png" in self._annotated[folder] else None
-        return found.id, f"{found.id}{found.suffix}", truth, None
+        truth = f"{folder}/{parsed.frame}.png" if f"{parsed.frame}.png" in self._annotated[folder] else None
+        return parsed.id, f"{parsed.id}{parsed.suffix}", truth, None
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
-        """Ground truth (H, W) float32 metres, NaN without measurement; None if the row says `None`.
+        """Return ground truth (H, W) float32 metres, NaN without a measurement; None if the row has `None`.
 
-        Raises PipelineError for a file that is missing or no 16-bit PNG.
+        Raises PipelineError for a file that is missing or not a 16-bit PNG.
         """
         if sample.truth_path is None:
             return None
@@ -106,7 +105,7 @@ class KittiSource(ImageFiles):
 
 
 def _parse_row(row: str, where: str) -> _Columns:
-    """(id, image, truth or None, focal length or None) of a line `rgb depth`, perhaps with `focal_px`."""
+    """Parse a line `rgb depth` with optional `focal_px` to (id, image, truth or None, focal length or None)."""
     columns = row.split()
     if len(columns) not in {2, 3}:
         raise PipelineError(
@@ -122,9 +121,9 @@ def _parse_row(row: str, where: str) -> _Columns:
     return sample_id, image, None if truth == "None" else checked_path(truth, where), focal_px
 
 
-def _below_root(path: str, known: re.Pattern[str]) -> str:
-    """The part of an absolute path that every copy of KITTI has; any other path as it is."""
-    match = known.search(path) if path.startswith("/") else None
+def _below_root(path: str, pattern: re.Pattern[str]) -> str:
+    """Return the part of an absolute path that all copies of KITTI share; another path unchanged."""
+    match = pattern.search(path) if path.startswith("/") else None
     return match[1] if match else path
 
 
@@ -133,7 +132,7 @@ SOURCE = SourceKind(
     data_set="KITTI in the layout of BTS and AdaBins, with Eigen's lists",
     layout="input/DATE/DRIVE/image_02/data/N.png, gt_depth/DRIVE/proj_depth/groundtruth/image_02/N.png, splits/*.txt",
     splits="NAME of splits/NAME.txt, or a list file: `rgb depth focal_px`, `rgb depth` (absolute paths too) or "
-    "`DATE/DRIVE frame l` a line, depth perhaps `None`",
+    "`DATE/DRIVE frame l` per line; depth may be `None`",
     truth="accumulated LiDAR, 16-bit PNG, metres = value / 256, 0 = none",
     licence="CC BY-NC-SA 3.0",
     defaults=KittiSource.defaults,

@@ -1,4 +1,4 @@
-"""Which KITTI image a line of a list means: lists in the style of BTS, of Depth Anything V2 and of Monodepth2."""
+"""Parses KITTI lists in the styles of BTS, Depth Anything V2 and Monodepth2."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ SIDES = {"l": "image_02", "2": "image_02", "r": "image_03", "3": "image_03"}
 
 
 class Row(NamedTuple):
-    """An image that is in a split."""
+    """One image of a split."""
 
     folder: tuple[str, str, str]
     """(date, drive, camera)"""
     frame: str
     """Ten digits."""
     suffix: str
-    says_truth: bool | None = None
-    """Whether its list says that there is annotated depth; None where it says nothing."""
+    lists_truth: bool | None = None
+    """Whether the list gives annotated depth; None for a list without a depth column."""
     focal_px: float | None = None
 
     @property
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 
 def listed_rows(path: Path) -> Iterator[Row]:
-    """Rows of a list. Raises PipelineError for a malformed line, a duplicate image, a list without rows."""
+    """Yield the rows of a list. Raises PipelineError for a malformed line, a duplicate image, an empty list."""
     ids = Ids(path)
     for line, text, _ in listed_pairs(path):
         row = parse_row(text, f"split {path} line {line}")
@@ -48,7 +48,7 @@ def listed_rows(path: Path) -> Iterator[Row]:
 
 
 def parse_row(text: str, where: str) -> Row:
-    """One line, `rgb depth focal_px`, `rgb depth` or `DATE/DRIVE frame side`.
+    """Parse a line `rgb depth focal_px`, `rgb depth` or `DATE/DRIVE frame side`.
 
     Raises PipelineError that begins with `where`.
     """
@@ -70,9 +70,9 @@ def parse_row(text: str, where: str) -> Row:
         return Row((drive[1], drive[2], SIDES[third]), f"{int(second):010d}", ".png")
     if third in SIDES:
         odometry = re.fullmatch(r"\d\d", first, re.ASCII)
-        what = f"sequence {first} of KITTI's odometry benchmark, whose images" if odometry else "images that"
+        origin = f"of sequence {first} of KITTI's odometry benchmark, not" if odometry else "not an image"
         raise PipelineError(
-            f"{where}: {text[:200]!r} names {what} are not those of KITTI raw; expected `DATE/DRIVE frame l`, such as "
+            f"{where}: {text[:200]!r} is {origin} of KITTI raw; expected `DATE/DRIVE frame l`, such as "
             "2011_09_26/2011_09_26_drive_0001_sync 5 l"
         )
     image = re.fullmatch(
@@ -85,19 +85,19 @@ def parse_row(text: str, where: str) -> Row:
         )
     date, name, camera, frame, suffix = image.groups()
     truth = f"{name}/proj_depth/groundtruth/{camera}/{frame}.png"
-    # A column that has slipped by a row would pair images with the depth of others.
+    # A column shifted by a row would pair images with the depth of others.
     if second != "None" and not second.endswith(truth):
-        raise PipelineError(f"{where}: depth {second[:200]!r} is not that of the image; expected None or {truth}")
+        raise PipelineError(f"{where}: depth {second[:200]!r} does not belong to the image; expected None or {truth}")
     focal_px = None if third is None else focal_length_px(third, where)
     return Row((date, name, camera), frame, suffix, second != "None", focal_px)
 
 
 def focal_length_px(text: str, where: str) -> float:
-    """The last column of a row. Raises PipelineError, which begins with `where`, for what is no number above 0."""
+    """Parse the last column of a row. Raises PipelineError that begins with `where` unless it is positive."""
     try:
         focal_px = float(text)
     except ValueError:
         focal_px = math.nan
     if not (math.isfinite(focal_px) and focal_px > 0):
-        raise PipelineError(f"{where}: focal length {text[:200]!r}, expected pixels, a number above 0")
+        raise PipelineError(f"{where}: focal length must be a positive number of pixels, got {text[:200]!r}")
     return focal_px

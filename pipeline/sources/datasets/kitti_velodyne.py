@@ -1,10 +1,10 @@
-"""KITTI's scans and calibration: points of the scanner become a sparse depth map of a camera.
+"""Projects KITTI's laser scans by their calibration to a sparse depth map of a camera.
 
-The custom is that of Garg's and Monodepth's `generate_depth_map`, which most figures on KITTI raw follow: points
-behind the scanner (x < 0) are left out, a point falls on pixel `round(u) - 1, round(v) - 1` (half to even; the 1 takes
-MATLAB's count of pixels to one from 0), and of several points on one pixel the nearest stays. Two things are otherwise
-here: depth is always z in the camera's own rectified frame, where Monodepth2 evaluates Eigen's split on the scanner's
-x, 0.27 m more; and a point between the scanner and the image plane is left out before it can erase one further ahead.
+The projection follows `generate_depth_map` of Garg and Monodepth, as most results on KITTI raw do: points behind the
+scanner (x < 0) are dropped, a point falls on pixel `round(u) - 1, round(v) - 1` (half to even; -1 converts from
+MATLAB's one-based pixels), and the nearest point on a pixel wins. Two differences: depth is always z in the camera's
+rectified frame, while Monodepth2 evaluates Eigen's split on the scanner's x, 0.27 m more; and points between the
+scanner and the image plane are dropped first, so that they cannot hide a point further ahead.
 
 Shape legend: N points, H W pixels.
 """
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CAMERAS = ("image_02", "image_03")
-"""The colour cameras, left and right."""
+"""The color cameras, left and right."""
 CAMERA_FILE, SCANNER_FILE = "calib_cam_to_cam.txt", "calib_velo_to_cam.txt"
 POINT_BYTES = 16
 """x forward, y left, z up in metres, and reflectance; float32 each, little-endian."""
 LIMIT_BYTES = 2**26
-"""Thirty times KITTI's scans."""
+"""30 times the size of KITTI's scans."""
 LIMIT_CALIBRATION_BYTES = 2**16
 
 
 class Camera(NamedTuple):
-    """One camera of a recording day."""
+    """Calibration of one camera on one day."""
 
     focal_px: float
     size_px: tuple[int, int]
     """(H, W)"""
     from_scanner: NDArray[np.float64] | None
-    """(3, 4): homogeneous point of the scanner -> (u z, v z, z); None where the scanner's file was not asked for."""
+    """(3, 4): homogeneous point of the scanner -> (u z, v z, z); None if the scanner's file was not read."""
 
 
 def read_calibration(folder: Path, *, scanner: bool) -> dict[str, Camera]:
-    """Each of CAMERAS, from the files of one day; with where the scanner stood if `scanner`.
+    """Read the calibration of each of CAMERAS on one day; with `scanner` also the transform from the scanner.
 
-    Raises PipelineError for a file that is missing, or lacks a matrix.
+    Raises PipelineError for a missing file or matrix.
     """
     cameras = _read_numbers(folder / CAMERA_FILE)
     to_rectified = np.eye(4)
@@ -60,7 +60,7 @@ def read_calibration(folder: Path, *, scanner: bool) -> dict[str, Camera]:
         to_camera_0[:3, 3:] = _matrix(mount, "T", (3, 1), folder / SCANNER_FILE)
         rectify[:3, :3] = _matrix(cameras, "R_rect_00", (3, 3), folder / CAMERA_FILE)
         to_rectified = rectify @ to_camera_0
-    found = {}
+    calibration = {}
     for name in CAMERAS:
         number = name[-2:]
         projection = _matrix(cameras, f"P_rect_{number}", (3, 4), folder / CAMERA_FILE)
@@ -77,25 +77,25 @@ def read_calibration(folder: Path, *, scanner: bool) -> dict[str, Camera]:
             )
         if not projection[0, 0] > 0:
             raise PipelineError(
-                f"calibration {folder / CAMERA_FILE}: P_rect_{number} begins with {projection[0, 0]}, expected a focal "
-                "length in pixels, about 721; copy the file again"
+                f"calibration {folder / CAMERA_FILE}: P_rect_{number} has focal length {projection[0, 0]}, expected "
+                "about 721 pixels; copy the file again"
             )
         from_scanner = projection @ to_rectified if scanner else None
-        found[name] = Camera(float(projection[0, 0]), (int(height), int(width)), from_scanner)
-    return found
+        calibration[name] = Camera(float(projection[0, 0]), (int(height), int(width)), from_scanner)
+    return calibration
 
 
 def read_scan(path: str) -> NDArray[np.float32]:
-    """Points (N, 4) float32 of a .bin file: x forward, y left, z up in metres, reflectance.
+    """Read points (N, 4) float32 of a .bin file: x forward, y left, z up in metres, reflectance.
 
-    Raises PipelineError for a file that is missing, empty, cut off, too large, or holds NaN or infinity.
+    Raises PipelineError for a file that is missing, empty, truncated, too large, or contains NaN or infinity.
     """
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > LIMIT_BYTES:
                 raise PipelineError(
-                    f"scan {path}: {size} bytes, expected at most {LIMIT_BYTES}; is this a scan at all?"
+                    f"scan {path}: {size} bytes, expected at most {LIMIT_BYTES}; check that it is a laser scan"
                 )
             data = file.read(LIMIT_BYTES)
     except OSError as error:
@@ -104,29 +104,29 @@ def read_scan(path: str) -> NDArray[np.float32]:
         ) from error
     if not data or len(data) % POINT_BYTES:
         raise PipelineError(
-            f"scan {path}: {len(data)} bytes, expected one point or more of {POINT_BYTES} bytes; the file is cut off: "
+            f"scan {path}: {len(data)} bytes, expected a positive multiple of {POINT_BYTES}; the file is truncated, "
             "copy or unpack it again"
         )
     points = np.frombuffer(data, dtype="<f4").reshape(-1, 4)
     bad = int((~np.isfinite(points)).any(axis=1).sum())
     if bad:
         raise PipelineError(
-            f"scan {path}: {bad} of {len(points)} points hold NaN or infinity, expected metres as float32; the file is "
-            "damaged: copy or unpack it again"
+            f"scan {path}: {bad} of {len(points)} points contain NaN or infinity, expected metres as float32; the file "
+            "is damaged, copy or unpack it again"
         )
     return points.astype(np.float32, copy=False)
 
 
 def project_scan_m(points: NDArray[np.float32], camera: Camera) -> NDArray[np.float32]:
-    """Depth (H, W) float32 metres that a camera sees of points (N, 4), NaN where no point falls.
+    """Project points (N, 4) to depth (H, W) float32 metres of a camera, NaN in pixels without a point.
 
-    How a point finds its pixel is told at the top of this file. Reflectance is not used.
+    See the top of this file for the rules. Reflectance is not used.
     """
     assert camera.from_scanner is not None
     height, width = camera.size_px
     ahead = points[points[:, 0] >= 0].astype(np.float64)
     ahead[:, 3] = 1
-    # A hostile file may hold what overflows; such points fall on no pixel.
+    # Values of a damaged file may overflow; such points fall on no pixel.
     with np.errstate(all="ignore"):
         across, down, depth_m = camera.from_scanner @ ahead.T
         column, row = np.round(across / depth_m) - 1, np.round(down / depth_m) - 1
@@ -140,35 +140,35 @@ def project_scan_m(points: NDArray[np.float32], camera: Camera) -> NDArray[np.fl
 
 
 def _read_numbers(path: Path) -> dict[str, list[float]]:
-    """Lines `KEY: number number ...`; lines of other values, such as calib_time, are passed over."""
+    """Parse lines `KEY: number number ...`; other lines, such as calib_time, are skipped."""
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             data = file.read(LIMIT_CALIBRATION_BYTES)
     except OSError as error:
         raise PipelineError(
-            f"calibration {path}: {error.strerror}; expected the file of KITTI's {path.parent.name}_calib.zip: unpack "
-            f"it so that {path.name} lies beside the drives of that day"
+            f"calibration {path}: {error.strerror}; unpack KITTI's {path.parent.name}_calib.zip so that "
+            f"{path.name} is in the folder with the drives of that day"
         ) from error
     if size > LIMIT_CALIBRATION_BYTES:
         raise PipelineError(
-            f"calibration {path}: {size} bytes, expected at most {LIMIT_CALIBRATION_BYTES}: copy it again"
+            f"calibration {path}: {size} bytes, expected at most {LIMIT_CALIBRATION_BYTES}; copy it again"
         )
-    found = {}
+    numbers = {}
     for line in data.decode("utf-8", errors="replace").splitlines():
         key, _, values = line.partition(":")
         try:
-            found[key.strip()] = [float(value) for value in values.split()]
+            numbers[key.strip()] = [float(value) for value in values.split()]
         except ValueError:
             continue
-    return found
+    return numbers
 
 
-def _matrix(found: dict[str, list[float]], key: str, shape: tuple[int, int], path: Path) -> NDArray[np.float64]:
-    values = found.get(key, [])
+def _matrix(numbers: dict[str, list[float]], key: str, shape: tuple[int, int], path: Path) -> NDArray[np.float64]:
+    values = numbers.get(key, [])
     if len(values) != math.prod(shape) or not all(map(math.isfinite, values)):
         raise PipelineError(
             f"calibration {path}: {key} has {len(values)} numbers, expected {math.prod(shape)} finite ones; the file "
-            "is cut off or of another data set: unpack KITTI's calibration of that day again"
+            "is truncated or of another data set, unpack KITTI's calibration of that day again"
         )
     return np.array(values).reshape(shape)

@@ -1,9 +1,9 @@
-"""NYU Depth V2 in the three ways that people have it; what lies below the root decides which.
+"""NYU Depth V2 in its three common layouts, chosen by the files below the root.
 
 PNGs of BTS and AdaBins: ROOT/sync/SCENE/{rgb_00045.jpg, sync_depth_00045.png} and
-ROOT/official_splits/{train,test}/SCENE/, or scenes right below ROOT; 16 bits, metres = value / 1000, 0 = no
-measurement. Lists have rows
-`/kitchen_0028b/rgb_00045.jpg /kitchen_0028b/sync_depth_00045.png 518.8579`. For the other two see `nyu_hdf5`.
+ROOT/official_splits/{train,test}/SCENE/, or scenes directly below ROOT; 16 bits, metres = value / 1000,
+0 = no measurement. Lists have rows
+`/kitchen_0028b/rgb_00045.jpg /kitchen_0028b/sync_depth_00045.png 518.8579`. See `nyu_hdf5` for the other two.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 METRES_PER_UNIT = 0.001
 BELOW = ("sync", "official_splits/test", "official_splits/train", "")
-"""Where scenes lie below a root."""
+"""Folders of scenes below a root."""
 
 
 class PngNyu(ImageFiles):
-    """The PNGs of BTS and AdaBins; see the module."""
+    """The PNGs of BTS and AdaBins; see the module docstring."""
 
     name = "nyu"
     defaults = DEFAULTS
@@ -43,16 +43,15 @@ class PngNyu(ImageFiles):
         self._scenes: dict[str, list[str]] = {}
 
     def samples(self, split: str) -> list[Sample]:
-        """Rows of ROOT/NAME.txt or a list file; `test` and `train` without a list are all of official_splits.
+        """Return the rows of ROOT/NAME.txt or a list; `test` and `train` without a list are all of official_splits.
 
         An id is the image's path in the list without suffix. Raises PipelineError for a missing or empty split, a
-        malformed row, a duplicate id, a path that leaves the root, a scene that is not there.
+        malformed row, a duplicate id, a path outside the root, a missing scene.
         """
         official = self.root / "official_splits" / split
         if split in {"train", "test"} and not (self.root / f"{split}.txt").is_file() and official.is_dir():
             return self._official(official)
-        there = "`test` and `train` without one, where official_splits/ is there"
-        path = find_list_or_name(split, self.root, there)
+        path = find_list_or_name(split, self.root, "`test` or `train` if the root has official_splits/")
         ids = Ids(path)
         samples = []
         for line, row, check in listed_pairs(path):
@@ -70,9 +69,9 @@ class PngNyu(ImageFiles):
         return samples
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
-        """Ground truth (H, W) float32 metres, NaN without measurement; None if the row says `None`.
+        """Return ground truth (H, W) float32 metres, NaN without a measurement; None if the row has `None`.
 
-        Raises PipelineError for a file that is missing or no 16-bit PNG.
+        Raises PipelineError for a file that is missing or not a 16-bit PNG.
         """
         if sample.truth_path is None:
             return None
@@ -90,66 +89,70 @@ class PngNyu(ImageFiles):
                     truth = f"{folder}/{scene}/{depth}" if depth in depths else None
                     samples.append(Sample(f"{scene}/{stem}", f"{folder}/{scene}/{name}", truth, FOCAL_PX))
         if not samples:
-            raise PipelineError(f"split {folder.name!r}: no SCENE/rgb_00045.jpg below {folder}")
+            raise PipelineError(f"split {folder.name!r}: no images below {folder}; expected SCENE/rgb_00045.jpg")
         return samples
 
     def _folder(self, image: str, where: str) -> str:
-        """The folder that an image's path is relative to. The disk is asked once a scene, unless two have the scene."""
+        """Return the folder that an image's path is relative to, cached per scene."""
         scene = image.partition("/")[0]
         if scene not in self._scenes:
-            places = [self.root / below for below in BELOW]
-            self._scenes[scene] = [str(place) for place in places if (place / scene).is_dir()]
-        found = self._scenes[scene]
-        if len(found) > 1:
-            found = [place for place in found if Path(place, image).is_file()] or found
-        if not found:
+            folders = [self.root / below for below in BELOW]
+            self._scenes[scene] = [str(folder) for folder in folders if (folder / scene).is_dir()]
+        candidates = self._scenes[scene]
+        if len(candidates) > 1:
+            candidates = [folder for folder in candidates if Path(folder, image).is_file()] or candidates
+        if not candidates:
             raise PipelineError(
-                f"{where}: no folder {scene!r} in {self.root}, its sync/ or its official_splits/{{test,train}}/; give "
-                "the root that holds the scenes, or take the row out"
+                f"{where}: no folder {scene!r} in {self.root}, its sync/ or its official_splits/{{test,train}}/; "
+                "use the root of the scenes, or remove the row"
             )
-        return found[0]
+        return candidates[0]
 
 
 def _parse_row(row: str, where: str) -> tuple[str, str | None, float]:
-    """(image, truth or None, focal length) of one line."""
+    """Parse one line to (image, truth or None, focal length)."""
     columns = row.split()
     if len(columns) != 3:
         raise PipelineError(f"{where}: {len(columns)} columns in {row[:200]!r}, expected 3: rgb depth focal_px")
-    # Lists of the training set begin each path with a slash that means the root, those of the test set with none.
+    # Paths in lists of the training set begin with a slash for the root, those of the test set do not.
     image, truth = (text.removeprefix("/") for text in columns[:2])
     try:
         focal_px = float(columns[2])
     except ValueError:
         focal_px = math.nan
     if not (math.isfinite(focal_px) and focal_px > 0):
-        raise PipelineError(f"{where}: focal length {columns[2]!r}, expected pixels, a number above 0")
+        raise PipelineError(f"{where}: focal length must be a positive number of pixels, got {columns[2]!r}")
     return checked_path(image, where), None if truth == "None" else checked_path(truth, where), focal_px
 
 
 def open_nyu(root: Path, truth: str | None = None) -> Source:
-    """The layout that lies below `root`; a `truth` of `filled` or `raw` is that of the labelled file.
+    """Open the layout below `root`; `truth` of `filled` or `raw` selects the labeled file.
 
-    Raises PipelineError for a root that has none, and for another truth.
+    Raises PipelineError for a root without any of the layouts, and for another truth.
     """
     if truth not in {None, *TRUTHS}:
-        raise PipelineError(f"source nyu:{root}: truth {truth!r}, expected one of {', '.join(TRUTHS)}, or leave it out")
-    if truth is None and _is_pngs(root):  # their maker leaves the labelled file beside them
+        raise PipelineError(
+            f"source nyu:{root}: truth {truth!r}, expected one of {', '.join(TRUTHS)}; correct or remove `truth`"
+        )
+    if truth is None and _is_pngs(root):  # BTS's script keeps the labeled file in the same folder
         return PngNyu(root)
     if is_labeled(root):
         return LabeledNyu(root, truth or "filled")
     if truth is not None:
-        raise PipelineError(f"source nyu:{root}: truth {truth!r} is one of {root / LABELED}, which is not there")
+        raise PipelineError(
+            f"source nyu:{root}: truth {truth!r} needs {root / LABELED}; download it, or remove `truth`"
+        )
     if is_fast_depth(root):
         return FastDepthNyu(root)
-    near = [*root.absolute().parents[:2], *(root / name for name in folder_names(root)[:50])]
-    hint = next((f"; {one} looks like one: give nyu:{one}" for one in near if _looks_right(one)), "")
+    nearby = [*root.absolute().parents[:2], *(root / name for name in folder_names(root)[:50])]
+    hint = next((f"; did you mean nyu:{folder}?" for folder in nearby if _is_root(folder)), "")
     raise PipelineError(
         f"source nyu:{root}: no NYU Depth V2 root; expected {LABELED}, or sync/ or official_splits/ or "
         f"SCENE/rgb_00045.jpg, or train/SCENE/00001.h5 below it{hint}"
     )
 
 
-def _looks_right(root: Path) -> bool:
+def _is_root(root: Path) -> bool:
     return is_labeled(root) or _is_pngs(root) or is_fast_depth(root)
 
 
@@ -165,19 +168,19 @@ SOURCE = SourceKind(
     open_nyu,
     data_set="NYU Depth V2 (Silberman, Hoiem, Kohli, Fergus)",
     layout=(
-        f"{LABELED}, perhaps with splits.mat; or as BTS and AdaBins have it: sync/SCENE/rgb_N.jpg and "
-        "sync_depth_N.png, official_splits/{train,test}/SCENE/...; or as FastDepth has it: train/SCENE/N.h5, "
+        f"{LABELED} with optional splits.mat; or as in BTS and AdaBins: sync/SCENE/rgb_N.jpg and "
+        "sync_depth_N.png, official_splits/{train,test}/SCENE/...; or as in FastDepth: train/SCENE/N.h5, "
         "val/official/N.h5"
     ),
     splits=(
-        "labelled file: `all`, `train` and `test` of splits.mat, or a list of numbers from 1; PNGs: a list file "
-        "`rgb depth focal_px` a line, or `train` and `test` of official_splits/; .h5: `train`, `val`, train/SCENE, or "
-        "a list of ids"
+        "labeled file: `all`, `train` and `test` of splits.mat, or a list of one-based numbers; PNGs: a list file "
+        "with `rgb depth focal_px` per line, or `train` and `test` of official_splits/; .h5: `train`, `val`, "
+        "train/SCENE, or a list of ids"
     ),
     truth=(
-        "labelled file: `filled` (default) or `raw` (holes as the sensor left them; official_splits/ has these), "
+        "labeled file: `filled` (default) or `raw` (with the sensor's holes, as official_splits/), "
         "float32 metres; PNGs: 16 bits, metres = value / 1000; .h5: float32 metres; 0 = none"
     ),
-    licence="none is stated by its authors",
+    licence="not stated by its authors",
     defaults=DEFAULTS,
 )

@@ -1,4 +1,4 @@
-"""NYU Depth V2 in HDF5: the labelled file as MATLAB wrote it, and FastDepth's copy of a file a frame.
+"""NYU Depth V2 in HDF5: the labeled MATLAB file, and FastDepth's copy with one file per frame.
 
 Shape legend: N frames, H, W pixels.
 """
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 LABELED = "nyu_depth_v2_labeled.mat"
 FOCAL_PX = 518.8579
-"""Of the toolbox's calibration of the colour camera, as in BTS's lists."""
+"""From the toolbox's calibration of the color camera, as in BTS's lists."""
 DEFAULTS = Defaults(view="full", bins="nyu", sigma_m=0.15, protocol="nyu_eigen", crop_px=(416, 544), rotate_deg=2.5)
 """Bins and sigma of the released TIE-KD configuration; crop and rotation of BTS."""
 TRUTHS = {"filled": "depths", "raw": "rawDepths"}
 
 
 class LabeledNyu(Declared):
-    """The labelled file: `images` (N, 3, W, H) uint8, `depths` and `rawDepths` (N, W, H) float32 metres.
+    """The labeled file: `images` (N, 3, W, H) uint8, `depths` and `rawDepths` (N, W, H) float32 metres.
 
-    MATLAB counts axes from the other end. Ids are numbers from 0001, as in `splits.mat`. An image's
-    sha256 is that of its pixels, H * W * 3 bytes uint8 in C order. Raises PipelineError for a file that is another.
+    MATLAB reverses the axes. Ids are numbers from 0001, as in `splits.mat`. An image's sha256 is that of its pixels,
+    H * W * 3 bytes uint8 in C order. Raises PipelineError for a file with other arrays.
     """
 
     name = "nyu"
@@ -71,11 +71,11 @@ class LabeledNyu(Declared):
         return [Sample(f"{number:04d}", image_path, image_path, FOCAL_PX) for number in numbers]
 
     def read_image(self, sample: Sample) -> tuple[NDArray[np.uint8], str]:
-        """As `Source.read_image`; the sha256 is that of the pixels."""
+        """See `Source.read_image`; the sha256 is that of the pixels."""
         return _image(self._file.read("images", 4, int(sample.id) - 1), f"{sample.image_path} image {sample.id}")
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
-        """Ground truth (H, W) float32 metres, NaN without measurement. Raises PipelineError where it does not read."""
+        """Return ground truth (H, W) float32 metres, NaN without a measurement. Raises PipelineError if damaged."""
         values = self._file.read(TRUTHS[self.truth], 3, int(sample.id) - 1)
         return metres(np.ascontiguousarray(values.T), 1.0, self.invalid)
 
@@ -97,7 +97,7 @@ class LabeledNyu(Declared):
             number = int(row) if re.fullmatch(r"\d{1,9}", row) else 0
             if not 1 <= number <= self.frames:
                 raise PipelineError(
-                    f"split {path} line {line}: {row[:200]!r}, expected the number of a frame, 1 to {self.frames}"
+                    f"split {path} line {line}: {row[:200]!r}, expected a frame number from 1 to {self.frames}"
                 )
             ids.add(f"{number:04d}", line)
             numbers.append(number)
@@ -120,31 +120,34 @@ class FastDepthNyu(Declared):
         self.invalid = ()
 
     def samples(self, split: str) -> list[Sample]:
-        """Rows of `train`, `val`, or a scene of them (`train/cafe_0001a`); of ROOT/NAME.txt or a list file: ids.
+        """Return the rows of `train`, `val`, a scene (`train/cafe_0001a`), ROOT/NAME.txt or a list file of ids.
 
-        Raises PipelineError for a missing or empty split, a duplicate id, a path that leaves the root.
+        Raises PipelineError for a missing or empty split, a duplicate id, a path outside the root.
         """
         first, _, scene = split.partition("/")
         if first in {"train", "val"} and not (self.root / f"{split}.txt").is_file():
             folder = self.root / checked_path(split, "split")
             scenes = [split] if scene else [f"{split}/{name}" for name in folder_names(folder)]
             ids = [
-                f"{one}/{file[:-3]}" for one in scenes for file in file_names(self.root / one) if file.endswith(".h5")
+                f"{name}/{file[:-3]}"
+                for name in scenes
+                for file in file_names(self.root / name)
+                if file.endswith(".h5")
             ]
             if not ids:
                 raise PipelineError(f"split {split!r}: no .h5 file below {folder}; expected {first}/SCENE/00001.h5")
         else:
             ids = self._listed(split)
-        paths = [f"{self.root}/{one}.h5" for one in ids]
-        return [Sample(one, path, path, FOCAL_PX) for one, path in zip(ids, paths, strict=True)]
+        paths = [f"{self.root}/{sample_id}.h5" for sample_id in ids]
+        return [Sample(sample_id, path, path, FOCAL_PX) for sample_id, path in zip(ids, paths, strict=True)]
 
     def read_image(self, sample: Sample) -> tuple[NDArray[np.uint8], str]:
-        """As `Source.read_image`; the sha256 is that of the pixels."""
+        """See `Source.read_image`; the sha256 is that of the pixels."""
         values = read_hdf5(sample.image_path, "rgb", 3, "image")
         return _image(values.transpose(0, 2, 1), f"image {sample.image_path}")
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
-        """Ground truth (H, W) float32 metres, NaN without measurement. Raises PipelineError where it does not read."""
+        """Return ground truth (H, W) float32 metres, NaN without a measurement. Raises PipelineError if damaged."""
         assert sample.truth_path is not None
         return metres(read_hdf5(sample.truth_path, "depth", 2, "depth"), 1.0, self.invalid)
 
@@ -153,20 +156,20 @@ class FastDepthNyu(Declared):
         listed = Ids(path)
         ids = []
         for line, row in rows(path):
-            one = checked_path(row, f"split {path} line {line}").removesuffix(".h5")
-            listed.add(one, line)
-            ids.append(one)
+            sample_id = checked_path(row, f"split {path} line {line}").removesuffix(".h5")
+            listed.add(sample_id, line)
+            ids.append(sample_id)
         listed.check_not_empty()
         return ids
 
 
 def is_labeled(root: Path) -> bool:
-    """Whether the labelled file lies in a folder."""
+    """Whether a folder contains the labeled file."""
     return (root / LABELED).is_file()
 
 
 def is_fast_depth(root: Path) -> bool:
-    """Whether a folder has scenes of FastDepth's copy."""
+    """Whether a folder contains scenes of FastDepth's copy."""
     for part in ("train", "val"):
         scenes = folder_names(root / part)
         if scenes and any(file.endswith(".h5") for file in file_names(root / part / scenes[0])):
@@ -175,7 +178,7 @@ def is_fast_depth(root: Path) -> bool:
 
 
 def _image(values: NDArray[Any], where: str) -> tuple[NDArray[np.uint8], str]:
-    """Image (H, W, 3) of planes (3, W, H), and the sha256 of its bytes."""
+    """Convert planes (3, W, H) to an image (H, W, 3), and return it with the sha256 of its bytes."""
     if values.dtype != np.uint8 or values.shape[0] != 3 or values.size > 3 * LIMIT_PIXELS:
         raise PipelineError(f"{where}: {values.dtype} of shape {values.shape}, expected three planes of uint8")
     image = np.ascontiguousarray(values.transpose(2, 1, 0))

@@ -1,14 +1,13 @@
 """TUM RGB-D: one sequence or a folder of them, each rgb/STAMP.png and depth/STAMP.png, listed in rgb.txt and depth.txt.
 
-Depth is 16-bit PNG, metres = value / 5000, 0 = none, and lies on the colour camera's pixels already. Colour and depth
-were not taken at the same time: `associate` pairs them as the benchmark's associate.py does. An image without a partner
-stays, without ground truth: a teacher and distillation need none, and evaluation counts such frames and leaves them
-out.
+Depth is 16-bit PNG, metres = value / 5000, 0 = none, registered to the color camera. Color and depth have different
+time stamps: `associate` pairs them as the benchmark's associate.py does. An image without a partner has no ground
+truth: teachers and distillation need none, and evaluation skips and counts such frames.
 
 An id is the image's path without suffix: rgb/STAMP where the root is a sequence, SEQUENCE/rgb/STAMP where it holds
 several.
 
-Shape legend: N colour images, M depth images.
+Shape legend: N color images, M depth images.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ if TYPE_CHECKING:
 
 METRES_PER_UNIT = 1 / 5000
 LIMIT_S = 0.02
-"""Largest difference of a pair's time stamps: the default of associate.py; the cameras take 30 images a second."""
+"""Largest time difference of a pair: the default of associate.py; the cameras take 30 images a second."""
 LIMIT_CANDIDATES = 64
-"""Depth images near one colour image, on average: two or three in a real sequence."""
+"""Largest mean number of depth images near a color image; real sequences have two or three."""
 FOCAL_PX = {"freiburg1": 517.3, "freiburg2": 520.9, "freiburg3": 535.4}
-"""fx of each Kinect, from the benchmark's page on file formats; images of the first two still have lens distortion."""
+"""fx of each Kinect, from the benchmark's page on file formats; images of the first two have lens distortion."""
 
 
 class _Stamped(NamedTuple):
@@ -52,13 +51,13 @@ class TumSource(ImageFiles):
     """
 
     name = "tum"
-    # Bins and sigma are the method's own for rooms.
+    # Bins and sigma are the method's for NYU.
     defaults = Defaults(view="full", bins="nyu", sigma_m=0.15, protocol="plain")
 
     def __init__(self, root: Path, truth: str | None = None) -> None:
         self.root = root
         if truth not in {None, "depth"}:
-            raise PipelineError(f"source tum:{root}: truth {truth!r}, expected depth: leave the option out")
+            raise PipelineError(f"source tum:{root}: truth {truth!r}, expected depth; remove `truth`")
         self.truth = "depth"
         self.invalid = ()
         single = _is_sequence(root)
@@ -67,17 +66,17 @@ class TumSource(ImageFiles):
             raise PipelineError(_wrong_root(root))
 
     def samples(self, split: str) -> list[Sample]:
-        """Rows of `all`, of a sequence by its folder's name, or of a list of image paths below the root.
+        """Return the rows of `all`, of a sequence by its folder name, or of a list of image paths below the root.
 
-        Raises PipelineError for a missing or empty split, a malformed line, an image that rgb.txt does not name, a
-        duplicate image, a path that leaves the root.
+        Raises PipelineError for a missing or empty split, a malformed line, an image not in rgb.txt, a duplicate
+        image, a path outside the root.
         """
         if split == "all" or split in self.sequences:
-            wanted = self.sequences if split == "all" else [split]
-            return [sample for sequence in wanted for sample in self._sequence(sequence)]
-        names = ", ".join(self.sequences[:20]) if self.sequences != [""] else "none but this one"
+            sequences = self.sequences if split == "all" else [split]
+            return [sample for sequence in sequences for sample in self._sequence(sequence)]
+        names = ", ".join(self.sequences[:20]) if self.sequences != [""] else "only this one"
         path = find_list_or_name(split, self.root, f"`all`, or a sequence: {names}")
-        known: dict[str, dict[str, Sample]] = {}
+        by_id: dict[str, dict[str, Sample]] = {}
         ids = Ids(path)
         samples = []
         for line, row in rows(path):
@@ -86,13 +85,13 @@ class TumSource(ImageFiles):
             where = f"split {path} line {line}"
             sample_id = without_suffix(checked_path(row, where)) or row
             sequence = "" if self.sequences == [""] else sample_id.partition("/")[0]
-            if sequence in self.sequences and sequence not in known:
-                known[sequence] = {sample.id: sample for sample in self._sequence(sequence)}
-            sample = known.get(sequence, {}).get(sample_id)
+            if sequence in self.sequences and sequence not in by_id:
+                by_id[sequence] = {sample.id: sample for sample in self._sequence(sequence)}
+            sample = by_id.get(sequence, {}).get(sample_id)
             if sample is None:
                 form = "rgb/STAMP.png" if self.sequences == [""] else "SEQUENCE/rgb/STAMP.png"
                 raise PipelineError(
-                    f"{where}: {row[:200]!r} stands in no rgb.txt below {self.root}; expected {form} of one"
+                    f"{where}: {row[:200]!r} is not in any rgb.txt below {self.root}; expected {form} listed there"
                 )
             ids.add(sample_id, line)
             samples.append(sample)
@@ -100,9 +99,9 @@ class TumSource(ImageFiles):
         return samples
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
-        """Ground truth (H, W) float32 metres, NaN without measurement; None if the image has no partner.
+        """Return ground truth (H, W) float32 metres, NaN without a measurement; None if the image has no partner.
 
-        Raises PipelineError for a file that is missing or no 16-bit PNG.
+        Raises PipelineError for a file that is missing or not a 16-bit PNG.
         """
         if sample.truth_path is None:
             return None
@@ -131,22 +130,22 @@ class TumSource(ImageFiles):
 
 
 def associate(first_s: Sequence[float], second_s: Sequence[float], limit_s: float = LIMIT_S) -> list[int | None]:
-    """For each of N time stamps the index of its partner among M, None without one; seconds.
+    """Return for each of N time stamps in seconds the index of its partner among M, None without one.
 
-    As associate.py: of all pairs that differ by less than `limit_s`, those that differ least are taken first, and each
-    stamp is taken once; ties go to the smaller first stamp, then to the smaller second. Unlike there, only neighbours
-    in time are looked at, so that long lists take no N x M steps. Raises PipelineError where far too many are near.
+    As associate.py: pairs that differ by less than `limit_s` are taken in order of difference, each stamp once; ties
+    go to the smaller first stamp, then to the smaller second. Unlike there, only neighbors in time are compared, which
+    avoids N x M steps. Raises PipelineError if far too many stamps are close.
     """
     order = np.argsort(np.asarray(second_s, dtype=np.float64), kind="stable")
     first, second = np.asarray(first_s, dtype=np.float64), np.asarray(second_s, dtype=np.float64)[order]
-    # A little wider than asked, because sums are rounded; the exact test follows.
+    # Slightly wider than the limit, because sums are rounded; the exact test follows.
     begin = np.searchsorted(second, first - 1.01 * limit_s, "left").tolist()
     end = np.searchsorted(second, first + 1.01 * limit_s, "right").tolist()
     near = sum(end) - sum(begin)
     if near > LIMIT_CANDIDATES * len(first_s):
         raise PipelineError(
-            f"{near} pairs of images within {limit_s} s for {len(first_s)} colour images, expected two or three for "
-            "each; are the time stamps seconds?"
+            f"{near} pairs of images within {limit_s} s for {len(first_s)} color images, expected two or three for "
+            "each; check that the time stamps are in seconds"
         )
     pairs = sorted(
         (abs(first_s[i] - second_s[j]), first_s[i], second_s[j], i, j)
@@ -164,21 +163,23 @@ def associate(first_s: Sequence[float], second_s: Sequence[float], limit_s: floa
 
 
 def _read_stamps(path: Path) -> list[_Stamped]:
-    """Rows of rgb.txt or depth.txt. Raises PipelineError for a missing file, a malformed line, an image named twice."""
+    """Read rgb.txt or depth.txt. Raises PipelineError for a missing file, a malformed line, a duplicate image."""
     ids = Ids(path)
-    found = []
+    stamps = []
     for line, row in rows(path):
         if not row.startswith("#"):
             stamped = _parse_row(row, f"{path} line {line}")
             ids.add(stamped.path, line)
-            found.append(stamped)
-    if not found:
-        raise PipelineError(f"{path}: no rows, expected `STAMP rgb/STAMP.png` a line; unpack the sequence's .tgz again")
-    return found
+            stamps.append(stamped)
+    if not stamps:
+        raise PipelineError(
+            f"{path}: no rows, expected one `STAMP rgb/STAMP.png` per line; unpack the sequence's .tgz again"
+        )
+    return stamps
 
 
 def _parse_row(row: str, where: str) -> _Stamped:
-    """One line of rgb.txt or depth.txt."""
+    """Parse one line of rgb.txt or depth.txt."""
     columns = row.replace(",", " ").split()
     if len(columns) != 2:
         raise PipelineError(f"{where}: {len(columns)} columns in {row[:200]!r}, expected 2: STAMP rgb/STAMP.png")
@@ -187,7 +188,7 @@ def _parse_row(row: str, where: str) -> _Stamped:
     except ValueError:
         stamp_s = math.nan
     if not math.isfinite(stamp_s):
-        raise PipelineError(f"{where}: time stamp {columns[0][:200]!r}, expected seconds, as 1305031102.175304")
+        raise PipelineError(f"{where}: time stamp {columns[0][:200]!r}, expected seconds such as 1305031102.175304")
     path = checked_path(columns[1], where)
     if without_suffix(path) is None:
         raise PipelineError(f"{where}: image {path[:200]!r}, expected a name that ends in .png")
@@ -199,28 +200,28 @@ def _is_sequence(folder: Path) -> bool:
 
 
 def _wrong_root(root: Path) -> str:
-    """What to say of a root without sequences: which folder it may be instead."""
+    """Message for a root without sequences, with the folder to use instead."""
     here, names = root.resolve(), folder_names(root)
     if _is_sequence(here.parent):
-        advice = f"this is a part of one sequence: give {here.parent}"
+        advice = f"this is a part of one sequence, use {here.parent}"
     elif "rgb" in names:
-        advice = "it has a folder rgb/ without rgb.txt, which comes in the sequence's .tgz: unpack that again"
+        advice = "it has rgb/ without rgb.txt, unpack the sequence's .tgz again"
     else:
         below = next(
             (name for name in names if any(_is_sequence(root / name / sub) for sub in folder_names(root / name))), None
         )
-        advice = f"give {root / below}" if below else "unpack a sequence's .tgz there"
+        advice = f"use {root / below}" if below else "unpack a sequence's .tgz there"
     return (
-        f"source tum:{root}: no rgb.txt there nor in a folder of it; expected one sequence, with rgb.txt, rgb/, "
-        f"depth.txt and depth/, or a folder of sequences: {advice}"
+        f"source tum:{root}: no rgb.txt in the root or its folders; expected one sequence with rgb.txt, rgb/, "
+        f"depth.txt and depth/, or a folder of sequences; {advice}"
     )
 
 
 SOURCE = SourceKind(
     TumSource,
     data_set="TUM RGB-D benchmark (Sturm et al.)",
-    layout="rgb.txt, rgb/STAMP.png, depth.txt, depth/STAMP.png in the root, or in a folder for each sequence",
-    splits="`all`, a sequence's folder, NAME of NAME.txt or a list file: `rgb/STAMP.png` a line, below the root",
+    layout="rgb.txt, rgb/STAMP.png, depth.txt, depth/STAMP.png in the root or in one folder per sequence",
+    splits="`all`, a sequence's folder, NAME of NAME.txt or a list file: `rgb/STAMP.png` per line, below the root",
     truth="Kinect, paired by time stamp within 0.02 s; 16-bit PNG, metres = value / 5000, 0 = none",
     licence="CC BY 4.0",
     defaults=TumSource.defaults,

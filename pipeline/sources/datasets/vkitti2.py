@@ -1,8 +1,8 @@
-"""Virtual KITTI 2: SceneXX/VARIATION/frames/rgb/Camera_N/rgb_00000.jpg beside frames/depth/Camera_N/depth_00000.png.
+"""Virtual KITTI 2: SceneXX/VARIATION/frames/rgb/Camera_N/rgb_00000.jpg and frames/depth/Camera_N/depth_00000.png.
 
 Depth is z along the camera's axis in centimetres, 16-bit PNG; 65535 (655.35 m) is the sky, which has no depth.
-Frames are 375x1242. The three archives (rgb, depth, textgt) may lie in one folder or in one each: see RGB_BELOW.
-Focal lengths are read from SceneXX/VARIATION/intrinsic.txt of textgt, where that is there.
+Frames are 375x1242. The three archives (rgb, depth, textgt) may share a folder or have one each: see RGB_BELOW. Focal
+lengths come from SceneXX/VARIATION/intrinsic.txt of textgt, if it exists.
 
 An id is the image's path from SceneXX on, without suffix.
 """
@@ -59,16 +59,16 @@ class VirtualKittiSource(ImageFiles):
     def __init__(self, root: Path, truth: str | None = None) -> None:
         self.root = root
         if truth not in {None, "depth"}:
-            raise PipelineError(f"source vkitti2:{root}: truth {truth!r}, expected depth: leave the option out")
+            raise PipelineError(f"source vkitti2:{root}: truth {truth!r}, expected depth; remove `truth`")
         self.truth = "depth"
         self.invalid = ()
-        found = [root / below for below in RGB_BELOW if _has_images(root / below)]
-        if not found:
+        folders = [root / below for below in RGB_BELOW if _has_images(root / below)]
+        if not folders:
             raise PipelineError(_wrong_root(root))
-        self.images = found[0]
+        self.images = folders[0]
 
     def samples(self, split: str) -> list[Sample]:
-        """Rows of `all`, `Scene01`, `clone`, `Camera_0`, several of these joined by `/`, or of a list of image paths.
+        """Return the rows of `all`, `Scene01`, `clone`, `Camera_0`, several joined by `/`, or a list of image paths.
 
         An image without a depth file has no ground truth. Raises PipelineError for a missing or empty split, a
         malformed row, a duplicate image.
@@ -88,9 +88,9 @@ class VirtualKittiSource(ImageFiles):
         return self._samples(_listed(path))
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
-        """Ground truth (H, W) float32 metres, NaN in the sky; None if the row has none.
+        """Return ground truth (H, W) float32 metres, NaN in the sky; None if the row has none.
 
-        Raises PipelineError for a file that is missing or no 16-bit PNG.
+        Raises PipelineError for a file that is missing or not a 16-bit PNG.
         """
         if sample.truth_path is None:
             return None
@@ -103,7 +103,7 @@ class VirtualKittiSource(ImageFiles):
         ]
 
     def _below(self, names: Collection[str]) -> Iterator[_Row]:
-        """All images on disk in whose path all `names` stand, sorted."""
+        """Yield all images on disk whose path contains all `names`, sorted."""
         for scene in _scenes(self.images):
             for variation in folder_names(self.images / scene):
                 frames = self.images / scene / variation / "frames" / "rgb"
@@ -134,7 +134,7 @@ class VirtualKittiSource(ImageFiles):
         return samples
 
     def _depths(self, scene: str, variation: str, camera: str) -> tuple[str, set[str]]:
-        """(folder, names) of a camera's depth files; listed once, not asked for file by file."""
+        """Return (folder, file names) of a camera's depth."""
         for below in DEPTH_BELOW:
             folder = self.root / below / scene / variation / "frames" / "depth" / camera
             files = file_names(folder)
@@ -143,17 +143,17 @@ class VirtualKittiSource(ImageFiles):
         return "", set()
 
     def _focal_lengths(self, scene: str, variation: str) -> dict[tuple[int, int], float]:
-        """(frame, camera) -> pixels, empty without the file. Raises PipelineError for a malformed row."""
+        """Return (frame, camera) -> pixels, empty without the file. Raises PipelineError for a malformed row."""
         for below in TEXT_BELOW:
             path = self.root / below / scene / variation / "intrinsic.txt"
             if path.exists():
-                # A header first: frame cameraID K[0,0] K[1,1] K[0,2] K[1,2]
+                # After a header: frame cameraID K[0,0] K[1,1] K[0,2] K[1,2]
                 return dict(_parse_intrinsic(row, f"{path} line {line}") for line, row in rows(path) if line > 1)
         return {}
 
 
 def _parse_intrinsic(row: str, where: str) -> tuple[tuple[int, int], float]:
-    """((frame, camera), focal length in pixels) of one line."""
+    """Parse one line to ((frame, camera), focal length in pixels)."""
     match = re.fullmatch(r"(\d{1,9})\s+(\d)((?:\s+\S{1,40}){4})", row, re.ASCII)
     try:
         focal_px = float(match[3].split()[0]) if match else math.nan
@@ -177,12 +177,11 @@ def _listed(path: Path) -> Iterator[_Row]:
 
 
 def _parse_row(text: str, where: str) -> _Row:
-    """One line of a list: an image's path from its scene on."""
+    """Parse one line of a list: an image's path from its scene on."""
     match = re.fullmatch(rf"({SCENE})/({VARIATION})/frames/rgb/({CAMERA})/rgb_(\d{{5}})(\.\w+)", text, re.ASCII)
     if not match or match[5].lower() not in IMAGE_SUFFIXES:
         raise PipelineError(
-            f"{where}: {text[:200]!r}, expected an image's path, such as "
-            "Scene01/clone/frames/rgb/Camera_0/rgb_00000.jpg"
+            f"{where}: {text[:200]!r}, expected an image path such as Scene01/clone/frames/rgb/Camera_0/rgb_00000.jpg"
         )
     return _Row(*match.groups())
 
@@ -200,29 +199,29 @@ def _has_images(folder: Path) -> bool:
 
 
 def _wrong_root(root: Path) -> str:
-    """What to say of a root without scenes: which folder it may be instead."""
+    """Message for a root without scenes, with the folder to use instead."""
     here, names = root.resolve(), folder_names(root)
     if "frames" in names:
-        advice = f"this is one variation: give {here.parent.parent}"
+        advice = f"this is one variation, use {here.parent.parent}"
     elif re.fullmatch(SCENE, here.name):
-        advice = f"this is one scene: give {here.parent}, and the scene to `split`"
+        advice = f"this is one scene, use {here.parent} and the scene as `split`"
     elif _scenes(root):
-        advice = "its scenes hold no frames/rgb: unpack vkitti_2.0.3_rgb.tar there too"
+        advice = "its scenes have no frames/rgb, unpack vkitti_2.0.3_rgb.tar there too"
     else:
         below = next((name for name in names if any(_has_images(root / name / part) for part in RGB_BELOW)), None)
-        advice = f"give {root / below}" if below else "unpack vkitti_2.0.3_rgb.tar and vkitti_2.0.3_depth.tar there"
-    places = ", ".join(f"{part}/" for part in RGB_BELOW[1:])
-    return f"source vkitti2:{root}: no SceneXX/VARIATION/frames/rgb in it, nor in {places} below; {advice}"
+        advice = f"use {root / below}" if below else "unpack vkitti_2.0.3_rgb.tar and vkitti_2.0.3_depth.tar there"
+    folders = ", ".join(f"{part}/" for part in RGB_BELOW[1:])
+    return f"source vkitti2:{root}: no SceneXX/VARIATION/frames/rgb in the root or its {folders}; {advice}"
 
 
 SOURCE = SourceKind(
     VirtualKittiSource,
     data_set="Virtual KITTI 2 (Cabon, Murray and Humenberger, NAVER LABS Europe)",
-    layout="SceneXX/VARIATION/frames/{rgb,depth}/Camera_N/{rgb_00000.jpg,depth_00000.png}, perhaps "
-    "SceneXX/VARIATION/intrinsic.txt; each archive perhaps in its own vkitti_2.0.3_{rgb,depth,textgt}/",
-    splits="`all`, `Scene01`, `clone`, `Scene01/clone`, `clone/Camera_0`; NAME of NAME.txt or a list file: an image's "
-    "path a line",
-    truth="rendered, exact: 16-bit PNG, centimetres along the camera's axis, 65535 = sky, no depth",
+    layout="SceneXX/VARIATION/frames/{rgb,depth}/Camera_N/{rgb_00000.jpg,depth_00000.png}, optional "
+    "SceneXX/VARIATION/intrinsic.txt; each archive may be in its own vkitti_2.0.3_{rgb,depth,textgt}/",
+    splits="`all`, `Scene01`, `clone`, `Scene01/clone`, `clone/Camera_0`; NAME of NAME.txt or a list file with one "
+    "image path per line",
+    truth="rendered: 16-bit PNG, centimetres along the camera's axis, 65535 = sky, no depth",
     licence="CC BY-NC-SA 3.0",
     defaults=VirtualKittiSource.defaults,
 )
