@@ -168,12 +168,12 @@ SOURCE = SourceKind(
     open_nyu,
     data_set="NYU Depth V2 (Silberman, Hoiem, Kohli, Fergus)",
     layout=(
-        f"{LABELED} with optional splits.mat; or as in BTS and AdaBins: sync/SCENE/rgb_N.jpg and "
+        f"{LABELED}; or as in BTS and AdaBins: sync/SCENE/rgb_N.jpg and "
         "sync_depth_N.png, official_splits/{train,test}/SCENE/...; or as in FastDepth: train/SCENE/N.h5, "
         "val/official/N.h5"
     ),
     splits=(
-        "labeled file: `all`, `train` and `test` of splits.mat, or a list of one-based numbers; PNGs: a list file "
+        "labeled file: `all`, or a list of one-based frame numbers; PNGs: a list file "
         "with `rgb depth focal_px` per line, or `train` and `test` of official_splits/; .h5: `train`, `val`, "
         "train/SCENE, or a list of ids"
     ),

@@ -16,7 +16,6 @@ from ..base import Declared, Defaults, Sample
 from ..readers.arrays import metres
 from ..readers.hdf5 import Hdf5File, read_hdf5
 from ..readers.images import LIMIT_PIXELS
-from ..readers.mat5 import read_mat5
 from ..splits import Ids, checked_path, file_names, find_list_or_name, folder_names, rows
 
 if TYPE_CHECKING:
@@ -35,8 +34,8 @@ TRUTHS = {"filled": "depths", "raw": "rawDepths"}
 class LabeledNyu(Declared):
     """The labeled file: `images` (N, 3, W, H) uint8, `depths` and `rawDepths` (N, W, H) float32 metres.
 
-    MATLAB reverses the axes. Ids are numbers from 0001, as in `splits.mat`. An image's sha256 is that of its pixels,
-    H * W * 3 bytes uint8 in C order. Raises PipelineError for a file with other arrays.
+    MATLAB reverses the axes. Ids are numbers from 0001, as in NYU's `splits.mat`. An image's sha256 is that of its
+    pixels, H * W * 3 bytes uint8 in C order. Raises PipelineError for a file with other arrays.
     """
 
     name = "nyu"
@@ -47,24 +46,21 @@ class LabeledNyu(Declared):
         self.invalid = ()
         self.truth = truth
         self._file = Hdf5File(root / LABELED, "NYU file")
-        count, channels, width, height = self._file.frames("images", 4)
-        if channels != 3 or self._file.frames(TRUTHS[truth], 3) != (count, width, height):
+        count, channels, width, height = self._file.shape("images", 4)
+        if channels != 3 or self._file.shape(TRUTHS[truth], 3) != (count, width, height):
             raise PipelineError(
                 f"NYU file {self._file.path}: images {(count, channels, width, height)}, {TRUTHS[truth]} "
-                f"{self._file.frames(TRUTHS[truth], 3)}; expected (N, 3, width, height) and (N, width, height)"
+                f"{self._file.shape(TRUTHS[truth], 3)}; expected (N, 3, width, height) and (N, width, height)"
             )
         self.frames = count
 
     def samples(self, split: str) -> list[Sample]:
-        """Rows of `all`; of `train` or `test` by ROOT/splits.mat; of ROOT/NAME.txt or a list file: a number a line.
+        """Return all frames for `all`, or those of ROOT/NAME.txt or a list file: one number from 1 per line.
 
-        Raises PipelineError for a missing or empty split, and for a number twice or beyond the file.
+        Raises PipelineError for a missing or empty split, and for a number that is repeated or beyond the file.
         """
-        path = self.root / "splits.mat"
         if split == "all" and not (self.root / "all.txt").is_file():
             numbers = list(range(1, self.frames + 1))
-        elif split in {"train", "test"} and not (self.root / f"{split}.txt").is_file() and path.is_file():
-            numbers = self._official(path, split)
         else:
             numbers = self._listed(split)
         image_path = str(self._file.path)
@@ -79,18 +75,22 @@ class LabeledNyu(Declared):
         values = self._file.read(TRUTHS[self.truth], 3, int(sample.id) - 1)
         return metres(np.ascontiguousarray(values.T), 1.0, self.invalid)
 
-    def _official(self, path: Path, split: str) -> list[int]:
-        numbers = read_mat5(str(path), "splits").get(f"{split}Ndxs", np.array([]))
-        if not len(numbers) or not all(number in range(1, self.frames + 1) for number in numbers.tolist()):
+    def _refuse_matlab_split(self, split: str) -> None:
+        """Say how NYU's own splits.mat becomes lists, where a user has only that."""
+        given = split.endswith(".mat")
+        official = self.root / "splits.mat"
+        if given or (split in {"train", "test"} and not (self.root / f"{split}.txt").is_file() and official.is_file()):
+            path = split if given else official
             raise PipelineError(
-                f"splits {path}: {split}Ndxs holds {len(numbers)} numbers, expected some, of 1 to {self.frames}; "
-                f"download it again, or write {self.root / split}.txt with a number a line"
+                f"split {path}: MATLAB files are not read; write its numbers as text once, with scipy:\n"
+                f"  python -c \"import numpy, scipy.io; m = scipy.io.loadmat('{path}'); "
+                f"[numpy.savetxt(f'{self.root}/{{s}}.txt', numpy.sort(m[s + 'Ndxs'].ravel()), '%d') "
+                "for s in ('train', 'test')]\""
             )
-        return sorted({int(number) for number in numbers})
 
     def _listed(self, split: str) -> list[int]:
-        official = f"`all`, or `train` or `test` with {self.root / 'splits.mat'} of NYU's own site"
-        path = find_list_or_name(split, self.root, official)
+        self._refuse_matlab_split(split)
+        path = find_list_or_name(split, self.root, f"`all`, or {self.root}/NAME.txt with one frame number per line")
         ids = Ids(path)
         numbers = []
         for line, row in rows(path):

@@ -1,7 +1,6 @@
-"""Reads a 2-D array of numbers from a file of any of the usual formats, without believing what the file claims.
+"""Read a 2-D array of numbers from .npy, .npz, .pfm, .exr and 16-bit .png files.
 
-Nothing is unpickled, and nothing is allocated before the size that a file declares is known to be one that a
-frame may have. What the numbers mean (metres, disparity, which value is none) is the caller's to know.
+Pickles are refused. The meaning of the numbers (metres, disparity, which value is none) is up to the caller.
 
 Shape legend: H, W pixels.
 """
@@ -10,30 +9,27 @@ from __future__ import annotations
 
 import io
 import re
-import struct
-import zipfile
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...common.fileio import printable
 from ...errors import PipelineError
 from .exr import read_exr
 from .images import LIMIT_PIXELS, check_pixels, read_bytes, read_png16
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".pfm", ".exr", ".png")
 DTYPES = ("uint16", "float16", "float32", "float64")
-HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-HEADER_BYTES = 2**16
-LIMIT_BYTES = LIMIT_PIXELS * 8 + HEADER_BYTES
-PIECE_BYTES = 2**20
+LIMIT_BYTES = LIMIT_PIXELS * 8 + 2**16
+"""The largest frame in float64, and a header."""
 NPZ_KEY = "depth"
-LIMIT_MEMBERS = 64
 PFM_HEADER = re.compile(rb"Pf\s+(\d{1,9})\s+(\d{1,9})\s+([-+]?[0-9.]{1,20}(?:[eE][-+]?\d{1,3})?)(?=\s)")
 MOST_INVALID = 16
 """So many numbers can be declared to be no value; each is a pass over the file."""
@@ -42,15 +38,15 @@ LIMIT_M = 1e6
 
 
 def read_array(path: Path, what: str, dtypes: tuple[str, ...] = DTYPES) -> NDArray[Any]:
-    """The numbers (H, W) of a file, in native byte order: uint16, float16, float32 or float64, as the file has them.
+    """Return the numbers (H, W) of a file: uint16, float16, float32 or float64, in native byte order.
 
-    `.npy`; `.npz` with one array, or with one of the name `depth`; `.pfm` of one channel (float32; its scale tells
-    the byte order alone, as all readers have it); `.exr` (float16 or float32; channel Z, depth, Y or R, or the only
-    one; needs the package OpenEXR); `.png` (uint16, greyscale). In `.npy` and `.npz` a last axis of 1 is dropped, and
-    `dtypes` may name other types.
+    `.npy`; `.npz` with one array, or one named `depth`; `.pfm` of one channel (float32; the sign of its scale is the
+    byte order, its value is ignored as in other readers); `.exr` (float16 or float32; channel Z, depth, Y or R, or the
+    only one; extra `exr`); `.png` (16 bits, gray). In `.npy` and `.npz` a last axis of 1 is dropped, and `dtypes` may
+    name other types.
 
-    Raises PipelineError, which begins with `what` and the path, for a file that is missing, of another format, type or
-    number of dimensions, larger than a frame of 8K, or of another length than its header says.
+    Raises PipelineError, which begins with `what` and the path, for a file that is missing, damaged, of another format,
+    type or number of dimensions, or larger than a frame of 8K.
     """
     suffix = path.suffix.lower()
     if suffix == ".png":
@@ -59,99 +55,70 @@ def read_array(path: Path, what: str, dtypes: tuple[str, ...] = DTYPES) -> NDArr
         raise PipelineError(f"{what} {path}: expected a file that ends in {', '.join(ARRAY_SUFFIXES)}")
     data, where = read_bytes(str(path), what, LIMIT_BYTES), f"{what} {path}"
     if suffix in {".npy", ".npz"}:
-        array = _read_npy(data, where, dtypes) if suffix == ".npy" else _read_npz(data, where, dtypes)
+        array = _depth_shape((_read_npy if suffix == ".npy" else _read_npz)(data, where), where, dtypes)
     else:
         array = _read_pfm(data, where) if suffix == ".pfm" else read_exr(data, where)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _read_npy(data: bytes, where: str, dtypes: tuple[str, ...]) -> NDArray[Any]:
-    shape, fortran, dtype, start = _npy_header(data[:HEADER_BYTES], where, dtypes)
-    _check_length(shape, dtype, len(data) - start, where)
-    return _shaped(np.frombuffer(data, dtype, offset=start), shape, fortran=fortran)
+def _read_npy(data: bytes, where: str) -> NDArray[Any]:
+    file = io.BytesIO(data)
+    array = _load(file, where, "write it with numpy.save(path, depth)")
+    if not isinstance(array, np.ndarray):
+        raise PipelineError(f"{where}: not an .npy file but an .npz file; rename it to .npz")
+    if file.tell() != len(data):
+        raise PipelineError(f"{where}: {len(data) - file.tell()} bytes follow the array; write the file again")
+    return array
 
 
-def _read_npz(data: bytes, where: str, dtypes: tuple[str, ...]) -> NDArray[Any]:
-    _check_directory(data, where)
+def _read_npz(data: bytes, where: str) -> NDArray[Any]:
+    hint = "write it with numpy.savez(path, depth)"
+    archive = _load(io.BytesIO(data), where, hint)
+    if isinstance(archive, np.ndarray):
+        raise PipelineError(f"{where}: not an .npz file but an .npy file; rename it to .npy")
+    with archive:
+        names = archive.files if len(archive.files) == 1 else [name for name in archive.files if name == NPZ_KEY]
+        if len(names) != 1:
+            listed = ", ".join(repr(name[:80]) for name in archive.files[:20]) or "(none)"
+            raise PipelineError(f"{where}: arrays {listed}; expected a single one, or one named {NPZ_KEY!r}")
+        # A few bytes of deflate can expand to gigabytes
+        declared = max(
+            info.file_size for info in archive.zip.infolist() if info.filename in {names[0], f"{names[0]}.npy"}
+        )
+        if declared > LIMIT_BYTES:
+            raise PipelineError(f"{where}: its array declares {declared} bytes, expected at most {LIMIT_BYTES}")
+        with _damage(where, hint):
+            array = archive[names[0]]
+    if not isinstance(array, np.ndarray):
+        raise PipelineError(f"{where}: {names[0]!r} is not an array; {hint}")
+    return array
+
+
+def _load(file: io.BytesIO, where: str, hint: str) -> Any:  # noqa: ANN401 - an array or an archive
+    with _damage(where, hint):
+        return np.load(file, allow_pickle=False)
+
+
+@contextmanager
+def _damage(where: str, hint: str) -> Iterator[None]:
+    """Report whatever numpy and zipfile raise for a damaged file as one error."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as packed:
-            info = _member(packed.infolist(), where)
-            with packed.open(info) as member:
-                begin = member.read(HEADER_BYTES)
-                shape, fortran, dtype, start = _npy_header(begin, where, dtypes)
-                _check_length(shape, dtype, info.file_size - start, where)
-                body = np.empty(info.file_size - start, np.uint8)
-                have = begin[start:]
-                at = 0
-                while have:
-                    body[at : at + len(have)] = np.frombuffer(have, np.uint8)
-                    at += len(have)
-                    have = member.read(PIECE_BYTES)
-    except Exception as error:  # zipfile raises a dozen types
-        if str(error).startswith(where):
-            raise
+        yield
+    except Exception as error:  # numpy and zipfile raise a dozen types
+        text = printable(str(error).replace("\n", " "))[:200]
+        raise PipelineError(f"{where}: damaged, or of another format ({text}); {hint}") from error
+
+
+def _depth_shape(array: NDArray[Any], where: str, dtypes: tuple[str, ...]) -> NDArray[Any]:
+    """Return the array without a last axis of 1. Raises PipelineError unless it is (H, W) of one of the types."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.dtype.name not in dtypes or array.ndim != 2:
         raise PipelineError(
-            f"{where}: no .npz file, or damaged ({error}); write it with numpy.savez(path, depth)"
-        ) from error
-    if at != len(body):
-        raise PipelineError(
-            f"{where}: {len(body)} bytes of numbers declared, {at} there; the file is cut off: write it again"
+            f"{where}: {array.dtype} of shape {array.shape}, expected (height, width) of {', '.join(dtypes)}"
         )
-    return _shaped(body.view(dtype), shape, fortran=fortran)
-
-
-def _check_directory(data: bytes, where: str) -> None:
-    """Refuse an archive whose directory would be large when parsed: some bytes an entry there are a kilobyte here."""
-    end = data.rfind(b"PK\5\6", max(0, len(data) - 2**16 - 22))
-    if end < 0 or len(data) < end + 22:
-        raise PipelineError(f"{where}: no .npz file (no directory at its end); write it with numpy.savez(path, depth)")
-    entries, size = struct.unpack_from("<HI", data, end + 10)
-    if entries > LIMIT_MEMBERS or size > LIMIT_MEMBERS * 1024 or data[max(0, end - 20) : end].startswith(b"PK\6\7"):
-        raise PipelineError(f"{where}: holds {entries} arrays or more, expected at most {LIMIT_MEMBERS}")
-
-
-def _member(members: list[zipfile.ZipInfo], where: str) -> zipfile.ZipInfo:
-    named = [info for info in members if info.filename == f"{NPZ_KEY}.npy"] or members
-    if len(named) != 1:
-        there = ", ".join(repr(info.filename.removesuffix(".npy")[:80]) for info in members[:20])
-        raise PipelineError(
-            f"{where}: holds the arrays {there or '(none)'}, expected one alone, or one named {NPZ_KEY!r}"
-        )
-    if named[0].file_size > LIMIT_BYTES:
-        raise PipelineError(f"{where}: its array declares {named[0].file_size} bytes, expected at most {LIMIT_BYTES}")
-    return named[0]
-
-
-def _npy_header(begin: bytes, where: str, dtypes: tuple[str, ...]) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """(shape, Fortran order, type, bytes of the header) of what begins so."""
-    file = io.BytesIO(begin)
-    try:
-        shape, fortran, dtype = HEADERS[np.lib.format.read_magic(file)](file)
-    except Exception as error:  # the parser lets through what Python's tokenizer raises
-        raise PipelineError(f"{where}: no .npy file ({error}); write it with numpy.save(path, depth)") from error
-    plain = shape[:2] if len(shape) == 3 and shape[2] == 1 else shape
-    if (
-        dtype.hasobject
-        or dtype.name not in dtypes
-        or len(plain) != 2
-        or any(side is True or side < 1 for side in shape)
-    ):
-        raise PipelineError(f"{where}: {dtype} of shape {shape}, expected (height, width) of {', '.join(dtypes)}")
-    return plain, bool(fortran), dtype, file.tell()
-
-
-def _check_length(shape: tuple[int, ...], dtype: np.dtype[Any], there: int, where: str) -> None:
-    declared = int(shape[0]) * int(shape[1]) * dtype.itemsize
-    if declared != there:
-        raise PipelineError(
-            f"{where}: its header says {declared} bytes of numbers, it holds {there}; "
-            "the file is cut off or not what it says: write it again"
-        )
-    check_pixels(int(shape[0]), int(shape[1]), where)
-
-
-def _shaped(numbers: NDArray[Any], shape: tuple[int, ...], *, fortran: bool) -> NDArray[Any]:
-    return numbers.reshape(shape, order="F" if fortran else "C")
+    check_pixels(array.shape[0], array.shape[1], where)
+    return array
 
 
 def _read_pfm(data: bytes, where: str) -> NDArray[Any]:
@@ -169,7 +136,12 @@ def _read_pfm(data: bytes, where: str) -> NDArray[Any]:
         )
     # One byte of white space ends the header; writers on Windows put two.
     start = match.end() + (2 if len(data) - match.end() - 2 == height * width * 4 else 1)
-    _check_length((height, width), np.dtype(np.float32), len(data) - start, where)
+    declared, present = height * width * 4, len(data) - start
+    if declared != present:
+        raise PipelineError(
+            f"{where}: its header declares {declared} bytes of numbers, but it has {present}; write the file again"
+        )
+    check_pixels(height, width, where)
     rows = np.frombuffer(data, "<f4" if scale < 0 else ">f4", offset=start).reshape(height, width)
     return np.ascontiguousarray(rows[::-1])
 
