@@ -49,6 +49,7 @@ class PipelineCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Raises ClickException, which click prints before it exits with status 1."""
+        _limit_spinning()
         if ctx.meta[DEBUG]:
             return super().invoke(ctx)
         try:
@@ -68,6 +69,16 @@ class PipelineCommand(click.Command):
             raise
         except Exception as error:
             raise click.ClickException(printable(_message_of(error))) from error
+
+
+def _limit_spinning() -> None:
+    """Let the waiting threads of GNU OpenMP, part of torch's CPU builds, sleep early, unless the user chose.
+
+    With one other busy process on two cores, training took 6.4 times as long with the default and 2.7 times with this;
+    the results are the same. Has no effect once torch is imported.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def _message_of(error: Exception) -> str:

@@ -66,3 +66,22 @@ def test_the_package_imports_without_unix_modules(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+    ids=["default", "own count", "own policy"],
+)
+def test_commands_limit_spinning_before_torch_is_imported(given, expected):
+    code = (
+        "import os, sys\n"
+        "from stages.train_student import train_student as command\n"
+        "command.callback = lambda **_: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
+        "assert 'GOMP_SPINCOUNT' not in set(os.environ) - set(sys.argv[1:])\n"
+        "command('--source scenes:a --split b --store c --out d'.split())\n"
+    )
+    environment = {name: text for name, text in os.environ.items() if name not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
+    command = [sys.executable, "-c", code, *given]
+    done = subprocess.run(command, env=environment | given, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == f"{expected} False\n", done.stderr
