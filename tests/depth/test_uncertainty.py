@@ -459,6 +459,6 @@ def test_the_command_prints_what_it_found(tmp_path, scenes, head):
     if head == "dpm":
         assert f"{found['intervals']['map']['observed'][LEVELS.index(0.9)]:.1%}" in done.output
     else:
-        assert "has no map" in done.output
+        assert "predicts no map" in done.output
     done = CliRunner().invoke(command, [*call, "--calibration-split", "train", "--out", str(tmp_path / "m.json")])
     assert "constant" in done.output
