@@ -31,7 +31,7 @@ from pipeline.sources.base import Sample
 from pipeline.sources.sample_table import SampleTable
 from pipeline.store import open_store
 from pipeline.store.format.codec import encode_chunk
-from pipeline.store.format.layout import MANIFEST, StoreLayout, usual_samples_per_shard
+from pipeline.store.format.layout import MANIFEST, StoreLayout, default_samples_per_shard
 from pipeline.store.format.spec import StoreSpec
 from pipeline.store.tools.estimate import reference_costs
 from pipeline.store.write.journal import ShardRecord
@@ -81,7 +81,7 @@ def spec_of(kind: str, samples: int) -> StoreSpec:
         bin_edges=tuple(np.linspace(1e-3, 80, BINS + 1).tolist()),
         sigma_m=0.5 if kind == "gaussian" else None,
         max_dpm_kl=0.01 if kind == "sparse" else None,
-        samples_per_shard=usual_samples_per_shard(kind, samples, BINS),
+        samples_per_shard=default_samples_per_shard(kind, samples, BINS),
     )
 
 

@@ -12,7 +12,7 @@ from ..depth.bins import parse_bins
 from ..depth.rebin import are_bins
 from ..errors import PipelineError
 from ..sources.view import View
-from ..store.format.layout import usual_samples_per_shard
+from ..store.format.layout import default_samples_per_shard
 from ..store.format.spec import StoreSpec, digest_of_ids
 from ..teachers.base import VIEW, gives_maps, has_adaptive_bins
 
@@ -103,7 +103,7 @@ def plan_store(
         sigma_m=sigma_m,
         max_dpm_kl=options.max_dpm_kl if kind == "sparse" else None,
         carried_from=carried_from,
-        samples_per_shard=options.samples_per_shard or usual_samples_per_shard(kind, len(samples), len(edges) - 1),
+        samples_per_shard=options.samples_per_shard or default_samples_per_shard(kind, len(samples), len(edges) - 1),
     )
 
 

@@ -1,4 +1,4 @@
-"""The contract between the stages: layout, codec, writer, reader, checks. Public face: `open_store`."""
+"""The store between the two stages: layout, codec, writer, reader, checks. Start at `open_store`."""
 
 from .read.store import Store, open_store
 

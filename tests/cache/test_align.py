@@ -114,9 +114,9 @@ def test_an_aligned_store_gives_metres_and_still_the_teachers_numbers(root, spac
         own = 1 / store.depth_m(number) if space == "affine_disparity" else store.depth_m(number)
         undone = (own.astype(np.float64) - found.shift) / found.scale
         assert undone == pytest.approx(raw.depth(number), rel=1e-4, abs=1e-6 * float(np.abs(raw.depth(number)).max()))
-    with pytest.raises(ValueError, match=f"{space}, which is not metres: .*pipeline store align"):
+    with pytest.raises(ValueError, match=f"{space}, which is not in metres: .*pipeline store align"):
         raw.depth_m(0)
-    with pytest.raises(ValueError, match="not aligned to ground truth: `pipeline store align"):
+    with pytest.raises(ValueError, match="not aligned to ground truth: run `pipeline store align"):
         raw.alignment(0)
 
 
@@ -301,7 +301,7 @@ def test_a_damaged_row_is_named_and_leaves_the_others_readable(tmp_path):
     path = make_store_v2(tmp_path / "s.zarr", "aligned", align_verdict=6)
     store = open_store(path)
     for read in (store.alignment, store.depth_m):
-        with pytest.raises(DamagedStoreError, match=r"sample/align_verdict/c/0, sample 0 \(a/000\): verdict 6"):
+        with pytest.raises(DamagedStoreError, match=r"sample/align_verdict/c/0, sample 0 \(a/000\): invalid verdict 6"):
             read(0)
     store.alignment(1)
     store.depth_m(6)
@@ -312,16 +312,16 @@ def test_a_damaged_row_is_named_and_leaves_the_others_readable(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"fit": 3}, "does not name its fit"),
-        ({"truth": ""}, "does not name its fit and its truth"),
+        ({"fit": 3}, "`fit` and `truth` of the alignment"),
+        ({"truth": ""}, "`fit` and `truth` of the alignment"),
         ({"truth": "a\x1b[2J"}, "control characters"),
-        ({"min_points": 0}, "whole number above 0"),
-        ({"min_points": True}, "whole number above 0"),
-        ({"max_residual": 0}, "largest residual"),
+        ({"min_points": 0}, "positive integer"),
+        ({"min_points": True}, "positive integer"),
+        ({"max_residual": 0}, "`max_residual` of the alignment must be positive"),
         ({"max_residual": "x"}, "expected a number"),
-        ({"depth_range_m": [3, 1]}, "depth range"),
-        ({"depth_range_m": [0, 1]}, "depth range"),
-        ({"depth_range_m": 3}, "depth range"),
+        ({"depth_range_m": [3, 1]}, "`depth_range_m` of the alignment"),
+        ({"depth_range_m": [0, 1]}, "`depth_range_m` of the alignment"),
+        ({"depth_range_m": 3}, "`depth_range_m` of the alignment"),
         ({"more": 1}, "expected depth_range_m, fit, max_residual, min_points, truth"),
     ],
 )
@@ -331,7 +331,7 @@ def test_an_alignment_that_is_none_is_refused(tmp_path, change, message):
 
 
 def test_metric_depth_cannot_claim_an_alignment(tmp_path):
-    with pytest.raises(ValueError, match="an alignment of metric depth"):
+    with pytest.raises(ValueError, match="metric depth has an alignment"):
         make_store(tmp_path / "s.zarr", alignment=ALIGNMENT)
 
 

@@ -68,7 +68,7 @@ def test_swapped_chunks_are_told_by_the_first_read_of_their_shard_unless_it_is_t
     put(subject, subject.chunks_swapped("depth/c/1/0/0", 4, 6, bytes_too=True))
     store = open_store(subject.path)
     for number in (4, 5, 4):
-        with pytest.raises(DamagedStoreError, match=r"every checksum of the shard fits, but its sha256 is not"):
+        with pytest.raises(DamagedStoreError, match=r"every checksum of the shard matches, but its sha256 differs"):
             store.depth(number)
     assert store.depth(3).tobytes() == subject.sound["depth", 3]
     blind = open_store(subject.path, check_shards=False)

@@ -195,7 +195,7 @@ def test_an_existing_target_is_not_changed(tmp_path, folder):
 def test_a_store_that_lacks_a_sample_of_the_split_is_refused(tmp_path, folder):
     run(*cache(folder, tmp_path / "s.zarr"))
     fails(
-        r"s.zarr holds no sample 'b/0001' .*Run `pipeline cache-teacher`",
+        r"s.zarr has no sample 'b/0001' .*run `pipeline cache-teacher`",
         *train(folder, tmp_path / "s.zarr", tmp_path / "run", split="all"),
     )
 

@@ -84,7 +84,7 @@ def test_a_link_that_dvc_did_not_make_is_refused(tmp_path, where):
     target.parent.mkdir(parents=True, exist_ok=True)
     shard.replace(target)
     shard.symlink_to(target)
-    with pytest.raises(DamagedStoreError, match="symbolic links inside of a store are followed into the DVC cache"):
+    with pytest.raises(DamagedStoreError, match="links inside a store may only lead into the DVC cache"):
         open_store(store).depth_m(0)
     assert "depth/c/0/0/0" in {damage.file for damage in verify_store(store)}
 

@@ -90,7 +90,7 @@ def renamed(name: str) -> Callable[[Members], None]:
     return change
 
 
-LEAVE = "would leave the store"
+LEAVE = "leaves the store"
 case("parent", LEAVE, add("../outside/owned"))
 case("parent-inside", LEAVE, add("depth/../../outside/owned"))
 case("absolute", LEAVE, add(f"{os.getcwd()}/owned"))  # noqa: PTH109 - text
@@ -101,12 +101,12 @@ case("escape", "but not in both", add("\x1b[2J"))
 case("link", "is a link or a device", add("more", b"/etc/passwd", stat.S_IFLNK | 0o777))
 case("pipe", "is a link or a device", add("more", b"", stat.S_IFIFO | 0o644))
 case("device", "is a link or a device", add("more", b"", stat.S_IFCHR | 0o644))
-case("twice", "is there twice", add("zarr.json", b"{}"))
+case("twice", "is a duplicate", add("zarr.json", b"{}"))
 case("more", "but not in both", add("more"))
 case("less", "but not in both", of_shard(lambda members, number: members.pop(number)))
 case("compressed", "is compressed or encrypted", of_shard(compressed))
-case("cut-member", "the manifest says", of_shard(cut))
-case("rotten-member", "does not match the manifest", of_shard(rotten))
+case("cut-member", "the manifest lists", of_shard(cut))
+case("rotten-member", "does not match", of_shard(rotten))
 case("without-manifest", "no member MANIFEST.json", renamed("other.json"))
 case("declares-4-gigabytes", "its members declare|is compressed", lambda _: None, size=2**32 - 2, packed=2**32 - 2)
 case("declares-more-than-packed", "is compressed or encrypted", lambda _: None, size=10**6)

@@ -24,7 +24,7 @@ BOTH = ("images", "verify")
 CASES: list[Case] = []
 SHARD = "rgb/c/0/0/0/0"
 RAW_BYTES = 3 * SIZE_PX[0] * SIZE_PX[1]
-BLOSC = "its blosc header is not as written"
+BLOSC = "an invalid blosc header"
 SUM = "0" * 64
 
 
@@ -81,14 +81,14 @@ for _name, _words, _change in [
 
 for _name, _ids, _words in [
     ("not-utf8", [b"\xff\xfe"], "is not UTF-8"),
-    ("twice", [b"a/003"], "2 samples have the id 'a/003'"),
+    ("twice", [b"a/003"], "duplicate id 'a/003'"),
     ("empty", [b""], "is empty or has control characters"),
     ("terminal-escape", [b"\x1b[2J"], r"'\x1b[2J'"),
     ("bidi", ["\u202eab".encode()], "control characters"),
 ]:
     case(f"id-{_name}", _words, lambda store, ids=_ids: store.ids(*ids))
 OTHER = np.frombuffer(b"".join(b"b/%03d" % number for number in range(7)), np.uint8).reshape(7, 5)
-case("ids-of-other-images", "the ids' sha256 is not", lambda store: store.rows("id", OTHER), ways=("verify",))
+case("ids-of-other-images", "the ids' sha256 differs", lambda store: store.rows("id", OTHER), ways=("verify",))
 ROWS = "sample/image_sha256/c/0/0"
 case(
     "rows-of-too-little",
@@ -100,7 +100,7 @@ case("rows-that-nobody-reads", "checksum (crc32c)", lambda s: s.write(SIZES, b"a
 
 # --- metadata --------------------------------------------------------------------------------------------------------
 
-KEPT = "not the metadata of an image cache"
+KEPT = "metadata of this image cache|metadata of an image cache"
 FORM = "not the attributes of an image cache"
 
 
@@ -132,34 +132,34 @@ for _name, _words, _change in [
     ("shape-2^31-squared", "expected 1 to 67108864 pixels", lambda s: s.declare(size_px=(2**31, 2**31))),
     ("shape-2^31-squared-in-one-place", KEPT, of_array(shape=[7, 2**31, 3, 2**31])),
     ("shape-wide", "expected 1 to 67108864 pixels", lambda s: s.declare(size_px=(1, 2**40))),
-    ("shape-2^62-samples", "more than a store may hold", many(2**62)),
-    ("shape-2^24-samples", "more than a store may hold", many(2**24, samples_per_shard=65536)),
-    ("shape-a-file-each", "more than a store may hold", many(2**20, samples_per_shard=1)),
+    ("shape-2^62-samples", "exceed the limit of a store", many(2**62)),
+    ("shape-2^24-samples", "exceed the limit of a store", many(2**24, samples_per_shard=65536)),
+    ("shape-a-file-each", "exceed the limit of a store", many(2**20, samples_per_shard=1)),
     ("ids-of-a-gigabyte", "expected 1 to 1024", lambda s: s.declare(id_bytes=2**30)),
-    ("samples-a-shard-huge", "expected 1 to 65536", lambda s: s.declare(samples_per_shard=2**40)),
-    ("samples-a-shard-true", "whole number above 0", lambda s: s.header(samples_per_shard=True)),
-    ("samples-true", "whole number above 0", many(samples=True)),
-    ("samples-text", "whole number above 0", many(samples="7")),
-    ("samples-negative", "whole number above 0", many(samples=-7)),
-    ("size-zero", "whole number above 0", view(size_px=[0, 32])),
-    ("size-float", "whole number above 0", view(size_px=[24.0, 32])),
-    ("size-of-three", "a size of 3 numbers", view(size_px=[24, 3, 32])),
+    ("samples-a-shard-huge", "must be 1 to 65536", lambda s: s.declare(samples_per_shard=2**40)),
+    ("samples-a-shard-true", "positive integer", lambda s: s.header(samples_per_shard=True)),
+    ("samples-true", "positive integer", many(samples=True)),
+    ("samples-text", "positive integer", many(samples="7")),
+    ("samples-negative", "positive integer", many(samples=-7)),
+    ("size-zero", "positive integer", view(size_px=[0, 32])),
+    ("size-float", "positive integer", view(size_px=[24.0, 32])),
+    ("size-of-three", "`size_px` has 3 numbers", view(size_px=[24, 3, 32])),
     ("size-a-number", FORM, view(size_px=24)),
-    ("view-name-a-list", "contradict each other", view(name=["full"])),
-    ("view-name-escape", "holds control characters", view(name="\x1b[2J")),
-    ("source-name-bidi", "holds control characters", lambda s: s.declare(source={**s.layout.source, "name": "\u202e"})),
-    ("source-name-a-list", "is no text", lambda s: s.declare(source={**s.layout.source, "name": [1]})),
+    ("view-name-a-list", "are inconsistent", view(name=["full"])),
+    ("view-name-escape", "has control characters", view(name="\x1b[2J")),
+    ("source-name-bidi", "has control characters", lambda s: s.declare(source={**s.layout.source, "name": "\u202e"})),
+    ("source-name-a-list", "must be text", lambda s: s.declare(source={**s.layout.source, "name": [1]})),
     ("producer-text", FORM, lambda s: s.header(producer="ab")),
-    ("producer-escape", "holds control characters", lambda s: s.declare(producer={"numpy": "\x1b]0;owned\x07"})),
-    ("another-filter", "contradict each other", lambda s: s.header(filter="paeth")),
-    ("attributes-more", "hold more than they should", lambda s: s.header(code="import os")),
-    ("version-2", "format version 2, this program reads 1", lambda s: s.header(version=2)),
+    ("producer-escape", "has control characters", lambda s: s.declare(producer={"numpy": "\x1b]0;owned\x07"})),
+    ("another-filter", "are inconsistent", lambda s: s.header(filter="paeth")),
+    ("attributes-more", "have unknown keys", lambda s: s.header(code="import os")),
+    ("version-2", "version 2: this program reads 1", lambda s: s.header(version=2)),
     ("codec-pickle", KEPT, inner_codec({"name": "pickle"})),
     ("codec-gzip", KEPT, inner_codec({"name": "gzip", "configuration": {"level": 5}})),
     ("codec-blosc-of-lz4", KEPT, inner_codec({"name": "blosc", "configuration": {"cname": "lz4"}})),
     ("dtype-object", KEPT, of_array(data_type="object")),
     ("storage-transformers", KEPT, of_array(storage_transformers=[{"name": "x"}])),
-    ("root-a-list", "not the metadata of an image cache", lambda s: s.write("zarr.json", b"[]")),
+    ("root-a-list", "metadata of this image cache|metadata of an image cache", lambda s: s.write("zarr.json", b"[]")),
     ("root-not-json", "zarr.json: not valid JSON", lambda s: s.write("zarr.json", b"\x80\x04}q\0.")),
     ("root-nested", "nested deeper than 64", lambda s: s.write("zarr.json", b'{"a":' * 500 + b"1" + b"}" * 500)),
 ]:
@@ -168,26 +168,26 @@ for _name, _words, _change in [
 # --- the manifest, and what lies in a file's place -------------------------------------------------------------------
 
 for _name, _words, _change in [
-    ("path-parent", "would leave the store", lambda s: s.list_as("../../outside/secret", 3, SUM)),
+    ("path-parent", "leaves the store", lambda s: s.list_as("../../outside/secret", 3, SUM)),
     ("size-huge", "expected at most", lambda s: s.list_as(SHARD, 2**62, SUM)),
     ("lists-more", "missing or unexpected files", lambda s: s.write("extra/zarr.json", b"{}")),
     ("lists-less", "missing or unexpected files", lambda s: s.manifest(lambda m: m["files"].pop(SHARD))),
     (
         "of-version-2",
-        "of version 2, the attributes of the images of 1",
+        "has version 2, but the attributes have 1",
         lambda s: s.manifest(lambda m: m.update(version=2)),
     ),
     ("lists-depth-too", "missing or unexpected|does not list", lambda s: s.write("depth/zarr.json", b"{}")),
 ]:
     case(f"manifest-{_name}", _words, _change)
-case("shard-of-50-gigabytes", "of 53687091200 bytes, expected at most", sparse_file(SHARD, 50 * 2**30))
-case("rows-of-50-gigabytes", "of 53687091200 bytes, expected at", sparse_file(ROWS, 50 * 2**30))
+case("shard-of-50-gigabytes", "has 53687091200 bytes: expected at most", sparse_file(SHARD, 50 * 2**30))
+case("rows-of-50-gigabytes", "has 53687091200 bytes: expected at", sparse_file(ROWS, 50 * 2**30))
 case("node-of-50-gigabytes", "expected at most 1048576", sparse_file("rgb/zarr.json", 50 * 2**30))
 case("pipe-for-a-shard", "not a regular file", instead(SHARD, os.mkfifo))
-case("pipe-for-the-manifest", "no finished", instead(MANIFEST, os.mkfifo))
-case("link-for-a-shard", "symbolic links", instead(SHARD, link("twin", "images")))
+case("pipe-for-the-manifest", "not a complete", instead(MANIFEST, os.mkfifo))
+case("link-for-a-shard", "a symbolic link", instead(SHARD, link("twin", "images")))
 case("link-for-a-folder", "Not a directory", instead("rgb/c", link("twin", "images")))
-case("link-for-a-shard-to-zeros", "symbolic links", instead(SHARD, link("/dev/zero", "images")))
+case("link-for-a-shard-to-zeros", "a symbolic link", instead(SHARD, link("/dev/zero", "images")))
 case("folder-for-a-shard", "not a regular file", instead(SHARD, lambda path: path.mkdir()))
 case("in-the-place-of-depth", "is an image cache", lambda _: None, ways=("read",))
 
@@ -212,8 +212,8 @@ packed("shape-2^31-squared", "expected 1 to 67108864 pixels", lambda s: s.declar
 packed("codec-pickle", KEPT, inner_codec({"name": "pickle"}))
 packed(
     "rotten",
-    "does not match the manifest",
+    "does not match",
     lambda s: (s.path / SHARD).write_bytes(bytes((s.path / SHARD).stat().st_size)),
 )
 packed("less", "no member|but not in both", lambda s: (s.path / SHARD).unlink())
-packed("parent", "would leave the store", lambda s: s.list_as("../outside/owned", 3, SUM))
+packed("parent", "leaves the store", lambda s: s.list_as("../outside/owned", 3, SUM))

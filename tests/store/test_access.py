@@ -94,7 +94,7 @@ from pipeline.cli.main import main; main(sys.argv[1:])
 
 def test_a_file_that_is_let_go_is_closed_after_the_last_thread_has_read_it(tmp_path, monkeypatch):
     path = make_store(tmp_path / "s.zarr", samples=60, samples_per_shard=1)
-    monkeypatch.setattr(files, "MOST_HANDLES", 1)
+    monkeypatch.setattr(files, "MAX_HANDLES", 1)
     store, whole = open_store(path, check_shards=False), open_store(path)
     expected = [whole.depth(number) for number in range(60)]
     with ThreadPoolExecutor(8) as pool:
@@ -165,10 +165,10 @@ def test_verify_without_handles_stops_at_once(tmp_path, monkeypatch):
     path = make_store(tmp_path / "s.zarr")
     real = files._open_below
     monkeypatch.setattr(files, "_open_below", lambda r, p: _raise(errno.EMFILE) if p == SHARD else real(r, p))
-    monkeypatch.setattr(files, "MOST_HANDLES", 1)
+    monkeypatch.setattr(files, "MAX_HANDLES", 1)
     done = CliRunner().invoke(main, ["store", "verify", str(path)])
     assert done.exit_code == 1
-    assert "Too many open files; this process may open no more files: raise the limit with `ulimit -n" in done.output
+    assert "Too many open files; this process has too many open files: raise the limit with `ulimit -n" in done.output
 
 
 def test_a_file_that_is_missing_is_still_damage(tmp_path):
@@ -198,7 +198,7 @@ def test_verify_notes_files_that_the_system_puts_there_and_calls_the_store_sound
     (path / name).write_bytes(b"x")
     done = CliRunner().invoke(main, ["store", "verify", str(path)])
     assert done.exit_code == 0, done.output
-    assert f"1 files of the operating system lie in the store and are ignored, such as {name}" in done.output
+    assert f"1 files of the operating system in the store are ignored, such as {name}" in done.output
 
 
 @pytest.mark.parametrize("name", ["notes.txt", ".DS_Store.exe", "depth/c/3/0/0", ".nfs", "@eaDirs/a", "x/Thumbs.dbx"])
@@ -257,7 +257,7 @@ def test_verify_refuses_weights_of_no_bin_and_bins_after_a_gap(tmp_path):
     last = (len(gaps) - 1) % 8
     rewritten(path, "dpm/weight/c/0/0/0/0", lambda planes: planes.__setitem__((last, row, column), 9))
     assert [damage.what.split(": ")[1].split(";")[0] for damage in verify_store(path)] == [
-        "weights of no bin are not 0"
+        "weights without a bin are not 0"
     ]
 
 
@@ -279,7 +279,7 @@ def test_a_whole_number_that_is_written_as_another_type_is_refused(tmp_path, nod
     manifest = json.loads((path / "MANIFEST.json").read_text())
     manifest["files"][node] = [len(data), sha256_bytes(data)]
     (path / "MANIFEST.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=r"whole numbers above 0|not the metadata that format version 1 prescribes"):
+    with pytest.raises(ValueError, match=r"positive integers|not the metadata that format version 1 prescribes"):
         open_store(path)
 
 

@@ -110,7 +110,7 @@ def test_relative_values_are_the_formula_of_the_format_to_the_last_bit():
 
 
 def test_large_memory_is_not_kept():
-    wide = scan.scratch("test", (scan.KEPT_BYTES + 1,), np.uint8)
+    wide = scan.scratch("test", (scan.MAX_BUFFER_BYTES + 1,), np.uint8)
     assert not np.shares_memory(wide, scan.scratch("test", (8,), np.uint8))
     assert np.shares_memory(scan.scratch("test", (8,), np.uint8), scan.scratch("test", (2, 2), np.uint16))
 
@@ -148,7 +148,7 @@ def test_depth_beyond_the_range_is_clipped_and_told_never_wrapped():
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, np.inf])
 def test_depth_that_no_metric_teacher_gives_is_an_error(bad):
-    with pytest.raises(ValueError, match="1 pixels of depth such as .* expected finite and above 0"):
+    with pytest.raises(ValueError, match="1 pixels have invalid depth such as .* expected finite and positive"):
         LogCodec.for_error(1e-3, 1.0, 10.0).encode(np.array([[2.0, bad]], np.float32))
 
 
@@ -158,7 +158,7 @@ def test_an_error_beyond_16_bits_is_refused_with_what_they_reach():
 
 
 def test_a_code_beyond_the_last_is_damage():
-    with pytest.raises(DamagedStoreError, match="depth code 9000: expected at most 8191"):
+    with pytest.raises(DamagedStoreError, match="depth code 9000 is out of range: expected at most 8191"):
         LogCodec(13, 0.1, 300.0).decode(np.array([[9000]], np.uint16))
 
 
@@ -285,7 +285,7 @@ def test_a_map_that_does_not_sum_to_one_is_an_error(factor):
 
 def test_a_sparse_map_that_names_a_bin_beyond_the_last_is_refused():
     stored, _ = encode_sparse(random_maps(0, 8, 1.0), 0.01, 8)
-    with pytest.raises(ValueError, match="names bin"):
+    with pytest.raises(ValueError, match="uses bin"):
         decode_sparse(stored, 4, 8)
 
 

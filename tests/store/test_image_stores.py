@@ -95,7 +95,7 @@ def test_verify_reads_all_of_sound_images(kept):
     [
         (flip, "sha256 differs from the manifest"),
         (partial(flip, place=3), "sha256 differs from the manifest"),
-        (cut, "bytes, the manifest says"),
+        (cut, "bytes, the manifest lists"),
         (lambda path: path.unlink(), "No such file"),
     ],
 )
@@ -142,7 +142,7 @@ def test_images_without_a_manifest_are_not_finished(kept):
     (kept / MANIFEST).unlink()
     for command in ("verify", "info"):
         said = run(command, kept, status=1)
-        assert "images.zarr holds no finished images (it has no MANIFEST.json)" in said
+        assert "images.zarr is not a complete image cache: MANIFEST.json is missing" in said
         assert "pipeline cache-images" in said
 
 
@@ -150,7 +150,7 @@ def test_unfinished_images_are_told_with_the_command_that_goes_on(kept):
     staging = kept.with_name(".new.zarr.0123456789ab.staging")
     staging.mkdir()
     kept.rename(staging / "store")
-    assert "run its `pipeline cache-images` command again" in run("info", kept.with_name("new.zarr"), status=1)
+    assert "run the same `pipeline cache-images` command again" in run("info", kept.with_name("new.zarr"), status=1)
 
 
 # --- the other commands --------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_images_with_an_id_that_is_there_twice_are_refused(kept):
     twice = [b"000000", b"000000", *(b"%06d" % number for number in range(2, 8))]
     (kept / file).write_bytes(encode_chunk(np.frombuffer(b"".join(twice), np.uint8).reshape(8, 6)))
     list_anew(kept, file)
-    with pytest.raises(DamagedStoreError, match="2 samples have the id '000000'"):
+    with pytest.raises(DamagedStoreError, match="duplicate id '000000'"):
         open_images(kept).numbers(["000001"])
 
 

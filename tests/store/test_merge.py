@@ -103,7 +103,7 @@ def test_stores_that_are_no_parts_of_one_are_refused_with_the_field_and_both_val
 def test_a_sample_that_two_stores_hold_is_named(tmp_path):
     whole = make_store(tmp_path / "whole.zarr")
     _, second = parts_of(whole, 5)
-    with pytest.raises(ValueError, match=r"whole.zarr and .*5-7.zarr both hold sample 'a/005' \(2 of 2 of the second"):
+    with pytest.raises(ValueError, match=r"whole.zarr and .*5-7.zarr both have sample 'a/005' \(2 of 2 of the second"):
         merge_stores([open_store(whole), open_store(second)], tmp_path / "m.zarr")
 
 

@@ -21,7 +21,7 @@ from pipeline.store.format.shard import EMPTY, build_shard, parse_index
 from pipeline.store.images.reader import open_images
 from pipeline.store.remote import ranges, transport
 from pipeline.store.remote.addresses import hidden
-from pipeline.store.remote.file_version import Ask, Version, version_of_headers
+from pipeline.store.remote.file_version import RangeRequest, Version, version_of_headers
 from pipeline.store.remote.range_cache import CACHE_VARIABLE, cache_folder
 from pipeline.store.remote.remote import RemoteFiles, StoreChangedError
 from pipeline.store.tools.verify import verify_store
@@ -106,7 +106,7 @@ def test_check_shards_takes_no_kept_range_for_a_part_of_the_manifests_shard(mend
 def test_verify_of_a_url_names_and_removes_kept_ranges_that_are_not_the_servers_bytes(mended):
     done = CliRunner().invoke(main, ["store", "verify", mended])
     assert done.exit_code == 1
-    assert f"{SHARD}: 2 parts kept in {cache_folder()}" in done.output
+    assert f"{SHARD}: 2 cached parts in {cache_folder()}" in done.output
     assert "samples a/003, a/004, a/005" in done.output
     assert "1 files in this machine's store cache were wrong and are removed" in done.output
     done = CliRunner().invoke(main, ["store", "verify", mended])
@@ -154,7 +154,7 @@ def test_a_shard_of_another_length_than_the_manifests_is_told_at_its_first_range
     store = open_store(server.url("s.zarr"))
     with (server.root / "s.zarr" / SHARD).open("ab") as file:
         file.write(b"more")
-    with pytest.raises(DamagedStoreError, match=r"has \d+ bytes on the server, the manifest says \d+"):
+    with pytest.raises(DamagedStoreError, match=r"has \d+ bytes on the server, the manifest lists \d+"):
         store.depth_m(3)
 
 
@@ -245,7 +245,7 @@ class _Elusive(str):
 
 def test_a_server_without_versions_is_warned_of_once_and_its_ranges_serve_one_run_alone(server, local):
     server.says = says_nothing
-    with pytest.warns(UserWarning, match="gives neither ETag nor Last-Modified") as caught:
+    with pytest.warns(UserWarning, match="sends neither ETag nor Last-Modified") as caught:
         store = open_store(server.url("s.zarr"))
     assert len(caught) == 1
     assert all(map(same, read_all(store), read_all(local)))
@@ -291,7 +291,9 @@ def test_a_server_that_drips_is_left_after_a_total_time_and_not_after_a_silence(
     monkeypatch.setattr(transport, "ATTEMPTS", 2)
     store = open_store(server.url("s.zarr"))
     server.trouble = {file: ("drip", 99)}
-    with pytest.raises(ConnectionError, match=r"nothing whole in 0.2 s, at less than 10 KB a second; tried 2 times"):
+    with pytest.raises(
+        ConnectionError, match=r"no complete response in 0.2 s at less than 10 KB per second; tried 2 times"
+    ):
         store.depth_m(3) if "depth" in file else open_store(server.url("s.zarr"))
 
 
@@ -307,11 +309,13 @@ def test_metadata_of_gigabytes_is_refused_before_any_of_it_is_fetched(server):
     value = json.loads(manifest.read_text())
     value["files"] |= {f"x{number}/zarr.json": [1_000_000, "0" * 64] for number in range(40)}
     manifest.write_bytes(pretty_json(value))
-    with pytest.raises(ValueError, match=r"\d+ files of metadata with 400\d+ bytes, expected at most 64 with 4194304"):
+    with pytest.raises(
+        ValueError, match=r"\d+ metadata files with 400\d+ bytes: expected at most 64 files with 4194304"
+    ):
         open_store(server.url("s.zarr"))
     value["files"] |= {f"y{number}/zarr.json": [1, "0" * 64] for number in range(2000)}
     manifest.write_bytes(pretty_json(value))
-    with pytest.raises(ValueError, match=r"20\d\d files of metadata"):
+    with pytest.raises(ValueError, match=r"20\d\d metadata files"):
         open_store(server.url("s.zarr"))
     assert set(server.asked) == {"s.zarr/MANIFEST.json"}
 
@@ -384,7 +388,7 @@ def test_a_machine_without_home_is_told_where_to_name_a_cache(server, monkeypatc
     monkeypatch.delenv(CACHE_VARIABLE)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("pathlib.Path.home", lambda: (_ for _ in ()).throw(RuntimeError("none")))
-    with pytest.raises(ValueError, match="there is no home directory: choose one with `store_cache` or TIEKD_STORE_C"):
+    with pytest.raises(ValueError, match="there is no home directory: set `store_cache` or TIEKD_STORE_C"):
         open_images(server.url("s.zarr"))
 
 
@@ -412,10 +416,10 @@ def test_a_file_system_that_tells_versions_apart_from_bytes_is_asked_once_a_file
     memory = fsspec.filesystem("memory")
     system = wrapped.AsyncFileSystemWrapper(memory, asynchronous=False)
     memory.pipe_file("/apart/a", b"0123456789")
-    (first,) = ranges.ask_all(system, "memory://apart", [Ask("a", 2, 5, 1)])
+    (first,) = ranges.fetch_all(system, "memory://apart", [RangeRequest("a", 2, 5, 1)])
     assert (first.data, first.version.length) == (b"234", 10)
     assert first.version.is_known
-    (again,) = ranges.ask_all(system, "memory://apart", [Ask("a", 0, 3, 1, first.version)])
+    (again,) = ranges.fetch_all(system, "memory://apart", [RangeRequest("a", 0, 3, 1, first.version)])
     assert again == (b"012", first.version)
-    (missing,) = ranges.ask_all(system, "memory://apart", [Ask("b", 0, 3, 1)])
+    (missing,) = ranges.fetch_all(system, "memory://apart", [RangeRequest("b", 0, 3, 1)])
     assert isinstance(missing, FileNotFoundError)

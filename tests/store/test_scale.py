@@ -13,7 +13,14 @@ from tiny_stores import make_spec
 from pipeline.common.fileio import pretty_json, sha256_bytes
 from pipeline.errors import DamagedStoreError
 from pipeline.store.format.codec import encode_chunk
-from pipeline.store.format.layout import ARRAYS, MANIFEST, MAX_FILES, USUAL_FILES, StoreLayout, usual_samples_per_shard
+from pipeline.store.format.layout import (
+    ARRAYS,
+    DEFAULT_MAX_FILES,
+    MANIFEST,
+    MAX_FILES,
+    StoreLayout,
+    default_samples_per_shard,
+)
 from pipeline.store.format.spec import digest_of_ids
 from pipeline.store.read import ids as store_ids
 from pipeline.store.read.ids import IdTable, StoredIds
@@ -81,9 +88,9 @@ def test_a_store_of_a_million_samples_opens_at_once_and_in_little_memory(million
 @pytest.mark.parametrize("kind", ["gaussian", "sparse"])
 @pytest.mark.parametrize("samples", [10**6, 10**7, 12 * 10**6])
 def test_a_store_of_millions_has_as_many_files_as_one_may_have(kind, samples):
-    size = usual_samples_per_shard(kind, samples, 257)
+    size = default_samples_per_shard(kind, samples, 257)
     assert size % 128 == 0
-    assert ARRAYS[kind] * -(-samples // size) <= USUAL_FILES
+    assert ARRAYS[kind] * -(-samples // size) <= DEFAULT_MAX_FILES
     spec, _ = make_spec(kind, samples=1, samples_per_shard=size, source={"name": "x", "samples": samples})
     layout = StoreLayout(spec, (192, 640), 30)
     assert len(layout.sharded()) == ARRAYS[kind]
@@ -91,11 +98,11 @@ def test_a_store_of_millions_has_as_many_files_as_one_may_have(kind, samples):
 
 
 def test_shards_grow_only_where_there_would_be_too_many_and_no_further_than_an_index_may():
-    assert usual_samples_per_shard("sparse", 128 * USUAL_FILES // 4, 64) == 128
-    assert usual_samples_per_shard("sparse", 128 * USUAL_FILES // 4 + 1, 64) == 256
-    assert usual_samples_per_shard("gaussian", 128 * USUAL_FILES, 64) == 128
-    assert usual_samples_per_shard("dense", 10**9, 64) == 8
-    assert usual_samples_per_shard("sparse", 10**9, 4096) == 256  # an index of 2 MiB; the next would be 4 MiB and 4 B
+    assert default_samples_per_shard("sparse", 128 * DEFAULT_MAX_FILES // 4, 64) == 128
+    assert default_samples_per_shard("sparse", 128 * DEFAULT_MAX_FILES // 4 + 1, 64) == 256
+    assert default_samples_per_shard("gaussian", 128 * DEFAULT_MAX_FILES, 64) == 128
+    assert default_samples_per_shard("dense", 10**9, 64) == 8
+    assert default_samples_per_shard("sparse", 10**9, 4096) == 256  # an index of 2 MiB; the next would be 4 MiB and 4 B
 
 
 # --- ids -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Checks of what a store says of itself: numbers, texts, versions and the alignment, whoever wrote them."""
+"""Checks of a store's attributes: numbers, text, versions and the alignment. The writer is not trusted."""
 
 from __future__ import annotations
 
@@ -10,57 +10,57 @@ from ...errors import PipelineError
 from .codec import LARGEST
 
 FORMAT_VERSIONS = (1, 2)
-"""That this program reads. What needs nothing of version 2 is written as version 1."""
+"""Versions that this program reads. A store that uses no feature of version 2 is written as version 1."""
 KNOWN_VERSIONS = " and ".join(map(str, FORMAT_VERSIONS))
 ALIGNMENT_KEYS = {"fit", "truth", "min_points", "max_residual", "depth_range_m"}
 
 
 def is_known_version(value: object) -> bool:
-    """Whether a store's or manifest's version is one that this program reads; unlike in Python, `true` is not 1."""
+    """Return whether this program reads this version of a store or manifest; unlike in Python, `true` is not 1."""
     return type(value) is int and value in FORMAT_VERSIONS
 
 
 def check_alignment(value: Any, depth_space: str) -> None:  # noqa: ANN401 - any JSON value
-    """Raise PipelineError unless a store's `alignment` is one."""
+    """Raise PipelineError unless `value` is a valid `alignment` attribute."""
     if depth_space == "metric_m":
-        raise PipelineError("an alignment of metric depth: expected one of relative depth alone")
+        raise PipelineError("metric depth has an alignment: expected one for relative depth only")
     if not isinstance(value, dict) or value.keys() != ALIGNMENT_KEYS:
         raise PipelineError(f"alignment {str(value)[:200]!r}: expected {', '.join(sorted(ALIGNMENT_KEYS))}")
     if not all(isinstance(value[key], str) and value[key] for key in ("fit", "truth")):
-        raise PipelineError("the alignment does not name its fit and its truth: expected text")
+        raise PipelineError("`fit` and `truth` of the alignment must be non-empty text")
     whole(value["min_points"])
     if not 0 < number(value["max_residual"]) < math.inf:
-        raise PipelineError(f"a largest residual of {value['max_residual']}: expected a number above 0")
+        raise PipelineError(f"`max_residual` of the alignment must be positive, got {value['max_residual']}")
     span = value["depth_range_m"]
     if not isinstance(span, list) or len(span) != 2 or not 1 / LARGEST <= number(span[0]) < number(span[1]) <= LARGEST:
-        raise PipelineError(f"depth range {span} of the alignment: expected [lo, hi] in metres, 0 < lo < hi")
+        raise PipelineError(f"`depth_range_m` of the alignment is {span}: expected [lo, hi] in metres, 0 < lo < hi")
 
 
 def whole(value: object) -> int:
-    """A whole number above 0. Raises PipelineError for anything else."""
+    """Return a positive integer. Raises PipelineError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise PipelineError(f"{value!r} in the store's attributes: expected a whole number above 0")
+        raise PipelineError(f"{value!r} in the store's attributes: expected a positive integer")
     return value
 
 
 def number(value: object) -> float:
-    """A number. Raises PipelineError for anything else."""
+    """Return a number. Raises PipelineError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PipelineError(f"{value!r} in the store's attributes: expected a number")
     return value
 
 
 def number_or_none(value: object) -> float | None:
-    """A number or None. Raises PipelineError for anything else."""
+    """Return a number or None. Raises PipelineError for anything else."""
     return None if value is None else number(value)
 
 
 def check_text(value: Any) -> None:  # noqa: ANN401 - any JSON value
-    """Refuse control characters anywhere in a JSON value: printed, they could move a terminal's cursor."""
+    """Refuse control characters anywhere in a JSON value: printed, they could control the user's terminal."""
     if isinstance(value, dict):
         check_text([*value, *value.values()])
     elif isinstance(value, list | tuple):
         for each in value:
             check_text(each)
     elif isinstance(value, str) and has_control(value):
-        raise PipelineError(f"text {value[:80]!r} of the teacher, source, view or producer holds control characters")
+        raise PipelineError(f"{value[:80]!r} in the store's attributes has control characters: expected printable text")

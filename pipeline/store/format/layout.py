@@ -1,7 +1,7 @@
 """Which files a store consists of, and the exact Zarr v3 metadata of each array.
 
-The metadata is written from here and compared with here on reading: a store with another codec, dtype or chunk
-grid is refused before any of its data is touched. Only core Zarr v3 codecs are used.
+Writers write this metadata, and readers compare it: a store with another codec, dtype or chunk grid is refused before
+any of its data is read. Only core Zarr v3 codecs are used.
 
 Shape legend: N samples, K bins, S samples a shard, h w pixels of the teacher's own output.
 """
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 MANIFEST = "MANIFEST.json"
 PLANES_PER_CHUNK = 8
-"""Planes of a sparse map that make one chunk; planes that a sample does not use take no bytes."""
+"""Planes of a sparse map in one chunk; chunks of unused planes take no bytes."""
 ROWS_PER_CHUNK = 65536
 MAX_PIXELS = 2**26
 MAX_ID_BYTES = 1024
-# One chunk of a hostile store may not make a reader allocate more than this.
+# Limits what one chunk of a hostile store makes a reader allocate.
 MAX_CHUNK_BYTES = 2**30
 MAX_MAP_BYTES = 2**31
-"""A whole map (K, h, w) in float32."""
+"""Limit of a map (K, h, w) in float32."""
 MAX_INDEX_BYTES = 2**22
 """Readers keep the indexes of several shards."""
 MAX_ROW_BYTES = 3 * 2**27
-"""The widest column of `sample/`, which is read as a whole: the images' sha256 of twelve million samples."""
+"""Limit of a column of `sample/`, which is read at once: the sha256 of twelve million images."""
 MAX_FILES = 100_000
-"""The manifest is parsed as a whole, by every process that opens the store; shards grow with it (`grouping`)."""
+"""Every process that opens the store parses the whole manifest."""
 
 SAMPLE_DTYPES = {
     "image_sha256": ("uint8", 32),
@@ -59,7 +59,7 @@ ALIGNMENT_DTYPES = {
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """One array: its path in the store, and how it is cut into files and chunks."""
+    """One array: its path in the store, its files and chunks."""
 
     path: str
     shape: tuple[int, ...]
@@ -67,31 +67,31 @@ class ArrayLayout:
     chunk: tuple[int, ...]
     """Shape of one compressed chunk."""
     shard: tuple[int, ...] | None = None
-    """Shape of one file that holds many chunks; None where a file is a chunk."""
+    """Shape of one file of many chunks; None if each file is one chunk."""
 
     @property
     def files(self) -> int:
-        """How many files the array's data has; only the first axis is cut into files."""
+        """Number of data files; only the first axis is split into files."""
         return -(-self.shape[0] // (self.shard or self.chunk)[0])
 
     def file(self, number: int) -> str:
-        """Path in the store of data file `number`."""
+        """Return the path in the store of data file `number`."""
         return "/".join([self.path, "c", str(number), *["0"] * (len(self.shape) - 1)])
 
     @property
     def chunks_per_sample(self) -> int:
-        """How many chunks of a shard one sample has."""
+        """Number of chunks of one sample."""
         assert self.shard is not None
         return int(np.prod([-(-whole // part) for whole, part in zip(self.shard[1:], self.chunk[1:], strict=True)]))
 
     @property
     def chunk_bytes(self) -> int:
-        """Bytes of one chunk's values."""
+        """Uncompressed bytes of one chunk."""
         return int(np.prod(self.chunk, dtype=np.int64)) * self.dtype.itemsize
 
     @property
     def max_file_bytes(self) -> int:
-        """What no file of the array can exceed: chunks that do not compress, and the index."""
+        """Upper bound of a file's bytes: incompressible chunks and the index."""
         whole = self.chunk_bytes + CHUNK_EXTRA_BYTES
         return whole if self.shard is None else self.index_bytes + self.shard[0] * self.chunks_per_sample * whole
 
@@ -102,7 +102,7 @@ class ArrayLayout:
         return 16 * self.shard[0] * self.chunks_per_sample + 4
 
     def metadata(self) -> dict[str, Any]:
-        """Content of the array's `zarr.json`."""
+        """Return the content of the array's `zarr.json`."""
         size = self.dtype.itemsize
         to_bytes: dict[str, Any] = {"name": "bytes"}
         if size > 1:
@@ -120,7 +120,7 @@ class ArrayLayout:
             {"name": "crc32c"},
         ]
         if self.shard:
-            # The index stands at the start: file systems that can only stream forward read it first.
+            # Index first, for file systems that can only stream forward.
             sharding = {
                 "chunk_shape": list(self.chunk),
                 "codecs": codecs,
@@ -161,7 +161,7 @@ class StoreLayout:
     def __post_init__(self) -> None:
         height, width = self.size_px
         if height < 1 or width < 1 or height * width > MAX_PIXELS:
-            raise PipelineError(f"teacher output of {height}x{width} px: expected 1 to {MAX_PIXELS} pixels")
+            raise PipelineError(f"the teacher's output has {height}x{width} px: expected 1 to {MAX_PIXELS} pixels")
         if not 1 <= self.id_bytes <= MAX_ID_BYTES:
             raise PipelineError(f"the longest id has {self.id_bytes} bytes: expected 1 to {MAX_ID_BYTES}")
         for array in self.sharded():
@@ -170,27 +170,27 @@ class StoreLayout:
                 raise PipelineError(f"{array.path}: one sample takes {size} bytes, expected at most {MAX_CHUNK_BYTES}")
             if array.index_bytes > MAX_INDEX_BYTES:
                 raise PipelineError(
-                    f"{array.path}: {self.spec.samples_per_shard} samples a shard make an index of {array.index_bytes} "
-                    f"bytes, expected at most {MAX_INDEX_BYTES}; use fewer `samples_per_shard`"
+                    f"{array.path}: {self.spec.samples_per_shard} samples per shard give an index of "
+                    f"{array.index_bytes} bytes, expected at most {MAX_INDEX_BYTES}; use fewer `samples_per_shard`"
                 )
         map_bytes = 4 * self.spec.bin_count * height * width
         if self.spec.dpm_kind != "gaussian" and map_bytes > MAX_MAP_BYTES:
-            raise PipelineError(f"one map takes {map_bytes} bytes, expected at most {MAX_MAP_BYTES}; use fewer bins")
-        widest = 32 * self.spec.samples  # ids, which may be wider, are read chunk by chunk
+            raise PipelineError(f"one map takes {map_bytes} bytes: expected at most {MAX_MAP_BYTES}; use fewer bins")
+        widest = 32 * self.spec.samples  # ids may be wider, but are read chunk by chunk
         if widest > MAX_ROW_BYTES:
             raise PipelineError(
-                f"{self.spec.samples} samples take {widest} bytes of images' sha256 alone, expected at most "
-                f"{MAX_ROW_BYTES}; make a store of each part"
+                f"the image hashes of {self.spec.samples} samples take {widest} bytes: expected at most "
+                f"{MAX_ROW_BYTES}; split the images into several stores"
             )
         files = sum(array.files for array in self.arrays())
         if files > MAX_FILES:
             raise PipelineError(
-                f"{self.spec.samples} samples, {self.spec.samples_per_shard} a shard, make {files} files, expected at "
-                f"most {MAX_FILES}; use more `samples_per_shard`"
+                f"{self.spec.samples} samples with {self.spec.samples_per_shard} per shard give {files} files: "
+                f"expected at most {MAX_FILES}; use more `samples_per_shard`"
             )
 
     def sharded(self) -> list[ArrayLayout]:
-        """Arrays that hold the maps, one shard a group of samples, all with the same grouping."""
+        """Arrays of depth and maps, all with the same samples per shard."""
         spec, (height, width) = self.spec, self.size_px
         count, group, bins = spec.samples, spec.samples_per_shard, spec.bin_count
         planes = -(-bins // PLANES_PER_CHUNK) * PLANES_PER_CHUNK
@@ -220,7 +220,7 @@ class StoreLayout:
         return arrays
 
     def rows(self) -> list[ArrayLayout]:
-        """Arrays with one row a sample."""
+        """Arrays with one row per sample."""
         columns: dict[str, tuple[str, int]] = {"id": ("uint8", self.id_bytes), **SAMPLE_DTYPES}
         if self.spec.depth_space != "metric_m":
             columns |= AFFINE_DTYPES
@@ -243,7 +243,7 @@ class StoreLayout:
         ]
 
     def edges(self) -> ArrayLayout:
-        """The bin edges, one chunk."""
+        """The array of bin edges, one chunk."""
         length = (len(self.spec.bin_edges),)
         return ArrayLayout("dpm/bin_edges", length, np.dtype("float64"), length)
 
@@ -252,17 +252,17 @@ class StoreLayout:
         return [*self.sharded(), self.edges(), *self.rows()]
 
     def metadata(self) -> dict[str, dict[str, Any]]:
-        """Content of every `zarr.json`, by its path in the store."""
+        """Return the content of every `zarr.json`, by its path in the store."""
         nodes = {"dpm": group_metadata(self.spec.dpm_attributes()), "sample": group_metadata({})}
         nodes |= {array.path: array.metadata() for array in self.arrays()}
         root = group_metadata(self.spec.root_attributes())
-        # With a copy of all metadata here, readers need not list the directory (one request for a remote store),
-        # and zarr-python does not warn of the manifest.
+        # With a copy of all metadata here, readers need no directory listing (one request for a remote store), and
+        # zarr-python does not warn about the manifest.
         root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": nodes}
         return {"zarr.json": root} | {f"{path}/zarr.json": node for path, node in nodes.items()}
 
     def files(self) -> Iterator[str]:
-        """Every file of a complete store except the manifest."""
+        """Yield every file of a complete store except the manifest."""
         yield from self.metadata()
         for array in self.arrays():
             for number in range(array.files):
@@ -270,27 +270,27 @@ class StoreLayout:
 
 
 def group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Content of a group's `zarr.json`."""
+    """Return the content of a group's `zarr.json`."""
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
 
 SAMPLES_PER_SHARD = {"gaussian": 128, "sparse": 128, "dense": 8}
-"""Of a small store. A writer holds a whole shard in memory, and a run that is killed makes its last ones again."""
+"""Defaults for a small store. A writer holds a whole shard in memory, and a killed run repeats unfinished shards."""
 ARRAYS = {"gaussian": 1, "sparse": 4, "dense": 2}
-"""Sharded arrays of each kind of maps."""
-USUAL_FILES = 80_000
-"""Of shards: below what the format allows, rows and metadata included; a manifest of 10 MB."""
+"""Number of sharded arrays by kind of maps."""
+DEFAULT_MAX_FILES = 80_000
+"""Limit of shard files for the default; gives a manifest of 10 MB and stays below the format's limit."""
 
 
-def usual_samples_per_shard(dpm_kind: str, samples: int, bin_count: int) -> int:
-    """Samples a shard of a store of `samples`: 128, doubled until its shards are at most `USUAL_FILES` files.
+def default_samples_per_shard(dpm_kind: str, samples: int, bin_count: int) -> int:
+    """Return the default samples per shard: 128, doubled until the shards are at most `DEFAULT_MAX_FILES` files.
 
-    Of dense maps it is 8, however many there are: a shard has to fit into memory.
+    For dense maps it is always 8: a shard must fit into memory.
     """
     size = SAMPLES_PER_SHARD[dpm_kind]
     if dpm_kind == "dense":
         return size
     chunks = -(-bin_count // PLANES_PER_CHUNK) if dpm_kind == "sparse" else 1
-    while ARRAYS[dpm_kind] * -(-samples // size) > USUAL_FILES and 16 * 2 * size * chunks + 4 <= MAX_INDEX_BYTES:
+    while ARRAYS[dpm_kind] * -(-samples // size) > DEFAULT_MAX_FILES and 16 * 2 * size * chunks + 4 <= MAX_INDEX_BYTES:
         size *= 2
     return size

@@ -1,4 +1,4 @@
-"""Maps that are not sparse: made of depth, or read as float16.
+"""Depth probability maps that are not sparse: Gaussian maps of depth, and dense float16 maps.
 
 Shape legend: K bins, h w pixels of the teacher's own output.
 """
@@ -15,16 +15,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DENSE_TOLERANCE = 0.01
-"""How far a stored float16 map may be from a sum of 1; 4096 bins of rounding make 0.001."""
+"""Largest deviation of a stored float16 map from a sum of 1; rounding of 4096 bins gives 0.001."""
 
 AT_ONCE_BYTES, PART_BYTES = 2**29, 2**27
-"""Of a map that is made of depth at once, and of its parts where it is larger: on the way it takes twice that again.
-257 bins of a full KITTI frame are 479 MB. The last bit of a part may be another than that of the whole."""
+"""Largest map computed at once, and size of the parts of a larger one; computing takes twice as much again. 257 bins of
+a full KITTI frame are 479 MB. The last bit may differ between computing at once and in parts."""
 
 
 def gaussian(values: NDArray[np.float32], bin_edges: NDArray[np.float64], sigma: float) -> NDArray[np.float32]:
-    """Map (K, h, w) about values (h, w) in the unit of the edges (K + 1,) and of `sigma`; NaN where a value is."""
-    import torch  # heavy, and only this kind of map needs it
+    """Return the Gaussian map (K, h, w) of values (h, w); NaN stays NaN.
+
+    `bin_edges` (K + 1,) and `sigma` have the unit of the values.
+    """
+    import torch  # slow import, needed only for this kind of map
 
     from ...depth.dpm import gaussian_dpm
 
@@ -43,16 +46,16 @@ def gaussian(values: NDArray[np.float32], bin_edges: NDArray[np.float64], sigma:
 
 
 def normalized(dense: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A stored map (K, h, w) that sums to 1 over K, in its place; a pixel without a value is NaN in every bin.
+    """Normalize a stored map (K, h, w) in place to a sum of 1 over K; invalid pixels are NaN in every bin.
 
-    Raises PipelineError for probabilities that are negative or do not sum to 1, or a pixel that is NaN in some bins
-    alone.
+    Raises PipelineError for probabilities that are negative or do not sum to 1, or a pixel that is NaN in some
+    bins only.
     """
     total = dense.sum(axis=0)
-    # NaN is a pixel without a value. One probability that is NaN makes its sum so; a negative one need not.
+    # An invalid pixel is NaN. One NaN makes the sum NaN; a negative probability may not show in the sum.
     if np.any(dense < 0) or not np.all(np.isnan(total) | (np.abs(total - 1) < DENSE_TOLERANCE)):
-        raise PipelineError("its maps are negative or do not sum to 1")
+        raise PipelineError("a dense map has negative probabilities or does not sum to 1")
     if np.any(np.isnan(total) != np.isnan(dense[0])):
-        raise PipelineError("maps are NaN in some bins alone")
+        raise PipelineError("a dense map is NaN in some bins of a pixel but not in all")
     dense /= total
     return dense

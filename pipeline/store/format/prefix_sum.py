@@ -1,8 +1,8 @@
-"""The quick way from a residual to depth: sums over four pixels at a time, and memory that is used again.
+"""Fast decoding of residuals: prefix sums over four pixels at a time, with reused memory.
 
 The residual of codes below 2^14 is summed in 64-bit words of four pixels. As an integer such a word is
-`v0 + v1 2^16 + v2 2^32 + v3 2^48` with v of either sign, so that sums of words are words of sums, whatever is carried
-from one pixel to the next. Codes are neither negative nor above 2^16, so in the end each pixel reads its own code.
+`v0 + v1 2^16 + v2 2^32 + v3 2^48` with signed v, so a sum of words is a word of sums despite carries between pixels.
+Final codes are between 0 and 2^16, so each pixel reads its own code.
 
 Shape legend: h, w pixels of the teacher's own output; g words in a row.
 """
@@ -20,81 +20,81 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
 WORD_BITS = 14
-"""Codes of at most so many bits are summed by words: then no residual needs more than its 16 bits and a sign."""
+"""Limit of bits for sums by words: no residual then needs more than 16 bits and a sign."""
 WORDS_WORK = sys.byteorder == "little"
 PIXELS = 4
 SPREAD = np.uint64(0x0001_0001_0001_0001)
-"""Times this, each pixel of a word is the sum of itself and those before it."""
+"""Multiplying by this makes each pixel of a word the sum of itself and the pixels before it."""
 HALF = np.uint64(2**47)
-"""Half a unit of a word's last pixel: with it the shift that reads that pixel rounds, instead of rounding down."""
+"""Half a unit of a word's last pixel: with it the shift that reads that pixel rounds to nearest instead of down."""
 HALF_UNSPREAD = np.uint64(2**64 + 2**47 - 2**63)
-"""What SPREAD makes HALF of."""
+"""The value that SPREAD turns into HALF."""
 LAST_PIXEL = np.int64(48)
 
-KEPT_BYTES = 2**24
-"""Larger memory is not kept for the next sample."""
-LOOKED_UP_AT_ONCE = 2**16
+MAX_BUFFER_BYTES = 2**24
+"""Larger buffers are not reused."""
+LOOKUP_BLOCK = 2**16
 
 
-class _Kept(threading.local):
-    """Memory of each thread's own. A fresh page costs more than the sums over what it holds."""
+class _Buffers(threading.local):
+    """Reused buffers, one set per thread: a fresh page costs more than the sums over it."""
 
     def __init__(self) -> None:
         self.buffers: dict[str, NDArray[np.uint8]] = {}
 
 
-_KEPT = _Kept()
+_BUFFERS = _Buffers()
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[np.generic]:
-    """Uninitialised array that is valid until this thread asks for `name` again."""
+    """Return an uninitialized array, valid until this thread requests `name` again."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    buffer = _KEPT.buffers.get(name)
+    buffer = _BUFFERS.buffers.get(name)
     if buffer is None or buffer.size < size:
         buffer = np.empty(size, np.uint8)
-        if size <= KEPT_BYTES:
-            _KEPT.buffers[name] = buffer
+        if size <= MAX_BUFFER_BYTES:
+            _BUFFERS.buffers[name] = buffer
     return buffer[:size].view(dtype).reshape(shape)
 
 
 def sum_by_words(residual: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Codes (h, w) of a contiguous residual (h, w), which is overwritten; valid until this thread's next call.
+    """Return codes (h, w) of a contiguous residual (h, w), overwriting it; valid until this thread's next call.
 
-    Where all of them are below 2^14 they are what sums modulo 2^16 give. Where those give a larger one, so does this,
-    though not the same.
+    If all codes are below 2^14 they equal the sums modulo 2^16. If those give a larger code, this gives a larger
+    code too, though perhaps another one.
     """
     height, width = residual.shape
-    whole = residual
+    padded = residual
     if width % PIXELS:
-        whole = scratch("whole", (height, -(-width // PIXELS) * PIXELS), np.uint16)  # type: ignore[assignment]
-        whole[:, :width] = residual  # what lies beyond is of no matter: a word is carried to later pixels alone
-    odd: NDArray[np.uint16] = scratch("odd", whole.shape, np.uint16)  # type: ignore[assignment]
-    np.bitwise_and(whole, 1, out=odd)
-    odd *= whole
-    whole >>= 1
-    words, last = whole.view(np.uint64), odd.view(np.uint64)
+        padded = scratch("padded", (height, -(-width // PIXELS) * PIXELS), np.uint16)  # type: ignore[assignment]
+        padded[:, :width] = residual  # padding needs no value: carries only reach later pixels
+    odd: NDArray[np.uint16] = scratch("odd", padded.shape, np.uint16)  # type: ignore[assignment]
+    np.bitwise_and(padded, 1, out=odd)
+    odd *= padded
+    padded >>= 1
+    words, last = padded.view(np.uint64), odd.view(np.uint64)
     words -= last  # the zigzag undone: r / 2 where r is even, (r - 1) / 2 - r where it is odd
     words[0] += HALF_UNSPREAD
     np.add.accumulate(words, axis=0, out=words)
     words *= SPREAD
     np.right_shift(words.view(np.int64), LAST_PIXEL, out=last.view(np.int64))
     words[:, 0] -= HALF
-    last[:, 0] -= HALF_UNSPREAD  # and the sum to its right takes HALF from all other words
+    last[:, 0] -= HALF_UNSPREAD  # the sum over the row then removes HALF from all other words
     np.add.accumulate(last, axis=1, out=last)
     last *= SPREAD
     words[:, 1:] += last[:, :-1]
-    return whole[:, :width]
+    return padded[:, :width]
 
 
 def look_up(table: NDArray[np.float32], codes: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """The table's value (h, w) at each code (h, w), none of which lies beyond it."""
+    """Return the table's value (h, w) at each code (h, w); every code must lie inside the table."""
     height, width = codes.shape
-    found = np.empty(codes.shape, np.float32)
-    rows = max(1, LOOKED_UP_AT_ONCE // max(1, width))
+    values = np.empty(codes.shape, np.float32)
+    rows = max(1, LOOKUP_BLOCK // max(1, width))
     memory: NDArray[np.intp] = scratch("index", (min(rows, height), width), np.intp)  # type: ignore[assignment]
     for top in range(0, height, rows):
         index = memory[: height - top]
         index[...] = codes[top : top + rows]
-        # Not for its wrapping, which never happens: the default mode would write to a copy first.
-        np.take(table, index, out=found[top : top + rows], mode="wrap")
-    return found
+        # mode="wrap" avoids a copy of the default mode; no code wraps.
+        np.take(table, index, out=values[top : top + rows], mode="wrap")
+    return values

@@ -1,4 +1,4 @@
-"""What the specification and the layout of a store promise, whatever kind of store it is."""
+"""Protocols that specifications and layouts of all kinds of stores implement."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ if TYPE_CHECKING:
 
 
 class Spec(Protocol):
-    """What a store is asked to be."""
+    """Specification of a store."""
 
     @property
     def samples_per_shard(self) -> int:
-        """How many a shard holds."""
+        """Number of samples per shard."""
         ...
 
     @property
     def source(self) -> dict[str, Any]:
-        """Of the images: `name`, `samples`, `ids_sha256`."""
+        """The image source: `name`, `samples`, `ids_sha256`."""
         ...
 
     @property
     def version(self) -> int:
-        """Of its format."""
+        """Format version."""
         ...
 
     @property
     def samples(self) -> int:
-        """How many there are."""
+        """Number of samples."""
         ...
 
     @property
     def shards(self) -> int:
-        """How many files each of its large arrays has."""
+        """Number of files of each large array."""
         ...
 
     def shard_samples(self, shard: int) -> range:
-        """Indexes of the samples that a shard holds."""
+        """Indexes of the samples in a shard."""
         ...
 
     def digest(self) -> str:
-        """Hash of all of it."""
+        """Hash of the whole specification."""
         ...
 
 
@@ -51,18 +51,18 @@ S = TypeVar("S", bound=Spec)
 
 
 class Layout(Protocol):
-    """Which files and arrays a store consists of."""
+    """Files and arrays of a store."""
 
     def metadata(self) -> dict[str, dict[str, Any]]:
         """Content of every `zarr.json`, by its path in the store."""
         ...
 
     def sharded(self) -> list[ArrayLayout]:
-        """Arrays whose files hold many samples each, all with the same grouping."""
+        """Arrays of many samples per file, all with the same samples per shard."""
         ...
 
     def rows(self) -> list[ArrayLayout]:
-        """Arrays with one row a sample."""
+        """Arrays with one row per sample."""
         ...
 
     def arrays(self) -> list[ArrayLayout]:

@@ -1,4 +1,4 @@
-"""One file that holds the chunks of many samples: Zarr's `sharding_indexed` with the index at the start."""
+"""A shard: one file with the chunks of many samples, as Zarr's `sharding_indexed` with the index at the start."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from .layout import ArrayLayout
 
 EMPTY = 2**64 - 1
-"""Offset and length of a chunk that is all zeros and takes no bytes."""
+"""Offset and length of an absent chunk, which reads as zeros."""
 
 
 def build_shard(layout: ArrayLayout, samples: Sequence[Sequence[bytes | None]]) -> bytes:
-    """Bytes of a shard from the chunks of its samples, in order; None is a chunk of zeros.
+    """Return the bytes of a shard from the chunks of its samples, in order; None is a chunk of zeros.
 
-    The last shard of an array may hold fewer samples than the layout says; the rest of its index is empty.
+    The last shard of an array may have fewer samples than the layout's shard; the rest of its index is empty.
     """
     assert layout.shard is not None
     index = np.full((layout.shard[0] * layout.chunks_per_sample, 2), EMPTY, "<u8")
@@ -40,10 +40,10 @@ def build_shard(layout: ArrayLayout, samples: Sequence[Sequence[bytes | None]]) 
 
 
 def parse_index(layout: ArrayLayout, head: bytes, file_bytes: int) -> NDArray[np.uint64]:
-    """(chunks, 2) offsets and lengths from the first `layout.index_bytes` bytes of a shard of `file_bytes`.
+    """Return (chunks, 2) offsets and lengths from the first `layout.index_bytes` bytes of a shard of `file_bytes`.
 
-    Raises DamagedStoreError where the checksum fails, or where the chunks do not fill the rest of the file one after
-    the other: one outside it, two in one place, or one larger than a chunk can be.
+    Raises DamagedStoreError if the checksum fails or the chunks do not fill the rest of the file without gaps or
+    overlaps, each within the largest size of a chunk.
     """
     if len(head) != layout.index_bytes or google_crc32c.value(head[:-4]) != int.from_bytes(head[-4:], "little"):
         raise DamagedStoreError("the shard's index does not match its checksum (crc32c)")
@@ -58,13 +58,12 @@ def parse_index(layout: ArrayLayout, head: bytes, file_bytes: int) -> NDArray[np
         raise DamagedStoreError("the shard's index points outside its file")
     if int(used[:, 1].max(initial=0)) > layout.chunk_bytes + CHUNK_EXTRA_BYTES:
         raise DamagedStoreError(
-            f"the shard's index has a chunk of {int(used[:, 1].max())} bytes: larger than it can be"
+            f"the shard's index lists a chunk of {int(used[:, 1].max())} bytes: expected at most "
+            f"{layout.chunk_bytes + CHUNK_EXTRA_BYTES}"
         )
     ends = np.concatenate([[np.uint64(layout.index_bytes)], used[:, 0] + used[:, 1]])
     if not (np.array_equal(ends[:-1], used[:, 0]) and int(ends[-1]) == file_bytes):
-        raise DamagedStoreError(
-            "the shard's index does not name its chunks one after the other: they overlap or leave gaps"
-        )
+        raise DamagedStoreError("the chunks in the shard's index overlap or leave gaps")
     return index
 
 
@@ -76,7 +75,7 @@ def read_chunk(
     *,
     reuse: bool = False,
 ) -> NDArray[np.generic] | None:
-    """Chunk `number` of a shard, through `read(offset, length)`; None if it is empty. `reuse` as in `decode_chunk`.
+    """Read chunk `number` of a shard through `read(offset, length)`; None if absent. `reuse` as in `decode_chunk`.
 
     Raises DamagedStoreError.
     """
@@ -85,5 +84,5 @@ def read_chunk(
         return None
     chunk = read(offset, length)
     if len(chunk) != length:
-        raise DamagedStoreError(f"the shard ends early: {len(chunk)} bytes of {length} at {offset}")
+        raise DamagedStoreError(f"the shard is truncated: {len(chunk)} of {length} bytes at offset {offset}")
     return decode_chunk(chunk, layout.chunk, layout.dtype, reuse=reuse)

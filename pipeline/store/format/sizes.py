@@ -1,7 +1,6 @@
-"""What a sample of a store takes: its chunks.
+"""Bytes per sample of a store: its chunks, as progress, summary, `store info` and `store estimate` report them.
 
-One figure for progress, summary, `store info` and `store estimate`. Indexes of shards and metadata are left out: they
-weigh in a small store, whose last shard's index has entries for samples that are not there, and not in a large one.
+Shard indexes and metadata are left out: they are negligible in a large store, but would distort a small one.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def chunk_bytes(arrays: Iterable[ArrayLayout], files: Mapping[str, tuple[int, str]]) -> dict[str, int]:
-    """Bytes of the chunks of each sharded array, by its path, in those of its files that are among `files`."""
+    """Return the bytes of the chunks of each sharded array, by its path, over those of its files that `files` lists."""
     return {
         array.path: sum(
             files[name][0] - array.index_bytes for name in map(array.file, range(array.files)) if name in files

@@ -1,7 +1,7 @@
-"""What a store is asked to be: who taught, over what, in which codes. Its hash decides what may be mixed.
+"""Specification of a store: teacher, source, view and codecs. Its hash decides which shards belong together.
 
-Everything here goes into the store's attributes, and nothing else does: no time, host or absolute path, so that
-the same inputs give the same bytes.
+The store's attributes hold exactly this. There is no time, host or absolute path, so the same inputs give the same
+bytes.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ IDS_AT_ONCE = 4096
 
 
 def producer_versions() -> dict[str, str]:
-    """Versions of the packages that decide a store's bytes."""
-    found = {}
+    """Return versions of the packages that decide a store's bytes."""
+    versions = {}
     for name in PRODUCERS:
         try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a source tree that was never installed
-            found[name] = "unknown"
-    return found
+            versions[name] = version(name)
+        except PackageNotFoundError:  # source tree without an installation
+            versions[name] = "unknown"
+    return versions
 
 
 def digest_of_ids(ids: Iterable[str]) -> str:
-    """Hash of a source list: the ids in their order, joined by newlines. Holds a few thousand of them at a time."""
+    """Return the sha256 of a source's ids in order, joined by newlines. Holds a few thousand ids at a time."""
     hasher, rest, between = hashlib.sha256(), iter(ids), b""
     while part := list(islice(rest, IDS_AT_ONCE)):
         hasher.update(between + "\n".join(part).encode())
@@ -62,33 +62,33 @@ def digest_of_ids(ids: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """Everything about a store except its arrays. Field names are the format's own."""
+    """Everything about a store except its arrays. Field names are those of the format."""
 
     teacher: dict[str, Any]
     """A teacher's card as JSON."""
     depth_space: str
     source: dict[str, Any]
-    """`name`, `samples` (how many), `ids_sha256`."""
+    """`name`, `samples` (their number), `ids_sha256`."""
     view: str
-    """Written form of the crop and resize that the teacher saw."""
+    """Name of the crop and resize that the teacher saw."""
     view_size_px: tuple[int, int]
-    """(H, W) that depth is brought back to on reading."""
+    """(H, W) of the view; readers resize depth to it."""
     max_rel_error: float
     depth_range_m: tuple[float, float]
     """Range of the logarithmic codes; unused in the other depth spaces."""
     dpm_kind: str
     bin_edges: tuple[float, ...]
-    """K + 1 ascending edges: metres where depth is metric, elsewhere shares of each sample's own range, 0 to 1."""
+    """K + 1 ascending edges: metres for metric depth, else fractions of each sample's range, 0 to 1."""
     sigma_m: float | None = None
-    """Width of a `gaussian` map; in the unit of the edges."""
+    """Standard deviation of a `gaussian` map, in the unit of the edges."""
     max_dpm_kl: float | None = None
-    """Error budget of a `sparse` map in nats, as a mean over pixels."""
+    """Error budget of a `sparse` map in nats, mean over pixels."""
     carried_from: str | None = None
-    """What bins the teacher's own maps were over: other `fixed` ones, those of each `image` or of each `pixel`; by mass
-    they were carried over onto these. None where these are the teacher's own, or where it gave no maps."""
+    """Bins of the teacher's maps, if they were rebinned by mass: other `fixed` bins, bins of each `image` or of each
+    `pixel`. None if the teacher uses the store's bins or gives no maps."""
     alignment: dict[str, Any] | None = None
     """How `sample/align_*` were fitted to ground truth: `fit`, `truth`, `min_points`, `max_residual`, `depth_range_m`.
-    None for a store that is not aligned."""
+    None if the store is not aligned."""
     samples_per_shard: int = 128
     producer: dict[str, str] = field(default_factory=producer_versions)
 
@@ -98,43 +98,45 @@ class StoreSpec:
         if not 2 <= len(edges) <= MAX_BINS + 1 or any(not math.isfinite(edge) for edge in edges):
             raise PipelineError(f"{len(edges)} bin edges: expected 2 to {MAX_BINS + 1} finite numbers")
         if max(map(abs, edges)) > LARGEST:
-            raise PipelineError(f"bin edges of {edges[0]:g} to {edges[-1]:g}: expected none beyond {LARGEST:g}")
+            raise PipelineError(
+                f"bin edges from {edges[0]:g} to {edges[-1]:g}: expected magnitudes of at most {LARGEST:g}"
+            )
         if any(high <= low for low, high in pairwise(edges)):
-            raise PipelineError("bin edges do not ascend: expected each larger than the one before")
+            raise PipelineError("bin edges must be strictly increasing")
         self._check_maps()
         if self.alignment is not None:
             check_alignment(self.alignment, self.depth_space)
         if not 1 <= self.samples_per_shard <= 2**16:
-            raise PipelineError(f"{self.samples_per_shard} samples a shard: expected 1 to {2**16}")
+            raise PipelineError(f"`samples_per_shard` must be 1 to {2**16}, got {self.samples_per_shard}")
         if not 0 < self.samples <= MAX_SAMPLES:
-            raise PipelineError(f"{self.samples} samples: expected at least 1")
+            raise PipelineError(f"a store must have 1 to {MAX_SAMPLES} samples, got {self.samples}")
         if not 0 < self.view_size_px[0] * self.view_size_px[1] <= MAX_VIEW_PIXELS:
-            raise PipelineError(f"a view of {self.view_size_px} px: expected 1 to {MAX_VIEW_PIXELS} pixels")
+            raise PipelineError(f"the view has {self.view_size_px} px: expected 1 to {MAX_VIEW_PIXELS} pixels")
         check_text([self.teacher, self.source, self.view, self.producer, self.alignment])
-        self.depth_codec()  # its range and error are checked there
+        self.depth_codec()  # checks range and error
 
     def _check_maps(self) -> None:
         if self.dpm_kind not in DPM_KINDS:
-            raise PipelineError(f"DPM kind {self.dpm_kind!r}: expected one of {', '.join(DPM_KINDS)}")
+            raise PipelineError(f"unknown DPM kind {self.dpm_kind!r}: expected one of {', '.join(DPM_KINDS)}")
         if self.dpm_kind == "gaussian" and not (self.sigma_m and 1 / LARGEST <= self.sigma_m <= LARGEST):
-            raise PipelineError(f"sigma {self.sigma_m} m of a gaussian DPM: expected a number above 0 (`sigma_m`)")
+            raise PipelineError(f"`sigma_m` of a gaussian DPM must be positive, got {self.sigma_m}")
         if self.dpm_kind == "sparse" and not (self.max_dpm_kl and 0 < self.max_dpm_kl < math.inf):
-            raise PipelineError(f"DPM error {self.max_dpm_kl} nats: expected a number above 0 (`max_dpm_kl`)")
+            raise PipelineError(f"`max_dpm_kl` of a sparse DPM must be positive, got {self.max_dpm_kl}")
         if self.carried_from is not None and self.carried_from not in CARRIED_FROM:
             raise PipelineError(
-                f"maps carried from {str(self.carried_from)[:80]!r}: expected one of {', '.join(CARRIED_FROM)}"
+                f"maps rebinned from {str(self.carried_from)[:80]!r}: expected one of {', '.join(CARRIED_FROM)}"
             )
         if self.carried_from is not None and self.dpm_kind == "gaussian":
-            raise PipelineError("gaussian maps are a function of depth: expected none to be carried over")
+            raise PipelineError("gaussian maps follow from depth and cannot be rebinned: expected no `carried_from`")
 
     @property
     def version(self) -> int:
-        """The format's version: 2 where something is there that version 1 has not."""
+        """Format version: 2 if the store uses a feature of version 2, else 1."""
         return 1 if self.carried_from is None and self.alignment is None else 2
 
     @property
     def samples(self) -> int:
-        """How many samples the store holds."""
+        """Number of samples."""
         return int(self.source["samples"])
 
     @property
@@ -144,27 +146,27 @@ class StoreSpec:
 
     @property
     def shards(self) -> int:
-        """How many shards each of the large arrays has."""
+        """Number of shards of each large array."""
         return -(-self.samples // self.samples_per_shard)
 
     @property
     def weight_bits(self) -> int:
-        """Bits of a stored weight of a sparse map: 8 cost about 1e-4 nats, too much for a tight budget."""
+        """Bits per weight of a sparse map: 8 bits cost about 1e-4 nats, too much for a tight budget."""
         return 8 if (self.max_dpm_kl or 1) >= 2e-3 else 16
 
     def depth_codec(self) -> LogCodec | AffineCodec:
-        """How depth becomes codes: logarithmic where it is metric, affine for each sample elsewhere."""
+        """Return the depth codec: logarithmic for metric depth, else affine per sample."""
         if self.depth_space == "metric_m":
             return LogCodec.for_error(self.max_rel_error, *self.depth_range_m)
         return AffineCodec.for_error(self.max_rel_error)
 
     def shard_samples(self, shard: int) -> range:
-        """Indexes of the samples that a shard holds."""
+        """Return the indexes of the samples in a shard."""
         first = shard * self.samples_per_shard
         return range(first, min(first + self.samples_per_shard, self.samples))
 
     def root_attributes(self) -> dict[str, Any]:
-        """Attributes of the store's group."""
+        """Return the attributes of the store's group."""
         codec = self.depth_codec()
         kind: dict[str, Any] = (
             {"kind": "log", "bits": codec.bits, "lo_m": codec.lo_m, "hi_m": codec.hi_m}
@@ -186,7 +188,7 @@ class StoreSpec:
         }
 
     def dpm_attributes(self) -> dict[str, Any]:
-        """Attributes of the group `dpm`."""
+        """Return the attributes of the group `dpm`."""
         if self.dpm_kind == "gaussian":
             return {"kind": "gaussian", "sigma_m" if self.depth_space == "metric_m" else "sigma_share": self.sigma_m}
         carried = {"carried_from": self.carried_from} if self.carried_from is not None else {}
@@ -195,15 +197,15 @@ class StoreSpec:
         return {"kind": "dense", **carried}
 
     def digest(self) -> str:
-        """Hash of the whole specification; it names the staging directory, so that nothing else resumes it."""
+        """Return the hash of the whole specification, which names the staging directory."""
         whole = [self.root_attributes(), self.dpm_attributes(), list(self.bin_edges)]
         return sha256_bytes(canonical_json(whole))
 
     @classmethod
     def from_attributes(cls, root: Any, dpm: Any, bin_edges: tuple[float, ...]) -> StoreSpec:  # noqa: ANN401 - any JSON
-        """Read the attributes of a store that may come from anybody.
+        """Parse the attributes of an untrusted store.
 
-        Raises PipelineError for another version, a missing `depth_space`, or anything out of form.
+        Raises PipelineError for another version, a missing `depth_space`, or anything else outside the format.
         """
         version: object = FORMAT_VERSIONS[0]
         try:
@@ -215,7 +217,9 @@ class StoreSpec:
                     "release that wrote the store"
                 )
             if not isinstance(header.get("depth_space"), str):
-                raise PipelineError("the store does not say its depth_space: without it the numbers mean nothing")
+                raise PipelineError(
+                    "`depth_space` is missing in the store's attributes: depth has no unit without it; write it again"
+                )
             codec, source = header["codec"], header["source"]
             height, width = header["view"]["size_px"]
             spec = cls(
@@ -237,11 +241,11 @@ class StoreSpec:
             )
             texts = (spec.teacher["name"], source["name"], source["ids_sha256"])
         except (KeyError, TypeError, AttributeError) as error:
-            raise PipelineError(f"the store's attributes are not of format version {version} ({error!r})") from error
+            raise PipelineError(f"the store's attributes do not follow format version {version} ({error!r})") from error
         if not all(isinstance(text, str) for text in texts):
-            raise PipelineError("the teacher's or the source's name, or the ids' sha256, is no text")
+            raise PipelineError("`teacher.name`, `source.name` and `source.ids_sha256` must be text")
         if spec.root_attributes() != root or spec.dpm_attributes() != dpm:
             raise PipelineError(
-                f"the store's attributes contradict each other or hold more than format version {version} has"
+                f"the store's attributes are inconsistent or have keys that format version {version} lacks"
             )
         return spec

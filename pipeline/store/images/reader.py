@@ -1,4 +1,4 @@
-"""Open and read an image cache. Nothing in it is trusted before it is checked.
+"""Open and read an image cache; everything in it is checked before use.
 
 Shape legend: N samples, H W pixels of the view.
 """
@@ -29,52 +29,52 @@ if TYPE_CHECKING:
 
 
 def open_images(path: str | Path, *, check_shards: bool | None = None) -> ImageCache:
-    """Open a finished store of images: a directory, or a URL.
+    """Open a complete image cache: a directory, or a URL.
 
-    Each process compares each shard with the manifest when it first reads from it, and from a URL, or with
-    `check_shards` False, only the chunks that it reads with their own checksums; as `open_store`.
+    Each process compares each shard with the manifest when it first reads from it. From a URL, or with
+    `check_shards=False`, it checks only the checksums of the chunks it reads, as `open_store` does.
 
-    Raises PipelineError with what to do for a path that holds none, an unfinished one, another format version, or files
-    that do not match the manifest.
+    Raises PipelineError for a path without a complete image cache, another format version, or files that do not match
+    the manifest.
     """
     if is_url(path):
         from ..remote.remote import RemoteFiles
 
         remote = RemoteFiles(str(path), whole_shards=bool(check_shards))
-        return ImageCache(remote, remote.name, check_shards=False)  # it compares whole shards itself
+        return ImageCache(remote, remote.name, check_shards=False)  # RemoteFiles checks whole shards itself
     root = Path(path)
     if not (root / MANIFEST).is_file():
         raise PipelineError(
-            f"{root} holds no finished images (it has no {MANIFEST}): expected a directory written by "
-            "`pipeline cache-images`, which goes on where it stopped"
+            f"{root} is not a complete image cache: {MANIFEST} is missing; run `pipeline cache-images`, which "
+            "resumes an interrupted run"
         )
     return ImageCache(LocalFiles(root), str(root), check_shards=check_shards is not False)
 
 
 def open_image_spec(files: StoreFiles, name: str) -> tuple[Manifest, ImageSpec]:
-    """Read and check all that a store of images says of itself, as `open_layout` does. `name` is for messages.
+    """Read and check the manifest and metadata of an image cache, as `open_layout` does. `name` is for messages.
 
-    Raises PipelineError, and of its kind DamagedStoreError where bytes are not those of the manifest.
+    Raises PipelineError, or its subclass DamagedStoreError if bytes do not match the manifest.
     """
     version, manifest = read_manifest(files, name)
     root = read_node(files, name, manifest, "zarr.json")
     try:
         spec = ImageSpec.from_attributes(root["attributes"])
     except (KeyError, TypeError) as error:
-        raise PipelineError(f"{name}: not the metadata of an image cache ({error!r})") from error
+        raise PipelineError(f"{name}: invalid metadata of an image cache ({error!r})") from error
     except ValueError as error:
         raise PipelineError(f"{name}: {error}") from error
     if version != spec.version:
-        raise PipelineError(f"{name}/{MANIFEST}: of version {version}, the attributes of the images of {spec.version}")
+        raise PipelineError(f"{name}/{MANIFEST} has version {version}, but the attributes have {spec.version}")
     for file, node in spec.metadata().items():
         if read_checked(files, name, manifest, file, NODE_LIMIT_BYTES) != pretty_json(node):
-            raise PipelineError(f"{name}/{file}: not the metadata of an image cache; make it again")
+            raise PipelineError(f"{name}/{file} is not the metadata of this image cache; run cache-images again")
     check_listed(name, manifest, spec)
     return manifest, spec
 
 
 class ImageCache(StoredSamples[ImageSpec]):
-    """The views of a source's images, decoded once. Picklable, and safe in forked and spawned loader workers."""
+    """Decoded views of a source's images. Picklable; safe in forked and spawned loader workers."""
 
     def __init__(self, files: StoreFiles, name: str, *, check_shards: bool = True) -> None:
         manifest, spec = open_image_spec(files, name)
@@ -86,20 +86,20 @@ class ImageCache(StoredSamples[ImageSpec]):
 
     @property
     def layout(self) -> ImageSpec:
-        """Which files and arrays there are: the specification says all of it."""
+        """Files and arrays; the specification defines them."""
         return self.spec
 
     def numbers(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Positions of samples. Raises PipelineError if an image was not kept."""
+        """Return positions of samples. Raises PipelineError if an image is not in the cache."""
         return self.indexes_of(ids)
 
     @cached_property
     def image_size_px(self) -> NDArray[np.int32]:
-        """(N, 2) height and width of each whole image, of which the view was kept."""
+        """(N, 2) height and width of each source image, before the view."""
         return self.rows("image_size_px")
 
     def image(self, number: int) -> NDArray[np.uint8]:
-        """The view (H, W, 3) uint8 of an image, bit for bit; its memory lies (H, 3, W).
+        """Return the view (H, W, 3) uint8 of an image, bit for bit; its memory is (H, 3, W).
 
         Raises DamagedStoreError for a damaged image.
         """
@@ -116,6 +116,6 @@ class ImageCache(StoredSamples[ImageSpec]):
 
     def _lacks(self, sample: str) -> str:
         return (
-            f"{self.name} holds no image {sample!r} (it has {len(self)}, such as {self.ids[0]!r}): run `pipeline "
-            "cache-images` with a split that has it"
+            f"{self.name} has no image {sample!r} ({len(self)} images, such as {self.ids[0]!r}): run `pipeline "
+            "cache-images` with a split that contains it"
         )

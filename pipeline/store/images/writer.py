@@ -1,4 +1,4 @@
-"""Write an image cache shard by shard; `staging` does the staging and the rename.
+"""Write an image cache shard by shard.
 
 Shape legend: H, W pixels of the view.
 """
@@ -25,24 +25,24 @@ class EncodedImage(NamedTuple):
 
     chunk: bytes
     sha256: str
-    """Of the file that it came from."""
+    """Hash of the source file."""
     file_size_px: tuple[int, int]
-    """(height, width) of the image in the file, before the view."""
+    """(height, width) of the source image, before the view."""
 
 
 def encode_image(view: NDArray[np.uint8], sha256: str, file_size_px: tuple[int, int]) -> EncodedImage:
-    """Encode the view (H, W, 3) uint8 of an image, exactly. May run in many threads."""
+    """Encode the view (H, W, 3) uint8 of an image losslessly. Thread-safe."""
     return EncodedImage(encode_chunk(residual_of_image(view)[None]), sha256, file_size_px)
 
 
 class ImageWriter(StagedWriter[ImageSpec]):
-    """Writes one store of images; a context manager that holds the target's lock.
+    """Writes one image cache; a context manager that holds the target's lock.
 
-    Raises PipelineError on entry if the target exists or another process writes it.
+    Raises PipelineError on entry if the target exists or another process is writing it.
     """
 
     def write_shard(self, shard: int, images: Sequence[EncodedImage]) -> int:
-        """Write a whole shard durably, then note it in the journal. Returns its bytes."""
+        """Write a shard durably, then record it in the journal. Returns its bytes."""
         assert len(images) == len(self.spec.shard_samples(shard))
         file, facts = write_shard_file(self._store, self.spec.rgb, shard, [[image.chunk] for image in images])
         rows: dict[str, list[Any]] = {

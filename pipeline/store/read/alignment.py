@@ -1,4 +1,4 @@
-"""How the samples of a store were aligned to ground truth: its columns, checked, and what they come to."""
+"""Columns of an aligned store: how each sample was aligned to ground truth, checked on reading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PREFIX = "align_"
 
 
 class AlignmentColumns:
-    """The columns `sample/align_*` of a store that is aligned."""
+    """Columns `sample/align_*` of an aligned store."""
 
     def __init__(self, rows: Callable[[str], NDArray[np.generic]]) -> None:
         self._scale, self._shift, self._points, self._residual, self._verdict = (
@@ -28,24 +28,24 @@ class AlignmentColumns:
         self.accepted: NDArray[np.bool_] = self._verdict == Verdict.ACCEPTED
 
     def __getitem__(self, number: int) -> Fit:
-        """Raises DamagedStoreError for a row that no fit can have."""
+        """Return the fit of a sample. Raises DamagedStoreError for an invalid row."""
         code = int(self._verdict[number])
         if code not in set(Verdict):
-            raise DamagedStoreError(f"verdict {code}: expected at most {max(Verdict)}")
-        scale, shift, residual = (float(one[number]) for one in (self._scale, self._shift, self._residual))
-        found = Fit(scale, shift, int(self._points[number]), residual, Verdict(code))
-        if found.verdict == Verdict.ACCEPTED:
-            sound = 0 < scale < math.inf and math.isfinite(shift) and math.isfinite(residual)
+            raise DamagedStoreError(f"invalid verdict {code}: expected at most {max(Verdict)}")
+        scale, shift, residual = (float(column[number]) for column in (self._scale, self._shift, self._residual))
+        fit = Fit(scale, shift, int(self._points[number]), residual, Verdict(code))
+        if fit.verdict == Verdict.ACCEPTED:
+            valid = 0 < scale < math.inf and math.isfinite(shift) and math.isfinite(residual)
         else:
-            sound = math.isnan(scale) and math.isnan(shift)
-        if not sound or found.points < 0 or residual < 0 or math.isinf(residual):
-            raise DamagedStoreError(f"an alignment {found}: expected finite numbers, scale above 0, or none")
-        return found
+            valid = math.isnan(scale) and math.isnan(shift)
+        if not valid or fit.points < 0 or residual < 0 or math.isinf(residual):
+            raise DamagedStoreError(f"invalid alignment {fit}: expected a positive scale and finite numbers")
+        return fit
 
 
-def row_of_fit(found: Fit) -> dict[str, float | int | None]:
-    """Columns of a fit as the journal takes them: JSON has no NaN, so that is None."""
+def row_of_fit(fit: Fit) -> dict[str, float | int | None]:
+    """Return a fit as columns of the journal: NaN becomes None, as JSON has no NaN."""
     return {
         PREFIX + name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in {**found._asdict(), "verdict": int(found.verdict)}.items()
+        for name, value in {**fit._asdict(), "verdict": int(fit.verdict)}.items()
     }

@@ -1,4 +1,4 @@
-"""What every opened store has, whatever it holds of its samples: who they are, and where their bytes lie.
+"""Base of opened stores of all kinds: sample ids, columns and chunks.
 
 Shape legend: N samples.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def check_image(path: str, sha256: str, expected_sha256: str, store_name: str) -> None:
-    """Raise PipelineError if an image is not the one that the teacher saw: its depth belongs to another picture."""
+    """Raise PipelineError if an image is not the one that the teacher saw."""
     if sha256 != expected_sha256:
         raise PipelineError(
             f"{path} is not the image that the teacher saw: its sha256 is {sha256[:16]}..., {store_name} was made from "
@@ -41,34 +41,34 @@ def check_image(path: str, sha256: str, expected_sha256: str, store_name: str) -
 class Columns:
     """Columns of `sample/`.
 
-    What is made of them holds these and no store, whose open files would wait for Python's collector of cycles.
+    Ids refer to this object and not to the store: a reference cycle would keep the store's files open.
     """
 
     def __init__(self, files: StoreFiles, name: str, manifest: Manifest, arrays: dict[str, ArrayLayout]) -> None:
         self._files, self._name, self._manifest, self._arrays = files, name, manifest, arrays
 
     def rows(self, name: str) -> NDArray[Any]:
-        """A whole column, one row a sample, by its name in the format."""
+        """Return a whole column, one row per sample, by its name in the format."""
         array = self._arrays[f"sample/{name}"]
-        whole = np.empty(array.shape, array.dtype)
+        column = np.empty(array.shape, array.dtype)
         for number in range(array.files):
             first = number * array.chunk[0]
-            whole[first : first + array.chunk[0]] = self.part(array, number)
-        return whole
+            column[first : first + array.chunk[0]] = self.part(array, number)
+        return column
 
     def part(self, array: ArrayLayout, number: int) -> NDArray[Any]:
-        """Rows of chunk `number` of a column; of the last chunk the used ones alone."""
+        """Return the rows of chunk `number` of a column, without the padding of the last chunk."""
         file = array.file(number)
         data = read_checked(self._files, self._name, self._manifest, file, 2 * array.chunk_bytes + 1024)
         try:
             part: NDArray[Any] = decode_chunk(data, array.chunk, array.dtype)
         except DamagedStoreError as error:
-            raise DamagedStoreError(f"{self._name}/{file}: {error}; get the store anew") from error
+            raise DamagedStoreError(f"{self._name}/{file}: {error}; fetch the store again") from error
         return part[: array.shape[0] - number * array.chunk[0]]
 
 
 class StoredSamples(Generic[S]):
-    """Samples of a store opened for reading. Picklable, and safe in forked and spawned loader workers."""
+    """Samples of a store opened for reading. Picklable; safe in forked and spawned loader workers."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class StoredSamples(Generic[S]):
         return self.spec.samples
 
     def __getstate__(self) -> dict[str, Any]:
-        # Columns are read again where they are needed: a worker of a large store should not be sent them.
+        # Leave out cached columns: a worker reads those it needs.
         return {
             name: value
             for name, value in self.__dict__.items()
@@ -101,20 +101,20 @@ class StoredSamples(Generic[S]):
 
     @property
     def manifest_sha256(self) -> str:
-        """Hash of all that the store holds: of its MANIFEST.json, as this program writes it."""
+        """Hash of MANIFEST.json, and so of the store's whole content."""
         return sha256_bytes(pretty_json({"version": self.spec.version, "files": self.manifest}))
 
     def rows(self, name: str) -> NDArray[Any]:
-        """A whole column of `sample/`, one row a sample, by its name in the format."""
+        """Return a whole column of `sample/`, one row per sample, by its name in the format."""
         return self._columns.rows(name)
 
     def _part(self, array: ArrayLayout, number: int) -> NDArray[Any]:
-        """Rows of chunk `number` of a column; of the last chunk the used ones alone."""
+        """Return the rows of chunk `number` of a column, without the padding of the last chunk."""
         return self._columns.part(array, number)
 
     @property
     def ids(self) -> Sequence[str]:
-        """Sample ids in the store's order, read from it as they are asked for."""
+        """Sample ids in the store's order, read when needed."""
         return self._stored_ids
 
     @cached_property
@@ -127,21 +127,21 @@ class StoredSamples(Generic[S]):
         return IdTable(self._stored_ids)
 
     def indexes_of(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Positions of many samples at once. Raises SampleNotFoundError for the first that the store lacks."""
+        """Return positions (len(ids),) of samples. Raises SampleNotFoundError for the first that the store lacks."""
         numbers = self._table.find(ids)
         if (numbers < 0).any():
             self.index_of(ids[int(np.argmax(numbers < 0))])
         return numbers
 
     def index_of(self, sample: int | str) -> int:
-        """Position of a sample given by its id or position. Raises SampleNotFoundError if the store lacks it."""
+        """Return the position of a sample, given by id or position. Raises SampleNotFoundError if it is missing."""
         if isinstance(sample, str):
             number = int(self._table.find([sample])[0])
             if number < 0:
                 raise SampleNotFoundError(self._lacks(sample))
             return number
         if not 0 <= sample < len(self):
-            raise IndexError(f"{self.name} has samples 0 to {len(self) - 1}, asked for {sample}")
+            raise IndexError(f"{self.name} has samples 0 to {len(self) - 1}, got {sample}")
         return sample
 
     def check_image(self, number: int, path: str, sha256: str) -> None:
@@ -151,7 +151,7 @@ class StoredSamples(Generic[S]):
     def check_same_images(
         self, numbers: NDArray[np.int64], other: StoredSamples[Any], other_numbers: NDArray[np.int64], remedy: str
     ) -> None:
-        """Raise PipelineError, with a remedy, unless these samples here and there were made from the same images."""
+        """Raise PipelineError, ending in `remedy`, unless these samples of both stores have the same images."""
         same = (self.image_sha256[numbers] == other.image_sha256[other_numbers]).all(axis=1)
         if not same.all():
             sample_id = self.ids[int(numbers[np.argmin(same)])]
@@ -165,7 +165,7 @@ class StoredSamples(Generic[S]):
         return self.rows("image_sha256")
 
     def _chunks(self, path: str, number: int, *, reuse: bool = False) -> list[NDArray[Any] | None]:
-        """The chunks of a sample in one of the large arrays; `reuse` as in `ShardReader.read`."""
+        """Return the chunks of a sample in one of the large arrays; `reuse` as in `ShardReader.read`."""
         array = self._arrays[path]
         try:
             return self._shards.read(array, *divmod(number, self.spec.samples_per_shard), reuse=reuse)
@@ -173,7 +173,7 @@ class StoredSamples(Generic[S]):
             raise self._damaged(path, number, str(error)) from error
 
     def _used_chunks(self, path: str, number: int) -> NDArray[np.bool_]:
-        """(chunks,) which chunks of a sample are there; the others are zeros."""
+        """Mask (chunks,) of a sample's stored chunks; the others are zeros."""
         array = self._arrays[path]
         try:
             entries = self._shards.entries(array, *divmod(number, self.spec.samples_per_shard))
@@ -183,7 +183,7 @@ class StoredSamples(Generic[S]):
         return used
 
     def _each_chunk(self, path: str, number: int) -> Iterator[NDArray[Any] | None]:
-        """As `_chunks`, one at a time."""
+        """Yield what `_chunks` returns, one at a time."""
         array = self._arrays[path]
         try:
             yield from self._shards.each(array, *divmod(number, self.spec.samples_per_shard))
@@ -195,13 +195,13 @@ class StoredSamples(Generic[S]):
         file = array.file(number // (array.shard or array.chunk)[0])
         try:
             sample = f"{number} ({self.ids[number]})"
-        except DamagedStoreError:  # the damage at hand is the one to tell of
+        except DamagedStoreError:  # report the first damage
             sample = str(number)
         return DamagedStoreError(
             f"{self.name}/{file}, sample {sample}: {what}; "
-            f"`pipeline store verify {self.name}` lists all damage, fetch the file again"
+            f"fetch the file again (`pipeline store verify {self.name}` lists all damage)"
         )
 
     def _lacks(self, sample: str) -> str:
-        """What to say where there is no such sample."""
+        """Return the message for a sample that the store lacks."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Where a store's bytes come from. One small face, so that a remote store is read by the same code as a local one."""
+"""Read access to a store's files, local or remote, through one protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...errors import DamagedStoreError
 
 try:
     import resource
-except ImportError:  # not on Windows, where the command line says that it does not run
+except ImportError:  # Windows; the command line refuses to run there
     resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
@@ -22,65 +22,65 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-MOST_HANDLES = 64
+MAX_HANDLES = 64
 OUT_OF_HANDLES = {errno.EMFILE, errno.ENFILE}
 NOT_AS_WRITTEN = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO}
-"""Something else is there than the file that was written, or nothing."""
+"""The path is missing or not a regular file."""
 HINTS = {
-    errno.EMFILE: "this process may open no more files: raise the limit with `ulimit -n 4096`, or use fewer `workers`",
-    errno.ENFILE: "this machine may open no more files: end other programs, or raise fs.file-max",
-    errno.EIO: "the disk or mount gave no bytes: look at the system's log, then read it again or fetch the store again",
-    errno.ESTALE: "the network mount lost the file: mount it again",
+    errno.EMFILE: "this process has too many open files: raise the limit with `ulimit -n 4096`, or use fewer `workers`",
+    errno.ENFILE: "this machine has too many open files: end other programs, or raise fs.file-max",
+    errno.EIO: "the disk or mount failed: check the system's log, then read again or fetch the store again",
+    errno.ESTALE: "the network mount lost the file: remount it",
 }
-"""What to do about what says nothing of a store's bytes."""
+"""Advice for errors that do not mean a damaged store."""
 
 
 class StoreFiles(Protocol):
     """Read access to the files of one store, by their path in it."""
 
     def read(self, path: str, limit_bytes: int) -> bytes:
-        """Whole content of a small file. Raises DamagedStoreError if it is missing or larger than the limit."""
+        """Return the content of a small file. Raises DamagedStoreError if it is missing or larger than the limit."""
         ...
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        """At most `length` bytes from `offset`. Raises DamagedStoreError if the file is missing."""
+        """Return at most `length` bytes from `offset`. Raises DamagedStoreError if the file is missing."""
         ...
 
     def size(self, path: str) -> int:
-        """Bytes of a file. Raises DamagedStoreError if it is missing."""
+        """Return the size of a file in bytes. Raises DamagedStoreError if it is missing."""
         ...
 
 
 @runtime_checkable
-class FarFiles(StoreFiles, Protocol):
-    """Files where a request takes long, so that those of one sample had better go together."""
+class PrefetchingFiles(StoreFiles, Protocol):
+    """Files with slow requests, which can fetch several ranges at once."""
 
-    def expect(self, path: str, ranges: Sequence[tuple[int, int]]) -> None:
-        """Get ranges (offset, length) ready that are about to be read."""
+    def prefetch(self, path: str, ranges: Sequence[tuple[int, int]]) -> None:
+        """Fetch ranges (offset, length) that are read next."""
         ...
 
 
-LINK = "a link: symbolic links inside of a store are followed into the DVC cache of its repository alone"
+LINK = "a symbolic link: links inside a store may only lead into the DVC cache of its repository"
 
 
 def is_url(path: str | Path) -> bool:
-    """Whether a store lies behind a URL, which `Path` would make another of."""
+    """Return whether a store's path is a URL; `Path` would change it."""
     return isinstance(path, str) and "://" in path
 
 
 class _Handle:
-    """An open file, closed once nobody reads from it."""
+    """An open file, closed when it is no longer referenced."""
 
     def __init__(self, number: int) -> None:
         self.number = number
 
     def __del__(self) -> None:
-        # A forked child shares the parent's numbers, but its copies are its own to close.
+        # After a fork the child closes its own copy of the descriptor.
         os.close(self.number)
 
 
 class LocalFiles:
-    """A store in a directory. Holds a few open files; safe to pickle, to fork and for threads."""
+    """A store in a directory. Keeps a few files open; picklable, fork-safe and thread-safe."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -90,12 +90,12 @@ class LocalFiles:
         return {"root": self.root}
 
     def __setstate__(self, state: dict[str, Path]) -> None:
-        self.__init__(state["root"])  # type: ignore[misc]  # pickling restores by making anew
+        self.__init__(state["root"])  # type: ignore[misc]  # unpickle by constructing
 
     def _handle(self, path: str) -> _Handle:
         handle = self._handles.pop(path, None)
         if handle is None:
-            while len(self._handles) >= _most_handles():
+            while len(self._handles) >= _max_handles():
                 self._close_one()
             handle = self._open(path)
         self._handles[path] = handle
@@ -109,19 +109,19 @@ class LocalFiles:
             except OSError as error:
                 if error.errno in OUT_OF_HANDLES and not collected:
                     if not self._handles:
-                        gc.collect()  # stores that are out of use may still hold theirs
+                        gc.collect()  # unreferenced stores may still hold open files
                         collected = True
                     self._close_one()
                     continue
                 raise self._refusal(path, error) from error
 
     def _close_one(self) -> None:
-        """Let the file go that was not read for the longest time; another thread may be at it too."""
+        """Close the least recently read file; another thread may do so at the same time."""
         with suppress(KeyError, StopIteration, RuntimeError):
             del self._handles[next(iter(self._handles))]
 
     def _refusal(self, path: str, error: OSError) -> Exception:
-        """What to raise: a file that is not there or no file is damage, and nothing else that a system may say."""
+        """Return the error to raise: only a missing or non-regular file is damage."""
         whole = self.root / path
         if error.errno in NOT_AS_WRITTEN:
             return DamagedStoreError(f"{whole}: {error.strerror}; run `pipeline store verify {self.root}`")
@@ -129,14 +129,14 @@ class LocalFiles:
         return OSError(error.errno, f"{error.strerror}{f'; {hint}' if hint else ''}", str(whole))
 
     def read(self, path: str, limit_bytes: int) -> bytes:
-        """Whole content of a small file."""
+        """Return the content of a small file."""
         size = self.size(path)
         if size > limit_bytes:
             raise DamagedStoreError(f"{self.root / path}: {size} bytes, expected at most {limit_bytes}")
         return self.read_range(path, 0, size)
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        """At most `length` bytes from `offset`."""
+        """Return at most `length` bytes from `offset`."""
         handle = self._handle(path)
         try:
             return os.pread(handle.number, length, offset)
@@ -144,24 +144,24 @@ class LocalFiles:
             raise self._refusal(path, error) from error
 
     def size(self, path: str) -> int:
-        """Bytes of a file."""
+        """Return the size of a file in bytes."""
         handle = self._handle(path)
         return os.fstat(handle.number).st_size
 
 
-def _most_handles() -> int:
-    """How many files one store keeps open: an eighth of what the process may open."""
+def _max_handles() -> int:
+    """Return how many files one store keeps open: at most an eighth of the process's limit."""
     if resource is None:
-        return MOST_HANDLES
+        return MAX_HANDLES
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_HANDLES if limit == resource.RLIM_INFINITY else max(1, min(MOST_HANDLES, limit // 8))
+    return MAX_HANDLES if limit == resource.RLIM_INFINITY else max(1, min(MAX_HANDLES, limit // 8))
 
 
 def _open_below(root: Path, path: str) -> int:
-    """Open a regular file below `root` for reading, through no link on the way but one that DVC made to its cache.
+    """Open a regular file below `root` for reading; the only link it follows is one into the DVC cache.
 
-    O_NOFOLLOW looks at the last part of a path alone, so each folder is opened by itself. Raises OSError; for a pipe
-    too, which is not waited for.
+    O_NOFOLLOW checks the last part of a path only, so each folder is opened separately. Raises OSError, also for a pipe
+    (without blocking).
     """
     *folders, last = path.split("/")
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY

@@ -1,8 +1,8 @@
-"""The ids of a store's samples, and where each one is, in twenty bytes a sample however long they are.
+"""Ids of a store's samples and their positions, in 20 bytes per sample.
 
-As Python's own text and dict, a million ids take 190 MB in each process, and forked loader workers copy them page by
-page, since to look at an object is to write its reference count. Here they stay in the store, which has them in chunks
-of 65,536, and what is kept are numpy arrays, which forked workers share.
+As Python strings and a dict, a million ids take 190 MB per process, and forked loader workers copy them page by page
+because reading an object writes its reference count. Here ids stay in the store, in chunks of 65,536; memory holds only
+numpy arrays, which forked workers share.
 
 Shape legend: N samples, R rows of one chunk, L bytes of the longest id.
 """
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEY_BYTES = 16
-"""Of an id's sha256. Nobody can make two ids that share so many."""
+"""Bytes of an id's sha256; collisions cannot be constructed."""
 
 
 class StoredIds(Sequence[str]):
-    """Ids in the store's order, read chunk by chunk when they are asked for; the last chunk is kept."""
+    """Ids in the store's order, read chunk by chunk when needed; the last chunk is cached."""
 
     def __init__(self, samples: int, rows_per_chunk: int, read: Callable[[int], NDArray[np.uint8]], name: str) -> None:
-        """`read` gives chunk number 0, 1, ... of the column `id`: (R, L) uint8, of the last one the used rows alone.
+        """`read` returns a chunk (R, L) uint8 of the column `id` by number, without padding.
 
         `name` is the store's, for messages.
         """
@@ -40,7 +40,7 @@ class StoredIds(Sequence[str]):
         self._rows_per_chunk = rows_per_chunk
         self._read = read
         self.name = name
-        self._kept: tuple[int, list[str]] = (-1, [])
+        self._cached: tuple[int, list[str]] = (-1, [])
 
     def __len__(self) -> int:
         return self._samples
@@ -52,9 +52,9 @@ class StoredIds(Sequence[str]):
     def __getitem__(self, number: slice) -> list[str]: ...
 
     def __getitem__(self, number: int | slice) -> str | list[str]:
-        """The id of a sample. Raises IndexError, and DamagedStoreError for a damaged chunk."""
-        places = range(self._samples)[number]
-        return self._one(places) if isinstance(places, int) else [self._one(place) for place in places]
+        """Return the id of a sample. Raises IndexError, or DamagedStoreError for a damaged chunk."""
+        selected = range(self._samples)[number]
+        return self._id(selected) if isinstance(selected, int) else [self._id(index) for index in selected]
 
     def __iter__(self) -> Iterator[str]:
         for chunk in range(-(-self._samples // self._rows_per_chunk)):
@@ -65,16 +65,16 @@ class StoredIds(Sequence[str]):
             return NotImplemented
         return len(self) == len(other) and all(one == two for one, two in zip(self, other, strict=True))
 
-    __hash__ = None  # type: ignore[assignment]  # as a list, which it stands for
+    __hash__ = None  # type: ignore[assignment]  # unhashable, as a list
 
-    def _one(self, place: int) -> str:
-        chunk, row = divmod(place, self._rows_per_chunk)
+    def _id(self, index: int) -> str:
+        chunk, row = divmod(index, self._rows_per_chunk)
         return self._chunk(chunk)[row]
 
     def _chunk(self, chunk: int) -> list[str]:
-        if self._kept[0] != chunk:
-            self._kept = chunk, [name.decode() for name in self._checked(chunk)]
-        return self._kept[1]
+        if self._cached[0] != chunk:
+            self._cached = chunk, [name.decode() for name in self._checked(chunk)]
+        return self._cached[1]
 
     def _checked(self, chunk: int) -> list[bytes]:
         rows = self._read(chunk)
@@ -85,58 +85,60 @@ class StoredIds(Sequence[str]):
         return _names(rows)
 
     def keys(self) -> NDArray[np.uint64]:
-        """(N, 2) key of each id. Reads all of them once. Raises DamagedStoreError for one that no store may have."""
-        found = np.empty((self._samples, 2), np.uint64)
+        """Return the key of each id (N, 2). Reads all ids once. Raises DamagedStoreError for an invalid id."""
+        keys = np.empty((self._samples, 2), np.uint64)
         for chunk in range(-(-self._samples // self._rows_per_chunk)):
             names, first = self._checked(chunk), chunk * self._rows_per_chunk
-            found[first : first + len(names)] = keys_of(names)
-        return found
+            keys[first : first + len(names)] = keys_of(names)
+        return keys
 
 
 class IdTable:
-    """Finds samples by their ids: keys in ascending order, and whose they are."""
+    """Finds samples by id: sorted keys and their sample numbers."""
 
     def __init__(self, ids: StoredIds) -> None:
-        """Read all ids once. Raises DamagedStoreError for one that no store may have, or that is there twice."""
+        """Read all ids once. Raises DamagedStoreError for an invalid or duplicate id."""
         keys = ids.keys()
         order = np.lexsort((keys[:, 1], keys[:, 0]))
         self._first, self._second = keys[order, 0], keys[order, 1]
         self._number = order.astype(np.uint32)
         same = (self._first[1:] == self._first[:-1]) & (self._second[1:] == self._second[:-1])
         if same.any():
-            place = int(np.flatnonzero(same)[0])
-            again = (self._first == self._first[place]) & (self._second == self._second[place])
-            twice = ids[int(self._number[place])]
-            raise DamagedStoreError(f"{ids.name}: {int(again.sum())} samples have the id {twice!r}, expected each once")
+            first = int(np.flatnonzero(same)[0])
+            copies = (self._first == self._first[first]) & (self._second == self._second[first])
+            duplicate = ids[int(self._number[first])]
+            raise DamagedStoreError(
+                f"{ids.name}: duplicate id {duplicate!r} ({int(copies.sum())} samples): expected unique ids"
+            )
 
     @property
     def nbytes(self) -> int:
-        """Memory of the table."""
+        """Memory of the table in bytes."""
         return int(self._first.nbytes + self._second.nbytes + self._number.nbytes)
 
     def find(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Positions of samples, -1 for an id that the store lacks, in each of Unicode's forms NFC and NFD."""
-        found = self._find(ids)
-        for place in np.flatnonzero(found < 0):  # of a folder that was written by macOS, NFD in older stores
-            name = ids[int(place)]
+        """Return positions (len(ids),) of samples, -1 for ids missing in both Unicode forms, NFC and NFD."""
+        numbers = self._find(ids)
+        for index in np.flatnonzero(numbers < 0):  # macOS writes file names in NFD, and so do older stores
+            name = ids[int(index)]
             if not name.isascii():
                 others = {unicodedata.normalize(form, name) for form in ("NFC", "NFD")} - {name}
-                found[place] = max(self._find(sorted(others)), default=-1)
-        return found
+                numbers[index] = max(self._find(sorted(others)), default=-1)
+        return numbers
 
     def _find(self, ids: Sequence[str]) -> NDArray[np.int64]:
         keys = keys_of(name.encode(errors="surrogatepass") for name in ids)
-        place = np.searchsorted(self._first, keys[:, 0])
-        found = np.full(len(ids), -1, np.int64)
+        position = np.searchsorted(self._first, keys[:, 0])
+        numbers = np.full(len(ids), -1, np.int64)
         left = np.arange(len(ids))
-        while left.size:  # once; again for an id whose first eight bytes are another's too
-            left = left[place[left] < len(self._first)]
-            left = left[self._first[place[left]] == keys[left, 0]]
-            right = self._second[place[left]] == keys[left, 1]
-            found[left[right]] = self._number[place[left[right]]]
+        while left.size:  # repeats only for ids whose keys share their first eight bytes
+            left = left[position[left] < len(self._first)]
+            left = left[self._first[position[left]] == keys[left, 0]]
+            right = self._second[position[left]] == keys[left, 1]
+            numbers[left[right]] = self._number[position[left[right]]]
             left = left[~right]
-            place[left] += 1
-        return found
+            position[left] += 1
+        return numbers
 
 
 def _names(rows: NDArray[np.uint8]) -> list[bytes]:
@@ -145,27 +147,27 @@ def _names(rows: NDArray[np.uint8]) -> list[bytes]:
 
 
 def keys_of(names: Iterable[bytes]) -> NDArray[np.uint64]:
-    """(N, 2) the first bytes of each name's sha256."""
+    """Return the first 16 bytes of each name's sha256 as (N, 2) uint64."""
     joined = b"".join([hashlib.sha256(name).digest()[:KEY_BYTES] for name in names])
     return np.frombuffer(joined, "<u8").reshape(-1, 2).astype(np.uint64, copy=False)
 
 
 def check_rows(rows: NDArray[np.uint8], first: int) -> None:
     """Raise DamagedStoreError, naming the sample, for an id that is empty, not UTF-8, or has control characters."""
-    # All at once; the slow way, which tells who it is, is for a damaged store.
+    # Check all rows at once; the slow loop below finds the invalid id.
     try:
         text = rows.tobytes().decode().replace("\0", "")
     except UnicodeDecodeError:
         text = "\0"
     inner = (rows[:, :-1] == 0) & (rows[:, 1:] != 0)
-    # A character may not begin in one row and end in the next, which the joined text does not tell.
+    # The joined text hides a character that starts in one row and ends in the next.
     torn = (rows[:, 0] & 0xC0) == 0x80
     if (text.isprintable() or not has_control(text)) and rows[:, 0].all() and not inner.any() and not torn.any():
         return
     for number, name in enumerate(_names(rows), first):
         try:
-            one = name.decode()
+            text = name.decode()
         except UnicodeDecodeError as error:
-            raise DamagedStoreError(f"a sample id is not UTF-8 ({error})") from error
-        if not one or has_control(one):
-            raise DamagedStoreError(f"id {one!r} of sample {number} is empty or has control characters")
+            raise DamagedStoreError(f"the id of sample {number} is not UTF-8 ({error})") from error
+        if not text or has_control(text):
+            raise DamagedStoreError(f"id {text!r} of sample {number} is empty or has control characters")

@@ -1,4 +1,4 @@
-"""Planes of sparse maps in a store: read all at once, a few at a time, or looked at without making a map of them.
+"""Planes of sparse maps in a store: read at once, a few at a time, or checked without decoding a map.
 
 Shape legend: M planes that a sample uses, K bins, h w pixels of the teacher's own output.
 """
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from ..format.layout import StoreLayout
 
 MAX_PLANES_BYTES = 2**28
-"""Planes of a sparse map that are unpacked all at once for `dpm`; beyond, a few at a time, which takes longer."""
+"""Limit for decoding all planes of a sparse map at once; larger maps take a few planes at a time and longer."""
 
 
 class SparsePlanes(StoredSamples[StoreSpec]):
-    """Samples whose maps may be sparse ones."""
+    """Samples whose maps may be sparse."""
 
     layout: StoreLayout
 
     def decoded(self, number: int) -> NDArray[np.float32]:
-        """Sparse map (K, h, w) of a sample, as `decode_sparse`. Raises PipelineError for what is none."""
+        """Return the sparse map (K, h, w) of a sample, as `decode_sparse`. Raises PipelineError for invalid data."""
         if self._planes_bytes(number) > MAX_PLANES_BYTES:
             pairs = self._plane_pairs(number)
             return decode_planes(pairs, self._tail(number), self.spec.bin_count, self.spec.weight_bits)
@@ -44,19 +44,19 @@ class SparsePlanes(StoredSamples[StoreSpec]):
         return self.rows("dpm_planes")
 
     def sparse_dpm(self, sample: int | str) -> SparseMap:
-        """Teacher map of a `sparse` store as it is stored. Raises PipelineError for other stores."""
+        """Return a sample's gaps, weights and tails. Raises PipelineError unless the store is `sparse`."""
         if self.spec.dpm_kind != "sparse":
-            raise PipelineError(f"{self.name} holds {self.spec.dpm_kind} maps, not sparse ones: read them with .dpm()")
+            raise PipelineError(f"{self.name} has {self.spec.dpm_kind} maps: expected sparse ones; use .dpm()")
         number = self.index_of(sample)
         self._check_plane_chunks(number)
         planes, parts = int(self._planes[number]), []
         for path in ("dpm/gap", "dpm/weight"):
             array = self._arrays[path]
-            whole, step = np.empty((planes, *self.layout.size_px), array.dtype), array.chunk[1]
+            stacked, step = np.empty((planes, *self.layout.size_px), array.dtype), array.chunk[1]
             for first, chunk in zip(range(0, planes, step), self._each_chunk(path, number), strict=False):
                 assert chunk is not None
-                whole[first : first + step] = chunk[0, : planes - first]
-            parts.append(whole)
+                stacked[first : first + step] = chunk[0, : planes - first]
+            parts.append(stacked)
         return SparseMap(parts[0], parts[1], self._tail(number))
 
     def _tail(self, number: int) -> NDArray[Any]:
@@ -66,22 +66,22 @@ class SparsePlanes(StoredSamples[StoreSpec]):
         return tail[0]  # type: ignore[no-any-return]  # one map, (h, w)
 
     def _planes_bytes(self, number: int) -> int:
-        """What the planes of a sample take once they are unpacked."""
+        """Return the uncompressed bytes of a sample's planes."""
         each = sum(self._arrays[path].dtype.itemsize for path in ("dpm/gap", "dpm/weight"))
         return int(self._planes[number]) * each * math.prod(self.layout.size_px)
 
     def _check_plane_chunks(self, number: int) -> None:
-        """Raise DamagedStoreError unless a sample has just the chunks that its planes need, from the first."""
+        """Raise DamagedStoreError unless a sample has exactly the chunks that its planes need."""
         planes = int(self._planes[number])
         for path in ("dpm/gap", "dpm/weight"):
             array = self._arrays[path]
             used = self._used_chunks(path, number)
             needed = -(-planes // array.chunk[1])
             if not (0 <= planes <= self.spec.bin_count and used[:needed].all() and int(used.sum()) == needed):
-                raise self._damaged(path, number, f"{int(used.sum())} chunks for {planes} planes")
+                raise self._damaged(path, number, f"{int(used.sum())} chunks for {planes} planes: expected {needed}")
 
     def _plane_pairs(self, number: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        """Gaps and weights (M, h, w) of a sample, a chunk of planes at a time; the last one whole."""
+        """Yield gaps and weights (M, h, w) of a sample, one chunk of planes at a time, including unused planes."""
         self._check_plane_chunks(number)
         for gap, weight in zip(*(self._each_chunk(path, number) for path in ("dpm/gap", "dpm/weight")), strict=True):
             if gap is None or weight is None:
@@ -89,10 +89,10 @@ class SparsePlanes(StoredSamples[StoreSpec]):
             yield gap[0], weight[0]
 
     def check_planes(self, sample: int | str) -> None:
-        """Raise DamagedStoreError for planes that this reader ignores and another might not.
+        """Raise DamagedStoreError for nonzero values that this reader ignores but others might not.
 
-        These are planes of the last chunk beyond `sample/dpm_planes`, weights without a bin, and bins after a pixel's
-        last one. A writer leaves all of them 0.
+        These are planes beyond `sample/dpm_planes`, weights without a bin, and bins after a pixel's last one. Writers
+        leave all of them 0.
         """
         number = self.index_of(sample)
         planes, first = int(self._planes[number]), 0
@@ -103,7 +103,7 @@ class SparsePlanes(StoredSamples[StoreSpec]):
                 if part[used:].any():
                     raise self._damaged(path, number, f"planes beyond the {planes} that the sample uses are not 0")
             if weight[gap == 0].any():
-                raise self._damaged("dpm/weight", number, "weights of no bin are not 0")
+                raise self._damaged("dpm/weight", number, "weights without a bin are not 0")
             for plane in gap:
                 if plane[ended].any():
                     raise self._damaged("dpm/gap", number, "bins follow a pixel's last one")

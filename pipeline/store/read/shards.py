@@ -1,4 +1,4 @@
-"""Reads the chunks of a sample out of shards: keeps a few indexes, and holds each shard against the manifest once."""
+"""Read the chunks of a sample from shards; caches shard indexes and compares each shard with the manifest once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import google_crc32c
 
 from ...errors import DamagedStoreError
 from ..format.shard import EMPTY, parse_index, read_chunk
-from .files import FarFiles
+from .files import PrefetchingFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ PIECE_BYTES = 2**20
 
 
 class ShardReader:
-    """Shards of one store. Picklable; what it keeps in memory stays behind."""
+    """Shards of one store. Picklable without its caches."""
 
     def __init__(self, files: StoreFiles, manifest: Manifest, *, check_shards: bool) -> None:
         self.files = files
@@ -39,21 +39,23 @@ class ShardReader:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_indexes": OrderedDict(), "_checked": set()}
 
-    def read(self, array: ArrayLayout, shard: int, place: int, *, reuse: bool = False) -> list[NDArray[Any] | None]:
-        """Chunks of the sample at `place` in a shard of an array; None for one that is empty.
+    def read(self, array: ArrayLayout, shard: int, position: int, *, reuse: bool = False) -> list[NDArray[Any] | None]:
+        """Return the chunks of the sample at `position` in a shard; None for an absent chunk.
 
-        With `reuse`, for arrays of one chunk a sample, a chunk is valid until this thread's next such call.
+        With `reuse`, for arrays of one chunk per sample, a chunk is valid until this thread's next such call.
         Raises DamagedStoreError.
         """
         assert array.chunks_per_sample == 1 or not reuse
-        return list(self.each(array, shard, place, reuse=reuse))
+        return list(self.each(array, shard, position, reuse=reuse))
 
-    def each(self, array: ArrayLayout, shard: int, place: int, *, reuse: bool = False) -> Iterator[NDArray[Any] | None]:
-        """As `read`, one chunk at a time: those of a map may together take gigabytes."""
+    def each(
+        self, array: ArrayLayout, shard: int, position: int, *, reuse: bool = False
+    ) -> Iterator[NDArray[Any] | None]:
+        """Yield what `read` returns, one chunk at a time: all chunks of a map may take gigabytes."""
         file = array.file(shard)
-        rows = self.entries(array, shard, place)
-        if len(rows) > 1 and isinstance(self.files, FarFiles):
-            self.files.expect(file, [(int(at), int(length)) for at, length in rows if at != EMPTY])
+        rows = self.entries(array, shard, position)
+        if len(rows) > 1 and isinstance(self.files, PrefetchingFiles):
+            self.files.prefetch(file, [(int(at), int(length)) for at, length in rows if at != EMPTY])
 
         def read_range(offset: int, length: int) -> bytes:
             return self.files.read_range(file, offset, length)
@@ -61,9 +63,9 @@ class ShardReader:
         for step in range(len(rows)):
             yield read_chunk(array, rows, step, read_range, reuse=reuse)
 
-    def entries(self, array: ArrayLayout, shard: int, place: int) -> NDArray[np.uint64]:
-        """(chunks, 2) offset and length of the chunks of the sample at `place`; EMPTY for one of zeros."""
-        first = place * array.chunks_per_sample
+    def entries(self, array: ArrayLayout, shard: int, position: int) -> NDArray[np.uint64]:
+        """Return offsets and lengths (chunks, 2) of the sample at `position`; EMPTY for an absent chunk."""
+        first = position * array.chunks_per_sample
         return self._index(array, array.file(shard))[first : first + array.chunks_per_sample]
 
     def _index(self, array: ArrayLayout, file: str) -> NDArray[np.uint64]:
@@ -71,7 +73,7 @@ class ShardReader:
         if index is None:
             size = self.files.size(file)
             if size != self.manifest[file][0]:
-                raise DamagedStoreError(f"{file} has {size} bytes, the manifest says {self.manifest[file][0]}")
+                raise DamagedStoreError(f"{file} has {size} bytes: the manifest lists {self.manifest[file][0]}")
             index = parse_index(array, self.files.read_range(file, 0, array.index_bytes), size)
             if self.check_shards and file not in self._checked:
                 self._check_shard(file, index)
@@ -83,11 +85,11 @@ class ShardReader:
         return index
 
     def _check_shard(self, file: str, index: NDArray[np.uint64]) -> None:
-        """Compare a shard's sha256 with the manifest, the first time that it is used.
+        """Compare a shard's sha256 with the manifest on first use.
 
-        Where it differs and a chunk's own checksum fails too, the shard has rotted, and its other samples can be read.
-        Where it differs although every checksum fits, the shard was put together by somebody else, or belongs in
-        another place: then none of it is trusted. Both at once in one shard look like rot; `verify` tells them too.
+        If it differs and a chunk's checksum fails, the shard has bit rot, and its other samples stay readable.
+        If it differs although every checksum matches, chunks were replaced or moved, and no sample is trusted. Both
+        at once look like bit rot; `verify` reports them as well.
         """
         size, digest = self.manifest[file]
         hasher = hashlib.sha256()
@@ -95,14 +97,14 @@ class ShardReader:
             hasher.update(self.files.read_range(file, offset, PIECE_BYTES))
         if hasher.hexdigest() != digest:
             used = index[index[:, 0] != EMPTY]
-            if all(_fits_its_checksum(self.files.read_range(file, int(at), int(n))) for at, n in used):
+            if all(_matches_checksum(self.files.read_range(file, int(at), int(n))) for at, n in used):
                 raise DamagedStoreError(
-                    "every checksum of the shard fits, but its sha256 is not the manifest's: a chunk or the whole "
-                    "shard was swapped, left out or replaced"
+                    "every checksum of the shard matches, but its sha256 differs from the manifest: a chunk or the "
+                    "whole shard was swapped, removed or replaced"
                 )
         self._checked.add(file)
 
 
-def _fits_its_checksum(chunk: bytes) -> bool:
-    fits: bool = google_crc32c.value(chunk[:-4]) == int.from_bytes(chunk[-4:], "little")
-    return fits
+def _matches_checksum(chunk: bytes) -> bool:
+    matches: bool = google_crc32c.value(chunk[:-4]) == int.from_bytes(chunk[-4:], "little")
+    return matches

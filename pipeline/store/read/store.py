@@ -1,8 +1,8 @@
-"""Open a store and read samples from it, whoever wrote it.
+"""Open a store and read samples from it. Stores are not trusted.
 
-Opening reads the manifest and the metadata alone; the shards are read when a sample is asked for, each chunk with
-its checksum. A missing or damaged chunk raises: it never comes back as zeros. A checksum says nothing of the place a
-chunk lies in, so a process that first touches a shard also compares its sha256 with the manifest (8 ms for 12 MB).
+Opening reads manifest and metadata only; chunks are read when a sample is requested, and their checksums compared. A
+missing or damaged chunk raises and never reads as zeros. Checksums do not notice a chunk at the wrong position, so each
+process also compares a shard's sha256 with the manifest on first use (8 ms for 12 MB).
 
 Shape legend: N samples, K bins, h w pixels of the teacher's own output.
 """
@@ -35,18 +35,17 @@ if TYPE_CHECKING:
 
 
 def open_store(path: str | Path, *, check_shards: bool | None = None, cache: Path | None = None) -> Store:
-    """Open a finished store: a directory, or a URL (http, https, s3, gs, az).
+    """Open a complete store: a directory, or a URL (http, https, s3, gs, az).
 
-    Reading a sample notices all rot, and with `check_shards` also a sound shard or chunk in the place of another: each
-    process hashes each shard once, when it first reads from it. A training run, which touches all of them anyway,
-    pays under a second a GB in each loader worker. To read single samples out of thousands of shards, run
-    `pipeline store verify` once and turn it off: a read then costs its own bytes alone.
+    Args:
+        path: directory or URL.
+        check_shards: hash each shard on first use in each process, which also detects swapped chunks and shards; costs
+            under a second per GB. Default: on for a directory, off for a URL, where it fetches whole shards. To read
+            few samples from many shards, run `pipeline store verify` once and pass False.
+        cache: folder for byte ranges fetched from a URL. Default: `TIEKD_STORE_CACHE`, or the user's cache folder.
 
-    From a URL comes what is asked for and no more, and `cache` (else TIEKD_STORE_CACHE, else the user's cache folder)
-    keeps it. There `check_shards` is off, because it fetches whole shards; `pipeline store verify URL` does it once.
-
-    Raises StoreNotFoundError for a path that is no store or an unfinished one, StoreFormatError for another version,
-    metadata that is not format version 1 to the letter, or files that do not match the manifest.
+    Raises StoreNotFoundError if `path` is not a complete store, StoreFormatError for another version, metadata that
+    does not follow the format exactly, or files that do not match the manifest.
 
     Example:
         >>> import pipeline as tiekd
@@ -60,21 +59,21 @@ def open_store(path: str | Path, *, check_shards: bool | None = None, cache: Pat
         from ..remote.remote import RemoteFiles
 
         remote = RemoteFiles(str(path), cache, whole_shards=bool(check_shards))
-        return Store(remote, remote.name, check_shards=False)  # it compares whole shards itself
+        return Store(remote, remote.name, check_shards=False)  # RemoteFiles checks whole shards itself
     root = Path(path)
     if not (root / MANIFEST).is_file():
-        raise _unfinished(root)
+        raise _not_a_store(root)
     return Store(LocalFiles(root), str(root), check_shards=check_shards is not False)
 
 
-def _unfinished(root: Path) -> PipelineError:
-    """What to say of a path that has no manifest."""
+def _not_a_store(root: Path) -> PipelineError:
+    """Return the error for a path without a manifest."""
     staged = sorted(root.parent.glob(f".{root.name}.*.staging")) if root.parent.is_dir() else []
     if staged:
         images = (staged[0] / "store" / IMAGES).parent.is_dir()
         return StoreNotFoundError(
-            f"{root} is not finished ({staged[0]} holds what there is): run its `pipeline "
-            f"{'cache-images' if images else 'cache-teacher'}` command again, which goes on where it stopped"
+            f"{root} is not complete (unfinished in {staged[0]}): run the same `pipeline "
+            f"{'cache-images' if images else 'cache-teacher'}` command again to resume it"
         )
     if (root / IMAGES).is_file():
         return HoldsImagesError(str(root))
@@ -85,7 +84,7 @@ def _unfinished(root: Path) -> PipelineError:
 
 
 class Store(SparsePlanes):
-    """A store of depth opened for reading. Picklable, and safe in forked and spawned loader workers.
+    """A depth store opened for reading. Picklable; safe in forked and spawned loader workers.
 
     Example:
         >>> import pipeline as tiekd
@@ -104,31 +103,31 @@ class Store(SparsePlanes):
 
     @property
     def bin_edges_m(self) -> NDArray[np.float64]:
-        """(K + 1,) edges of the depth bins; for relative depth they are shares of each sample's own range."""
+        """(K + 1,) edges of the depth bins in metres; for relative depth, fractions of each sample's range."""
         return np.array(self.spec.bin_edges)
 
     @property
     def is_metric(self) -> bool:
-        """Whether `depth_m` has metres: of a metric teacher, or of a relative one that was aligned to ground truth."""
+        """Whether `depth_m` works: the teacher is metric, or its relative depth is aligned to ground truth."""
         return self.spec.depth_space == "metric_m" or self.spec.alignment is not None
 
     @cached_property
     def _alignments(self) -> AlignmentColumns:
         if self.spec.alignment is None:
             raise PipelineError(
-                f"{self.name} is not aligned to ground truth: `pipeline store align {self.name}` writes one that is"
+                f"{self.name} is not aligned to ground truth: run `pipeline store align {self.name}` first"
             )
         return AlignmentColumns(self._columns.rows)
 
     @property
     def accepted(self) -> NDArray[np.bool_] | None:
-        """(N,) which samples of an aligned store have metres; None for a store that is not aligned."""
+        """Mask (N,) of samples whose alignment was accepted; None for a store that is not aligned."""
         return None if self.spec.alignment is None else self._alignments.accepted
 
     def alignment(self, sample: int | str) -> Fit:
-        """How a sample was aligned to ground truth, or why it was not.
+        """Return how a sample was aligned to ground truth, or why its alignment was rejected.
 
-        Raises PipelineError for a store that is not aligned, DamagedStoreError for a row that no fit can have.
+        Raises PipelineError for a store that is not aligned, DamagedStoreError for an invalid row.
         """
         number, columns = self.index_of(sample), self._alignments
         try:
@@ -139,25 +138,24 @@ class Store(SparsePlanes):
     # --- maps --------------------------------------------------------------------------------------------------
 
     def depth_m(self, sample: int | str) -> NDArray[np.float32]:
-        """Teacher depth (h, w) float32 metres at the teacher's own resolution, NaN where invalid.
+        """Return teacher depth (h, w) float32 metres at the teacher's own resolution, NaN where invalid.
 
-        Of an aligned store it is `depth` with the sample's scale and shift, within the alignment's range: NaN where
-        that is not above 0, and everywhere in a sample whose alignment was rejected.
-        Raises PipelineError for a store whose depth is neither metric nor aligned, DamagedStoreError for a damaged
-        sample.
+        For an aligned store this applies the sample's scale and shift to `depth` and clips to the alignment's range:
+        NaN where the result is not positive, and in the whole sample if its alignment was rejected.
+        Raises PipelineError if the store is neither metric nor aligned, DamagedStoreError for a damaged sample.
         """
         if self.spec.depth_space == "metric_m":
             return self.depth(sample)
         if self.spec.alignment is None:
             raise PipelineError(
-                f"{self.name} holds {self.spec.depth_space}, which is not metres: read it with .depth(), or align it "
+                f"{self.name} has {self.spec.depth_space}, which is not in metres: read it with .depth(), or align it "
                 f"to ground truth with `pipeline store align {self.name}`"
             )
-        found, (low_m, high_m) = self.alignment(sample), self.spec.alignment["depth_range_m"]
-        return apply(self.depth(sample), found.scale, found.shift, self.spec.depth_space, (low_m, high_m))
+        fit, (low_m, high_m) = self.alignment(sample), self.spec.alignment["depth_range_m"]
+        return apply(self.depth(sample), fit.scale, fit.shift, self.spec.depth_space, (low_m, high_m))
 
     def depth(self, sample: int | str) -> NDArray[np.float32]:
-        """Teacher output (h, w) float32 in the store's depth space, aligned or not; NaN where invalid."""
+        """Return teacher output (h, w) float32 in the store's depth space, without alignment; NaN where invalid."""
         number = self.index_of(sample)
         residual = self._chunks("depth", number, reuse=True)[0]
         if residual is None:
@@ -184,9 +182,9 @@ class Store(SparsePlanes):
         return scale, offset
 
     def dpm(self, sample: int | str) -> NDArray[np.float32]:
-        """Teacher map (K, h, w) float32, which sums to 1 over K where valid and is NaN elsewhere.
+        """Return the depth probability map (K, h, w) float32, which sums to 1 over K; NaN where invalid.
 
-        Its bins are those of `bin_edges_m`: of a relative teacher over each sample's own range, also after alignment.
+        `bin_edges_m` are its bins; for relative depth, aligned or not, they span each sample's range.
         """
         number = self.index_of(sample)
         if self.spec.dpm_kind == "gaussian":
@@ -208,32 +206,32 @@ class Store(SparsePlanes):
             raise self._damaged("dpm/probability", number, str(error)) from error
 
     def _gaussian(self, number: int) -> NDArray[np.float32]:
-        """Map (K, h, w) about a sample's depth: in metres, or where depth is relative over the sample's own range."""
+        """Return the Gaussian map (K, h, w) of a sample's depth: in metres, or over the sample's range if relative."""
         map_bytes = 4 * self.spec.bin_count * math.prod(self.layout.size_px)
         if map_bytes > MAX_MAP_BYTES:
             raise PipelineError(
-                f"{self.name}: one map takes {map_bytes} bytes, expected at most {MAX_MAP_BYTES}; read .depth(), and "
-                "make maps of parts of it"
+                f"{self.name}: one map takes {map_bytes} bytes: expected at most {MAX_MAP_BYTES}; read .depth() and "
+                "compute maps of parts of it"
             )
         values = self.depth(number)
         if isinstance(self._codec, AffineCodec):
-            values = self._codec.share(values, *self._affine(number))
+            values = self._codec.fraction(values, *self._affine(number))
         assert self.spec.sigma_m is not None
         return gaussian(values, self.bin_edges_m, self.spec.sigma_m)
 
     # --- other libraries ---------------------------------------------------------------------------------------
 
     def to_xarray(self, *, dpm: bool = False) -> xarray.Dataset:
-        """The store as a lazy xarray data set, one dask chunk a sample. Needs the extra `xarray`.
+        """Return the store as a lazy xarray data set, one dask chunk per sample. Needs the extra `xarray`.
 
         Nothing is read before it is computed; each read is checked as by `depth_m`. The data set can be pickled to
         dask workers.
 
         Args:
-            dpm: add the maps, `dpm` (sample, bin, y, x).
+            dpm: add the maps `dpm` (sample, bin, y, x).
 
         Returns:
-            `depth_m` (sample, y, x) float32 metres, NaN where invalid, or `depth` where the store's depth is not metric
+            `depth_m` (sample, y, x) float32 metres, NaN where invalid, or `depth` if the store's depth is not metric
             (see the attribute `depth_space`); the coordinate `sample` with the ids; `bin_edges_m` (K + 1,), or
             `bin_edges` of relative depth; `max_rel_error` and `invalid_fraction` of each sample.
 
@@ -250,10 +248,10 @@ class Store(SparsePlanes):
         return to_xarray(self, dpm=dpm)
 
     def zarr_group(self) -> zarr.Group:
-        """The store's raw arrays through zarr-python, read-only: residuals of codes, weights of bins, rows.
+        """Return the store's raw arrays through zarr-python, read-only: residuals, weights and rows.
 
         zarr-python does not compare files with the manifest, and returns zeros for a missing chunk: check the store
-        with `pipeline store verify` first. docs/store.md says how numbers become metres.
+        with `pipeline store verify` first. docs/store.md describes the encoding.
 
         Raises PipelineError for a store behind a URL.
 
@@ -265,11 +263,13 @@ class Store(SparsePlanes):
         import zarr
 
         if not isinstance(self._files, LocalFiles):
-            raise PipelineError(f"{self.name}: zarr_group() reads a directory; copy the store to this machine first")
+            raise PipelineError(
+                f"{self.name}: zarr_group() needs a local directory; copy the store to this machine first"
+            )
         return zarr.open_group(self.name, mode="r")
 
     def _lacks(self, sample: str) -> str:
         return (
-            f"{self.name} holds no sample {sample!r} (it has {len(self)}, such as {self.ids[0]!r}): was it made from "
-            "another split? Run `pipeline cache-teacher` with a split that has this image"
+            f"{self.name} has no sample {sample!r} ({len(self)} samples, such as {self.ids[0]!r}): run `pipeline "
+            "cache-teacher` with a split that contains this image"
         )

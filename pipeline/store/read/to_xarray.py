@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class _Samples:
-    """What `read` gives for each sample, as one array that dask takes slices of."""
+    """Array of `read(number)` for each sample, which dask slices."""
 
     def __init__(self, read: Callable[[int], NDArray[np.float32]], shape: tuple[int, ...]) -> None:
         self._read = read

@@ -1,4 +1,4 @@
-"""Addresses of stores: which are accepted, and how messages show them without passwords or signatures."""
+"""URLs of stores: validation, and display without passwords or signatures."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ PROTOCOLS = {
     "az": "pip install adlfs",
     "memory": "pip install fsspec",
 }
-"""Protocols that a store may come by, and what to install where the package behind one is missing."""
+"""Supported protocols, and how to install the package that each one needs."""
 
-# A password may hold `@`, so all up to the last `@` before the path is hidden. Where what follows the first colon is no
-# port, the password holds `/`, `?` or `#`, and everything up to the last `@` is hidden.
+# A password may contain `@`, so everything up to the last `@` before the path is hidden. If no port follows the first
+# colon, the password contains `/`, `?` or `#`, and everything up to the last `@` is hidden.
 _LOGIN = re.compile(r"(?<=://)(?:[^\s/?#]*@|[^\s/?#:@[]*:(?!\d+(?:[/?#]|$))\S*@)")
 _QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\")>]*")
 
 
 def check_url(url: str) -> str:
-    """Return the URL of a store without a slash at its end.
+    """Return the URL of a store without a trailing slash.
 
-    Raises PipelineError for another protocol, a chain of them, or a URL that is more than a plain address.
+    Raises PipelineError for another protocol, chained protocols, or a URL with a query, fragment, `..` or blanks.
     """
     protocol, _, rest = url.partition("://")
     if protocol not in PROTOCOLS:
-        hint = "; give a path on this machine without file://" if protocol in {"file", "local"} else ""
+        hint = "; give a local path without file://" if protocol in {"file", "local"} else ""
         raise PipelineError(f"{hidden(url)}: protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}{hint}")
     rest = rest.rstrip("/")
     if not rest.strip("/") or (rest.startswith("/") and protocol != "memory"):
         raise PipelineError(f"{hidden(url)}: expected {protocol}://HOST_OR_BUCKET/PATH/NAME.zarr")
     if re.search(r"[?#\s\\]|::|%2[ef]", rest, re.IGNORECASE) or {".", ".."} & set(rest.split("/")):
         raise PipelineError(
-            f"{hidden(url)}: expected a plain address without ?, #, '..', '::' or blanks; a signed address names one "
-            "file and cannot serve a store"
+            f"{hidden(url)}: expected a URL without ?, #, '..', '::' or blanks; a signed URL covers one file "
+            "and cannot serve a store"
         )
     return f"{protocol}://{rest}"
 
 
 def hidden(text: str) -> str:
-    """Return a URL, or a text with URLs in it, without names, passwords and signatures."""
+    """Return a text with user names, passwords and signatures of its URLs hidden."""
     return _QUERY.sub(r"\1?***", _LOGIN.sub("***@", text))
 
 
 def without_login(url: str) -> tuple[str, str | None]:
-    """Split an http(s) URL into the URL without name and password, and the Authorization header that these make."""
+    """Split an http(s) URL into the URL without login, and the Authorization header of the login."""
     head, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     parts = urlsplit(url)
@@ -64,13 +64,13 @@ def without_login(url: str) -> tuple[str, str | None]:
 
 
 def login_of_host(host: str | None) -> str | None:
-    """Authorization header for a host from the user's .netrc file, if there is one."""
+    """Return the Authorization header for a host from the user's .netrc file, if any."""
     try:
         path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
-        found = netrc.netrc(path).authenticators(host or "") if path.is_file() else None
-    except (OSError, RuntimeError, netrc.NetrcParseError):  # no home directory, or a file that is not to be read
+        login = netrc.netrc(path).authenticators(host or "") if path.is_file() else None
+    except (OSError, RuntimeError, netrc.NetrcParseError):  # no home directory, or an unreadable file
         return None
-    return None if found is None else _basic(found[0], found[2] or "")
+    return None if login is None else _basic(login[0], login[2] or "")
 
 
 def _basic(name: str, password: str) -> str:

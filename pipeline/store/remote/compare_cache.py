@@ -1,4 +1,4 @@
-"""A store behind a URL, fetched without the cache, and compared with what the cache holds of it."""
+"""Fetch a store from a URL without its cache, and compare the cache with the server."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .range_cache import Kept, cache_folder
+from .range_cache import RangeCache, cache_folder
 from .remote import RemoteFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Anew(RemoteFiles):
-    """Files of which nothing is taken from the cache, while what the cache holds is compared with what comes."""
+class UncachedFiles(RemoteFiles):
+    """Files read from the server only; cached ranges are compared with the server's bytes."""
 
     def __init__(self, url: str, empty: Path, cache: Path) -> None:
-        """`empty` is where parts are kept meanwhile, `cache` is the folder of caches."""
-        self.cache = cache
+        """`empty` is a temporary cache folder, `cache` the folder of the user's caches."""
+        self.cache_folder = cache
         self.wrong: dict[str, set[Path]] = {}
-        """Kept parts that are not what came, by the store's files."""
-        self._against: Kept | None = None
+        """Cached ranges that differ from the server, by the store's files."""
+        self._compared: RangeCache | None = None
         super().__init__(url, empty, rebuild=False)
-        self._against = Kept(cache / self.kept.folder.name, self.name, self.kept.run)
+        self._compared = RangeCache(cache / self.cache.folder.name, self.name, self.cache.run)
 
     def _arrived(self, path: str, offset: int, data: bytes) -> None:
-        against, end = self._against, offset + len(data)
-        for place, at, length in against.ranges(path) if against is not None else ():
+        compared, end = self._compared, offset + len(data)
+        for place, at, length in compared.ranges(path) if compared is not None else ():
             low, high = max(at, offset), min(at + length, end)
-            if against is not None and low < high:
-                kept = against.read(path, place.name, low - at, high - low)
+            if compared is not None and low < high:
+                kept = compared.read(path, place.name, low - at, high - low)
                 if kept != data[low - offset : high - offset]:
                     self.wrong.setdefault(path, set()).add(place)
 
 
 @contextlib.contextmanager
-def fetched_anew(url: str) -> Iterator[Anew]:
-    """Files of a store of which nothing is taken from the cache, and nothing from the root's copies."""
+def fetch_uncached(url: str) -> Iterator[UncachedFiles]:
+    """Open a store's files without the cache and without the metadata copies in its root."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".anew-", dir=folder) as empty:
         try:
-            yield Anew(url, Path(empty), folder)
+            yield UncachedFiles(url, Path(empty), folder)
         finally:
-            # One open folder at a time: rmtree holds one a level, which are too many where few handles are left.
+            # One open folder at a time: rmtree holds one per level, too many if few handles are left.
             for inner, _, names in os.walk(empty, topdown=False):
                 for name in names:
                     Path(inner, name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The other side of a store behind a URL: ranges of its files, asked for again where that may help."""
+"""Connection to a remote store: fetch ranges of its files, with retries."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 from ...errors import DamagedStoreError
 from . import ranges
 from .addresses import PROTOCOLS, hidden
-from .ranges import NoRangesError, ask_all, bounded_http, versioned_s3
+from .ranges import NoRangesError, bounded_http, fetch_all, versioned_s3
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .file_version import Answer, Ask
+    from .file_version import Answer, RangeRequest
 
 ATTEMPTS = 4
 PAUSE_S = 0.1
-"""Before the second attempt; four times as long before each one after it."""
+"""Wait before the second attempt; quadruples for each later one."""
 FINAL_HTTP = set(range(400, 500)) - {408, 425, 429}
 FOREIGN = ("aiohttp", "aiobotocore", "botocore", "gcsfs", "google", "azure", "adlfs", "fsspec")
-"""Packages whose errors mean that the other side failed, whatever they derive from."""
+"""Packages whose errors mean a failed server."""
 
-_LEFT_BEHIND: list[Any] = []
-"""File systems of the process that this one was forked from: to close one waits for a thread that is not here."""
+_PARENT_FILE_SYSTEMS: list[Any] = []
+"""File systems of the parent process, kept alive: closing one would wait for a thread that a fork lacks."""
 
 
 class Remote:
@@ -38,65 +38,65 @@ class Remote:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_made_by": None, "_made": None}
 
-    def fetch(self, asks: Sequence[Ask]) -> list[Answer]:
-        """Answers to all, fetched at once.
+    def fetch(self, requests: Sequence[RangeRequest]) -> list[Answer]:
+        """Fetch all requests concurrently.
 
-        Raises DamagedStoreError for a file that is not there, PermissionError for one that is refused, NoRangesError
-        naming the file, and ConnectionError once ATTEMPTS have failed.
+        Raises DamagedStoreError for a missing file, PermissionError if access is denied, NoRangesError naming the file,
+        and ConnectionError after ATTEMPTS failures.
         """
-        found: dict[Ask, Answer] = {}
+        found: dict[RangeRequest, Answer] = {}
         failure = ""
         for attempt in range(ATTEMPTS):
-            left = [ask for ask in asks if ask not in found]
+            left = [request for request in requests if request not in found]
             if not left:
                 break
             if attempt:
                 time.sleep(PAUSE_S * 4 ** (attempt - 1))
-            for ask, answer in zip(left, self._try(left), strict=True):
+            for request, answer in zip(left, self._try(left), strict=True):
                 if isinstance(answer, BaseException):
-                    failure = self._failure(ask, answer)
-                elif len(answer.data) < ask.least:
-                    failure = f"{ask.path}: the answer ends after {len(answer.data)} of {ask.least} bytes"
-                    if ask.expected is not None and not ask.expected.agrees(answer.version):
-                        found[ask] = answer  # of another version: the caller says so
+                    failure = self._failure(request, answer)
+                elif len(answer.data) < request.least:
+                    failure = f"{request.path}: the response ends after {len(answer.data)} of {request.least} bytes"
+                    if request.expected is not None and not request.expected.agrees(answer.version):
+                        found[request] = answer  # another version: the caller handles it
                 else:
-                    found[ask] = answer
-        if len(found) < len(set(asks)):
+                    found[request] = answer
+        if len(found) < len(set(requests)):
             raise ConnectionError(
-                f"{self.name}: {failure}; tried {ATTEMPTS} times. Look at the connection and the server, then run the "
-                "same command again: what was fetched is kept"
+                f"{self.name}: {failure}; tried {ATTEMPTS} times. Check the connection and the server, then run the "
+                "same command again: fetched data is cached"
             )
-        return [found[ask] for ask in asks]
+        return [found[request] for request in requests]
 
-    def _try(self, asks: Sequence[Ask]) -> list[Any]:
+    def _try(self, requests: Sequence[RangeRequest]) -> list[Any]:
         try:
-            return ask_all(self._file_system(), self.url, asks)
+            return fetch_all(self._file_system(), self.url, requests)
         except (OSError, TimeoutError) as error:
-            return [error] * len(asks)
+            return [error] * len(requests)
 
-    def _failure(self, ask: Ask, error: BaseException) -> str:
-        """What went wrong, where another attempt may go right; raises where it cannot."""
-        where, status = f"{self.name}/{ask.path}", getattr(error, "status", None)
+    def _failure(self, request: RangeRequest, error: BaseException) -> str:
+        """Return a description of an error worth a retry; raise any other."""
+        where, status = f"{self.name}/{request.path}", getattr(error, "status", None)
         if isinstance(error, NoRangesError):
-            raise NoRangesError(ask.path) from error
+            raise NoRangesError(request.path) from error
         if isinstance(error, FileNotFoundError) or status in {404, 410}:
-            raise DamagedStoreError(f"{where} is not there; see that the whole store was uploaded") from error
+            raise DamagedStoreError(f"{where} is missing on the server; upload the whole store") from error
         if isinstance(error, PermissionError) or status in FINAL_HTTP or "Credentials" in type(error).__name__:
-            said = f"HTTP {status}" if status else hidden(str(error))
+            reason = f"HTTP {status}" if status else hidden(str(error))
             public = "; FSSPEC_S3_ANON=true reads a public bucket" if self.url.startswith("s3:") else ""
             raise PermissionError(
-                f"{where} is refused ({said}): see the address, and that you may read it (credentials come from the "
-                f"environment, as usual for its protocol{public})"
+                f"{where}: access denied ({reason}); check the URL and your permissions (credentials come from the "
+                f"environment, as usual for the protocol{public})"
             ) from error
         ours = not type(error).__module__.startswith(FOREIGN)
         if isinstance(error, ImportError) or (ours and not isinstance(error, (OSError, TimeoutError))):
             raise error
-        said = f"HTTP {status}" if status else hidden(f"{type(error).__name__} {error}".strip())
-        return f"{ask.path}: {said}"
+        reason = f"HTTP {status}" if status else hidden(f"{type(error).__name__} {error}".strip())
+        return f"{request.path}: {reason}"
 
     def _file_system(self) -> Any:  # noqa: ANN401 - fsspec has no types
         if self._made_by != os.getpid():
-            _LEFT_BEHIND.append(self._made)
+            _PARENT_FILE_SYSTEMS.append(self._made)
             protocol = self.url.partition("://")[0]
             try:
                 self._made = _file_system(protocol)
@@ -107,12 +107,12 @@ class Remote:
 
 
 def _file_system(protocol: str) -> Any:  # noqa: ANN401 - fsspec has no types
-    """Return a file system of this process alone: one that was made before a fork has its loop on the other side."""
+    """Return a file system for this process; one made before a fork has its event loop in the parent."""
     if protocol in {"http", "https"}:
         import aiohttp
 
         limits = aiohttp.ClientTimeout(total=None, sock_connect=ranges.CONNECT_S, sock_read=ranges.SILENCE_S)
-        # Nothing is unpacked: lengths are of what is sent. No trust_env: it gives ~/.netrc's logins to every host.
+        # No decompression: lengths are of the bytes sent. No trust_env: it sends ~/.netrc logins to every host.
         options = {"timeout": limits, "trust_env": False, "auto_decompress": False}
         return bounded_http()(client_kwargs=options, skip_instance_cache=True)
     import fsspec

@@ -1,4 +1,4 @@
-"""How the samples of an aligned store were brought to metres, as a summary."""
+"""Summary of how an aligned store's samples were aligned to ground truth."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ QUANTILES = {"p05": 0.05, "median": 0.5, "p95": 0.95, "max": 1.0}
 
 
 class AlignmentSummary(NamedTuple):
-    """What an aligned store has come to."""
+    """Summary of an aligned store."""
 
     samples: int
     accepted: int
     rejected: dict[str, list[str]]
-    """Ids of those that were not accepted, by the reason; reasons that did not occur are left out."""
+    """Ids of rejected samples by reason."""
     residual: dict[str, float]
-    """Quantiles of the accepted ones' residuals, as QUANTILES names them; empty where there are none."""
+    """Quantiles of accepted residuals, named as in QUANTILES; empty if none was accepted."""
 
     def describe(self) -> str:
-        """One line for people."""
+        """Return one line of text."""
         text = f"{self.accepted} of {self.samples} samples accepted"
         if self.residual:
             text += ", relative residual " + ", ".join(f"{name} {value:.4f}" for name, value in self.residual.items())
@@ -35,16 +35,16 @@ class AlignmentSummary(NamedTuple):
 
 
 def summarize(store: Store) -> AlignmentSummary:
-    """Sum an aligned store up. Raises DamagedStoreError for a row that no fit can have."""
+    """Summarize an aligned store. Raises DamagedStoreError for an invalid row."""
     fits = [store.alignment(number) for number in range(len(store))]
-    residuals = [one.residual for one in fits if one.verdict == Verdict.ACCEPTED]
+    residuals = [fit.residual for fit in fits if fit.verdict == Verdict.ACCEPTED]
     rejected: dict[str, list[str]] = {}
-    for name, one in zip(store.ids, fits, strict=True):
-        if one.verdict != Verdict.ACCEPTED:
-            rejected.setdefault(REASONS[one.verdict], []).append(name)
+    for name, fit in zip(store.ids, fits, strict=True):
+        if fit.verdict != Verdict.ACCEPTED:
+            rejected.setdefault(REASONS[fit.verdict], []).append(name)
     return AlignmentSummary(
         samples=len(fits),
         accepted=len(residuals),
         rejected=rejected,
-        residual={name: float(np.quantile(residuals, share)) for name, share in QUANTILES.items()} if residuals else {},
+        residual={name: float(np.quantile(residuals, level)) for name, level in QUANTILES.items()} if residuals else {},
     )

@@ -1,9 +1,9 @@
-"""A store of either kind as one file: an uncompressed ZIP, whose bytes depend on the store alone, and back again.
+"""Pack a store of any kind into one uncompressed, reproducible ZIP file, and unpack it.
 
-The members are the store's files under their own names, MANIFEST.json first, without compression (they are compressed
-already), dates or rights; so Zarr's `ZipStore` opens an archive as it is. An archive that came from somebody else is
-hostile until checked: all of its directory, its manifest and its metadata are looked at before a byte is written, its
-members must be exactly the manifest's files with their sizes, and what is written is hashed, and hidden until whole.
+Members are the store's files under their own names, MANIFEST.json first, without compression, dates or permissions, so
+Zarr's `ZipStore` opens an archive directly. Archives are not trusted: directory, manifest and metadata are checked
+before anything is written, members must be exactly the manifest's files with their sizes, and unpacked files are hashed
+and get their final name only when complete.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..read.validate import MANIFEST_LIMIT_BYTES
 from .open_any import either_layout, open_either
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ...common.progress import Progress, Task
@@ -38,20 +38,20 @@ PIECE_BYTES = 2**20
 NO_DATE = (1980, 1, 1, 0, 0, 0)
 UNIX = 3
 ENCRYPTED = 1
-# What zipfile raises for bytes that are no ZIP, or not one that it reads.
+# What zipfile raises for invalid or unsupported archives.
 NOT_A_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, struct.error, OverflowError)
 
 
 def pack_store(store_path: Path, archive: Path, progress: Progress | None = None) -> int:
-    """Write a finished store into one file; the same store gives the same bytes. Returns their number.
+    """Write a complete store into one file; the same store gives the same bytes. Returns their number.
 
-    Raises PipelineError where the store does not open or `archive` exists, and DamagedStoreError for a file that does
-    not match the manifest; then nothing is left behind.
+    Raises PipelineError if the store does not open or `archive` exists, and DamagedStoreError for a file that does not
+    match the manifest; then no file is left.
     """
     store = open_either(store_path)
-    files = store._files  # noqa: SLF001 - same room
+    files = store._files  # noqa: SLF001 - same package
     beside = archive.with_name(f".{archive.name}.packing")
-    # The manifest's own size is not in it; what it says was checked when the store was opened.
+    # The manifest does not list itself; opening the store checked it.
     manifest = files.read(MANIFEST, MANIFEST_LIMIT_BYTES)
     whole = {MANIFEST: (len(manifest), hashlib.sha256(manifest).hexdigest()), **store.manifest}
     total = sum(size for size, _ in whole.values())
@@ -77,10 +77,10 @@ def pack_store(store_path: Path, archive: Path, progress: Progress | None = None
 
 
 def unpack_store(archive: Path, target: Path, progress: Progress | None = None) -> int:
-    """Write the store that `pack_store` put into `archive` as the directory `target`. Returns its samples.
+    """Unpack an archive of `pack_store` into the directory `target`. Returns the number of samples.
 
-    Raises PipelineError where `target` exists, or where the archive is not exactly a store that its format allows, and
-    DamagedStoreError where its bytes do not match its manifest; then nothing is left behind.
+    Raises PipelineError if `target` exists or the archive is not exactly a valid store, and DamagedStoreError if its
+    bytes do not match its manifest; then no file is left.
     """
     try:
         whole = open_regular(archive)
@@ -94,12 +94,12 @@ def unpack_store(archive: Path, target: Path, progress: Progress | None = None) 
         for name, (size, _) in manifest.items():
             if members[name].file_size != size:
                 there = members[name].file_size
-                raise DamagedStoreError(f"{archive}: member {name} has {there} bytes, the manifest says {size}")
+                raise DamagedStoreError(f"{archive}: member {name} has {there} bytes, the manifest lists {size}")
         staging = target.with_name(f".{target.name}.unpacking")
         total = sum(info.file_size for info in members.values())
         progress = progress or Silent()
         with locked_target(target, progress), progress.task("unpack", total, "B") as task:
-            remove_own(staging)  # of a run that was killed: the lock says that it is nobody's
+            remove_own(staging)  # of a killed run: we hold the lock
             try:
                 make_folder(staging)
                 for name in [*manifest, MANIFEST]:
@@ -117,67 +117,64 @@ def unpack_store(archive: Path, target: Path, progress: Progress | None = None) 
 
 
 class ZipFiles:
-    """The files of a packed store, as `StoreFiles`."""
+    """Files of a packed store."""
 
     def __init__(self, packed: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], name: Path) -> None:
         self._packed, self._members, self._name = packed, members, name
 
     def read(self, path: str, limit_bytes: int) -> bytes:
-        """Whole content of a small file."""
+        """Return the content of a small file."""
         size = self.size(path)
         if size > limit_bytes:
             raise DamagedStoreError(f"{self._name}: member {path}: {size} bytes, expected at most {limit_bytes}")
         return self.read_range(path, 0, size)
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        """At most `length` bytes from `offset`."""
+        """Return at most `length` bytes from `offset`."""
         self.size(path)
         with _zip_errors(self._name), self._packed.open(self._members[path]) as member:
             member.seek(offset)
             return member.read(length)
 
-    def expect(self, path: str, ranges: Sequence[tuple[int, int]]) -> None:
-        """Nothing: the system reads ahead by itself."""
-
     def size(self, path: str) -> int:
-        """Bytes of a file."""
+        """Return the size of a file in bytes."""
         if path not in self._members:
             raise DamagedStoreError(f"{self._name}: no member {path}; expected a file of `pipeline store pack`")
         return self._members[path].file_size
 
 
 def _checked_members(packed: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInfo]:
-    """Members by name, if each is a plain uncompressed file of its own. Raises PipelineError for anything else."""
+    """Return members by name. Raises PipelineError unless each is a regular, uncompressed, unique file."""
     members: dict[str, zipfile.ZipInfo] = {}
     for info in packed.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)
         where = f"{archive}: member {info.orig_filename!r}"
         parts = info.filename.split("/")
         if info.orig_filename != info.filename or "\\" in info.filename or {"", ".", ".."} & set(parts):
-            raise PipelineError(f"{where} would leave the store, or is a folder: expected the plain names of a store")
+            raise PipelineError(f"{where} leaves the store or is a folder: expected file names of a store")
         if info.filename in members:
-            raise PipelineError(f"{where} is there twice: expected each file once")
+            raise PipelineError(f"{where} is a duplicate: expected each file once")
         if kind not in {0, stat.S_IFREG}:
-            raise PipelineError(f"{where} is a link or a device: expected files alone")
+            raise PipelineError(f"{where} is a link or a device: expected regular files only")
         if (
             info.compress_type != zipfile.ZIP_STORED
             or info.file_size != info.compress_size
             or info.flag_bits & ENCRYPTED
         ):
             raise PipelineError(
-                f"{where} is compressed or encrypted: expected it stored, as `pipeline store pack` does"
+                f"{where} is compressed or encrypted: expected it stored, as `pipeline store pack` writes it"
             )
         members[info.filename] = info
-    total, there = sum(info.file_size for info in members.values()), archive.stat().st_size  # they may not overlap
-    if total > there:
-        raise PipelineError(f"{archive}: its members declare {total} bytes, the file has {there}")
+    total, size = sum(info.file_size for info in members.values()), archive.stat().st_size  # no overlapping members
+    if total > size:
+        raise PipelineError(f"{archive}: its members declare {total} bytes, the file has {size}")
     return members
 
 
 def _copy(
     pieces: Iterator[bytes], write: Callable[[bytes], object], where: str, facts: tuple[int, str | None], task: Task
 ) -> None:
-    """Write pieces, never more than the size in `facts`, and compare their sha256 with it."""
+    """Write pieces, at most the size in `facts`, and compare their sha256."""
     size, digest = facts
     hasher, left = hashlib.sha256(), size
     for piece in pieces:
@@ -192,7 +189,7 @@ def _copy(
 
 
 def _write_new(path: Path, pieces: Iterator[bytes], where: str, facts: tuple[int, str | None], task: Task) -> None:
-    """As `_copy`, into a file that must not be there, durably."""
+    """Do as `_copy`, durably, into a file that must not exist."""
     with naming(path), path.open("xb") as out:
         _copy(pieces, out.write, where, facts, task)
         out.flush()
@@ -211,9 +208,9 @@ def _zip_errors(archive: Path) -> Iterator[None]:
     try:
         yield
     except (*NOT_A_ZIP, OSError) as error:
-        # A forged offset makes zipfile seek before the file's start, which the system calls an invalid argument.
+        # A forged offset makes zipfile seek before the file's start (EINVAL).
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise DamagedStoreError(
-            f"{archive}: not a packed store, or damaged ({error}); expected a file of `pipeline store pack`"
+            f"{archive}: not a packed store, or damaged ({error}); expected a file from `pipeline store pack`"
         ) from error

@@ -1,4 +1,4 @@
-"""What differs between two stores: what they say of themselves, which samples they hold, and the numbers.
+"""Compare two stores: specifications, samples, depth and maps.
 
 Shape legend: h, w pixels of the teacher's own output.
 """
@@ -22,63 +22,63 @@ if TYPE_CHECKING:
     from ..format.spec import StoreSpec
     from ..read.store import Store
 
-HOW_IT_WAS_MADE = ("producer.", "samples_per_shard")
-"""Fields that say how the bytes came to be; two stores that differ in these alone are the same in content."""
-MOST_SHOWN = 40
-MOST_IDS = 5
+PROVENANCE_FIELDS = ("producer.", "samples_per_shard")
+"""Fields that do not change a store's content."""
+MAX_TEXT = 40
+MAX_IDS = 5
 
 
 @dataclass(frozen=True)
 class StoreDifference:
-    """Store A beside store B."""
+    """Differences of stores A and B."""
 
     fields: list[tuple[str, str, str]]
-    """(name, in A, in B) of each field of the specifications that differs."""
+    """(name, in A, in B) of each differing field of the specifications."""
     only_a: list[str]
     only_b: list[str]
-    """Ids of samples that the other lacks."""
+    """Ids of samples missing in the other store."""
     common: int
     other_images: int
     """Common samples whose source images differ (sha256)."""
     compared: int
-    """Common samples whose depth was compared; 0 where the stores' depth cannot be compared."""
+    """Common samples whose depth was compared; 0 if the stores' depth is not comparable."""
     different_depth: int
-    """Of these, samples of which any pixel differs."""
+    """Compared samples with any differing pixel."""
     median_rel_difference: float
-    """Over pixels with a value in both: the median of a sample, and of these the median over samples."""
+    """Median over samples of the median over pixels valid in both."""
     max_rel_difference: float
-    """Over pixels with a value in both. Of each sample's range where depth is relative."""
+    """Over pixels valid in both; for relative depth, relative to each sample's range."""
     one_sided_share: float
-    """Share of pixels with a value in one of the stores alone."""
+    """Fraction of pixels valid in only one of the stores."""
     different_maps: int
-    """Of the compared samples, those whose stored maps differ; gaussian maps are a function of depth."""
+    """Compared samples whose stored maps differ; gaussian maps follow from depth."""
     different_alignments: int
-    """Of the compared samples, those whose scale, shift or verdict differ; 0 where one of the stores is not aligned."""
+    """Compared samples whose scale, shift or verdict differ; 0 unless both stores are aligned."""
 
     @property
     def identical(self) -> bool:
-        """Whether the content is the same, as far as it was compared."""
-        fields = [name for name, _, _ in self.fields if not name.startswith(HOW_IT_WAS_MADE)]
+        """Whether the compared content is identical."""
+        fields = [name for name, _, _ in self.fields if not name.startswith(PROVENANCE_FIELDS)]
         samples = self.only_a or self.only_b or self.other_images
         numbers = self.different_depth or self.different_maps or self.different_alignments
         return not (fields or samples or numbers)
 
     def describe(self) -> list[str]:
-        """Lines for people, without the fields."""
+        """Return lines of text, without the fields."""
         lines = []
         for name, ids in (("A", self.only_a), ("B", self.only_b)):
             if ids:
-                shown = ", ".join(ids[:MOST_IDS]) + (" ..." if len(ids) > MOST_IDS else "")
-                lines.append(f"only in {name}: {len(ids)} of {len(ids) + self.common} samples: {shown}")
+                examples = ", ".join(ids[:MAX_IDS]) + (" ..." if len(ids) > MAX_IDS else "")
+                lines.append(f"only in {name}: {len(ids)} of {len(ids) + self.common} samples: {examples}")
         if self.other_images:
-            lines.append(f"{self.other_images} of {self.common} common samples are of other images (sha256)")
+            lines.append(f"{self.other_images} of {self.common} common samples have different images (sha256)")
         if self.common and not self.compared:
             lines.append("depth was not compared: the stores differ in size or depth space")
         if self.compared:
             lines.append(
                 f"depth: {self.different_depth} of {self.compared} compared samples differ ({self.common} common); "
                 f"relative difference median {self.median_rel_difference:.3g}, largest {self.max_rel_difference:.3g}; "
-                f"{self.one_sided_share:.3%} of pixels have a value in one alone"
+                f"{self.one_sided_share:.3%} of pixels are valid in only one"
             )
         if self.different_maps:
             lines.append(f"maps: {self.different_maps} of {self.compared} compared samples differ")
@@ -90,29 +90,28 @@ class StoreDifference:
 def compare_stores(
     first: Store, second: Store, samples: int | None = None, progress: Progress | None = None
 ) -> StoreDifference:
-    """Compare two stores, over all common samples or over `samples` of them, evenly spread.
+    """Compare two stores, over all common samples or over `samples` of them, evenly spaced.
 
-    Of a view and the same view mirrored, depth is compared where both show the same: what the teacher said of a
-    mirrored image beside what it said of the image, mirrored.
+    If one store's view is mirrored, its depth is mirrored back before comparing.
 
-    Raises PipelineError for fewer than one sample, DamagedStoreError where one that is compared is damaged.
+    Raises PipelineError for fewer than one sample, DamagedStoreError if a compared sample is damaged.
     """
     if samples is not None and samples < 1:
-        raise PipelineError(f"{samples} samples: expected at least 1")
+        raise PipelineError(f"`samples` must be at least 1, got {samples}")
     mine, theirs = set(first.ids), set(second.ids)
     common = [name for name in first.ids if name in theirs]
     hashes = [store.image_sha256[store.indexes_of(common)] for store in (first, second)]
     alike = first.layout.size_px == second.layout.size_px and first.spec.depth_space == second.spec.depth_space
     chosen = common if alike else []
     if chosen and samples is not None and samples < len(chosen):
-        chosen = [chosen[place] for place in np.linspace(0, len(chosen) - 1, samples).round().astype(int)]
+        chosen = [chosen[index] for index in np.linspace(0, len(chosen) - 1, samples).round().astype(int)]
     with (progress or Silent()).task("compare", len(chosen), "sample") as task:
-        found = []
+        results = []
         for name in chosen:
             facts = _depth_difference(first, second, name)
-            found.append((*facts, _maps_differ(first, second, name), _alignments_differ(first, second, name)))
+            results.append((*facts, _maps_differ(first, second, name), _alignments_differ(first, second, name)))
             task.update()
-    medians, largest, one_sided, differ, maps, aligned = zip(*found, strict=True) if found else ([],) * 6
+    medians, largest, one_sided, differ, maps, aligned = zip(*results, strict=True) if results else ([],) * 6
     known = [value for value in medians if value is not None]
     return StoreDifference(
         fields=_fields(first, second),
@@ -120,18 +119,18 @@ def compare_stores(
         only_b=[name for name in second.ids if name not in mine],
         common=len(common),
         other_images=int((hashes[0] != hashes[1]).any(axis=1).sum()),
-        compared=len(found),
+        compared=len(results),
         different_depth=sum(differ),
         median_rel_difference=float(np.median(known)) if known else 0.0,
         max_rel_difference=max(largest, default=0.0),
-        one_sided_share=float(np.mean(one_sided)) if found else 0.0,
+        one_sided_share=float(np.mean(one_sided)) if results else 0.0,
         different_maps=sum(maps),
         different_alignments=sum(aligned),
     )
 
 
 def _depth_difference(first: Store, second: Store, name: str) -> tuple[float | None, float, float, bool]:
-    """Median (None without a common pixel) and largest difference, one-sided share, and whether any bit differs."""
+    """Return median (None without a common pixel) and largest difference, one-sided fraction, any bit differs."""
     a, b = first.depth(name), second.depth(name)
     if _is_mirrored(first) != _is_mirrored(second):
         b = b[:, ::-1]
@@ -150,7 +149,7 @@ def _is_mirrored(store: Store) -> bool:
 
 
 def _maps_differ(first: Store, second: Store, name: str) -> bool:
-    """Whether stored maps differ. Equal chunks are equal maps; others are decoded: other packages pack otherwise."""
+    """Return whether stored maps differ. Decodes only if chunks differ: other package versions compress differently."""
     if first.spec.dpm_kind != second.spec.dpm_kind or first.spec.dpm_kind == "gaussian":
         return False
     if _is_mirrored(first) != _is_mirrored(second):
@@ -167,7 +166,7 @@ def _maps_differ(first: Store, second: Store, name: str) -> bool:
 
 def _alignments_differ(first: Store, second: Store, name: str) -> bool:
     if first.spec.alignment is None or second.spec.alignment is None:
-        return False  # which is a difference of the specifications
+        return False  # the specifications differ then
     return not np.array_equal(first.alignment(name), second.alignment(name), equal_nan=True)
 
 
@@ -177,7 +176,7 @@ def _fields(first: Store, second: Store) -> list[tuple[str, str, str]]:
 
 
 def differing_fields(first: StoreSpec, second: StoreSpec) -> list[tuple[str, str, str]]:
-    """(name, in the first, in the second) of each field of two specifications that differs, for people."""
+    """Return (name, in the first, in the second) of each differing field of two specifications, as text."""
     return _different(facts_of(first), facts_of(second))
 
 
@@ -187,23 +186,23 @@ def _different(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, str, str
 
 
 def facts_of(spec: StoreSpec) -> dict[str, Any]:
-    """Every field of a specification by its dotted name."""
+    """Return every field of a specification by its dotted name."""
     edges = spec.bin_edges
     return {
         "bins": f"{len(edges) - 1} from {edges[0]:g} to {edges[-1]:g}",
-        "bin_edges_sha256": sha256_bytes(np.array(edges).tobytes()),  # two spacings may share count and ends
+        "bin_edges_sha256": sha256_bytes(np.array(edges).tobytes()),  # different spacings may share count and ends
         **_flat(spec.root_attributes()["depth_store"]),
         **_flat({"dpm": spec.dpm_attributes()}),
     }
 
 
 def _flat(value: dict[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, part in value.items():
-        found |= _flat(part, f"{above}{name}.") if isinstance(part, dict) else {f"{above}{name}": part}
-    return found
+        fields |= _flat(part, f"{above}{name}.") if isinstance(part, dict) else {f"{above}{name}": part}
+    return fields
 
 
 def _short(value: object) -> str:
     text = "absent" if value is None else str(value)
-    return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."

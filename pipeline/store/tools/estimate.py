@@ -1,6 +1,6 @@
-"""What a store will cost, before anything runs: bits a pixel that were measured, times pixels, times images.
+"""Estimate a store's size: measured bits per pixel, times pixels, times images.
 
-Measured either on a store that exists (`measured_costs`), or here once and for all (`reference_costs`), which says so.
+Bits per pixel come from an existing store (`measured_costs`) or from reference figures (`reference_costs`).
 """
 
 from __future__ import annotations
@@ -20,46 +20,46 @@ REFERENCE = "44 real predictions over KITTI frames, encoded 2026-11-22"
 DOCUMENT = "docs/benchmarks.md"
 REFERENCE_ERRORS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 UPSAMPLED_BITS = (2.90, 2.25, 1.55, 1.36, 1.21, 1.05, 0.86)
-"""Bits a pixel at each error, of predictions saved at 352x1216 px: chunks alone, and at 0.05 % the benchmark's whole
-store, 82.9 KB a frame (its chunks are 1.54)."""
+"""Bits per pixel at each error, of predictions saved at 352x1216 px: chunks only, but at 0.05 % the benchmark's whole
+store, 82.9 KB per frame (its chunks: 1.54)."""
 NATIVE_BITS = (4.79, 3.87, 2.41, 1.93, 1.60, 1.36, 1.16)
-"""Chunks alone of the same network's own output, 192x640 px: at 0.05 %, 37.0 KB a frame."""
+"""Chunks only, of the same network's own output, 192x640 px: at 0.05 %, 37.0 KB per frame."""
 PNG_BITS = 7.87
-"""Of the 352x1216 px predictions as the released TIE-KD code saves them: 421 KB a frame."""
+"""The 352x1216 px predictions as the released TIE-KD code saves them: 421 KB per frame."""
 SPARSE_BITS_PER_BIN = 130.4 / 64
-"""Of the demo's teacher with 64 bins at 0.01 nats, which is unsure (42 bins kept); a surer teacher takes less."""
+"""The demo's teacher with 64 bins at 0.01 nats, which is uncertain (42 bins kept); a confident teacher takes less."""
 FLOAT16_BITS = 16
 
 
 def count_bins(text: str) -> int:
-    """How many bins `kitti`, `nyu` or SPACING:COUNT:LO:HI names. Raises PipelineError for anything else."""
+    """Return the number of bins of `kitti`, `nyu` or SPACING:COUNT:LO:HI. Raises PipelineError for anything else."""
     from ...depth.bins import parse_bins  # imports torch
 
     return parse_bins(text).count
 
 
 class Cost(NamedTuple):
-    """One way to keep what a teacher said."""
+    """Cost of one way to store predictions."""
 
     name: str
     bits_per_pixel: float
     where_from: str
 
     def bytes(self, images: int, size_px: tuple[int, int]) -> float:
-        """Bytes of so many images of (height, width) pixels."""
+        """Return the bytes of images of (height, width) pixels."""
         return images * size_px[0] * size_px[1] * self.bits_per_pixel / 8
 
 
 def reference_costs(max_rel_error: float, dpm_kind: str, bin_count: int) -> list[Cost]:
-    """Costs of a store by reference figures, and of its peers, for metric depth over the usual 0.1 to 300 m.
+    """Return costs of a store from reference figures, and of alternatives, for metric depth from 0.1 to 300 m.
 
-    Between the measured errors it is interpolated. Raises PipelineError for an error outside of them.
+    Interpolates between the measured errors. Raises PipelineError for an error outside them.
     """
     LogCodec.for_error(max_rel_error, 0.1, 300.0)
     if not REFERENCE_ERRORS[0] <= max_rel_error <= REFERENCE_ERRORS[-1]:
         raise PipelineError(
-            f"max relative error {max_rel_error}: reference figures reach from {REFERENCE_ERRORS[0]:g} to "
-            f"{REFERENCE_ERRORS[-1]:g}; write a small store with that error, and give it with `from`"
+            f"no reference figures for `max_rel_error={max_rel_error}`: they reach from {REFERENCE_ERRORS[0]:g} to "
+            f"{REFERENCE_ERRORS[-1]:g}; write a small store with that error, and pass it as `from`"
         )
     costs = []
     for name, measured, of in (
@@ -72,7 +72,7 @@ def reference_costs(max_rel_error: float, dpm_kind: str, bin_count: int) -> list
         )
         if dpm_kind == "sparse":
             bits += SPARSE_BITS_PER_BIN * bin_count
-            source += f"; sparse maps: the demo's teacher, {SPARSE_BITS_PER_BIN:.2f} bit a bin"
+            source += f"; sparse maps: the demo's teacher, {SPARSE_BITS_PER_BIN:.2f} bit per bin"
         elif dpm_kind == "dense":
             bits += FLOAT16_BITS * bin_count
             source += "; dense maps as float16, not compressed: at most this"
@@ -81,10 +81,7 @@ def reference_costs(max_rel_error: float, dpm_kind: str, bin_count: int) -> list
 
 
 def measured_costs(store: Store) -> list[Cost]:
-    """Costs of another store like this one, by the sizes of its shards, and of its peers.
-
-    Metadata and the shards' indexes are left out: they weigh in a small store, and not in a large one.
-    """
+    """Return costs of a store like this one, from the sizes of its chunks, and of alternatives."""
     height, width = store.layout.size_px
     whole = sum(chunk_bytes(store.layout.sharded(), store.manifest).values())
     bits = 8 * whole / (len(store) * height * width)
@@ -96,10 +93,10 @@ def measured_costs(store: Store) -> list[Cost]:
 
 def _peers(bin_count: int) -> list[Cost]:
     return [
-        Cost("16-bit PNG of depth alone", PNG_BITS, f"{REFERENCE}, 352x1216 px ({DOCUMENT})"),
+        Cost("16-bit PNG, depth only", PNG_BITS, f"{REFERENCE}, 352x1216 px ({DOCUMENT})"),
         Cost(
             f"dense float16 maps of {bin_count} bins",
             FLOAT16_BITS * bin_count,
-            "2 bytes a bin and pixel, not compressed",
+            "2 bytes per bin and pixel, not compressed",
         ),
     ]

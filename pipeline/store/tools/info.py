@@ -1,4 +1,4 @@
-"""What a store says of itself, for people."""
+"""Describe a store as text."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CARRIED = {"fixed": "other bins", "image": "bins of each image", "pixel": "bins 
 
 
 def describe(store: Store | ImageCache) -> list[tuple[str, str]]:
-    """Lines of (name, text): what the store is, where it came from and what a sample costs.
+    """Return lines of (name, text): the store's content, source and size per sample.
 
-    Of a store of depth also who the teacher is, what the numbers mean and how exact they are.
+    For a depth store also its teacher, units and errors.
     """
     return _images(store) if isinstance(store, ImageCache) else _depth(store)
 
@@ -40,7 +40,7 @@ def _images(images: ImageCache) -> list[tuple[str, str]]:
 
 
 def _source(source: dict[str, Any]) -> str:
-    """Which images; a split has no name in a store, and is known by the hash of its ids."""
+    """Return a text about the source. A store does not know its split's name, only the hash of the ids."""
     return f"{source['name']}, {source['samples']} images, ids sha256 {source['ids_sha256'][:16]}..."
 
 
@@ -53,16 +53,16 @@ def _producer(versions: dict[str, str]) -> str:
 
 
 def unstated(teacher: dict[str, Any]) -> list[str]:
-    """What decides a teacher's numbers and is not in its card, nor in those of its members: `weights of my-net`.
+    """Return what the cards of a teacher and its members do not state, such as `weights of my-net`.
 
-    Raises nothing for a card that comes from anybody.
+    Accepts any card of an untrusted store.
     """
     settings = teacher.get("preprocessing")
     settings = settings if isinstance(settings, dict) else {}
     members = settings.get("members")
     if teacher.get("kind") == "ensemble" and isinstance(members, list):
         cards = [member.get("card") for member in members if isinstance(member, dict)]
-        return [one for card in cards if isinstance(card, dict) for one in unstated(card)]
+        return [name for card in cards if isinstance(card, dict) for name in unstated(card)]
     name = teacher.get("name")
     code = settings.get("python")
     if not isinstance(code, dict):
@@ -78,11 +78,11 @@ def _weights(teacher: dict[str, Any]) -> str:
         return f"sha256 of its members' cards {sha256}" + (f"; not stated: {', '.join(missing)}" if missing else "")
     if sha256:
         return f"sha256 {sha256}"
-    return "not stated" if any(one.startswith("weights") for one in missing) else "none"
+    return "not stated" if any(name.startswith("weights") for name in missing) else "none"
 
 
 def _code(teacher: dict[str, Any]) -> list[tuple[str, str]]:
-    """A line about the code of a `python:` teacher; none of other teachers."""
+    """Return a line about the code of a `python:` teacher; no line for other teachers."""
     settings = teacher.get("preprocessing")
     made_of = settings.get("python") if isinstance(settings, dict) else None
     source = made_of.get("source") if isinstance(made_of, dict) else None
@@ -99,12 +99,12 @@ def _depth(store: Store) -> list[tuple[str, str]]:
     if isinstance(codec, LogCodec):
         codes = f"{codec.bits}-bit logarithmic codes over {codec.lo_m:g}-{codec.hi_m:g} m"
     else:
-        codes = f"{codec.bits}-bit even codes over each sample's own range"
-    unit = " m" if spec.depth_space == "metric_m" else " of each sample's own range"
+        codes = f"{codec.bits}-bit linear codes over each sample's range"
+    unit = " m" if spec.depth_space == "metric_m" else " of each sample's range"
     whose = "the teacher's own"
     if spec.carried_from is not None:
         cost = float(store.rows("dpm_carried_kl_nats").mean())
-        whose = f"the teacher's, carried over from {CARRIED[spec.carried_from]} ({cost:.4f} nats)"
+        whose = f"the teacher's, rebinned from {CARRIED[spec.carried_from]} ({cost:.4f} nats)"
     if spec.dpm_kind == "gaussian":
         maps = f"gaussian: a function of depth, sigma {spec.sigma_m:g}{unit}, no bytes"
     elif spec.dpm_kind == "sparse":
@@ -113,7 +113,7 @@ def _depth(store: Store) -> list[tuple[str, str]]:
     else:
         maps = f"dense: {whose}, float16"
     error = float(store.rows("max_rel_error").max())
-    share = {name: float(store.rows(name).mean()) for name in ("clipped_share", "invalid_share")}
+    fraction = {name: float(store.rows(name).mean()) for name in ("clipped_share", "invalid_share")}
     each = f"{sum(sizes.values()) / len(store) / 1e3:.1f} KB"
     if len(sizes) > 1:
         each += f" ({', '.join(f'{name} {size / len(store) / 1e3:.1f}' for name, size in sizes.items())})"
@@ -134,7 +134,7 @@ def _depth(store: Store) -> list[tuple[str, str]]:
             f"{spec.view}, {spec.view_size_px[0]}x{spec.view_size_px[1]} px; stored at {height}x{width} px",
         ),
         ("depth", f"{codes}; error at most {spec.max_rel_error:.3%}, {error:.4%} reached"),
-        ("pixels", f"{share['clipped_share']:.3%} clipped, {share['invalid_share']:.3%} without a value"),
+        ("pixels", f"{fraction['clipped_share']:.3%} clipped, {fraction['invalid_share']:.3%} invalid"),
         ("maps", maps),
         ("bins", f"{spec.bin_count} from {spec.bin_edges[0]:g} to {spec.bin_edges[-1]:g}{unit}"),
         ("size", f"{_whole_mb(store)} MB; a sample: {each}"),

@@ -1,4 +1,4 @@
-"""A store of either kind, for whom either will do: depth of a teacher, or an image cache."""
+"""Open a store of either kind: depth store or image cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def open_either(path: str | Path, *, check_shards: bool | None = None) -> Store | ImageCache:
-    """Open a finished store of any kind: a directory, or a URL. Raises as `open_store` and `open_images` do."""
+    """Open a complete store of either kind: a directory, or a URL. Raises as `open_store` and `open_images` do."""
     try:
         return open_store(path, check_shards=check_shards)
     except HoldsImagesError:
@@ -25,7 +25,7 @@ def open_either(path: str | Path, *, check_shards: bool | None = None) -> Store 
 
 
 def either_of(files: StoreFiles, name: str, *, check_shards: bool) -> Store | ImageCache:
-    """As `open_either`, of files that were found already."""
+    """Open a store of either kind from its files."""
     try:
         return Store(files, name, check_shards=check_shards)
     except HoldsImagesError:
@@ -33,7 +33,7 @@ def either_of(files: StoreFiles, name: str, *, check_shards: bool) -> Store | Im
 
 
 def either_layout(files: StoreFiles, name: str) -> tuple[Manifest, Spec]:
-    """Read and check all that a store of any kind says of itself. Raises as `open_layout` does."""
+    """Read and check manifest and metadata of a store of either kind. Raises as `open_layout` does."""
     try:
         manifest, spec, _ = open_layout(files, name)
     except HoldsImagesError:

@@ -1,7 +1,7 @@
-"""Statistics of a whole store, one dask task a shard; memory is that of a sample a thread, however large the store.
+"""Statistics of a store, one dask task per shard; memory is one sample per thread.
 
-Everything is counted in codes, of which there are at most 65536, so that extremes and medians are exact and not of a
-sample. For metric depth a code stands for metres; in the relative spaces for a share of the sample's own range.
+Pixels are counted per code (at most 65536 codes), so extremes and medians are exact. A code stands for metres, or for a
+fraction of the sample's range if depth is relative.
 
 Shape legend: C codes, K bins, h w pixels of the teacher's own output.
 """
@@ -35,26 +35,26 @@ QUANTILES = {"p05": 0.05, "median": 0.5, "p95": 0.95}
 
 
 class ShardFacts(NamedTuple):
-    """What one task found."""
+    """Result of one task."""
 
     counts: NDArray[np.int64]
     """(C,) pixels of each code; code 0 is "no value"."""
     invalid_share: list[float]
-    """Of each sample, counted."""
+    """Invalid fraction of each sample."""
     entropy_nats: list[float]
-    """Mean over pixels of each sample's map; empty for gaussian maps, which are a function of depth."""
+    """Mean entropy of each sample's map; empty for gaussian maps, which follow from depth."""
 
 
 def store_statistics(path: str | Path, progress: Progress | None = None) -> dict[str, Any]:
-    """Read every sample of a store, and say what is in it as JSON: depth, shares, errors, and a histogram.
+    """Read every sample of a store and return its statistics as JSON: depth, errors and a histogram.
 
-    Raises PipelineError where the store does not open, DamagedStoreError for the first sample that is damaged.
+    Raises PipelineError if the store does not open, DamagedStoreError for the first damaged sample.
     """
     store = open_store(path)
     opened = _Opened(path)
     tasks = [delayed(shard_facts)(opened, shard) for shard in range(store.spec.shards)]
     workers = worker_threads()
-    with (progress or Silent()).task("statistics", len(store), "sample") as task, _Told(task):
+    with (progress or Silent()).task("statistics", len(store), "sample") as task, _ProgressCallback(task):
         found: tuple[ShardFacts, ...] = compute(*tasks, scheduler="threads", num_workers=workers)
     counts = np.sum([facts.counts for facts in found], axis=0)
     entropy = [value for facts in found for value in facts.entropy_nats]
@@ -89,22 +89,22 @@ def store_statistics(path: str | Path, progress: Progress | None = None) -> dict
     if spec.alignment is not None:
         result["alignment"] = summarize(store)._asdict()
         residual = store.rows("align_residual")
-        result["each_sample"]["align_residual"] = [None if np.isnan(one) else float(one) for one in residual]
+        result["each_sample"]["align_residual"] = [None if np.isnan(value) else float(value) for value in residual]
     if spec.dpm_kind == "sparse":
         result["dpm"]["kl_nats"] = float(store.rows("dpm_kl_nats").mean(dtype=np.float64))
     return result
 
 
 def describe_statistics(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """Lines of (name, text) about the result of `store_statistics`."""
+    """Return lines of (name, text) for a result of `store_statistics`."""
     each, maps, (height, width) = found["each_sample"], found["dpm"], found["size_px"]
     facts = found["depth"] or {}
-    told = {
+    formats = {
         "entropy_nats": "mean entropy {:.3f} nats",
         "kl_nats": "{:.4f} nats from the teacher's",
-        "carried_kl_nats": "carried over at {:.4f} nats",
+        "carried_kl_nats": "rebinned at {:.4f} nats",
     }
-    known = [text.format(maps[key]) for key, text in told.items() if key in maps]
+    known = [text.format(maps[key]) for key, text in formats.items() if key in maps]
 
     def share(name: str) -> str:
         return f"{found[name]:.4%} of pixels, at most {max(each[name]):.3%} of a sample's"
@@ -121,7 +121,7 @@ def describe_statistics(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 class _Opened(threading.local):
-    """A store of each thread's own: a Store is for one thread, and opening reads the list of all files."""
+    """One store per thread: a Store is not thread-safe, and opening it for each shard is slow."""
 
     def __init__(self, path: str | Path) -> None:
         self.store = open_store(path)
@@ -136,7 +136,7 @@ def shard_facts(opened: _Opened, shard: int) -> ShardFacts:
     for number in store.spec.shard_samples(shard):
         here = np.bincount(_codes(store, number).reshape(-1), minlength=counts.size)
         if here.size > counts.size:
-            raise store._damaged("depth", number, f"depth code {here.size - 1}")  # noqa: SLF001 - same room
+            raise store._damaged("depth", number, f"depth code {here.size - 1}")  # noqa: SLF001 - same package
         counts += here
         invalid.append(float(here[0] / here.sum()))
         if store.spec.dpm_kind != "gaussian":
@@ -145,14 +145,14 @@ def shard_facts(opened: _Opened, shard: int) -> ShardFacts:
 
 
 def _codes(store: Store, number: int) -> NDArray[np.uint16]:
-    residual = store._chunks("depth", number)[0]  # noqa: SLF001 - same room
+    residual = store._chunks("depth", number)[0]  # noqa: SLF001 - same package
     if residual is None:
-        raise store._damaged("depth", number, "the chunk is missing")  # noqa: SLF001 - same room
+        raise store._damaged("depth", number, "the chunk is missing")  # noqa: SLF001 - same package
     return codes_of_residual(residual[0])
 
 
 def _entropy_nats(dpm: NDArray[np.float32]) -> float:
-    """Mean entropy of a map (K, h, w) over its pixels with a value; 0 where there is none."""
+    """Return the mean entropy of a map (K, h, w) over valid pixels; 0 without any."""
     with np.errstate(divide="ignore", invalid="ignore"):
         each = -np.where(dpm > 0, dpm * np.log(dpm), 0).sum(axis=0, dtype=np.float64)
     known = each[~np.isnan(dpm[0])]
@@ -160,7 +160,7 @@ def _entropy_nats(dpm: NDArray[np.float32]) -> float:
 
 
 def _values(codes: NDArray[np.floating], codec: LogCodec | AffineCodec) -> NDArray[np.float64]:
-    """Metres, or shares of the range, of codes that may lie between two."""
+    """Return metres, or fractions of the range, of codes, which may be fractional."""
     position: NDArray[np.float64] = (codes - 1) / (2**codec.bits - 2)
     if isinstance(codec, AffineCodec):
         return position
@@ -169,26 +169,28 @@ def _values(codes: NDArray[np.floating], codec: LogCodec | AffineCodec) -> NDArr
 
 
 def _depth_facts(counts: NDArray[np.int64], codec: LogCodec | AffineCodec) -> dict[str, float] | None:
-    """Extremes, mean and quantiles over all pixels with a value; None if there is none."""
+    """Return extremes, mean and quantiles over valid pixels; None without any."""
     below = np.cumsum(counts[1:])
     if below[-1] == 0:
         return None
     values = _values(np.arange(1, counts.size, dtype=np.float64), codec)
 
-    def quantile(share: float) -> float:
-        place = share * (below[-1] - 1)
-        low, high = (values[np.searchsorted(below, rank, side="right")] for rank in (np.floor(place), np.ceil(place)))
-        return float(low + (high - low) * (place % 1))
+    def quantile(level: float) -> float:
+        position = level * (below[-1] - 1)
+        low, high = (
+            values[np.searchsorted(below, rank, side="right")] for rank in (np.floor(position), np.ceil(position))
+        )
+        return float(low + (high - low) * (position % 1))
 
     used = values[counts[1:] > 0]
     mean = float((values * counts[1:]).sum() / below[-1])
     return {"min": float(used[0]), "max": float(used[-1]), "mean": mean} | {
-        name: quantile(share) for name, share in QUANTILES.items()
+        name: quantile(level) for name, level in QUANTILES.items()
     }
 
 
 def _histogram(counts: NDArray[np.int64], codec: LogCodec | AffineCodec) -> dict[str, list[float]]:
-    """Pixels by depth. Each bin is the same number of codes: evenly spaced in logarithm for metric depth."""
+    """Return a histogram of depth. Bins have equal numbers of codes: logarithmic for metric depth."""
     used = np.flatnonzero(counts[1:]) + 1
     if not used.size:
         return {"edges": [], "pixels": []}
@@ -198,8 +200,8 @@ def _histogram(counts: NDArray[np.int64], codec: LogCodec | AffineCodec) -> dict
     return {"edges": edges.tolist(), "pixels": np.add.reduceat(counts[: used[-1] + 1], starts).tolist()}
 
 
-class _Told(Callback):
-    """Hands dask's finished tasks on to a progress task."""
+class _ProgressCallback(Callback):
+    """Updates a progress task from dask's finished tasks."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(posttask=self._count)  # type: ignore[no-untyped-call]  # dask's

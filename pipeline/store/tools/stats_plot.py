@@ -1,4 +1,4 @@
-"""What `store_statistics` found, as one PNG: depth, errors, and pixels without a value or clipped."""
+"""Plot `store_statistics` as a PNG: depth, errors, invalid and clipped pixels."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BLUE, ORANGE = "#2f6f9f", "#d9822b"
-MOST_POINTS = 2000
+MAX_POINTS = 2000
 SIZE_INCHES = (9.0, 6.5)
 DPI = 110
 
 
 def write_picture(statistics: dict[str, Any], path: Path) -> None:
-    """Draw the result of `store_statistics` into a PNG file."""
+    """Write the result of `store_statistics` as a PNG file."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
     (depth, error), (invalid, clipped) = figure.subplots(2, 2)
-    # matplotlib would read a `$` in a teacher's name as mathematics.
+    # matplotlib parses `$` as mathematics.
     name = str(statistics["teacher"]).replace("$", r"\$")
     height, width = statistics["size_px"]
     figure.suptitle(f"{name}: {statistics['samples']} samples of {height}x{width} px", fontsize=11)
@@ -37,8 +37,8 @@ def write_picture(statistics: dict[str, Any], path: Path) -> None:
     error.axvline(allowed, color=ORANGE, label=f"allowed {allowed:.3g} %")
     error.set(xlabel="largest relative error of a sample [%]", ylabel="samples", title="Error")
     error.legend(frameon=False)
-    _shares(invalid, each["invalid_share"], "Pixels without a value")
-    _shares(clipped, each["clipped_share"], "Pixels beyond the range, clipped")
+    _fractions(invalid, each["invalid_share"], "Invalid pixels")
+    _fractions(clipped, each["clipped_share"], "Clipped pixels")
     for axes in (depth, error, invalid, clipped):
         axes.spines[["top", "right"]].set_visible(False)
         axes.title.set_fontsize(10)
@@ -49,9 +49,9 @@ def write_picture(statistics: dict[str, Any], path: Path) -> None:
 
 def _depth(axes: Axes, statistics: dict[str, Any]) -> None:
     edges, pixels = (np.array(statistics["histogram"][name]) for name in ("edges", "pixels"))
-    axes.set(ylabel="share of pixels [%]", xlabel=f"depth [{statistics['unit']}]", title="Depth")
+    axes.set(ylabel="fraction of pixels [%]", xlabel=f"depth [{statistics['unit']}]", title="Depth")
     if not pixels.size:
-        axes.text(0.5, 0.5, "no pixel has a value", ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no valid pixels", ha="center", transform=axes.transAxes)
         return
     axes.stairs(100 * pixels / pixels.sum(), edges, fill=True, color=BLUE)
     median = statistics["depth"]["median"]
@@ -66,12 +66,12 @@ def _depth(axes: Axes, statistics: dict[str, Any]) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _shares(axes: Axes, shares: list[float], title: str) -> None:
-    """A share for each sample in the store's order; of very many, the largest of each group of neighbours."""
-    values = 100 * np.array(shares)
-    step = -(-len(values) // MOST_POINTS)
-    shown = np.maximum.reduceat(values, np.arange(0, len(values), step))
-    axes.plot(np.arange(len(shown)) * step, shown, ".", color=BLUE, markersize=4)
+def _fractions(axes: Axes, fractions: list[float], title: str) -> None:
+    """Plot a fraction per sample in the store's order; of many samples, the largest of each group."""
+    values = 100 * np.array(fractions)
+    step = -(-len(values) // MAX_POINTS)
+    points = np.maximum.reduceat(values, np.arange(0, len(values), step))
+    axes.plot(np.arange(len(points)) * step, points, ".", color=BLUE, markersize=4)
     axes.axhline(values.mean(), color=ORANGE, label=f"mean {values.mean():.3g} %")
     axes.set(xlabel="sample, in the store's order", ylabel="[%]", title=title)
     axes.set_ylim(0, 1.15 * float(values.max()) or 1)

@@ -1,4 +1,4 @@
-"""A store of some samples of another, without decoding them: the compressed chunks are moved as they are."""
+"""Write a subset of a store, copying compressed chunks without decoding."""
 
 from __future__ import annotations
 
@@ -26,51 +26,51 @@ if TYPE_CHECKING:
     from ..read.store import Store
 
 MAY_BE_EMPTY = {"dpm/gap", "dpm/weight"}
-"""Arrays whose chunks of planes that a sample does not use take no bytes; a chunk of any other must be there."""
+"""Arrays whose chunks of unused planes are absent; all other arrays need every chunk."""
 
 
 def subset_store(store: Store, out: Path, samples: Sequence[int | str], progress: Progress | None = None) -> int:
-    """Write the store `out` of exactly these samples (ids or positions) in this order. Returns its bytes of maps.
+    """Write the store `out` with exactly these samples (ids or positions), in order. Returns its shard bytes.
 
-    Every depth and map is bit for bit the same; all samples in their order give the same bytes as `store`. Goes on
-    where an interrupted call stopped. Raises PipelineError for no samples, one that the store lacks or that is named
-    twice, or an `out` that exists, and DamagedStoreError for a damaged chunk.
+    Depth and maps stay identical bit for bit; all samples in order give the same bytes as `store`. Resumes an
+    interrupted call. Raises PipelineError for no samples, missing or duplicate samples, or an existing `out`, and
+    DamagedStoreError for a damaged chunk.
     """
     by_id = iter(store.indexes_of([sample for sample in samples if isinstance(sample, str)]).tolist())
     numbers = [next(by_id) if isinstance(sample, str) else store.index_of(sample) for sample in samples]
     if not numbers:
-        raise PipelineError(f"no samples of {store.name} were asked for: expected at least one")
+        raise PipelineError(f"no samples of {store.name} selected: expected at least one")
     number, times = Counter(numbers).most_common(1)[0]
     if times > 1:
-        raise PipelineError(f"sample {store.ids[number]!r} is asked for {times} times: expected each once")
+        raise PipelineError(f"duplicate sample {store.ids[number]!r} ({times} times): expected each once")
     ids = [store.ids[number] for number in numbers]
     source = {**store.spec.source, "samples": len(ids), "ids_sha256": digest_of_ids(ids)}
     spec = replace(store.spec, source=source)
     rows = columns_of(store)
     return write_shards(
         StoreWriter(out, spec, ids),
-        lambda members: [encoded_sample(store, numbers[place], rows) for place in members],
+        lambda members: [encoded_sample(store, numbers[index], rows) for index in members],
         "subset",
         progress,
     )
 
 
 def raw_chunks(store: Store, array: ArrayLayout, number: int) -> list[bytes | None]:
-    """Compressed chunks of a sample in one of the large arrays, each with its checksum verified; None is zeros.
+    """Return a sample's compressed chunks in one of the large arrays, with verified checksums; None if absent.
 
     Raises DamagedStoreError.
     """
-    shard, place = divmod(number, store.spec.samples_per_shard)
+    shard, position = divmod(number, store.spec.samples_per_shard)
     file = array.file(shard)
     try:
-        rows = store._shards.entries(array, shard, place)  # noqa: SLF001 - same room
+        rows = store._shards.entries(array, shard, position)  # noqa: SLF001 - same package
         entries = [(int(offset), int(length)) for offset, length in rows]
         return [
             _checked(array, store._files.read_range(file, *entry) if entry[0] != EMPTY else None, entry[1])  # noqa: SLF001
             for entry in entries
         ]
     except DamagedStoreError as error:
-        raise store._damaged(array.path, number, str(error)) from error  # noqa: SLF001 - same room
+        raise store._damaged(array.path, number, str(error)) from error  # noqa: SLF001 - same package
 
 
 def _checked(array: ArrayLayout, chunk: bytes | None, length: int) -> bytes | None:
@@ -84,18 +84,18 @@ def _checked(array: ArrayLayout, chunk: bytes | None, length: int) -> bytes | No
 
 
 def columns_of(store: Store) -> dict[str, NDArray[Any]]:
-    """Columns of the store as `encoded_sample` takes them: all except the id."""
+    """Return all columns of the store except the id."""
     names = [array.path.removeprefix("sample/") for array in store.layout.rows()]
     return {name: store.rows(name) for name in names if name != "id"}
 
 
 def _json(value: Any) -> Any:  # noqa: ANN401 - any value of a column
-    """A value as the journal takes it: JSON has no NaN."""
+    """Return a value for the journal; NaN becomes None, as JSON has no NaN."""
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def encoded_sample(store: Store, number: int, rows: dict[str, NDArray[Any]]) -> EncodedSample:
-    """A sample as the writer takes it, its chunks as they are. Raises DamagedStoreError."""
+    """Return a sample for the writer, with its compressed chunks. Raises DamagedStoreError."""
     chunks = {array.path: raw_chunks(store, array, number) for array in store.layout.sharded()}
     row = {name: _json(column[number].tolist()) for name, column in rows.items()}
     row["image_sha256"] = rows["image_sha256"][number].tobytes().hex()

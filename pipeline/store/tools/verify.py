@@ -1,4 +1,4 @@
-"""Read a whole store and name everything in it that is not as it was written."""
+"""Verify a store: compare every file with the manifest and decode every sample."""
 
 from __future__ import annotations
 
@@ -25,89 +25,87 @@ if TYPE_CHECKING:
 
     from ...common.progress import Progress
     from ..read.store import Store
-    from ..remote.compare_cache import Anew
+    from ..remote.compare_cache import UncachedFiles
 
 MAX_NAMED_SAMPLES = 8
 PIECE_BYTES = 2**25
-"""A shard may be larger than memory; a request to a far store takes as long as many bytes."""
-OF_THE_SYSTEM = re.compile(r"(.*/)?(\.DS_Store|Thumbs\.db|\._[^/]*|\.nfs[0-9a-fA-F]+)|(.*/)?@eaDir(/.*)?")
-"""Files that macOS, Windows, Synology's indexer and NFS put into any folder. No reader of the format looks at them."""
+"""A shard may exceed memory; larger pieces save requests to a remote store."""
+SYSTEM_FILES = re.compile(r"(.*/)?(\.DS_Store|Thumbs\.db|\._[^/]*|\.nfs[0-9a-fA-F]+)|(.*/)?@eaDir(/.*)?")
+"""Files that macOS, Windows, Synology and NFS create in any folder. Readers ignore them."""
 Kind = Literal["damaged", "unreadable", "kept"]
 _DAMAGED: Kind = "damaged"
 _UNREADABLE: Kind = "unreadable"
-OF_THIS_PROCESS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-"""Errors that say nothing of a file, and would be every file's."""
+PROCESS_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""Errors of the process, not of a file; every file would give them."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One file of a store that is not what the manifest says, or of which that is not known."""
+    """One file of a store that does not match the manifest or is unreadable."""
 
     file: str
     what: str
     samples: list[str]
-    """Ids of the samples that the file holds, all of them suspect; empty where it holds none alone."""
+    """Ids of the samples in the file; empty for files that are not shards."""
     kind: Kind = "damaged"
-    """`unreadable`: the system gave no bytes to compare. `kept`: it was kept wrongly of a sound store behind a URL."""
+    """`unreadable`: the system could not read it. `kept`: the cache of an intact remote store was wrong."""
 
     def __str__(self) -> str:
         if not self.samples:
-            return f"{printable(self.file)}: {self.what}"  # a file of somebody else may have any name
+            return f"{printable(self.file)}: {self.what}"  # an unexpected file may have any name
         named = ", ".join(self.samples[:MAX_NAMED_SAMPLES])
         more = len(self.samples) - MAX_NAMED_SAMPLES
         return f"{self.file}: {self.what}; samples {named}{f' and {more} more' if more > 0 else ''}"
 
 
 def verify_store(path: str | Path, progress: Progress | None = None) -> list[Damage]:
-    """Compare every file with the manifest, and decode every sample. An empty list is a sound store.
+    """Compare every file with the manifest and decode every sample. An empty list means the store is OK.
 
-    `path` may be a URL: all of it is fetched anew. What else lies there is not asked for, since not every server tells.
+    `path` may be a URL: the whole store is fetched without the cache; unexpected files there are not detected. Files
+    that operating systems create are noted and ignored.
 
-    Files that operating systems put into any folder are noted and otherwise left alone.
-
-    Raises PipelineError where the store cannot be opened at all, ConnectionError where the other side stays away, and
-    OSError where this process may open no more files.
+    Raises PipelineError if the store cannot be opened, ConnectionError if the server cannot be reached, and OSError if
+    this process has too many open files.
     """
     progress = progress or Silent()
     if is_url(path):
-        from ..remote.compare_cache import fetched_anew
+        from ..remote.compare_cache import fetch_uncached
 
-        with fetched_anew(str(path)) as files:
+        with fetch_uncached(str(path)) as files:
             store = either_of(files, files.name, check_shards=False)
-            return _kept_wrongly(files, store, _verify(store, [], progress))
-    store = open_either(path, check_shards=False)  # all are hashed here
-    strange = _strangers(Path(path), store)
-    ignored = [name for name in strange if OF_THE_SYSTEM.fullmatch(name) and _is_plain(Path(path) / name)]
+            return _remove_wrong_ranges(files, store, _verify(store, [], progress))
+    store = open_either(path, check_shards=False)  # hashed here instead
+    unexpected = _unexpected_files(Path(path), store)
+    ignored = [name for name in unexpected if SYSTEM_FILES.fullmatch(name) and _is_regular(Path(path) / name)]
     if ignored:
         progress.note(
-            f"{len(ignored)} files of the operating system lie in the store and are ignored, such as "
-            f"{printable(ignored[0])}"
+            f"{len(ignored)} files of the operating system in the store are ignored, such as {printable(ignored[0])}"
         )
-    found = [Damage(name, "does not belong to the store", []) for name in strange if name not in ignored]
+    found = [Damage(name, "does not belong to the store", []) for name in unexpected if name not in ignored]
     return _verify(store, found, progress)
 
 
-def _is_plain(file: Path) -> bool:
+def _is_regular(file: Path) -> bool:
     return stat.S_ISREG(file.lstat().st_mode)
 
 
-def _kept_wrongly(files: Anew, store: Store | ImageCache, found: list[Damage]) -> list[Damage]:
-    """Remove what this machine keeps of files that are sound on the server, and is not theirs; and name them."""
-    damaged, shard_of = {one.file for one in found}, _shards(store)
+def _remove_wrong_ranges(files: UncachedFiles, store: Store | ImageCache, found: list[Damage]) -> list[Damage]:
+    """Remove cached ranges that differ from intact files on the server, and report them."""
+    damaged, shard_of = {damage.file for damage in found}, _shards(store)
     for name in sorted(set(files.wrong) - damaged):
-        for place in files.wrong[name]:
-            place.unlink(missing_ok=True)
+        for file in files.wrong[name]:
+            file.unlink(missing_ok=True)
         inside = store.spec.shard_samples(shard_of[name]) if name in shard_of else range(0)
         what = (
-            f"{len(files.wrong[name])} parts kept in {files.cache} were not the server's bytes, which match the "
-            "manifest; they are removed"
+            f"{len(files.wrong[name])} cached parts in {files.cache_folder} differed from the server, which matches "
+            "the manifest; they are removed"
         )
         found.append(Damage(name, what, [_id(store, number) for number in inside], "kept"))
     return found
 
 
 def _shards(store: Store | ImageCache) -> dict[str, int]:
-    """Number of each file of the large arrays."""
+    """Return the shard number of each file of the large arrays."""
     return {array.file(shard): shard for array in store.layout.sharded() for shard in range(store.spec.shards)}
 
 
@@ -118,10 +116,10 @@ def _verify(store: Store | ImageCache, found: list[Damage], progress: Progress) 
             inside = store.spec.shard_samples(shard_of[name]) if name in shard_of else range(0)
             try:
                 what, kind = _difference(store, name), _DAMAGED
-            except ConnectionError:  # says nothing of the file
+            except ConnectionError:  # not damage of the file
                 raise
             except OSError as error:
-                if error.errno in OF_THIS_PROCESS:
+                if error.errno in PROCESS_ERRORS:
                     raise
                 what, kind = f"cannot be read: {error.strerror or error}", _UNREADABLE
             if what:
@@ -129,11 +127,11 @@ def _verify(store: Store | ImageCache, found: list[Damage], progress: Progress) 
             task.update()
     if found:
         return found
-    # The bytes are those that the manifest was made for: see that they also mean something.
+    # All bytes match the manifest; check that they decode.
     try:
         if digest_of_ids(store.ids) != store.spec.source.get("ids_sha256"):
-            found.append(Damage("sample/id", "the ids' sha256 is not the one in the store's attributes", []))
-        store.index_of(store.ids[0])  # to find one, all are looked at: each must be there once
+            found.append(Damage("sample/id", "the ids' sha256 differs from the store's attributes", []))
+        store.index_of(store.ids[0])  # reads all ids and refuses duplicates
     except DamagedStoreError as error:
         found.append(Damage("sample/id", str(error), []))
     found += _unreadable_rows(store)
@@ -145,19 +143,19 @@ def _verify(store: Store | ImageCache, found: list[Damage], progress: Progress) 
 
 
 def _unreadable_rows(store: Store | ImageCache) -> list[Damage]:
-    """Files of columns that do not decode; the ids have been read."""
+    """Return damage of columns that do not decode, except ids."""
     found = []
     for array in store.layout.rows():
         for number in range(array.files if array.path != "sample/id" else 0):
             try:
-                store._part(array, number)  # noqa: SLF001 - same room
+                store._part(array, number)  # noqa: SLF001 - same package
             except DamagedStoreError as error:
                 found.append(Damage(array.file(number), str(error), []))
     return found
 
 
 def _readers(store: Store | ImageCache) -> dict[str, Callable[[int], object]]:
-    """Ways to read a sample that, all together, decode each of its chunks."""
+    """Return functions that together decode each chunk of a sample."""
     if isinstance(store, ImageCache):
         return {"rgb": store.image}
     readers: dict[str, Callable[[int], object]] = {"depth": store.depth}
@@ -171,7 +169,7 @@ def _readers(store: Store | ImageCache) -> dict[str, Callable[[int], object]]:
 
 
 def _unreadable(store: Store | ImageCache, number: int) -> list[Damage]:
-    """What of a sample does not decode."""
+    """Return damage of a sample that does not decode."""
     found = []
     for array, read in _readers(store).items():
         try:
@@ -181,36 +179,36 @@ def _unreadable(store: Store | ImageCache, number: int) -> list[Damage]:
     return found
 
 
-def _strangers(path: Path, store: Store | ImageCache) -> list[str]:
-    """Links that DVC did not make, and files that the manifest does not name."""
+def _unexpected_files(path: Path, store: Store | ImageCache) -> list[str]:
+    """Return links outside the DVC cache, and files that the manifest does not list."""
     known = {*store.manifest, MANIFEST}
-    there = [(file, file.relative_to(path).as_posix()) for file in sorted(path.rglob("*"))]
+    paths = [(file, file.relative_to(path).as_posix()) for file in sorted(path.rglob("*"))]
 
     def belongs(file: Path, name: str) -> bool:
         if file.is_symlink():
             return name in known and cached_target(str(file), str(path)) is not None
         return file.is_dir() or name in known
 
-    return [name for file, name in there if not belongs(file, name)]
+    return [name for file, name in paths if not belongs(file, name)]
 
 
 def _difference(store: Store | ImageCache, name: str) -> str:
-    """What a file has that the manifest does not say; empty where they agree. Raises OSError where it is not read."""
+    """Return how a file differs from the manifest; empty if it matches. Raises OSError if it cannot be read."""
     size, digest = store.manifest[name]
     try:
-        length = store._files.size(name)  # noqa: SLF001 - same room
+        length = store._files.size(name)  # noqa: SLF001 - same package
         hasher = hashlib.sha256()
         for offset in range(0, size if length == size else 0, PIECE_BYTES):
-            hasher.update(store._files.read_range(name, offset, PIECE_BYTES))  # noqa: SLF001 - same room
+            hasher.update(store._files.read_range(name, offset, PIECE_BYTES))  # noqa: SLF001 - same package
     except DamagedStoreError as error:
         return str(error)
     if length != size:
-        return f"{length} bytes, the manifest says {size}"
+        return f"{length} bytes, the manifest lists {size}"
     return "" if hasher.hexdigest() == digest else "sha256 differs from the manifest"
 
 
 def _id(store: Store | ImageCache, number: int) -> str:
     try:
         return store.ids[number]
-    except (DamagedStoreError, OSError):  # the ids are at fault too, which is told on its own
+    except (DamagedStoreError, OSError):  # damaged ids are reported separately
         return f"number {number}"

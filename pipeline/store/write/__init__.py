@@ -1,1 +1,1 @@
-"""How a store is written: staged, journaled, verified, renamed."""
+"""Write a store: stage, journal, verify, rename."""

@@ -1,4 +1,4 @@
-"""Columns of `sample/`, one row a sample, as the files of a store, made a file at a time."""
+"""Write columns of `sample/` file by file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 
 def column_files(array: ArrayLayout, ids: Sequence[str], records: Sequence[ShardRecord]) -> Iterator[tuple[str, bytes]]:
-    """Path in the store and content of each file of a column: the ids themselves, or what the records say."""
+    """Yield path in the store and content of each file of a column: ids, or rows of the records."""
     assert array.chunk[0] <= ROWS_PER_CHUNK
     name, width = array.path.removeprefix("sample/"), array.shape[1:]
-    known = _id_rows(ids, *array.chunk) if name == "id" else (one.column(name, array.dtype, width) for one in records)
+    if name == "id":
+        column = _id_rows(ids, *array.chunk)
+    else:
+        column = (record.column(name, array.dtype, width) for record in records)
     number, filled, part = 0, 0, np.zeros(array.chunk, array.dtype)
-    for rows in known:
+    for rows in column:
         rest = rows
         while len(rest):
             taken = rest[: len(part) - filled]
@@ -38,7 +41,7 @@ def column_files(array: ArrayLayout, ids: Sequence[str], records: Sequence[Shard
 
 
 def _id_rows(ids: Sequence[str], rows: int, width: int) -> Iterator[NDArray[np.uint8]]:
-    """(rows, width) ids in UTF-8, filled up with zeros; the last part may be shorter."""
+    """Yield ids as UTF-8 (rows, width), padded with zeros; the last part may be shorter."""
     for begin in range(0, len(ids), rows):
         part = ids[begin : begin + rows]
         joined = b"".join(name.encode().ljust(width, b"\0") for name in part)

@@ -1,4 +1,4 @@
-"""A teacher's answer to one image as the chunks and the row that its store keeps.
+"""Encode a teacher's output for one image as chunks and a row of a store.
 
 Shape legend: K bins, h w pixels of the teacher's own output.
 """
@@ -25,12 +25,12 @@ class EncodedSample(NamedTuple):
 
     size_px: tuple[int, int]
     chunks: dict[str, list[bytes | None]]
-    """Chunks of each sharded array, by its path."""
+    """Chunks of each sharded array, by path."""
     row: dict[str, Any]
 
     @property
     def size_bytes(self) -> int:
-        """What its chunks take, as `sizes.chunk_bytes`."""
+        """Bytes of its chunks, as in `sizes.chunk_bytes`."""
         return sum(len(chunk or b"") for chunks in self.chunks.values() for chunk in chunks)
 
 
@@ -40,29 +40,13 @@ def encode_sample(
     dpm: NDArray[np.float32] | None,
     carried_kl_nats: float | None = None,
 ) -> EncodedSample:
-    """Encode a depth (h, w), NaN where there is no value, and for `sparse` and `dense` stores its map (K, h, w).
+    """Encode depth (h, w), NaN where invalid, and for `sparse` and `dense` stores its map (K, h, w).
 
-    `carried_kl_nats`, what carrying the teacher's map over onto the store's bins cost as a mean over pixels, goes with
-    a specification that has `carried_from`, and with no other.
-    Depends on its arguments alone, and may run in many threads: the slow parts release the interpreter lock.
+    `carried_kl_nats` is the mean divergence over pixels of rebinning the map; required if `spec.carried_from` is set.
+    Deterministic and thread-safe; the slow parts release the GIL.
     Raises PipelineError for values that the depth space does not allow.
     """
-    codec = spec.depth_codec()
-    invalid = np.isnan(depth)
-    row: dict[str, Any] = {"invalid_share": float(np.mean(invalid))}
-    if isinstance(codec, LogCodec):
-        codes, clipped = codec.encode(depth)
-        counted = ~invalid & ~clipped
-        error = np.abs(codec.decode(codes)[counted].astype(np.float64) / depth[counted] - 1)
-        row["clipped_share"] = float(np.mean(clipped))
-    else:
-        assert isinstance(codec, AffineCodec)
-        codes, scale, offset = codec.encode(depth)
-        back = codec.decode(codes, scale, offset)[~invalid].astype(np.float64)
-        span = max(scale * (2**codec.bits - 2), np.finfo(np.float64).tiny)
-        error = np.abs(back - depth[~invalid]) / span
-        row |= {"clipped_share": 0.0, "code_scale": scale, "code_offset": offset}
-    row["max_rel_error"] = float(error.max(initial=0.0))
+    codes, row = _encode_depth(spec, depth)
     chunks: dict[str, list[bytes | None]] = {"depth": [encode_chunk(residual_of_codes(codes)[None])]}
     if spec.dpm_kind != "gaussian":
         assert dpm is not None
@@ -83,15 +67,38 @@ def encode_sample(
         }
     elif spec.dpm_kind == "dense":
         assert dpm is not None
-        # A probability too small for float16 becomes the smallest there is: 0 would make divergences infinite.
+        # Round tiny probabilities up to float16's smallest: 0 would make divergences infinite.
         half = np.where(dpm > 0, np.maximum(dpm, np.finfo(np.float16).smallest_subnormal), dpm).astype(np.float16)
         chunks["dpm/probability"] = [encode_chunk(half[None])]
     assert (carried_kl_nats is None) == (spec.carried_from is None)
     if carried_kl_nats is not None:
         if not 0 <= carried_kl_nats < np.inf:
-            raise PipelineError(f"maps carried over at {carried_kl_nats} nats: expected a finite number, 0 or above")
+            raise PipelineError(
+                f"divergence of rebinned maps is {carried_kl_nats} nats: expected a finite number, 0 or above"
+            )
         row["dpm_carried_kl_nats"] = carried_kl_nats
     return EncodedSample((depth.shape[0], depth.shape[1]), chunks, row)
+
+
+def _encode_depth(spec: StoreSpec, depth: NDArray[np.float32]) -> tuple[NDArray[np.uint16], dict[str, Any]]:
+    """Return codes (h, w) of depth (h, w), and its columns."""
+    codec = spec.depth_codec()
+    invalid = np.isnan(depth)
+    row: dict[str, Any] = {"invalid_share": float(np.mean(invalid))}
+    if isinstance(codec, LogCodec):
+        codes, clipped = codec.encode(depth)
+        counted = ~invalid & ~clipped
+        error = np.abs(codec.decode(codes)[counted].astype(np.float64) / depth[counted] - 1)
+        row["clipped_share"] = float(np.mean(clipped))
+    else:
+        assert isinstance(codec, AffineCodec)
+        codes, scale, offset = codec.encode(depth)
+        back = codec.decode(codes, scale, offset)[~invalid].astype(np.float64)
+        span = max(scale * (2**codec.bits - 2), np.finfo(np.float64).tiny)
+        error = np.abs(back - depth[~invalid]) / span
+        row |= {"clipped_share": 0.0, "code_scale": scale, "code_offset": offset}
+    row["max_rel_error"] = float(error.max(initial=0.0))
+    return codes, row
 
 
 def _plane_chunks(planes: NDArray[np.unsignedinteger], blocks: int) -> list[bytes | None]:

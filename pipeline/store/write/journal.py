@@ -1,6 +1,6 @@
-"""What a run has finished, one line a shard, each with its own checksum, synced before the next.
+"""Journal of finished shards: one line per shard with a checksum, synced before the next.
 
-A line that was torn by a crash is the last one: it is cut off, and its shard is made again.
+A crash can only truncate the last line: it is removed, and its shard is written again.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A finished shard: its files with size and sha256, and one row a sample."""
+    """A finished shard: its files with size and sha256, and one row per sample."""
 
     shard: int
     size_px: tuple[int, int]
     """(h, w) of the teacher's output; the same in every record of a journal."""
     files: dict[str, tuple[int, str]]
     rows: Mapping[str, list[Any]]
-    """Columns of the `sample` arrays except the id; whatever is given, it is kept packed."""
+    """Columns of the `sample` arrays except the id; stored as PackedRows."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.rows, PackedRows):
             object.__setattr__(self, "rows", PackedRows(self.rows))
 
     def column(self, name: str, dtype: np.dtype[Any], width: tuple[int, ...]) -> NDArray[Any]:
-        """A column (rows, *width) as the store has it. Raises PipelineError or TypeError for another type."""
+        """Return a column (rows, *width) in the store's dtype. Raises PipelineError or TypeError for invalid values."""
         assert isinstance(self.rows, PackedRows)
         return self.rows.array(name, dtype, width)
 
@@ -49,7 +49,7 @@ class ShardRecord:
         return sum(size for size, _ in self.files.values())
 
     def line(self) -> bytes:
-        """The journal line."""
+        """Return the journal line."""
         assert isinstance(self.rows, PackedRows)
         rows = self.rows.as_json()
         text = canonical_json({"shard": self.shard, "size_px": self.size_px, "files": self.files, "rows": rows})
@@ -57,7 +57,7 @@ class ShardRecord:
 
     @classmethod
     def parse(cls, line: bytes) -> ShardRecord | None:
-        """Read a journal line, or None if it is torn."""
+        """Parse a journal line; None if it is truncated or damaged."""
         if not line.endswith(b"\n") or line[8:9] != b" ":
             return None
         text = line[9:-1]
@@ -79,7 +79,7 @@ class Journal:
         self.path = path
 
     def read(self) -> dict[int, ShardRecord]:
-        """Finished shards by number. Cuts off what follows the last whole line."""
+        """Return finished shards by number. Truncates the journal after the last valid line."""
         records: dict[int, ShardRecord] = {}
         if not self.path.exists():
             return records
@@ -96,13 +96,13 @@ class Journal:
         return records
 
     def append(self, record: ShardRecord) -> None:
-        """Add a finished shard durably. Its files must be durable already."""
+        """Append a finished shard durably. Its files must be durable already."""
         fresh = not self.path.exists()
         append_durably(self.path, record.line())
         if fresh:
             sync_directory(self.path.parent)
 
     def forget(self, shards: set[int]) -> None:
-        """Remove shards, so that the next run makes them again."""
-        kept = [record for number, record in sorted(self.read().items()) if number not in shards]
-        write_durably(self.path, b"".join(record.line() for record in kept))
+        """Remove shards, so that the next run writes them again."""
+        remaining = [record for number, record in sorted(self.read().items()) if number not in shards]
+        write_durably(self.path, b"".join(record.line() for record in remaining))

@@ -1,4 +1,4 @@
-"""What killed writers left beside a target. `locks.TargetLock` keeps it to one writer."""
+"""Staging directories that killed writers left next to a target."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def stagings(target: Path) -> list[Path]:
-    """Staging directories of a target, whatever their specification."""
+    """Return the staging directories of a target, of any specification."""
     name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{12}}\.staging")
     return sorted(path for path in target.parent.iterdir() if name.fullmatch(path.name))
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove stagings that hold nothing to go on from. The target's lock must be held.
+    """Remove staging directories without finished shards. The target's lock must be held.
 
-    Where `store` is missing it has got its name already; where there is no journal no shard was finished.
+    Without `store` the store was renamed already; without a journal no shard was finished.
     """
     for staging in stagings(target):
         if not (staging / "store").exists() or not (staging / "journal").exists():
@@ -31,13 +31,13 @@ def remove_leftovers(target: Path) -> None:
 
 
 def refuse_existing(target: Path) -> None:
-    """Raise PipelineError if there is something at `target`.
+    """Raise PipelineError if `target` exists.
 
-    A run that was killed between naming its store and tidying up has left a staging directory: that goes too.
+    Also removes the staging directory of a run that was killed after renaming its store.
     """
     if not target.exists() and not target.is_symlink():
         return
-    with suppress(OSError, ValueError):  # a folder that may not be written, or a writer that is tidying up itself
+    with suppress(OSError, ValueError):  # an unwritable folder, or another writer that is cleaning up
         if stagings(target) or TargetLock(target).path.exists():
             with TargetLock(target):
                 remove_leftovers(target)

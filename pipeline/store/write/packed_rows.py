@@ -1,8 +1,7 @@
-"""Rows of one shard as bytes in the store's own types: an eighth of the memory that Python's numbers and text take.
+"""Rows of one shard as bytes in the store's dtypes: an eighth of the memory of Python objects.
 
-A run keeps the rows of all finished shards until it writes them, and reads them back from its journal when it resumes:
-of a million samples they are 60 MB, and half a gigabyte as lists. Nothing is lost, because these types are what the
-columns of the store end in.
+A run keeps the rows of all finished shards until it writes them: a million samples take 60 MB, as lists 500 MB. The
+dtypes are those of the store's columns, so nothing is lost.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 JOURNAL_DTYPES = {"outside_bins_share": ("float32", 0), "is_constant": ("uint8", 0)}
-"""Of columns that a run needs at its end, and no store has."""
+"""Columns that a run needs at its end, but a store does not have."""
 COLUMNS = SAMPLE_DTYPES | AFFINE_DTYPES | SPARSE_DTYPES | CARRIED_DTYPES | ALIGNMENT_DTYPES | JOURNAL_DTYPES
-"""Type and width of the columns that are packed; any other one stays a list."""
+"""Dtype and width of packed columns; other columns stay lists."""
 
 
 class PackedRows(Mapping[str, list[Any]]):
-    """Columns of one value a sample, by name: numbers, None for NaN, and of `image_sha256` lower-case hex."""
+    """Columns by name, one value per sample: numbers, None for NaN, lower-case hex for `image_sha256`."""
 
     def __init__(self, rows: Mapping[str, Sequence[Any]]) -> None:
         self._columns: dict[str, bytes | list[Any]] = {name: _packed(name, rows[name]) for name in rows}
@@ -41,7 +40,7 @@ class PackedRows(Mapping[str, list[Any]]):
             return [column[start : start + width].hex() for start in range(0, len(column), width)]
         values = np.frombuffer(column, np.dtype(dtype).newbyteorder("<"))
         listed: list[Any] = (values.reshape(-1, width) if width else values).tolist()
-        return [None if one != one else one for one in listed]  # noqa: PLR0124 - NaN, which JSON has not
+        return [None if value != value else value for value in listed]  # noqa: PLR0124 - NaN
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._columns)
@@ -50,14 +49,14 @@ class PackedRows(Mapping[str, list[Any]]):
         return len(self._columns)
 
     def array(self, name: str, dtype: np.dtype[Any], width: tuple[int, ...]) -> NDArray[Any]:
-        """A column (rows, *width) as the store has it. Raises PipelineError or TypeError for another type."""
+        """Return a column (rows, *width) in the store's dtype. Raises PipelineError or TypeError for invalid values."""
         column = self._columns[name]
         if isinstance(column, bytes):
             return np.frombuffer(column, dtype.newbyteorder("<")).reshape(-1, *width)
         return np.array(column, dtype).reshape(-1, *width)
 
     def as_json(self) -> dict[str, str | list[Any]]:
-        """The columns as a line of the journal has them: bytes in base64."""
+        """Return the columns for a journal line: bytes in base64."""
         return {
             name: base64.b64encode(column).decode() if isinstance(column, bytes) else column
             for name, column in self._columns.items()
@@ -65,8 +64,8 @@ class PackedRows(Mapping[str, list[Any]]):
 
     @classmethod
     def from_json(cls, rows: Mapping[str, Any]) -> PackedRows:
-        """Read the columns of a journal's line, also of one from before they were packed."""
-        return cls({name: base64.b64decode(one) if isinstance(one, str) else one for name, one in rows.items()})
+        """Parse the columns of a journal line, also of the older unpacked form."""
+        return cls({name: base64.b64decode(rows[name]) if isinstance(rows[name], str) else rows[name] for name in rows})
 
 
 def _packed(name: str, values: Sequence[Any]) -> bytes | list[Any]:
@@ -77,6 +76,6 @@ def _packed(name: str, values: Sequence[Any]) -> bytes | list[Any]:
             return bytes.fromhex("".join(values))
         if name in COLUMNS:
             return np.array(values, np.dtype(COLUMNS[name][0]).newbyteorder("<")).tobytes()
-    except (ValueError, TypeError, OverflowError):  # not of its type: whoever writes the column refuses it
+    except (ValueError, TypeError, OverflowError):  # wrong type: writing the column raises
         pass
     return list(values)

@@ -1,13 +1,12 @@
-"""How a store of any kind comes to be: staged, journaled, verified, and only then given its name.
+"""Write a store of any kind: stage, journal, verify, then rename to the target.
 
     .NAME.lock                     held by the one process that writes
-    .NAME.HASH.staging/store/...   the store as far as it is
+    .NAME.HASH.staging/store/...   the unfinished store
     .NAME.HASH.staging/journal     which shards are finished, with their hashes and rows
 
-HASH is of the full specification, so a run with another teacher, view, codec or source list never finds these
-shards, and a run with the same ones goes on where the last stopped. A shard has one writer and is written whole. Its
-record in the journal promises that its files lay on the disk whole, under their names and with these hashes, before
-the record did: so a shard with a record is never made again, unless one of its files has changed since.
+HASH is of the full specification: only a run with the same teacher, view, codec and source list resumes these shards.
+A shard has one writer. Its journal record is written after its files are durable under their names with these hashes,
+so a recorded shard is not written again unless a file has changed since.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ if TYPE_CHECKING:
 
 
 HASH_THREADS = 8
-"""hashlib leaves the interpreter to others; one takes 0.7 ms a MB, so that as many outrun most disks."""
+"""hashlib releases the GIL and takes 0.7 ms per MB per thread: eight are faster than most disks."""
 
 
 class StagedWriter(Generic[S]):
-    """Writes one store; a context manager that holds the target's lock, and with it the staging directory.
+    """Base of writers of one store; a context manager that holds the target's lock.
 
-    A writer of one kind of store notes its shards with `_note`, and tells `finish` of its files.
-    Raises PipelineError on entry if the target exists or another process writes it.
+    Subclasses record shards with `_note` and define `_layout` and `_more_files`.
+    Raises PipelineError on entry if the target exists or another process is writing it.
     """
 
     def __init__(self, target: Path, spec: S, ids: Sequence[str]) -> None:
@@ -68,7 +67,7 @@ class StagedWriter(Generic[S]):
         make_folder(self.target.parent)
         self._lock.__enter__()
         try:
-            refuse_existing(self.target)  # another writer may have finished while we came to the lock
+            refuse_existing(self.target)  # another writer may have finished before we got the lock
             remove_leftovers(self.target)
             make_own_folder(self.staging)
             make_own_folder(self._store)
@@ -86,7 +85,7 @@ class StagedWriter(Generic[S]):
         self._lock.__exit__(kind, error, trace)
 
     def _is_there(self, record: ShardRecord) -> bool:
-        """Whether a shard's files have their sizes; `finish` reads them whole."""
+        """Return whether a shard's files have their sizes; `finish` compares hashes."""
         for path, (size, _) in record.files.items():
             try:
                 if (self._store / path).stat().st_size != size:
@@ -97,35 +96,35 @@ class StagedWriter(Generic[S]):
 
     @property
     def notes(self) -> list[str]:
-        """What to tell about the target's file system."""
+        """Notes for the user about the target's file system."""
         return [self._lock.note] if self._lock.note else []
 
     @property
     def todo(self) -> list[int]:
-        """Shards that are still to be made."""
+        """Numbers of shards still to be written."""
         return [shard for shard in range(self.spec.shards) if shard not in self.finished]
 
     @property
     def samples_done(self) -> int:
-        """How many samples the finished shards hold."""
+        """Number of samples in finished shards."""
         return sum(len(self.spec.shard_samples(shard)) for shard in self.finished)
 
     def other_stagings(self) -> list[Path]:
-        """Unfinished stores for this target with another specification; they are never touched."""
+        """Return unfinished stores for this target with another specification; they are never changed."""
         return [path for path in stagings(self.target) if path != self.staging]
 
     def _note(self, record: ShardRecord) -> None:
-        """Make the names of a shard's files durable, then the note that it is finished."""
-        # All of them, and not only those that were made here: a killed run may have made some, and synced none.
+        """Sync the folders of a shard's files, then record the shard in the journal."""
+        # All folders, also existing ones: a killed run may have created some without syncing.
         for folder in sorted({folder for file in record.files for folder in PurePosixPath(file).parents}):
             sync_directory(self._store / folder)
         self._journal.append(record)
         self.finished[record.shard] = record
 
     def finish(self, progress: Progress | None = None) -> None:
-        """Verify every shard, write the rows and the manifest, and give the store its name.
+        """Verify every shard, write rows and manifest, and rename the store to the target.
 
-        Raises PipelineError if a shard changed since it was written; the next run then makes it again.
+        Raises PipelineError if a shard changed since it was written; the next run then writes it again.
         """
         assert not self.todo
         records = [self.finished[shard] for shard in range(self.spec.shards)]
@@ -160,11 +159,11 @@ class StagedWriter(Generic[S]):
             self._journal.forget(changed)
             raise PipelineError(
                 f"shards {sorted(changed)} in {self.staging} changed since they were written (disk fault?): "
-                "run the same command again, which makes these alone once more"
+                "run the same command again, which rewrites only these"
             )
 
     def _small_files(self, layout: Layout, records: Sequence[ShardRecord]) -> Iterator[tuple[str, bytes]]:
-        """Metadata, what a kind of store adds, and rows: all that is not a shard."""
+        """Yield path and content of all files except shards."""
         for path, node in layout.metadata().items():
             yield path, pretty_json(node)
         yield from self._more_files()
@@ -172,20 +171,20 @@ class StagedWriter(Generic[S]):
             yield from column_files(array, self.ids, records)
 
     def _layout(self, size_px: tuple[int, int]) -> Layout:
-        """Files of the whole store, once the size of what it holds is known."""
+        """Return the store's layout for this size (h, w)."""
         raise NotImplementedError
 
     def _more_files(self) -> list[tuple[str, bytes]]:
-        """Files that only this kind of store has."""
+        """Return more files of this kind of store, as (path, content)."""
         return []
 
 
 def write_shard_file(
     folder: Path, array: ArrayLayout, shard: int, samples: Sequence[Sequence[bytes | None]]
 ) -> tuple[str, tuple[int, str]]:
-    """Write a shard of one array below `folder`, whole or not at all. Returns its path there, with size and sha256.
+    """Write a shard of one array below `folder`, atomically. Returns its path there, with size and sha256.
 
-    `samples` are the chunks of each sample, in order. Raises OSError where the disk refuses.
+    `samples` are the chunks of each sample, in order. Raises OSError if writing fails.
     """
     data = build_shard(array, samples)
     file = array.file(shard)

@@ -1,4 +1,4 @@
-"""Writes a store of depth, shard by shard; how it is staged and gets its name is told in `staging`."""
+"""Write a depth store shard by shard; see `staging` for resuming and renaming."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def write_shard_files(
     id_bytes: int,
     size_px: tuple[int, int] | None = None,
 ) -> ShardRecord:
-    """Write the files of a shard below `folder`, each whole or absent, of its samples by id, in order.
+    """Write the files of a shard below `folder`, each atomically. `samples` are its samples by id, in order.
 
-    `id_bytes` is the length of the longest id of the whole store, `size_px` the size of the other shards, if it is
-    known. Raises PipelineError if a sample's size is another, OSError where the disk refuses.
+    `id_bytes` is the length of the store's longest id, `size_px` the size of the other shards, if known. Raises
+    PipelineError if a sample's size differs, OSError if writing fails.
     """
     assert len(samples) == len(spec.shard_samples(shard))
     encoded = list(samples.values())
@@ -58,15 +58,15 @@ def write_shard_files(
 def _refuse_size(sample_id: str, size_px: tuple[int, int], first_px: tuple[int, int] | None) -> NoReturn:
     assert first_px is not None
     raise PipelineError(
-        f"the teacher's output for {sample_id} is {_size(size_px)} px, for the first sample {_size(first_px)}: a store "
-        "holds one size; choose a `view` that makes all images alike (kb, center:HxW or full,resize:HxW)"
+        f"the teacher's output for {sample_id} is {_size(size_px)} px, for the first sample {_size(first_px)}: "
+        "expected one size; choose a `view` that makes all images equal in size (kb, center:HxW or full,resize:HxW)"
     )
 
 
 class StoreWriter(StagedWriter[StoreSpec]):
-    """Writes one store of depth; a context manager that holds the target's lock.
+    """Writes one depth store; a context manager that holds the target's lock.
 
-    Raises PipelineError on entry if the target exists or another process writes it.
+    Raises PipelineError on entry if the target exists or another process is writing it.
     """
 
     def __init__(self, target: Path, spec: StoreSpec, ids: list[str]) -> None:
@@ -74,9 +74,9 @@ class StoreWriter(StagedWriter[StoreSpec]):
         self._id_bytes = max(len(name.encode()) for name in ids)
 
     def write_shard(self, shard: int, samples: Sequence[EncodedSample]) -> int:
-        """Write a whole shard durably, then note it in the journal. Returns its bytes.
+        """Write a shard durably, then record it in the journal. Returns its bytes.
 
-        Raises PipelineError if a sample's size differs from the others', OSError where the disk refuses.
+        Raises PipelineError if sizes differ between samples, OSError if writing fails.
         """
         names = [self.ids[index] for index in self.spec.shard_samples(shard)]
         named = dict(zip(names, samples, strict=True))
@@ -92,7 +92,7 @@ class StoreWriter(StagedWriter[StoreSpec]):
 
     @property
     def sample_bytes(self) -> float:
-        """Mean bytes of a sample in the finished shards, of which there must be some, as `sizes.chunk_bytes`."""
+        """Mean chunk bytes per sample of the finished shards, as in `sizes.chunk_bytes`; needs at least one shard."""
         return self._chunk_bytes / self.samples_done
 
     def __enter__(self) -> Self:
@@ -108,10 +108,9 @@ class StoreWriter(StagedWriter[StoreSpec]):
         return record.size_bytes - sum(array.index_bytes for array in self._layout(record.size_px).sharded())
 
     def adopt_shard(self, record: ShardRecord, folder: Path) -> int:
-        """Take over a shard whose files another process wrote durably below `folder`, as `write_shard`.
+        """Move a shard that another process wrote durably below `folder` into the store. Returns its bytes.
 
-        Who wrote it never touches the store itself: so one that is late, and was given up, cannot change a shard that
-        somebody else has made meanwhile.
+        Other processes never write to the store itself: a late one cannot change a shard that was written meanwhile.
         """
         if self.size_px not in {None, record.size_px}:
             _refuse_size(self.ids[self.spec.shard_samples(record.shard)[0]], record.size_px, self.size_px)
@@ -131,7 +130,7 @@ class StoreWriter(StagedWriter[StoreSpec]):
 def write_shards(
     writer: StoreWriter, encoded: Callable[[range], Sequence[EncodedSample]], title: str, progress: Progress | None
 ) -> int:
-    """Write all shards that are missing, of what `encoded` says of their samples, and finish. Returns their bytes."""
+    """Write all missing shards with samples from `encoded`, and finish. Returns their bytes."""
     progress = progress or Silent()
     written = 0
     with writer:
