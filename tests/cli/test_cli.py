@@ -285,7 +285,7 @@ def test_ctrl_c_in_stage_one_keeps_finished_shards_and_the_same_command_resumes(
         ({"kind": "gaussian"}, "sigma 2 m, no bytes"),
         ({"kind": "sparse"}, "at most 0.01 nats away, 0.00"),
         ({"kind": "dense"}, "float16"),
-        ({"kind": "gaussian", "depth_space": "affine_disparity"}, "sigma 2 of each sample's own range"),
+        ({"kind": "gaussian", "depth_space": "affine_disparity"}, "sigma 2 of each sample's range"),
     ],
 )
 def test_info_describes_every_kind_of_store(tmp_path, changes, expected):

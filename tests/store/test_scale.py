@@ -171,7 +171,7 @@ def test_a_table_of_ids_takes_twenty_bytes_a_sample_however_long_the_ids_are():
         ([b"a", b"b\0b", b"ccc"], r"id 'b\\x00b' of sample 1"),
         ([b"a", b"\xff"], "not UTF-8"),
         ([b"ab\xc3", b"\xa9c"], "not UTF-8"),  # one character over two rows
-        ([b"a", b"bb", b"ccc", b"dd", b"bb"], "2 samples have the id 'bb'"),
+        ([b"a", b"bb", b"ccc", b"dd", b"bb"], "duplicate id 'bb'"),
     ],
 )
 def test_ids_that_no_store_may_have_are_refused(rows, message):
