@@ -26,7 +26,7 @@ ALIKE_PX = 2.0
 """One pixel at each of two borders. ScanNet (depth 480x640, images 968x1296) needs 1.98."""
 LIMIT_AREA_PX = 2**25
 """As `images.LIMIT_PIXELS`: 2**28 float pixels and their network activations take gigabytes."""
-LIMIT_PX = 2**14  # a store from somebody else names a view too, and a resize allocates its size
+LIMIT_PX = 2**14  # a view may come from a stranger's store, and a resize allocates its size
 
 
 @dataclass(frozen=True)

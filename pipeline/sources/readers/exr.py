@@ -31,7 +31,7 @@ MAGIC = b"\x76\x2f\x31\x01"
 LONG_NAMES = 0x400
 """The one flag of the version that does not say tiles, deep data or many parts."""
 CHANNELS = ("z", "depth", "y", "r")
-"""What a channel of depth is called, the surest first: Z by OpenEXR's own custom, Y (grey) and R by others'."""
+"""What a channel of depth is called, the surest first: Z by OpenEXR's convention, Y (grey) and R by others'."""
 DTYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<u4"), 1: np.dtype("<f2"), 2: np.dtype("<f4")}
 REQUIRED = {
     "channels": ("chlist", None),

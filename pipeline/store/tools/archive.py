@@ -50,7 +50,7 @@ def pack_store(store_path: Path, archive: Path, progress: Progress | None = None
     """
     store = open_either(store_path)
     files = store._files  # noqa: SLF001 - same package
-    beside = archive.with_name(f".{archive.name}.packing")
+    temporary = archive.with_name(f".{archive.name}.packing")
     # The manifest does not list itself; opening the store checked it.
     manifest = files.read(MANIFEST, MANIFEST_LIMIT_BYTES)
     whole = {MANIFEST: (len(manifest), hashlib.sha256(manifest).hexdigest()), **store.manifest}
@@ -58,7 +58,7 @@ def pack_store(store_path: Path, archive: Path, progress: Progress | None = None
     progress = progress or Silent()
     with locked_target(archive, progress), progress.task("pack", total, "B") as task:
         try:
-            with naming(archive), os.fdopen(open_new(beside), "wb") as out:
+            with naming(archive), os.fdopen(open_new(temporary), "wb") as out:
                 with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as packed:
                     for name in sorted(whole):  # upper case sorts first
                         info = zipfile.ZipInfo(name, NO_DATE)
@@ -69,10 +69,10 @@ def pack_store(store_path: Path, archive: Path, progress: Progress | None = None
                             _copy(_pieces_of(files, name), member.write, f"{store_path}/{name}", whole[name], task)
                 out.flush()
                 os.fsync(out.fileno())
-            size = beside.stat().st_size
-            publish(beside, archive)
+            size = temporary.stat().st_size
+            publish(temporary, archive)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     return size
 
 
