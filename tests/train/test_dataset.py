@@ -210,7 +210,7 @@ def test_an_image_other_than_the_teachers_is_refused(scenes, teacher_store):
 
 def test_a_split_that_the_store_lacks_is_refused_before_reading(tmp_path, scenes):
     cache_teacher(scenes, "train", fakes.FakeTeacher(), tmp_path / "train.zarr", CacheOptions(bins="nyu"))
-    with pytest.raises(ValueError, match=r"train.zarr holds no sample '000006'"):
+    with pytest.raises(ValueError, match=r"train.zarr has no sample '000006'"):
         make_data(scenes, open_store(tmp_path / "train.zarr"))
 
 
