@@ -226,7 +226,7 @@ class _LocalRun:
             answers = self.maker.answers(batches, self.waits, self._beat)
             pending: Future[None] | None = None
             for shard in todo:
-                encoded = self.maker.teach(shard, answers, self._after_batch)
+                encoded = self.maker.teach(shard, answers, self.waits, self._after_batch)
                 self._wait_for(pending)
                 pending = disk.submit(self._write, shard, encoded)
             self._wait_for(pending)

@@ -1,7 +1,8 @@
-"""Make the shards of a store: read images, prepare batches, run the teacher, encode its predictions.
+"""Make the shards of a store: run the teacher on batches of images, encode its predictions.
 
-The four steps overlap in threads (decoding and encoding release the GIL), and the teacher has its next batch before it
-finishes the last. Batches never cross a shard, so the bytes of a shard do not depend on which process makes it.
+Reading, the teacher and encoding overlap in threads (decoding and encoding release the GIL), and the teacher has its
+next batch before it finishes the last. Batches never cross a shard, so the bytes of a shard do not depend on which
+process makes it.
 
 Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher's own output.
 """
@@ -12,19 +13,19 @@ from collections import deque
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 from threading import Event, Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from ..common.parallel import Aside, in_order, worker_threads
+from ..common.parallel import Aside, worker_threads
 from ..common.profile import Profile
 from ..depth.rebin import RebinCost, rebin
 from ..errors import PipelineError
 from ..store.write.writer import EncodedSample, encode_sample
 from ..teachers.base import NONPOSITIVE_REMEDY, POSITIVE_SPACES, Framing, may_lack_values, nonfinite_remedy, run_teacher
+from .batches import BatchReader
 from .outcome import row_of
 from .probe import check_repeats
 
@@ -39,35 +40,20 @@ if TYPE_CHECKING:
     from ..sources.view import View
     from ..store.format.spec import StoreSpec
     from ..teachers.base import Teacher
+    from .batches import Batch, Frame
     from .plan import CacheOptions
 
 BEAT_S = 1.0
 """Interval of progress updates while a teacher works."""
 IN_FLIGHT = 2
 """Batches submitted to the teacher: one runs while the result of the previous one is awaited."""
-PREPARED = 2
-"""Batches prepared for it. With those read ahead, at most 2 + 2 + 2 batches of images are in memory."""
+ENCODING = 2
+"""Batches of predictions whose encoding may be pending, besides those of the shard before. Maps of 257 bins take
+440 MB per image, so a fast teacher must wait for the encoder."""
 ADAPTIVE = {"image", "pixel"}
 """Values of `carried_from` for a teacher with adaptive bins."""
 REBIN_ROWS = ("dpm_carried_kl_nats", "carried_depth_share", "carried_clipped_share")
 """Journal columns of a sample's rebinning cost, so that a resumed run can report all samples. The first is stored."""
-
-
-class Frame(NamedTuple):
-    """The view of one image."""
-
-    sample: Sample
-    view: NDArray[np.uint8]
-    sha256: str
-    image_size_px: tuple[int, int]
-
-
-class Batch(NamedTuple):
-    """Frames of one call of the teacher."""
-
-    frames: list[Frame]
-    images: torch.Tensor | None
-    """(B, 3, H, W) float32 in 0..1; None for a folder of predictions."""
 
 
 class _Prediction(NamedTuple):
@@ -94,17 +80,24 @@ class ShardMaker:
     ) -> None:
         self.spec = spec
         self.profile = profile or Profile()
-        self._source = source
         self._samples = samples
         self._view = view
         self._teacher = teacher
         self._batch_size = options.batch_size
         self._accept_noise = options.accept_noise
         self._aside = Aside("teacher")
-        self._threads = worker_threads(options.workers)
-        self._readers = ThreadPoolExecutor(self._threads, "read")
-        self._preparer = ThreadPoolExecutor(1, "prepare")
-        self._encoders = ThreadPoolExecutor(self._threads, "encode")
+        threads = worker_threads(options.workers)
+        self._reader = BatchReader(
+            spec,
+            source,
+            samples,
+            view,
+            self.profile,
+            batch_size=options.batch_size,
+            needs_images=teacher.needs_images,
+            threads=threads,
+        )
+        self._encoders = ThreadPoolExecutor(threads, "encode")
         self._counting = Lock()
         self._encoded, self._encoded_bytes = 0, 0
 
@@ -112,8 +105,7 @@ class ShardMaker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._readers.shutdown(wait=False, cancel_futures=True)
-        self._preparer.shutdown(wait=False, cancel_futures=True)
+        self._reader.close()
         self._encoders.shutdown(wait=False, cancel_futures=True)
         self._aside.close()
 
@@ -124,18 +116,8 @@ class ShardMaker:
             return self._encoded, self._encoded_bytes
 
     def batches(self, shards: Sequence[int]) -> Iterator[Future[Batch]]:
-        """Yield the batches of these shards in order; prepares ahead after the first `next`."""
-        wanted = (self._samples[i] for shard in shards for i in self.spec.shard_samples(shard))
-        frames = in_order(self._readers, self._read, wanted, ahead=2 * self._batch_size + self._threads)
-        grouped = (list(islice(frames, size)) for shard in shards for size in self._batch_sizes(shard))
-        return in_order(self._preparer, self._prepare, grouped, ahead=PREPARED)
-
-    def _batch_sizes(self, shard: int) -> Iterator[int]:
-        """Batches never cross a shard."""
-        left = len(self.spec.shard_samples(shard))
-        while left > 0:
-            yield min(self._batch_size, left)
-            left -= self._batch_size
+        """Yield the batches of these shards, as `BatchReader.batches`."""
+        return self._reader.batches(shards)
 
     def answers(
         self, batches: Iterator[Future[Batch]], waits: Waits, beat: Callable[[], None] = lambda: None
@@ -178,6 +160,7 @@ class ShardMaker:
         self,
         shard: int,
         answers: Iterator[list[tuple[Frame, _Prediction]]],
+        waits: Waits,
         after: Callable[[int, Sequence[Future[EncodedSample]]], None] | None = None,
     ) -> list[Future[EncodedSample]]:
         """Take the predictions of `shard` and submit them for encoding.
@@ -186,14 +169,16 @@ class ShardMaker:
         """
         count = len(self.spec.shard_samples(shard))
         encoded: list[Future[EncodedSample]] = []
+        checked = 0
         while len(encoded) < count:
             batch = next(answers)
             encoded += [self._encoders.submit(self._encode, frame, answer) for frame, answer in batch]
             if after:
                 after(len(batch), encoded)
-            for future in encoded:  # raise errors now, not at the end of the shard
-                if future.done():
+            with waits.while_at("encoding"):
+                for future in encoded[checked : max(0, len(encoded) - ENCODING * self._batch_size)]:
                     future.result()
+                    checked += 1
         return encoded
 
     def probe(self, waits: Waits, beat: Callable[[], None] = lambda: None) -> None:
@@ -201,13 +186,13 @@ class ShardMaker:
         if not self._teacher.needs_images or self._accept_noise:
             return
         last = len(self._samples) - 1
-        frames = [self._read(self._samples[0])]
+        frames = [self._reader.read(self._samples[0])]
         for number in sorted({(last + 1) // 2, last} - {0}):
             with suppress(ValueError, OSError):  # raised later at its turn, when earlier shards are finished and kept
-                frames.append(self._read(self._samples[number]))
+                frames.append(self._reader.read(self._samples[number]))
 
         def ask(numbers: Sequence[int]) -> list[NDArray[np.float32]]:
-            call = self._on_device(self._prepared([frames[number] for number in numbers]))
+            call = self._on_device(self._reader.stack([frames[number] for number in numbers]))
             with waits.while_at("teacher") as count_so_far:
                 answers = self._aside.call(call, BEAT_S, partial(_both, count_so_far, beat))
             return [answer.depth for _, answer in answers]
@@ -233,38 +218,6 @@ class ShardMaker:
                 return list(zip(batch.frames, self._predict(batch), strict=True))
 
         return predict
-
-    def _prepare(self, frames: Sequence[Future[Frame]]) -> Batch:
-        """Wait for frames and stack them."""
-        return self._prepared([future.result() for future in frames])
-
-    def _prepared(self, frames: list[Frame]) -> Batch:
-        images = None
-        if self._teacher.needs_images:
-            with self.profile.span("prepare"):
-                # Channels stay last in memory: the last bits of a network's output depend on the layout
-                pixels = torch.from_numpy(np.stack([frame.view for frame in frames]))
-                images = pixels.float().div_(255).permute(0, 3, 1, 2)
-        return Batch(frames, images)
-
-    def _read(self, sample: Sample) -> Frame:
-        with self.profile.span("read"):
-            return self._read_frame(sample)
-
-    def _read_frame(self, sample: Sample) -> Frame:
-        image, sha256 = self._source.read_image(sample)
-        height, width = image.shape[:2]
-        try:
-            view = self._view.of_image(image)
-        except ValueError as error:
-            raise PipelineError(f"{sample.image_path}: {error}") from error
-        if view.shape[:2] != self.spec.view_size_px:
-            expected = "x".join(map(str, self.spec.view_size_px))
-            raise PipelineError(
-                f"{sample.image_path}: its view {self._view} is {view.shape[0]}x{view.shape[1]} px, that of the first "
-                f"image {expected}, and a store has one size: choose `view=kb`, center:HxW or full,resize:HxW"
-            )
-        return Frame(sample, view, sha256, (height, width))
 
     def _predict(self, batch: Batch) -> list[_Prediction]:
         frames = batch.frames

@@ -59,34 +59,16 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(tmp_path, scenes, teac
     assert folder_bytes(tmp_path / "again.zarr") == folder_bytes(teacher_store)
 
 
-PROBED = 2
-"""A run first shows the teacher one image alone and in a batch."""
-
-
-class FailingTeacher(fakes.FakeTeacher):
-    """Gives out after some batches."""
-
-    def __init__(self, batches, error=KeyboardInterrupt):
-        super().__init__(scale=2, with_dpm=True, name="fake-dpm")
-        self.left, self.error = PROBED + batches, error
-
-    def predict(self, images, ids):
-        self.left -= 1
-        if self.left < 0:
-            raise self.error
-        return super().predict(images, ids)
-
-
 @pytest.mark.parametrize("batches", range(6))
 def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, scenes, teacher_store, batches):
     target = tmp_path / "again.zarr"
     if batches < 5:
         with pytest.raises(KeyboardInterrupt):
             cache_teacher(
-                scenes, "all", FailingTeacher(batches), target, CacheOptions(samples_per_shard=3, batch_size=2)
+                scenes, "all", fakes.FailingTeacher(batches), target, CacheOptions(samples_per_shard=3, batch_size=2)
             )
         assert not target.exists()
-    teacher = FailingTeacher(5)
+    teacher = fakes.FailingTeacher(5)
     done = cache_teacher(scenes, "all", teacher, target, CacheOptions(samples_per_shard=3, batch_size=2))
     assert folder_bytes(target) == folder_bytes(teacher_store)
     # Whole shards (two batches each, one in the last) are not taught again.
@@ -215,13 +197,13 @@ def test_a_store_that_will_not_fit_any_more_is_refused_by_the_sizes_of_its_finis
     import shutil
 
     with pytest.raises(KeyboardInterrupt):
-        cache_teacher(scenes, "all", FailingTeacher(2), tmp_path / "s.zarr", OPTIONS)
+        cache_teacher(scenes, "all", fakes.FailingTeacher(2), tmp_path / "s.zarr", OPTIONS)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("pipeline.cache.run.shutil.disk_usage", lambda _: usage._replace(free=100))
-    teacher = FailingTeacher(0)  # it is not even asked
+    teacher = fakes.FailingTeacher(0)  # it is not even asked
     message = r"5 samples of about .* free space, or choose another `out`; 1 finished shards stay in"
     expect(message, tmp_path, scenes, teacher=teacher)
-    assert teacher.left == PROBED
+    assert teacher.left == fakes.PROBED
 
 
 def test_predictions_in_the_released_layout_are_cached_with_their_missing_pixels(tmp_path):
@@ -292,7 +274,7 @@ def test_bins_of_each_image_or_pixel_are_carried_over_onto_the_stores(tmp_path, 
 def test_a_resumed_run_tells_what_all_of_it_cost_and_ends_in_the_same_bytes(tmp_path, scenes):
     whole = cache_teacher(scenes, "all", Moving("pixel"), tmp_path / "whole.zarr", OPTIONS)
     with pytest.raises(KeyboardInterrupt):
-        cache_teacher(scenes, "all", Moving("pixel", PROBED + 4), tmp_path / "s.zarr", OPTIONS)
+        cache_teacher(scenes, "all", Moving("pixel", fakes.PROBED + 4), tmp_path / "s.zarr", OPTIONS)
     done = cache_teacher(scenes, "all", Moving("pixel"), tmp_path / "s.zarr", OPTIONS)
     assert done.samples_before == 3
     assert done.rebinned == whole.rebinned

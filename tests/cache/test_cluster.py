@@ -140,7 +140,7 @@ def test_a_store_has_the_bytes_of_one_process_though_workers_are_killed_and_one_
     assert folder_bytes(home / "many.zarr") == folder_bytes(home / "one.zarr")
     assert (done.samples, done.samples_before, watch.done) == (FRAMES, 0, FRAMES)
     assert watch.facts.keys() == {"workers", "kb_each", "waits_for"}
-    assert watch.facts["waits_for"].keys() == {"reading", "teacher", "writing"}
+    assert watch.facts["waits_for"].keys() == {"reading", "teacher", "encoding", "writing"}
     assert [path.name for path in home.iterdir() if path.name.startswith(".")] == []
 
 

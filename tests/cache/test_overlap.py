@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -15,23 +16,6 @@ from pipeline.cache import shard_worker
 from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
 from pipeline.cli.main import main
-
-PROBED = 2
-"""A run first shows the teacher one image alone and in a batch."""
-
-
-class FailingTeacher(fakes.FakeTeacher):
-    """Gives out after some batches."""
-
-    def __init__(self, batches, error=KeyboardInterrupt):
-        super().__init__(scale=2, with_dpm=True, name="fake-dpm")
-        self.left, self.error = PROBED + batches, error
-
-    def predict(self, images, ids):
-        self.left -= 1
-        if self.left < 0:
-            raise self.error
-        return super().predict(images, ids)
 
 
 class SlowTeacher(fakes.FakeTeacher):
@@ -64,8 +48,28 @@ def test_the_teacher_gets_its_next_batch_before_its_last_answer_is_encoded(tmp_p
     assert min(gaps_s) < 0.05  # one after another, each gap has the 0.1 s that encoding takes
 
 
+def test_a_teacher_faster_than_the_encoder_waits_for_it(tmp_path, scenes, monkeypatch):
+    encode, release = shard_worker.encode_sample, threading.Event()
+
+    def held(*arguments):
+        assert release.wait(30)
+        return encode(*arguments)
+
+    monkeypatch.setattr(shard_worker, "encode_sample", held)
+    teacher = SlowTeacher()
+    options = CacheOptions(samples_per_shard=8, batch_size=1, bins="nyu", sigma_m=0.2, accept_noise=True)
+    run = threading.Thread(target=cache_teacher, args=(scenes, "all", teacher, tmp_path / "s.zarr", options))
+    run.start()
+    time.sleep(1.5)
+    shown = len(teacher.ended_s)
+    release.set()
+    run.join()
+    assert shown <= 1 + shard_worker.ENCODING + shard_worker.IN_FLIGHT  # of 8; their maps would all be in memory
+    assert len(teacher.ended_s) == 8
+
+
 def test_a_batch_that_failed_ends_the_run_before_the_batch_behind_it(tmp_path, scenes):
-    teacher = FailingTeacher(2, ValueError("gave out"))
+    teacher = fakes.FailingTeacher(2, ValueError("gave out"))
     with pytest.raises(ValueError, match="gave out"):
         cache_teacher(scenes, "all", teacher, tmp_path / "s.zarr", CacheOptions(samples_per_shard=3, batch_size=2))
     assert teacher.left == -1  # not asked again
@@ -77,9 +81,9 @@ def test_a_shard_is_kept_whose_last_batch_was_in_flight_when_the_next_image_fail
     path.write_bytes(whole[:100])
     options = CacheOptions(samples_per_shard=3, batch_size=3)
     with pytest.raises(ValueError, match=path.name):
-        cache_teacher(scenes, "all", FailingTeacher(9), tmp_path / "s.zarr", options)
+        cache_teacher(scenes, "all", fakes.FailingTeacher(9), tmp_path / "s.zarr", options)
     path.write_bytes(whole)
-    done = cache_teacher(scenes, "all", FailingTeacher(9), tmp_path / "s.zarr", options)
+    done = cache_teacher(scenes, "all", fakes.FailingTeacher(9), tmp_path / "s.zarr", options)
     assert done.samples_before == 3
     assert folder_bytes(tmp_path / "s.zarr") == folder_bytes(teacher_store)
 

@@ -133,16 +133,12 @@ def test_what_a_run_left_that_finished_no_shard_goes_with_the_next_run_and_is_to
 # --- writers ---------------------------------------------------------------------------------------------------------
 
 
-PROBED = 2
-"""A run first shows the teacher one image twice (and in a batch, where it makes batches)."""
-
-
 class Interrupted(fakes.FakeTeacher):
     """Stops after some batches; `then` is called before."""
 
     def __init__(self, batches, then=lambda: None, name="fake"):
         super().__init__(name=name)
-        self.left, self.then = PROBED + batches, then
+        self.left, self.then = fakes.PROBED + batches, then
 
     def predict(self, images, ids):
         self.left -= 1

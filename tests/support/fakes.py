@@ -138,6 +138,25 @@ class FakeTeacher:
         return TeacherOutput(*output) if isinstance(output, tuple) else TeacherOutput(output)
 
 
+PROBED = 2
+"""Calls of a teacher before a run: with one image, and with a batch."""
+
+
+class FailingTeacher(FakeTeacher):
+    """Raises after some batches; predicts maps."""
+
+    def __init__(self, batches: int, error: BaseException | type[BaseException] = KeyboardInterrupt) -> None:
+        super().__init__(scale=2, with_dpm=True, name="fake-dpm")
+        self.left, self.error = PROBED + batches, error
+
+    def predict(self, images: torch.Tensor | None, ids: Sequence[str]) -> TeacherOutput:
+        """Predict, or raise."""
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return super().predict(images, ids)
+
+
 class RelativeTeacher(FakeTeacher):
     """A relative FakeTeacher: each image has another scale and shift, as `depth_space` allows.
 
