@@ -101,8 +101,8 @@ def _images(
     calibration_frames: int,
 ) -> tuple[ProbeImages | None, ProbeImages | None]:
     """Return images to compare on, and others to calibrate on."""
+    from ..deploy.image_files import find_images
     from ..deploy.parity import images_of_files, images_of_source
-    from ..deploy.predict_folder import find_images
     from ..sources.registry import open_source
 
     if min(frames, calibration_frames) < 1:

@@ -15,7 +15,6 @@ Shape legend: B batch, H W pixels of an image, h w of its view.
 from __future__ import annotations
 
 import io
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,9 +26,7 @@ from ..common.device import is_out_of_memory
 from ..common.fileio import (
     append_durably,
     canonical_json,
-    has_control,
     pretty_json,
-    printable,
     sha256_file,
     write_durably,
 )
@@ -41,9 +38,10 @@ from ..common.signals import Interrupted, stop_flag
 from ..common.unfinished import note_others, partial_folder
 from ..depth.relative import METRIC, in_own_space
 from ..errors import OptionError, PipelineError
-from ..sources.readers.images import IMAGE_SUFFIXES, read_image_with_sha256
+from ..sources.readers.images import read_image_with_sha256
 from .depth_files import MAX_UNITS, color_bar_jpeg, color_jpeg, depth_png, on_image
 from .done import read_done
+from .image_files import find_images
 
 if TYPE_CHECKING:
     import threading
@@ -56,8 +54,6 @@ if TYPE_CHECKING:
 
 PNG_UNITS = {"256": 1 / 256, "mm": 0.001}
 """--depth-png -> metres per unit; `none` writes no PNG."""
-OTHER_IMAGES = (".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".ppm", ".pgm")
-"""Formats that are not read: such images are skipped with a note."""
 JOURNAL = "journal"
 SETTINGS = "settings.json"
 """Arguments of the call, in an unfinished folder."""
@@ -140,59 +136,6 @@ class Done(NamedTuple):
     """Images predicted by this call."""
     beyond: int
     """Pixels beyond the range of a PNG."""
-
-
-def find_images(path: Path, progress: Progress | None = None) -> list[tuple[str, Path]]:
-    """(id, file) of one image, or of all below a folder, sorted; an id is the path in the folder without suffix.
-
-    Follows links, reads each folder once and skips hidden files. Skips images of other formats and names that are no
-    valid id with a note. Raises PipelineError if there is no image, and for two images with one id.
-    """
-    if path.is_file():
-        return [(path.stem, path)]
-    if not path.is_dir():
-        raise PipelineError(f"{path} does not exist; expected an image, or a folder of images")
-    images: dict[str, Path] = {}
-    other_formats: list[Path] = []
-    unusable: list[Path] = []
-    for file in _files_below(path):
-        if file.suffix.lower() not in IMAGE_SUFFIXES:
-            other_formats += [file] if file.suffix.lower() in OTHER_IMAGES else []
-            continue
-        image_id = file.relative_to(path).with_suffix("").as_posix()
-        if has_control(image_id):
-            unusable.append(file)
-        elif images.setdefault(image_id, file) != file:
-            raise PipelineError(f"{images[image_id]} and {file} have the same id {image_id}; rename or move one")
-    skipped = [
-        f"images skipped: {len(files)} with {why} "
-        f"({printable(files[0].name)}{' ...' if len(files) > 1 else ''}); {remedy}"
-        for files, why, remedy in (
-            (other_formats, "an unsupported format", "convert them to PNG, JPEG or WebP"),
-            (unusable, "control characters or non-UTF-8 bytes in the name", "rename them"),
-        )
-        if files
-    ]
-    if not images:
-        more = f"; {'; '.join(skipped)}" if skipped else ""
-        raise PipelineError(f"{path} has no images; expected files that end in {', '.join(IMAGE_SUFFIXES)}{more}")
-    if progress is not None:
-        for text in skipped:
-            progress.note(text)
-    return sorted(images.items())
-
-
-def _files_below(path: Path) -> Iterator[Path]:
-    """Visible files below a folder, sorted. Each real folder is read once, because links may be circular."""
-    seen = set()
-    for folder, folders, names in os.walk(path, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
 def predict_folder(

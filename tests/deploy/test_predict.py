@@ -15,7 +15,8 @@ from pipeline.cli.predict import predict as command
 from pipeline.common.progress import Silent
 from pipeline.common.signals import Interrupted
 from pipeline.deploy.depth_files import color_bar_jpeg, color_jpeg, depth_png, on_image
-from pipeline.deploy.predict_folder import FolderOptions, find_images, predict_folder
+from pipeline.deploy.image_files import find_images
+from pipeline.deploy.predict_folder import FolderOptions, predict_folder
 from pipeline.deploy.runners import RunPredictor, open_model
 from pipeline.networks.registry import build_student
 from pipeline.networks.saved_run import load_run, save_weights
