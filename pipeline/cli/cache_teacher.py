@@ -11,7 +11,7 @@ import click
 
 from ..errors import MissingDependencyError
 from .console import Console, echo
-from .options import DEVICE, INVALID, OUT, RANGE, SIZE, SOURCE, PipelineCommand, many, option
+from .options import DEVICE, INVALID, OUT, PATH, RANGE, SIZE, SOURCE, PipelineCommand, many, option
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -147,7 +147,7 @@ def with_averaging_bins(
 )
 @option(
     "--profile",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PATH,
     metavar="FILE",
     help="Write a Chrome trace of all threads, and print the fraction of time that each part waited.",
 )

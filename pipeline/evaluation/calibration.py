@@ -20,16 +20,16 @@ def fit_error_spread(data: EvaluationData, split: str, predict: Predict) -> Erro
     Raises PipelineError if the split shares images with the evaluated one, or has no ground truth.
     """
     protocol = data.protocol
-    samples = data.source.samples(split)
-    shared = {sample.id for sample in samples} & {sample.id for sample in data.source.samples(data.split)}
+    calibration = replace(data, split=split)
+    shared = {sample.id for sample in calibration.samples} & {sample.id for sample in data.samples}
     if shared:
         raise PipelineError(
             f"calibration split {split!r} shares {len(shared)} images with split {data.split!r} ({min(shared)!r}): "
             "use a `calibration_split` of other images"
         )
     spread = ErrorHistogram()
-    with data.progress.task("calibrate", len(samples), "img") as task:
-        for frame, prediction in replace(data, split=split).predictions(predict):
+    with data.progress.task("calibrate", len(calibration.samples), "img") as task:
+        for frame, prediction in calibration.predictions(predict):
             if frame.truth_m is not None:
                 mask = protocol.mask(frame.truth_m) & np.isfinite(prediction.depth_m)
                 if mask.any():

@@ -6,6 +6,7 @@ Shape legend: H, W pixels of the view.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,14 +20,14 @@ from .protocol import protocol_depth
 from .teacher import check_comparable, mean_teacher_metrics, teacher_metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from ..common.progress import Progress
     from ..depth.metrics import Protocol
     from ..depth.uncertainty import UncertaintyMeter, Views
-    from ..sources.base import Source
+    from ..sources.base import Sample, Source
     from ..sources.frames import Frame
     from ..sources.view import View
     from ..store import Store
@@ -53,10 +54,14 @@ class EvaluationData:
     batch_size: int
     progress: Progress
 
+    @cached_property
+    def samples(self) -> Sequence[Sample]:
+        """Samples of the split, listed once."""
+        return self.source.samples(self.split)
+
     def predictions(self, predict: Predict) -> Iterator[tuple[Frame, Prediction]]:
         """Yield each frame of the split with its prediction."""
-        samples = self.source.samples(self.split)
-        for frames in frames_in_batches(self.source, samples, self.view, self.batch_size):
+        for frames in frames_in_batches(self.source, self.samples, self.view, self.batch_size):
             yield from zip(frames, predict(frames), strict=True)
 
 
@@ -73,10 +78,9 @@ def measure(
     rows: list[dict[str, Any]] = []
     ratios: list[float] = []
     coverage = Coverage()
-    samples = data.source.samples(data.split)
     if store is not None:
-        check_comparable(store, samples, protocol)
-    with data.progress.task("evaluate", len(samples), "img") as task:
+        check_comparable(store, data.samples, protocol)
+    with data.progress.task("evaluate", len(data.samples), "img") as task:
         for frame, prediction in data.predictions(predict):
             if protocol.align == "none" and frame.truth_m is not None:
                 ratios.append(unit_ratio(prediction.depth_m, frame.truth_m))
