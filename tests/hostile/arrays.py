@@ -129,35 +129,27 @@ def exr(
     return header + struct.pack(f"<{len(packed)}Q", *(table if offsets is None else offsets)) + b"".join(packed)
 
 
-NO_EXR = "no .exr file"
-array("exr-of-2^31", "declares|no .exr", exr((0, 0, 2**31 - 2, 2**31 - 2)))
-array("exr-beyond-2^31", "declares", exr((-(2**31), 0, 2**31 - 1, 5)))
-array("exr-negative", "declares", exr((7, 5, 0, 0)))
-array("exr-attribute-of-4-gigabytes", NO_EXR, exr(more=attribute(b"a", b"string", b"", 2**32 - 1)))
-array("exr-attribute-of-another-type", "dataWindow of 16 bytes of type 'string'", exr(kind=b"string"))
-array("exr-attribute-twice", "lineOrder", exr(more=attribute(b"lineOrder", b"lineOrder", b"\0")))
+NO_EXR = "not an .exr file, or damaged"
+array("exr-of-2^31", NO_EXR, exr((0, 0, 2**31 - 2, 2**31 - 2)))
+array("exr-beyond-2^31", NO_EXR, exr((-(2**31), 0, 2**31 - 1, 5)))
+array("exr-of-8-million-columns", "declares 6x8388608 pixels", exr((0, 0, 2**23 - 1, 5)))
+array("exr-negative", NO_EXR, exr((7, 5, 0, 0)))
+array("exr-attribute-of-another-type", NO_EXR, exr(kind=b"string"))
 array("exr-without-an-end", NO_EXR, exr(more=attribute(b"a", b"b", b"c") * 1000)[:3000])
-array("exr-of-a-million-channels", NO_EXR, exr(channels=b"".join(channel(b"%d" % n) for n in range(10**5))))
-array(
-    "exr-of-100000-channels",
-    "too large|declares",
-    exr(channels=b"".join(channel(b"%d" % n) for n in range(10**5)) + b"\0", window=(0, 0, 2**20, 0)),
-)
-array("exr-without-channels", "channels (none)", exr(channels=b"\0"))
-array("exr-of-a-sampled-channel", NO_EXR, exr(channels=channel(b"Z", across=2) + b"\0"))
-array("exr-channel-named-by-an-escape", NO_EXR, exr(channels=channel(b"\x1b[2J") + b"\0"))
+array("exr-of-100000-channels", NO_EXR, exr(channels=b"".join(channel(b"%d" % n) for n in range(10**5))))
+array("exr-without-channels", NO_EXR, exr(channels=b"\0"))
+array("exr-of-a-sampled-channel", "sampled every 2x1", exr(channels=channel(b"Z", across=2) + b"\0"))
 for _name, _flag in [("tiled", 0x200), ("deep", 0x800), ("of-parts", 0x1000), ("of-all-flags", 0xFFFFFF00)]:
     array(f"exr-{_name}", NO_EXR, exr(version=2 | _flag))
-array("exr-of-an-unknown-compression", "compression 77", exr(compression=77))
-array("exr-block-outside", "damaged", exr(offsets=[2**62] * 6))
-array("exr-block-negative", "damaged", exr(offsets=[2**64 - 8] * 6))
-array("exr-block-again-and-again", "a block of", exr(blocks=[(0, bytes(32))] * 6))
-array("exr-block-of-another-line", "a block of", exr(blocks=[(line + 99, bytes(32)) for line in range(6)]))
-array("exr-block-too-large", "a block of", exr(blocks=[(line, bytes(33)) for line in range(6)]))
-array("exr-table-cut-off", "damaged", exr((0, 0, 0, 2**25 - 1)))
-array("exr-zip-bomb", "a block of|unpacks to", exr((0, 0, 2**20 - 1, 15), 3, [(0, bomb(1000))]))
+array("exr-of-an-unknown-compression", NO_EXR, exr(compression=77))
+array("exr-block-outside", NO_EXR, exr(offsets=[2**62] * 6))
+array("exr-block-again-and-again", NO_EXR, exr(blocks=[(0, bytes(32))] * 6))
+array("exr-block-of-another-line", NO_EXR, exr(blocks=[(line + 99, bytes(32)) for line in range(6)]))
+array("exr-block-too-large", NO_EXR, exr(blocks=[(line, bytes(33)) for line in range(6)]))
+array("exr-table-cut-off", NO_EXR, exr((0, 0, 0, 2**25 - 1)))
+array("exr-zip-bomb", NO_EXR, exr((0, 0, 2**20 - 1, 15), 3, [(0, bomb(1000))]))
 for _number in (1, 4, 5, 6, 8):
-    array(f"exr-garbage-{_number}", "damaged", exr(compression=_number, blocks=[(0, os.urandom(20))]))
+    array(f"exr-garbage-{_number}", NO_EXR, exr(compression=_number, blocks=[(0, os.urandom(20))]))
 array("exr-pickle", NO_EXR, PICKLE)
 
 # --- HDF5 ------------------------------------------------------------------------------------------------------------

@@ -1,21 +1,21 @@
-"""Reads one channel of an OpenEXR file of scan lines.
+"""Read one channel of an OpenEXR file with the package OpenEXR (extra `exr`).
 
-The header is read here, and so are pixels without compression or with ZIP, which is what writers do unless told
-otherwise. For other compressions there is the package OpenEXR, an extra. It is given the same pixels under a header
-that is written here, because on a damaged one it dies, and takes the process with it.
-
-The format: openexr.com, "OpenEXR File Layout".
+The package runs in processes of their own (`exr_worker.py`): some damaged files end the process that reads them.
 
 Shape legend: H, W pixels.
 """
 
 from __future__ import annotations
 
-import io
-import struct
-import zlib
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -23,135 +23,138 @@ from ...errors import PipelineError
 from .images import check_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
+    from io import BufferedReader, BufferedWriter
 
     from numpy.typing import NDArray
 
-MAGIC = b"\x76\x2f\x31\x01"
-LONG_NAMES = 0x400
-"""The one flag of the version that does not say tiles, deep data or many parts."""
+WORKER = Path(__file__).with_name("exr_worker.py")
 CHANNELS = ("z", "depth", "y", "r")
-"""What a channel of depth is called, the surest first: Z by OpenEXR's convention, Y (grey) and R by others'."""
-DTYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<u4"), 1: np.dtype("<f2"), 2: np.dtype("<f4")}
-REQUIRED = {
-    "channels": ("chlist", None),
-    "compression": ("compression", 1),
-    "dataWindow": ("box2i", 16),
-    "displayWindow": ("box2i", 16),
-    "lineOrder": ("lineOrder", 1),
-    "pixelAspectRatio": ("float", 4),
-    "screenWindowCenter": ("v2f", 8),
-    "screenWindowWidth": ("float", 4),
-}
-"""Attributes that a header must have: their types and lengths."""
-NONE, ZIPS, ZIP = 0, 2, 3
-LINES = {NONE: 1, 1: 1, ZIPS: 1, ZIP: 16, 4: 32, 5: 16, 6: 32, 7: 32, 8: 32, 9: 256}
-"""Scan lines of a block, by compression; 1 is RLE, 4 PIZ, 5 PXR24, 6 and 7 B44, 8 and 9 DWA."""
-LIMIT_UNPACKED_BYTES = 2**29
+"""Names of a depth channel, most specific first: Z is OpenEXR's convention; others write depth as Y (gray) or R."""
+DTYPES: dict[str, np.dtype[Any]] = {"HALF": np.dtype("<f2"), "FLOAT": np.dtype("<f4")}
 
 
-class _Header(NamedTuple):
-    attributes: dict[str, bytes]
-    """Those of REQUIRED."""
-    kinds: dict[str, int]
-    """Name -> number of the type, of each channel in the order of the file."""
-    top: int
-    height: int
-    width: int
-    compression: int
-    size: int
-    """Bytes before the table of offsets."""
+class _UnreadableError(Exception):
+    """The file could not be read; its message says why."""
 
-    @property
-    def line_bytes(self) -> int:
-        """Of a scan line of all channels."""
-        return self.width * sum(DTYPES[kind].itemsize for kind in self.kinds.values())
+
+class _Worker:
+    """A process that reads one file at a time."""
+
+    def __init__(self) -> None:
+        # -P: the folder of the script is not searched for modules.
+        self._process = subprocess.Popen(  # noqa: S603 - our own file
+            [sys.executable, "-P", str(WORKER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._requests = cast("BufferedWriter", self._process.stdin)
+        self._answers = cast("BufferedReader", self._process.stdout)
+
+    def header(self, data: bytes) -> dict[str, Any]:
+        """Return `height`, `width` and `channels` of a file's bytes."""
+        return self._ask(len(data).to_bytes(8, "little"), data)
+
+    def planes(self, names: Sequence[str], sizes: Sequence[int]) -> list[bytearray]:
+        """Return the values of channels, given the bytes of each."""
+        there = self._ask(json.dumps(list(names)).encode() + b"\n")["sizes"]
+        if there != list(sizes):
+            raise _UnreadableError(f"channels of {there} bytes, expected {list(sizes)}")
+        planes = [bytearray(size) for size in sizes]
+        for plane in planes:
+            if self._answers.readinto(plane) != len(plane):
+                raise self._died()
+        return planes
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._requests, self._answers):
+            with suppress(BrokenPipeError):  # a request that it no longer read
+                pipe.close()
+
+    def _ask(self, *parts: bytes) -> dict[str, Any]:
+        try:
+            for part in parts:
+                self._requests.write(part)
+            self._requests.flush()
+        except BrokenPipeError:
+            raise self._died() from None
+        line = self._answers.readline()
+        if not line.endswith(b"\n"):
+            raise self._died()
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise _UnreadableError(answer["error"])
+        return answer
+
+    def _died(self) -> _UnreadableError:
+        status = self._process.wait()
+        reason = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        return _UnreadableError(f"the package OpenEXR ended on it with {reason}")
+
+
+_idle: dict[int, list[_Worker]] = {}
+"""Workers that wait for a file, by process: a fork must not use its parent's. One for each thread that ever read."""
 
 
 def read_exr(data: bytes, where: str) -> NDArray[Any]:
-    """The numbers (H, W) float16 or float32 of a file's bytes. Raises PipelineError, which begins with `where`."""
+    """Return the depth channel (H, W), float16 or float32, of a file's bytes.
+
+    Raises PipelineError that begins with `where`: no OpenEXR, a damaged file, no depth channel.
+    """
+    if find_spec("OpenEXR") is None:
+        raise PipelineError(f"{where}: .exr files need OpenEXR: run `pip install 'tiekd-pipeline[exr]'`")
+    idle = _idle.setdefault(os.getpid(), [])
     try:
-        header = _header(data)
-    except (ValueError, IndexError, struct.error) as error:
-        raise PipelineError(f"{where}: no .exr file of scan lines, or damaged ({error}); write it again") from error
-    check_pixels(header.height, header.width, where)
-    if header.height * header.line_bytes > LIMIT_UNPACKED_BYTES:
-        raise PipelineError(
-            f"{where}: {len(header.kinds)} channels of {header.height * header.line_bytes} bytes; too large"
-        )
-    name = _channel(list(header.kinds), where)
-    planes = [name]
-    if name.rpartition(".")[2].lower() == "r":  # grey that was saved as colour, or a picture
+        worker = idle.pop()
+    except IndexError:
+        worker = _Worker()
+    whole = False
+    try:
+        depth = _read(worker, data, where)
+        whole = True
+    except _UnreadableError as error:
+        raise PipelineError(f"{where}: not an .exr file, or damaged ({error}): copy or write it again") from error
+    finally:
+        if whole:
+            idle.append(worker)
+        else:
+            worker.close()
+    return depth
+
+
+def _read(worker: _Worker, data: bytes, where: str) -> NDArray[Any]:
+    header = worker.header(data)
+    shape = header["height"], header["width"]
+    check_pixels(*shape, where)
+    channels = header["channels"]
+    name = _depth_channel(list(channels), where)
+    names = [name]
+    if name.rpartition(".")[2].lower() == "r":  # depth that was saved as a gray RGB image, or a photograph
         others = {name[:-1].lower() + letter for letter in "gb"}
-        planes += [other for other in header.kinds if other.lower() in others]
-    if any(header.kinds[plane] == 0 for plane in planes):
-        raise PipelineError(f"{where}: channel {name!r} is of type UINT, expected HALF or FLOAT")
-    try:
-        reader = _unpacked if header.compression in {NONE, ZIPS, ZIP} else _by_package
-        arrays = reader(data, header, planes)
-    except ImportError as error:
-        raise PipelineError(
-            f"{where}: compression {header.compression} needs OpenEXR: run `pip install 'tiekd-pipeline[exr]'`, or "
-            "write the file with ZIP"
-        ) from error
-    except Exception as error:  # the package raises what C++ threw, by several names
-        raise PipelineError(f"{where}: pixels are missing or damaged ({error}); copy or write it again") from error
+        names += [other for other in channels if other.lower() in others]
+    for each in names:
+        kind, *sampling = channels[each]
+        if kind not in DTYPES or sampling != [1, 1]:
+            raise PipelineError(
+                f"{where}: channel {each!r} is {kind}, sampled every {sampling[0]}x{sampling[1]} pixels, expected HALF "
+                "or FLOAT at every pixel: write it as FLOAT"
+            )
+    dtypes = [DTYPES[channels[each][0]] for each in names]
+    planes = worker.planes(names, [shape[0] * shape[1] * dtype.itemsize for dtype in dtypes])
+    arrays = [np.frombuffer(plane, dtype).reshape(shape) for plane, dtype in zip(planes, dtypes, strict=True)]
     if any(not np.array_equal(arrays[0], other, equal_nan=True) for other in arrays[1:]):
         raise PipelineError(
-            f"{where}: channels {', '.join(planes)} differ, so this is a picture; expected one of depth"
+            f"{where}: channels {', '.join(names)} differ, so this is a color image: write depth as one channel"
         )
     return arrays[0]
 
 
-def _header(data: bytes) -> _Header:
-    version = int.from_bytes(data[4:8], "little")
-    if data[:4] != MAGIC or version & ~LONG_NAMES != 2:
-        raise PipelineError(f"it begins with {data[:8].hex() or 'nothing'}")
-    found: dict[str, bytes] = {}
-    at = 8
-    while data[at]:
-        name, at = _text(data, at)
-        kind, at = _text(data, at)
-        size = int.from_bytes(data[at : at + 4], "little")
-        at += 4 + size
-        if at > len(data):
-            raise PipelineError(f"an attribute of {size} bytes")
-        if name in REQUIRED:
-            if name in found or kind != REQUIRED[name][0] or REQUIRED[name][1] not in {None, size}:
-                raise PipelineError(f"attribute {name} of {size} bytes of type {kind!r}")
-            found[name] = data[at - size : at]
-    if found.keys() != REQUIRED.keys():
-        raise PipelineError(f"no {', '.join(sorted(REQUIRED.keys() - found.keys()))}")
-    left, top, right, bottom = struct.unpack("<4i", found["dataWindow"])
-    compression = found["compression"][0]
-    if compression not in LINES:
-        raise PipelineError(f"compression {compression}")
-    return _Header(found, _kinds(found["channels"]), top, bottom - top + 1, right - left + 1, compression, at + 1)
-
-
-def _kinds(data: bytes) -> dict[str, int]:
-    kinds: dict[str, int] = {}
-    at = 0
-    while data[at]:
-        name, at = _text(data, at)
-        kind, _, across, down = struct.unpack_from("<iIii", data, at)
-        at += 16
-        if kind not in DTYPES or (across, down) != (1, 1) or name in kinds:
-            raise PipelineError(f"channel {name!r} of type {kind}, every {across} by {down} pixels")
-        kinds[name] = kind
-    return kinds
-
-
-def _text(data: bytes, at: int) -> tuple[str, int]:
-    end = data.index(b"\0", at, at + 256)
-    text = data[at:end].decode("ascii")
-    if not text.isprintable():
-        raise PipelineError(f"a name {text[:40]!r}")
-    return text, end + 1
-
-
-def _channel(names: list[str], where: str) -> str:
-    """The channel of depth; a name may have layers before its last dot."""
+def _depth_channel(names: list[str], where: str) -> str:
+    """Return the depth channel's name; a name may have layers before its last dot."""
     if len(names) == 1:
         return names[0]
     for wanted in CHANNELS:
@@ -160,75 +163,5 @@ def _channel(names: list[str], where: str) -> str:
             return found[0]
         if found:
             break
-    there = ", ".join(repr(name[:80]) for name in names[:20]) or "(none)"
-    raise PipelineError(f"{where}: channels {there}; expected one alone, or one of Z, depth, Y or R: write depth alone")
-
-
-def _blocks(data: bytes, header: _Header) -> Iterator[tuple[int, int, bytes]]:
-    """(first line, lines, packed bytes) of each block; the lines count from 0. Each comes once."""
-    lines = LINES[header.compression]
-    count = -(-header.height // lines)
-    offsets = np.frombuffer(data, "<u8", count, header.size)
-    seen = set()
-    for offset in offsets.tolist():
-        line, size = struct.unpack_from("<ii", data, offset)
-        first = line - header.top
-        high = min(lines, header.height - first)
-        if first % lines or not 0 <= first < header.height or first in seen or not 0 < size <= high * header.line_bytes:
-            raise PipelineError(f"a block of {size} bytes at line {line}")
-        if offset + 8 + size > len(data):
-            raise PipelineError("cut off")
-        seen.add(first)
-        yield first, high, data[offset + 8 : offset + 8 + size]
-
-
-def _unpacked(data: bytes, header: _Header, planes: list[str]) -> list[NDArray[Any]]:
-    arrays = {plane: np.empty((header.height, header.width), DTYPES[header.kinds[plane]]) for plane in planes}
-    for first, high, packed in _blocks(data, header):
-        size = high * header.line_bytes
-        lines = np.frombuffer(packed if len(packed) == size else _unzipped(packed, size), np.uint8).reshape(high, -1)
-        at = 0
-        for name, kind in header.kinds.items():
-            end = at + header.width * DTYPES[kind].itemsize
-            if name in arrays:
-                arrays[name][first : first + high] = np.ascontiguousarray(lines[:, at:end]).view(DTYPES[kind])
-            at = end
-    return list(arrays.values())
-
-
-def _unzipped(packed: bytes, size: int) -> bytes:
-    """Bytes of a ZIP block: differences from byte to byte, of the even bytes and then of the odd ones."""
-    flat = zlib.decompressobj().decompress(packed, size + 1)
-    if len(flat) != size:
-        raise PipelineError(f"a block unpacks to {len(flat)} bytes, expected {size}")
-    steps = np.frombuffer(flat, np.uint8).copy()
-    steps[1:] += 128  # that is, minus 128
-    halves = np.cumsum(steps, dtype=np.uint8)
-    whole = np.empty(size, np.uint8)
-    whole[::2], whole[1::2] = halves[: (size + 1) // 2], halves[(size + 1) // 2 :]
-    return whole.tobytes()
-
-
-def _by_package(data: bytes, header: _Header, planes: list[str]) -> list[NDArray[Any]]:
-    """Through OpenEXR: the same blocks under a header of what must be there and nothing else."""
-    clean = MAGIC + (2 | int.from_bytes(data[4:8], "little") & LONG_NAMES).to_bytes(4, "little")
-    for name, (kind, _) in REQUIRED.items():
-        value = header.attributes[name]
-        clean += name.encode() + b"\0" + kind.encode() + b"\0" + struct.pack("<i", len(value)) + value
-    clean += b"\0"
-    blocks = sorted(_blocks(data, header))
-    at = len(clean) + 8 * len(blocks)
-    offsets = []
-    for _, _, packed in blocks:
-        offsets.append(at)
-        at += 8 + len(packed)
-    body = [struct.pack("<ii", first + header.top, len(packed)) + packed for first, _, packed in blocks]
-    # Its newer class `File` warns on stderr where pixels are missing, and gives zeros: this one raises.
-    file = import_module("OpenEXR").InputFile(
-        io.BytesIO(clean + struct.pack(f"<{len(offsets)}Q", *offsets) + b"".join(body))
-    )
-    try:
-        shape = header.height, header.width
-        return [np.frombuffer(file.channel(plane), DTYPES[header.kinds[plane]]).reshape(shape) for plane in planes]
-    finally:
-        file.close()
+    listed = ", ".join(repr(name[:80]) for name in names[:20]) or "(none)"
+    raise PipelineError(f"{where}: channels {listed}, expected one, or one of Z, depth, Y or R: write depth alone")
