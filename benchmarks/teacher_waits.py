@@ -1,6 +1,6 @@
 """Measure how long stage one keeps a teacher waiting that needs no CPU, as on a GPU.
 
-    python benchmarks/teacher_waits.py [--ms 20] [--images 192] [--rounds 3] [--data DIR] [--out FILE.json]
+    python benchmarks/teacher_waits.py [--ms 20] [--images 192] [--rounds 3] [--profile FILE] [--out FILE.json]
 
 The teacher sleeps `--ms` per image and returns stored predictions. KITTI frames are copied to `--images` files and
 cropped (KB crop), 8 per batch. The bare teacher gets a batch in memory. Ratios are per round; a round takes about 10 s.
@@ -22,6 +22,7 @@ from common import KITTI, RESULTS, machine, markdown, median_ratio, write
 
 from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
+from pipeline.common.profile import Profile
 from pipeline.sources.readers.images import read_depth_png_m, resolve_image
 from pipeline.sources.registry import open_source
 from pipeline.sources.view import View
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=192)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--data", type=Path, default=KITTI)
+    parser.add_argument("--profile", type=Path, help="write a timeline of the last round; see docs/timeline.py")
     parser.add_argument("--out", type=Path, default=RESULTS / "teacher_waits.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -91,9 +93,12 @@ def main() -> None:
                 teacher.predict(batch, ["0"] * BATCH)
             bare.append(time.perf_counter() - begin)
             begin = time.perf_counter()
-            cache_teacher(source, "all", teacher, Path(folder) / f"{number}.zarr", options)
+            profile = Profile(record=arguments.profile is not None)
+            cache_teacher(source, "all", teacher, Path(folder) / f"{number}.zarr", options, profile=profile)
             ours.append(time.perf_counter() - begin)
             print(f"round {number}: bare {bare[-1]:.2f} s, stage one {ours[-1]:.2f} s, {ours[-1] / bare[-1]:.3f}x")
+    if arguments.profile:
+        profile.write(arguments.profile)
     each = 1e3 / arguments.images
     row = {
         "teacher_ms": statistics.median(bare) * each,

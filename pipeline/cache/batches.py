@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from ..common.parallel import in_order
 from ..errors import PipelineError
+from ..teachers.base import PreparingTeacher, device_of, images_of_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,16 +25,18 @@ if TYPE_CHECKING:
     from ..sources.base import Sample, Source
     from ..sources.view import View
     from ..store.format.spec import StoreSpec
+    from ..teachers.base import Teacher
 
 PREPARED = 2
 """Batches prepared ahead; as many again are being read, and as many are with the teacher."""
 
 
 class Frame(NamedTuple):
-    """The view of one image."""
+    """One image, read and prepared."""
 
     sample: Sample
-    view: NDArray[np.uint8]
+    input: NDArray[Any] | None
+    """The view (H, W, 3) uint8, or what the teacher's `prepare` made of it; None for a folder of predictions."""
     sha256: str
     image_size_px: tuple[int, int]
 
@@ -42,16 +45,15 @@ class Batch(NamedTuple):
     """Frames of one call of the teacher."""
 
     frames: list[Frame]
-    images: torch.Tensor | None
-    """(B, 3, H, W) float32 in 0..1; None for a folder of predictions."""
+    inputs: torch.Tensor | None
+    """(B, ...) stacked inputs of the frames, in pinned memory for a GPU; images (B, 3, H, W) float32 in 0..1 for a
+    teacher on the CPU without `prepare`; None for a folder of predictions."""
 
 
 class BatchReader:
-    """Reads and stacks the views of a source's samples, in threads of its own.
+    """Reads, prepares and stacks the images of a source's samples for a teacher, in threads of its own.
 
-    Args:
-        needs_images: whether batches have `images`; without, images are read for their hash alone.
-        threads: number of threads that read.
+    Images for a folder of predictions are read for their hash alone. `threads` is the number of threads that read.
     """
 
     def __init__(
@@ -63,11 +65,15 @@ class BatchReader:
         profile: Profile,
         *,
         batch_size: int,
-        needs_images: bool,
+        teacher: Teacher,
         threads: int,
     ) -> None:
         self._spec, self._source, self._samples, self._view = spec, source, samples, view
-        self._profile, self._batch_size, self._needs_images = profile, batch_size, needs_images
+        self._profile, self._batch_size = profile, batch_size
+        self._needs_images = teacher.needs_images
+        self._prepare_view = teacher.prepare if isinstance(teacher, PreparingTeacher) else None
+        self._pinned = device_of(teacher).type == "cuda"
+        self._converts = self._prepare_view is None and device_of(teacher).type == "cpu"
         self._ahead = PREPARED * batch_size + threads
         self._readers = ThreadPoolExecutor(threads, "read")
         self._preparer = ThreadPoolExecutor(1, "prepare")
@@ -98,13 +104,17 @@ class BatchReader:
 
     def stack(self, frames: list[Frame]) -> Batch:
         """Stack frames into a batch."""
-        images = None
-        if self._needs_images:
-            with self._profile.span("prepare"):
-                # Channels stay last in memory: the last bits of a network's output depend on the layout
-                pixels = torch.from_numpy(np.stack([frame.view for frame in frames]))
-                images = pixels.float().div_(255).permute(0, 3, 1, 2)
-        return Batch(frames, images)
+        arrays = [frame.input for frame in frames if frame.input is not None]
+        if not arrays:
+            return Batch(frames, None)
+        with self._profile.span("stack"):
+            shape = (len(arrays), *arrays[0].shape)
+            dtype = torch.from_numpy(arrays[0]).dtype
+            inputs = torch.empty(shape, dtype=dtype, pin_memory=self._pinned)
+            np.stack(arrays, out=inputs.numpy())
+            if self._converts:
+                inputs = images_of_views(inputs)
+        return Batch([frame._replace(input=None) for frame in frames], inputs)
 
     def read(self, sample: Sample) -> Frame:
         """Read one image. Raises PipelineError as `batches`."""
@@ -120,4 +130,10 @@ class BatchReader:
                 f"{sample.image_path}: its view {self._view} is {view.shape[0]}x{view.shape[1]} px, that of the first "
                 f"image {expected}, and a store has one size: choose `view=kb`, center:HxW or full,resize:HxW"
             )
-        return Frame(sample, view, sha256, (image.shape[0], image.shape[1]))
+        prepared: NDArray[Any] | None = view
+        if not self._needs_images:
+            prepared = None
+        elif self._prepare_view is not None:
+            with self._profile.span("prepare"):
+                prepared = self._prepare_view(view).numpy()
+        return Frame(sample, prepared, sha256, (image.shape[0], image.shape[1]))

@@ -24,9 +24,10 @@ from ..store.tools.info import unstated
 from ..store.write.writer import StoreWriter
 from ..teachers.base import NONPOSITIVE
 from .conditions import conditions_of, notes_on_resume
+from .encoder import REBIN_ROWS
 from .outcome import Outside, check, column
 from .plan import CacheOptions, plan_store, resolve_view
-from .shard_worker import REBIN_ROWS, ShardMaker
+from .shard_worker import ShardMaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

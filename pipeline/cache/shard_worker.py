@@ -10,24 +10,31 @@ Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from functools import partial
-from threading import Event, Lock
-from typing import TYPE_CHECKING, NamedTuple
+from threading import Event
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..common.parallel import Aside, worker_threads
 from ..common.profile import Profile
-from ..depth.rebin import RebinCost, rebin
 from ..errors import PipelineError
-from ..store.write.writer import EncodedSample, encode_sample
-from ..teachers.base import NONPOSITIVE_REMEDY, POSITIVE_SPACES, Framing, may_lack_values, nonfinite_remedy, run_teacher
+from ..teachers.base import (
+    POSITIVE_SPACES,
+    Framing,
+    PreparingTeacher,
+    device_of,
+    images_of_views,
+    on_cpu,
+    run_teacher,
+)
 from .batches import BatchReader
-from .outcome import row_of
+from .encoder import Prediction, SampleEncoder
 from .probe import check_repeats
+from .selection import Selected, Selector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +46,8 @@ if TYPE_CHECKING:
     from ..sources.base import Sample, Source
     from ..sources.view import View
     from ..store.format.spec import StoreSpec
-    from ..teachers.base import Teacher
+    from ..store.write.encode import EncodedSample
+    from ..teachers.base import Teacher, TeacherOutput
     from .batches import Batch, Frame
     from .plan import CacheOptions
 
@@ -52,17 +60,8 @@ ENCODING = 2
 440 MB per image, so a fast teacher must wait for the encoder."""
 ADAPTIVE = {"image", "pixel"}
 """Values of `carried_from` for a teacher with adaptive bins."""
-REBIN_ROWS = ("dpm_carried_kl_nats", "carried_depth_share", "carried_clipped_share")
-"""Journal columns of a sample's rebinning cost, so that a resumed run can report all samples. The first is stored."""
 
-
-class _Prediction(NamedTuple):
-    """Prediction for one frame."""
-
-    depth: NDArray[np.float32]
-    dpm: NDArray[np.float32] | None
-    bin_edges_m: NDArray[np.floating] | None
-    """Edges of the map; None if they are the store's."""
+_Answered = tuple["Frame", "Prediction | Selected"]
 
 
 class ShardMaker:
@@ -94,26 +93,24 @@ class ShardMaker:
             view,
             self.profile,
             batch_size=options.batch_size,
-            needs_images=teacher.needs_images,
+            teacher=teacher,
             threads=threads,
         )
-        self._encoders = ThreadPoolExecutor(threads, "encode")
-        self._counting = Lock()
-        self._encoded, self._encoded_bytes = 0, 0
+        self._selector = Selector(spec)
+        self._encoder = SampleEncoder(spec, teacher, self.profile, threads)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._reader.close()
-        self._encoders.shutdown(wait=False, cancel_futures=True)
+        self._encoder.close()
         self._aside.close()
 
     @property
     def encoded(self) -> tuple[int, int]:
         """Number of samples that this process encoded, and their bytes."""
-        with self._counting:
-            return self._encoded, self._encoded_bytes
+        return self._encoder.encoded
 
     def batches(self, shards: Sequence[int]) -> Iterator[Future[Batch]]:
         """Yield the batches of these shards, as `BatchReader.batches`."""
@@ -121,15 +118,18 @@ class ShardMaker:
 
     def answers(
         self, batches: Iterator[Future[Batch]], waits: Waits, beat: Callable[[], None] = lambda: None
-    ) -> Iterator[list[tuple[Frame, _Prediction]]]:
+    ) -> Iterator[list[_Answered]]:
         """Yield the predictions of each batch, in order, while the teacher works on the next batch.
 
         `beat` is called every second. Raises PipelineError that names an invalid image or prediction.
         """
-        flying: deque[Future[list[tuple[Frame, _Prediction]]]] = deque()
+        flying: deque[Future[list[_Answered]]] = deque()
         failed = Event()
+        # Freeing a batch of images takes milliseconds; held until later, they are freed here and not in the teacher's
+        # thread.
+        held: deque[Batch] = deque(maxlen=IN_FLIGHT + 1)
 
-        def predict(call: Callable[[], list[tuple[Frame, _Prediction]]]) -> list[tuple[Frame, _Prediction]]:
+        def predict(call: Callable[[], list[_Answered]]) -> list[_Answered]:
             if failed.is_set():  # by the previous batch, whose error is about to be raised
                 raise CancelledError
             try:
@@ -138,7 +138,7 @@ class ShardMaker:
                 failed.set()
                 raise
 
-        def land() -> list[tuple[Frame, _Prediction]]:
+        def land() -> list[_Answered]:
             with waits.while_at("teacher") as count_so_far:
                 return self._aside.wait(flying.popleft(), BEAT_S, partial(_both, count_so_far, beat))
 
@@ -150,6 +150,7 @@ class ShardMaker:
                 while flying:  # these may complete the previous shard
                     yield land()
                 raise
+            held.append(batch)
             flying.append(self._aside.submit(partial(predict, self._on_device(batch))))
             if len(flying) >= IN_FLIGHT:
                 yield land()
@@ -159,7 +160,7 @@ class ShardMaker:
     def teach(
         self,
         shard: int,
-        answers: Iterator[list[tuple[Frame, _Prediction]]],
+        answers: Iterator[list[_Answered]],
         waits: Waits,
         after: Callable[[int, Sequence[Future[EncodedSample]]], None] | None = None,
     ) -> list[Future[EncodedSample]]:
@@ -172,7 +173,7 @@ class ShardMaker:
         checked = 0
         while len(encoded) < count:
             batch = next(answers)
-            encoded += [self._encoders.submit(self._encode, frame, answer) for frame, answer in batch]
+            encoded += [self._encoder.submit(frame, prediction) for frame, prediction in batch]
             if after:
                 after(len(batch), encoded)
             with waits.while_at("encoding"):
@@ -195,7 +196,7 @@ class ShardMaker:
             call = self._on_device(self._reader.stack([frames[number] for number in numbers]))
             with waits.while_at("teacher") as count_so_far:
                 answers = self._aside.call(call, BEAT_S, partial(_both, count_so_far, beat))
-            return [answer.depth for _, answer in answers]
+            return [np.asarray(torch.as_tensor(answer.depth).cpu()) for _, answer in answers]
 
         check_repeats(
             ask,
@@ -207,11 +208,11 @@ class ShardMaker:
             batch_size=self._batch_size,
         )
 
-    def _on_device(self, batch: Batch) -> Callable[[], list[tuple[Frame, _Prediction]]]:
+    def _on_device(self, batch: Batch) -> Callable[[], list[_Answered]]:
         """Return a call of `_predict` for the teacher's thread; the main thread stays free for Ctrl-C."""
         cuda = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
 
-        def predict() -> list[tuple[Frame, _Prediction]]:
+        def predict() -> list[_Answered]:
             if cuda is not None:  # the current device is set per thread
                 torch.cuda.set_device(cuda)
             with torch.no_grad():
@@ -219,15 +220,33 @@ class ShardMaker:
 
         return predict
 
-    def _predict(self, batch: Batch) -> list[_Prediction]:
+    def _output(self, batch: Batch) -> TeacherOutput:
+        """Put a batch onto the teacher's device and call the teacher."""
+        ids = [frame.sample.id for frame in batch.frames]
+        inputs = batch.inputs
+        if inputs is None:
+            framing = Framing(self._view, [frame.image_size_px for frame in batch.frames])
+            return run_teacher(self._teacher, None, ids, framing)
+        inputs = inputs.to(device_of(self._teacher), non_blocking=True)
+        if isinstance(self._teacher, PreparingTeacher):
+            return self._teacher.predict_prepared(inputs, self.spec.view_size_px, ids)
+        framing = Framing(self._view, [frame.image_size_px for frame in batch.frames])
+        images = inputs if inputs.is_floating_point() else images_of_views(inputs)
+        return run_teacher(self._teacher, images, ids, framing)
+
+    def _predict(self, batch: Batch) -> list[Prediction] | list[Selected]:
         frames = batch.frames
-        framing = Framing(self._view, [frame.image_size_px for frame in frames])
         with self.profile.span("teacher"):
-            depth, dpm, edges = run_teacher(self._teacher, batch.images, [frame.sample.id for frame in frames], framing)
-        self._check_shapes(depth, edges, len(frames))
+            output = self._output(batch)
+            depth, dpm, edges = output
+            self._check_shapes(depth, edges, len(frames))
+            selected = self._selector.select(output)
+            if selected is not None:
+                return selected
+            depth, dpm, edges = on_cpu(output)
         depths = depth.float().numpy()
         if self.spec.dpm_kind == "gaussian":
-            return [_Prediction(depth_of_image, None, None) for depth_of_image in depths]
+            return [Prediction(depth_of_image, None, None) for depth_of_image in depths]
         if dpm is None or (edges is not None) != (self.spec.carried_from in ADAPTIVE):
             returned = "no map" if dpm is None else f"a map {'without' if edges is None else 'with'} adaptive bins"
             raise PipelineError(
@@ -237,8 +256,8 @@ class ShardMaker:
         maps = dpm.float().numpy()
         if edges is None:
             own_m = self._teacher.bin_edges_m if self.spec.carried_from else None
-            return [_Prediction(*each, own_m) for each in zip(depths, maps, strict=True)]
-        return [_Prediction(*each) for each in zip(depths, maps, edges.numpy(), strict=True)]
+            return [Prediction(*each, own_m) for each in zip(depths, maps, strict=True)]
+        return [Prediction(*each) for each in zip(depths, maps, edges.numpy(), strict=True)]
 
     def _check_shapes(self, depth: torch.Tensor, edges: torch.Tensor | None, count: int) -> None:
         """Raise PipelineError unless there is one prediction for each of `count` images."""
@@ -252,48 +271,6 @@ class ShardMaker:
                 f"teacher {name!r} returned bin edges of {len(edges)} images for {count}, expected one row each: "
                 "correct its code"
             )
-
-    def _check_values(self, sample_id: str, depth: NDArray[np.float32]) -> None:
-        """Raise PipelineError for invalid depth of a network; files are checked when read."""
-        if not self._teacher.needs_images:
-            return
-        card = self._teacher.card
-        wrong = np.isinf(depth) if may_lack_values(self._teacher) else ~np.isfinite(depth)
-        if wrong.any():
-            raise PipelineError(
-                f"teacher {card.name!r} predicted NaN or inf at {np.count_nonzero(wrong)} pixels of {sample_id}, "
-                f"expected finite depth: {nonfinite_remedy(card)}"
-            )
-        below = depth <= 0
-        if self.spec.depth_space == "metric_m" and below.any():
-            raise PipelineError(
-                f"teacher {card.name!r} predicted {float(depth[below][0]):g} m for {sample_id} (0 or less at "
-                f"{np.count_nonzero(below)} of {depth.size} pixels), expected positive depth: {NONPOSITIVE_REMEDY}"
-            )
-
-    def _encode(self, frame: Frame, answer: _Prediction) -> EncodedSample:
-        with self.profile.span("encode"):
-            return self._encode_answer(frame, answer)
-
-    def _encode_answer(self, frame: Frame, answer: _Prediction) -> EncodedSample:
-        depth, dpm, edges_m = answer
-        self._check_values(frame.sample.id, depth)
-        cost: RebinCost | None = None
-        try:
-            if dpm is not None and edges_m is not None:
-                dpm, cost = rebin(dpm, edges_m, np.array(self.spec.bin_edges))
-            encoded = encode_sample(self.spec, depth, dpm, None if cost is None else cost.kl_nats)
-        except ValueError as error:
-            raise PipelineError(f"{frame.sample.id}, teacher {self._teacher.card.name!r}: {error}") from error
-        if cost is not None:
-            encoded.row.update(zip(REBIN_ROWS, cost, strict=True))
-        with self._counting:
-            self._encoded += 1
-            self._encoded_bytes += encoded.size_bytes
-        encoded.row.update(row_of(self.spec, depth))
-        encoded.row["image_sha256"] = frame.sha256
-        encoded.row["image_size_px"] = list(frame.image_size_px)
-        return encoded
 
 
 def _both(first: Callable[[], None], second: Callable[[], None]) -> None:

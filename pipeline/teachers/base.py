@@ -6,7 +6,10 @@ Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
 
 from ..depth.spaces import check_depth_space
 from ..errors import PipelineError
@@ -92,17 +95,58 @@ class Teacher(Protocol):
     """True if it predicts distributions over adaptive bins (per image or per pixel). Optional."""
 
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
-        """Predict depth for images (B, 3, H, W) float32 RGB in 0..1, named by `ids`.
+        """Predict depth for images (B, 3, H, W) float32 RGB in 0..1 on any device, named by `ids`.
 
-        Runs without gradients on the teacher's own device; returns CPU tensors.
+        Runs without gradients on the teacher's own device, and returns tensors there or on the CPU. On a GPU it need
+        not wait for them. Stage one puts the images onto the teacher's `device`, if it has this attribute.
         """
         ...
+
+
+@runtime_checkable
+class PreparingTeacher(Protocol):
+    """A teacher that prepares images for its network one by one, while the network runs on others. Optional."""
+
+    def prepare(self, view: NDArray[np.uint8]) -> Tensor:
+        """Prepare a view (H, W, 3) uint8. Called in several threads; returns a CPU tensor."""
+        ...
+
+    def predict_prepared(self, inputs: Tensor, view_size_px: tuple[int, int], ids: Sequence[str]) -> TeacherOutput:
+        """Predict as `predict` for stacked results of `prepare`, on any device, of views (H, W)."""
+        ...
+
+
+def device_of(teacher: Teacher) -> torch.device:
+    """Return where a teacher wants its images."""
+    device: torch.device | None = getattr(teacher, "device", None)
+    return device or torch.device("cpu")
+
+
+def on_cpu(output: TeacherOutput) -> TeacherOutput:
+    """Return the output on the CPU."""
+    return TeacherOutput(*(None if part is None else part.cpu() for part in output))  # type: ignore[arg-type]
+
+
+def images_of_views(views: Tensor) -> Tensor:
+    """Convert views (B, H, W, 3) uint8 to images (B, 3, H, W) float32 in 0..1 on the same device.
+
+    Channels stay last in memory: the last bits of a network's output depend on the layout.
+    """
+    if views.device.type == "cpu":
+        return views.float().div_(255).permute(0, 3, 1, 2)
+    return _byte_values(views.device)[views.int()].permute(0, 3, 1, 2)
+
+
+@cache
+def _byte_values(device: torch.device) -> Tensor:
+    """Return byte / 255 for each byte: a GPU multiplies by 1/255, which differs in the last bit for half of them."""
+    return (torch.arange(256).float() / 255).to(device)
 
 
 def run_teacher(
     teacher: Teacher, images: Tensor | None, ids: Sequence[str], framing: Framing | None = None
 ) -> TeacherOutput:
-    """Call `predict`, with the framing if the teacher wants it."""
+    """Call `predict`, with the framing if the teacher wants it. The output may be on any device."""
     if getattr(teacher, "wants_framing", False):
         predict: Any = teacher.predict  # the third argument is not part of the protocol
         output: TeacherOutput = predict(images, ids, framing)
@@ -150,7 +194,7 @@ def may_lack_values(teacher: Teacher) -> bool:
 def nonfinite_remedy(card: TeacherCard) -> str:
     """Return what to do about NaN or infinity from a network."""
     if card.kind == "transformers" and card.precision != "float32":
-        return "try `precision=float32`"
+        return "use `precision=bfloat16` or float32" if card.precision == "float16" else "use `precision=float32`"
     if card.precision in {"float16", "bfloat16"}:
         return f"{card.precision} may overflow: export or call the network as float32"
     return "check its input (normalization, size) and its weights"

@@ -38,21 +38,21 @@ class CheckpointTeacher:
         self.bin_edges_m: NDArray[np.float64] | None = run.bin_edges_m if self._mapped else None
         self._edges_m = torch.from_numpy(run.bin_edges_m)
         self._network = run.network.to(device)
-        self._device = device
+        self.device = device
 
     @torch.no_grad()
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:  # noqa: ARG002 - the protocol
-        """Predict depth (B, h, w) in metres and maps (B, K, h, w), float32 on the CPU; regression gives no maps.
+        """Predict depth (B, h, w) in metres and maps (B, K, h, w), float32 on the device; regression gives no maps.
 
         A relative run gives depth in its teacher's depth space, without maps.
         """
         assert images is not None, "needs_images is True"
-        logits = self._network(normalize(images.to(self._device)))
+        logits = self._network(normalize(images.to(self.device)))
         dpm = torch.softmax(logits.float(), dim=1)
         depth_m = expected_depth(dpm, self._edges_m)
         if self.card.depth_space != METRIC:
             depth_m = in_own_space(depth_m, self.card.depth_space)
-        return TeacherOutput(depth_m.squeeze(1).cpu(), dpm.cpu() if self._mapped else None)
+        return TeacherOutput(depth_m.squeeze(1), dpm if self._mapped else None)
 
 
 def load(argument: str, device: torch.device, options: TeacherOptions) -> CheckpointTeacher:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..depth.dpm import gaussian_dpm
 from ..depth.rebin import rebin
 from ..errors import PipelineError
-from .base import NONPOSITIVE_REMEDY, TeacherOutput, gives_maps, may_lack_values, nonfinite_remedy, run_teacher
+from .base import NONPOSITIVE_REMEDY, TeacherOutput, gives_maps, may_lack_values, nonfinite_remedy, on_cpu, run_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,7 +133,7 @@ def checked_prediction(
 
     Raises PipelineError for a network's NaN, infinite, zero or negative depth, which a mixture would hide.
     """
-    output = run_teacher(teacher, images if teacher.needs_images else None, ids, framing)
+    output = on_cpu(run_teacher(teacher, images if teacher.needs_images else None, ids, framing))
     depth = output.depth
     if depth.ndim != 3 or len(depth) != len(ids):
         raise PipelineError(

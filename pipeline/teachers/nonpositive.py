@@ -32,6 +32,7 @@ class DropNonpositive:
         self.card = replace(teacher.card, preprocessing={**teacher.card.preprocessing, NONPOSITIVE: "no value"})
         self.bin_edges_m: NDArray[np.float64] | None = teacher.bin_edges_m
         self.emits_maps = bool(getattr(teacher, "emits_maps", False))
+        self.device: torch.device | None = getattr(teacher, "device", None)
         self._teacher = teacher
 
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
@@ -39,8 +40,8 @@ class DropNonpositive:
         depth, dpm, edges_m = self._teacher.predict(images, ids)
         hole = depth <= 0
         depth = torch.where(hole, torch.nan, depth.float())
-        if dpm is not None and bool(hole.any()):
-            dpm = torch.where(hole[:, None], torch.nan, dpm.float())
+        if dpm is not None:
+            dpm = dpm.float().masked_fill(hole[:, None], torch.nan)
         return TeacherOutput(depth, dpm, edges_m)
 
 

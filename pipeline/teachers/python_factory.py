@@ -58,17 +58,17 @@ class PythonTeacher:
         self.bin_edges_m = bin_edges_m
         self.emits_maps = bool(getattr(model, "emits_maps", False))
         self._model = model
-        self._device = device
+        self.device = device
 
     @torch.no_grad()
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:  # noqa: ARG002 - the protocol
-        """Predict depth (B, h, w), and maps (B, K, h, w) and adaptive edges if the model returns them, on the CPU.
+        """Predict depth (B, h, w), and maps (B, K, h, w) and adaptive edges if the model returns them.
 
         Raises PipelineError, quoting the returned value, for anything else.
         """
         assert images is not None, "needs_images is True"
         with _user_code(f"teacher {self.card.name!r}"):
-            returned = self._model(images.to(self._device))
+            returned = self._model(images.to(self.device))
         parts = tuple(returned) if isinstance(returned, tuple) and len(returned) in {2, 3} else (returned,)
         depth, dpm, edges = (*parts, None, None)[:3]
         if not _is_float(depth, 3) or len(depth) != len(images) or 0 in depth.shape:
@@ -81,9 +81,9 @@ class PythonTeacher:
         self._check_size(depth, images)
         if dpm is None:
             self._check_no_maps_promised(edges)
-            return TeacherOutput(depth.float().cpu())
+            return TeacherOutput(depth.float())
         edges_m = self._checked_edges(edges, dpm, depth)
-        return TeacherOutput(depth.float().cpu(), self._checked_dpm(dpm, depth, edges_m), edges_m)
+        return TeacherOutput(depth.float(), self._checked_dpm(dpm, depth, edges_m), edges_m)
 
     def _check_size(self, depth: Tensor, images: Tensor) -> None:
         """Refuse depth whose aspect ratio differs from the view's, unless the card allows it: see docs/teachers.md."""
@@ -152,7 +152,7 @@ class PythonTeacher:
                 f"teacher {self.card.name!r} returned a dpm {_quoted(dpm)}, expected shape {shape} of a float type: "
                 f"{shape[1]} bins at the size of its depth"
             )
-        maps: Tensor = dpm.float().cpu()
+        maps: Tensor = dpm.float()
         worst = float((maps.sum(dim=1) - 1).abs().max())
         if not worst <= SUM_TOLERANCE or bool((maps < 0).any()):
             raise PipelineError(

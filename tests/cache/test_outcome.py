@@ -156,7 +156,7 @@ def test_a_single_image_may_be_a_flat_wall(tmp_path):
 
 def test_a_run_goes_on_whose_first_shards_an_earlier_release_made(source, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
-        patch.setattr("pipeline.cache.shard_worker.row_of", lambda *_: {})
+        patch.setattr("pipeline.cache.encoder.row_of", lambda *_: {})
         options = dataclasses.replace(OPTIONS, samples_per_shard=1, batch_size=1)
         cache_teacher(source, "all", fakes.FakeTeacher(), tmp_path / "s.zarr", options, fakes.StopAt(3))
     assert cache_teacher(source, "all", fakes.FakeTeacher(), tmp_path / "s.zarr", options).samples_before > 0

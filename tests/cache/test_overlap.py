@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from tiny_stores import folder_bytes
 
-from pipeline.cache import shard_worker
+from pipeline.cache import encoder, shard_worker
 from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
 from pipeline.cli.main import main
@@ -34,13 +34,13 @@ class SlowTeacher(fakes.FakeTeacher):
 
 
 def test_the_teacher_gets_its_next_batch_before_its_last_answer_is_encoded(tmp_path, scenes, monkeypatch):
-    encode = shard_worker.encode_sample
+    encode = encoder.encode_sample
 
     def slow(*arguments):
         time.sleep(0.1)
         return encode(*arguments)
 
-    monkeypatch.setattr(shard_worker, "encode_sample", slow)
+    monkeypatch.setattr(encoder, "encode_sample", slow)
     teacher, options = SlowTeacher(), CacheOptions(samples_per_shard=2, batch_size=2, workers=2, accept_noise=True)
     cache_teacher(scenes, "all", teacher, tmp_path / "s.zarr", dataclasses.replace(options, bins="nyu", sigma_m=0.2))
     gaps_s = [begun - ended for begun, ended in zip(teacher.begun_s[1:], teacher.ended_s, strict=False)]
@@ -49,13 +49,13 @@ def test_the_teacher_gets_its_next_batch_before_its_last_answer_is_encoded(tmp_p
 
 
 def test_a_teacher_faster_than_the_encoder_waits_for_it(tmp_path, scenes, monkeypatch):
-    encode, release = shard_worker.encode_sample, threading.Event()
+    encode, release = encoder.encode_sample, threading.Event()
 
     def held(*arguments):
         assert release.wait(30)
         return encode(*arguments)
 
-    monkeypatch.setattr(shard_worker, "encode_sample", held)
+    monkeypatch.setattr(encoder, "encode_sample", held)
     teacher = SlowTeacher()
     options = CacheOptions(samples_per_shard=8, batch_size=1, bins="nyu", sigma_m=0.2, accept_noise=True)
     run = threading.Thread(target=cache_teacher, args=(scenes, "all", teacher, tmp_path / "s.zarr", options))
@@ -99,4 +99,4 @@ def test_the_command_writes_a_profile_and_says_what_waited(tmp_path):
     assert done.exit_code == 0, done.output
     assert re.search(r"each part waited: .*teacher \d+%", done.output)
     names = {event["name"] for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}
-    assert names >= {"read", "prepare", "teacher", "encode", "write"}
+    assert names >= {"read", "stack", "teacher", "encode", "write"}

@@ -68,7 +68,7 @@ def encode_sparse(
     flat = probability.reshape(bins, -1)
     each = _pixels_at_once(bins)
     parts = [
-        _encode_pixels(flat[:, start : start + each].T.copy(), max_kl_nats, weight_bits)
+        encode_pixels(flat[:, start : start + each].T.copy(), max_kl_nats, weight_bits)
         for start in range(0, flat.shape[1], each)
     ]
     planes = max(gap.shape[1] for gap, _, _, _ in parts)
@@ -97,7 +97,7 @@ def encode_sparse(
     return stored, divergence
 
 
-def _encode_pixels(
+def encode_pixels(
     given: NDArray[np.float32], max_kl_nats: float, weight_bits: int
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint16], NDArray[np.float64]]:
     """Return gap (P, M), weight (P, M), tail (P,) and divergence (P,) of maps (P, K)."""

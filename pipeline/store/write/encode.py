@@ -17,6 +17,7 @@ from ..format.sparse import encode_sparse
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ..format.sparse import SparseMap
     from ..format.spec import StoreSpec
 
 
@@ -47,29 +48,25 @@ def encode_sample(
     Raises PipelineError for values that the depth space does not allow.
     """
     codes, row = _encode_depth(spec, depth)
-    chunks: dict[str, list[bytes | None]] = {"depth": [encode_chunk(residual_of_codes(codes)[None])]}
+    stored: SparseMap | None = None
     if spec.dpm_kind != "gaussian":
         assert dpm is not None
         assert dpm.shape == (spec.bin_count, *depth.shape)
     if spec.dpm_kind == "sparse":
         assert spec.max_dpm_kl is not None
         stored, divergence = encode_sparse(dpm, spec.max_dpm_kl, spec.weight_bits)  # type: ignore[arg-type]  # above
-        planes = len(stored.gap)
-        blocks = -(-spec.bin_count // PLANES_PER_CHUNK)
-        chunks["dpm/gap"] = _plane_chunks(stored.gap, blocks)
-        chunks["dpm/weight"] = _plane_chunks(stored.weight, blocks)
-        chunks["dpm/tail"] = [encode_chunk(stored.tail[None])]
         known = divergence[~np.isnan(divergence)]
         row |= {
             "dpm_kl_nats": float(known.mean()) if known.size else 0.0,
             "dpm_max_kl_nats": float(known.max(initial=0.0)),
-            "dpm_planes": planes,
+            "dpm_planes": len(stored.gap),
         }
-    elif spec.dpm_kind == "dense":
+    sample = compress(spec, residual_of_codes(codes), stored, row)
+    if spec.dpm_kind == "dense":
         assert dpm is not None
         # Round tiny probabilities up to float16's smallest: 0 would make divergences infinite.
         half = np.where(dpm > 0, np.maximum(dpm, np.finfo(np.float16).smallest_subnormal), dpm).astype(np.float16)
-        chunks["dpm/probability"] = [encode_chunk(half[None])]
+        sample.chunks["dpm/probability"] = [encode_chunk(half[None])]
     assert (carried_kl_nats is None) == (spec.carried_from is None)
     if carried_kl_nats is not None:
         if not 0 <= carried_kl_nats < np.inf:
@@ -77,7 +74,20 @@ def encode_sample(
                 f"divergence of rebinned maps is {carried_kl_nats} nats: expected a finite number, 0 or above"
             )
         row["dpm_carried_kl_nats"] = carried_kl_nats
-    return EncodedSample((depth.shape[0], depth.shape[1]), chunks, row)
+    return sample
+
+
+def compress(
+    spec: StoreSpec, residual: NDArray[np.uint16], stored: SparseMap | None, row: dict[str, Any]
+) -> EncodedSample:
+    """Compress a residual (h, w) and a sparse map, as computed by `encode_sample` or on a GPU, with its columns."""
+    chunks: dict[str, list[bytes | None]] = {"depth": [encode_chunk(residual[None])]}
+    if stored is not None:
+        blocks = -(-spec.bin_count // PLANES_PER_CHUNK)
+        chunks["dpm/gap"] = _plane_chunks(stored.gap, blocks)
+        chunks["dpm/weight"] = _plane_chunks(stored.weight, blocks)
+        chunks["dpm/tail"] = [encode_chunk(stored.tail[None])]
+    return EncodedSample((residual.shape[0], residual.shape[1]), chunks, row)
 
 
 def _encode_depth(spec: StoreSpec, depth: NDArray[np.float32]) -> tuple[NDArray[np.uint16], dict[str, Any]]:

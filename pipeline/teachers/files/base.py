@@ -6,7 +6,7 @@ Shape legend: B batch, H W pixels of the view, h w pixels of the network's outpu
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ DEVICE_ERRORS = ("CUDA", "cuda", "same device")
 
 
 class FileTeacher:
-    """Runs a network file. `run` is the runtime: an input tensor -> the raw output."""
+    """Runs a network file. `run` is the runtime: an input tensor -> the raw output, on any device."""
 
     bin_edges_m: NDArray[np.float64] | None = None
     needs_images = True
@@ -44,11 +44,12 @@ class FileTeacher:
         card: TeacherCard,
         prepare: Preparation,
         output: OutputTensor,
-        run: Callable[[Tensor], NDArray[Any]],
+        run: Callable[[Tensor], Tensor],
     ) -> None:
         self.card = card
         self._where = settings.where
         self._metres_per_unit = settings.metres_per_unit
+        self.device = prepare.device
         self._prepare = prepare
         self._output = output
         self._run = run
@@ -57,7 +58,7 @@ class FileTeacher:
 
     @torch.no_grad()
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:  # noqa: ARG002 - the protocol
-        """Predict depth (B, h, w) float32 on the CPU; NaN where a metric integer output is 0 or less.
+        """Predict depth (B, h, w) float32; NaN where a metric integer output is 0 or less.
 
         Raises PipelineError for an input that the network does not accept, and an output that is not depth.
         """
@@ -96,8 +97,9 @@ class FileTeacher:
         values = _planes(raw, count)
         if values is None:
             raise PipelineError(
-                f"{self._where}: output {self._output.name} is {raw.dtype} {raw.shape} for {count} images, expected "
-                f"numbers ({count}, h, w), ({count}, 1, h, w) or ({count}, h, w, 1): choose another `output`"
+                f"{self._where}: output {self._output.name} is {_dtype_name(raw)} {tuple(raw.shape)} for {count} "
+                f"images, expected numbers ({count}, h, w), ({count}, 1, h, w) or ({count}, h, w, 1): choose another "
+                "`output`"
             )
         rows, columns = AXES[self._prepare.layout][1:]
         check_covers(
@@ -106,14 +108,14 @@ class FileTeacher:
             (pixels.shape[rows], pixels.shape[columns]),
             "choose another `output`, or call the network from a python:module:factory that corrects it",
         )
-        is_integer = values.dtype.kind in "ui"
+        is_integer = not values.is_floating_point()
         if is_integer and self._metres_per_unit is None and self._output.scale is None:
-            check_unit(self._where, str(values.dtype), self.card.depth_space)
-        numbers = (values.astype(np.float64) - self._output.zero_point) * (self._output.scale or 1)
-        depth = (numbers * (self._metres_per_unit or 1)).astype(np.float32)
+            check_unit(self._where, _dtype_name(values), self.card.depth_space)
+        numbers = (values.double() - self._output.zero_point) * (self._output.scale or 1)
+        depth = (numbers * (self._metres_per_unit or 1)).float()
         if is_integer and self.card.depth_space in POSITIVE_SPACES:
-            depth[depth <= 0] = np.nan
-        return torch.from_numpy(depth)
+            depth = depth.masked_fill(depth <= 0, torch.nan)
+        return depth
 
 
 def file_card(
@@ -188,13 +190,18 @@ def refused(where: str, runtime: str, error: Exception) -> PipelineError:
     )
 
 
-def _planes(raw: NDArray[Any], count: int) -> NDArray[Any] | None:
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _planes(raw: Tensor, count: int) -> Tensor | None:
     """Return (B, h, w) of an output with or without a channel axis; None if its shape or type is not depth."""
     if raw.ndim == 4:
         raw = raw[:, 0] if raw.shape[1] == 1 else raw[..., 0] if raw.shape[3] == 1 else raw
     elif raw.ndim == 2 and count == 1:
         raw = raw[None]
-    fits = raw.ndim == 3 and len(raw) == count and 0 not in raw.shape and raw.dtype.kind in "fui"
+    is_number = not raw.is_complex() and raw.dtype != torch.bool
+    fits = raw.ndim == 3 and len(raw) == count and 0 not in raw.shape and is_number
     return raw if fits else None
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ...common.fileio import sha256_bytes
 from ...errors import PipelineError
@@ -23,8 +24,6 @@ from .preprocess import InputTensor, OutputTensor, Preparation, check_required, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import torch
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from ..options import TeacherOptions
@@ -78,10 +77,10 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> FileTe
     return FileTeacher(settings, card, prepare, output, _runner(interpreter, tensor["index"], outputs[name]["index"]))
 
 
-def _runner(interpreter: Any, tensor: int, output: int) -> Callable[[Tensor], NDArray[Any]]:  # noqa: ANN401 - ships no types
+def _runner(interpreter: Any, tensor: int, output: int) -> Callable[[Tensor], Tensor]:  # noqa: ANN401 - ships no types
     shape: list[tuple[int, ...]] = []
 
-    def run(pixels: Tensor) -> NDArray[Any]:
+    def run(pixels: Tensor) -> Tensor:
         numbers = pixels.numpy()
         if shape != [numbers.shape]:
             interpreter.resize_tensor_input(tensor, numbers.shape, strict=True)
@@ -89,8 +88,7 @@ def _runner(interpreter: Any, tensor: int, output: int) -> Callable[[Tensor], ND
             shape[:] = [numbers.shape]
         interpreter.set_tensor(tensor, numbers)
         interpreter.invoke()
-        raw: NDArray[Any] = interpreter.get_tensor(output)
-        return raw
+        return torch.from_numpy(interpreter.get_tensor(output))
 
     return run
 

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ...common.fileio import canonical_json, printable, sha256_bytes
 from ...errors import MissingDependencyError, PipelineError
@@ -22,8 +23,6 @@ from .preprocess import InputTensor, OutputTensor, Preparation, check_required, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import torch
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from ..options import TeacherOptions
@@ -71,14 +70,14 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> FileTe
     return FileTeacher(settings, card, prepare, output, _runner(session, output.name))
 
 
-def _runner(session: Any, output: str) -> Callable[[Tensor], NDArray[Any]]:  # noqa: ANN401 - the library ships no types
+def _runner(session: Any, output: str) -> Callable[[Tensor], Tensor]:  # noqa: ANN401 - the library ships no types
     (node,) = session.get_inputs()
 
-    def run(pixels: Tensor) -> NDArray[Any]:
+    def run(pixels: Tensor) -> Tensor:
         (raw,) = session.run([output], {node.name: pixels.cpu().numpy()})
         if not isinstance(raw, np.ndarray):
             raise TypeError(f"its output is a {type(raw).__name__}")
-        return raw
+        return torch.from_numpy(raw)
 
     return run
 

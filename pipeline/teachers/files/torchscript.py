@@ -24,7 +24,6 @@ from .preprocess import InputTensor, OutputTensor, Preparation, check_required, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from ..options import TeacherOptions
@@ -90,15 +89,15 @@ def _exported(data: bytes, device: torch.device, where: str) -> tuple[Any, Input
     return program.module(), InputTensor(shape, str(nodes[0].meta["val"].dtype).removeprefix("torch."))
 
 
-def _runner(network: Any, output: str | None, where: str) -> Callable[[Tensor], NDArray[Any]]:  # noqa: ANN401 - untyped
-    def run(pixels: Tensor) -> NDArray[Any]:
+def _runner(network: Any, output: str | None, where: str) -> Callable[[Tensor], Tensor]:  # noqa: ANN401 - untyped
+    def run(pixels: Tensor) -> Tensor:
         # The optimizer rewrites a network after its first calls, which would change the bytes of a resumed store.
         with jit.optimized_execution(should_optimize=False):
             outputs = _named(network(pixels))
         depth = outputs[select_output(where, {name: _shape(value) for name, value in outputs.items()}, output)]
         if not isinstance(depth, torch.Tensor):
             raise TypeError(f"its output is a {type(depth).__name__}")
-        return (depth.float() if depth.is_floating_point() else depth).cpu().numpy()
+        return depth.float() if depth.is_floating_point() else depth
 
     return run
 

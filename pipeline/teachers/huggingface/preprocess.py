@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from ...common.fileio import read_json
 from ...errors import PipelineError
+from .device_preprocess import DevicePreparation
 from .outputs import RESAMPLING
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 DEFAULTS: dict[str, Any] = {"do_resize": True, "resample": 2, "do_rescale": True, "rescale_factor": 1 / 255}
 LIMIT_PX = 2**14
+PILLOW_IS_FASTER = {"cpu"}
+"""Types of devices."""
 CHANGE_AREA = ("do_pad", "do_center_crop")
 
 
@@ -47,23 +50,38 @@ class Processing(NamedTuple):
     patch_px: int | None
     """Both sides of the input must be multiples of it; otherwise the output would not cover the view."""
 
-    def pixels(self, images: Tensor) -> Tensor:
-        """Convert images (B, 3, H, W) float32 RGB in 0..1 to the input (B, 3, h, w) float32.
+    def on_device(self, size_px: tuple[int, int], device: torch.device) -> DevicePreparation | None:
+        """Return the same preparation of views (H, W) on a device, bit for bit; None if there is none.
+
+        Raises PipelineError as `pixels`.
+        """
+        if device.type in PILLOW_IS_FASTER:
+            return None
+        self.pixels(torch.zeros(1, 3, *size_px, dtype=torch.uint8))
+        return DevicePreparation.matching(
+            lambda images, **settings: self.process(images, **{**self._size(), **settings}),
+            self.settings,
+            size_px,
+            device,
+        )
+
+    def _size(self) -> dict[str, Any]:
+        if self.size_px is None:
+            return {}
+        return {"size": {"height": self.size_px[0], "width": self.size_px[1]}, "keep_aspect_ratio": False}
+
+    def pixels(self, images_uint8: Tensor) -> Tensor:
+        """Convert images (B, 3, H, W) uint8 RGB to the input (B, 3, h, w) float32.
 
         Raises PipelineError if the processor cannot make the requested size, or makes one that the patch size does not
         divide.
         """
-        # Processors expect bytes, as in an image file.
-        images_uint8 = (images * 255).round().to(torch.uint8).cpu()
-        size: dict[str, Any] = {}
-        if self.size_px:
-            size = {"size": {"height": self.size_px[0], "width": self.size_px[1]}, "keep_aspect_ratio": False}
         try:
-            pixels = self.process(images_uint8, **size)
+            pixels = self.process(images_uint8, **self._size())
         except (ValueError, RuntimeError, TypeError, IndexError) as error:
             raise PipelineError(
-                f"{self.where}: its processor fails for a view of {_text(images.shape[-2:])} px ({error}): choose a "
-                "larger `view`"
+                f"{self.where}: its processor fails for a view of {_text(images_uint8.shape[-2:])} px ({error}): "
+                "choose a larger `view`"
             ) from error
         size_px = (pixels.shape[-2], pixels.shape[-1])
         if self.size_px and size_px != self.size_px:
@@ -187,11 +205,17 @@ def _own_processor(settings: dict[str, Any], *, resize_last: bool) -> Callable[.
             values = (values - mean) / std
         return values
 
-    def process(images: Tensor, *, size: dict[str, int] | None = None, keep_aspect_ratio: bool = False) -> Tensor:  # noqa: ARG001
+    def process(
+        images: Tensor,
+        *,
+        size: dict[str, int] | None = None,
+        do_resize: bool = settings["do_resize"],
+        keep_aspect_ratio: bool = False,  # noqa: ARG001 - as the library's
+    ) -> Tensor:
         size = size or settings["size"]
         sides = size["height"], size["width"]
         mode = RESAMPLING[settings["resample"]]
-        if not settings["do_resize"]:
+        if not do_resize:
             return scale(images)
         if resize_last:
             return F.interpolate(scale(images), sides, mode=mode)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from contextlib import nullcontext
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from ..options import TeacherOptions
+    from .device_preprocess import DevicePreparation
     from .families import Family
     from .preprocess import Processing
 
@@ -54,7 +58,10 @@ class TransformersTeacher:
         self._network = network.eval().to(device)
         self._processing = processing
         self._reader = family.reader(network, processing.settings)
-        self._device = device
+        self.device = device
+        self._on_device: dict[tuple[int, int], DevicePreparation | None] = {}
+        """By size of the view."""
+        self._choosing = Lock()
         self.bin_edges_m = self._reader.bin_edges_m
         self.emits_maps = self._reader.emits_maps
         """Set to False to skip maps over bins of each pixel."""
@@ -65,25 +72,57 @@ class TransformersTeacher:
                 if head is not None:
                     _keep_float32(head, device)
 
-    @torch.no_grad()
+    def prepare(self, view: NDArray[np.uint8]) -> Tensor:
+        """Prepare a view (H, W, 3) as (3, h, w) float32; returns the view where the device prepares it.
+
+        Thread-safe. Raises PipelineError for an unsupported input size.
+        """
+        if self._preparation((view.shape[0], view.shape[1])) is not None:
+            return torch.from_numpy(view)
+        return self._processing.pixels(torch.from_numpy(view).permute(2, 0, 1)[None])[0]
+
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
-        """Predict depth (B, h, w) float32, and maps (B, K, h, w) if the network has them, on the CPU.
+        """Predict depth (B, h, w) float32, and maps (B, K, h, w) if the network has them.
 
         Raises PipelineError for an unsupported input size, overflow of float16, and implausible output.
         """
         assert images is not None, "needs_images is True"
-        pixels = self._processing.pixels(images)
-        step = 1 if self._reader.one_image else len(images)
+        # Processors expect bytes, as in an image file.
+        views = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+        inputs = torch.stack([self.prepare(view) for view in views.numpy()])
+        output = self.predict_prepared(inputs, (images.shape[-2], images.shape[-1]), ids)
+        if self.card.precision == "float16" and not bool(output.depth.isfinite().all()):
+            raise PipelineError(
+                f"teacher {self.card.name!r}: its depth overflows in float16 (images {', '.join(ids)}): use "
+                "`precision=bfloat16` or float32"
+            )
+        return output
+
+    @torch.no_grad()
+    def predict_prepared(self, inputs: Tensor, view_size_px: tuple[int, int], ids: Sequence[str]) -> TeacherOutput:
+        """Predict as `predict` for stacked results of `prepare`; does not check float16 for overflow."""
+        pixels = inputs.to(self.device)
+        if pixels.dtype == torch.uint8:
+            preparation = self._preparation(view_size_px)
+            assert preparation is not None, "prepare gives bytes only then"
+            pixels = preparation(pixels)
+        step = 1 if self._reader.one_image else len(pixels)
         outputs = [
-            self._read(pixels[begin : begin + step], images.shape[-2:], ids[begin : begin + step])
-            for begin in range(0, len(images), step)
+            self._read(pixels[begin : begin + step], view_size_px, ids[begin : begin + step])
+            for begin in range(0, len(pixels), step)
         ]
         return outputs[0] if len(outputs) == 1 else _concatenate(outputs)
 
-    def _read(self, pixels: Tensor, view_size_px: Sequence[int], ids: Sequence[str]) -> TeacherOutput:
+    def _preparation(self, view_size_px: tuple[int, int]) -> DevicePreparation | None:
+        with self._choosing:
+            if view_size_px not in self._on_device:
+                self._on_device[view_size_px] = self._processing.on_device(view_size_px, self.device)
+            return self._on_device[view_size_px]
+
+    def _read(self, pixels: Tensor, view_size_px: tuple[int, int], ids: Sequence[str]) -> TeacherOutput:
         try:
             with self._autocast():
-                output = self._network(pixel_values=pixels.to(self._device))
+                output = self._network(pixel_values=pixels)
         except torch.OutOfMemoryError:
             raise
         except (ValueError, RuntimeError) as error:  # for example, the library's DPT takes only square inputs
@@ -97,22 +136,16 @@ class TransformersTeacher:
         assert len(depth) == len(pixels), "one depth for each image"
         remedy = "choose another `input_size_px`, or call the network from a python:module:factory that corrects it"
         check_covers(f"teacher {self.card.name!r}", depth.shape[1:], pixels.shape[2:], remedy)
-        if self.card.precision == "float16" and not bool(depth.isfinite().all()):
-            raise PipelineError(
-                f"teacher {self.card.name!r}: its depth overflows in float16 (images {', '.join(ids)}): use "
-                "`precision=bfloat16` or float32"
-            )
         maps = self.emits_maps or self.bin_edges_m is not None
         try:
-            depth, *rest = self._reader.read(output, (view_size_px[0], view_size_px[1]), ids, maps=maps)
+            return self._reader.read(output, view_size_px, ids, maps=maps)
         except ValueError as error:
             raise PipelineError(f"teacher {self.card.name!r}: {error}") from error
-        return TeacherOutput(depth.cpu(), *(None if part is None else part.cpu() for part in rest))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.card.precision == "float32":
             return nullcontext()
-        return torch.autocast(self._device.type, PRECISIONS[self.card.precision])
+        return torch.autocast(self.device.type, PRECISIONS[self.card.precision])
 
 
 def _concatenate(outputs: Sequence[TeacherOutput]) -> TeacherOutput:
