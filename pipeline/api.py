@@ -154,6 +154,8 @@ def train_student(
     validation_split: str | None = None,
     device: str = "auto",
     workers: int | None = None,
+    compiled: bool = False,
+    deterministic: bool = False,
     progress: bool = False,
     **options: Any,  # noqa: ANN401 - see the docstring
 ) -> Student:
@@ -170,7 +172,9 @@ def train_student(
         images: image cache of the split, for faster reading.
         validation_split: split to measure after each epoch.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        workers: loader processes; 0 reads in this process.
+        workers: loader processes; 0 reads in this process. None: 0 on a CPU, and measured on a GPU.
+        compiled: compile the network with torch.compile.
+        deterministic: use only deterministic algorithms, for the same weights from the same run on the same GPU.
         progress: print progress and remaining time to stderr.
         options: fields of `pipeline.train.options.TrainOptions`: `student` (one of `list_networks()`), `loss` (one of
             `list_losses()`), `epochs`, `batch_size`, `learning_rate`, `crop_px`, `seed` ... The defaults are the
@@ -205,6 +209,8 @@ def train_student(
         validation=None if validation_split is None else Validation(source, validation_split),
         device=device,
         workers=workers,
+        compiled=compiled,
+        deterministic=deterministic,
         progress=_progress(progress),
     )
     return load(out, device)

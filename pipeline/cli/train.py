@@ -67,12 +67,22 @@ TRAINING = many(
     option("--precision", default="auto", help="auto, float32, bfloat16 or float16."),
     option("--validation-split", help="Split to measure after each epoch."),
     option("--validation-images", default=32, help="Images of that split to use, evenly spaced."),
-    option("--workers", type=int, help="Loader processes; 0 is one thread. If omitted, 0 on a CPU and 8 with a GPU."),
+    option(
+        "--workers",
+        type=int,
+        help="Loader processes; 0 is one thread. If omitted, 0 on a CPU, and measured on a GPU.",
+    ),
     option(
         "--loss-kernel",
-        default="blocks",
-        type=click.Choice(["blocks", "triton"]),
-        help="Implementation of the loss: PyTorch in blocks, or Triton on a CUDA device (extra triton).",
+        default="auto",
+        type=click.Choice(["auto", "blocks", "triton"]),
+        help="Implementation of the loss: Triton on a GPU that has it (extra triton), PyTorch in blocks elsewhere.",
+    ),
+    option("--compile", "compiled", is_flag=True, help="Compile the network with torch.compile, then train faster."),
+    option(
+        "--deterministic",
+        is_flag=True,
+        help="Use only deterministic algorithms: the same weights from the same run on the same GPU.",
     ),
     option(
         "--checkpoint-every-s",
@@ -143,6 +153,10 @@ def train_teacher(loss: str, **flags: Any) -> None:
     _train(store=None, flips=None, loss=f"truth-{loss}", **flags)
 
 
+RUN_OPTIONS = ("device", "workers", "loss_kernel", "compiled", "deterministic", "checkpoint_every_s")
+"""Flags of how a run is computed, which are not part of its configuration."""
+
+
 def _train(
     *,
     source_name: str,
@@ -167,7 +181,7 @@ def _train(
     validation = None
     if validation_split:  # against the source's default ground truth, also if --truth trains on a sparse one
         validation = Validation(open_source(source_name, None, invalid or ()), validation_split)
-    run_options = {name: flags.pop(name) for name in ("device", "workers", "loss_kernel", "checkpoint_every_s")}
+    run_options = {name: flags.pop(name) for name in RUN_OPTIONS}
     options = TrainOptions(**flags)
     try:
         metrics = train_network(

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import OptionError, PipelineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 try:
     import resource
@@ -64,6 +70,28 @@ def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
     if precision not in dtypes:
         raise OptionError("precision", precision, f"auto, {', '.join(dtypes)}")
     return dtypes[precision]
+
+
+@contextmanager
+def deterministic(enabled: bool) -> Iterator[None]:
+    """Use only deterministic algorithms of torch in the context, if `enabled`.
+
+    The same run on the same GPU and versions then gives the same bits. Operations without such an algorithm raise
+    RuntimeError.
+    """
+    if not enabled:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    settings: Any = torch.utils.deterministic  # ships no types
+    before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(mode=True)
+    settings.fill_uninitialized_memory = False  # finds bugs, at a cost; changes no result
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode=before[0])
+        settings.fill_uninitialized_memory = before[1]
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -49,6 +49,11 @@ def local_rank() -> int:
     return int(os.environ["LOCAL_RANK"]) if _launched() else 0
 
 
+def processes_here() -> int:
+    """Number of processes of this run on this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if _launched() else 1
+
+
 def _launched() -> bool:
     return dist.is_available() and dist.is_torchelastic_launched()
 

@@ -127,7 +127,7 @@ def _far_mass(mean: Tensor, edges: Tensor, ends: tuple[float, float], unit: floa
 
 
 def _bin_coordinate(depth_m: Tensor, bin_edges_m: Tensor) -> Tensor:
-    edges = bin_edges_m.to(depth_m)
+    edges = bin_edges_m.to(depth_m.device, depth_m.dtype, non_blocking=True)
     index = torch.searchsorted(edges, depth_m.nan_to_num(0.0)).sub_(1).clamp_(0, len(edges) - 2)
     return index + (depth_m - edges[index]) / (edges[index + 1] - edges[index])
 

@@ -90,11 +90,11 @@ class DepthLoss(nn.Module):
         """Depth space of the teacher, for relative losses."""
 
     def use_kernel(self, kernel: str, device: torch.device) -> None:  # noqa: ARG002 - for subclasses
-        """Choose the implementation, one of `blockwise.KERNELS`. It does not change the loss except for rounding.
+        """Choose the implementation: `auto` or one of `blockwise.KERNELS`. It changes the loss by rounding alone.
 
         Raises PipelineError if this loss does not have it or the device cannot run it.
         """
-        if kernel != "blocks":
+        if kernel not in {"auto", "blocks"}:
             raise PipelineError(f"`loss_kernel={kernel}`: this loss only has `loss_kernel=blocks`")
 
     def forward(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None = None) -> Tensor:

@@ -20,7 +20,6 @@ from torch.autograd.function import once_differentiable
 from ..depth.bins import bin_centers
 from ..errors import MissingDependencyError, PipelineError
 from .base import DepthLoss
-from .targets import GivenTarget, StoredTarget
 
 if TYPE_CHECKING:
     from .targets import AnyTarget
@@ -32,6 +31,8 @@ GPU_BLOCK_VALUES = 2**26
 
 KERNELS = ("blocks", "triton")
 """Implementations: a dozen torch operations per block, on any device; or one Triton kernel forward and one backward."""
+AUTO = "auto"
+"""`triton` on a GPU where it is installed, otherwise `blocks`."""
 
 
 class Fused(NamedTuple):
@@ -72,8 +73,6 @@ def fused(
     if kernel == "triton":
         from .triton.autograd import fused_triton
 
-        if isinstance(target, StoredTarget):
-            target = GivenTarget(target.dense(), logits.shape[2:], torch.float32)
         return Fused(*fused_triton(logits, bin_centers(bin_edges_m), target))
     results = _Fused.apply(logits, bin_centers(bin_edges_m), target)  # type: ignore[no-untyped-call]  # torch's
     return Fused(*results)
@@ -101,7 +100,9 @@ class FusedLoss(DepthLoss):
     kernel = "blocks"
 
     def use_kernel(self, kernel: str, device: torch.device) -> None:
-        """As `DepthLoss.use_kernel`, with any of KERNELS."""
+        """As `DepthLoss.use_kernel`, with any of KERNELS, or AUTO."""
+        if kernel == AUTO:
+            kernel = "triton" if device.type == "cuda" and find_spec("triton") is not None else "blocks"
         check_kernel(kernel, device)
         self.kernel = kernel
 
@@ -135,7 +136,7 @@ class _Fused(torch.autograd.Function):
         batch, bins, height, width = logits.shape
         dtype = _work_type(logits)
         flat = logits.flatten(2)
-        centers = centers_m.to(logits.device, dtype)[:, None]
+        centers = centers_m.to(logits.device, dtype, non_blocking=True)[:, None]
         # For each pixel: the largest logit, 1 / the sum of exponentials, and the results
         target_pixels = 0 if target is None else height * width
         largest, scale, depth_m, kl_nats, mass = (

@@ -49,7 +49,7 @@ class GaussianTarget:
         mean, axis = gaussian_means(depth_m, bin_edges_m, sigma, in_bins=in_bins, centered=centered)
         self.sigma = sigma
         self.mean = mean.flatten(2)
-        self.edges = axis.to(mean)
+        self.edges = axis.to(mean.device, mean.dtype, non_blocking=True)
         self.ends = (float(axis[0]), float(axis[-1]))
         self.reach = REACH_SIGMAS[mean.dtype] * sigma
         self.bin_count = len(axis) - 1
@@ -125,11 +125,6 @@ class StoredTarget:
         dense.scatter_(0, indices, self.table.expand(len(weight), -1).gather(1, weight.long()))
         maps = dense[:bins] * (count > 0)
         return Block(maps / maps.sum(0).clamp(min=torch.finfo(maps.dtype).tiny), None)
-
-    def dense(self) -> Tensor:
-        """Return all maps (B, K, h, w)."""
-        shape = self.stored.shape
-        return torch.stack([self.block(image, 0, shape[2:].numel()).maps for image in range(shape[0])]).view(shape)
 
 
 def _running_sum(rows: Tensor) -> Tensor:

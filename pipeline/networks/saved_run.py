@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,9 +91,16 @@ def view_of(config: Mapping[str, Any]) -> str:
 
 def normalize(images: Tensor) -> Tensor:
     """Normalize images (B, 3, H, W) in 0..1 by the mean and standard deviation of ImageNet."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1)
+    mean, std = _imagenet(images.device)
     return (images - mean) / std
+
+
+@cache
+@torch.inference_mode(mode=False)  # training cannot use inference tensors cached by a prediction
+def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation (1, 3, 1, 1); kept, since each copy to a GPU waits for it."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1).to(device) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std
 
 
 def save_weights(network: nn.Module, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 THREAD_PREFETCH = 2
 """Batches that the thread reads ahead."""
-GPU_WORKERS = 8
+MEASURED_STEPS = 4
+"""Steps on a GPU that read in this process, to choose the number of workers; the first is not counted."""
+WORKER_MARGIN = 1.5
+"""Capacity of the chosen workers, in batches per step: single samples take longer than the mean."""
 SHARED_MEMORY = (
     "the shared memory in /dev/shm is too small for the batches; use fewer `workers` (0 needs none), a smaller "
     "`batch_size`, or more shared memory (docker run --shm-size=8g, or --ipc=host)"
@@ -43,6 +47,16 @@ FILES_PER_RUN, FILES_PER_WORKER = 128, 48
 def has_free_core() -> bool:
     """Whether this process may use more cores than torch does."""
     return torch.get_num_threads() < cores()
+
+
+def workers_for(read_s: float, step_s: float, processes: int = 1) -> int:
+    """Return how many workers keep a network busy.
+
+    `read_s` is the time to read one batch in one process, `step_s` that of the network for it; `processes` of this run
+    share the machine's cores. At least 1, at most the process's part of the cores.
+    """
+    needed = math.ceil(WORKER_MARGIN * read_s / max(step_s, 1e-9))
+    return max(1, min(needed, cores() // max(processes, 1)))
 
 
 class _Failure(NamedTuple):
@@ -90,17 +104,12 @@ class Batches:
     Args:
         data: samples.
         sampler: batch sampler; `sampler.set_epoch` chooses the epoch and its first batch.
-        workers: worker processes; 0 reads in this process. None takes 0 on a CPU, whose cores the network needs, and
-            `GPU_WORKERS` on a GPU.
+        workers: worker processes; 0 reads in this process.
         device: device of the network.
     """
 
-    def __init__(
-        self, data: TrainingData, sampler: EpochBatchSampler, workers: int | None, device: torch.device
-    ) -> None:
+    def __init__(self, data: TrainingData, sampler: EpochBatchSampler, workers: int, device: torch.device) -> None:
         on_gpu = device.type == "cuda"
-        if workers is None:
-            workers = GPU_WORKERS if on_gpu else 0
         self.data, self.sampler = data, sampler
         self.loader: DataLoader[Item | _Failure] | None = None
         if workers:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..common import distributed as collective
 from ..common.device import choose_device, is_out_of_memory
+from ..common.device import deterministic as deterministic_algorithms
 from ..common.fileio import pretty_json, write_durably
 from ..common.outputs import locked_target, publish, refuse_existing_target
 from ..common.own_files import make_own_folder
@@ -58,7 +59,9 @@ def train_network(
     device: str = "auto",
     workers: int | None = None,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
-    loss_kernel: str = "blocks",
+    loss_kernel: str = "auto",
+    compiled: bool = False,
+    deterministic: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a network on a store, or on ground truth if `store` is None. Returns the metrics of the run.
@@ -76,9 +79,15 @@ def train_network(
         truth: which ground truth to learn from, if there are several.
         validation: measure this split after each epoch.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        workers: see `loader.Batches`.
+        workers: loader processes. None: none on a CPU, whose cores the network needs; on a GPU as many as the first
+            steps show to be needed.
         checkpoint_every_s: seconds between checkpoints.
-        loss_kernel: one of `blockwise.KERNELS`; changes speed, and results by rounding.
+        loss_kernel: `auto` (triton on a GPU that has it) or one of `blockwise.KERNELS`; changes speed, and results by
+            rounding.
+        compiled: compile the network with torch.compile, which takes a minute or more and then makes steps faster;
+            changes results by rounding.
+        deterministic: use only deterministic algorithms: the same run on the same GPU and versions has the same
+            weights. A run on a CPU has them anyway.
         progress: where to report progress.
 
     Raises PipelineError for invalid input, and Interrupted after Ctrl-C or SIGTERM, once a checkpoint is written. The
@@ -97,9 +106,11 @@ def train_network(
     partial = partial_folder(out, recipe.as_json())
     # Inside, Ctrl-C sets `stopped`: the step ends and a checkpoint is written
     lock = locked_target(out, progress) if collective.rank() == 0 else nullcontext()
-    with collective.together(run_device), stop_flag() as stopped, lock:
+    with deterministic_algorithms(enabled=deterministic), collective.together(run_device), stop_flag() as stopped, lock:
         _prepare_folder(partial, out, recipe, progress)
-        trainer = Trainer(source, samples, recipe, loss, teacher, flips, images, validation, run_device, partial)
+        trainer = Trainer(
+            source, samples, recipe, loss, teacher, flips, images, validation, run_device, partial, compiled=compiled
+        )
         collective.check_agreement("the checkpoint to resume from", trainer.step)
         if trainer.step == 0:
             check_targets_vary(trainer.data, progress)
@@ -129,7 +140,7 @@ def _fit(
     """Train to the end. Raises Interrupted after Ctrl-C, and PipelineError with advice if memory runs out."""
     with progress.task("train", trainer.total_steps, "step", done=trainer.step) as task:
         try:
-            finished = trainer.fit(workers, checkpoint_every_s, stopped, task)
+            finished = trainer.fit(workers, checkpoint_every_s, stopped, task, progress)
         except Exception as error:
             if is_out_of_memory(error):
                 raise _out_of_memory(trainer) from error

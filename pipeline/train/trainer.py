@@ -26,18 +26,20 @@ from ..store.format.sparse import weight_table
 from .augment import apply_tables
 from .build import build_data, build_network, build_sampler
 from .checkpoint import Checkpoint
+from .compiled import compile_network
 from .dataset import split_batch
-from .loader import Batches
+from .loader import MEASURED_STEPS, Batches, workers_for
 from .optimizer import Optimizer
+from .step_values import StepValues
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from torch import Tensor
 
-    from ..common.progress import Task
+    from ..common.progress import Progress, Task
     from ..losses.base import DepthLoss
     from ..sources.base import Sample, Source
     from ..store import Store
@@ -47,6 +49,10 @@ if TYPE_CHECKING:
 
 IMAGES = "images_manifest_sha256"
 """Checkpoint key: the image cache of the run, so that it does not resume with another."""
+DEFERS = {"cuda"}
+"""Types of devices whose values are read one step later."""
+MEASURES_WORKERS = {"cuda"}
+"""Types of devices for which the number of loader processes is measured. On a CPU the network needs the cores."""
 MAX_NAMED_SAMPLES = 32
 """In an error about a batch."""
 MAX_LOGGED_STEPS = 20_000
@@ -75,6 +81,8 @@ class Trainer:
         validation: Validation | None,
         device: torch.device,
         folder: Path,
+        *,
+        compiled: bool = False,
     ) -> None:
         options = recipe.options
         self.recipe, self.options, self.device, self.folder = recipe, options, device, folder
@@ -82,6 +90,12 @@ class Trainer:
         self.view = View.parse(recipe.view)
         self.loss = loss
         self.network = build_network(recipe).to(device)
+        self.defers = device.type in DEFERS
+        if device.type == "cuda":  # its convolutions are faster in this layout
+            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.forward: Callable[[Tensor], Tensor] = self.network
+        if compiled:
+            self.forward = compile_network(self.network)
         self.edges_m = torch.tensor(recipe.bin_edges_m, dtype=torch.float64)
         self.sampler = build_sampler(samples, options)
         self.data = build_data(recipe, source, samples, store, flips, images, self.network, device)
@@ -94,6 +108,9 @@ class Trainer:
         self.log_every = -(-self.total_steps // MAX_LOGGED_STEPS)
         self.step = 0
         self.epoch_loss = 0.0
+        self.loss_value: float | None = None
+        self.unread: StepValues | None = None
+        """The last step, if its values are still on their way from the device."""
         self.seconds = 0.0
         self.images_sha256 = None if images is None else images.manifest_sha256
         self.checkpoint = Checkpoint(folder)
@@ -136,10 +153,19 @@ class Trainer:
         }
         self.checkpoint.write({**self.optimizer.state_dict(), **progress})
 
-    def fit(self, workers: int | None, checkpoint_every_s: float, stopped: threading.Event, task: Task) -> bool:
+    def fit(
+        self,
+        workers: int | None,
+        checkpoint_every_s: float,
+        stopped: threading.Event,
+        task: Task,
+        progress: Progress | None = None,
+    ) -> bool:
         """Train to the end, or until `stopped` is set. Returns whether the end was reached."""
-        batches = Batches(self.data, self.sampler, workers, self.device)
+        measures = workers is None and self.device.type in MEASURES_WORKERS
+        batches = Batches(self.data, self.sampler, workers or 0, self.device)
         waits = Waits()
+        begun_at, counted = self.step, Waits()
         saved = begin = time.monotonic()
         while self.step < self.total_steps:
             epoch, first_batch = divmod(self.step, len(self.sampler))
@@ -147,36 +173,54 @@ class Trainer:
             self.network.train()
             for batch in waits.before_each("data", batches):
                 with waits.while_at("network"):
-                    row = self._train_step(batch)
-                self._log(epoch, row)
+                    self._train_step(batch, epoch)
                 self.step += 1
+                if self.step % len(self.sampler) == 0:
+                    self._read_values()
+                    with waits.while_at("validation"):
+                        self._end_epoch(epoch)
                 task.update(
                     1,
                     img_each=self.images_per_step,
                     epoch=f"{epoch + 1}/{self.options.epochs}",
-                    loss=row["loss"],
                     waits_for=waits,
+                    **({} if self.loss_value is None else {"loss": self.loss_value}),
                 )
-                if self.step % len(self.sampler) == 0:
-                    with waits.while_at("validation"):
-                        self._end_epoch(epoch)
                 now = time.monotonic()
                 stop = collective.any_of(stopped.is_set())
                 if stop or now - saved > checkpoint_every_s:
                     self.seconds, begin = self.seconds + now - begin, now
+                    self._read_values()
                     with waits.while_at("writing"):
                         self.save()
                     saved = now
                 if stop:
                     collective.barrier()  # torchrun ends the other ranks as soon as one exits: rank 0 may be writing
                     return False
+                if measures and self.step == begun_at + 1:  # the first step is slower than the others
+                    self._read_values()
+                    counted = Waits(waits)
+                if measures and self.step == begun_at + 1 + MEASURED_STEPS:
+                    self._read_values()
+                    measures = False
+                    read_s, step_s = (waits[name] - counted.get(name, 0.0) for name in ("data", "network"))
+                    chosen = workers_for(read_s, step_s, collective.processes_here())
+                    if progress is not None:
+                        progress.note(
+                            f"reading a batch takes {read_s / MEASURED_STEPS:.3f} s and a step "
+                            f"{step_s / MEASURED_STEPS:.3f} s: {chosen} loader processes (choose with `workers`)"
+                        )
+                    batches = Batches(self.data, self.sampler, chosen, self.device)
+                    break  # go on in this epoch
+        self._read_values()
         self.seconds += time.monotonic() - begin
         return True
 
-    def _train_step(self, batch: Item) -> dict[str, float]:
-        """Update the weights with one batch; returns learning rate, loss and its terms.
+    def _train_step(self, batch: Item, epoch: int) -> None:
+        """Update the weights with one batch.
 
-        Raises PipelineError, before the update, if the loss or its gradient is not finite.
+        Raises PipelineError if the loss or its gradient is not finite: before the update, or on a GPU after the next
+        one, since reading them would wait for the GPU. The last checkpoint is kept.
         """
         # Dropout and the like depend on seed, step and rank alone, so that a resumed run draws the same numbers
         key = [self.options.seed, self.step, collective.rank()]
@@ -189,14 +233,31 @@ class Trainer:
             terms = self._loss_terms(part)
             self.optimizer.backward(terms["loss"] / parts)
             total = total + torch.stack([value.detach().double() for value in terms.values()])
-        *values, norm = torch.cat([total / parts, self.optimizer.clip_gradients().double()[None]]).tolist()
-        row = dict(zip(terms, values, strict=True))
-        if not math.isfinite(row["loss"]):
-            self._fail(f"the loss is {row['loss']}", self.step)
-        if not self.optimizer.can_step(norm):
-            self._fail(f"the gradient norm is {norm}", self.step)
+        values = torch.cat([total / parts, self.optimizer.clip_gradients().double()[None]])
+        before = self.unread
+        self.unread = StepValues.of(self.step, epoch, learning_rate, tuple(terms), values)
+        if not self.defers:
+            self._read_values()
         self.optimizer.step()
-        return {"learning_rate": learning_rate, **row}
+        if before is not None and self.defers:
+            self._check_and_log(before)
+
+    def _read_values(self) -> None:
+        """Check and log the last step, if it is not yet."""
+        if self.unread is not None:
+            values, self.unread = self.unread, None
+            self._check_and_log(values)
+
+    def _check_and_log(self, values: StepValues) -> None:
+        row, norm = values.read()
+        if not math.isfinite(row["loss"]):
+            self._fail(f"the loss is {row['loss']}", values.step)
+        if not self.optimizer.can_step(norm):
+            self._fail(f"the gradient norm is {norm}", values.step)
+        self.loss_value = row["loss"]
+        self.epoch_loss += row["loss"]
+        if values.step % self.log_every == 0:
+            self.checkpoint.steps.rows.append({"step": values.step, "epoch": values.epoch, **row})
 
     def _loss_terms(self, part: Item) -> dict[str, Tensor]:
         """Loss of a part of a batch, and its terms."""
@@ -209,13 +270,8 @@ class Trainer:
             assert part.tail is not None
             maps = StoredMaps(part.gap, part.weight, part.tail, len(self.edges_m) - 1, self.weight_table)
         with self.optimizer.autocast():
-            logits = self.network(apply_tables(part.image, normalize(part.color_tables)))
+            logits = self.forward(apply_tables(part.image, normalize(part.color_tables)))
         return self.loss.terms(logits, part.target_depth_m, maps)
-
-    def _log(self, epoch: int, row: dict[str, float]) -> None:
-        self.epoch_loss += row["loss"]
-        if self.step % self.log_every == 0:
-            self.checkpoint.steps.rows.append({"step": self.step, "epoch": epoch, **row})
 
     def _check_weights(self) -> None:
         name = self.optimizer.nonfinite_weight()

@@ -12,9 +12,8 @@ import torch
 from triton_cases import CASES
 
 from pipeline.losses import blockwise as module
-from pipeline.losses.base import StoredMaps
 from pipeline.losses.blockwise import fused
-from pipeline.losses.targets import StoredTarget
+from pipeline.losses.tiekd import TieKdLoss
 
 SCRIPT = Path(__file__).parents[1] / "support" / "triton_cases.py"
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton: pip install '.[triton]'")
@@ -69,7 +68,7 @@ def test_the_same_logits_give_the_same_bits_from_the_kernels(interpreted):
 @needs_triton
 @pytest.mark.parametrize("capability", ["80", "90"])
 def test_the_kernels_compile_without_spilling_much(compiled, capability):
-    assert len(compiled[capability]) == 2 * 2 * 2 * (4 if capability == "90" else 2)  # types, orders, ways, targets
+    assert len(compiled[capability]) == 2 * 2 * 2 * (5 if capability == "90" else 2)  # types, orders, ways, targets
     for name, used in compiled[capability].items():
         assert used["spilled_bytes"] <= 16, (name, used)
 
@@ -106,14 +105,14 @@ def test_logits_that_triton_cannot_take_are_refused(monkeypatch, dtype, interpre
         fused(torch.zeros(1, 3, 2, 2, dtype=dtype), torch.arange(4.0), kernel="triton")
 
 
-@needs_triton
-def test_the_kernels_get_stored_maps_spread_over_all_bins(monkeypatch):
-    given = []
-    monkeypatch.setattr(module, "check_kernel", lambda *_: None)
-    monkeypatch.setattr(
-        "pipeline.losses.triton.autograd.fused_triton", lambda *parts: given.append(parts[2]) or (None, None, None)
-    )
-    gap, weight = (torch.tensor(one, dtype=torch.uint8).view(1, 2, 1, 1) for one in ([2, 1], [1, 3]))
-    stored = StoredMaps(gap, weight, torch.zeros(1, 1, 1, dtype=torch.uint8), 3, torch.tensor([0.0, 1.0, 0.5, 0.25]))
-    fused(torch.zeros(1, 3, 1, 1), torch.arange(4.0), StoredTarget(stored, torch.float32), "triton")
-    assert given[0].block(0, 0, 1).maps.flatten().tolist() == pytest.approx([0, 0.8, 0.2])
+@pytest.mark.parametrize(
+    ("device", "package", "kernel"), [("cuda", True, "triton"), ("cuda", None, "blocks"), ("cpu", True, "blocks")]
+)
+def test_the_default_kernel_is_triton_on_a_gpu_that_has_it(monkeypatch, device, package, kernel):
+    monkeypatch.setattr(module, "find_spec", lambda _: package)
+    loss = TieKdLoss(torch.arange(4.0))
+    loss.use_kernel("auto", torch.device(device))
+    assert loss.kernel == kernel
+    released = TieKdLoss(torch.arange(4.0), kind="released")
+    released.use_kernel("auto", torch.device(device))
+    assert released.kernel == "blocks"

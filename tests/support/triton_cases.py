@@ -19,10 +19,13 @@ import warnings
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from pipeline.depth.bins import parse_bins
+from pipeline.losses.base import StoredMaps
 from pipeline.losses.blockwise import fused
-from pipeline.losses.targets import GaussianTarget, GivenTarget
+from pipeline.losses.targets import GaussianTarget, GivenTarget, StoredTarget
+from pipeline.store.format.sparse import encode_sparse, weight_table
 
 LAST = torch.channels_last
 DEFAULT = {"bins": "linear:49:0.001:10", "size": (5, 9), "order": torch.contiguous_format, "dtype": torch.float32}
@@ -43,6 +46,9 @@ CASES = {
     "given": {"target": "given"},
     "given, channels last": {"target": "given", "order": LAST},
     "given, of another size": {"target": "given", "map_size": (10, 13), "dtype": torch.float16},
+    "stored": {"target": "stored"},
+    "stored, channels last, bfloat16": {"target": "stored", "order": LAST, "dtype": torch.bfloat16},
+    "stored, the paper's bins": {"target": "stored", "bins": "kitti", "size": (3, 5)},
     "depth alone": {**GAUSSIAN, "asked": (1, 0)},
     "divergence alone": {**GAUSSIAN, "asked": (0, 1)},
     "huge logits": {**GAUSSIAN, "offset": 3e4},
@@ -66,12 +72,30 @@ def target_of(case, edges_m, depth_m, dtype):
     if case["target"] == "gaussian":
         kind = {name: case[name] for name in ("sigma", "in_bins", "centered")}
         return GaussianTarget(depth_m.to(dtype), edges_m, **kind)
+    if case["target"] == "stored":
+        return StoredTarget(stored_maps(len(edges_m) - 1, depth_m.shape[2:]), dtype)
     size = case.get("map_size", depth_m.shape[2:])
     maps = torch.rand(2, len(edges_m) - 1, *size, generator=torch.Generator().manual_seed(1))
     maps[:, ::3] = 0  # as in sparse maps
     maps = (maps / maps.sum(1, keepdim=True)).contiguous(memory_format=case["order"])
     maps[0, :, 0, 0], maps[1, 2, 0, 1], maps[1, 2, -1, -1] = 0, math.nan, math.inf
     return GivenTarget(maps, depth_m.shape[2:], dtype)
+
+
+def stored_maps(bins, size):
+    """Return sparse maps of two images, of which one pixel has none."""
+    maps = torch.softmax(4 * torch.randn(2, bins, *size, generator=torch.Generator().manual_seed(1)), 1)
+    maps[0, :, 0, 0] = math.nan
+    parts = [encode_sparse(each.numpy(), 0.01, 8)[0] for each in maps]
+    planes = max(len(part.gap) for part in parts)
+    gap, weight = (
+        torch.stack(
+            [F.pad(torch.from_numpy(part[which]), (0, 0, 0, 0, 0, planes - len(part[which]))) for part in parts]
+        )
+        for which in (0, 1)
+    )
+    tail = torch.stack([torch.from_numpy(part.tail) for part in parts])
+    return StoredMaps(gap, weight, tail, bins, torch.from_numpy(weight_table(8)))
 
 
 def logits_of(case, edges_m):
@@ -204,7 +228,7 @@ def main():
     if sys.argv[1] == "agree":
         report = {"cases": {name: agree(case) for name, case in CASES.items()}, "twice": twice()}
     else:
-        report = {90: compiled(90, ("no target", "gaussian", "given", "given, of another size"))}
+        report = {90: compiled(90, ("no target", "gaussian", "given", "given, of another size", "stored"))}
         report[80] = compiled(80, ("gaussian", "given"))
     sys.stdout.write(json.dumps(report))
 

@@ -2,7 +2,8 @@
 
 Memory traffic: forward reads each logit once; backward reads it once and writes its gradient once: 4 and 8 bytes per
 logit in float32, 2 and 4 in bfloat16. Gaussian maps add 28 bytes per pixel in each direction: at K = 257, 2.7 % and
-1.4 % in float32, 5.4 % and 2.7 % in bfloat16. A given map is also read once in each direction.
+1.4 % in float32, 5.4 % and 2.7 % in bfloat16. A given map is also read once in each direction; the planes of a stored
+map once for each tile of bins, mostly from cache.
 
 Sums have a fixed order and tiles are not autotuned, so the same logits give the same bits.
 
@@ -19,10 +20,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .kernels import OfPixels, backward, forward
-from .maps import GAUSSIAN, GIVEN, NONE, Strided, arguments
+from .maps import GAUSSIAN, GIVEN, NONE, STORED, Strided, arguments
 
 if TYPE_CHECKING:
-    from ..targets import GaussianTarget, GivenTarget
+    from ..targets import GaussianTarget, GivenTarget, StoredTarget
 
 WARP_BYTES, MOST_BINS = 512, 1024
 """Bytes of the pixels of one bin, and largest number of bins of one pixel, in a tile."""
@@ -34,13 +35,13 @@ class _FusedTriton(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401 - autograd's
         logits: Tensor,
         centers_m: Tensor,
-        target: GaussianTarget | GivenTarget | None,
+        target: GaussianTarget | GivenTarget | StoredTarget | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         batch, _, height, width = logits.shape
         kind, of, maps, nearest = arguments(target)
-        asked = {NONE.value: 3, GIVEN.value: 5, GAUSSIAN.value: 6}[kind]
+        asked = {NONE.value: 3, GIVEN.value: 5, STORED.value: 5, GAUSSIAN.value: 6}[kind]
         out = OfPixels(*(torch.empty(batch, height * width, device=logits.device) for _ in range(asked)))
-        centers = centers_m.to(logits.device, torch.float32)
+        centers = centers_m.to(logits.device, torch.float32, non_blocking=True)
         _launch(forward, logits, (centers, of, maps, nearest, out), kind)
         ctx.target = target
         ctx.set_materialize_grads(False)
@@ -73,7 +74,7 @@ class _FusedTriton(torch.autograd.Function):
 
 
 def fused_triton(
-    logits: Tensor, centers_m: Tensor, target: GaussianTarget | GivenTarget | None
+    logits: Tensor, centers_m: Tensor, target: GaussianTarget | GivenTarget | StoredTarget | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return depth, KL and mass of the maps, (B, 1, h, w) float32, as in `Fused`.
 
@@ -102,7 +103,11 @@ def _sizes(logits: Tensor, kind: int, *, forward: bool) -> tuple[int, int, int]:
     """
     if logits.stride(1) != 1:
         block_p = WARP_BYTES // logits.element_size()
-        return (512 if kind == GIVEN.value else 2048) // block_p, 512 // block_p, block_p
+        return (
+            (512 if kind == GIVEN.value else 1024 if kind == STORED.value else 2048) // block_p,
+            512 // block_p,
+            block_p,
+        )
     if not forward and kind == GAUSSIAN.value:
         return 128, 32, 8
     block_k = min(triton.next_power_of_2(logits.shape[1]), MOST_BINS)

@@ -15,7 +15,21 @@ import torch
 import triton
 import triton.language as tl
 
-from .maps import GAUSSIAN, GIVEN, Gaussians, Strided, gaussian_mass, given, lost, standing, sums
+from .maps import (
+    GAUSSIAN,
+    GIVEN,
+    STORED,
+    Gaussians,
+    Planes,
+    Strided,
+    gaussian_mass,
+    given,
+    lost,
+    standing,
+    stored,
+    stored_tile,
+    sums,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,10 +76,10 @@ def _add(
 
 
 @triton.jit
-def forward(
+def forward(  # noqa: C901, PLR0915 - kinds of targets are resolved at compile time
     logits: Strided,
     centers: tl.tensor,
-    of: Gaussians,
+    of: Gaussians | Planes,
     maps: Strided,
     nearest: tl.tensor,
     out: OfPixels,
@@ -86,6 +100,8 @@ def forward(
         valid, place, near, away, begin, end = standing(of, spot, inside, bins, block_k, window_k)
     if kind == GIVEN:
         map_here, map_spread = given(maps, nearest, image, first, inside, block_k)
+    if kind == STORED:
+        planes_here, map_norm, rest = stored(of, image, first, inside, bins)
     top, none = tl.full([block_p], LOWEST, tl.float32), tl.zeros([block_p], tl.float32)
     # Sums over the target map T: of T, of T ln T, and of T (logit - top)
     total, moment, weight, entropy, cross = none, none, none, none, none
@@ -99,6 +115,9 @@ def forward(
             found = sums(tl.load(map_here + map_spread, mask=known, other=0.0).to(tl.float32), x, rise, weight)
             weight, entropy, cross = weight + found[0], entropy + found[1], cross + found[2]
             map_here += block_k * maps.k
+        if kind == STORED:
+            found = sums(stored_tile(of, planes_here, map_norm, rest, bin_number, known), x, rise, weight)
+            weight, entropy, cross = weight + found[0], entropy + found[1], cross + found[2]
     if kind == GAUSSIAN:
         for first_bin in range(begin, end, window_k):
             bin_number, spread, known = _tile(logits, first_bin, inside, window_k, bins)
@@ -125,7 +144,7 @@ def forward(
         tl.store(out.kl_nats + spot, tl.where(valid, nats, 0.0), mask=inside)
         tl.store(out.mass + spot, tl.where(valid, 1.0, 0.0), mask=inside)
         tl.store(out.norm + spot, tl.where(valid, norm, 0.0), mask=inside)
-    if kind == GIVEN:
+    if kind >= GIVEN:
         valid = (weight > 0.0) & (weight < float("inf"))
         nats = entropy - cross + weight * tl.log(total)
         tl.store(out.kl_nats + spot, tl.where(valid, nats, 0.0), mask=inside)
@@ -133,11 +152,11 @@ def forward(
 
 
 @triton.jit
-def backward(
+def backward(  # noqa: C901, PLR0915 - as above
     logits: Strided,
     gradient: Strided,
     centers: tl.tensor,
-    of: Gaussians,
+    of: Gaussians | Planes,
     maps: Strided,
     nearest: tl.tensor,
     out: OfPixels,
@@ -170,11 +189,14 @@ def backward(
         pull = tl.load(of_kl + spot, mask=inside, other=0.0)
         offset += tl.where(norm > 0.0, pull * scale, 0.0)
         pull *= norm
-    if kind == GIVEN:
+    if kind >= GIVEN:
         mass = tl.load(out.mass + spot, mask=inside, other=0.0)
         pull = tl.load(of_kl + spot, mask=inside, other=0.0)
         offset += pull * mass * scale
+    if kind == GIVEN:
         map_here, map_spread = given(maps, nearest, image, first, inside, block_k)
+    if kind == STORED:
+        planes_here, map_norm, rest = stored(of, image, first, inside, bins)
     for first_bin in range(0, begin, block_k):
         bin_number, spread, known = _tile(logits, first_bin, inside, block_k, bins)
         back = _tile(gradient, first_bin, inside, block_k, bins)[1]
@@ -183,6 +205,8 @@ def backward(
             known_map = known & (mass > 0.0)[None, :]
             found -= tl.load(map_here + map_spread, mask=known_map, other=0.0).to(tl.float32) * pull[None, :]
             map_here += block_k * maps.k
+        if kind == STORED:
+            found -= stored_tile(of, planes_here, map_norm, rest, bin_number, known) * pull[None, :]
         tl.store(there + back, found, mask=known)
         here += block_k * logits.k
         there += block_k * gradient.k

@@ -1,6 +1,6 @@
-"""Target maps in Triton kernels: Gaussians, computed in registers, and given maps, read from memory.
+"""Target maps in Triton kernels: Gaussians and stored sparse maps, computed in registers, and given maps, read.
 
-Shape legend: B batch, K bins, P pixels, k bins of a tile, p pixels of a tile.
+Shape legend: B batch, K bins, M planes of a sparse map, P pixels, k bins of a tile, p pixels of a tile.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import torch
 import triton
 import triton.language as tl
 
-from ..targets import GaussianTarget
+from ..targets import GaussianTarget, StoredTarget
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..targets import GivenTarget
 
-NONE, GAUSSIAN, GIVEN = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
-"""Kind of target map, a compile-time constant of the kernels."""
+NONE, GAUSSIAN, GIVEN, STORED = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+"""Kind of target map, a compile-time constant of the kernels. Those from GIVEN on have a map of any shape."""
 TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
 """The logarithm on a GPU treats smaller values as 0."""
 CLAMP_SIGMAS = 1e6
@@ -50,6 +50,19 @@ class Gaussians(NamedTuple):
     reach: float
     per_unit: float
     """1 / (sigma sqrt(2))"""
+
+
+class Planes(NamedTuple):
+    """Stored sparse maps, as in `base.StoredMaps`."""
+
+    gap: Tensor
+    """(B, M, P)"""
+    weight: Tensor
+    tail: Tensor
+    """(B, P)"""
+    table: Tensor
+    planes: int
+    pixels: int
 
 
 @triton.jit
@@ -163,12 +176,53 @@ def given(
     return here, tl.arange(0, block_k)[:, None] * maps.k + pixel[None, :] * maps.p
 
 
+@triton.jit
+def stored(
+    of: Planes, image: tl.tensor, first: tl.tensor, inside: tl.tensor, bins: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Return (p,): start in the planes, 1 / the sum of the map (0: no map), and the value of bins without a plane."""
+    pixel = first + tl.arange(0, inside.shape[0])
+    here = image * of.planes * of.pixels + pixel
+    count, total = tl.zeros([inside.shape[0]], tl.int32), tl.zeros([inside.shape[0]], tl.float32)
+    for plane in range(of.planes):
+        present = tl.load(of.gap + here + plane * of.pixels, mask=inside, other=0) > 0
+        code = tl.load(of.weight + here + plane * of.pixels, mask=present, other=0)
+        total += tl.where(present, tl.load(of.table + code), 0.0)
+        count += present.to(tl.int32)
+    others = bins - count
+    rest = tl.load(of.table + tl.load(of.tail + image * of.pixels + pixel, mask=inside, other=0))
+    rest /= tl.maximum(others, 1)
+    total += rest * others
+    return here, tl.where(count > 0, 1.0 / tl.where(total > 0.0, total, 1.0), 0.0), rest
+
+
+@triton.jit
+def stored_tile(
+    of: Planes, here: tl.tensor, norm: tl.tensor, rest: tl.tensor, bin_number: tl.tensor, known: tl.tensor
+) -> tl.tensor:
+    """Return the stored probabilities (k, p) of some bins; 0 past the last bin and where there is no map."""
+    found = tl.zeros(known.shape, tl.float32) + rest[None, :]
+    last = tl.zeros([known.shape[1]], tl.int32) - 1
+    for plane in range(of.planes):
+        gap = tl.load(of.gap + here + plane * of.pixels, mask=norm > 0.0, other=0).to(tl.int32)
+        code = tl.load(of.weight + here + plane * of.pixels, mask=gap > 0, other=0)
+        last = tl.where(gap > 0, last + gap, last)
+        chosen = (bin_number[:, None] == last[None, :]) & (gap > 0)[None, :]
+        found = tl.where(chosen, tl.load(of.table + code)[None, :], found)
+    return tl.where(known, found * norm[None, :], 0.0)
+
+
 def arguments(
-    target: GaussianTarget | GivenTarget | None,
-) -> tuple[int, Gaussians | None, Strided | None, Tensor | None]:
-    """Return the kind of the target; its Gaussians, or its maps and the pixel of them nearest to each logit."""
+    target: GaussianTarget | GivenTarget | StoredTarget | None,
+) -> tuple[int, Gaussians | Planes | None, Strided | None, Tensor | None]:
+    """Return the kind of the target; its Gaussians or planes; its maps, and the pixel of them nearest to each logit."""
     if target is None:
         return NONE.value, None, None, None
+    if isinstance(target, StoredTarget):
+        maps = target.stored
+        gap, weight, tail = (part.contiguous().flatten(-2) for part in (maps.gap, maps.weight, maps.tail))
+        table = target.table.to(gap.device, torch.float32)
+        return STORED.value, Planes(gap, weight, tail, table, gap.shape[1], gap.shape[2]), None, None
     if isinstance(target, GaussianTarget):
         means, edges = target.mean[:, 0].float().contiguous(), target.edges.float()
         lengths = (*target.ends, CLAMP_SIGMAS * target.sigma, target.reach, 1 / (target.sigma * math.sqrt(2)))
