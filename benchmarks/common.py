@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,6 @@ from pipeline.networks.registry import build_student
 from pipeline.networks.saved_run import normalize
 from pipeline.sources.registry import open_source
 from pipeline.teachers.base import TeacherCard, TeacherOutput
-from scenes.dataset import make_scenes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,6 +33,9 @@ RANGE_M = (1e-3, 80.0)
 
 def render(path: Path, count: int, size_px: tuple[int, int]) -> Source:
     """Render `count` frames and return their source; the split `all` has all of them."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # the renderer is not installed
+    from scenes.dataset import make_scenes
+
     make_scenes(path, count=count, size_px=size_px)
     return open_source(f"scenes:{path}")
 
