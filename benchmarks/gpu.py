@@ -283,7 +283,7 @@ def repeat(rows: list[dict[str, Any]], source: Source, folder: Path, device: tor
             rows,
             "repeat",
             f"stage two twice, deterministic {exact}",
-            same=weights[0] == weights[1],
+            same_weights=weights[0] == weights[1],
             s=float(min(seconds)),
         )
 
