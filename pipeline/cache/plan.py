@@ -41,6 +41,8 @@ class CacheOptions:
     max_dpm_kl: float = 0.01
     samples_per_shard: int | None = None
     """None is 128, more for millions of samples, and 8 for dense maps, whose shards must fit into memory."""
+    compression_level: int = 5
+    """1 is fast to write, 9 is small and fast to read; 5 is a store of format version 1 or 2, others of version 3."""
     batch_size: int = 8
     accept_noise: bool = False
     """Accept a teacher whose predictions vary between calls or batches."""
@@ -103,6 +105,7 @@ def plan_store(
         sigma_m=sigma_m,
         max_dpm_kl=options.max_dpm_kl if kind == "sparse" else None,
         carried_from=carried_from,
+        compression_level=options.compression_level,
         samples_per_shard=options.samples_per_shard or default_samples_per_shard(kind, len(samples), len(edges) - 1),
     )
 

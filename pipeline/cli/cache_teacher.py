@@ -130,6 +130,12 @@ def with_averaging_bins(
     type=int,
     help="Samples in a shard; an interruption loses at most one. 128 if omitted, 8 for dense.",
 )
+@option(
+    "--compression-level",
+    type=click.IntRange(1, 9),
+    default=5,
+    help="1 is fast to write; 9 is small and fast to read, for a store that is read many times.",
+)
 @option("--batch-size", default=8, help="Images in a batch of the teacher.")
 @option(
     "--accept-noise",

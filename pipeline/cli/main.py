@@ -33,6 +33,7 @@ STORE_COMMANDS = {
     "estimate": ("store_tools", "Estimate bytes and hours of a store."),
     "stats": ("store_tools", "Print the distribution of depth, errors and invalid pixels."),
     "subset": ("store_tools", "Write a store of some samples."),
+    "recompress": ("store_tools", "Write a store with another compression level."),
     "merge": ("store_tools", "Join several stores into one."),
     "pack": ("store_tools", "Write a store as one file."),
     "unpack": ("store_tools", "Unpack a store into a directory."),

@@ -1,4 +1,4 @@
-"""`pipeline store estimate`, `stats`, `subset`, `merge`, `pack`, `unpack` and `diff`."""
+"""`pipeline store estimate`, `stats`, `subset`, `recompress`, `merge`, `pack`, `unpack` and `diff`."""
 
 from __future__ import annotations
 
@@ -169,6 +169,29 @@ def subset(path: str | Path, out: Path, split: Path | None, every: int | None) -
     samples = range(0, len(store), every) if every else _listed(split, store) if split else []
     size = subset_store(store, out, samples, Console())
     echo(f"{out}: {len(samples)} of {len(store)} samples, {_size(size)} of maps copied")
+
+
+@click.command(cls=PipelineCommand)
+@click.argument("path", metavar="STORE", type=STORE)
+@OUT
+@option(
+    "--level",
+    type=click.IntRange(1, 9),
+    required=True,
+    help="1 is fast to write, 9 is small and fast to read.",
+)
+def recompress(path: str | Path, out: Path, level: int) -> None:
+    """Write a store again with another compression level: other bytes, the same values.
+
+    \b
+    Example: pipeline store recompress train.zarr --level 9 --out train9.zarr
+    """
+    from ..store import open_store
+    from ..store.tools.recompress import recompress_store
+
+    store = open_store(path)
+    size = recompress_store(store, out, level, Console())
+    echo(f"{out}: {len(store)} samples at level {level}, {_size(size)} of depth and maps")
 
 
 def _listed(split: Path, store: Store) -> list[str]:

@@ -305,7 +305,14 @@ case("dtype-variable-length", PRESCRIBES, of_array("sample/id", data_type="varia
 case("storage-transformers", PRESCRIBES, of_array("depth", storage_transformers=[{"name": "x"}]))
 case("attributes-more", "keys that format version 1 lacks", lambda s: s.header(code="import os"))
 case("version-2-of-a-store-of-1", "are inconsistent or have keys", lambda s: s.header(version=2))
-case("version-3", "store format version 3: this program reads", lambda s: s.header(version=3))
+case("version-4", "store format version 4: this program reads", lambda s: s.header(version=4))
+case("version-3-at-level-5", "are inconsistent or have keys", lambda s: s.header(version=3))
+case("level-10", "`compression_level` must be 1 to 9", lambda s: s.header(version=3, compression_level=10))
+case(
+    "level-of-another-array",
+    "not the metadata that format version 3 prescribes|has version 1, but the attributes have 3",
+    lambda s: s.header(version=3, compression_level=9),
+)
 case("version-true", "store format version True: this program reads", lambda s: s.header(version=True))
 case("depth-space-missing", "`depth_space` is missing", lambda s: s.header(depth_space=None))
 case("samples-a-shard-huge", "`samples_per_shard` must be 1 to 65536", lambda s: s.declare(samples_per_shard=2**40))

@@ -340,7 +340,7 @@ def huge(node):
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("zarr.json", set_header("version", 3), "store format version 3: this program reads versions 1 and 2"),
+        ("zarr.json", set_header("version", 4), "store format version 4: this program reads versions 1 to 3"),
         ("zarr.json", set_header("version", value=True), "store format version True"),
         ("zarr.json", set_header("version", 2), "keys that format version 2 lacks"),
         ("zarr.json", set_header("alignment", {"fit": "x"}), "metric depth has an alignment"),
@@ -365,9 +365,7 @@ def test_a_forged_store_is_refused_when_it_is_opened(tmp_path, file, change, mes
         open_store(path)
 
 
-@pytest.mark.parametrize(
-    ("version", "message"), [(2, "has version 2, but the attributes have 1"), (3, "reads 1 and 2")]
-)
+@pytest.mark.parametrize(("version", "message"), [(2, "has version 2, but the attributes have 1"), (4, "reads 1 to 3")])
 def test_a_manifest_of_another_version_than_the_store_is_refused(tmp_path, version, message):
     path = make_store(tmp_path / "s.zarr")
     manifest = json.loads((path / "MANIFEST.json").read_text())

@@ -9,9 +9,9 @@ from ...common.fileio import has_control
 from ...errors import PipelineError
 from .codec import LARGEST
 
-FORMAT_VERSIONS = (1, 2)
-"""Versions that this program reads. A store that uses no feature of version 2 is written as version 1."""
-KNOWN_VERSIONS = " and ".join(map(str, FORMAT_VERSIONS))
+FORMAT_VERSIONS = (1, 2, 3)
+"""Versions that this program reads. A store is written as the oldest that has its features."""
+KNOWN_VERSIONS = f"{FORMAT_VERSIONS[0]} to {FORMAT_VERSIONS[-1]}"
 ALIGNMENT_KEYS = {"fit", "truth", "min_points", "max_residual", "depth_range_m"}
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 numcodecs.blosc.use_threads = False
 
 BLOSC_LEVEL = 5
+"""Compression level of zstd in versions 1 and 2. Another level is another size and time, and the same values."""
+BLOSC_LEVELS = range(1, 10)
 BLOSC_HEADER = struct.Struct("<4B3I")
 BLOSC_VERSIONS = (2, 1)  # versions of the frame format and of zstd in it
 BLOSC_ZSTD_BITSHUFFLE = 0x84
@@ -212,11 +214,11 @@ def _within(codes: NDArray[np.uint16], bits: int) -> NDArray[np.uint16]:
     return codes
 
 
-def encode_chunk(array: NDArray[np.generic]) -> bytes:
+def encode_chunk(array: NDArray[np.generic], level: int = BLOSC_LEVEL) -> bytes:
     """Encode a chunk with Zarr's codecs `bytes, blosc(zstd, bitshuffle), crc32c`. Deterministic."""
     raw = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
     shuffle = numcodecs.blosc.BITSHUFFLE
-    packed = numcodecs.blosc.compress(raw.reshape(-1), b"zstd", BLOSC_LEVEL, shuffle, 0, typesize=array.dtype.itemsize)
+    packed = numcodecs.blosc.compress(raw.reshape(-1), b"zstd", level, shuffle, 0, typesize=array.dtype.itemsize)
     data = bytes(packed)
     checksum: int = google_crc32c.value(data)
     return data + checksum.to_bytes(4, "little")

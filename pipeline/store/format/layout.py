@@ -68,6 +68,8 @@ class ArrayLayout:
     """Shape of one compressed chunk."""
     shard: tuple[int, ...] | None = None
     """Shape of one file of many chunks; None if each file is one chunk."""
+    level: int = BLOSC_LEVEL
+    """Compression level."""
 
     @property
     def files(self) -> int:
@@ -109,7 +111,7 @@ class ArrayLayout:
             to_bytes["configuration"] = {"endian": "little"}
         blosc = {
             "cname": "zstd",
-            "clevel": BLOSC_LEVEL,
+            "clevel": self.level,
             "shuffle": "bitshuffle",
             "typesize": size,
             "blocksize": 0,
@@ -197,7 +199,8 @@ class StoreLayout:
 
         def flat(path: str, dtype: str) -> ArrayLayout:
             shape = (count, height, width)
-            return ArrayLayout(path, shape, np.dtype(dtype), (1, height, width), (group, height, width))
+            chunk, shard = (1, height, width), (group, height, width)
+            return ArrayLayout(path, shape, np.dtype(dtype), chunk, shard, spec.compression_level)
 
         def deep(path: str, dtype: str, chunk: int, depth: int) -> ArrayLayout:
             return ArrayLayout(
@@ -206,6 +209,7 @@ class StoreLayout:
                 np.dtype(dtype),
                 (1, chunk, height, width),
                 (group, depth, height, width),
+                spec.compression_level,
             )
 
         arrays = [flat("depth", "uint16")]

@@ -26,7 +26,7 @@ from .checks import (
     number_or_none,
     whole,
 )
-from .codec import LARGEST, AffineCodec, LogCodec
+from .codec import BLOSC_LEVEL, BLOSC_LEVELS, LARGEST, AffineCodec, LogCodec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,6 +90,8 @@ class StoreSpec:
     """How `sample/align_*` were fitted to ground truth: `fit`, `truth`, `min_points`, `max_residual`, `depth_range_m`.
     None if the store is not aligned."""
     samples_per_shard: int = 128
+    compression_level: int = BLOSC_LEVEL
+    """Level of zstd for depth and maps, 1 (fast to write) to 9 (small, fast to read)."""
     producer: dict[str, str] = field(default_factory=producer_versions)
 
     def __post_init__(self) -> None:
@@ -108,6 +110,8 @@ class StoreSpec:
             check_alignment(self.alignment, self.depth_space)
         if not 1 <= self.samples_per_shard <= 2**16:
             raise PipelineError(f"`samples_per_shard` must be 1 to {2**16}, got {self.samples_per_shard}")
+        if self.compression_level not in BLOSC_LEVELS:
+            raise PipelineError(f"`compression_level` must be 1 to 9, got {self.compression_level}")
         if not 0 < self.samples <= MAX_SAMPLES:
             raise PipelineError(f"a store must have 1 to {MAX_SAMPLES} samples, got {self.samples}")
         if not 0 < self.view_size_px[0] * self.view_size_px[1] <= MAX_VIEW_PIXELS:
@@ -131,7 +135,9 @@ class StoreSpec:
 
     @property
     def version(self) -> int:
-        """Format version: 2 if the store uses a feature of version 2, else 1."""
+        """Format version: the oldest that has all features of the store."""
+        if self.compression_level != BLOSC_LEVEL:
+            return 3
         return 1 if self.carried_from is None and self.alignment is None else 2
 
     @property
@@ -184,6 +190,7 @@ class StoreSpec:
                 "samples_per_shard": self.samples_per_shard,
                 "producer": self.producer,
                 **({"alignment": self.alignment} if self.alignment is not None else {}),
+                **({"compression_level": self.compression_level} if self.compression_level != BLOSC_LEVEL else {}),
             }
         }
 
@@ -237,6 +244,7 @@ class StoreSpec:
                 carried_from=dpm.get("carried_from"),
                 alignment=header.get("alignment"),
                 samples_per_shard=whole(header["samples_per_shard"]),
+                compression_level=whole(header.get("compression_level", BLOSC_LEVEL)),
                 producer=dict(header["producer"]),
             )
             texts = (spec.teacher["name"], source["name"], source["ids_sha256"])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..format.spec import StoreSpec
     from ..read.store import Store
 
-PROVENANCE_FIELDS = ("producer.", "samples_per_shard")
+PROVENANCE_FIELDS = ("producer.", "samples_per_shard", "compression_level", "version")
 """Fields that do not change a store's content."""
 MAX_TEXT = 40
 MAX_IDS = 5

@@ -137,6 +137,6 @@ def _depth(store: Store) -> list[tuple[str, str]]:
         ("pixels", f"{fraction['clipped_share']:.3%} clipped, {fraction['invalid_share']:.3%} invalid"),
         ("maps", maps),
         ("bins", f"{spec.bin_count} from {spec.bin_edges[0]:g} to {spec.bin_edges[-1]:g}{unit}"),
-        ("size", f"{_whole_mb(store)} MB; a sample: {each}"),
+        ("size", f"{_whole_mb(store)} MB; a sample: {each}; compression level {spec.compression_level}"),
         ("made by", _producer(spec.producer)),
     ]

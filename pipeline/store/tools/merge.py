@@ -57,6 +57,12 @@ def _check_alike(first: Store, other: Store) -> None:
     sizes = ["x".join(map(str, store.layout.size_px)) for store in (first, other)]
     if sizes[0] != sizes[1]:
         fields.append(("size of the maps in pixels", sizes[0], sizes[1]))
+    levels = first.spec.compression_level, other.spec.compression_level
+    if levels[0] != levels[1]:
+        raise PipelineError(
+            f"cannot merge {first.name} and {other.name}: their compression levels are {levels[0]} and {levels[1]}: "
+            "write one again with `pipeline store recompress`"
+        )
     if fields:
         differences = "; ".join(f"{name} is {here} and {there}" for name, here, there in fields)
         raise PipelineError(

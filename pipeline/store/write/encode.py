@@ -66,7 +66,7 @@ def encode_sample(
         assert dpm is not None
         # Round tiny probabilities up to float16's smallest: 0 would make divergences infinite.
         half = np.where(dpm > 0, np.maximum(dpm, np.finfo(np.float16).smallest_subnormal), dpm).astype(np.float16)
-        sample.chunks["dpm/probability"] = [encode_chunk(half[None])]
+        sample.chunks["dpm/probability"] = [encode_chunk(half[None], spec.compression_level)]
     assert (carried_kl_nats is None) == (spec.carried_from is None)
     if carried_kl_nats is not None:
         if not 0 <= carried_kl_nats < np.inf:
@@ -81,12 +81,13 @@ def compress(
     spec: StoreSpec, residual: NDArray[np.uint16], stored: SparseMap | None, row: dict[str, Any]
 ) -> EncodedSample:
     """Compress a residual (h, w) and a sparse map, as computed by `encode_sample` or on a GPU, with its columns."""
-    chunks: dict[str, list[bytes | None]] = {"depth": [encode_chunk(residual[None])]}
+    chunks: dict[str, list[bytes | None]] = {"depth": [encode_chunk(residual[None], spec.compression_level)]}
     if stored is not None:
         blocks = -(-spec.bin_count // PLANES_PER_CHUNK)
-        chunks["dpm/gap"] = _plane_chunks(stored.gap, blocks)
-        chunks["dpm/weight"] = _plane_chunks(stored.weight, blocks)
-        chunks["dpm/tail"] = [encode_chunk(stored.tail[None])]
+        level = spec.compression_level
+        chunks["dpm/gap"] = _plane_chunks(stored.gap, blocks, level)
+        chunks["dpm/weight"] = _plane_chunks(stored.weight, blocks, level)
+        chunks["dpm/tail"] = [encode_chunk(stored.tail[None], level)]
     return EncodedSample((residual.shape[0], residual.shape[1]), chunks, row)
 
 
@@ -111,7 +112,7 @@ def _encode_depth(spec: StoreSpec, depth: NDArray[np.float32]) -> tuple[NDArray[
     return codes, row
 
 
-def _plane_chunks(planes: NDArray[np.unsignedinteger], blocks: int) -> list[bytes | None]:
+def _plane_chunks(planes: NDArray[np.unsignedinteger], blocks: int, level: int) -> list[bytes | None]:
     chunks: list[bytes | None] = []
     for block in range(blocks):
         part = planes[block * PLANES_PER_CHUNK : (block + 1) * PLANES_PER_CHUNK]
@@ -120,5 +121,5 @@ def _plane_chunks(planes: NDArray[np.unsignedinteger], blocks: int) -> list[byte
             continue
         whole = np.zeros((1, PLANES_PER_CHUNK, *planes.shape[1:]), planes.dtype)
         whole[0, : len(part)] = part
-        chunks.append(encode_chunk(whole))
+        chunks.append(encode_chunk(whole, level))
     return chunks
