@@ -174,7 +174,7 @@ class ClusterWorker:
             batches = maker.batches([shard])
             batches = chain([next(batches)], batches)  # asked for one, it reads ahead, while another shard is taught
             with self._asking:
-                encoding = maker.teach(shard, maker.answers(batches, waits), waits)
+                encoding = maker.encode_shard(shard, maker.predictions(batches, waits), waits)
             indexes = maker.spec.shard_samples(shard)
             folder = Path(target.staging) / PARTS_FOLDER / f"{shard}-{uuid4().hex}"
             folder.mkdir()  # not its parents: where they are gone, so is the run that this worker is too late for

@@ -224,10 +224,10 @@ class _LocalRun:
             if todo:
                 batches = chain([next(batches)], batches)  # asked for one, it reads ahead, during the probe
                 self.maker.probe(self.waits, self._beat)
-            answers = self.maker.answers(batches, self.waits, self._beat)
+            predictions = self.maker.predictions(batches, self.waits, self._beat)
             pending: Future[None] | None = None
             for shard in todo:
-                encoded = self.maker.teach(shard, answers, self.waits, self._after_batch)
+                encoded = self.maker.encode_shard(shard, predictions, self.waits, self._after_batch)
                 self._wait_for(pending)
                 pending = disk.submit(self._write, shard, encoded)
             self._wait_for(pending)

@@ -61,7 +61,7 @@ ENCODING = 2
 ADAPTIVE = {"image", "pixel"}
 """Values of `carried_from` for a teacher with adaptive bins."""
 
-_Answered = tuple["Frame", "Prediction | Selected"]
+_Predicted = tuple["Frame", "Prediction | Selected"]
 
 
 class ShardMaker:
@@ -116,20 +116,20 @@ class ShardMaker:
         """Yield the batches of these shards, as `BatchReader.batches`."""
         return self._reader.batches(shards)
 
-    def answers(
+    def predictions(
         self, batches: Iterator[Future[Batch]], waits: Waits, beat: Callable[[], None] = lambda: None
-    ) -> Iterator[list[_Answered]]:
+    ) -> Iterator[list[_Predicted]]:
         """Yield the predictions of each batch, in order, while the teacher works on the next batch.
 
         `beat` is called every second. Raises PipelineError that names an invalid image or prediction.
         """
-        flying: deque[Future[list[_Answered]]] = deque()
+        submitted: deque[Future[list[_Predicted]]] = deque()
         failed = Event()
         # Freeing a batch of images takes milliseconds; held until later, they are freed here and not in the teacher's
         # thread.
         held: deque[Batch] = deque(maxlen=IN_FLIGHT + 1)
 
-        def predict(call: Callable[[], list[_Answered]]) -> list[_Answered]:
+        def predict(call: Callable[[], list[_Predicted]]) -> list[_Predicted]:
             if failed.is_set():  # by the previous batch, whose error is about to be raised
                 raise CancelledError
             try:
@@ -138,41 +138,41 @@ class ShardMaker:
                 failed.set()
                 raise
 
-        def land() -> list[_Answered]:
+        def next_done() -> list[_Predicted]:
             with waits.while_at("teacher") as count_so_far:
-                return self._aside.wait(flying.popleft(), BEAT_S, partial(_both, count_so_far, beat))
+                return self._aside.wait(submitted.popleft(), BEAT_S, partial(_both, count_so_far, beat))
 
         for future in batches:
             try:
                 with waits.while_at("reading"):
                     batch = future.result()
             except Exception:
-                while flying:  # these may complete the previous shard
-                    yield land()
+                while submitted:  # these may complete the previous shard
+                    yield next_done()
                 raise
             held.append(batch)
-            flying.append(self._aside.submit(partial(predict, self._on_device(batch))))
-            if len(flying) >= IN_FLIGHT:
-                yield land()
-        while flying:
-            yield land()
+            submitted.append(self._aside.submit(partial(predict, self._on_device(batch))))
+            if len(submitted) >= IN_FLIGHT:
+                yield next_done()
+        while submitted:
+            yield next_done()
 
-    def teach(
+    def encode_shard(
         self,
         shard: int,
-        answers: Iterator[list[_Answered]],
+        predictions: Iterator[list[_Predicted]],
         waits: Waits,
         after: Callable[[int, Sequence[Future[EncodedSample]]], None] | None = None,
     ) -> list[Future[EncodedSample]]:
         """Take the predictions of `shard` and submit them for encoding.
 
-        `after` is called after each batch, with its size and the futures of the whole shard. Raises as `answers`.
+        `after` is called after each batch, with its size and the futures of the whole shard. Raises as `predictions`.
         """
         count = len(self.spec.shard_samples(shard))
         encoded: list[Future[EncodedSample]] = []
         checked = 0
         while len(encoded) < count:
-            batch = next(answers)
+            batch = next(predictions)
             encoded += [self._encoder.submit(frame, prediction) for frame, prediction in batch]
             if after:
                 after(len(batch), encoded)
@@ -208,11 +208,11 @@ class ShardMaker:
             batch_size=self._batch_size,
         )
 
-    def _on_device(self, batch: Batch) -> Callable[[], list[_Answered]]:
+    def _on_device(self, batch: Batch) -> Callable[[], list[_Predicted]]:
         """Return a call of `_predict` for the teacher's thread; the main thread stays free for Ctrl-C."""
         cuda = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
 
-        def predict() -> list[_Answered]:
+        def predict() -> list[_Predicted]:
             if cuda is not None:  # the current device is set per thread
                 torch.cuda.set_device(cuda)
             with torch.no_grad():

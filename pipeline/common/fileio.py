@@ -70,12 +70,12 @@ def _write_and_sync(handle: int, path: Path, data: bytes) -> None:
 
 
 def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
-    """JSON bytes that depend on the value alone: sorted keys, no spaces, no NaN. Raises PipelineError on NaN."""
+    """Return JSON bytes that depend on the value alone: sorted keys, no spaces. Raises ValueError for NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
 def pretty_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
-    """Readable JSON bytes: sorted keys, two spaces, a final newline. Raises PipelineError on NaN."""
+    """Return readable JSON bytes: sorted keys, two spaces, a final newline. Raises ValueError for NaN."""
     return (json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
@@ -92,7 +92,7 @@ def open_regular(path: str | Path) -> io.BufferedReader:
 
 
 def read_json(path: Path, what: str, limit_bytes: int = 2**24) -> Any:  # noqa: ANN401 - any JSON value
-    """Parse a JSON file, or raise ValueError naming the file, `what` it should be, and what is wrong."""
+    """Parse a JSON file. Raises PipelineError that names the file, `what` it should be, and what is wrong."""
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -112,7 +112,7 @@ def read_json(path: Path, what: str, limit_bytes: int = 2**24) -> Any:  # noqa: 
 def parse_json(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
     """Parse untrusted JSON: finite numbers of at most 64 bits, valid Unicode, no duplicate keys.
 
-    Raises PipelineError for anything else, and for text that would need much memory or a deep stack.
+    Raises ValueError for anything else, and for text that would need much memory or a deep stack.
     """
     marks = sum(map(data.count, (b",", b":", b"[", b"{", b'"')))
     if marks > JSON_MAX_MARKS:

@@ -96,8 +96,8 @@ def gaussian_mass(mean: Tensor, edges: Tensor, ends: tuple[float, float], sigma:
     unit = sigma * math.sqrt(2)  # unit of the argument of erfc
     mean = mean.clamp(lo - _CLAMP_SIGMAS * sigma, hi + _CLAMP_SIGMAS * sigma)  # keeps NaN
     z = (edges - mean).div_(unit)
-    # Twice the tail beyond each edge, on the side of the edge, which keeps the digits of small masses; the sign is the
-    # side. The difference of two edges is the mass between them; if the mean is between them, 2 is added.
+    # tails = sign(z) erfc(|z|): twice the mass beyond each edge, seen from the mean. Unlike erf near 1, small tails
+    # keep their digits. Between two edges on one side of the mean lies the difference; with the mean between, 2 more.
     tails = z.abs().erfc_().copysign_(z)
     del z
     mass = tails[:, :-1] - tails[:, 1:]
@@ -127,16 +127,18 @@ def _far_mass(mean: Tensor, edges: Tensor, ends: tuple[float, float], unit: floa
 
 
 def _bin_coordinate(depth_m: Tensor, bin_edges_m: Tensor) -> Tensor:
+    """Return depth (B, 1, H, W) in bins: 0 at the first edge, K at the last, linear within each bin; keeps NaN."""
     edges = bin_edges_m.to(depth_m.device, depth_m.dtype, non_blocking=True)
     index = torch.searchsorted(edges, depth_m.nan_to_num(0.0)).sub_(1).clamp_(0, len(edges) - 2)
     return index + (depth_m - edges[index]) / (edges[index + 1] - edges[index])
 
 
 def _centered_means(depth_m: Tensor, bin_edges_m: Tensor, sigma: float, *, in_bins: bool) -> Tensor:
-    """Return the means of Gaussians whose maps have the means `depth_m`, in metres or bin coordinates; keeps NaN.
+    """Return where to put each Gaussian (metres or bin coordinates) so that its map's expected depth is `depth_m`.
 
-    Far from the ends of the range, with bins not much wider than sigma, this is the depth itself. Near the ends it is
-    up to 8 sigma further out. Depth beyond the outermost bin centers, which is the mean of no map, is clamped.
+    A map is a Gaussian cut off at the ends of the range. Far from them, with bins not much wider than sigma, this is
+    the depth itself; near them it is up to 8 sigma further out. Depth beyond the outermost bin centers cannot be the
+    expected depth of a map, and is clamped. Keeps NaN.
     """
     map_means_m, means = _centering_table(tuple(bin_edges_m.tolist()), sigma, in_bins, depth_m.dtype, depth_m.device)
     flat_m = depth_m.reshape(-1).clamp(map_means_m[0], map_means_m[-1])
@@ -161,7 +163,8 @@ def _centering_table(
     nearest, farthest = axis[:1] - _CENTER_REACH_SIGMAS * sigma, axis[-1:] + _CENTER_REACH_SIGMAS * sigma
 
     def map_mean_m(mean: Tensor) -> Tensor:
-        return expected_depth(gaussian_dpm(mean.view(1, 1, 1, -1), axis, sigma), edges).flatten()
+        maps = gaussian_dpm(mean.view(1, 1, 1, -1), axis, sigma)  # mean, edges and sigma in metres, or all in bins
+        return expected_depth(maps, edges).flatten()
 
     lowest_m, highest_m = map_mean_m(nearest), map_mean_m(farthest)
     low, high = nearest.expand_as(knots_m), farthest.expand_as(knots_m)

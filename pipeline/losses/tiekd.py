@@ -89,11 +89,11 @@ class TieKdLoss(FusedLoss):
         map_depth_m = nearest(target_depth_m, logits.shape[2:])
         valid = is_valid(map_depth_m)
         if released:
-            student = self._released_map(widened(logits), map_depth_m, target_dpm)
+            result = self._released_terms(widened(logits), map_depth_m, target_dpm)
         else:
             target = self._target(logits, map_depth_m, target_dpm)
-            student = fused(logits, self.bin_edges_m, target, self.kernel)
-        depth_m, kl, mass = student
+            result = fused(logits, self.bin_edges_m, target, self.kernel)
+        depth_m, kl, mass = result
         assert kl is not None
         assert mass is not None
         skipped = self._skipped_rows(logits.shape[2], target_depth_m.shape[2])
@@ -116,7 +116,7 @@ class TieKdLoss(FusedLoss):
         depth_m = depth_m.where(is_valid(depth_m), math.nan)
         return GaussianTarget(depth_m, self.bin_edges_m, sigma, in_bins=in_bins, centered=self.centered)
 
-    def _released_map(self, logits: Tensor, depth_m: Tensor, target_dpm: Maps | None) -> Fused:
+    def _released_terms(self, logits: Tensor, depth_m: Tensor, target_dpm: Maps | None) -> Fused:
         """Return what `fused` does, in the order of operations of the released code."""
         if target_dpm is None:
             teacher = released_dpm(depth_m.where(is_valid(depth_m), math.nan), self.bin_edges_m, self.sigma_m)

@@ -82,10 +82,10 @@ def has_map(config: Mapping[str, Any]) -> bool:
 
 
 def view_of(config: Mapping[str, Any]) -> str:
-    """Return the view of a run as text. Raises ValueError if it has none; such a run can still be a teacher."""
+    """Return the view of a run as text. Raises PipelineError if it has none; such a run can still be a teacher."""
     view = config.get("view")  # a string, see `_check_config`
     if view is None:
-        raise ValueError(f"view is missing in the run's {CONFIG}; expected a configuration written by train-student")
+        raise PipelineError(f"view is missing in the run's {CONFIG}; expected a configuration written by train-student")
     return str(view)
 
 

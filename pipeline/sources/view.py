@@ -131,12 +131,15 @@ def same_aspect(one_px: tuple[int, ...], other_px: tuple[int, ...]) -> bool:
     return aspect_off_px(one_px, other_px) <= ALIKE_PX
 
 
-def _nearest(start: int, length: int, count: int, image: int, own: int) -> NDArray[np.intp]:
-    """Return indices along a side of `own` pixels of `count` samples over `length` of an image side of `image`."""
-    positions = (np.arange(count) + 0.5) * length / count
-    if own == image:
-        return start + positions.astype(np.intp)
-    return np.minimum((start + positions) * own / image, own - 1).astype(np.intp)
+def _nearest(crop_start: int, crop_length: int, samples: int, image_px: int, source_px: int) -> NDArray[np.intp]:
+    """Return the pixels of a side of `source_px`, which shows an image side of `image_px`, nearest to a crop's samples.
+
+    The crop begins at `crop_start` and has `crop_length` image pixels; `samples` are spread evenly over it.
+    """
+    positions = (np.arange(samples) + 0.5) * crop_length / samples
+    if source_px == image_px:
+        return crop_start + positions.astype(np.intp)
+    return np.minimum((crop_start + positions) * source_px / image_px, source_px - 1).astype(np.intp)
 
 
 def _size(size_px: tuple[int, int] | None) -> str:
