@@ -156,6 +156,7 @@ def train_student(
     workers: int | None = None,
     compiled: bool = False,
     deterministic: bool = False,
+    fuse_head: bool | None = None,
     progress: bool = False,
     **options: Any,  # noqa: ANN401 - see the docstring
 ) -> Student:
@@ -175,6 +176,7 @@ def train_student(
         workers: loader processes; 0 reads in this process. None: 0 on a CPU, and measured on a GPU.
         compiled: compile the network with torch.compile.
         deterministic: use only deterministic algorithms, for the same weights from the same run on the same GPU.
+        fuse_head: compute the last layer inside the loss, to save memory. None: on a CPU, where it is also faster.
         progress: print progress and remaining time to stderr.
         options: fields of `pipeline.train.options.TrainOptions`: `student` (one of `list_networks()`), `loss` (one of
             `list_losses()`), `epochs`, `batch_size`, `learning_rate`, `crop_px`, `seed` ... The defaults are the
@@ -211,6 +213,7 @@ def train_student(
         workers=workers,
         compiled=compiled,
         deterministic=deterministic,
+        fuse_head=fuse_head,
         progress=_progress(progress),
     )
     return load(out, device)

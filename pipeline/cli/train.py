@@ -80,6 +80,11 @@ TRAINING = many(
     ),
     option("--compile", "compiled", is_flag=True, help="Compile the network with torch.compile, then train faster."),
     option(
+        "--fuse-head/--no-fuse-head",
+        default=None,
+        help="Compute the last layer inside the loss: a fraction of the memory. Default on a CPU, where it is faster.",
+    ),
+    option(
         "--deterministic",
         is_flag=True,
         help="Use only deterministic algorithms: the same weights from the same run on the same GPU.",
@@ -153,7 +158,7 @@ def train_teacher(loss: str, **flags: Any) -> None:
     _train(store=None, flips=None, loss=f"truth-{loss}", **flags)
 
 
-RUN_OPTIONS = ("device", "workers", "loss_kernel", "compiled", "deterministic", "checkpoint_every_s")
+RUN_OPTIONS = ("device", "workers", "loss_kernel", "compiled", "deterministic", "fuse_head", "checkpoint_every_s")
 """Flags of how a run is computed, which are not part of its configuration."""
 
 

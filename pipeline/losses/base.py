@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +63,28 @@ class StoredMaps(NamedTuple):
         return torch.Size((len(self.gap), self.bins, *self.gap.shape[2:]))
 
 
+class LazyLogits:
+    """Logits (B, K, h, w) that are not computed: features (B, C, h, w) and the head's weight (K, C) and bias (K,).
+
+    Losses with `takes_lazy_logits` take them in place of logits; see `fused_head`.
+    """
+
+    def __init__(self, features: Tensor, weight: Tensor, bias: Tensor) -> None:
+        self.features, self.weight, self.bias = features, weight, bias
+        self.shape = torch.Size((features.shape[0], weight.shape[0], *features.shape[2:]))
+        self.ndim = 4
+        self.dtype, self.device = features.dtype, features.device
+
+    @classmethod
+    def of(cls, head: nn.Conv2d, features: Tensor) -> LazyLogits:
+        """Return the logits that a 1x1 convolution would compute."""
+        assert head.kernel_size == (1, 1)
+        assert head.bias is not None
+        return cls(features, head.weight.flatten(1), head.bias)
+
+
 Maps: TypeAlias = Tensor | StoredMaps
+AnyLogits: TypeAlias = Tensor | LazyLogits
 
 
 class DepthLoss(nn.Module):
@@ -89,6 +110,11 @@ class DepthLoss(nn.Module):
         self.depth_space = "metric_m"
         """Depth space of the teacher, for relative losses."""
 
+    @property
+    def takes_lazy_logits(self) -> bool:
+        """Whether the loss takes `LazyLogits` in place of logits."""
+        return False
+
     def use_kernel(self, kernel: str, device: torch.device) -> None:  # noqa: ARG002 - for subclasses
         """Choose the implementation: `auto` or one of `blockwise.KERNELS`. It changes the loss by rounding alone.
 
@@ -97,15 +123,16 @@ class DepthLoss(nn.Module):
         if kernel not in {"auto", "blocks"}:
             raise PipelineError(f"`loss_kernel={kernel}`: this loss only has `loss_kernel=blocks`")
 
-    def forward(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None = None) -> Tensor:
+    def forward(self, logits: AnyLogits, target_depth_m: Tensor, target_dpm: Maps | None = None) -> Tensor:
         """Return the scalar loss. See `terms` for the arguments."""
         return self.terms(logits, target_depth_m, target_dpm)["loss"]
 
-    def terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None = None) -> dict[str, Tensor]:
+    def terms(self, logits: AnyLogits, target_depth_m: Tensor, target_dpm: Maps | None = None) -> dict[str, Tensor]:
         """Return the loss and its unweighted parts.
 
         Args:
-            logits: (B, K, h, w) of the student. Half precision is converted to float32.
+            logits: (B, K, h, w) of the student. Half precision is converted to float32. Lazy logits for a loss with
+                `takes_lazy_logits`.
             target_depth_m: (B, 1, H, W) metres; NaN, infinite or not positive is invalid.
             target_dpm: (B, K, h, w) or (B, K, H, W) to use instead of maps from depth; NaN or all zeros is invalid.
                 Or stored maps of the size of the logits, for losses that take them.
@@ -121,10 +148,10 @@ class DepthLoss(nn.Module):
             dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
             return self._terms(logits, target_depth_m.detach().to(dtype), target_dpm)
 
-    def _terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None) -> dict[str, Tensor]:
+    def _terms(self, logits: Any, target_depth_m: Tensor, target_dpm: Maps | None) -> dict[str, Tensor]:  # noqa: ANN401 - some take lazy logits
         raise NotImplementedError
 
-    def _check(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None) -> None:
+    def _check(self, logits: AnyLogits, target_depth_m: Tensor, target_dpm: Maps | None) -> None:
         count = self.bin_edges_m.numel() - 1
         if logits.ndim != 4 or logits.shape[1] != count:
             raise PipelineError(f"logits of shape {tuple(logits.shape)}: expected (B, {count}, h, w)")

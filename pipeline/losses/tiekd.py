@@ -80,6 +80,11 @@ class TieKdLoss(FusedLoss):
         self.weight = weight
         self.kind = kind
 
+    @property
+    def takes_lazy_logits(self) -> bool:
+        """Whether this loss computes logits block by block; `released` does not."""
+        return self.kind != "released"
+
     def use_kernel(self, kernel: str, device: torch.device) -> None:
         """As `DepthLoss.use_kernel`; `released` has only `blocks`."""
         (DepthLoss if self.kind == "released" else FusedLoss).use_kernel(self, kernel, device)

@@ -19,7 +19,9 @@ FINAL_WIDTH = 128
 
 
 class Decoder(nn.Module):
-    """Decoder from feature maps, shallow to deep, to logits (B, K, H, W). Source: released `densedepth_head_dpm.py`.
+    """Decoder from feature maps, shallow to deep, to the input of its `head`, which gives logits (B, K, H, W).
+
+    Source: released `densedepth_head_dpm.py`.
 
     A 1x1 convolution of the deepest map without activation; for each skip, deep to shallow: bilinear upsampling to its
     size (align_corners), concatenation, two 3x3 convolutions with ReLU and no norm; then `final_blocks` times the same
@@ -52,7 +54,7 @@ class Decoder(nn.Module):
         init_head(self.head)
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Return logits (B, K, H, W) for the image size `size` = (H, W)."""
+        """Return the input (B, 128, H, W) of the head for the image size `size` = (H, W)."""
         *skips, deepest = features
         x: Tensor = self.bottleneck(deepest)
         for fusion, skip in zip(self.fusions, reversed(skips), strict=True):
@@ -60,8 +62,7 @@ class Decoder(nn.Module):
         for i, final in enumerate(self.finals):
             last = i == len(self.finals) - 1
             x = final(_resize(x, size if last else (2 * x.shape[2], 2 * x.shape[3])))
-        logits: Tensor = self.head(x)
-        return logits
+        return x
 
 
 def init_head(head: nn.Conv2d) -> None:

@@ -83,15 +83,20 @@ class LeanUNet(_LeanDecoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K, h, w) of ImageNet-normalized images (B, 3, H, W)."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the input (B, C, h, w) of the head."""
         features = [self.stem(images.contiguous(memory_format=torch.channels_last))]
         for stage in self.stages:
             features.append(stage(features[-1]))
-        logits: Tensor = self.head(self.before_head(self._fuse(features)))
-        return logits
+        last: Tensor = self.before_head(self._fuse(features))
+        return last
 
 
 class LeanPyramid(_LeanDecoder):
-    """The U-Net's decoder for any encoder: feature maps, shallow to deep, to logits (B, K, h, w).
+    """The U-Net's decoder for any encoder: feature maps, shallow to deep, to the input of its `head`.
 
     A 1x1 convolution first reduces the channels of each map, so that the decoder costs the same with every encoder.
 
@@ -115,13 +120,13 @@ class LeanPyramid(_LeanDecoder):
         self._init_convolutions()
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Return logits (B, K, h, w) for the image size `size` = (H, W)."""
+        """Return the input (B, C, h, w) of the head for the image size `size` = (H, W)."""
         x = self._fuse([project(feature) for project, feature in zip(self.projections, features, strict=True)])
         if self._upsamples:
             half = ((size[0] + 1) // 2, (size[1] + 1) // 2)
             x = F.interpolate(x, half, mode="bilinear", align_corners=False)
-        logits: Tensor = self.head(self.before_head(x))
-        return logits
+        last: Tensor = self.before_head(x)
+        return last
 
 
 class _Block(nn.Module):

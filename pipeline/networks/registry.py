@@ -48,9 +48,19 @@ class Student(nn.Module):
         self.bin_count = bin_count
         self.encoder = encoder
 
+    @property
+    def head(self) -> nn.Conv2d:
+        """The last layer, a 1x1 convolution from features to logits."""
+        raise NotImplementedError
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the input (B, C, h, w) of the head, for ImageNet-normalized RGB images (B, 3, H, W)."""
+        raise NotImplementedError
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K, h, w) of ImageNet-normalized RGB images (B, 3, H, W)."""
-        raise NotImplementedError
+        logits: Tensor = self.head(self.features(images))
+        return logits
 
 
 class _PaperStudent(Student):
@@ -62,9 +72,13 @@ class _PaperStudent(Student):
         super().__init__(name, bin_count, encoder)
         self.decoder = Decoder(encoder.widths, widths, bin_count, final_blocks)
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.decoder(self.encoder(images), (images.shape[2], images.shape[3]))
-        return logits
+    @property
+    def head(self) -> nn.Conv2d:
+        return self.decoder.head
+
+    def features(self, images: Tensor) -> Tensor:
+        last: Tensor = self.decoder(self.encoder(images), (images.shape[2], images.shape[3]))
+        return last
 
 
 class _LeanStudent(Student):
@@ -72,9 +86,12 @@ class _LeanStudent(Student):
         super().__init__(name, bin_count)
         self.net = LeanUNet(bin_count, width, depth)
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.net(images)
-        return logits
+    @property
+    def head(self) -> nn.Conv2d:
+        return self.net.head
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.net.features(images)
 
 
 class _PyramidStudent(Student):
@@ -86,10 +103,14 @@ class _PyramidStudent(Student):
         super().__init__(name, bin_count, encoder)
         self.decoder = LeanPyramid(encoder.widths, encoder.strides, bin_count)
 
-    def forward(self, images: Tensor) -> Tensor:
+    @property
+    def head(self) -> nn.Conv2d:
+        return self.decoder.head
+
+    def features(self, images: Tensor) -> Tensor:
         features = self.encoder(images.contiguous(memory_format=torch.channels_last))
-        logits: Tensor = self.decoder(features, (images.shape[2], images.shape[3]))
-        return logits
+        last: Tensor = self.decoder(features, (images.shape[2], images.shape[3]))
+        return last
 
 
 _BUILDERS: dict[str, Callable[[str, int], Student]] = {

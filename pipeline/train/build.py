@@ -12,7 +12,7 @@ import torch
 from ..common import distributed as collective
 from ..errors import PipelineError
 from ..networks.pretrained import load_encoder_weights
-from ..networks.registry import build_student
+from ..networks.registry import Student, build_student
 from ..sources.view import View
 from .augment import Augmentation
 from .dataset import TrainingData
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .options import TrainOptions
 
 
-def build_network(recipe: Recipe) -> nn.Module:
+def build_network(recipe: Recipe) -> Student:
     """Build the student from the run's seed, and load its encoder weights if there are any."""
     options = recipe.options
     torch.manual_seed(options.seed)

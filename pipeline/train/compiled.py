@@ -11,13 +11,13 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
-def compile_network(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a compiled call of the network: its weights stay those of `network`.
+def compile_network(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a compiled call of a network; it uses the same weights.
 
     Compilation happens in the first step. Its result is cached in $TORCHINDUCTOR_CACHE_DIR, or else in
     `~/.cache/tiekd-pipeline/compiled`.

@@ -62,6 +62,7 @@ def train_network(
     loss_kernel: str = "auto",
     compiled: bool = False,
     deterministic: bool = False,
+    fuse_head: bool | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a network on a store, or on ground truth if `store` is None. Returns the metrics of the run.
@@ -88,6 +89,8 @@ def train_network(
             changes results by rounding.
         deterministic: use only deterministic algorithms: the same run on the same GPU and versions has the same
             weights. A run on a CPU has them anyway.
+        fuse_head: compute the network's last layer inside the loss, so that whole logits are never in memory; changes
+            results by rounding. None: on a CPU, where it is also faster, for every loss that can.
         progress: where to report progress.
 
     Raises PipelineError for invalid input, and Interrupted after Ctrl-C or SIGTERM, once a checkpoint is written. The
@@ -109,7 +112,18 @@ def train_network(
     with deterministic_algorithms(enabled=deterministic), collective.together(run_device), stop_flag() as stopped, lock:
         _prepare_folder(partial, out, recipe, progress)
         trainer = Trainer(
-            source, samples, recipe, loss, teacher, flips, images, validation, run_device, partial, compiled=compiled
+            source,
+            samples,
+            recipe,
+            loss,
+            teacher,
+            flips,
+            images,
+            validation,
+            run_device,
+            partial,
+            compiled=compiled,
+            fuse_head=fuse_head,
         )
         collective.check_agreement("the checkpoint to resume from", trainer.step)
         if trainer.step == 0:

@@ -18,7 +18,7 @@ from ..common.fileio import pretty_json, printable, write_durably
 from ..common.progress import Waits
 from ..depth.relative import ALIGN
 from ..errors import PipelineError
-from ..losses.base import StoredMaps
+from ..losses.base import LazyLogits, StoredMaps
 from ..networks.predict import validate
 from ..networks.saved_run import METRICS, WEIGHTS, normalize, save_weights
 from ..sources.view import View
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from ..common.progress import Progress, Task
     from ..losses.base import DepthLoss
+    from ..networks.registry import Student
     from ..sources.base import Sample, Source
     from ..store import Store
     from ..store.images.reader import ImageCache
@@ -83,19 +84,24 @@ class Trainer:
         folder: Path,
         *,
         compiled: bool = False,
+        fuse_head: bool | None = None,
     ) -> None:
         options = recipe.options
         self.recipe, self.options, self.device, self.folder = recipe, options, device, folder
         self.validation = validation
         self.view = View.parse(recipe.view)
         self.loss = loss
-        self.network = build_network(recipe).to(device)
+        self.network: Student = build_network(recipe).to(device)
         self.defers = device.type in DEFERS
         if device.type == "cuda":  # its convolutions are faster in this layout
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.forward: Callable[[Tensor], Tensor] = self.network
+        if fuse_head and not loss.takes_lazy_logits:
+            raise PipelineError(f"`fuse_head`: loss {options.loss!r} needs whole logits; omit it")
+        # On a CPU it is faster; on a GPU it was not compared with the Triton kernel, which needs whole logits.
+        self.fuse_head = loss.takes_lazy_logits and device.type == "cpu" if fuse_head is None else fuse_head
+        self.forward: Callable[[Tensor], Tensor] = self.network.features if self.fuse_head else self.network
         if compiled:
-            self.forward = compile_network(self.network)
+            self.forward = compile_network(self.forward)
         self.edges_m = torch.tensor(recipe.bin_edges_m, dtype=torch.float64)
         self.sampler = build_sampler(samples, options)
         self.data = build_data(recipe, source, samples, store, flips, images, self.network, device)
@@ -270,7 +276,8 @@ class Trainer:
             assert part.tail is not None
             maps = StoredMaps(part.gap, part.weight, part.tail, len(self.edges_m) - 1, self.weight_table)
         with self.optimizer.autocast():
-            logits = self.forward(apply_tables(part.image, normalize(part.color_tables)))
+            output = self.forward(apply_tables(part.image, normalize(part.color_tables)))
+        logits = LazyLogits.of(self.network.head, output) if self.fuse_head else output
         return self.loss.terms(logits, part.target_depth_m, maps)
 
     def _check_weights(self) -> None:

@@ -47,7 +47,7 @@ class Tiny(torch.nn.Module):
 
     def forward(self, images):
         first = self.first(images).relu()
-        return self.decoder([first, self.second(first).relu()], images.shape[-2:])
+        return self.decoder.head(self.decoder([first, self.second(first).relu()], images.shape[-2:]))
 
 
 def run_of(view="full", **config):

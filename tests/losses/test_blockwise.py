@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.depth.bins import parse_bins
 from pipeline.depth.dpm import bin_gaussian_dpm, expected_depth, gaussian_dpm
-from pipeline.losses import blockwise as module
+from pipeline.losses import blocks
 from pipeline.losses.blockwise import fused
 from pipeline.losses.likelihood import LikelihoodLoss
 from pipeline.losses.registry import build_loss
@@ -24,7 +24,7 @@ CASES = [*((bins, False) for bins in ALL_BINS), ("nyu", True), ("log:64:1:100", 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks of 16 pixels, of which the last one of each image is not full."""
-    monkeypatch.setattr(module, "BLOCK_VALUES", 1)
+    monkeypatch.setattr(blocks, "BLOCK_VALUES", 1)
 
 
 def made(bins, dtype=torch.float64, size=(7, 9)):
@@ -172,7 +172,7 @@ def test_the_size_of_a_block_does_not_show(bins, monkeypatch):
     edges_m, logits, depth_m = made(bins, size=(16, 40))
     target = GaussianTarget(depth_m, edges_m, 0.5, in_bins=False, centered=False)
     in_blocks = gradient(logits, lambda x: fused(x, edges_m, target)[:2])
-    monkeypatch.setattr(module, "BLOCK_VALUES", 2**24)
+    monkeypatch.setattr(blocks, "BLOCK_VALUES", 2**24)
     at_once = gradient(logits, lambda x: fused(x, edges_m, target)[:2])
     torch.testing.assert_close(in_blocks, at_once, rtol=1e-12, atol=1e-13)
 

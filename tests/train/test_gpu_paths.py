@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from shutil import which
 
 import fakes
@@ -101,3 +102,25 @@ def test_a_compiled_run_learns_what_the_ordinary_one_does(tmp_path, scenes, teac
     assert compiled["last_epoch"]["train_loss"] == pytest.approx(plain["last_epoch"]["train_loss"], rel=1e-3)
     assert load_run(tmp_path / "compiled").network(torch.zeros(1, 3, 16, 32)).isfinite().all()
     assert any((tmp_path / "cache").iterdir())
+
+
+def test_a_fused_head_learns_what_whole_logits_do(tmp_path, scenes, teacher_store):
+    whole = train(scenes, teacher_store, tmp_path / "whole", fuse_head=False)
+    fused = train(scenes, teacher_store, tmp_path / "fused", fuse_head=True)
+    train(scenes, teacher_store, tmp_path / "default")
+    assert fused["last_epoch"]["train_loss"] == pytest.approx(whole["last_epoch"]["train_loss"], rel=1e-3)
+    files = {name: sha256_file(tmp_path / name / "student.safetensors") for name in ("whole", "fused", "default")}
+    assert files["default"] == files["fused"] != files["whole"]
+
+
+def test_a_loss_that_needs_whole_logits_refuses_a_fused_head(tmp_path, scenes, teacher_store):
+    with pytest.raises(ValueError, match="`fuse_head`: loss 'tiekd-released' needs whole logits"):
+        train_network(
+            scenes,
+            "train",
+            tmp_path / "run",
+            replace(OPTIONS, loss="tiekd-released"),
+            store=open_store(teacher_store),
+            device="cpu",
+            fuse_head=True,
+        )
