@@ -108,7 +108,7 @@ def test_a_fused_head_learns_what_whole_logits_do(tmp_path, scenes, teacher_stor
     whole = train(scenes, teacher_store, tmp_path / "whole", fuse_head=False)
     fused = train(scenes, teacher_store, tmp_path / "fused", fuse_head=True)
     train(scenes, teacher_store, tmp_path / "default")
-    assert fused["last_epoch"]["train_loss"] == pytest.approx(whole["last_epoch"]["train_loss"], rel=1e-3)
+    assert fused["last_epoch"]["train_loss"] == pytest.approx(whole["last_epoch"]["train_loss"], rel=1e-2)
     files = {name: sha256_file(tmp_path / name / "student.safetensors") for name in ("whole", "fused", "default")}
     assert files["default"] == files["fused"] != files["whole"]
 
