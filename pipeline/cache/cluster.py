@@ -25,6 +25,7 @@ import dask
 from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
 
 from ..common.fileio import write_durably
+from ..common.parallel import SHARED_BY
 from ..common.progress import Silent, Waits
 from ..errors import OptionError, PipelineError
 from ..sources.registry import open_source
@@ -240,6 +241,7 @@ def cluster_of(scheduler: str, config: WorkerConfig) -> Iterator[Cluster]:
                     n_workers=int(number),
                     threads_per_worker=SHARDS_IN_FLIGHT,
                     processes=True,
+                    env={SHARED_BY[0]: number},
                     memory_limit=0,  # dask must not kill a teacher for its memory
                     dashboard_address=":0",  # any free port, so that runs do not collide
                     silence_logs=logging.CRITICAL,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 B = TypeVar("B")
+SHARED_BY = ("TIEKD_PROCESSES", "LOCAL_WORLD_SIZE")
+"""Environment variables with the number of processes of a run on this machine: ours for `local:N`, and torchrun's."""
 MAX_THREADS = 8
 """More threads rarely help: the disk or the network is the limit."""
 
@@ -28,8 +30,12 @@ def cores() -> int:
 
 
 def worker_threads(asked: int | None = None) -> int:
-    """Return the number of threads to read, encode or hash with: `asked`, or one per core up to MAX_THREADS."""
-    return asked or min(MAX_THREADS, cores())
+    """Return the number of threads to read, encode or hash with.
+
+    `asked`, or one for each of this process's part of the cores, up to MAX_THREADS.
+    """
+    processes = next((os.environ[name] for name in SHARED_BY if os.environ.get(name, "").isdecimal()), "1")
+    return asked or max(1, min(MAX_THREADS, cores() // max(1, int(processes))))
 
 
 def in_order(

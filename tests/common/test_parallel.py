@@ -33,3 +33,12 @@ def test_peak_memory_is_in_the_unit_of_the_system(monkeypatch, platform, unit_by
     monkeypatch.setattr("pipeline.common.device.sys.platform", platform)
     monkeypatch.setattr("pipeline.common.device.resource.getrusage", lambda _: Usage)
     assert peak_memory_bytes(torch.device("cpu")) == 7000 * unit_bytes
+
+
+@pytest.mark.parametrize("name", ["TIEKD_PROCESSES", "LOCAL_WORLD_SIZE"])
+def test_processes_of_one_run_share_the_cores(monkeypatch, name):
+    monkeypatch.setattr("pipeline.common.parallel.cores", lambda: 12)
+    for processes, threads in [("1", 8), ("4", 3), ("64", 1), ("many", 8)]:
+        monkeypatch.setenv(name, processes)
+        assert worker_threads() == threads
+    assert worker_threads(20) == 20
