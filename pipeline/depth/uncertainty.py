@@ -145,7 +145,7 @@ def _quantiles_m(cdf: Tensor, edges: Tensor, levels: Tensor) -> Tensor:
     bins = torch.searchsorted(cdf[:, 1:].contiguous(), levels).clamp_(max=cdf.shape[1] - 2)
     before = cdf.gather(1, bins)
     mass = (cdf.gather(1, bins + 1) - before).clamp_min(torch.finfo(torch.float64).tiny)
-    left = edges.take(bins)  # ten times as fast as edges[bins]
+    left = edges.take(bins)  # faster than edges[bins]
     return left + ((levels - before) / mass).clamp(0, 1) * (edges.take(bins + 1) - left)
 
 
