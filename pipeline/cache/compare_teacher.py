@@ -20,7 +20,7 @@ from ..depth.rebin import rebin
 from ..errors import PipelineError
 from ..sources.splits import evenly
 from ..sources.view import View
-from ..teachers.base import Framing, gives_maps, has_adaptive_bins, on_cpu, run_teacher
+from ..teachers.base import Framing, gives_maps, has_adaptive_bins, images_of_views, on_cpu, run_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,7 +153,7 @@ def _answers(
     store: Store, teacher: Teacher, batch: Sequence[Sample], images: Sequence[NDArray[np.uint8]], framing: Framing
 ) -> list[_Prediction]:
     """Run the teacher on images of the store; rebin maps to the store's bins if it did."""
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255 if teacher.needs_images else None
+    pixels = images_of_views(torch.from_numpy(np.stack(images))) if teacher.needs_images else None
     output = on_cpu(run_teacher(teacher, pixels, [sample.id for sample in batch], framing))
     depth, dpm, adaptive_m = output
     if tuple(depth.shape) != (len(batch), *store.layout.size_px):

@@ -14,7 +14,7 @@ from ..errors import PipelineError
 from ..sources.view import View
 from ..store.format.layout import default_samples_per_shard
 from ..store.format.spec import StoreSpec, digest_of_ids
-from ..teachers.base import VIEW, gives_maps, has_adaptive_bins
+from ..teachers.base import VIEW, gives_maps, has_adaptive_bins, images_of_views
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +127,7 @@ def _distribution_bins(source: Source, teacher: Teacher, options: CacheOptions) 
 
 def _adaptive_per(teacher: Teacher, image: NDArray[np.uint8], sample_id: str) -> str:
     """Return whether adaptive bins are per `image` or per `pixel`, from the prediction for one image."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    pixels = images_of_views(torch.from_numpy(image)[None])
     edges_m = teacher.predict(pixels if teacher.needs_images else None, [sample_id]).bin_edges_m
     if edges_m is None:
         raise PipelineError(

@@ -224,15 +224,14 @@ class ShardMaker:
         """Put a batch onto the teacher's device and call the teacher."""
         ids = [frame.sample.id for frame in batch.frames]
         inputs = batch.inputs
-        if inputs is None:
-            framing = Framing(self._view, [frame.image_size_px for frame in batch.frames])
-            return run_teacher(self._teacher, None, ids, framing)
-        inputs = inputs.to(device_of(self._teacher), non_blocking=True)
-        if isinstance(self._teacher, PreparingTeacher):
-            return self._teacher.predict_prepared(inputs, self.spec.view_size_px, ids)
+        if inputs is not None:
+            inputs = inputs.to(device_of(self._teacher), non_blocking=True)
+            if isinstance(self._teacher, PreparingTeacher):
+                return self._teacher.predict_prepared(inputs, self.spec.view_size_px, ids)
+            if not inputs.is_floating_point():
+                inputs = images_of_views(inputs)
         framing = Framing(self._view, [frame.image_size_px for frame in batch.frames])
-        images = inputs if inputs.is_floating_point() else images_of_views(inputs)
-        return run_teacher(self._teacher, images, ids, framing)
+        return run_teacher(self._teacher, inputs, ids, framing)
 
     def _predict(self, batch: Batch) -> list[Prediction] | list[Selected]:
         frames = batch.frames

@@ -1,40 +1,26 @@
 """What is selected on a device is what the CPU encodes; on CPU tensors, the kernel in Triton's interpreter."""
 
-import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import fakes
 import numpy as np
 import pytest
 import torch
 from tiny_stores import folder_bytes, make_spec
+from triton_cases import run_script
 
 from pipeline.cache import selection
 from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
 from pipeline.teachers.base import TeacherCard, TeacherOutput, images_of_views
 
-SCRIPT = Path(__file__).parents[1] / "support" / "select_cases.py"
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton: pip install '.[triton]'")
 OPTIONS = CacheOptions(samples_per_shard=3, batch_size=2, bins="nyu", sigma_m=0.2, accept_noise=True)
 
 
-def report(what, folder, interpret):
-    """Return what the script prints, in a process of its own: Triton decides at import whether it interprets."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(folder), "TRITON_INTERPRET": interpret}
-    command = [sys.executable, str(SCRIPT), what]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=SCRIPT.parents[1])
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 @pytest.fixture(scope="module")
 def agreed(tmp_path_factory):
-    return report("agree", tmp_path_factory.mktemp("triton"), "1")
+    return run_script("select_cases.py", "agree", tmp_path_factory.mktemp("triton"), TRITON_INTERPRET="1")
 
 
 @needs_triton
@@ -62,7 +48,7 @@ def test_stores_have_the_bytes_of_the_cpu_encoder(agreed):
 
 @needs_triton
 def test_the_kernel_compiles_without_spilling_much(tmp_path):
-    found = report("compile", tmp_path, "0")
+    found = run_script("select_cases.py", "compile", tmp_path, TRITON_INTERPRET="0")
     assert len(found) == 4
     for case, used in found.items():
         assert used["spilled_bytes"] <= 16, (case, used)

@@ -1,43 +1,28 @@
 """The Triton kernels agree with `fused` in the interpreter, and compile to code that keeps to its registers."""
 
-import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
-from triton_cases import CASES
+from triton_cases import CASES, run_script
 
 from pipeline.losses import blockwise as module
 from pipeline.losses.blockwise import fused
 from pipeline.losses.tiekd import TieKdLoss
 
-SCRIPT = Path(__file__).parents[1] / "support" / "triton_cases.py"
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton: pip install '.[triton]'")
 ROUNDING = {"depth": 1e-6, "kl": 1e-5, "mass": 1e-6, "gradient": 2e-6}
 """More than float32's own share, which the blocks show: depth and gradient relative, KL in nats."""
 
 
-def report(what, folder, **environment):
-    """What the script prints, in a process of its own: whether Triton interprets is settled when it is imported."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(folder), **environment}
-    command = [sys.executable, str(SCRIPT), what]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=SCRIPT.parents[1])
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory):
-    return report("agree", tmp_path_factory.mktemp("triton"), TRITON_INTERPRET="1")
+    return run_script("triton_cases.py", "agree", tmp_path_factory.mktemp("triton"), TRITON_INTERPRET="1")
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    return report("compile", tmp_path_factory.mktemp("triton"), TRITON_INTERPRET="0")
+    return run_script("triton_cases.py", "compile", tmp_path_factory.mktemp("triton"), TRITON_INTERPRET="0")
 
 
 @needs_triton

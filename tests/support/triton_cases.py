@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -221,6 +222,19 @@ def resources(cuobjdump, kernel):
     registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", result.stdout).groups()
     wide = len(re.findall(r"ld\.global\.v4\.b32", kernel.asm["ptx"]))
     return {"registers": int(registers), "spilled_bytes": int(stack), "loads_of_16_bytes": wide}
+
+
+def run_script(script, what, folder, **environment):
+    """Run a script of this folder and return the JSON it prints.
+
+    In a process of its own: Triton decides at import whether it interprets.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(folder), **environment}
+    path = Path(__file__).with_name(script)
+    command = [sys.executable, str(path), what]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=path.parents[1])
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def main():

@@ -1,8 +1,8 @@
 """Select the stored bins of sparse maps on a GPU, with the codes that `format.sparse` computes on the CPU.
 
 Sums and logarithms of a GPU differ from numpy's in their last bits. So each decision (how many bins, which code) is
-made with a margin far above that rounding, and pixels within a margin are marked, for the CPU to encode. About one
-pixel in ten million is. Ties between equal bins are exact.
+made with a margin far above that rounding, and pixels within a margin are marked, for the CPU to encode. Ties
+between equal bins are exact.
 
 A program holds the bins of a few pixels in registers, and finds the smallest kept probability by bisection over the
 bits of float32, instead of sorting.
