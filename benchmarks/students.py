@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.depth.bins import bin_edges
 from pipeline.networks.predict import predict_depth_m
+from pipeline.networks.reader import Reader
 from pipeline.networks.registry import STUDENTS, build_student
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def measure(name: str, bin_count: int, size_px: tuple[int, int], threads: int) -
     student = build_student(name, bin_count).eval()
     with torch.inference_mode():
         network = times_s(lambda: student(images))
-    depth = times_s(lambda: predict_depth_m(student, images, edges_m, flip_average=False)) if network else []
+    depth = times_s(lambda: predict_depth_m(student, images, Reader(edges_m), flip_average=False)) if network else []
     row = {"calls": len(depth), "memory_mb": None if before_mb is None else round(memory_mb("VmHWM") - before_mb)}
     for part, times in (("network", network), ("depth", depth)):
         elapsed, cpu = zip(*times, strict=True) if times else ((), ())

@@ -192,7 +192,7 @@ def pipeline(*arguments: object, cwd: Path) -> str:
     """Run a pipeline command and return its output. Raises RuntimeError with its error."""
     command = [*PIPELINE, *map(str, arguments)]
     print("$ pipeline", *map(str, arguments), flush=True)
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)  # noqa: S603 - our own
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if result.returncode:
         raise RuntimeError(result.stderr)
     return result.stdout

@@ -243,6 +243,7 @@ def evaluate(
     store: Store | None = None,
     uncertainty: bool = False,
     calibration_split: str | None = None,
+    readout: str | None = None,
     batch_size: int = 4,
     device: str = "auto",
     progress: bool = False,
@@ -259,6 +260,8 @@ def evaluate(
         store: also compare the student with the depth of this store.
         uncertainty: also measure the student's uncertainty: AUSE, risk-coverage curves and calibration.
         calibration_split: with `uncertainty`, another split to fit intervals of constant relative width on.
+        readout: how to read a student's depth from its map: `mean`, `geometric`, `median` or `absrel`; None is as in
+            training.
         batch_size: images per batch.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         progress: print progress and remaining time to stderr.
@@ -296,6 +299,7 @@ def evaluate(
             store=store,
             uncertainty=uncertainty,
             calibration_split=calibration_split,
+            readout=readout,
             device=choose_device(device),
             batch_size=batch_size,
             progress=console,

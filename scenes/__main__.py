@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 @click.command(cls=PipelineCommand)
 @click.argument("out", type=PATH)
 @option(
-    "--world", type=click.Choice(("street", "rooms")), default="street", help="Streets of a town, or furnished rooms."
+    "--world",
+    type=click.Choice(("street", "fog", "rooms")),
+    default="street",
+    help="Streets of a town; the same in fog, seen from a truck; or furnished rooms.",
 )
 @option("--count", default=400, help="Number of frames.")
 @option("--size", default="128x416", type=SIZE, help="Height and width in pixels.")

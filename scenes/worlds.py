@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .camera import draw_camera
+from .fog import draw_foggy_scene, draw_truck_camera
 from .indoors import render_interior
 from .infrared import sense
 from .interior import draw_interior, draw_lens
@@ -56,6 +57,14 @@ def street_frame(seed: int, index: int, size_px: tuple[int, int]) -> Frame:
     return Frame(picture, depth_m, scan(depth_m, scene.camera, (seed, index, 4)))
 
 
+def fog_frame(seed: int, index: int, size_px: tuple[int, int]) -> Frame:
+    """Render a street in fog, seen from a truck, and its LiDAR depth."""
+    scene = draw_foggy_scene(seed, index, size_px)
+    picture, depth_m = render(scene)
+    depth_m = np.where(depth_m <= DEPTH_LIMIT_M, depth_m, 0)
+    return Frame(picture, depth_m, scan(depth_m, scene.camera, (seed, index, 4)))
+
+
 def rooms_frame(seed: int, index: int, size_px: tuple[int, int]) -> Frame:
     """Render a room and its structured-light depth."""
     scene = draw_interior(seed, index, size_px)
@@ -63,16 +72,26 @@ def rooms_frame(seed: int, index: int, size_px: tuple[int, int]) -> Frame:
     return Frame(picture, depth_m, sense(depth_m, echo, scene.camera, (seed, index, 14)))
 
 
+STREET_TRUTHS = {
+    "depth": "exact planar depth up to 200 m; 0 is sky or farther",
+    "depth_sparse": "as a rotating scanner sees it: rows of points up to 80 m, noise of 2 cm; 0 is no point",
+}
+
+
 WORLDS = {
     "street": World(
         generator_version=1,
         units_per_m=256,
-        truths={
-            "depth": "exact planar depth up to 200 m; 0 is sky or farther",
-            "depth_sparse": "as a rotating scanner sees it: rows of points up to 80 m, noise of 2 cm; 0 is no point",
-        },
+        truths=STREET_TRUTHS,
         draw_camera=draw_camera,
         frame=street_frame,
+    ),
+    "fog": World(
+        generator_version=1,
+        units_per_m=256,
+        truths=STREET_TRUTHS,
+        draw_camera=draw_truck_camera,
+        frame=fog_frame,
     ),
     "rooms": World(
         generator_version=1,

@@ -44,6 +44,7 @@ TEACHER_FLAGS = many(
     option("--channels", type=click.Choice(["rgb", "bgr"]), help="Channel order of a network file's input."),
     option("--output", help="Which output of a network file is depth, if it has several."),
     option("--invalid", type=INVALID, help="Numbers in prediction files that mean no value, such as 65535."),
+    option("--readout", help="How a checkpoint's depth is read from its map: mean, geometric, median or absrel."),
     option("--drop-nonpositive", is_flag=True, help="Treat predicted depth of 0 or less as no value, and count it."),
     option(
         "--flip-average", is_flag=True, help="Average each prediction with that of the mirrored image, into one map."
@@ -61,6 +62,7 @@ UNCHANGED_FLAGS = (
     "flip_average",
     "licence",
     "normalise",
+    "readout",
     "output",
     "precision",
     "revision",

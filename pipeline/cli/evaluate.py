@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console, echo, one_line, table
-from .options import DEVICE, OVERWRITE, PATH, SOURCE, STORE, STORE_CACHE, TRUTH, PipelineCommand, many, option
+from .options import DEVICE, OVERWRITE, PATH, READOUT, SOURCE, STORE, STORE_CACHE, TRUTH, PipelineCommand, many, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,6 +92,7 @@ EVALUATION = many(
 @EVALUATION
 @option("--store", "store_path", type=STORE, help="Also compare the student with its teacher.")
 @STORE_CACHE
+@READOUT
 @option("--uncertainty", is_flag=True, help="Also evaluate the uncertainty of its maps; runs each image twice.")
 @option("--calibration-split", help="With --uncertainty: fit intervals of constant relative width on this split.")
 @option("--batch-size", default=4, help="Images in a batch.")
@@ -109,6 +110,7 @@ def evaluate_student(
     overwrite: bool,
     store_path: str | Path | None,
     store_cache: Path | None,
+    readout: str | None,
     uncertainty: bool,
     calibration_split: str | None,
     batch_size: int,
@@ -132,7 +134,9 @@ def evaluate_student(
 
     source, loaded = open_source(source_name, truth, invalid or ()), load_run(run)
     terms = choose_protocol(protocol, source, max_depth_m, align, depth_space_of(loaded.config))
-    check_target(out, {"measured": run_identity(loaded)} | measurement_terms(source, split, terms), overwrite=overwrite)
+    check_target(
+        out, {"measured": run_identity(loaded, readout)} | measurement_terms(source, split, terms), overwrite=overwrite
+    )
     result = measure(
         loaded,
         source,
@@ -141,6 +145,7 @@ def evaluate_student(
         store=None if store_path is None else open_store(store_path, cache=store_cache),
         uncertainty=uncertainty,
         calibration_split=calibration_split,
+        readout=readout,
         device=choose_device(device),
         batch_size=batch_size,
         progress=Console(),

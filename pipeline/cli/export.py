@@ -8,7 +8,7 @@ import click
 
 from ..errors import PipelineError
 from .console import Console, echo, table
-from .options import OVERWRITE, PATH, SIZE, TRUTH, PipelineCommand, option
+from .options import OVERWRITE, PATH, READOUT, SIZE, TRUTH, PipelineCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +29,7 @@ METRIC_HEADS = {"abs_rel": "AbsRel", "rmse": "RMSE", "delta1": "d1"}
 )
 @option("--opset", default=20, help="ONNX operator set, 18 to 23.")
 @option("--uncertainty", is_flag=True, help="Add outputs entropy_nats, low_m and high_m (90 % interval).")
+@READOUT
 @option("--source", "source_name", metavar="KIND:ROOT", help="Data set of the images to compare on.")
 @option("--split", help="Split of the data set.")
 @TRUTH
@@ -45,6 +46,7 @@ def export_student(
     size_px: tuple[int, int] | None,
     opset: int,
     uncertainty: bool,
+    readout: str | None,
     max_rel_error: float,
     int8: Path | None,
     overwrite: bool,
@@ -63,7 +65,7 @@ def export_student(
     from ..deploy.export import export_student as export
     from ..networks.saved_run import load_run
 
-    options = ExportOptions(size_px, opset, uncertainty, max_rel_error)
+    options = ExportOptions(size_px, opset, uncertainty, max_rel_error, readout)
     loaded = load_run(run)
     probe, calibration = _images(options.view(loaded), **image_flags)
     if probe is None:

@@ -223,5 +223,9 @@ STORE_CACHE = option(
     type=PATH,
     help="Cache folder for a store read by URL; TIEKD_STORE_CACHE or the user's cache folder if omitted.",
 )
+READOUT = option(
+    "--readout",
+    help="How depth is read from the map: mean, geometric, median or absrel. If omitted, as in training.",
+)
 OVERWRITE = option("--overwrite", is_flag=True, help="Overwrite existing output files.")
 OUT = option("--out", type=PATH, required=True, help="Output path; must not exist.")

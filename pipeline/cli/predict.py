@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import Console, echo
-from .options import DEVICE, OUT, PATH, RANGE, SIZE, PipelineCommand, option
+from .options import DEVICE, OUT, PATH, RANGE, READOUT, SIZE, PipelineCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     type=click.Choice(["image", "view"]),
     help="Size of the files: the whole image, or the network's view of it.",
 )
+@READOUT
 @option("--batch-size", default=4, help="Images in a batch.")
 @DEVICE
 def predict(
@@ -49,6 +50,7 @@ def predict(
     colour: bool,
     colour_range_m: tuple[float, float] | None,
     grid: str,
+    readout: str | None,
     batch_size: int,
     device: str,
 ) -> None:
@@ -65,6 +67,6 @@ def predict(
     from ..deploy.runners import open_model
 
     options = FolderOptions(depth_png, npy, colour, colour_range_m, grid, batch_size)
-    done = predict_folder(open_model(model, size_px, device), images, out, options, Console())
+    done = predict_folder(open_model(model, size_px, device, readout), images, out, options, Console())
     far = f"; {done.beyond} pixels are too far for the PNG format and are 0" if done.beyond else ""
     echo(f"{out}: {done.images} images{far}")

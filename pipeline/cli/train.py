@@ -28,7 +28,13 @@ TRAINING = many(
     option(
         "--head",
         default="dpm",
-        help="dpm predicts a depth probability map; depth predicts depth alone, for comparison.",
+        help="dpm predicts a depth probability map; gaussian and laplace two numbers, a distribution of ln depth; "
+        "depth predicts depth alone.",
+    ),
+    option(
+        "--readout",
+        help="How depth is read from the map in the loss and afterwards: mean or geometric. If omitted, mean; "
+        "geometric for gaussian and laplace.",
     ),
     option("--epochs", default=24, help="Passes over the split."),
     option("--batch-size", default=16, help="Images in one step, over all parts and processes."),
@@ -116,7 +122,8 @@ TRAINING = many(
 @option(
     "--loss",
     default="tiekd",
-    help="tiekd, tiekd-released, dpm, ssim, mse, si, ssim+si, ssim+mse, ssi, ssi+grad; truth-LOSS uses ground truth.",
+    help="tiekd, tiekd-released, dpm, ssim, mse, si, ssim+si, ssim+mse, ssi, ssi+grad, nll, nll+ssim; truth-LOSS uses "
+    "ground truth.",
 )
 @TRAINING
 def train_student(

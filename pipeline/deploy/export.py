@@ -25,7 +25,9 @@ from ..common.locks import locked
 from ..common.outputs import refuse_existing
 from ..common.own_files import make_folder
 from ..common.progress import Silent
-from ..depth.dpm import entropy_nats, expected_depth, interval_m
+from ..depth.dpm import entropy_nats, interval_m
+from ..depth.log_distribution import FAMILIES
+from ..depth.readout import DEFAULT
 from ..depth.relative import depth_space_of
 from ..errors import OptionError, PipelineError
 from ..networks.saved_run import IMAGENET_MEAN, IMAGENET_STD, has_map, view_of
@@ -62,6 +64,8 @@ class ExportOptions:
     uncertainty: bool = False
     """Also output entropy and the central 90 % interval."""
     max_rel_error: float = MAX_REL_ERROR
+    readout: str | None = None
+    """How depth is read from the map, one of `readout.READOUTS`; None is the run's."""
 
     def __post_init__(self) -> None:
         if not OPSETS[0] <= self.opset <= OPSETS[1]:
@@ -78,7 +82,7 @@ class ExportOptions:
 class Deployable(nn.Module):
     """A student from image to depth, as one module."""
 
-    def __init__(self, run: LoadedRun, *, uncertainty: bool) -> None:
+    def __init__(self, run: LoadedRun, *, uncertainty: bool, readout: str | None = None) -> None:
         super().__init__()
         self.network = run.network
         self.uncertainty = uncertainty
@@ -86,13 +90,18 @@ class Deployable(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         # float32: a device may have no float64, and the bin centers lose only 1e-7.
         self.register_buffer("bin_edges_m", torch.from_numpy(run.bin_edges_m).float())
+        self.reader = run.reader(readout=readout)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Depth, with `uncertainty` also entropy, low and high, each (B, 1, H, W), of images (B, 3, H, W) in 0..1."""
         mean, std, edges_m = self.get_buffer("mean"), self.get_buffer("std"), self.get_buffer("bin_edges_m")
-        maps = torch.softmax(self.network((image - mean) / std), dim=1)
-        outputs = [expected_depth(maps, edges_m)]
+        of_network = self.network((image - mean) / std)
+        reader = self.reader.with_edges(edges_m)
+        # Once: quantization leaves what follows the last softmax as it is. Two outputs need no map for depth.
+        maps = reader.maps(of_network) if self.uncertainty or reader.head not in FAMILIES else None
+        outputs = [reader.depth_m(of_network, maps)]
         if self.uncertainty:
+            assert maps is not None
             outputs += [entropy_nats(maps), *interval_m(maps, edges_m, INTERVAL_MASS)]
         size = image.shape[-2:]
         return tuple(F.interpolate(output, size, mode="bilinear", align_corners=False) for output in outputs)
@@ -150,6 +159,9 @@ def _export(
         raise PipelineError("`int8` needs real images for its ranges; give `source` and `split`, or `images`")
     given = given or synthetic_images(options.size_px)
     facts = metadata(run.config, run.bin_edges_m.tolist(), run.weights_sha256, options.view(run))
+    readout = run.reader(readout=options.readout).readout
+    if readout != DEFAULT:
+        facts["readout"] = readout
     facts["pipeline_version"] = _version(PRODUCER)
     model = _exported(run, options)
     _describe(model, facts)
@@ -163,7 +175,7 @@ def _export(
         "size_px": None if options.size_px is None else list(options.size_px),
         "outputs": student.outputs,
         "metadata": facts,
-        "parity": check_parity(run, student, given, options.max_rel_error, progress),
+        "parity": check_parity(run, student, given, options.max_rel_error, progress, readout),
         "versions": {name: _version(name) for name in PACKAGES},
     }
     students = {"float32": student}
@@ -209,7 +221,7 @@ def _check_targets(out: Path, int8: Path | None, *, overwrite: bool) -> None:
 
 def _exported(run: LoadedRun, options: ExportOptions) -> Any:  # noqa: ANN401 - onnx has no types
     """The graph, with a dynamic batch, and dynamic height and width unless `size_px` is set."""
-    network = Deployable(run, uncertainty=options.uncertainty).eval()
+    network = Deployable(run, uncertainty=options.uncertainty, readout=options.readout).eval()
     shapes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if options.size_px is None:
         shapes |= {2: torch.export.Dim("height", min=MIN_PX), 3: torch.export.Dim("width", min=MIN_PX)}

@@ -101,14 +101,16 @@ def smooth(size_px: tuple[int, int], count: int, seed: int) -> NDArray[np.uint8]
 
 
 @torch.inference_mode()
-def reference(run: LoadedRun, images: NDArray[np.float32], outputs: Sequence[str]) -> list[NDArray[np.float32]]:
+def reference(
+    run: LoadedRun, images: NDArray[np.float32], outputs: Sequence[str], readout: str | None = None
+) -> list[NDArray[np.float32]]:
     """PyTorch outputs (B, H, W) for images (B, 3, H, W) in 0..1, depth first, by the code of evaluation."""
     tensor = torch.from_numpy(images)
-    edges_m = torch.from_numpy(run.bin_edges_m)
-    values = {outputs[0]: predict_depth_m(run.network, tensor, edges_m, flip_average=False)}
+    reader = run.reader(readout=readout)
+    values = {outputs[0]: predict_depth_m(run.network, tensor, reader, flip_average=False)}
     if len(outputs) > 1:
-        maps = predict_map(run.network, tensor)
-        of_map = (entropy_nats(maps), *interval_m(maps, edges_m, INTERVAL_MASS))
+        maps = predict_map(run.network, tensor, reader)
+        of_map = (entropy_nats(maps), *interval_m(maps, reader.bin_edges_m, INTERVAL_MASS))
         for name, value in zip(OF_MAP, of_map, strict=True):
             values[name] = F.interpolate(value, tensor.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     return [values[name].numpy() for name in outputs]
@@ -143,7 +145,12 @@ def gap(name: str, expected_m: NDArray[np.float32], actual_m: NDArray[np.float32
 
 
 def check_parity(
-    run: LoadedRun, student: OnnxStudent, given: ProbeImages, limit: float, progress: Progress | None = None
+    run: LoadedRun,
+    student: OnnxStudent,
+    given: ProbeImages,
+    limit: float,
+    progress: Progress | None = None,
+    readout: str | None = None,
 ) -> dict[str, Any]:
     """Compare a file with PyTorch, image by image, then in batches at other sizes.
 
@@ -162,7 +169,7 @@ def check_parity(
     with (progress or Silent()).task("compare", len(batches), "batch") as task:
         for names, images in batches:
             tensors = as_input(images)
-            expected = reference(run, tensors, student.outputs)
+            expected = reference(run, tensors, student.outputs, readout)
             actual = student.run(tensors, student.outputs)
             for name, expected_m, actual_m in zip(names, expected[0], actual[0], strict=True):
                 current = gap(name, expected_m, actual_m)

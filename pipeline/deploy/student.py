@@ -45,13 +45,13 @@ class Student:
         (64, 16, 32)
     """
 
-    def __init__(self, path: Path, run: LoadedRun, device: torch.device) -> None:
+    def __init__(self, path: Path, run: LoadedRun, device: torch.device, readout: str | None = None) -> None:
         self.path = path
         self.run = run
         self.config: dict[str, Any] = run.config
         self.bin_edges_m: NDArray[np.float64] = run.bin_edges_m
         self._device = device
-        self._predictor = RunPredictor(run, device)
+        self._predictor = RunPredictor(run, device, readout=readout)
         self.depth_space: str = self._predictor.depth_space
 
     def __repr__(self) -> str:
@@ -93,16 +93,18 @@ class Student:
             raise PipelineError(f"{self.path} predicts one depth per pixel and no map; train it with `head='dpm'`")
         view = self._predictor.view.of_image(_pixels(image))
         tensor = torch.from_numpy(view).to(self._device).permute(2, 0, 1)[None].float() / 255
-        maps: NDArray[np.float32] = predict_map(self.run.network, tensor)[0].cpu().numpy()
+        reader = self.run.reader(self._device)
+        maps: NDArray[np.float32] = predict_map(self.run.network, tensor, reader)[0].cpu().numpy()
         return maps
 
 
-def load_student(path: str | Path, device: str = "auto") -> Student:
+def load_student(path: str | Path, device: str = "auto", readout: str | None = None) -> Student:
     """Open the directory of a finished run.
 
     Args:
         path: a directory from `train_student` or `pipeline train-student`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        readout: how `predict` reads depth from the map: `mean`, `geometric`, `median` or `absrel`; None is the run's.
 
     Raises PipelineError for a directory that is not a finished run.
 
@@ -114,7 +116,7 @@ def load_student(path: str | Path, device: str = "auto") -> Student:
     """
     from ..common.device import choose_device
 
-    return Student(Path(path), load_run(Path(path)), choose_device(device))
+    return Student(Path(path), load_run(Path(path)), choose_device(device), readout)
 
 
 def _pixels(image: object) -> NDArray[np.uint8]:

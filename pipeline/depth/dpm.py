@@ -239,6 +239,17 @@ def interval_m(probabilities: Tensor, bin_edges_m: Tensor, mass: float = 0.9) ->
     return lower.where(total > 0, math.nan), upper.where(total > 0, math.nan)
 
 
+def quantile_m(weights: Tensor, bin_edges_m: Tensor, level: float) -> Tensor:
+    """Return the depth (B, 1, H, W) in metres below which the fraction `level` of weights (B, K, H, W) lies.
+
+    The weight of each bin is spread evenly over it; the weights need not sum to 1. Raises PipelineError if K is not the
+    number of bins.
+    """
+    _check_bins(weights, bin_edges_m)
+    cdf = weights.cumsum(dim=1)
+    return _quantile_m(cdf, weights, bin_edges_m.to(weights), cdf[:, -1:] * level)
+
+
 def _quantile_m(cdf: Tensor, probabilities: Tensor, edges: Tensor, level: Tensor) -> Tensor:
     """Return depth (B, 1, H, W) at which the CDF reaches `level` (B, 1, H, W)."""
     index = (cdf < level).sum(dim=1, keepdim=True).clamp_(max=cdf.shape[1] - 1)

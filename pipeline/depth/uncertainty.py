@@ -47,6 +47,12 @@ _WIDE_LEVELS = (
     0.9999,
     0.99999,
 )  # an overconfident map contains 90 % of the truth only at these
+MIN_DENSITY = 1e-12
+"""Density of ln depth that a map has at least, so that one empty bin does not make the mean infinite."""
+DEPTH_RANGES_M = (1.25, 2.5, 5.0, 10.0, 20.0, 40.0)
+"""Limits of the ranges in which calibration is also measured: octaves."""
+MIN_RANGE_FRACTION = 0.01
+"""A range with fewer of all pixels is not reported."""
 _NINETY = LEVELS.index(0.9)
 _CHUNK = 2**14  # pixels; with 257 bins their maps take 34 MB
 
@@ -60,6 +66,8 @@ class MapStatistics(NamedTuple):
     """(P,) standard deviation / expected depth"""
     widths: Array
     """(P, L) width of the central interval of each level / expected depth"""
+    nll_nats: Array
+    """(P,) -ln of the density of ln depth at the truth"""
     truth_level: Array
     """(P,) mass of the smallest central interval that contains the truth, 0..1: |2 CDF(truth) - 1|"""
 
@@ -137,7 +145,9 @@ def _statistics(maps: Tensor, edges: Tensor, truth_m: Tensor, levels: tuple[floa
     below = (cdf.gather(1, bins) + fraction * (cdf.gather(1, bins + 1) - cdf.gather(1, bins)))[:, 0]
     divisor_m = depth_m.clamp_min(MIN_DEPTH_M)
     entropy = entropy_nats(maps[:, :, None, None])[:, 0, 0, 0]
-    return entropy, variance.sqrt() / divisor_m, widths_m / divisor_m[:, None], (2 * below - 1).abs()
+    density = maps.gather(1, bins) / (edges[bins + 1] - edges[bins]) * truth_m[:, None]
+    nll = -density[:, 0].clamp_min(MIN_DENSITY).log()
+    return entropy, variance.sqrt() / divisor_m, widths_m / divisor_m[:, None], nll, (2 * below - 1).abs()
 
 
 def _quantiles_m(cdf: Tensor, edges: Tensor, levels: Tensor) -> Tensor:
@@ -176,6 +186,8 @@ class UncertaintyMeter:
         self._errors = ErrorHistogram()
         self._sums: dict[str, Array] = {}
         self._counts: dict[str, int] = {}
+        self._range_px = np.zeros(len(DEPTH_RANGES_M) + 1)
+        self._range_hits = np.zeros((len(DEPTH_RANGES_M) + 1, len(LEVELS)))
 
     def _count(self, name: str, value: Array | float) -> None:
         self._sums[name] = self._sums.get(name, np.float64(0)) + np.asarray(value, np.float64)
@@ -204,6 +216,8 @@ class UncertaintyMeter:
             coverage = (maps.truth_level[:, None] <= np.array(_WIDE_LEVELS)).mean(axis=0)
             self._count("map observed", coverage)
             self._count("map width", maps.widths.mean(axis=0))
+            self._count("map nll", float(maps.nll_nats.mean()))
+            self._add_ranges(predicted, maps.truth_level)
             row |= {"entropy_nats": float(maps.entropy_nats.mean()), "coverage_90": float(coverage[_NINETY])}
         row |= self._rank(measures, error)
         relative = relative_difference(predicted, truth)
@@ -211,6 +225,32 @@ class UncertaintyMeter:
         if self._constant_errors is not None:
             self._count("constant observed", (relative[:, None] <= self._constant_errors).mean(axis=0))
         return row
+
+    def _add_ranges(self, predicted_m: Array, truth_level: Array) -> None:
+        """Count pixels (P,) by predicted depth.
+
+        By prediction, because that is what a user has; no network can be calibrated by true depth, since of the pixels
+        that are far, it takes more for nearer than for farther.
+        """
+        numbers = np.searchsorted(DEPTH_RANGES_M, predicted_m, side="right")
+        self._range_px += np.bincount(numbers, minlength=len(self._range_px))
+        for level, hits in enumerate((truth_level[:, None] <= np.array(LEVELS)).T):
+            self._range_hits[:, level] += np.bincount(numbers, hits, minlength=len(self._range_px))
+
+    def _by_range(self) -> list[dict[str, Any]]:
+        """Calibration in each range of predicted depth that has enough pixels."""
+        limits = (0.0, *DEPTH_RANGES_M, None)
+        return [
+            {
+                "from_m": limits[number],
+                "to_m": limits[number + 1],
+                "fraction": float(pixels / self._range_px.sum()),
+                "observed": (hits / pixels).tolist(),
+                "ece": float(np.mean(np.abs(hits / pixels - np.array(LEVELS)))),
+            }
+            for number, (pixels, hits) in enumerate(zip(self._range_px, self._range_hits, strict=True))
+            if pixels >= MIN_RANGE_FRACTION * self._range_px.sum()
+        ]
 
     def _rank(self, measures: dict[str, Array], error: Array) -> dict[str, float]:
         mean_error = float(error.mean())
@@ -238,7 +278,9 @@ class UncertaintyMeter:
 
         `intervals` has `map` and, with a calibration, `constant`: `nominal` mass; `observed` fraction of the truth
         inside; mean `width` / depth; `ece`, mean |nominal - observed|; and `equal`, the widths at which given fractions
-        of the truth are observed inside (null if no interval is wide enough).
+        of the truth are observed inside (null if no interval is wide enough). `map` also has `nll_nats`, the mean -ln
+        density of ln depth at the truth, and `by_range`, calibration by predicted depth in octaves of metres: `from_m`,
+        `to_m` (null for the last), `fraction` of the pixels, `observed` and `ece`, over pixels.
         """
         names = [name for name in (*MEASURES, "oracle", "random") if f"{name} aurc" in self._sums]
         if not names:
@@ -257,6 +299,7 @@ class UncertaintyMeter:
             equal = np.interp(EQUAL_COVERAGES, np.append(0, observed), np.append(0, width), right=np.nan)
             count = len(LEVELS)
             intervals["map"] = _intervals(observed[:count], width[:count], equal)
+            intervals["map"] |= {"nll_nats": float(self._mean("map nll")), "by_range": self._by_range()}
         if self._constant_errors is not None and self._calibration is not None:
             equal = constant_widths(self._errors.quantiles(EQUAL_COVERAGES))
             constant = _intervals(self._mean("constant observed"), constant_widths(self._constant_errors), equal)

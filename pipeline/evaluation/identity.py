@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.fileio import canonical_json, sha256_bytes
+from ..depth.readout import DEFAULT
 from ..sources.base import truth_name
 
 if TYPE_CHECKING:
@@ -27,9 +28,14 @@ def measurement_terms(source: Source, split: str, protocol: Protocol) -> dict[st
     }
 
 
-def run_identity(run: LoadedRun) -> dict[str, str]:
-    """Return the identity of a student; it does not depend on the name of its directory."""
-    return {"weights_sha256": run.weights_sha256}
+def run_identity(run: LoadedRun, readout: str | None = None) -> dict[str, str]:
+    """Return the identity of a student and how its map is read; it does not depend on the name of its directory.
+
+    The readout `mean` is not stated, as in results of older versions.
+    """
+    readout = run.reader(readout=readout).readout
+    identity = {"weights_sha256": run.weights_sha256}
+    return identity if readout == DEFAULT else {**identity, "readout": readout}
 
 
 def store_identity(store: Store) -> dict[str, str]:

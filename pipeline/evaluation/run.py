@@ -39,6 +39,7 @@ def evaluate_student(
     store: Store | None = None,
     uncertainty: bool = False,
     calibration_split: str | None = None,
+    readout: str | None = None,
     device: torch.device | None = None,
     batch_size: int = 4,
     progress: Progress | None = None,
@@ -56,6 +57,7 @@ def evaluate_student(
         uncertainty: also measure uncertainty, from the map and from a prediction of the mirrored image. Other results
             do not change.
         calibration_split: with `uncertainty`, split of other images to fit intervals of constant relative width on.
+        readout: how to read depth from the map, one of `readout.READOUTS`; None is the run's.
         device: device of the network; None is the CPU.
         batch_size: images per batch.
         progress: where to report progress.
@@ -75,9 +77,9 @@ def evaluate_student(
         )
     if not uncertainty and calibration_split is not None:
         raise PipelineError(f"`calibration_split={calibration_split}` is only used with `uncertainty`: add it")
-    student = _Student(run, protocol, device or torch.device("cpu"))
+    student = _Student(run, protocol, device or torch.device("cpu"), readout)
     data = EvaluationData(source, split, View.parse(view_of(run.config)), protocol, batch_size, progress or Silent())
-    identity = {"measured": run_identity(run)}
+    identity = {"measured": run_identity(run, readout)}
     if not uncertainty:
         return identity | measure(data, student.predict, store)
     spread = None if calibration_split is None else fit_error_spread(data, calibration_split, student.predict)
@@ -109,9 +111,9 @@ def evaluate_teacher(
 class _Student:
     """A student on a device, for one protocol."""
 
-    def __init__(self, run: LoadedRun, protocol: Protocol, device: torch.device) -> None:
+    def __init__(self, run: LoadedRun, protocol: Protocol, device: torch.device, readout: str | None) -> None:
         self.network = run.network.to(device)
-        self.edges_m = torch.from_numpy(run.bin_edges_m).to(device)
+        self.reader = run.reader(device, readout)
         self.device = device
         self.flip_average = protocol.flip_average
         self.has_map = has_map(run.config)
@@ -119,13 +121,13 @@ class _Student:
     def predict(self, frames: list[Frame]) -> list[Prediction]:
         """Predict the depth of frames of one size."""
         images = images_of(frames, self.device)
-        depth_m = predict_depth_m(self.network, images, self.edges_m, flip_average=self.flip_average)
+        depth_m = predict_depth_m(self.network, images, self.reader, flip_average=self.flip_average)
         return [Prediction(depth) for depth in depth_m.cpu().numpy()]
 
     def predict_with_uncertainty(self, frames: list[Frame]) -> list[Prediction]:
         """Predict the depth of frames of one size, with map and mirrored prediction."""
         images = images_of(frames, self.device)
-        views = predict_views(self.network, images, self.edges_m, flip_average=self.flip_average)
+        views = predict_views(self.network, images, self.reader, flip_average=self.flip_average)
         depth_m, direct_m, mirrored_m = (each.cpu().numpy() for each in views[1:])
         maps = views.maps if self.has_map else [None] * len(frames)
         return [

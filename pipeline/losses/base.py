@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..common.distributed import all_sum
+from ..depth import readout as readouts
 from ..errors import PipelineError
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ class LossSettings:
     """Top rows of the target to ignore."""
     centered: bool = False
     """Whether to shift each Gaussian so that the mean of its map is the depth."""
+    readout: str = "mean"
+    """How the depth terms read the student's map: one of `readout.TRAINABLE`."""
+    head: str = "dpm"
+    """What the student's outputs are: `dpm`, logits of a map (also for `depth`); or one of
+    `log_distribution.FAMILIES`."""
 
 
 class StoredMaps(NamedTuple):
@@ -95,7 +101,9 @@ class DepthLoss(nn.Module):
     two surfaces is neither. Depth terms clamp targets to the range of the bins, which limits the student's depth.
     """
 
-    def __init__(self, bin_edges_m: Tensor | Sequence[float], skip_rows: int = 0) -> None:
+    def __init__(
+        self, bin_edges_m: Tensor | Sequence[float], skip_rows: int = 0, *, readout: str = readouts.DEFAULT
+    ) -> None:
         super().__init__()
         # Not a buffer: edges stay float64 on the CPU, so that reading their ends does not synchronize with the GPU.
         edges = torch.as_tensor(bin_edges_m, dtype=torch.float64, device="cpu").detach().clone()
@@ -107,6 +115,10 @@ class DepthLoss(nn.Module):
         self.range_m = (float(edges[0]), float(edges[-1]))
         """Depth terms clamp targets to it."""
         self.skip_rows = skip_rows
+        readouts.levels_of(edges, readout)  # checks it
+        self.readout = readout
+        self.outputs = edges.numel() - 1
+        """Channels of the student's outputs."""
         self.depth_space = "metric_m"
         """Depth space of the teacher, for relative losses."""
 
@@ -152,7 +164,7 @@ class DepthLoss(nn.Module):
         raise NotImplementedError
 
     def _check(self, logits: AnyLogits, target_depth_m: Tensor, target_dpm: Maps | None) -> None:
-        count = self.bin_edges_m.numel() - 1
+        count = self.outputs
         if logits.ndim != 4 or logits.shape[1] != count:
             raise PipelineError(f"logits of shape {tuple(logits.shape)}: expected (B, {count}, h, w)")
         if target_depth_m.ndim != 4 or target_depth_m.shape[:2] != (logits.shape[0], 1):

@@ -57,14 +57,14 @@ class Blocks(NamedTuple):
         return torch.empty(self.shape[1] * pixels, dtype=self.dtype, device=self.device)
 
 
-def forward_blocks(blocks: Blocks, centers: Tensor, target: AnyTarget | None) -> tuple[Tensor, ...]:
-    """Return largest logit, 1 / the sum of exponentials, depth, KL and mass of each pixel, all (B, P).
+def forward_blocks(blocks: Blocks, levels: Tensor, target: AnyTarget | None) -> tuple[Tensor, ...]:
+    """Return largest logit, 1 / the sum of exponentials, mean of the levels, KL and mass of each pixel, all (B, P).
 
     KL and mass are empty without a target.
     """
     batch, bins, height, width = blocks.shape
     target_pixels = 0 if target is None else height * width
-    largest, scale, depth_m, kl_nats, mass = (
+    largest, scale, mean, kl_nats, mass = (
         torch.empty(batch, pixels, dtype=blocks.dtype, device=blocks.device)
         for pixels in (height * width, height * width, height * width, target_pixels, target_pixels)
     )
@@ -82,10 +82,10 @@ def forward_blocks(blocks: Blocks, centers: Tensor, target: AnyTarget | None) ->
         total = work.exp_().sum(dim=0)
         torch.reciprocal(total, out=scale[here])
         # Not a matmul: TF32, if the user enabled it, keeps only three digits
-        torch.mul(work.mul_(centers).sum(dim=0), scale[here], out=depth_m[here])
+        torch.mul(work.mul_(levels).sum(dim=0), scale[here], out=mean[here])
         if target is not None:
             torch.addcmul(entropy - cross, mass[here], total.log_(), out=kl_nats[here])
-    return largest, scale, depth_m, kl_nats, mass
+    return largest, scale, mean, kl_nats, mass
 
 
 def backward_blocks(
@@ -93,20 +93,20 @@ def backward_blocks(
     put: Callable[[Tensor, int, int, int], object],
     target: AnyTarget | None,
     saved: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
-    of_depth: Tensor | None,
+    of_mean: Tensor | None,
     of_kl: Tensor | None,
 ) -> None:
-    """Call `put` with the gradient (K, n) of each block of logits, from those of depth and KL.
+    """Call `put` with the gradient (K, n) of each block of logits, from those of mean and KL.
 
-    `saved` are centers (K, 1), and largest, scale, depth and mass (B, P) as `forward_blocks` returns them.
+    `saved` are levels (K, 1), and largest, scale, mean and mass (B, P) as `forward_blocks` returns them.
     """
-    centers, largest, scale, depth_m, mass = saved
+    levels, largest, scale, mean, mass = saved
     batch, bins = blocks.shape[:2]
-    # d depth / d logit = S (c - depth), d KL / d logit = mass S - T: the gradient is S (offset + slope c) - of_kl T
+    # d mean / d logit = S (c - mean), d KL / d logit = mass S - T: the gradient is S (offset + slope c) - of_kl T
     slope = offset = torch.zeros_like(scale)
-    if of_depth is not None:
-        slope = of_depth.reshape(batch, -1) * scale
-        offset = -slope * depth_m.view(batch, -1)
+    if of_mean is not None:
+        slope = of_mean.reshape(batch, -1) * scale
+        offset = -slope * mean.view(batch, -1)
     if of_kl is not None:
         of_kl = of_kl.reshape(batch, -1)
         offset = torch.addcmul(offset, of_kl * mass, scale)
@@ -115,7 +115,7 @@ def backward_blocks(
         work, factor = (values[: bins * (end - begin)].view(bins, -1) for values in (buffer, factors))
         blocks.fill(work, image, begin, end)
         work.sub_(largest[image, begin:end]).exp_()
-        torch.addcmul(offset[image, begin:end], slope[image, begin:end], centers, out=factor)
+        torch.addcmul(offset[image, begin:end], slope[image, begin:end], levels, out=factor)
         work.mul_(factor)
         if of_kl is not None:
             assert target is not None
@@ -137,8 +137,8 @@ def results_of(
     """Return what `forward_blocks` found as (B, 1, h, w), and keep the target for backward."""
     ctx.target = target
     ctx.set_materialize_grads(False)
-    depth_m, kl_nats, mass = (values.view(-1, 1, *shape[2:]) if values.numel() else values for values in found[2:])
+    mean, kl_nats, mass = (values.view(-1, 1, *shape[2:]) if values.numel() else values for values in found[2:])
     if target is None:
-        return depth_m, None, None
+        return mean, None, None
     ctx.mark_non_differentiable(mass)
-    return depth_m, kl_nats, mass
+    return mean, kl_nats, mass

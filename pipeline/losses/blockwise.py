@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..depth.bins import bin_centers
+from ..depth.readout import DEFAULT, depth_of_mean, levels_of
 from ..errors import MissingDependencyError, PipelineError
 from .base import DepthLoss, LazyLogits
 from .blocks import Blocks, backward_blocks, blocks_of, forward_blocks, results_of, work_type
@@ -34,7 +34,7 @@ class Fused(NamedTuple):
     """Results for each pixel, all (B, 1, h, w)."""
 
     depth_m: Tensor
-    """mean of the softmax"""
+    """depth of the softmax, as `readout` reads it"""
     kl_nats: Tensor | None
     """KL(T || S); 0 where the target has no map; None without a target"""
     mass: Tensor | None
@@ -46,6 +46,7 @@ def fused(
     bin_edges_m: Tensor,
     target: AnyTarget | None = None,
     kernel: str = "blocks",
+    readout: str = DEFAULT,
 ) -> Fused:
     """Return the depth of logits and their KL divergence from target maps.
 
@@ -54,6 +55,7 @@ def fused(
             computed here block by block, whatever the kernel.
         bin_edges_m: (K + 1,) ascending.
         target: maps of the size of the logits.
+        readout: how to read the depth, one of `readout.TRAINABLE`.
         kernel: one of KERNELS. They differ in rounding, and where a map is 0 and the logit -inf: `blocks` gives a KL of
             NaN, `triton` ignores the bin.
 
@@ -64,16 +66,24 @@ def fused(
     Raises PipelineError if the kernel cannot run (`check_kernel`).
     """
     check_kernel(kernel, logits.device, logits.dtype)
+    mean, kl_nats, mass = _mean_level(logits, levels_of(bin_edges_m, readout), target, kernel)
+    return Fused(depth_of_mean(mean, readout), kl_nats, mass)
+
+
+def _mean_level(
+    logits: Tensor | LazyLogits, levels: Tensor, target: AnyTarget | None, kernel: str
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the mean of levels (K,) under each map, KL and mass, as in `Fused`."""
     if isinstance(logits, LazyLogits):
-        return Fused(*fused_head(logits, bin_centers(bin_edges_m), target))
+        return fused_head(logits, levels, target)
     if logits.stride(2) != logits.shape[3] * logits.stride(3):
         logits = logits.contiguous()  # a crop, whose pixels have no constant stride
     if kernel == "triton":
         from .triton.autograd import fused_triton
 
-        return Fused(*fused_triton(logits, bin_centers(bin_edges_m), target))
-    results = _Fused.apply(logits, bin_centers(bin_edges_m), target)  # type: ignore[no-untyped-call]  # torch's
-    return Fused(*results)
+        return fused_triton(logits, levels, target)
+    results: tuple[Tensor, Tensor | None, Tensor | None] = _Fused.apply(logits, levels, target)  # type: ignore[no-untyped-call]  # torch's
+    return results
 
 
 def check_kernel(kernel: str, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
@@ -115,24 +125,24 @@ class _Fused(torch.autograd.Function):
     def forward(
         ctx: Any,  # noqa: ANN401 - autograd's
         logits: Tensor,
-        centers_m: Tensor,
+        levels: Tensor,
         target: AnyTarget | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         blocks = _of_logits(logits)
-        centers = centers_m.to(logits.device, blocks.dtype, non_blocking=True)[:, None]
-        found = forward_blocks(blocks, centers, target)
-        ctx.save_for_backward(logits, centers, *found[:3], found[4])
+        levels = levels.to(logits.device, blocks.dtype, non_blocking=True)[:, None]
+        found = forward_blocks(blocks, levels, target)
+        ctx.save_for_backward(logits, levels, *found[:3], found[4])
         return results_of(ctx, found, blocks.shape, target)
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any,  # noqa: ANN401 - as above
-        of_depth: Tensor | None,
+        of_mean: Tensor | None,
         of_kl: Tensor | None,
         _: Tensor | None,
     ) -> tuple[Tensor | None, None, None]:
-        if of_depth is None and of_kl is None:
+        if of_mean is None and of_kl is None:
             return None, None, None
         logits, *saved = ctx.saved_tensors
         gradient = torch.empty_like(logits)
@@ -141,7 +151,7 @@ class _Fused(torch.autograd.Function):
         def put(work: Tensor, image: int, begin: int, end: int) -> None:
             flat[image, :, begin:end].copy_(work)
 
-        backward_blocks(_of_logits(logits), put, ctx.target, tuple(saved), of_depth, of_kl)
+        backward_blocks(_of_logits(logits), put, ctx.target, tuple(saved), of_mean, of_kl)
         return gradient, None, None
 
 

@@ -28,24 +28,24 @@ class _FusedHead(torch.autograd.Function):
         features: Tensor,
         weight: Tensor,
         bias: Tensor,
-        centers_m: Tensor,
+        levels: Tensor,
         target: AnyTarget | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         blocks = _of_features(features, weight, bias)
-        centers = centers_m.to(features.device, blocks.dtype, non_blocking=True)[:, None]
-        found = forward_blocks(blocks, centers, target)
-        ctx.save_for_backward(features, weight, bias, centers, *found[:3], found[4])
+        levels = levels.to(features.device, blocks.dtype, non_blocking=True)[:, None]
+        found = forward_blocks(blocks, levels, target)
+        ctx.save_for_backward(features, weight, bias, levels, *found[:3], found[4])
         return results_of(ctx, found, blocks.shape, target)
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any,  # noqa: ANN401 - as above
-        of_depth: Tensor | None,
+        of_mean: Tensor | None,
         of_kl: Tensor | None,
         _: Tensor | None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        if of_depth is None and of_kl is None:
+        if of_mean is None and of_kl is None:
             return None, None, None, None, None
         features, weight, bias, *saved = ctx.saved_tensors
         flat, of_features = features.flatten(2), torch.empty_like(features)
@@ -60,7 +60,7 @@ class _FusedHead(torch.autograd.Function):
             flat_gradient[image, :, begin:end].copy_(transposed @ work)
             of_weight.add_((work @ flat[image, :, begin:end].t()).to(of_weight.dtype))
 
-        backward_blocks(_of_features(features, weight, bias), put, ctx.target, tuple(saved), of_depth, of_kl)
+        backward_blocks(_of_features(features, weight, bias), put, ctx.target, tuple(saved), of_mean, of_kl)
         return of_features, of_weight.to(weight.dtype), of_bias.to(bias.dtype), None, None
 
 
@@ -78,13 +78,13 @@ def _of_features(features: Tensor, weight: Tensor, bias: Tensor) -> Blocks:
 
 
 def fused_head(
-    logits: LazyLogits, centers_m: Tensor, target: AnyTarget | None
+    logits: LazyLogits, levels: Tensor, target: AnyTarget | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return depth, KL and mass of the maps, (B, 1, h, w), as in `blockwise.Fused`."""
+    """Return mean of the levels (K,), KL and mass of the maps, (B, 1, h, w), as in `blockwise.Fused`."""
     features = logits.features
     if features.stride(2) != features.shape[3] * features.stride(3):
         features = features.contiguous()
     found: tuple[Tensor, Tensor | None, Tensor | None] = _FusedHead.apply(  # type: ignore[no-untyped-call]  # torch's
-        features, logits.weight, logits.bias, centers_m, target
+        features, logits.weight, logits.bias, levels, target
     )
     return found

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..common.distributed import all_sum
 from ..depth.bins import bin_centers
-from ..depth.dpm import expected_depth
+from ..depth.readout import read_depth
 from .base import DepthLoss, LossSettings, Maps, is_valid, scale_invariant, widened
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class LikelihoodLoss(DepthLoss):
-    """Mean -ln p(truth), plus the scale-invariant log error of the expected depth.
+    """Mean -ln p(truth), plus the scale-invariant log error of the depth that `readout` reads.
 
     The truth is split between the two bins with the nearest centers, so that the mean of the target is the truth. The
     width of the map is learned: wide where depth is ambiguous, with two peaks at edges. Every valid pixel of the target
@@ -50,7 +50,9 @@ class LikelihoodLoss(DepthLoss):
         low, high = flat.gather(0, index - height * width), flat.gather(0, index)
         total, count = all_sum((low + fraction * (high - low)).sum(), is_valid(target_m).sum())
         nll_nats = -total / count.clamp_min(1)
-        si = scale_invariant(*self._depths(expected_depth(log_student.exp(), self.bin_edges_m), target_depth_m))
+        si = scale_invariant(
+            *self._depths(read_depth(log_student.exp(), self.bin_edges_m, self.readout), target_depth_m)
+        )
         return {"loss": nll_nats + si, "nll_nats": nll_nats, "si": si}
 
 
@@ -60,4 +62,4 @@ def build_loss(
     settings: LossSettings,
 ) -> LikelihoodLoss:
     """Build `nll`. See `registry.build_loss`."""
-    return LikelihoodLoss(bin_edges_m, settings.skip_rows)
+    return LikelihoodLoss(bin_edges_m, settings.skip_rows, readout=settings.readout)

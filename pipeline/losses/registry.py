@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..depth.log_distribution import FAMILIES
 from ..errors import PipelineError
 from .base import LossSettings
 
@@ -29,6 +30,8 @@ class LossEntry(NamedTuple):
     """Whether it has constants in metres, which do not apply to relative depth."""
     compares_maps: bool = False
     """Whether it needs a student that predicts maps."""
+    heads: tuple[str, ...] = ("dpm", "depth")
+    """Heads of students that it can train."""
 
 
 ALIASES = {"gaussian": "tiekd", "released": "tiekd-released"}
@@ -54,8 +57,13 @@ LOSSES = {
     "ssi": LossEntry("relative", "depth up to a scale and shift of each image"),
     "ssi+grad": LossEntry("relative", "ssi, and gradients at four scales"),
     "nll": LossEntry(
-        "likelihood", "likelihood of the truth under the map, and scale-invariant log error", compares_maps=True
+        "likelihood",
+        "likelihood of the depth under the map, and scale-invariant log error; of a head of two outputs, likelihood "
+        "alone",
+        compares_maps=True,
+        heads=("dpm", *FAMILIES),
     ),
+    "nll+ssim": LossEntry("two_outputs", "likelihood of the depth and SSIM, weighted as in tiekd", heads=FAMILIES),
 }
 
 
@@ -70,7 +78,7 @@ def list_losses() -> list[str]:
     return list(LOSSES)
 
 
-def build_loss(name: str, bin_edges_m: Tensor | Sequence[float], **settings: float | None) -> DepthLoss:
+def build_loss(name: str, bin_edges_m: Tensor | Sequence[float], **settings: float | str | None) -> DepthLoss:
     """Build a loss.
 
     Args:
@@ -83,6 +91,7 @@ def build_loss(name: str, bin_edges_m: Tensor | Sequence[float], **settings: flo
     resolved = ALIASES.get(name, name)
     if resolved not in LOSSES:
         raise PipelineError(f"loss {name!r}: expected one of {', '.join([*LOSSES, *ALIASES])}")
-    module = import_module(f".{LOSSES[resolved].module}", __package__)
-    loss: DepthLoss = module.build_loss(resolved, bin_edges_m, LossSettings(**settings))  # type: ignore[arg-type] # by name
+    chosen = LossSettings(**settings)  # type: ignore[arg-type] # by name
+    module = "two_outputs" if chosen.head in FAMILIES else LOSSES[resolved].module
+    loss: DepthLoss = import_module(f".{module}", __package__).build_loss(resolved, bin_edges_m, chosen)
     return loss

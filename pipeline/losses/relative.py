@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..common.distributed import all_sum
+from ..depth import readout as readouts
 from ..depth.relative import in_own_space
 from .blockwise import FusedLoss, fused
 
@@ -38,8 +39,15 @@ class ScaleShiftInvariantLoss(FusedLoss):
     Terms: "loss", "ssi", and "gradient" if enabled.
     """
 
-    def __init__(self, bin_edges_m: Tensor | Sequence[float], *, gradients: bool = False, skip_rows: int = 0) -> None:
-        super().__init__(bin_edges_m, skip_rows)
+    def __init__(
+        self,
+        bin_edges_m: Tensor | Sequence[float],
+        *,
+        gradients: bool = False,
+        skip_rows: int = 0,
+        readout: str = readouts.DEFAULT,
+    ) -> None:
+        super().__init__(bin_edges_m, skip_rows, readout=readout)
         self.gradients = gradients
 
     def _terms(
@@ -48,7 +56,7 @@ class ScaleShiftInvariantLoss(FusedLoss):
         target_depth_m: Tensor,
         target_dpm: Maps | None,  # noqa: ARG002 - common signature
     ) -> dict[str, Tensor]:
-        student_m = fused(logits, self.bin_edges_m, kernel=self.kernel).depth_m
+        student_m = fused(logits, self.bin_edges_m, kernel=self.kernel, readout=self.readout).depth_m
         depth_m, target_m, valid = self._depths(student_m, target_depth_m)
         student, teacher = (_normalized(in_own_space(depth, self.depth_space), valid) for depth in (depth_m, target_m))
         difference = torch.where(valid, student - teacher, 0.0)
@@ -86,4 +94,6 @@ def _gradients(difference: Tensor, valid: Tensor) -> Tensor:
 
 def build_loss(name: str, bin_edges_m: Tensor | Sequence[float], settings: LossSettings) -> ScaleShiftInvariantLoss:
     """Build `ssi` or `ssi+grad`. See `registry.build_loss`."""
-    return ScaleShiftInvariantLoss(bin_edges_m, gradients=name == "ssi+grad", skip_rows=settings.skip_rows)
+    return ScaleShiftInvariantLoss(
+        bin_edges_m, gradients=name == "ssi+grad", skip_rows=settings.skip_rows, readout=settings.readout
+    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..depth import readout as readouts
 from ..errors import PipelineError
 from .base import LossSettings, Maps, mean_where, scale_invariant
 from .blockwise import FusedLoss, fused
@@ -34,8 +35,15 @@ class ResponseLoss(FusedLoss):
     Source: released `si_loss.py` and `ssim_si_loss.py`.
     """
 
-    def __init__(self, bin_edges_m: Tensor | Sequence[float], kind: str = "ssim", skip_rows: int = 0) -> None:
-        super().__init__(bin_edges_m, skip_rows)
+    def __init__(
+        self,
+        bin_edges_m: Tensor | Sequence[float],
+        kind: str = "ssim",
+        skip_rows: int = 0,
+        *,
+        readout: str = readouts.DEFAULT,
+    ) -> None:
+        super().__init__(bin_edges_m, skip_rows, readout=readout)
         kinds = ("ssim", "mse", "si", "ssim+si", "ssim+mse")
         if kind not in kinds:
             raise PipelineError(f"kind {kind!r}: expected one of {', '.join(kinds)}")
@@ -47,7 +55,7 @@ class ResponseLoss(FusedLoss):
         target_depth_m: Tensor,
         target_dpm: Maps | None,  # noqa: ARG002 - common signature
     ) -> dict[str, Tensor]:
-        student_m = fused(logits, self.bin_edges_m, kernel=self.kernel).depth_m
+        student_m = fused(logits, self.bin_edges_m, kernel=self.kernel, readout=self.readout).depth_m
         depth_m, target_m, valid = self._depths(student_m, target_depth_m)
         names = self.kind.split("+")
         parts: dict[str, Tensor] = {}
@@ -69,4 +77,4 @@ def ssim_loss(depth_m: Tensor, target_m: Tensor, valid: Tensor, *, released: boo
 
 def build_loss(name: str, bin_edges_m: Tensor | Sequence[float], settings: LossSettings) -> ResponseLoss:
     """Build a `ResponseLoss`. See `registry.build_loss`."""
-    return ResponseLoss(bin_edges_m, name, settings.skip_rows)
+    return ResponseLoss(bin_edges_m, name, settings.skip_rows, readout=settings.readout)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..depth import readout as readouts
 from ..depth.dpm import RELEASED_SIGMA_M, expected_depth, released_dpm
 from ..errors import PipelineError
 from .base import DepthLoss, LossSettings, Maps, StoredMaps, is_valid, mean_where, nearest, widened
@@ -38,6 +39,7 @@ class TieKdLoss(FusedLoss):
         skip_rows: top rows of the target to ignore in both terms; the released code ignores 110 of 352x704.
         centered: shift each Gaussian so that the mean of its map is the teacher's depth (`gaussian_dpm`), which matters
             near the ends of the range. Not for `released`.
+        readout: how the SSIM term reads the student's map: `mean` as in the paper, or `geometric`. Not for `released`.
 
     Terms: "loss", "kl_nats", "ssim_loss".
 
@@ -61,8 +63,9 @@ class TieKdLoss(FusedLoss):
         *,
         sigma_bins: float | None = None,
         centered: bool = False,
+        readout: str = readouts.DEFAULT,
     ) -> None:
-        super().__init__(bin_edges_m, skip_rows)
+        super().__init__(bin_edges_m, skip_rows, readout=readout)
         if kind not in {"gaussian", "released"}:
             raise PipelineError(f"`kind={kind}`: expected gaussian or released")
         if not 0 <= weight <= 1:
@@ -71,9 +74,10 @@ class TieKdLoss(FusedLoss):
             raise PipelineError(f"`sigma_m={sigma_m}` must be positive and finite")
         if sigma_bins is not None and not (math.isfinite(sigma_bins) and sigma_bins > 0):
             raise PipelineError(f"`sigma_bins={sigma_bins}` must be positive and finite")
-        if kind == "released" and (centered or sigma_bins is not None):
+        if kind == "released" and (centered or sigma_bins is not None or readout != readouts.DEFAULT):
             raise PipelineError(
-                "`kind=released` has a sigma of 0.5 m and no centering: omit `sigma_bins` and `centered`"
+                "`kind=released` has a sigma of 0.5 m, no centering, and reads the mean: omit `sigma_bins`, `centered` "
+                "and `readout`"
             )
         self.sigma_bins, self.centered = sigma_bins, centered
         self.sigma_m = RELEASED_SIGMA_M if kind == "released" else sigma_m
@@ -97,7 +101,7 @@ class TieKdLoss(FusedLoss):
             result = self._released_terms(widened(logits), map_depth_m, target_dpm)
         else:
             target = self._target(logits, map_depth_m, target_dpm)
-            result = fused(logits, self.bin_edges_m, target, self.kernel)
+            result = fused(logits, self.bin_edges_m, target, self.kernel, self.readout)
         depth_m, kl, mass = result
         assert kl is not None
         assert mass is not None
@@ -140,7 +144,9 @@ class TieKdLoss(FusedLoss):
 def build_loss(name: str, bin_edges_m: Tensor | Sequence[float], settings: LossSettings) -> TieKdLoss:
     """Build `tiekd`, `tiekd-released` or `dpm`. See `registry.build_loss`."""
     if name == "tiekd-released":
-        return TieKdLoss(bin_edges_m, settings.sigma_m, settings.weight, "released", settings.skip_rows)
+        return TieKdLoss(
+            bin_edges_m, settings.sigma_m, settings.weight, "released", settings.skip_rows, readout=settings.readout
+        )
     return TieKdLoss(
         bin_edges_m,
         settings.sigma_m,
@@ -148,6 +154,7 @@ def build_loss(name: str, bin_edges_m: Tensor | Sequence[float], settings: LossS
         skip_rows=settings.skip_rows,
         sigma_bins=settings.sigma_bins,
         centered=settings.centered,
+        readout=settings.readout,
     )
 
 

@@ -24,6 +24,7 @@ import torch
 from ..common.fileio import open_regular, printable, read_json, sha256_file, write_durably
 from ..depth.spaces import check_depth_space
 from ..errors import PipelineError
+from .reader import Reader
 from .registry import build_student
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     "source": str,
     "loss": str,
     "head": str,
+    "readout": str,
     "depth_space": str,
     "truth_of": str,
     "ids_sha256": str,
@@ -69,11 +71,15 @@ class LoadedRun:
     """A complete run, ready to predict."""
 
     network: nn.Module
-    """In eval mode, on the CPU: ImageNet-normalized images (B, 3, H, W) to logits (B, K, h, w)."""
+    """In eval mode, on the CPU: ImageNet-normalized images (B, 3, H, W) to outputs (B, C, h, w)."""
     bin_edges_m: NDArray[np.float64]
     """(K + 1,)"""
     weights_sha256: str
     config: dict[str, Any]
+
+    def reader(self, device: torch.device | str = "cpu", readout: str | None = None) -> Reader:
+        """Return the reader of the network's outputs on a device; `readout` overrides the run's."""
+        return Reader.of(self.config, torch.from_numpy(self.bin_edges_m).to(device), readout)
 
 
 def has_map(config: Mapping[str, Any]) -> bool:
@@ -121,7 +127,8 @@ def load_run(run: Path) -> LoadedRun:
         edges = _edges(config["bin_edges_m"])
         check_safetensors(run / WEIGHTS)
         weights = safetensors.torch.load_file(run / WEIGHTS)
-        network = build_student(config["student"], len(edges) - 1)
+        outputs = Reader.of(config, torch.from_numpy(edges)).outputs
+        network = build_student(config["student"], outputs)
         network.load_state_dict(weights, strict=True)
     except (KeyError, TypeError, RuntimeError, OSError, ValueError, safetensors.SafetensorError) as error:
         reason = printable(str(error))[:2000]  # torch lists every tensor of the file

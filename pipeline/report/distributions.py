@@ -5,16 +5,16 @@ Shape legend: H W pixels of the view, h w of the map, K bins.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from ..depth.bins import bin_centers
-from ..depth.dpm import bin_gaussian_dpm, entropy_nats, expected_depth, gaussian_dpm, interval_m
+from ..depth.dpm import bin_gaussian_dpm, entropy_nats, gaussian_dpm, interval_m
+from ..depth.log_distribution import FAMILIES
+from ..depth.readout import DEFAULT, read_depth
 from ..depth.relative import METRIC
-from ..networks.predict import predict_map
+from ..networks.predict import predict_outputs
 from ..sources.frames import images_of
 from .model import Belief
 
@@ -43,22 +43,31 @@ class Map(NamedTuple):
     size_px: tuple[int, int]
     bin_edges_m: NDArray[np.float64]
     """(K + 1,)"""
+    readout: str = DEFAULT
+    """How depth is read from the map."""
+    known_depth_m: Tensor | None = None
+    """(h, w) depth, where it is not read from the map."""
 
     def depth_m(self) -> NDArray[np.float32]:
-        """Expected depth (h, w) in metres."""
-        return self._in_strips(partial(expected_depth, bin_edges_m=torch.from_numpy(self.bin_edges_m)))
+        """Depth (h, w) in metres."""
+        if self.known_depth_m is not None:
+            return self.known_depth_m.float().numpy()
+        return self._in_strips(self._read)
+
+    def _read(self, maps: Tensor) -> Tensor:
+        return read_depth(maps, torch.from_numpy(self.bin_edges_m), self.readout)
 
     def entropy_nats(self) -> NDArray[np.float32]:
         """Entropy (h, w) in nats."""
         return self._in_strips(entropy_nats)
 
     def relative_width(self) -> NDArray[np.float32]:
-        """Width (h, w) of the central interval that holds 90 % of the mass, by expected depth."""
+        """Width (h, w) of the central interval that holds 90 % of the mass, by depth."""
         edges_m = torch.from_numpy(self.bin_edges_m)
 
         def width(maps: Tensor) -> Tensor:
             low_m, high_m = interval_m(maps, edges_m)
-            return (high_m - low_m) / expected_depth(maps, edges_m)
+            return (high_m - low_m) / self._read(maps)
 
         return self._in_strips(width)
 
@@ -79,8 +88,9 @@ class Map(NamedTuple):
         probability = self.part(slice(row, row + 1), slice(column, column + 1))[0, :, 0, 0].float().numpy().copy()
         if not np.isfinite(probability).all():
             return None
-        centers_m = bin_centers(torch.from_numpy(self.bin_edges_m)).numpy()
-        return Belief(probability, self.bin_edges_m, float(probability @ centers_m))
+        if self.known_depth_m is not None:
+            return Belief(probability, self.bin_edges_m, float(self.known_depth_m[row, column]))
+        return Belief(probability, self.bin_edges_m, float(self._read(torch.from_numpy(probability).view(1, -1, 1, 1))))
 
 
 def teacher_map(store: Store, number: int, units: DepthUnits) -> Map:
@@ -104,8 +114,10 @@ def teacher_map(store: Store, number: int, units: DepthUnits) -> Map:
 
 def student_map(run: LoadedRun, frame: Frame) -> Map:
     """A student's map of a frame, without a flip average."""
-    whole = predict_map(run.network, images_of([frame], torch.device("cpu")))
-    return Map(_parts_of(whole), (whole.shape[2], whole.shape[3]), run.bin_edges_m)
+    outputs, reader = predict_outputs(run.network, images_of([frame], torch.device("cpu"))), run.reader()
+    known_m = reader.depth_m(outputs)[0, 0] if reader.head in FAMILIES else None
+    maps = reader.maps(outputs)
+    return Map(_parts_of(maps), (maps.shape[2], maps.shape[3]), run.bin_edges_m, reader.readout, known_m)
 
 
 def _parts_of(whole: Tensor) -> Part:

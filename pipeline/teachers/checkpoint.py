@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..depth.dpm import expected_depth
+from ..depth.readout import DEFAULT
 from ..depth.relative import METRIC, depth_space_of, in_own_space
 from ..networks.saved_run import IMAGENET_MEAN, IMAGENET_STD, has_map, load_run, normalize
 from .base import VIEW, TeacherCard, TeacherOutput
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 
 class CheckpointTeacher:
-    """The network of a run: its maps and their expected depth."""
+    """The network of a run: its maps, and their depth as the run reads it."""
 
     needs_images = True
 
-    def __init__(self, run: LoadedRun, card: TeacherCard, device: torch.device) -> None:
+    def __init__(self, run: LoadedRun, card: TeacherCard, device: torch.device, readout: str | None = None) -> None:
         self.card = card
         # The bins of a relative network are not the bins of a store, so it gives depth alone.
         self._mapped = has_map(run.config) and card.depth_space == METRIC
         self.bin_edges_m: NDArray[np.float64] | None = run.bin_edges_m if self._mapped else None
-        self._edges_m = torch.from_numpy(run.bin_edges_m)
+        self._reader = run.reader(device, readout)
         self._network = run.network.to(device)
         self.device = device
 
@@ -47,17 +47,18 @@ class CheckpointTeacher:
         A relative run gives depth in its teacher's depth space, without maps.
         """
         assert images is not None, "needs_images is True"
-        logits = self._network(normalize(images.to(self.device)))
-        dpm = torch.softmax(logits.float(), dim=1)
-        depth_m = expected_depth(dpm, self._edges_m)
+        outputs = self._network(normalize(images.to(self.device)))
+        maps = self._reader.maps(outputs)
+        depth_m = self._reader.depth_m(outputs, maps)
         if self.card.depth_space != METRIC:
             depth_m = in_own_space(depth_m, self.card.depth_space)
-        return TeacherOutput(depth_m.squeeze(1), dpm if self._mapped else None)
+        return TeacherOutput(depth_m.squeeze(1), maps if self._mapped else None)
 
 
 def load(argument: str, device: torch.device, options: TeacherOptions) -> CheckpointTeacher:
     """Open a run directory of train-teacher or train-student. Raises PipelineError if it is not a complete run."""
     run = load_run(Path(argument))
+    readout = run.reader(readout=options.readout).readout
     card = TeacherCard(
         kind="checkpoint",
         name=str(run.config["student"]),
@@ -67,7 +68,8 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Checkp
             "mean": list(IMAGENET_MEAN),
             "std": list(IMAGENET_STD),
             **({VIEW: run.config["view"]} if isinstance(run.config.get("view"), str) else {}),
+            **({"readout": readout} if readout != DEFAULT else {}),  # not stated in stores of older versions
         },
         licence=options.licence,
     )
-    return CheckpointTeacher(run, card, device)
+    return CheckpointTeacher(run, card, device, readout)

@@ -34,6 +34,8 @@ class TeacherOptions:
     """Name of the depth output of a file with several outputs."""
     flip_average: bool = False
     """Average the predictions for each image and its mirror image."""
+    readout: str | None = None
+    """How a checkpoint's depth is read from its map, one of `readout.READOUTS`; None is as it was trained."""
     map_edges_m: tuple[float, ...] | None = None
     """Bin edges of a mixture (`ensemble:`, `flip_average`) of teachers that share no bins."""
     map_sigma_m: float | None = None

@@ -52,11 +52,11 @@ KINDS = {
     "checkpoint": TeacherKind(
         "checkpoint",
         "RUN",
-        frozenset(),
+        frozenset({"readout"}),
         what="a run of `train-teacher` or `train-student`",
         required="",
         depth="metric, or that of the run's relative teacher",
-        stored="depth, and maps over its own bins",
+        stored="depth as the run or `readout` reads it, and maps over its own bins",
     ),
     "ensemble": TeacherKind(
         "ensemble",

@@ -12,6 +12,7 @@ import torch
 from ..common import distributed as collective
 from ..errors import PipelineError
 from ..networks.pretrained import load_encoder_weights
+from ..networks.reader import outputs_of
 from ..networks.registry import Student, build_student
 from ..sources.view import View
 from .augment import Augmentation
@@ -34,7 +35,7 @@ def build_network(recipe: Recipe) -> Student:
     """Build the student from the run's seed, and load its encoder weights if there are any."""
     options = recipe.options
     torch.manual_seed(options.seed)
-    student = build_student(options.student, len(recipe.bin_edges_m) - 1)
+    student = build_student(options.student, outputs_of(options.head, len(recipe.bin_edges_m) - 1))
     if options.encoder_weights is not None:
         sha256 = load_encoder_weights(student, options.encoder_weights)
         if sha256 != recipe.encoder_sha256:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.fileio import canonical_json, sha256_bytes, sha256_file
 from ..depth.bins import bin_centers, parse_bins
+from ..depth.readout import DEFAULT
 from ..depth.relative import BINS, METRIC, SIGMA_BINS, Range
 from ..errors import PipelineError
 from ..losses.registry import build_loss
+from ..networks.reader import default_readout
 from ..sources.base import truth_name
 from .compatibility import check_flips_store, check_relative, check_store, uses_stored_maps
 
@@ -102,6 +104,10 @@ class Recipe:
         resolved = asdict(self)
         options = resolved.pop("options")
         del options["encoder_weights"]  # a path of this machine
+        if self.readout == DEFAULT:
+            del options["readout"]  # as in older configurations, whose interrupted runs resume
+        else:
+            options["readout"] = self.readout
         if self.flips is None:
             del resolved["flips_manifest_sha256"]
         return {**options, **resolved, "bin_edges_m": list(self.bin_edges_m)}
@@ -120,6 +126,11 @@ class Recipe:
             near, far = (near + self.bin_edges_m[1]) / 2, (self.bin_edges_m[1] + far) / 2
         return Range(self.depth_space, near, far)
 
+    @property
+    def readout(self) -> str:
+        """How the depth terms read the student's map."""
+        return self.options.readout or default_readout(self.options.head)
+
     def build_loss(self) -> DepthLoss:
         """Build the loss of the run."""
         loss = build_loss(
@@ -130,6 +141,8 @@ class Recipe:
             weight=self.options.weight,
             skip_rows=self.skip_rows,
             centered=self.options.centred,
+            readout=self.readout,
+            head=self.options.head,
         )
         loss.depth_space = self.depth_space
         if self.options.head == "depth":

@@ -6,15 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..depth.log_distribution import FAMILIES
+from ..depth.readout import TRAINABLE
 from ..errors import OptionError, PipelineError
 from ..losses.registry import ALIASES, LOSSES
+from ..networks.reader import check_head_readout, default_readout
 from ..networks.registry import check_student
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MAPS = ("auto", "stored", "from-depth")
-HEADS = ("dpm", "depth")
 ON_TRUTH = "truth-"
 
 
@@ -26,7 +28,11 @@ class TrainOptions:
     loss: str = "tiekd"
     """A name in LOSSES; the prefix `truth-` applies it to ground truth instead of a store."""
     head: str = "dpm"
-    """`dpm` predicts a map, `depth` regresses depth directly, for comparison (`regression_edges_m`)."""
+    """One of `reader.HEADS`. `depth` regresses depth directly (`regression_edges_m`); `gaussian` and `laplace` are
+    distributions of ln depth with two outputs."""
+    readout: str | None = None
+    """How the depth terms of the loss read the student's map, and later evaluation and export: `mean` or `geometric`.
+    None is `mean`, and `geometric` for `gaussian` and `laplace`."""
     encoder_weights: Path | None = None
     """File of ImageNet weights to initialize the encoder with."""
     epochs: int = 24
@@ -87,8 +93,20 @@ class TrainOptions:
             raise PipelineError(
                 f"loss {self.loss!r}: expected one of {', '.join(LOSSES)}; truth-LOSS learns from ground truth"
             )
-        if self.head not in HEADS:
-            raise OptionError("head", self.head, f"one of {', '.join(HEADS)}")
+        readout = self.readout or default_readout(self.head)
+        check_head_readout(self.head, readout)
+        if readout not in TRAINABLE:
+            raise PipelineError(
+                f"`readout={readout}` has no useful gradient: train with {' or '.join(TRAINABLE)}, and choose "
+                f"`readout={readout}` in evaluation, prediction and export"
+            )
+        if self.head in FAMILIES and readout != default_readout(self.head):
+            raise PipelineError(f"`readout={readout}`: `head={self.head}` trains with geometric; choose another later")
+        if self.head not in LOSSES[self.loss_name].heads and self.head in FAMILIES:
+            suitable = [name for name, entry in LOSSES.items() if self.head in entry.heads]
+            raise PipelineError(f"`loss={self.loss}` does not fit `head={self.head}`: use {' or '.join(suitable)}")
+        if self.loss_name == "nll+ssim" and self.head not in FAMILIES:
+            raise PipelineError(f"`loss={self.loss}` needs `head={' or head='.join(FAMILIES)}`: use `loss=tiekd` here")
         if self.head == "depth" and LOSSES[self.loss_name].compares_maps:
             raise PipelineError(
                 f"`loss={self.loss}` compares maps, and `head=depth` predicts none: use `head=dpm`, or a loss on depth "

@@ -20,6 +20,7 @@ from ..depth.relative import ALIGN
 from ..errors import PipelineError
 from ..losses.base import LazyLogits, StoredMaps
 from ..networks.predict import validate
+from ..networks.reader import Reader
 from ..networks.saved_run import METRICS, WEIGHTS, normalize, save_weights
 from ..sources.view import View
 from ..store.format.sparse import weight_table
@@ -302,7 +303,7 @@ class Trainer:
         if self.validation and collective.rank() == 0:
             metrics = validate(
                 self.optimizer.trained_network.eval(),
-                self.edges_m.to(self.device),
+                Reader(self.edges_m.to(self.device), self.options.head, self.recipe.readout),
                 self.validation.source,
                 self.validation.split,
                 self.view,

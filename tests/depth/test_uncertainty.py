@@ -28,6 +28,7 @@ from pipeline.evaluation.protocol import choose_protocol
 from pipeline.evaluation.result import write_result
 from pipeline.evaluation.run import evaluate_student
 from pipeline.networks.predict import predict_depth_m, predict_views
+from pipeline.networks.reader import Reader
 from pipeline.networks.registry import build_student
 from pipeline.networks.saved_run import CONFIG, WEIGHTS, LoadedRun, save_weights
 from pipeline.sources.registry import open_source
@@ -344,11 +345,11 @@ def test_maps_are_of_the_image_itself_and_depth_is_as_without_them():
     images = torch.rand(2, 3, 12, 20, generator=torch.Generator().manual_seed(0))
     edges_m = torch.from_numpy(EDGES_M)
     for flip_average in (False, True):
-        views = predict_views(Lopsided(), images, edges_m, flip_average=flip_average)
-        depth_m = predict_depth_m(Lopsided(), images, edges_m, flip_average=flip_average)
+        views = predict_views(Lopsided(), images, Reader(edges_m), flip_average=flip_average)
+        depth_m = predict_depth_m(Lopsided(), images, Reader(edges_m), flip_average=flip_average)
         assert torch.equal(views.depth_m, depth_m)
-        assert torch.equal(views.direct_m, predict_depth_m(Lopsided(), images, edges_m, flip_average=False))
-        flipped_m = predict_depth_m(Lopsided(), images.flip(-1), edges_m, flip_average=False).flip(-1)
+        assert torch.equal(views.direct_m, predict_depth_m(Lopsided(), images, Reader(edges_m), flip_average=False))
+        flipped_m = predict_depth_m(Lopsided(), images.flip(-1), Reader(edges_m), flip_average=False).flip(-1)
         assert torch.allclose(views.mirrored_m, flipped_m)
         assert not torch.allclose(views.mirrored_m, views.direct_m, rtol=0.01)
         whole = torch.nn.functional.interpolate(expected_depth(views.maps, edges_m), (12, 20), mode="bilinear")
@@ -383,8 +384,10 @@ def test_each_frame_of_a_batch_is_judged_by_its_own_map_and_its_own_mirrored_loo
     for row in rows[2]:
         image = torch.from_numpy(fakes.image_of(fakes.smooth_depth_m((32, 64), int(row["id"]))))
         image, edges_m = image.permute(2, 0, 1)[None].float() / 255, torch.from_numpy(EDGES_M)
-        plain_m = predict_depth_m(Lopsided(), image, edges_m, flip_average=False)[0].numpy()
-        mirrored_m = predict_depth_m(Lopsided(), image.flip(-1), edges_m, flip_average=False)[0].numpy()[:, ::-1]
+        plain_m = predict_depth_m(Lopsided(), image, Reader(edges_m), flip_average=False)[0].numpy()
+        mirrored_m = predict_depth_m(Lopsided(), image.flip(-1), Reader(edges_m), flip_average=False)[0].numpy()[
+            :, ::-1
+        ]
         truth_m = scenes.read_truth_m(next(sample for sample in scenes.samples("test") if sample.id == row["id"]))
         assert np.isfinite(truth_m).all()
         assert row["ause_flip"] == pytest.approx(meter_of(truth_m, plain_m, mirrored_m=mirrored_m)[1]["ause_flip"])
@@ -397,7 +400,9 @@ def test_constant_intervals_are_fitted_on_other_images(scenes):
     for sample in scenes.samples("train"):
         image = torch.from_numpy(fakes.image_of(fakes.smooth_depth_m((32, 64), int(sample.id))))
         network, edges_m = run_of().network, torch.from_numpy(EDGES_M)
-        depth_m = predict_depth_m(network, image.permute(2, 0, 1)[None].float() / 255, edges_m, flip_average=False)
+        depth_m = predict_depth_m(
+            network, image.permute(2, 0, 1)[None].float() / 255, Reader(edges_m), flip_average=False
+        )
         truth_m = scenes.read_truth_m(sample)
         spread.add(relative_difference(depth_m[0].numpy()[truth_m > 0], truth_m[truth_m > 0]))
     constant = found["uncertainty"]["intervals"]["constant"]

@@ -18,6 +18,7 @@ from pipeline.evaluation.protocol import choose_protocol
 from pipeline.evaluation.result import write_result
 from pipeline.evaluation.run import evaluate_student, evaluate_teacher
 from pipeline.networks.predict import predict_depth_m
+from pipeline.networks.reader import Reader
 from pipeline.networks.saved_run import LoadedRun
 from pipeline.sources.registry import open_source
 from pipeline.sources.splits import evenly
@@ -62,8 +63,8 @@ def test_a_student_is_evaluated_at_the_size_of_the_view(scenes):
 def test_flip_average_is_the_mean_with_the_mirrored_prediction():
     images = torch.zeros(1, 3, 8, 16)
     edges_m = torch.from_numpy(EDGES_M)
-    plain = predict_depth_m(Constant(), images, edges_m, flip_average=False)
-    both = predict_depth_m(Constant(), images, edges_m, flip_average=True)
+    plain = predict_depth_m(Constant(), images, Reader(edges_m), flip_average=False)
+    both = predict_depth_m(Constant(), images, Reader(edges_m), flip_average=True)
     assert plain[0, 0, 0] == pytest.approx(4)
     assert both == pytest.approx(6.0)
 

@@ -20,7 +20,7 @@ from pipeline.train.options import TrainOptions
 
 EDGES = bin_edges(12, 0.5, 20.0, "log")
 SETTINGS = {"sigma_m": 0.8, "weight": 0.3}
-EVERY_LOSS = sorted(LOSSES)
+EVERY_LOSS = sorted(name for name, entry in LOSSES.items() if "dpm" in entry.heads)
 HOLES = torch.tensor([math.nan, 0.0, -1.0, math.inf, -math.inf, math.nan])
 
 

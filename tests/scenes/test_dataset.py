@@ -272,7 +272,7 @@ def test_a_parent_that_is_a_file_is_refused(tmp_path):
 
 
 def test_an_unknown_world_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="unknown `world='moon'`; choose from street, rooms"):
+    with pytest.raises(ValueError, match="unknown `world='moon'`; choose from street, fog, rooms"):
         make_scenes(tmp_path / "scenes", count=2, world="moon")
     assert list(tmp_path.iterdir()) == []
 

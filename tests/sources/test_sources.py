@@ -870,7 +870,12 @@ def test_scenes_have_dense_and_sparse_truth(tmp_path, truth, share):
 
 @pytest.mark.parametrize(
     ("world", "bins", "sigma_m"),
-    [(None, "log:64:1:100", 0.5), ("street", "log:64:1:100", 0.5), ("rooms", "log:64:0.3:10", 0.15)],
+    [
+        (None, "log:64:1:100", 0.5),
+        ("street", "log:64:1:100", 0.5),
+        ("fog", "log:64:1:100", 0.5),
+        ("rooms", "log:64:0.3:10", 0.15),
+    ],
 )
 def test_scenes_have_the_defaults_of_their_world(tmp_path, world, bins, sigma_m):
     fakes.make_scenes_folder(tmp_path)
@@ -886,7 +891,7 @@ def test_scenes_have_the_defaults_of_their_world(tmp_path, world, bins, sigma_m)
 def test_scenes_of_an_unknown_world_are_refused(tmp_path, world):
     fakes.make_scenes_folder(tmp_path)
     (tmp_path / "dataset.json").write_text(json.dumps({"metres_per_unit": 0.001, "world": world}))
-    with refuses(repr(world), "expected one of street, rooms", f"folder:{tmp_path}"):
+    with refuses(repr(world), "expected one of street, fog, rooms", f"folder:{tmp_path}"):
         open_source(f"scenes:{tmp_path}")
 
 

@@ -21,6 +21,7 @@ from pipeline.common.device import choose_device
 from pipeline.common.fileio import sha256_file
 from pipeline.losses.base import DepthLoss
 from pipeline.networks.predict import predict_depth_m, validate
+from pipeline.networks.reader import Reader
 from pipeline.networks.registry import build_student
 from pipeline.networks.saved_run import load_run, normalize
 from pipeline.sources.view import View
@@ -249,7 +250,7 @@ def test_the_average_of_the_weights_is_what_is_validated_and_saved(tmp_path, sce
     assert plain["train_loss"] == averaged["train_loss"]
     assert plain["val_abs_rel"] != averaged["val_abs_rel"]
     result = validate(
-        load_run(runs[0.9]).network, torch.linspace(0, fakes.BLACK_M, 17), scenes, "test", View(), 32, CPU
+        load_run(runs[0.9]).network, Reader(torch.linspace(0, fakes.BLACK_M, 17)), scenes, "test", View(), 32, CPU
     )
     assert result["abs_rel"] == pytest.approx(float(averaged["val_abs_rel"]), rel=1e-4)
 
@@ -302,7 +303,7 @@ def test_a_regression_trains_as_two_bins(tmp_path, scenes, teacher_store):
     images = torch.rand(1, 3, 32, 64)
     logits = run.network(images)
     assert logits.shape[1] == 2
-    depth_m = predict_depth_m(run.network, images, torch.tensor([-6.0, 6, 18]), flip_average=False)
+    depth_m = predict_depth_m(run.network, images, Reader(torch.tensor([-6.0, 6, 18])), flip_average=False)
     logits = run.network(normalize(images))
     expected_m = torch.nn.functional.interpolate(
         12 * torch.sigmoid(logits[:, 1:] - logits[:, :1]), (32, 64), mode="bilinear"

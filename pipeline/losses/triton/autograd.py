@@ -34,57 +34,57 @@ class _FusedTriton(torch.autograd.Function):
     def forward(
         ctx: Any,  # noqa: ANN401 - autograd's
         logits: Tensor,
-        centers_m: Tensor,
+        levels: Tensor,
         target: GaussianTarget | GivenTarget | StoredTarget | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         batch, _, height, width = logits.shape
         kind, of, maps, nearest = arguments(target)
         asked = {NONE.value: 3, GIVEN.value: 5, STORED.value: 5, GAUSSIAN.value: 6}[kind]
         out = OfPixels(*(torch.empty(batch, height * width, device=logits.device) for _ in range(asked)))
-        centers = centers_m.to(logits.device, torch.float32, non_blocking=True)
-        _launch(forward, logits, (centers, of, maps, nearest, out), kind)
+        levels = levels.to(logits.device, torch.float32, non_blocking=True)
+        _launch(forward, logits, (levels, of, maps, nearest, out), kind)
         ctx.target = target
         ctx.set_materialize_grads(False)
-        depth_m = out.depth_m.view(batch, 1, height, width)
+        mean = out.mean.view(batch, 1, height, width)
         if out.kl_nats is None or out.mass is None:
-            ctx.save_for_backward(logits, centers, out.largest, out.scale, depth_m)
-            return depth_m, None, None
-        kl_nats, mass = out.kl_nats.view_as(depth_m), out.mass.view_as(depth_m)
-        ctx.save_for_backward(logits, centers, out.largest, out.scale, depth_m, None, mass, out.norm)
+            ctx.save_for_backward(logits, levels, out.largest, out.scale, mean)
+            return mean, None, None
+        kl_nats, mass = out.kl_nats.view_as(mean), out.mass.view_as(mean)
+        ctx.save_for_backward(logits, levels, out.largest, out.scale, mean, None, mass, out.norm)
         ctx.mark_non_differentiable(mass)
-        return depth_m, kl_nats, mass
+        return mean, kl_nats, mass
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any,  # noqa: ANN401 - as above
-        of_depth: Tensor | None,
+        of_mean: Tensor | None,
         of_kl: Tensor | None,
         _: Tensor | None,
     ) -> tuple[Tensor | None, None, None]:
-        if of_depth is None and of_kl is None:
+        if of_mean is None and of_kl is None:
             return None, None, None
-        logits, centers, *of_pixels = ctx.saved_tensors
+        logits, levels, *of_pixels = ctx.saved_tensors
         kind, of, maps, nearest = arguments(None if of_kl is None else ctx.target)
         gradient = torch.empty_like(logits)
-        flow = (None if one is None else one.contiguous() for one in (of_depth, of_kl))
-        parts = (_strided(gradient), centers, of, maps, nearest, OfPixels(*of_pixels), *flow)
+        flow = (None if one is None else one.contiguous() for one in (of_mean, of_kl))
+        parts = (_strided(gradient), levels, of, maps, nearest, OfPixels(*of_pixels), *flow)
         _launch(backward, logits, parts, kind)
         return gradient, None, None
 
 
 def fused_triton(
-    logits: Tensor, centers_m: Tensor, target: GaussianTarget | GivenTarget | StoredTarget | None
+    logits: Tensor, levels: Tensor, target: GaussianTarget | GivenTarget | StoredTarget | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return depth, KL and mass of the maps, (B, 1, h, w) float32, as in `Fused`.
+    """Return mean of the levels (K,), KL and mass of the maps, (B, 1, h, w) float32, as in `Fused`.
 
     Args:
         logits: (B, K, h, w) float32, float16 or bfloat16 with a constant stride between pixels, on a GPU, or on a CPU
             with TRITON_INTERPRET=1.
-        centers_m: (K,)
+        levels: (K,)
         target: maps, on the same device.
     """
-    found: tuple[Tensor, Tensor | None, Tensor | None] = _FusedTriton.apply(logits, centers_m, target)  # type: ignore[no-untyped-call]  # torch's
+    found: tuple[Tensor, Tensor | None, Tensor | None] = _FusedTriton.apply(logits, levels, target)  # type: ignore[no-untyped-call]  # torch's
     return found
 
 

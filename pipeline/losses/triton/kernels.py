@@ -43,7 +43,7 @@ class OfPixels(NamedTuple):
     largest: Tensor
     scale: Tensor
     """1 / the sum of exponentials"""
-    depth_m: Tensor
+    mean: Tensor
     kl_nats: Tensor | None = None
     mass: Tensor | None = None
     norm: Tensor | None = None
@@ -62,9 +62,9 @@ def _tile(
 
 @triton.jit
 def _add(
-    x: tl.tensor, center: tl.tensor, top: tl.tensor, total: tl.tensor, moment: tl.tensor
+    x: tl.tensor, level: tl.tensor, top: tl.tensor, total: tl.tensor, moment: tl.tensor
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """Add a tile of logits (k, p) to the largest logit, the sum of exponentials and their sum times centers (p,).
+    """Add a tile of logits (k, p) to the largest logit, the sum of exponentials and their sum times levels (p,).
 
     Also return the increase of the largest logit (p,), and the tile minus the largest logit.
     """
@@ -72,13 +72,13 @@ def _add(
     rise = new_top - top
     x -= new_top[None, :]
     share, shrink = tl.exp(x), tl.exp(-rise)
-    return new_top, total * shrink + tl.sum(share, 0), moment * shrink + tl.sum(share * center[:, None], 0), rise, x
+    return new_top, total * shrink + tl.sum(share, 0), moment * shrink + tl.sum(share * level[:, None], 0), rise, x
 
 
 @triton.jit
 def forward(  # noqa: C901, PLR0915 - kinds of targets are resolved at compile time
     logits: Strided,
-    centers: tl.tensor,
+    levels: tl.tensor,
     of: Gaussians | Planes,
     maps: Strided,
     nearest: tl.tensor,
@@ -108,8 +108,8 @@ def forward(  # noqa: C901, PLR0915 - kinds of targets are resolved at compile t
     for first_bin in range(0, begin, block_k):
         bin_number, spread, known = _tile(logits, first_bin, inside, block_k, bins)
         x = tl.load(here + spread, mask=known, other=float("-inf")).to(tl.float32)
-        center = tl.load(centers + tl.minimum(bin_number, bins - 1))
-        top, total, moment, rise, x = _add(x, center, top, total, moment)
+        level = tl.load(levels + tl.minimum(bin_number, bins - 1))
+        top, total, moment, rise, x = _add(x, level, top, total, moment)
         here += block_k * logits.k
         if kind == GIVEN:
             found = sums(tl.load(map_here + map_spread, mask=known, other=0.0).to(tl.float32), x, rise, weight)
@@ -122,21 +122,21 @@ def forward(  # noqa: C901, PLR0915 - kinds of targets are resolved at compile t
         for first_bin in range(begin, end, window_k):
             bin_number, spread, known = _tile(logits, first_bin, inside, window_k, bins)
             x = tl.load(here + spread, mask=known, other=float("-inf")).to(tl.float32)
-            center = tl.load(centers + tl.minimum(bin_number, bins - 1))
-            top, total, moment, rise, x = _add(x, center, top, total, moment)
+            level = tl.load(levels + tl.minimum(bin_number, bins - 1))
+            top, total, moment, rise, x = _add(x, level, top, total, moment)
             here += window_k * logits.k
             found = sums(gaussian_mass(of, bin_number, place, near, away, bins), x, rise, weight)
             weight, entropy, cross = weight + found[0], entropy + found[1], cross + found[2]
         for first_bin in range(end, bins, block_k):
             bin_number, spread, known = _tile(logits, first_bin, inside, block_k, bins)
             x = tl.load(here + spread, mask=known, other=float("-inf")).to(tl.float32)
-            center = tl.load(centers + tl.minimum(bin_number, bins - 1))
-            top, total, moment, rise, x = _add(x, center, top, total, moment)
+            level = tl.load(levels + tl.minimum(bin_number, bins - 1))
+            top, total, moment, rise, x = _add(x, level, top, total, moment)
             here += block_k * logits.k
             cross -= lost(rise, weight)
     tl.store(out.largest + spot, top, mask=inside)
     tl.store(out.scale + spot, 1.0 / total, mask=inside)
-    tl.store(out.depth_m + spot, moment / total, mask=inside)
+    tl.store(out.mean + spot, moment / total, mask=inside)
     if kind == GAUSSIAN:
         valid = valid & (weight > 0.0)
         norm = 1.0 / tl.where(valid, weight, 1.0)
@@ -155,12 +155,12 @@ def forward(  # noqa: C901, PLR0915 - kinds of targets are resolved at compile t
 def backward(  # noqa: C901, PLR0915 - as above
     logits: Strided,
     gradient: Strided,
-    centers: tl.tensor,
+    levels: tl.tensor,
     of: Gaussians | Planes,
     maps: Strided,
     nearest: tl.tensor,
     out: OfPixels,
-    of_depth: tl.tensor,
+    of_mean: tl.tensor,
     of_kl: tl.tensor,
     pixels: tl.tensor,
     bins: tl.constexpr,
@@ -169,7 +169,7 @@ def backward(  # noqa: C901, PLR0915 - as above
     window_k: tl.constexpr,
     block_p: tl.constexpr,
 ) -> None:
-    """Write `gradient` for block_p pixels of one image, from those of depth and KL (B, P), which may be None."""
+    """Write `gradient` for block_p pixels of one image, from those of mean and KL (B, P), which may be None."""
     image, first = tl.program_id(1).to(tl.int64), tl.program_id(0) * block_p
     inside = first + tl.arange(0, block_p) < pixels
     spot = image * pixels + first + tl.arange(0, block_p)
@@ -177,11 +177,11 @@ def backward(  # noqa: C901, PLR0915 - as above
     there = gradient.start + image * gradient.b + first.to(tl.int64) * gradient.p
     top = tl.load(out.largest + spot, mask=inside, other=0.0)
     scale = tl.load(out.scale + spot, mask=inside, other=0.0)
-    # d depth / d logit = S (c - depth), d KL / d logit = mass S - T: the gradient is S (offset + slope c) - pull T
+    # d mean / d logit = S (c - mean), d KL / d logit = mass S - T: the gradient is S (offset + slope c) - pull T
     slope, offset = tl.zeros([block_p], tl.float32), tl.zeros([block_p], tl.float32)
-    if of_depth is not None:
-        slope = tl.load(of_depth + spot, mask=inside, other=0.0) * scale
-        offset = -slope * tl.load(out.depth_m + spot, mask=inside, other=0.0)
+    if of_mean is not None:
+        slope = tl.load(of_mean + spot, mask=inside, other=0.0) * scale
+        offset = -slope * tl.load(out.mean + spot, mask=inside, other=0.0)
     begin, end = bins, bins
     if kind == GAUSSIAN:
         place, near, away, begin, end = standing(of, spot, inside, bins, block_k, window_k)[1:]
@@ -200,7 +200,7 @@ def backward(  # noqa: C901, PLR0915 - as above
     for first_bin in range(0, begin, block_k):
         bin_number, spread, known = _tile(logits, first_bin, inside, block_k, bins)
         back = _tile(gradient, first_bin, inside, block_k, bins)[1]
-        found = _of_softmax(here + spread, known, centers, bin_number, top, slope, offset, bins)
+        found = _of_softmax(here + spread, known, levels, bin_number, top, slope, offset, bins)
         if kind == GIVEN:
             known_map = known & (mass > 0.0)[None, :]
             found -= tl.load(map_here + map_spread, mask=known_map, other=0.0).to(tl.float32) * pull[None, :]
@@ -214,7 +214,7 @@ def backward(  # noqa: C901, PLR0915 - as above
         for first_bin in range(begin, end, window_k):
             bin_number, spread, known = _tile(logits, first_bin, inside, window_k, bins)
             back = _tile(gradient, first_bin, inside, window_k, bins)[1]
-            found = _of_softmax(here + spread, known, centers, bin_number, top, slope, offset, bins)
+            found = _of_softmax(here + spread, known, levels, bin_number, top, slope, offset, bins)
             found -= gaussian_mass(of, bin_number, place, near, away, bins) * pull[None, :]
             tl.store(there + back, found, mask=known)
             here += window_k * logits.k
@@ -222,7 +222,7 @@ def backward(  # noqa: C901, PLR0915 - as above
         for first_bin in range(end, bins, block_k):
             bin_number, spread, known = _tile(logits, first_bin, inside, block_k, bins)
             back = _tile(gradient, first_bin, inside, block_k, bins)[1]
-            found = _of_softmax(here + spread, known, centers, bin_number, top, slope, offset, bins)
+            found = _of_softmax(here + spread, known, levels, bin_number, top, slope, offset, bins)
             tl.store(there + back, found, mask=known)
             here += block_k * logits.k
             there += block_k * gradient.k
@@ -232,7 +232,7 @@ def backward(  # noqa: C901, PLR0915 - as above
 def _of_softmax(
     tile: tl.tensor,
     known: tl.tensor,
-    centers: tl.tensor,
+    levels: tl.tensor,
     bin_number: tl.tensor,
     top: tl.tensor,
     slope: tl.tensor,
@@ -241,5 +241,5 @@ def _of_softmax(
 ) -> tl.tensor:
     """Return S (offset + slope c) of a tile of logits (k, p): the gradient without the term of the target map."""
     x = tl.load(tile, mask=known, other=float("-inf")).to(tl.float32)
-    center = tl.load(centers + tl.minimum(bin_number, bins - 1))[:, None]
-    return tl.exp(x - top[None, :]) * (offset[None, :] + slope[None, :] * center)
+    level = tl.load(levels + tl.minimum(bin_number, bins - 1))[:, None]
+    return tl.exp(x - top[None, :]) * (offset[None, :] + slope[None, :] * level)

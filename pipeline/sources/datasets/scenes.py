@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 TRUTHS = {"dense": "depth", "sparse": "depth_sparse"}
 DEFAULTS = {
     "street": Defaults(view="full", bins="log:64:1:100", sigma_m=0.5, protocol="plain"),
+    "fog": Defaults(view="full", bins="log:64:1:100", sigma_m=0.5, protocol="plain"),
     # The range of a depth camera in equal ratios of 6 %, because relative error counts: the 0.2 m of the method's NYU
     # bins would be 29 % at 0.7 m. Sigma is the released value for NYU.
     "rooms": Defaults(view="full", bins="log:64:0.3:10", sigma_m=0.15, protocol="plain"),
@@ -46,7 +47,7 @@ def open_scenes(root: Path, truth: str | None = None) -> FolderSource:
 
 SOURCE = SourceKind(
     open_scenes,
-    data_set="streets or rooms rendered by `python -m scenes`",
+    data_set="streets, foggy streets or rooms rendered by `python -m scenes`",
     layout="as `folder`, with depth/, depth_sparse/ and a dataset.json with the world",
     splits="`train`, `test`, `all`, or a list file with one id per line",
     truth="`dense` (default) or `sparse`, 16-bit PNG, metres = value * metres_per_unit of dataset.json",
