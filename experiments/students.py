@@ -29,7 +29,7 @@ from code_version import ROOT, commit, training_sha256
 from measure import TestSet, measure_student, readouts_of
 
 from pipeline.cli.console import Console
-from pipeline.cli.main import cli
+from pipeline.cli.train import train_student
 from pipeline.common.fileio import write_durably
 from pipeline.common.parallel import cores
 from pipeline.errors import PipelineError
@@ -136,12 +136,12 @@ def run_job(job: Job, code: tuple[str, str]) -> dict[str, Any]:
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     if job.folder.exists():  # of a result that is missing or of other flags
         shutil.rmtree(job.folder)
-    arguments = ["train-student", "--out", str(job.folder)]
+    arguments = ["--out", str(job.folder)]
     for name, value in job.flags.items():
         arguments += [f"--{name}", str(value)]
     with (job.folder.parent / f"{job.folder.name}.log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
         try:
-            cli.main(arguments, standalone_mode=False)
+            train_student.main(arguments, standalone_mode=False)
         except click.ClickException as error:
             raise PipelineError(f"{job.world}/{job.student}, seed {job.seed}: {error.format_message()}") from None
     begin = time.monotonic()
