@@ -138,8 +138,12 @@ def _measure(
         predicted_m = protocol.clamp(depths_m[first])
         found = edge_metrics(predicted_m, frame.truth_m, mask)
         edges.add({column: found[column] for column in EDGE_COLUMNS if column in found})
-        # Without a mirrored prediction: the flip difference is not part of the protocol
-        meter.add(predicted_m, frame.truth_m, mask, Views(maps, depths_m[first], depths_m[first]))
+        # Every second row and column, which takes a quarter of the time. Without a mirrored prediction: the flip
+        # difference is not part of the protocol.
+        some = np.zeros_like(mask)
+        some[::2, ::2] = mask[::2, ::2]
+        if some.any():
+            meter.add(predicted_m, frame.truth_m, some, Views(maps, depths_m[first], depths_m[first]))
     return frames, {**edges.means(), **_uncertainty(meter.result())}
 
 
