@@ -19,6 +19,7 @@ from pipeline.depth.scale import ScaleFit
 from pipeline.depth.uncertainty import UncertaintyMeter, Views
 from pipeline.evaluation.protocol import choose_protocol
 from pipeline.networks.predict import predict_outputs, resize_to
+from pipeline.networks.reader import default_readout
 from pipeline.networks.saved_run import load_run, view_of
 from pipeline.sources.frames import frames_in_batches, images_of
 from pipeline.sources.registry import open_source
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from pipeline.sources.frames import Frame
 
 PRIMARY = ("abs_rel", "delta1", "rmse")
-DIGITS = {"abs_rel": 5, "delta1": 5, "rmse": 4}
-"""Decimal places kept of the metrics of a frame; the difference of two students is a hundred times larger."""
 BATCH = 8
 
 
@@ -49,7 +48,8 @@ class TestSet:
 
     source: str
     split: str
-    max_depth_m: float
+    max_depth_m: float | None = None
+    protocol: str = "plain"
 
 
 @dataclass
@@ -90,10 +90,7 @@ def measure_student(
         "readouts": {
             name: {
                 "factor": round(factors[name], 6),
-                "frames": {
-                    metric: np.round(values, DIGITS[metric.removeprefix("scaled_")]).tolist()
-                    for metric, values in frames[name].values.items()
-                },
+                "frames": frames[name].values,
             }
             for name in readers
         },
@@ -109,7 +106,7 @@ def measure_student(
 def _factors(run: LoadedRun, readers: dict[str, Reader], scale: dict[str, Any]) -> dict[str, float]:
     """Fit a constant for each readout on training frames."""
     source = open_source(scale["source"], scale.get("truth"))
-    protocol = choose_protocol("plain", source, scale["max_depth_m"])
+    protocol = choose_protocol(scale.get("protocol", "plain"), source, scale.get("max_depth_m"))
     fits = {name: ScaleFit() for name in readers}
     for frame, depths_m, _ in _predictions(
         run, readers, source, evenly(source.samples(scale["split"]), scale["frames"])
@@ -126,7 +123,7 @@ def _measure(
 ) -> tuple[dict[str, _Frames], dict[str, Any]]:
     """Return the metrics of each frame for each readout, and secondary metrics for the first readout."""
     source = open_source(test.source)
-    protocol = choose_protocol("plain", source, test.max_depth_m)
+    protocol = choose_protocol(test.protocol, source, test.max_depth_m)
     meter, edges = UncertaintyMeter(run.bin_edges_m), _Frames()
     frames = {name: _Frames() for name in readers}
     first = next(iter(readers))
@@ -194,8 +191,10 @@ def _predictions(
             yield frame, {name: depth_m[index] for name, depth_m in depths_m.items()}, maps[index]
 
 
-def readouts_of(loss: str, head: str) -> tuple[str, ...]:
+def readouts_of(loss: str, head: str, readout: str | None) -> tuple[str, ...]:
     """Return the readouts that a student can be read with, the one it was trained with first."""
+    own = readout or default_readout(head)
     if head == "depth" or loss.removeprefix("truth-") in {"ssim", "si", "mse", "ssim+si", "ssim+mse"}:
-        return ("mean",)
-    return tuple(READOUTS) if head == "dpm" else ("geometric", "mean", "absrel")
+        return (own,)
+    others = READOUTS if head == "dpm" else ("geometric", "mean", "absrel")
+    return (own, *(name for name in others if name != own))

@@ -23,6 +23,7 @@ from statistics import fmean
 from typing import Any
 
 import click
+import results_file
 import torch
 import yaml
 from code_version import ROOT, commit, training_sha256
@@ -30,7 +31,6 @@ from measure import TestSet, measure_student, readouts_of
 
 from pipeline.cli.console import Console
 from pipeline.cli.train import train_student
-from pipeline.common.fileio import write_durably
 from pipeline.common.parallel import cores
 from pipeline.errors import PipelineError
 
@@ -96,56 +96,34 @@ def seeds_of(text: str) -> list[int]:
     return list(range(int(first), int(last) + 1)) if dash else [int(part) for part in text.split(",")]
 
 
+def _shared_flags(job: Job) -> dict[str, Any]:
+    return {name: value for name, value in job.flags.items() if name != "seed"}
+
+
 def is_done(job: Job, code: str | None) -> bool:
     """Whether a result with the same flags exists, and, with `code`, of the same code."""
-    if not job.result.exists():
-        return False
-    content = json.loads(job.result.read_text())
+    content = results_file.read(job.result)
     kept = content["seeds"].get(str(job.seed))
-    flags = {name: value for name, value in job.flags.items() if name != "seed"}
-    if kept is None or content["flags"] != flags:
+    if kept is None or content["flags"] != _shared_flags(job):
         return False
     return code is None or kept["training_sha256"] == code
 
 
 def add_result(job: Job, measured: dict[str, Any]) -> None:
     """Add a seed to the file of a student; results of other flags are dropped."""
-    flags = {name: value for name, value in job.flags.items() if name != "seed"}
-    content: dict[str, Any] = {"flags": flags, "seeds": {}}
-    if job.result.exists():
-        before = json.loads(job.result.read_text())
-        if before["flags"] == flags:
-            content = before
-    content["seeds"][str(job.seed)] = measured
-    content["seeds"] = dict(sorted(content["seeds"].items(), key=lambda item: int(item[0])))
-    job.result.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(job.result, (_compact(content) + "\n").encode())
+    content, flags = results_file.read(job.result), _shared_flags(job)
+    seeds = content["seeds"] if content["flags"] == flags else {}
+    results_file.write(job.result, flags, {**seeds, str(job.seed): results_file.packed(measured)})
 
 
-def _compact(content: dict[str, Any]) -> str:
-    """JSON with a line for each seed and readout, for readable differences between commits."""
-    lines = [f'{{"flags": {json.dumps(content["flags"])}, "seeds": {{']
-    for number, (seed, measured) in enumerate(content["seeds"].items()):
-        lines.append(f'{"," if number else ""}"{seed}": {json.dumps(measured)}')
-    return "\n".join([*lines, "}}"])
-
-
-def run_job(job: Job, code: tuple[str, str]) -> dict[str, Any]:
-    """Train and measure one student in this process; output goes to its log."""
+def run_job(job: Job, code: tuple[str, str], *, train: bool) -> dict[str, Any]:
+    """Train (if asked) and measure one student in this process; output goes to its log."""
     torch.set_num_threads(1)
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
-    if job.folder.exists():  # of a result that is missing or of other flags
-        shutil.rmtree(job.folder)
-    arguments = ["--out", str(job.folder)]
-    for name, value in job.flags.items():
-        arguments += [f"--{name}", str(value)]
-    with (job.folder.parent / f"{job.folder.name}.log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
-        try:
-            train_student.main(arguments, standalone_mode=False)
-        except click.ClickException as error:
-            raise PipelineError(f"{job.world}/{job.student}, seed {job.seed}: {error.format_message()}") from None
+    if train:
+        _train(job)
     begin = time.monotonic()
-    readouts = readouts_of(str(job.flags["loss"]), str(job.flags.get("head", "dpm")))
+    flags = job.flags
+    readouts = readouts_of(str(flags["loss"]), str(flags.get("head", "dpm")), flags.get("readout"))
     measured = measure_student(job.folder, job.test, job.scale, job.shifted, readouts)
     trained = json.loads((job.folder / "metrics.json").read_text())
     return {
@@ -159,22 +137,43 @@ def run_job(job: Job, code: tuple[str, str]) -> dict[str, Any]:
     }
 
 
+def _train(job: Job) -> None:
+    job.folder.parent.mkdir(parents=True, exist_ok=True)
+    if job.folder.exists():  # of a result that is missing or of other flags
+        shutil.rmtree(job.folder)
+    arguments = ["--out", str(job.folder)]
+    for name, value in job.flags.items():
+        arguments += [f"--{name}", str(value)]
+    with (job.folder.parent / f"{job.folder.name}.log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        try:
+            train_student.main(arguments, standalone_mode=False)
+        except click.ClickException as error:
+            raise PipelineError(f"{job.world}/{job.student}, seed {job.seed}: {error.format_message()}") from None
+
+
 @click.command()
 @click.argument("params", type=click.Path(path_type=Path, exists=True))
 @click.option("--seeds", help="Seeds instead of the file's, such as 0-7 or 0,1.")
 @click.option("--again", is_flag=True, help="Repeat results of other losses, students or trainer.")
-def main(params: Path, seeds: str | None, *, again: bool) -> None:
+@click.option("--measure", help="Only measure again the runs of this student that are in data/experiments/runs.")
+def main(params: Path, seeds: str | None, measure: str | None, *, again: bool) -> None:
     """Train and measure the students of a file that have no result yet."""
     os.chdir(ROOT)
     code = commit(), training_sha256()
     jobs = read_jobs(params.absolute(), None if seeds is None else seeds_of(seeds))
-    todo = [job for job in jobs if not is_done(job, code[1] if again else None)]
+    if measure is None:
+        todo = [job for job in jobs if not is_done(job, code[1] if again else None)]
+    else:
+        todo = [job for job in jobs if job.student == measure and (job.folder / "metrics.json").exists()]
     pool = ProcessPoolExecutor(cores(), get_context("spawn"))
     with Console().task("students", len(jobs), "run", done=len(jobs) - len(todo)) as task:
         try:
-            futures = {pool.submit(run_job, job, code): job for job in todo}
+            futures = {pool.submit(run_job, job, code, train=measure is None): job for job in todo}
             for future in as_completed(futures):
                 job, measured = futures[future], future.result()
+                if measure is not None:  # of the code that trained it
+                    before = results_file.read(job.result)["seeds"].get(str(job.seed), {})
+                    measured |= {key: before[key] for key in ("commit", "training_sha256", "torch") if key in before}
                 add_result(job, measured)
                 frames = next(iter(measured["readouts"].values()))["frames"]
                 task.update(1, last=f"{job.world}/{job.student}-{job.seed}", AbsRel=f"{fmean(frames['abs_rel']):.4f}")

@@ -240,6 +240,7 @@ def evaluate(
     protocol: str | None = None,
     max_depth_m: float | None = None,
     align: str | None = None,
+    scale_split: str | None = None,
     store: Store | None = None,
     uncertainty: bool = False,
     calibration_split: str | None = None,
@@ -257,6 +258,7 @@ def evaluate(
         protocol: `kitti_eigen_garg80`, `nyu_eigen` or `plain`; None takes the source's default.
         max_depth_m: largest ground truth to evaluate, in metres, for the protocol `plain`.
         align: alignment of each image to its ground truth: `none`, `median`, `scale`, `depth` or `disparity`.
+        scale_split: multiply all depth by one constant, fitted on this split of other images.
         store: also compare the student with the depth of this store.
         uncertainty: also measure the student's uncertainty: AUSE, risk-coverage curves and calibration.
         calibration_split: with `uncertainty`, another split to fit intervals of constant relative width on.
@@ -287,9 +289,9 @@ def evaluate(
     console = _progress(progress)
     if isinstance(subject, Store):
         space = METRIC if subject.is_metric else subject.spec.depth_space
-        chosen = choose_protocol(protocol, source, max_depth_m, align, space)
+        chosen = choose_protocol(protocol, source, max_depth_m, align, space, scale_split)
         return EvaluationResult(run.evaluate_teacher(subject, source, split, chosen, console))
-    chosen = choose_protocol(protocol, source, max_depth_m, align, depth_space_of(subject.config))
+    chosen = choose_protocol(protocol, source, max_depth_m, align, depth_space_of(subject.config), scale_split)
     return EvaluationResult(
         run.evaluate_student(
             subject.run,

@@ -10,7 +10,7 @@ import torch
 
 from ..depth.bins import parse_bins
 from ..depth.rebin import are_bins
-from ..errors import PipelineError
+from ..errors import OptionError, PipelineError
 from ..sources.view import View
 from ..store.format.layout import default_samples_per_shard
 from ..store.format.spec import StoreSpec, digest_of_ids
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..teachers.base import Teacher
 
 RELATIVE_BINS = 64
+GRADES = {"archive": 5e-4, "training": 1e-2}
+"""Largest relative error of depth by grade: for every use of a store, or for students alone, in half of the bytes."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,10 @@ class CacheOptions:
     sigma_m: float | None = None
     dpm: str = "auto"
     """`auto` (`sparse` if the teacher has maps, otherwise `gaussian`), `sparse`, `gaussian` or `dense`."""
-    max_rel_error: float = 5e-4
+    grade: str | None = None
+    """One of GRADES; None is `archive`."""
+    max_rel_error: float | None = None
+    """Largest relative error of stored depth, instead of a grade's."""
     depth_range_m: tuple[float, float] = (0.1, 300.0)
     max_dpm_kl: float = 0.01
     samples_per_shard: int | None = None
@@ -48,6 +53,19 @@ class CacheOptions:
     """Accept a teacher whose predictions vary between calls or batches."""
     workers: int | None = None
     """Threads that read and encode; None is one per core, at most 8."""
+
+    def __post_init__(self) -> None:
+        if self.grade not in {None, *GRADES}:
+            raise OptionError("grade", self.grade, f"one of {', '.join(GRADES)}")
+        if self.grade is not None and self.max_rel_error is not None:
+            raise PipelineError(
+                f"`grade={self.grade}` and `max_rel_error={self.max_rel_error:g}` both set the error: leave one out"
+            )
+
+    @property
+    def rel_error(self) -> float:
+        """Largest relative error of stored depth."""
+        return GRADES[self.grade or "archive"] if self.max_rel_error is None else self.max_rel_error
 
 
 def resolve_view(source: Source, teacher: Teacher, options: CacheOptions) -> View:
@@ -98,7 +116,7 @@ def plan_store(
         source={"name": source.name, "samples": len(samples), "ids_sha256": digest_of_ids(ids)},
         view=str(view),
         view_size_px=view.size_px(*first.shape[:2]),
-        max_rel_error=options.max_rel_error,
+        max_rel_error=options.rel_error,
         depth_range_m=options.depth_range_m,
         dpm_kind=kind,
         bin_edges=tuple(edges),

@@ -39,6 +39,11 @@ def _write_and_print(name: str, result: dict[str, Any], out: Path) -> None:
         against = result["against_teacher"]
         rows.append(["against the teacher", "", *_figures(against), coverage_text(against["coverage"])])
     echo(table(["", "frames", *METRIC_HEADS.values(), "coverage"], rows))
+    if "scale" in result:
+        echo(f"depth is multiplied by {result['scale']['factor']:.4f}, fitted on {result['scale']['frames']} images")
+    if "edges" in result:
+        edges = result["edges"]
+        echo(f"within 5 px of depth edges: AbsRel {edges['edge_abs_rel']:.4f}, F1 of edges {edges['edge_f1']:.3f}")
     if result["frames_without_truth"]:
         echo(f"{result['frames_without_truth']} frames have no ground truth in the protocol's range and crop")
     if result["frames_without_prediction"]:
@@ -82,6 +87,10 @@ EVALUATION = many(
         help="Align each prediction to its ground truth first: none, median, scale, depth or disparity (scale and "
         "shift). If omitted, relative depth is aligned in the teacher's depth space.",
     ),
+    option(
+        "--scale-split",
+        help="Multiply all depth by one constant that is fitted on this split, such as train; removes a common bias.",
+    ),
     option("--out", type=PATH, required=True, help="Output JSON file; a CSV next to it has one row per image."),
     OVERWRITE,
 )
@@ -106,6 +115,7 @@ def evaluate_student(
     protocol: str | None,
     max_depth_m: float | None,
     align: str | None,
+    scale_split: str | None,
     out: Path,
     overwrite: bool,
     store_path: str | Path | None,
@@ -133,7 +143,7 @@ def evaluate_student(
     from ..store import open_store
 
     source, loaded = open_source(source_name, truth, invalid or ()), load_run(run)
-    terms = choose_protocol(protocol, source, max_depth_m, align, depth_space_of(loaded.config))
+    terms = choose_protocol(protocol, source, max_depth_m, align, depth_space_of(loaded.config), scale_split)
     check_target(
         out, {"measured": run_identity(loaded, readout)} | measurement_terms(source, split, terms), overwrite=overwrite
     )
@@ -167,6 +177,7 @@ def evaluate_teacher(
     protocol: str | None,
     max_depth_m: float | None,
     align: str | None,
+    scale_split: str | None,
     out: Path,
     overwrite: bool,
 ) -> None:
@@ -187,7 +198,7 @@ def evaluate_teacher(
     source = open_source(source_name, truth, invalid or ())
     store = open_store(store_path, cache=store_cache)
     space = METRIC if store.is_metric else store.spec.depth_space
-    terms = choose_protocol(protocol, source, max_depth_m, align, space)
+    terms = choose_protocol(protocol, source, max_depth_m, align, space, scale_split)
     identity = {"measured": store_identity(store)} | measurement_terms(source, split, store_protocol(terms))
     check_target(out, identity, overwrite=overwrite)
     result = measure(store, source, split, terms, Console())

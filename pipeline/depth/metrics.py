@@ -132,6 +132,9 @@ class Protocol:
     """Whether the prediction is the mean of the image's and of the mirrored image's, mirrored back."""
     align: str = "none"
     """One of ALIGNS. What is aligned to the truth is measured for its shape alone."""
+    scale_split: str | None = None
+    """Name of the split that one constant was fitted on, which every prediction was multiplied by; None is no
+    constant."""
 
     def __post_init__(self) -> None:
         if self.align not in ALIGNS:
@@ -140,6 +143,11 @@ class Protocol:
             raise PipelineError(f"crop {self.crop!r}: expected one of {', '.join(_CROPS)}")
         if not 0 < self.min_m < (math.inf if self.max_m is None else self.max_m):
             raise PipelineError(f"depth range {self.min_m} to {self.max_m} m: expected 0 < min < max")
+        if self.scale_split is not None and self.align != "none":
+            raise PipelineError(
+                f"`scale_split={self.scale_split}` fits one constant for all images, but `align={self.align}` aligns "
+                "each: leave one of the two out"
+            )
 
     def mask(self, truth_m: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Return the pixels (H, W) to evaluate: truth (H, W) within the range and the crop; NaN and 0 are not.
@@ -185,9 +193,10 @@ class Protocol:
         return self.clamp(aligned)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields as JSON, without `align` if it is `none`, as in results of older versions."""
+        """Return the fields as JSON, without `align` and `scale_split` if there is none, as in older results."""
         fields = asdict(self)
-        return fields if self.align != "none" else {name: fields[name] for name in fields if name != "align"}
+        absent = {"align": self.align == "none", "scale_split": self.scale_split is None}
+        return {name: value for name, value in fields.items() if not absent.get(name, False)}
 
 
 PROTOCOLS = {

@@ -1,4 +1,4 @@
-"""Fit prediction intervals of constant relative width on a calibration split."""
+"""Fit what is fitted on other images: one constant for depth, and intervals of constant relative width."""
 
 from __future__ import annotations
 
@@ -8,10 +8,50 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..depth.risk_coverage import ErrorHistogram, relative_difference
+from ..depth.scale import ScaleFit
 from ..errors import PipelineError
+from ..sources.splits import evenly
 
 if TYPE_CHECKING:
     from .measure import EvaluationData, Predict
+
+
+SCALE_FRAMES = 200
+"""Most images that a constant is fitted on, evenly spaced."""
+
+
+def fit_scale(data: EvaluationData, predict: Predict) -> ScaleFit:
+    """Fit the constant on images of `data.protocol.scale_split`, evenly spaced.
+
+    Raises PipelineError if the split shares images with the evaluated one, or has no ground truth.
+    """
+    split = data.protocol.scale_split
+    assert split is not None
+    calibration = replace(data, split=split)
+    _refuse_shared(data, calibration, "scale_split")
+    fit, protocol = ScaleFit(), data.protocol
+    chosen = evenly(calibration.samples, SCALE_FRAMES)
+    with data.progress.task("fit scale", len(chosen), "img") as task:
+        for frame, prediction in calibration.predictions(predict, chosen):
+            if frame.truth_m is not None:
+                mask = protocol.mask(frame.truth_m) & (prediction.depth_m > 0) & np.isfinite(prediction.depth_m)
+                fit.add(prediction.depth_m[mask], frame.truth_m[mask])
+            task.update()
+    if not fit.frames:
+        raise PipelineError(
+            f"no image of `scale_split={split}` has ground truth within protocol {protocol.name}: use another split"
+        )
+    return fit
+
+
+def _refuse_shared(data: EvaluationData, calibration: EvaluationData, option: str) -> None:
+    """Raise PipelineError if two splits share images."""
+    shared = {sample.id for sample in calibration.samples} & {sample.id for sample in data.samples}
+    if shared:
+        raise PipelineError(
+            f"`{option}={calibration.split}` shares {len(shared)} images with split {data.split!r} ({min(shared)!r}): "
+            "use a split of other images"
+        )
 
 
 def fit_error_spread(data: EvaluationData, split: str, predict: Predict) -> ErrorHistogram:
@@ -21,12 +61,7 @@ def fit_error_spread(data: EvaluationData, split: str, predict: Predict) -> Erro
     """
     protocol = data.protocol
     calibration = replace(data, split=split)
-    shared = {sample.id for sample in calibration.samples} & {sample.id for sample in data.samples}
-    if shared:
-        raise PipelineError(
-            f"calibration split {split!r} shares {len(shared)} images with split {data.split!r} ({min(shared)!r}): "
-            "use a `calibration_split` of other images"
-        )
+    _refuse_shared(data, calibration, "calibration_split")
     spread = ErrorHistogram()
     with data.progress.task("calibrate", len(calibration.samples), "img") as task:
         for frame, prediction in calibration.predictions(predict):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..depth.edges import COLUMNS as EDGE_COLUMNS
+from ..depth.edges import edge_metrics
 from ..depth.metrics import METRICS, depth_metrics, mean_metrics, unit_hint, unit_ratio
 from ..errors import PipelineError
 from ..sources.frames import frames_in_batches
@@ -59,9 +61,12 @@ class EvaluationData:
         """Samples of the split, listed once."""
         return self.source.samples(self.split)
 
-    def predictions(self, predict: Predict) -> Iterator[tuple[Frame, Prediction]]:
-        """Yield each frame of the split with its prediction."""
-        for frames in frames_in_batches(self.source, self.samples, self.view, self.batch_size):
+    def predictions(
+        self, predict: Predict, samples: Sequence[Sample] | None = None
+    ) -> Iterator[tuple[Frame, Prediction]]:
+        """Yield each frame of the split, or of some samples of it, with its prediction."""
+        samples = self.samples if samples is None else samples
+        for frames in frames_in_batches(self.source, samples, self.view, self.batch_size):
             yield from zip(frames, predict(frames), strict=True)
 
 
@@ -101,6 +106,9 @@ def measure(
         "coverage": coverage.fraction,
         "metrics": mean_metrics(with_truth),
     }
+    with_edges = [{name: row[name] for name in EDGE_COLUMNS} for row in rows if EDGE_COLUMNS[0] in row]
+    if with_edges:
+        result["edges"] = {**mean_metrics(with_edges), "frames": len(with_edges)}
     if store is not None:
         result |= mean_teacher_metrics(rows, store)
     return result | {"per_image": rows}
@@ -140,6 +148,7 @@ def _truth_metrics(
     if not mask.any():
         return {}
     row = depth_metrics(predicted_m, frame.truth_m, mask)
+    row |= edge_metrics(predicted_m, frame.truth_m, mask)
     if meter is not None and views is not None:
         row |= meter.add(predicted_m, frame.truth_m, mask, views)
     return row

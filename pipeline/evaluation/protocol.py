@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 
 def choose_protocol(
-    name: str | None, source: Source, max_m: float | None = None, align: str | None = None, depth_space: str = METRIC
+    name: str | None,
+    source: Source,
+    max_m: float | None = None,
+    align: str | None = None,
+    depth_space: str = METRIC,
+    scale_split: str | None = None,
 ) -> Protocol:
     """Return the named protocol, or the source's default, with the alignment of the depth space.
 
@@ -36,7 +41,7 @@ def choose_protocol(
     default = ALIGN[depth_space]
     if align is not None and depth_space != METRIC and align != default:
         raise PipelineError(f"`align={align}` does not fit {depth_space}, which needs `align={default}`: leave it out")
-    protocol = replace(PROTOCOLS[name], align=align or default)
+    protocol = replace(PROTOCOLS[name], align=align or default, scale_split=scale_split)
     if max_m is not None:
         if protocol.max_m is not None and protocol.max_m != max_m:
             raise PipelineError(f"protocol {name} has a fixed limit of {protocol.max_m:g} m: leave `max_depth_m` out")

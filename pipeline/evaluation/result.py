@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.fileio import CsvTable, pretty_json, read_json, write_durably
 from ..common.outputs import already_exists, named_after, refuse_existing
+from ..depth.edges import COLUMNS as EDGE_COLUMNS
 from ..depth.metrics import METRICS
 from ..errors import PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-CSV_COLUMNS = ("id", *METRICS, "coverage", "teacher_abs_rel", "teacher_rmse", "teacher_delta1", "teacher_coverage")
+CSV_COLUMNS = (
+    "id",
+    *METRICS,
+    "coverage",
+    "teacher_abs_rel",
+    "teacher_rmse",
+    "teacher_delta1",
+    "teacher_coverage",
+    *EDGE_COLUMNS,
+)
 UNCERTAINTY_COLUMNS = ("entropy_nats", "ause_entropy", "ause_flip", "coverage_90")
 IDENTITY = ("measured", "protocol", "source", "truth", "split", "split_sha256")
 """Fields that identify a measurement: a result may overwrite one of the same measurement."""
@@ -81,6 +91,16 @@ class EvaluationResult:
     def against_teacher(self) -> dict[str, float] | None:
         """The same metrics with the teacher's depth as the reference, if a store was given."""
         return self.values.get("against_teacher")
+
+    @property
+    def edges(self) -> dict[str, float] | None:
+        """`edge_abs_rel` and `edge_f1` within 5 px of depth edges, and `frames`; None without dense ground truth."""
+        return self.values.get("edges")
+
+    @property
+    def scale(self) -> dict[str, Any] | None:
+        """The constant that predictions were multiplied by: `factor`, `split`, `frames`; None if there was none."""
+        return self.values.get("scale")
 
     @property
     def uncertainty(self) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ..common.progress import Silent
@@ -13,7 +14,7 @@ from ..networks.predict import predict_depth_m, predict_views
 from ..networks.saved_run import has_map, view_of
 from ..sources.frames import images_of
 from ..sources.view import View
-from .calibration import fit_error_spread
+from .calibration import fit_error_spread, fit_scale
 from .identity import run_identity, store_identity
 from .measure import EvaluationData, Prediction, measure
 from .protocol import store_protocol
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..sources.base import Source
     from ..sources.frames import Frame
     from ..store import Store
+    from .measure import Predict
 
 TEACHER_BATCH = 8
 
@@ -64,7 +66,8 @@ def evaluate_student(
 
     Returns the result as JSON: `measured`, `protocol`, `source`, `truth`, `split`, `split_sha256`, `frames`,
     `frames_without_truth`, `frames_without_prediction`, `coverage` (fraction of the valid ground truth with a
-    prediction), `metrics`; optionally `against_teacher`, `teacher` and `uncertainty` (`UncertaintyMeter.result`); and
+    prediction), `metrics`; `edges` with dense ground truth, `scale` with a fitted constant; optionally
+    `against_teacher`, `teacher` and `uncertainty` (`UncertaintyMeter.result`); and
     `per_image`.
 
     Raises PipelineError if no image has ground truth within the protocol, if the calibration split shares images with
@@ -75,13 +78,17 @@ def evaluate_student(
             f"`uncertainty` needs metric depth, but the depth is aligned to ground truth (`align={protocol.align}`): "
             "leave one of the two out"
         )
+    if uncertainty and protocol.scale_split is not None:
+        raise PipelineError(
+            f"`scale_split={protocol.scale_split}` changes depth but not its intervals: leave it or `uncertainty` out"
+        )
     if not uncertainty and calibration_split is not None:
         raise PipelineError(f"`calibration_split={calibration_split}` is only used with `uncertainty`: add it")
     student = _Student(run, protocol, device or torch.device("cpu"), readout)
     data = EvaluationData(source, split, View.parse(view_of(run.config)), protocol, batch_size, progress or Silent())
     identity = {"measured": run_identity(run, readout)}
     if not uncertainty:
-        return identity | measure(data, student.predict, store)
+        return identity | _measure_scaled(data, student.predict, store)
     spread = None if calibration_split is None else fit_error_spread(data, calibration_split, student.predict)
     meter = UncertaintyMeter(run.bin_edges_m, spread)
     result = identity | measure(data, student.predict_with_uncertainty, store, meter)
@@ -105,7 +112,21 @@ def evaluate_teacher(
 
     view = View.parse(store.spec.view)
     data = EvaluationData(source, split, view, store_protocol(protocol), TEACHER_BATCH, progress or Silent())
-    return {"measured": store_identity(store)} | measure(data, predict)
+    return {"measured": store_identity(store)} | _measure_scaled(data, predict)
+
+
+def _measure_scaled(data: EvaluationData, predict: Predict, store: Store | None = None) -> dict[str, Any]:
+    """Measure predictions, multiplied by one constant if the protocol has one; adds `scale` to the result."""
+    if data.protocol.scale_split is None:
+        return measure(data, predict, store)
+    fit = fit_scale(data, predict)
+    factor = fit.factor()
+
+    def scaled(frames: list[Frame]) -> list[Prediction]:
+        return [Prediction(np.float32(factor) * prediction.depth_m) for prediction in predict(frames)]
+
+    result = measure(data, scaled, store)
+    return result | {"scale": {"factor": factor, "split": data.protocol.scale_split, "frames": fit.frames}}
 
 
 class _Student:

@@ -294,3 +294,38 @@ def test_the_lines_of_the_document_run_a_file_without_our_package(tmp_path, expo
     assert re.fullmatch(r"tiny: \d+\.\d to \d+\.\d m\n", done.stdout)
     depth_m = reference(run_of(), as_input(image), ["depth_m"])[0][0]
     assert np.abs(read_depth_png_m(str(tmp_path / "depth.png"), 1 / 256) - depth_m).max() < 1 / 256
+
+
+@pytest.mark.parametrize("readout", ["geometric", "median", "absrel"])
+def test_a_file_reads_its_map_as_asked(tmp_path, readout):
+    summary = export_student(run_of(), tmp_path / "student.onnx", ExportOptions(uncertainty=True, readout=readout))
+    assert summary["metadata"]["readout"] == readout
+    quantile = readout in {"median", "absrel"}
+    assert (summary["parity"]["max_rel_error"] < 1e-4) or quantile
+    assert summary["parity"]["of_map"].get("depth_m", 0) < 1e-3
+    images = as_input(smooth((70, 90), 2, seed=3))
+    (depth_m,) = open_onnx(tmp_path / "student.onnx", threads=1).run(images)
+    (expected,) = reference(run_of(), images, ["depth_m"], readout)
+    (mean,) = reference(run_of(), images, ["depth_m"])
+    assert np.quantile(np.abs(depth_m / expected - 1), 0.999 if quantile else 1) < 1e-4
+    assert np.abs(expected / mean - 1).max() > 0.01
+
+
+@pytest.mark.parametrize("head", ["gaussian", "laplace"])
+def test_a_head_of_two_outputs_is_exported_with_its_uncertainty_and_quantized(tmp_path, head):
+    run = run_of(head=head)
+    torch.manual_seed(0)
+    run = LoadedRun(Tiny(2).eval(), run.bin_edges_m, run.weights_sha256, run.config)
+    source = open_source(f"scenes:{fakes.make_scenes_folder(tmp_path / 'scenes', 8, (64, 96))}")
+    given, calibration = (images_of_source(source, split, View(), 3) for split in ("test", "train"))
+    options = ExportOptions(uncertainty=True)
+    out = tmp_path / "student.onnx"
+    summary = export_student(run, out, options, given=given, int8=tmp_path / "small.onnx", calibration=calibration)
+    assert summary["outputs"] == ["depth_m", *OF_MAP]
+    assert summary["metadata"]["readout"] == "geometric"
+    assert summary["int8"]["against_float"]["median"] < 0.05
+    plain = export_student(
+        run, tmp_path / "plain.onnx", given=given, int8=tmp_path / "int8.onnx", calibration=calibration
+    )
+    assert plain["int8"]["against_float"]["median"] < 0.05
+    assert "Softmax" not in {node.op_type for node in onnx.load(str(tmp_path / "plain.onnx")).graph.node}

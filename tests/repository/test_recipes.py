@@ -1,5 +1,6 @@
 """The recipes make their tables with one command, here on a few frames for one epoch."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -18,7 +19,6 @@ from pipeline.train.options import TrainOptions
 
 ROOT = Path(__file__).parents[2]
 STUDIES = [("recipes/kitti/params.yaml", "kitti")]
-STUDIES += [("experiments/params.yaml", name) for name in ("street", "rooms", "indoor", "kitti")]
 
 
 @pytest.mark.parametrize(("file", "name"), STUDIES)
@@ -31,6 +31,46 @@ def test_the_flags_of_every_study_are_flags_of_the_commands(file, name):
                 for option in (*parameter.opts, *parameter.secondary_opts)
             }
             assert {f"--{flag}" for flag in flags} <= known, run.stem
+
+
+@pytest.fixture
+def students(monkeypatch):
+    """The command of the experiments."""
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    import students
+
+    return students
+
+
+@pytest.mark.parametrize("file", ["experiments/params.yaml", "experiments/more/params.yaml"])
+def test_the_flags_of_every_student_are_flags_of_train_student(students, file):
+    known = {option for parameter in main.get_command(None, "train-student").params for option in parameter.opts}
+    jobs = students.read_jobs(ROOT / file, [0, 1])
+    assert len({job.folder for job in jobs}) == len(jobs)
+    for job in jobs:
+        assert {f"--{flag}" for flag in job.flags} <= known, job.folder
+        assert "{" not in "".join(map(str, job.flags.values()))
+    assert [job.seed for job in jobs] == sorted(job.seed for job in jobs)  # a finished seed is a whole comparison
+
+
+def test_a_result_of_other_flags_is_not_taken_for_a_finished_one(students, monkeypatch, tmp_path):
+    monkeypatch.setattr(students, "RESULTS", tmp_path)
+    job = students.read_jobs(ROOT / "experiments/params.yaml", [3])[0]
+    frames = {
+        name: [0.25, 0.5] for name in ("abs_rel", "scaled_abs_rel", "delta1", "scaled_delta1", "rmse", "scaled_rmse")
+    }
+    measured = {"training_sha256": "a", "readouts": {"mean": {"factor": 0.9, "frames": frames}}, "secondary": {}}
+    assert not students.is_done(job, None)
+    students.add_result(job, measured)
+    assert students.is_done(job, None)
+    assert students.is_done(job, "a")
+    assert not students.is_done(job, "b")  # of other code
+    assert not students.is_done(dataclasses.replace(job, flags={**job.flags, "epochs": 7}), None)
+    assert not students.is_done(dataclasses.replace(job, seed=4), None)
+    changed = dataclasses.replace(job, flags={**job.flags, "epochs": 7}, seed=4)
+    students.add_result(changed, measured)
+    assert students.is_done(changed, None)
+    assert not students.is_done(job, None)  # one file holds one setting
 
 
 def test_the_kitti_recipe_matches_the_paper():
@@ -125,25 +165,40 @@ def test_one_command_makes_the_kitti_table(repository):
 
 
 @pytest.mark.slow
-def test_one_command_makes_a_table_of_the_experiments(repository):
+def test_one_command_trains_and_measures_the_students_of_the_experiments(repository):
     folder, dvc = repository
+    shutil.rmtree(folder / "experiments/results")
     path = folder / "experiments/params.yaml"
     params = yaml.safe_load(path.read_text())
-    params["scenes"]["rooms"] |= {"count": 8, "size": "32x48", "test-share": 0.5}
-    params["teachers"]["rooms-learned"]["flags"] |= {"student": "lean", "epochs": 1, "batch-size": 2}
-    study = params["studies"]["rooms"]
-    study["train"] |= {"epochs": 1, "batch-size": 2}
-    study["seeds"], study["block"] = [0, 1], 1
-    study["runs"] = {name: study["runs"][name] for name in ("tiekd", "centred-0.5", "regression-ssim+si")}
-    study["tables"] = {"losses": {"first": "tiekd", "runs": ["centred-0.5", "regression-ssim+si"]}}
+    for world in ("street", "fog", "rooms"):
+        params["scenes"][world] |= {"count": 8, "size": "32x48", "test-share": 0.5}
+        params["teachers"][f"{world}-learned"]["flags"] |= {"student": "lean", "epochs": 1, "batch-size": 2}
+        params["worlds"][world]["train"]["epochs"] = 1
+    del (
+        params["students"]["truth-si"],
+        params["students"]["gaussian-geometric"],
+        params["students"]["ssim+si-geometric"],
+    )
+    params["train"]["batch-size"] = 2
+    params["seeds"] = [0]
     path.write_text(yaml.safe_dump(params, sort_keys=False))
-    shown = dvc("repro", "experiments/dvc.yaml:study@rooms")
-    written = (folder / "experiments/results/rooms.md").read_text()
-    assert written in shown
-    assert [line.split("|")[1].strip() for line in written.splitlines() if line.startswith("| ")][1:] == [
-        "---",
-        "*learned*",
-        "`tiekd`",
-        "`centred-0.5`",
-        "`regression-ssim+si`",
-    ]
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    subprocess.run(["git", "add", "pipeline"], cwd=folder, check=True)
+    person = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", *person, "commit", "-qm", "code"], cwd=folder, check=True)
+    dvc("repro", "experiments/dvc.yaml:students")
+    for world in ("street", "fog", "rooms"):
+        for student in params["students"]:
+            found = json.loads((folder / f"experiments/results/{world}/{student}.json").read_text())["seeds"]["0"]
+            readout = "geometric" if student in {"gaussian", "tiekd-geometric"} else "mean"
+            assert next(iter(found["readouts"])) == readout
+            assert len(found["readouts"][readout]["frames"]["scaled_abs_rel"]) == 4
+            assert ("shifted" in found["readouts"][readout]) == (world != "rooms")
+            assert 0 <= found["secondary"]["ece"] <= 1
+    kept = folder / "experiments/results/fog/tiekd.json"
+    before = kept.read_bytes()
+    (folder / "experiments/results/street/tiekd.json").unlink()
+    shutil.rmtree(folder / "data/experiments/runs")
+    dvc("repro", "experiments/dvc.yaml:students")
+    assert kept.read_bytes() == before  # goes on with what is missing
+    assert [path.name for path in (folder / "data/experiments/runs").glob("*/*-0")] == ["tiekd-0"]

@@ -8,10 +8,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-DVC_FILES = ("dvc.yaml", "experiments/dvc.yaml", "recipes/kitti/dvc.yaml")
+DVC_FILES = ("dvc.yaml", "experiments/dvc.yaml", "experiments/more/dvc.yaml", "recipes/kitti/dvc.yaml")
 SOURCES = {
     "dvc.yaml": ["scenes"],
-    "experiments/dvc.yaml": ["folder", "kitti", "scenes"],
+    "experiments/dvc.yaml": ["scenes"],
+    "experiments/more/dvc.yaml": ["kitti", "scenes"],
     "recipes/kitti/dvc.yaml": ["kitti"],
 }
 """Sources that the stages of each file open; the registry imports them by name."""
