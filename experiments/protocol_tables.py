@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from analysis import (
     DECIDING,
     PRIMARY,
     REPEATING,
+    RESULTS,
     WORLDS,
     Comparison,
     Reading,
@@ -81,7 +83,7 @@ def accuracy_table(world: str) -> str:
     """Accuracy of each student, as read and with one fitted constant."""
     seeds = _seeds(world)
     head = ["student", "AbsRel", "δ1", "RMSE", "constant", "AbsRel *", "δ1 *", "RMSE *"]
-    rows = []
+    rows = [_teacher_row(world, name) for name in ("", "-geometric")]
     for of in map(reading, ACCURACY):
         factor = fmean(results(world, of.student)[seed]["readouts"][of.readout]["factor"] for seed in seeds)
         row = [f"`{of.student}`" + ("" if str(of) == of.student else f", {of.readout}")]
@@ -93,6 +95,18 @@ def accuracy_table(world: str) -> str:
             row.append(f"{mean_of(world, of, prefix + 'rmse', seeds):.3f}")
         rows.append([*row[:4], f"{factor:.3f}", *row[4:]])
     return _text(head, rows, f"Means of {len(seeds)} seeds. {made_with(world, STUDENTS)}")
+
+
+def _teacher_row(world: str, name: str) -> list[str]:
+    metrics = json.loads((RESULTS / "teachers" / f"{world}{name}.json").read_text())["metrics"]
+    read = "geometric" if name else "mean"
+    return [
+        f"*teacher, {read}*",
+        f"{metrics['abs_rel']:.4f}",
+        f"{metrics['delta1']:.4f}",
+        f"{metrics['rmse']:.3f}",
+        *[""] * 4,
+    ]
 
 
 def comparison_table(prefix: str) -> str:

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import protocol_tables
+
 from pipeline.sources.registry import source_kinds
 from pipeline.teachers.huggingface.families import rows
 from pipeline.teachers.registry import KINDS
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.sources.base import Defaults
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("benchmarks.md", "experiments.md", "lab-log.md", "scale.md", "sources.md", "teachers.md")
+NAMES = ("benchmarks.md", "experiments.md", "protocol.md", "scale.md", "sources.md", "teachers.md")
 PAGES = tuple(ROOT / "docs" / name for name in NAMES)
 RESULTS = ROOT / "experiments/results"
 NOT_RUN = "in tests only, with random weights"
@@ -37,7 +39,7 @@ def tables() -> dict[str, str]:
         if len(parts) == 1:
             by_name[path.stem] = text.strip()
         by_name |= {name: table.strip() for name, table in zip(parts[1::2], parts[2::2], strict=True)}
-    return by_name
+    return by_name | protocol_tables.tables()
 
 
 def sources() -> str:
