@@ -153,11 +153,14 @@ def halves(world: str, of: Reading, metric: str, seeds_each: int, splits: int, s
 
 def made_with(world: str, students: Iterable[str]) -> str:
     """A sentence on the code that made the results, and whether losses, students or trainer have changed since."""
-    found = [measured for student in students for measured in results(world, student).values()]
+    of_student = [list(results(world, student).values()) for student in students]
+    found = [measured for measurements in of_student for measured in measurements]
+    several = any(len({measured["store"] for measured in measurements}) > 1 for measurements in of_student)
     commits = sorted({measured["commit"] for measured in found})
     stale = {measured["training_sha256"] for measured in found} != {training_sha256()}
     changed = " **Losses, students or trainer have changed since.**" if stale else ""
-    return f"Commit {', '.join(commits)}, torch {found[0]['torch']}.{changed}"
+    retrained = " The seeds learned from stores of several trainings of the teacher." if several else ""
+    return f"Commit {', '.join(commits)}, torch {found[0]['torch']}.{retrained}{changed}"
 
 
 def mean_of(world: str, of: Reading, metric: str, seeds: Sequence[int]) -> float:

@@ -1,6 +1,7 @@
-"""Which code made a result: the commit, and a hash of the code that decides a student's weights.
+"""Which code made a result: the commit, and a hash of the code of losses, students and trainer.
 
-The hash is of the syntax tree without docstrings, so that text does not change it.
+The hash is of the syntax tree without docstrings, imports and refusals (an `if` that only raises an error), none of
+which changes a result that was reached.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TRAINING = ("pipeline/depth/dpm.py", "pipeline/depth/readout.py", "pipeline/depth/log_distribution.py")
+TRAINING = tuple(f"pipeline/depth/{name}.py" for name in ("bins", "dpm", "log_distribution", "readout", "relative"))
 TRAINING_FOLDERS = ("pipeline/losses", "pipeline/networks", "pipeline/train")
 
 
-def training_sha256() -> str:
+def training_sha256(root: Path | None = None) -> str:
     """Return the hash of losses, students and trainer."""
-    files = [ROOT / name for name in TRAINING]
+    root = root or ROOT
+    files = [root / name for name in TRAINING]
     for folder in TRAINING_FOLDERS:
-        files += sorted((ROOT / folder).rglob("*.py"))
+        files += sorted((root / folder).rglob("*.py"))
     digest = hashlib.sha256()
     for file in files:
-        digest.update(str(file.relative_to(ROOT)).encode())
-        digest.update(ast.dump(_without_docstrings(ast.parse(file.read_text()))).encode())
+        digest.update(str(file.relative_to(root)).encode())
+        digest.update(ast.dump(_essential(ast.parse(file.read_text()))).encode())
     return digest.hexdigest()[:16]
 
 
@@ -40,17 +42,19 @@ def _git(*arguments: str) -> str:
     ).stdout.strip()
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
+def _essential(tree: ast.Module) -> ast.Module:
+    """Remove docstrings, imports and refusals."""
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [  # type: ignore[attr-defined]  # every node with a list as its body
-                part
-                for part in body
-                if not (
-                    isinstance(part, ast.Expr)
-                    and isinstance(part.value, ast.Constant)
-                    and isinstance(part.value.value, str)
-                )
-            ]
+        for name in ("body", "orelse"):
+            parts = getattr(node, name, None)
+            if isinstance(parts, list):
+                setattr(node, name, [part for part in parts if not _is_inessential(part)])
     return tree
+
+
+def _is_inessential(node: ast.AST) -> bool:
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return True
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return isinstance(node, ast.If) and not node.orelse and all(isinstance(part, ast.Raise) for part in node.body)

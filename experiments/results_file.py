@@ -55,15 +55,16 @@ def _rounded(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 def read(path: Path) -> dict[str, Any]:
     """Return the content of a file of results; no seeds if there is none."""
     if not path.exists():
-        return {"flags": None, "seeds": {}}
+        return {"flags": None, "measured_on": None, "seeds": {}}
     content: dict[str, Any] = json.loads(path.read_text())
     return content
 
 
-def write(path: Path, flags: dict[str, Any], seeds: dict[str, Any]) -> None:
+def write(path: Path, flags: dict[str, Any], measured_on: dict[str, Any], seeds: dict[str, Any]) -> None:
     """Write a file with a line for each seed, for readable differences between commits."""
     in_order = sorted(seeds.items(), key=lambda item: int(item[0]))
     lines = [f"{json.dumps(seed)}: {json.dumps(kept, separators=(',', ':'))}" for seed, kept in in_order]
     path.parent.mkdir(parents=True, exist_ok=True)
     body = ",\n".join(lines)
-    write_durably(path, f'{{"flags": {json.dumps(flags)}, "seeds": {{\n{body}\n}}}}\n'.encode())
+    head = f'"flags": {json.dumps(flags)},\n"measured_on": {json.dumps(measured_on)},\n"seeds"'
+    write_durably(path, f"{{{head}: {{\n{body}\n}}}}\n".encode())

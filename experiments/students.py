@@ -16,7 +16,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
@@ -100,20 +100,36 @@ def _shared_flags(job: Job) -> dict[str, Any]:
     return {name: value for name, value in job.flags.items() if name != "seed"}
 
 
+def _measured_on(job: Job) -> dict[str, Any]:
+    sets = {"test": job.test, "shifted": job.shifted}
+    return {"scale": job.scale, **{name: None if chosen is None else asdict(chosen) for name, chosen in sets.items()}}
+
+
+def _is_of(job: Job) -> bool:
+    """Whether the file of results is of the same flags and frames."""
+    content = results_file.read(job.result)
+    return bool(content["flags"] == _shared_flags(job) and content["measured_on"] == _measured_on(job))
+
+
 def is_done(job: Job, code: str | None) -> bool:
     """Whether a result with the same flags exists, and, with `code`, of the same code."""
-    content = results_file.read(job.result)
-    kept = content["seeds"].get(str(job.seed))
-    if kept is None or content["flags"] != _shared_flags(job):
+    kept = results_file.read(job.result)["seeds"].get(str(job.seed)) if _is_of(job) else None
+    if kept is None:
         return False
     return code is None or kept["training_sha256"] == code
 
 
 def add_result(job: Job, measured: dict[str, Any]) -> None:
     """Add a seed to the file of a student; results of other flags are dropped."""
-    content, flags = results_file.read(job.result), _shared_flags(job)
-    seeds = content["seeds"] if content["flags"] == flags else {}
-    results_file.write(job.result, flags, {**seeds, str(job.seed): results_file.packed(measured)})
+    seeds = results_file.read(job.result)["seeds"] if _is_of(job) else {}
+    seeds = {**seeds, str(job.seed): results_file.packed(measured)}
+    results_file.write(job.result, _shared_flags(job), _measured_on(job), seeds)
+
+
+def _is_trained(job: Job) -> bool:
+    """Whether the run of a job is there, trained with its flags."""
+    kept = results_file.read(job.result)
+    return (job.folder / "metrics.json").exists() and bool(kept["flags"] == _shared_flags(job))
 
 
 def run_job(job: Job, code: tuple[str, str], *, train: bool) -> dict[str, Any]:
@@ -126,10 +142,12 @@ def run_job(job: Job, code: tuple[str, str], *, train: bool) -> dict[str, Any]:
     readouts = readouts_of(str(flags["loss"]), str(flags.get("head", "dpm")), flags.get("readout"))
     measured = measure_student(job.folder, job.test, job.scale, job.shifted, readouts)
     trained = json.loads((job.folder / "metrics.json").read_text())
+    store = json.loads((job.folder / "config.json").read_text())["store"]
     return {
         "commit": code[0],
         "training_sha256": code[1],
         "torch": torch.__version__,
+        "store": None if store is None else store["manifest_sha256"][:16],
         "parameters": trained["parameters"],
         "train_seconds": trained["seconds"],
         "measure_seconds": round(time.monotonic() - begin, 1),
@@ -164,7 +182,7 @@ def main(params: Path, seeds: str | None, measure: str | None, *, again: bool) -
     if measure is None:
         todo = [job for job in jobs if not is_done(job, code[1] if again else None)]
     else:
-        todo = [job for job in jobs if job.student == measure and (job.folder / "metrics.json").exists()]
+        todo = [job for job in jobs if job.student == measure and _is_trained(job)]
     pool = ProcessPoolExecutor(cores(), get_context("spawn"))
     with Console().task("students", len(jobs), "run", done=len(jobs) - len(todo)) as task:
         try:

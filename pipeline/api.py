@@ -262,8 +262,8 @@ def evaluate(
         store: also compare the student with the depth of this store.
         uncertainty: also measure the student's uncertainty: AUSE, risk-coverage curves and calibration.
         calibration_split: with `uncertainty`, another split to fit intervals of constant relative width on.
-        readout: how to read a student's depth from its map: `mean`, `geometric`, `median` or `absrel`; None is as in
-            training.
+        readout: how to read a student's depth from its map: `mean`, `geometric`, `median` or `absrel`; None is the
+            student's.
         batch_size: images per batch.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         progress: print progress and remaining time to stderr.
@@ -301,7 +301,7 @@ def evaluate(
             store=store,
             uncertainty=uncertainty,
             calibration_split=calibration_split,
-            readout=readout,
+            readout=readout or subject.readout,
             device=choose_device(device),
             batch_size=batch_size,
             progress=console,

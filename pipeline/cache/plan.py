@@ -86,6 +86,11 @@ def plan_store(
     Raises PipelineError for a missing option without a default, and for options that do not fit the teacher.
     """
     card = teacher.card
+    if options.grade == "training" and card.depth_space != "metric_m":
+        raise PipelineError(
+            f"`grade=training` is an error of 1 % of metric depth, but teacher {card.name!r} predicts "
+            f"{card.depth_space}: give `max_rel_error`, a fraction of each sample's range"
+        )
     kind = options.dpm
     if kind == "auto":
         kind = "sparse" if gives_maps(teacher) else "gaussian"

@@ -43,7 +43,10 @@ def _write_and_print(name: str, result: dict[str, Any], out: Path) -> None:
         echo(f"depth is multiplied by {result['scale']['factor']:.4f}, fitted on {result['scale']['frames']} images")
     if "edges" in result:
         edges = result["edges"]
-        echo(f"within 5 px of depth edges: AbsRel {edges['edge_abs_rel']:.4f}, F1 of edges {edges['edge_f1']:.3f}")
+        echo(
+            f"within 5 px of depth edges, in {edges['frames']} frames: AbsRel {edges['edge_abs_rel']:.4f}, F1 of edges "
+            f"{edges['edge_f1']:.3f}"
+        )
     if result["frames_without_truth"]:
         echo(f"{result['frames_without_truth']} frames have no ground truth in the protocol's range and crop")
     if result["frames_without_prediction"]:

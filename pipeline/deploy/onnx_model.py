@@ -1,7 +1,7 @@
 """A student as one ONNX file: its metadata, and how to run it.
 
-The file maps an image to metres, or to relative depth if the run learned that: normalization, softmax, expectation and
-upsampling are inside. Its metadata describes everything else that is needed to run it.
+The file maps an image to metres, or to relative depth if the run learned that: normalization, reading depth from the
+network's outputs and upsampling are inside. Its metadata describes everything else that is needed to run it.
 
 Shape legend: B batch, H W pixels of the view.
 """

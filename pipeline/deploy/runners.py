@@ -74,6 +74,7 @@ class OnnxPredictor:
             "weights_sha256": card.weights_sha256,
             "onnx_sha256": student.sha256,
             "precision": card.precision,
+            **({"readout": card.facts["readout"]} if "readout" in card.facts else {}),
         }
         self.depth_range_m = card.depth_range_m
         self._student = student

@@ -50,6 +50,8 @@ class Student:
         self.run = run
         self.config: dict[str, Any] = run.config
         self.bin_edges_m: NDArray[np.float64] = run.bin_edges_m
+        self.readout = readout
+        """How depth is read from the map; None is as it was trained."""
         self._device = device
         self._predictor = RunPredictor(run, device, readout=readout)
         self.depth_space: str = self._predictor.depth_space

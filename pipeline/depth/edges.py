@@ -26,7 +26,7 @@ BAND_RATIO = 1.25
 RATIOS = (1.05, 1.1, 1.15, 1.2, 1.25)
 """Ratios over which F1 is averaged, as in Depth Pro (Bochkovskii et al. 2024, section 3.3)."""
 MIN_DENSE = 0.5
-"""Fraction of valid pixels that truth needs: between LiDAR points there are no neighbors."""
+"""Fraction of pixels that truth needs: between LiDAR points there are no neighbors."""
 COLUMNS = ("edge_abs_rel", "edge_f1")
 
 
@@ -35,10 +35,10 @@ def edge_metrics(predicted_m: NDArray[np.floating], truth_m: NDArray[np.floating
 
     Returns:
         `edge_abs_rel`: mean |prediction - truth| / truth in the band. `edge_f1`: harmonic mean of precision and recall
-        of edges between neighboring pixels of the band, averaged over RATIOS. Both empty for sparse truth, and for an
-        image without edges.
+        of edges between neighboring pixels of the band, averaged over RATIOS. Empty for sparse truth, and for an image
+        without edges within the mask.
     """
-    if np.count_nonzero(mask) < MIN_DENSE * mask.size:
+    if np.count_nonzero(np.isfinite(truth_m) & (truth_m > 0)) < MIN_DENSE * mask.size:
         return {}
     truth, predicted = (np.log(np.where(mask, depth_m, 1.0).astype(np.float64)) for depth_m in (truth_m, predicted_m))
     band = _band(truth, mask)

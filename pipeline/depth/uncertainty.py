@@ -63,9 +63,9 @@ class MapStatistics(NamedTuple):
     entropy_nats: Array
     """(P,)"""
     deviation: Array
-    """(P,) standard deviation / expected depth"""
+    """(P,) standard deviation / depth"""
     widths: Array
-    """(P, L) width of the central interval of each level / expected depth"""
+    """(P, L) width of the central interval of each level / depth"""
     nll_nats: Array
     """(P,) -ln of the density of ln depth at the truth"""
     truth_level: Array
@@ -110,11 +110,13 @@ def map_statistics(
     view_px: tuple[int, int],
     truth_m: NDArray[np.floating],
     levels: tuple[float, ...] = LEVELS,
+    depth_m: NDArray[np.floating] | None = None,
 ) -> MapStatistics:
     """Return statistics of a map (K, h, w) at P pixels of the view with truth (P,), a chunk of pixels at a time.
 
-    The mass of each bin is spread evenly over it, as in `dpm.interval_m`. Raises PipelineError if K is not the number
-    of bins.
+    The mass of each bin is spread evenly over it, as in `dpm.interval_m`. Widths are relative to `depth_m` (P,), which
+    is read from the map in some way, or to the mean of the map if that is omitted. Raises PipelineError if K is not the
+    number of bins.
     """
     if dpm.ndim != 3 or len(dpm) != len(bin_edges_m) - 1:
         raise PipelineError(f"map of shape {tuple(dpm.shape)}: expected (K, h, w) with K = {len(bin_edges_m) - 1} bins")
@@ -124,11 +126,14 @@ def map_statistics(
         chunk = slice(start, start + _CHUNK)
         maps = map_at(dpm, rows[chunk], columns[chunk], view_px)
         truth = torch.from_numpy(truth_m[chunk].astype(np.float64)).to(dpm.device)
-        parts.append([part.cpu().numpy() for part in _statistics(maps, edges, truth, levels)])
+        divisor = None if depth_m is None else torch.from_numpy(depth_m[chunk].astype(np.float64)).to(dpm.device)
+        parts.append([part.cpu().numpy() for part in _statistics(maps, edges, truth, levels, divisor)])
     return MapStatistics(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _statistics(maps: Tensor, edges: Tensor, truth_m: Tensor, levels: tuple[float, ...]) -> tuple[Tensor, ...]:
+def _statistics(
+    maps: Tensor, edges: Tensor, truth_m: Tensor, levels: tuple[float, ...], divisor_m: Tensor | None
+) -> tuple[Tensor, ...]:
     """Return the fields of `MapStatistics` for maps (P, K) as tensors."""
     maps = maps / maps.sum(dim=1, keepdim=True)
     centers = bin_centers(edges)
@@ -143,7 +148,7 @@ def _statistics(maps: Tensor, edges: Tensor, truth_m: Tensor, levels: tuple[floa
     bins = (torch.searchsorted(edges, truth_m, right=True) - 1).clamp(0, len(centers) - 1)[:, None]
     fraction = ((truth_m[:, None] - edges[bins]) / (edges[bins + 1] - edges[bins])).clamp(0, 1)
     below = (cdf.gather(1, bins) + fraction * (cdf.gather(1, bins + 1) - cdf.gather(1, bins)))[:, 0]
-    divisor_m = depth_m.clamp_min(MIN_DEPTH_M)
+    divisor_m = (depth_m if divisor_m is None else divisor_m).clamp_min(MIN_DEPTH_M)
     entropy = entropy_nats(maps[:, :, None, None])[:, 0, 0, 0]
     density = maps.gather(1, bins) / (edges[bins + 1] - edges[bins]) * truth_m[:, None]
     nll = -density[:, 0].clamp_min(MIN_DENSITY).log()
@@ -211,7 +216,8 @@ class UncertaintyMeter:
         row: dict[str, float] = {}
         if views.dpm is not None:
             view_px = (mask.shape[0], mask.shape[1])
-            maps = map_statistics(views.dpm, self._edges_m, rows, columns, view_px, truth, _WIDE_LEVELS)
+            direct_m = views.depth_m[mask]
+            maps = map_statistics(views.dpm, self._edges_m, rows, columns, view_px, truth, _WIDE_LEVELS, direct_m)
             measures |= {"entropy": maps.entropy_nats, "width": maps.widths[:, _NINETY], "deviation": maps.deviation}
             coverage = (maps.truth_level[:, None] <= np.array(_WIDE_LEVELS)).mean(axis=0)
             self._count("map observed", coverage)

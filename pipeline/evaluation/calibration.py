@@ -10,14 +10,10 @@ import numpy as np
 from ..depth.risk_coverage import ErrorHistogram, relative_difference
 from ..depth.scale import ScaleFit
 from ..errors import PipelineError
-from ..sources.splits import evenly
+from .identity import scale_samples
 
 if TYPE_CHECKING:
     from .measure import EvaluationData, Predict
-
-
-SCALE_FRAMES = 200
-"""Most images that a constant is fitted on, evenly spaced."""
 
 
 def fit_scale(data: EvaluationData, predict: Predict) -> ScaleFit:
@@ -30,7 +26,7 @@ def fit_scale(data: EvaluationData, predict: Predict) -> ScaleFit:
     calibration = replace(data, split=split)
     _refuse_shared(data, calibration, "scale_split")
     fit, protocol = ScaleFit(), data.protocol
-    chosen = evenly(calibration.samples, SCALE_FRAMES)
+    chosen = scale_samples(calibration.samples)
     with data.progress.task("fit scale", len(chosen), "img") as task:
         for frame, prediction in calibration.predictions(predict, chosen):
             if frame.truth_m is not None:

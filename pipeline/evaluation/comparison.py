@@ -93,7 +93,10 @@ def read_result(path: Path, metric: str) -> Result:
         raise PipelineError(f"rows {table.path}: {len(rows)} rows of {len(by_id)} images; expected each image once")
     if not by_id or not math.isclose(math.fsum(by_id.values()) / len(by_id), mean, rel_tol=MEAN_TOLERANCE):
         raise PipelineError(f"rows {table.path} do not have the mean {metric} of {path}: evaluate again to write both")
-    return Result(path, result.protocol, result.source, result.truth, by_id, result.coverage, unpredicted)
+    protocol = result.protocol
+    if "scale_split_sha256" in result.values:
+        protocol["scale_split_sha256"] = result.values["scale_split_sha256"]
+    return Result(path, protocol, result.source, result.truth, by_id, result.coverage, unpredicted)
 
 
 def join(

@@ -8,24 +8,40 @@ from typing import TYPE_CHECKING, Any
 from ..common.fileio import canonical_json, sha256_bytes
 from ..depth.readout import DEFAULT
 from ..sources.base import truth_name
+from ..sources.splits import evenly
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..depth.metrics import Protocol
     from ..networks.saved_run import LoadedRun
-    from ..sources.base import Source
+    from ..sources.base import Sample, Source
     from ..store import Store
+
+SCALE_FRAMES = 200
+"""Most images that a constant is fitted on, evenly spaced."""
 
 
 def measurement_terms(source: Source, split: str, protocol: Protocol) -> dict[str, Any]:
     """Return protocol, source, ground truth and split of an evaluation, as JSON."""
-    ids = "\n".join(sample.id for sample in source.samples(split))
+    fitted = None if protocol.scale_split is None else scale_samples(source.samples(protocol.scale_split))
     return {
         "protocol": protocol.as_json(),
         "source": source.name,
         "truth": truth_name(source),
         "split": Path(split).name,
-        "split_sha256": sha256_bytes(ids.encode()),
+        "split_sha256": _sha256_of_ids(source.samples(split)),
+        **({} if fitted is None else {"scale_split_sha256": _sha256_of_ids(fitted)}),
     }
+
+
+def scale_samples(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """The samples of a split that a constant is fitted on: SCALE_FRAMES, evenly spaced."""
+    return evenly(samples, SCALE_FRAMES)
+
+
+def _sha256_of_ids(samples: Sequence[Sample]) -> str:
+    return sha256_bytes("\n".join(sample.id for sample in samples).encode())
 
 
 def run_identity(run: LoadedRun, readout: str | None = None) -> dict[str, str]:

@@ -27,7 +27,7 @@ CSV_COLUMNS = (
     *EDGE_COLUMNS,
 )
 UNCERTAINTY_COLUMNS = ("entropy_nats", "ause_entropy", "ause_flip", "coverage_90")
-IDENTITY = ("measured", "protocol", "source", "truth", "split", "split_sha256")
+IDENTITY = ("measured", "protocol", "source", "truth", "split", "split_sha256", "scale_split_sha256")
 """Fields that identify a measurement: a result may overwrite one of the same measurement."""
 
 

@@ -78,6 +78,11 @@ def evaluate_student(
             f"`uncertainty` needs metric depth, but the depth is aligned to ground truth (`align={protocol.align}`): "
             "leave one of the two out"
         )
+    if store is not None and protocol.scale_split is not None:
+        raise PipelineError(
+            f"`scale_split={protocol.scale_split}` multiplies the student's depth but not the teacher's: leave it or "
+            "`store` out"
+        )
     if uncertainty and protocol.scale_split is not None:
         raise PipelineError(
             f"`scale_split={protocol.scale_split}` changes depth but not its intervals: leave it or `uncertainty` out"

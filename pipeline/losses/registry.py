@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..depth.log_distribution import FAMILIES
-from ..errors import PipelineError
+from ..depth.readout import DEFAULT
+from ..errors import OptionError, PipelineError
 from .base import LossSettings
 
 if TYPE_CHECKING:
@@ -92,6 +93,10 @@ def build_loss(name: str, bin_edges_m: Tensor | Sequence[float], **settings: flo
     if resolved not in LOSSES:
         raise PipelineError(f"loss {name!r}: expected one of {', '.join([*LOSSES, *ALIASES])}")
     chosen = LossSettings(**settings)  # type: ignore[arg-type] # by name
+    if chosen.head not in {"dpm", "depth", *FAMILIES}:
+        raise OptionError("head", chosen.head, f"one of dpm, depth, {', '.join(FAMILIES)}")
+    if chosen.head in FAMILIES and chosen.readout not in {DEFAULT, "geometric"}:
+        raise OptionError("readout", chosen.readout, f"geometric for `head={chosen.head}`")
     module = "two_outputs" if chosen.head in FAMILIES else LOSSES[resolved].module
     loss: DepthLoss = import_module(f".{module}", __package__).build_loss(resolved, bin_edges_m, chosen)
     return loss

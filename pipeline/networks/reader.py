@@ -64,6 +64,10 @@ class Reader:
         self.head = head
         self.readout = readout or default_readout(head)
         check_head_readout(head, self.readout)
+        if self.readout in {"geometric", "absrel"} and not bin_edges_m[0] + bin_edges_m[1] > 0:
+            raise PipelineError(
+                f"`readout={self.readout}` needs bins of positive depth, got {bin_edges_m.tolist()[:3]}"
+            )
         self.outputs = outputs_of(head, len(bin_edges_m) - 1)
         self._range_m = float(bin_edges_m[0]), float(bin_edges_m[-1])
 

@@ -12,7 +12,7 @@ import torch
 
 from ..depth.dpm import bin_gaussian_dpm, entropy_nats, gaussian_dpm, interval_m
 from ..depth.log_distribution import FAMILIES
-from ..depth.readout import DEFAULT, read_depth
+from ..depth.readout import DEFAULT, READOUTS, read_depth
 from ..depth.relative import METRIC
 from ..networks.predict import predict_outputs
 from ..sources.frames import images_of
@@ -67,9 +67,9 @@ class Map(NamedTuple):
 
         def width(maps: Tensor) -> Tensor:
             low_m, high_m = interval_m(maps, edges_m)
-            return (high_m - low_m) / self._read(maps)
+            return high_m - low_m
 
-        return self._in_strips(width)
+        return self._in_strips(width) / self.depth_m()
 
     def _in_strips(self, reduce: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
         strips = [
@@ -96,7 +96,9 @@ class Map(NamedTuple):
 def teacher_map(store: Store, number: int, units: DepthUnits) -> Map:
     """The teacher's map of a sample. A `gaussian` map is computed from depth in parts, as in training."""
     if store.spec.dpm_kind != "gaussian" and store.spec.depth_space == METRIC:
-        return Map(_parts_of(torch.from_numpy(store.dpm(number))[None]), store.layout.size_px, units.bin_edges_m)
+        readout = str((store.spec.teacher.get("preprocessing") or {}).get("readout", DEFAULT))
+        parts = _parts_of(torch.from_numpy(store.dpm(number))[None])
+        return Map(parts, store.layout.size_px, units.bin_edges_m, readout if readout in READOUTS else DEFAULT)
     depth_m = torch.from_numpy(units.own_depth(store, number))[None, None]
     edges = torch.from_numpy(units.bin_edges_m)
 
@@ -112,9 +114,9 @@ def teacher_map(store: Store, number: int, units: DepthUnits) -> Map:
     return Map(part, store.layout.size_px, units.bin_edges_m)
 
 
-def student_map(run: LoadedRun, frame: Frame) -> Map:
-    """A student's map of a frame, without a flip average."""
-    outputs, reader = predict_outputs(run.network, images_of([frame], torch.device("cpu"))), run.reader()
+def student_map(run: LoadedRun, frame: Frame, readout: str | None = None) -> Map:
+    """A student's map of a frame, without a flip average; `readout` None reads depth as the run was trained."""
+    outputs, reader = predict_outputs(run.network, images_of([frame], torch.device("cpu"))), run.reader(readout=readout)
     known_m = reader.depth_m(outputs)[0, 0] if reader.head in FAMILIES else None
     maps = reader.maps(outputs)
     return Map(_parts_of(maps), (maps.shape[2], maps.shape[3]), run.bin_edges_m, reader.readout, known_m)

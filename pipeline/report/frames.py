@@ -81,7 +81,7 @@ def frame_facts(
     probe_pixels: list[ProbePixel] = []
     students = []
     for series, result in enumerate(results):
-        belief_map = student_map(result.run, frame)
+        belief_map = student_map(result.run, frame, result.readout)
         depth_m = upsampled(belief_map.depth_m(), size_px)
         change = None if number is None and series == 0 else units.change(depth_m, reference_m)
         if change is not None:
@@ -129,7 +129,7 @@ def _reference(
     size_px = (frame.image.shape[0], frame.image.shape[1])
     if number is not None:
         return units.depth(store, number, size_px), teacher_map(store, number, units).entropy_nats()
-    belief_map = student_map(first.run, frame)
+    belief_map = student_map(first.run, frame, first.readout)
     depth_m = upsampled(belief_map.depth_m(), size_px)
     return depth_m, belief_map.entropy_nats() if has_map(first.run.config) else None
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..depth.readout import DEFAULT
 from ..errors import PipelineError
 from ..networks.saved_run import LoadedRun
 
@@ -144,6 +145,8 @@ class Measured:
         crop = "whole view" if protocol.get("crop") in {None, "none"} else f"{protocol['crop']} crop"
         align = protocol.get("align", "none")
         aligned = "" if align == "none" else f", each image aligned to its truth: {align}"
+        scale = protocol.get("scale_split")
+        aligned += "" if scale is None else f", depth times one constant fitted on split {scale}"
         split = "" if self.split is None else f", split {self.split[0]}"
         return f"{protocol.get('name')} ({crop}, truth {cap}{aligned}), {self.frames} frames of {self.source}{split}"
 
@@ -161,6 +164,13 @@ class RunResult:
     epochs: list[dict[str, float]]
     """Validation; the epoch counts from 0."""
     measured: Measured | None
+
+    @property
+    def readout(self) -> str | None:
+        """How depth was read from the maps in the metrics; None is as the run was trained."""
+        if self.measured is None or "weights_sha256" not in self.measured.measured:
+            return None
+        return self.measured.measured.get("readout", DEFAULT)
 
     @property
     def from_truth(self) -> bool:

@@ -287,7 +287,7 @@ def test_only_pixels_of_the_mask_count():
     meter = UncertaintyMeter(EDGES_M)
     meter.add(depth_m, np.where(mask, truth_m, np.nan), mask, Views(random_map(), depth_m, mirrored_m))
     rows, columns = mask.nonzero()
-    facts = map_statistics(random_map(), EDGES_M, rows, columns, (6, 9), truth_m[mask])
+    facts = map_statistics(random_map(), EDGES_M, rows, columns, (6, 9), truth_m[mask], depth_m=depth_m[mask])
     error = np.abs(depth_m - truth_m)[mask] / truth_m[mask]
     doubts = {
         "entropy": facts.entropy_nats,
@@ -417,7 +417,7 @@ def test_the_head_depth_has_no_map(scenes):
 
 
 def test_a_calibration_split_is_of_other_images_has_truth_and_comes_with_the_flag(tmp_path, scenes):
-    with pytest.raises(ValueError, match="calibration split 'all' shares 2 images with split 'test' .'000006'."):
+    with pytest.raises(ValueError, match="`calibration_split=all` shares 2 images with split 'test' .'000006'."):
         evaluate_student(run_of(), scenes, "test", PROTOCOLS["plain"], uncertainty=True, calibration_split="all")
     with pytest.raises(ValueError, match="`calibration_split=train` is only used with `uncertainty`: add it"):
         evaluate_student(run_of(), scenes, "test", PROTOCOLS["plain"], calibration_split="train")

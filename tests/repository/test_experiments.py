@@ -34,10 +34,10 @@ def write(analysis, student, *, abs_rel=1.0, delta1=1.0, rmse=1.0, seed_sd=0.02,
         frames = {"abs_rel": 0.2 * abs_rel * hard * luck * noise, "rmse": 6 * rmse * hard * luck * noise}
         frames["delta1"] = np.clip(0.7 * delta1 / luck / noise, 0, 1)
         both = {prefix + name: list(values) for name, values in frames.items() for prefix in ("", "scaled_")}
-        measured = {"commit": "c", "training_sha256": "s", "torch": "2", "secondary": {}}
+        measured = {"commit": "c", "training_sha256": "s", "torch": "2", "store": None, "secondary": {}}
         measured["readouts"] = {"mean": {"factor": 1.0, "frames": both}}
         seeds[str(number)] = results_file.packed(measured)
-    results_file.write(analysis.RESULTS / "street" / f"{student}.json", {"loss": student}, seeds)
+    results_file.write(analysis.RESULTS / "street" / f"{student}.json", {"loss": student}, {}, seeds)
 
 
 def verdict(analysis, seeds=None):
@@ -93,7 +93,8 @@ def test_the_hash_of_the_training_code_ignores_text_and_sees_code(monkeypatch, t
         (tmp_path / name).write_text('"""Text."""\n\nX = 1  # why\n')
     monkeypatch.setattr(code_version, "ROOT", tmp_path)
     before = code_version.training_sha256()
-    (tmp_path / "pipeline/losses/a.py").write_text('"""Other text."""\nX = 1\n')
+    other = '"""Other text."""\nimport math\n\nX = 1\nif X > 2:\n    raise ValueError\n'
+    (tmp_path / "pipeline/losses/a.py").write_text(other)
     assert code_version.training_sha256() == before
     (tmp_path / "pipeline/losses/a.py").write_text('"""Text."""\n\nX = 2\n')
     assert code_version.training_sha256() != before

@@ -67,6 +67,8 @@ def test_a_result_of_other_flags_is_not_taken_for_a_finished_one(students, monke
     assert not students.is_done(job, "b")  # of other code
     assert not students.is_done(dataclasses.replace(job, flags={**job.flags, "epochs": 7}), None)
     assert not students.is_done(dataclasses.replace(job, seed=4), None)
+    other = dataclasses.replace(job.test, max_depth_m=50)
+    assert not students.is_done(dataclasses.replace(job, test=other), None)
     changed = dataclasses.replace(job, flags={**job.flags, "epochs": 7}, seed=4)
     students.add_result(changed, measured)
     assert students.is_done(changed, None)
