@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from markupsafe import Markup
 
 from ..depth.metrics import LOWER_IS_BETTER, METRICS
+from ..depth.readout import DEFAULT
 from ..evaluation.coverage import SAME_COVERAGE
+from ..networks.reader import MAP_HEAD
 from .identity import OTHER, THIS_STORE, THIS_TEACHER, TRUTH, learned_from_what
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ def teacher_name(store: Store) -> str:
 
 
 def learned_from(result: RunResult, store: Store) -> str:
-    """A run's student, training data, loss and epochs."""
+    """A run's student, training data, loss and epochs; its head if it predicts no map; its readout if not the mean."""
     config = result.run.config
     source = learned_from_what(config, store)
     if source == TRUTH:
@@ -127,7 +129,10 @@ def learned_from(result: RunResult, store: Store) -> str:
         data = "the teacher" if source == THIS_STORE else "another store of the teacher"
     epochs = result.training.get("epochs") or config.get("epochs")
     text = f"{config.get('student')} on {data}, loss {config.get('loss')}"
-    return f"{text}, {epochs} {'epoch' if epochs == 1 else 'epochs'}" if epochs else text
+    text += f", {epochs} {'epoch' if epochs == 1 else 'epochs'}" if epochs else ""
+    reader = result.run.reader(readout=result.readout)
+    text += "" if reader.head == MAP_HEAD else f", head {reader.head}"
+    return text if reader.readout == DEFAULT else f"{text}, depth read as {reader.readout}"
 
 
 _SOURCES = {

@@ -12,6 +12,7 @@ import pipeline as tiekd
 from pipeline.cli.evaluate import evaluate_student as evaluate_command
 from pipeline.cli.evaluate import evaluate_teacher as evaluate_teacher_command
 from pipeline.cli.predict import predict as predict_command
+from pipeline.cli.report import report as report_command
 from pipeline.evaluation.protocol import choose_protocol
 from pipeline.evaluation.run import evaluate_student, evaluate_teacher
 from pipeline.networks.saved_run import load_run
@@ -177,3 +178,19 @@ def test_the_default_readout_of_an_old_run_is_the_mean(tmp_path, scenes, teacher
     (out / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="`readout='mode'`"):
         load_run(out)
+
+
+def test_a_report_shows_pictures_as_the_metrics_were_read_and_says_so(tmp_path, scenes, teacher_store):
+    pytest.importorskip("matplotlib")
+    out = trained(tmp_path, scenes, teacher_store, head="gaussian", loss="nll")
+    spec = ["--source", f"scenes:{tmp_path / 'scenes'}", "--split", "test"]
+    for readout in ("geometric", "absrel"):
+        metrics, page = tmp_path / f"{readout}.json", tmp_path / f"{readout}.html"
+        measured = [str(out), *spec, "--readout", readout, "--scale-split", "train", "--out", str(metrics)]
+        assert CliRunner().invoke(evaluate_command, measured).exit_code == 0
+        shown = [str(out), *spec, "--store", str(teacher_store), "--metrics", f"run={metrics}", "--frames", "1"]
+        result = CliRunner().invoke(report_command, [*shown, "--out", str(page)])
+        assert result.exit_code == 0, result.output
+        text = page.read_text()
+        assert f"head gaussian, depth read as {readout}" in text
+        assert "depth times one constant fitted on split train" in text
