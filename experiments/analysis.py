@@ -15,7 +15,7 @@ import results_file
 from code_version import ROOT, training_sha256
 
 from pipeline.evaluation.multiple_testing import corrected_p_values
-from pipeline.evaluation.significance import paired_difference
+from pipeline.evaluation.significance import MIN_BLOCKS, paired_difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -130,15 +130,21 @@ def compare(world: str, first: Reading, second: Reading, seeds: Sequence[int], p
     return Comparison(len(common), changes)
 
 
-def halves(world: str, of: Reading, metric: str, seeds_each: int, splits: int, seed: int = 0) -> tuple[int, int]:
+def halves(
+    world: str, of: Reading, metric: str, seeds_each: int, splits: int, *, frames: bool = True, seed: int = 0
+) -> tuple[int, int]:
     """Count over random disjoint sets of seeds of one student: intervals of their difference that contain 0, and all.
 
-    The two sets are independent samples of one recipe, so a 95 % interval should contain 0 in 95 % of the cases.
+    The two sets are independent samples of one recipe, so a 95 % interval for other seeds should contain 0 in 95 % of
+    the cases. Without `frames` the interval is of seeds alone, like the sets; with them it also covers other test
+    frames, which the sets have in common, and should contain 0 more often.
     """
     available = sorted(results(world, of.student))
     if len(available) < 2 * seeds_each:
         return 0, 0
     whole = values(world, of, metric, available)
+    if not frames:
+        whole = whole.mean(axis=1, keepdims=True).repeat(MIN_BLOCKS, axis=1)  # frames without a difference
     random = np.random.default_rng(seed)
     inside = 0
     for _ in range(splits):

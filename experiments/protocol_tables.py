@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,7 @@ from analysis import (
     RESULTS,
     WORLDS,
     Comparison,
-    Reading,
     compare,
-    halves,
     made_with,
     mean_of,
     reading,
@@ -54,13 +53,12 @@ COMPARED = (
 )
 UNCERTAIN = ("tiekd", "tiekd-geometric", "gaussian", "gaussian-geometric", "ssim+si", "truth-si")
 STUDENTS = ("tiekd", "ssim+si", "gaussian", "tiekd-geometric", "ssim+si-geometric", "gaussian-geometric", "truth-si")
-SPLITS = 400
-SEEDS_EACH = (3, 5, 8)
 
 
+@cache
 def tables() -> dict[str, str]:
     """Return each table by its name in the pages."""
-    found = {"protocol:halves": halves_table()}
+    found = {}
     for world in WORLDS:
         found[f"protocol:{world}"] = accuracy_table(world)
         found[f"protocol:{world}-uncertainty"] = uncertainty_table(world)
@@ -185,24 +183,6 @@ def edge_table() -> str:
     return _text(head, rows)
 
 
-def halves_table() -> str:
-    """How often the interval of two halves of one student's seeds contains 0."""
-    head = ["seeds each", *(f"{world}" for world in WORLDS), "all"]
-    rows = []
-    for count in SEEDS_EACH:
-        cells, inside, total = [], 0, 0
-        for world in WORLDS:
-            here = [
-                halves(world, Reading(student, _own_readout(student)), metric, count, SPLITS)
-                for student in STUDENTS
-                for metric in PRIMARY
-            ]
-            part_inside, part = sum(each[0] for each in here), sum(each[1] for each in here)
-            inside, total = inside + part_inside, total + part
-            cells.append(f"{100 * part_inside / part:.1f} %" if part else "")
-        rows.append([str(count), *cells, f"{100 * inside / total:.1f} %" if total else ""])
-    return _text(head, rows)
-
-
-def _own_readout(student: str) -> str:
+def own_readout(student: str) -> str:
+    """Return the readout that a student was trained with."""
     return "geometric" if student in {"gaussian", "gaussian-geometric", "tiekd-geometric"} else "mean"
