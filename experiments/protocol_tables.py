@@ -14,6 +14,7 @@ from analysis import (
     RESULTS,
     WORLDS,
     Comparison,
+    Reading,
     compare,
     made_with,
     mean_of,
@@ -52,6 +53,18 @@ COMPARED = (
     ("ssim+si", "truth-si"),
 )
 UNCERTAIN = ("tiekd", "tiekd-geometric", "gaussian", "gaussian-geometric", "ssim+si", "truth-si")
+MORE = (
+    ("tiekd-stored@mean", "tiekd@mean", WORLDS),
+    ("tiekd-error-1@geometric", "tiekd-geometric@geometric", WORLDS),
+    ("gaussian-nll@geometric", "gaussian@geometric", WORLDS),
+    ("laplace@geometric", "gaussian@geometric", WORLDS),
+    ("nyu-released@mean", "nyu-gaussian@mean", ("rooms",)),
+    ("nyu-gaussian@mean", "ssim+si", ("rooms",)),
+)
+"""Comparisons beyond the deciding family, with one set of seeds."""
+SHOWN = {"abs_rel": 4, "delta1": 4, "rmse": 3}
+"""Metrics of an accuracy table, and their decimal places."""
+KITTI = ("tiekd", "tiekd-log", "ssim+si", "gaussian", "truth-si")
 STUDENTS = ("tiekd", "ssim+si", "gaussian", "tiekd-geometric", "ssim+si-geometric", "gaussian-geometric", "truth-si")
 
 
@@ -65,6 +78,9 @@ def tables() -> dict[str, str]:
     found["protocol:compared"] = comparison_table("scaled_")
     found["protocol:compared-as-read"] = comparison_table("")
     found["protocol:edges"] = edge_table()
+    found["more:compared"] = more_table()
+    found["more:uncertainty"] = more_uncertainty_table()
+    found["more:kitti"] = kitti_table()
     return found
 
 
@@ -181,6 +197,65 @@ def edge_table() -> str:
             cells.append(", ".join("" if number is None else f"{number:.3f}" for number in numbers))
         rows.append([f"`{student}`", *cells])
     return _text(head, rows)
+
+
+def more_table() -> str:
+    """Comparisons with one set of seeds."""
+    head = ["", "world", "seeds", "AbsRel *", "δ1 *", "RMSE *", "AbsRel as read", "verdict"]
+    rows = []
+    for first, second, worlds in MORE:
+        for world in worlds:
+            one, other = reading(first), reading(second)
+            scaled, read = (compare(world, one, other, DECIDING, prefix) for prefix in ("scaled_", ""))
+            if scaled is not None and read is not None:
+                cells = [*_changes(scaled), _changes(read)[0], scaled.verdict]
+                rows.append([f"`{one}` against `{other}`", world, str(scaled.seeds), *cells])
+    students = [reading(text).student for row in MORE for text in row[:2]]
+    return _text(head, rows, made_with("rooms", students))
+
+
+def more_uncertainty_table() -> str:
+    """What the uncertainty of further students is worth."""
+    head = [
+        "student",
+        "world",
+        "seeds",
+        "AUSE",
+        "NLL",
+        "ECE",
+        "largest ECE of a range",
+        "truth in 90 %",
+        "width of 90 %",
+    ]
+    rows = []
+    for student in ("tiekd", "tiekd-stored", "gaussian", "gaussian-nll", "laplace"):
+        for world in WORLDS:
+            seeds = seeds_with(world, {student}, DECIDING)
+            if not seeds:
+                continue
+            keys = (("entropy", "ause"), ("nll_nats",), ("ece",))
+            cells = [f"{secondary(world, student, seeds, 'secondary', *key):.3f}" for key in keys]
+            worst = worst_range(world, student, seeds)
+            cells.append("" if worst is None else f"{worst[0]:.3f} ({worst[1]})")
+            held, width = (secondary(world, student, seeds, "secondary", key) for key in ("coverage_90", "width_90"))
+            assert held is not None
+            rows.append([f"`{student}`", world, str(len(seeds)), *cells, f"{100 * held:.1f} %", f"{width:.2f}"])
+    return _text(head, rows)
+
+
+def kitti_table() -> str:
+    """Students of real frames, by readout."""
+    head = ["student", "read as", "AbsRel", "δ1", "RMSE", "constant", "AbsRel *", "δ1 *", "RMSE *"]
+    rows, seeds = [], seeds_with("kitti", KITTI, DECIDING)
+    for student in KITTI:
+        for readout in results("kitti", student)[seeds[0]]["readouts"]:
+            of = Reading(student, readout)
+            factor = fmean(results("kitti", student)[seed]["readouts"][readout]["factor"] for seed in seeds)
+            row = [f"`{student}`", readout]
+            for prefix in ("", "scaled_"):
+                row += [f"{mean_of('kitti', of, prefix + name, seeds):.{digits}f}" for name, digits in SHOWN.items()]
+            rows.append([*row[:5], f"{factor:.3f}", *row[5:]])
+    return _text(head, rows, f"Means of {len(seeds)} seeds. {made_with('kitti', KITTI)}")
 
 
 def own_readout(student: str) -> str:
