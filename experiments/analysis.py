@@ -37,19 +37,17 @@ class Reading:
 
     student: str
     readout: str
+    is_only: bool = False
+    """Whether it is the only readout of the student, and needs no name."""
 
     def __str__(self) -> str:
-        return (
-            self.student
-            if self.student in {"ssim+si", "ssim+si-geometric", "truth-si"}
-            else f"{self.student}, {self.readout}"
-        )
+        return self.student if self.is_only else f"{self.student}, {self.readout}"
 
 
 def reading(text: str) -> Reading:
     """Parse `tiekd@geometric`; without a readout, the mean."""
     student, _, readout = text.partition("@")
-    return Reading(student, readout or "mean")
+    return Reading(student, readout or "mean", is_only=not readout)
 
 
 @cache
@@ -173,6 +171,17 @@ def mean_of(world: str, of: Reading, metric: str, seeds: Sequence[int]) -> float
     """Mean of a metric over frames and seeds."""
     found = results(world, of.student)
     return fmean(found[seed]["readouts"][of.readout]["means"][metric] for seed in seeds)
+
+
+def factor_of(world: str, of: Reading, seeds: Sequence[int]) -> float:
+    """Mean over seeds of the fitted constant."""
+    found = results(world, of.student)
+    return fmean(found[seed]["readouts"][of.readout]["factor"] for seed in seeds)
+
+
+def own_readout(world: str, student: str) -> str:
+    """Return the readout that a student was trained with: the first of its results."""
+    return str(next(iter(next(iter(results(world, student).values()))["readouts"])))
 
 
 def secondary(world: str, student: str, seeds: Sequence[int], part: str, *keys: str) -> float | None:

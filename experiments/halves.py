@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from analysis import PRIMARY, RESULTS, WORLDS, Reading, halves
-from protocol_tables import STUDENTS, own_readout
+from analysis import PRIMARY, RESULTS, WORLDS, Reading, halves, own_readout
+from protocol_tables import STUDENTS
 
 SPLITS = 400
 SEEDS_EACH = (3, 5, 8)
@@ -31,7 +31,7 @@ def main() -> None:
 def fraction(worlds: tuple[str, ...] | list[str], count: int, *, frames: bool = False) -> float:
     """Fraction of intervals that contain 0, over students and metrics."""
     found = [
-        halves(world, Reading(student, own_readout(student)), metric, count, SPLITS, frames=frames)
+        halves(world, Reading(student, own_readout(world, student)), metric, count, SPLITS, frames=frames)
         for world in worlds
         for student in STUDENTS
         for metric in PRIMARY

@@ -76,7 +76,7 @@ def measure_student(
         test: frames of the kind that it was trained on.
         scale: where to fit the constant: `source`, `split`, `truth` and number of `frames`.
         shifted: frames of another kind.
-        readouts: ways to read its maps; only the run's own for a student of a response loss, whose maps mean nothing.
+        readouts: ways to read its maps; only the run's own for a student of a response loss: its maps mean nothing.
 
     Returns `readouts`: for each, the `factor` that was fitted, `frames` with the primary metrics of each test frame, as
     read and (`scaled_...`) with the factor, and means on the `shifted` frames; and `secondary` and

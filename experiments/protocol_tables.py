@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from analysis import (
@@ -16,6 +15,7 @@ from analysis import (
     Comparison,
     Reading,
     compare,
+    factor_of,
     made_with,
     mean_of,
     reading,
@@ -25,8 +25,10 @@ from analysis import (
     worst_range,
 )
 
+from pipeline.evaluation.study_table import markdown_table
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 ACCURACY = (
     "tiekd@mean",
@@ -85,8 +87,7 @@ def tables() -> dict[str, str]:
 
 
 def _text(head: Sequence[str], rows: Sequence[Sequence[str]], after: str = "") -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + (f"\n\n{after}" if after else "")
+    return markdown_table(head, rows) + (f"\n\n{after}" if after else "")
 
 
 def _seeds(world: str) -> list[int]:
@@ -99,28 +100,27 @@ def accuracy_table(world: str) -> str:
     head = ["student", "AbsRel", "δ1", "RMSE", "constant", "AbsRel *", "δ1 *", "RMSE *"]
     rows = [_teacher_row(world, name) for name in ("", "-geometric")]
     for of in map(reading, ACCURACY):
-        factor = fmean(results(world, of.student)[seed]["readouts"][of.readout]["factor"] for seed in seeds)
-        row = [f"`{of.student}`" + ("" if str(of) == of.student else f", {of.readout}")]
-        for prefix in ("", "scaled_"):
-            row += [
-                f"{mean_of(world, of, prefix + 'abs_rel', seeds):.4f}",
-                f"{mean_of(world, of, prefix + 'delta1', seeds):.4f}",
-            ]
-            row.append(f"{mean_of(world, of, prefix + 'rmse', seeds):.3f}")
-        rows.append([*row[:4], f"{factor:.3f}", *row[4:]])
+        name = f"`{of.student}`" + ("" if of.is_only else f", {of.readout}")
+        rows.append([name, *_accuracy(world, of, seeds)])
     return _text(head, rows, f"Means of {len(seeds)} seeds. {made_with(world, STUDENTS)}")
+
+
+def _accuracy(world: str, of: Reading, seeds: Sequence[int]) -> list[str]:
+    """Metrics as read, the fitted constant, and metrics with it."""
+    as_read, scaled = (
+        _shown({name: mean_of(world, of, prefix + name, seeds) for name in SHOWN}) for prefix in ("", "scaled_")
+    )
+    return [*as_read, f"{factor_of(world, of, seeds):.3f}", *scaled]
+
+
+def _shown(metrics: Mapping[str, float]) -> list[str]:
+    return [f"{metrics[name]:.{digits}f}" for name, digits in SHOWN.items()]
 
 
 def _teacher_row(world: str, name: str) -> list[str]:
     metrics = json.loads((RESULTS / "teachers" / f"{world}{name}.json").read_text())["metrics"]
     read = "geometric" if name else "mean"
-    return [
-        f"*teacher, {read}*",
-        f"{metrics['abs_rel']:.4f}",
-        f"{metrics['delta1']:.4f}",
-        f"{metrics['rmse']:.3f}",
-        *[""] * 4,
-    ]
+    return [f"*teacher, {read}*", *_shown(metrics), *[""] * 4]
 
 
 def comparison_table(prefix: str) -> str:
@@ -145,43 +145,35 @@ def _changes(comparison: Comparison) -> list[str]:
     return [f"{change.better:+.1f} ({change.low:+.1f} to {change.high:+.1f})" for change in found]
 
 
+CALIBRATION = ["AUSE", "NLL", "ECE", "largest ECE of a range", "truth in 90 %", "width of 90 %"]
+
+
+def _calibration(world: str, student: str, seeds: Sequence[int], part: str) -> list[str]:
+    """Cells of CALIBRATION."""
+    keys = (("entropy", "ause"), ("nll_nats",), ("ece",))
+    cells = [_number(secondary(world, student, seeds, part, *key)) for key in keys]
+    worst = worst_range(world, student, seeds, part)
+    held, width = (secondary(world, student, seeds, part, key) for key in ("coverage_90", "width_90"))
+    cells.append("" if worst is None else f"{worst[0]:.3f} ({worst[1]})")
+    return [*cells, "" if held is None else f"{100 * held:.1f} %", _number(width, 2)]
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
 def uncertainty_table(world: str) -> str:
     """What each student's uncertainty is worth, at home and on the shifted domain."""
     seeds = _seeds(world)
-    head = [
-        "student",
-        "error",
-        "error of the most certain half",
-        "AURC",
-        "AUSE",
-        "NLL",
-        "ECE",
-        "largest ECE of a range",
-        "truth in 90 %",
-        "width of 90 %",
-    ]
+    head = ["student", "error", "error of the most certain half", "AURC", *CALIBRATION]
     rows = []
     for part, where in (("secondary", ""), ("shifted_secondary", " (shifted)")):
         for student in UNCERTAIN:
             if secondary(world, student, seeds, part, "risk") is None:
                 continue
-            numbers = [
-                secondary(world, student, seeds, part, *keys)
-                for keys in (
-                    ("risk",),
-                    ("entropy", "risk_of_half"),
-                    ("entropy", "aurc"),
-                    ("entropy", "ause"),
-                    ("nll_nats",),
-                    ("ece",),
-                )
-            ]
-            worst = worst_range(world, student, seeds, part)
-            held, width = (secondary(world, student, seeds, part, key) for key in ("coverage_90", "width_90"))
-            cells = ["" if number is None else f"{number:.3f}" for number in numbers]
-            cells.append("" if worst is None else f"{worst[0]:.3f} ({worst[1]})")
-            cells += ["" if held is None else f"{100 * held:.1f} %", "" if width is None else f"{width:.2f}"]
-            rows.append([f"`{student}`{where}", *cells])
+            keys = (("risk",), ("entropy", "risk_of_half"), ("entropy", "aurc"))
+            errors = [_number(secondary(world, student, seeds, part, *key)) for key in keys]
+            rows.append([f"`{student}`{where}", *errors, *_calibration(world, student, seeds, part)])
     return _text(head, rows, f"Means of {len(seeds)} seeds.")
 
 
@@ -194,7 +186,7 @@ def edge_table() -> str:
         for world in WORLDS:
             seeds = _seeds(world)
             numbers = [secondary(world, student, seeds, "secondary", key) for key in ("edge_abs_rel", "edge_f1")]
-            cells.append(", ".join("" if number is None else f"{number:.3f}" for number in numbers))
+            cells.append(", ".join(map(_number, numbers)))
         rows.append([f"`{student}`", *cells])
     return _text(head, rows)
 
@@ -216,31 +208,12 @@ def more_table() -> str:
 
 def more_uncertainty_table() -> str:
     """What the uncertainty of further students is worth."""
-    head = [
-        "student",
-        "world",
-        "seeds",
-        "AUSE",
-        "NLL",
-        "ECE",
-        "largest ECE of a range",
-        "truth in 90 %",
-        "width of 90 %",
-    ]
     rows = []
     for student in ("tiekd", "tiekd-stored", "gaussian", "gaussian-nll", "laplace"):
         for world in WORLDS:
             seeds = seeds_with(world, {student}, DECIDING)
-            if not seeds:
-                continue
-            keys = (("entropy", "ause"), ("nll_nats",), ("ece",))
-            cells = [f"{secondary(world, student, seeds, 'secondary', *key):.3f}" for key in keys]
-            worst = worst_range(world, student, seeds)
-            cells.append("" if worst is None else f"{worst[0]:.3f} ({worst[1]})")
-            held, width = (secondary(world, student, seeds, "secondary", key) for key in ("coverage_90", "width_90"))
-            assert held is not None
-            rows.append([f"`{student}`", world, str(len(seeds)), *cells, f"{100 * held:.1f} %", f"{width:.2f}"])
-    return _text(head, rows)
+            rows.append([f"`{student}`", world, str(len(seeds)), *_calibration(world, student, seeds, "secondary")])
+    return _text(["student", "world", "seeds", *CALIBRATION], rows)
 
 
 def kitti_table() -> str:
@@ -248,16 +221,8 @@ def kitti_table() -> str:
     head = ["student", "read as", "AbsRel", "δ1", "RMSE", "constant", "AbsRel *", "δ1 *", "RMSE *"]
     rows, seeds = [], seeds_with("kitti", KITTI, DECIDING)
     for student in KITTI:
-        for readout in results("kitti", student)[seeds[0]]["readouts"]:
-            of = Reading(student, readout)
-            factor = fmean(results("kitti", student)[seed]["readouts"][readout]["factor"] for seed in seeds)
-            row = [f"`{student}`", readout]
-            for prefix in ("", "scaled_"):
-                row += [f"{mean_of('kitti', of, prefix + name, seeds):.{digits}f}" for name, digits in SHOWN.items()]
-            rows.append([*row[:5], f"{factor:.3f}", *row[5:]])
+        rows += [
+            [f"`{student}`", readout, *_accuracy("kitti", Reading(student, readout), seeds)]
+            for readout in results("kitti", student)[seeds[0]]["readouts"]
+        ]
     return _text(head, rows, f"Means of {len(seeds)} seeds. {made_with('kitti', KITTI)}")
-
-
-def own_readout(student: str) -> str:
-    """Return the readout that a student was trained with."""
-    return "geometric" if student in {"gaussian", "gaussian-geometric", "tiekd-geometric"} else "mean"

@@ -4,7 +4,7 @@
     python experiments/students.py experiments/params.yaml --seeds 0-7
 
 Finished results are kept and committed: the command goes on with what is missing, seed by seed, so that every finished
-seed is a whole comparison. `--again` repeats results whose losses, students or trainer have changed since.
+seed is a whole comparison. `--again` repeats results of other losses, students or trainer.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .camera import F32, Camera
+    from .world import Scene
 
 DEPTH_LIMIT_M = 200.0
 
@@ -51,15 +52,15 @@ class World:
 
 def street_frame(seed: int, index: int, size_px: tuple[int, int]) -> Frame:
     """Render a street and its LiDAR depth."""
-    scene = draw_scene(seed, index, size_px)
-    picture, depth_m = render(scene)
-    depth_m = np.where(depth_m <= DEPTH_LIMIT_M, depth_m, 0)
-    return Frame(picture, depth_m, scan(depth_m, scene.camera, (seed, index, 4)))
+    return _outdoor_frame(draw_scene(seed, index, size_px), seed, index)
 
 
 def fog_frame(seed: int, index: int, size_px: tuple[int, int]) -> Frame:
     """Render a street in fog, seen from a truck, and its LiDAR depth."""
-    scene = draw_foggy_scene(seed, index, size_px)
+    return _outdoor_frame(draw_foggy_scene(seed, index, size_px), seed, index)
+
+
+def _outdoor_frame(scene: Scene, seed: int, index: int) -> Frame:
     picture, depth_m = render(scene)
     depth_m = np.where(depth_m <= DEPTH_LIMIT_M, depth_m, 0)
     return Frame(picture, depth_m, scan(depth_m, scene.camera, (seed, index, 4)))

@@ -62,9 +62,9 @@ UNCHANGED_FLAGS = (
     "flip_average",
     "licence",
     "normalise",
-    "readout",
     "output",
     "precision",
+    "readout",
     "revision",
     "trust_code",
 )

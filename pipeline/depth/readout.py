@@ -59,7 +59,7 @@ def read_depth(maps: Tensor, bin_edges_m: Tensor, readout: str = DEFAULT) -> Ten
 
 
 def levels_of(bin_edges_m: Tensor, readout: str) -> Tensor:
-    """Return the levels (K,) whose mean under a map is the depth, or its logarithm for `geometric`.
+    """Return levels (K,): their mean under a map is the depth, or its logarithm for `geometric`.
 
     Raises OptionError for a readout that is not in TRAINABLE.
     """

@@ -26,7 +26,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         if all(row[-1] in {"", "100 %"} for row in rows):
             head, rows = head[:-1], [row[:-1] for row in rows]
         few = "" if enough(frames, block) else f"\n\n{too_few(frames, block)}"
-        parts.append(f"<!-- {results['study']}:{name} -->\n**{table['title']}**\n\n{_table(head, rows)}{few}")
+        parts.append(f"<!-- {results['study']}:{name} -->\n**{table['title']}**\n\n{markdown_table(head, rows)}{few}")
     return printable("\n\n".join(parts) + "\n")
 
 
@@ -62,6 +62,7 @@ def _row(name: str, run: Mapping[str, Any], against: Mapping[str, float] | None)
     ]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; all columns but the first are aligned to the right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -105,7 +105,7 @@ class Recipe:
         options = resolved.pop("options")
         del options["encoder_weights"]  # a path of this machine
         if self.readout == DEFAULT:
-            del options["readout"]  # as in older configurations, whose interrupted runs resume
+            del options["readout"]  # as in older configurations, so that their interrupted runs resume
         else:
             options["readout"] = self.readout
         if self.flips is None:

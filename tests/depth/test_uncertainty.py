@@ -14,6 +14,7 @@ from pipeline.cli.evaluate import evaluate_student as command
 from pipeline.common.fileio import pretty_json
 from pipeline.depth.bins import bin_edges
 from pipeline.depth.dpm import entropy_nats, expected_depth, gaussian_dpm, interval_m
+from pipeline.depth.map_statistics import LEVELS, map_at, map_statistics
 from pipeline.depth.metrics import PROTOCOLS
 from pipeline.depth.risk_coverage import (
     COVERAGES,
@@ -23,7 +24,7 @@ from pipeline.depth.risk_coverage import (
     risk_coverage,
     spearman,
 )
-from pipeline.depth.uncertainty import LEVELS, UncertaintyMeter, Views, map_at, map_statistics
+from pipeline.depth.uncertainty import UncertaintyMeter, Views
 from pipeline.evaluation.protocol import choose_protocol
 from pipeline.evaluation.result import write_result
 from pipeline.evaluation.run import evaluate_student
@@ -103,7 +104,7 @@ def test_pixels_are_taken_some_at_a_time_without_a_seam(monkeypatch):
     dpm, truth_m = random_map(), np.linspace(2, 18, 54)
     rows, columns = all_pixels((6, 9))
     whole = map_statistics(dpm, EDGES_M, rows, columns, (6, 9), truth_m)
-    monkeypatch.setattr("pipeline.depth.uncertainty._CHUNK", 7)
+    monkeypatch.setattr("pipeline.depth.map_statistics._CHUNK", 7)
     parts = map_statistics(dpm, EDGES_M, rows, columns, (6, 9), truth_m)
     assert all(np.allclose(one, other, rtol=1e-12) for one, other in zip(whole, parts, strict=True))
 

@@ -22,7 +22,7 @@ def analysis(monkeypatch, tmp_path):
 
 
 def write(analysis, student, *, abs_rel=1.0, delta1=1.0, rmse=1.0, seed_sd=0.02, seed=0):
-    """Write results of a student whose metrics are these times those of a common base."""
+    """Write results of a student: these times the metrics of a common base."""
     import results_file
 
     hard = np.random.default_rng(7).lognormal(0, 0.4, FRAMES)  # frames that are hard for every student
