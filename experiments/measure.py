@@ -135,13 +135,39 @@ def _measure(
         predicted_m = protocol.clamp(depths_m[first])
         found = edge_metrics(predicted_m, frame.truth_m, mask)
         edges.add({column: found[column] for column in EDGE_COLUMNS if column in found})
-        # Every second row and column, which takes a quarter of the time. Without a mirrored prediction: the flip
-        # difference is not part of the protocol.
-        some = np.zeros_like(mask)
-        some[::2, ::2] = mask[::2, ::2]
-        if some.any():
-            meter.add(predicted_m, frame.truth_m, some, Views(maps, depths_m[first], depths_m[first]))
+        _add(meter, predicted_m, frame.truth_m, mask, maps, depths_m[first])
     return frames, {**edges.means(), **_uncertainty(meter.result())}
+
+
+def _add(
+    meter: UncertaintyMeter,
+    predicted_m: NDArray[np.float64],
+    truth_m: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    maps: torch.Tensor,
+    depth_m: NDArray[np.float32],
+) -> None:
+    """Add a frame at every second row and column, which takes a quarter of the time.
+
+    Without a mirrored prediction: the flip difference is not part of the protocol.
+    """
+    some = np.zeros_like(mask)
+    some[::2, ::2] = mask[::2, ::2]
+    if some.any():
+        meter.add(predicted_m, truth_m, some, Views(maps, depth_m, depth_m))
+
+
+def ause_of(run: LoadedRun, test: TestSet, align: str) -> float:
+    """Return AUSE by entropy of a student as it was trained to be read, with its depth aligned as `metrics.ALIGNS`."""
+    source = open_source(test.source)
+    protocol = choose_protocol(test.protocol, source, test.max_depth_m, align)
+    meter = UncertaintyMeter(run.bin_edges_m)
+    for frame, depths_m, maps in _predictions(run, {"own": run.reader()}, source, source.samples(test.split)):
+        assert frame.truth_m is not None
+        mask = protocol.mask(frame.truth_m)
+        predicted_m = protocol.prepared(depths_m["own"], frame.truth_m, mask)
+        _add(meter, predicted_m, frame.truth_m, mask, maps, depths_m["own"])
+    return float(meter.result()["measures"]["entropy"]["ause"])
 
 
 def _primary(
