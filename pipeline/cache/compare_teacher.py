@@ -155,7 +155,7 @@ def _answers(
     """Run the teacher on images of the store; rebin maps to the store's bins if it did."""
     pixels = images_of_views(torch.from_numpy(np.stack(images))) if teacher.needs_images else None
     output = on_cpu(run_teacher(teacher, pixels, [sample.id for sample in batch], framing))
-    depth, dpm, adaptive_m = output
+    depth, dpm, adaptive_m = output[:3]
     if tuple(depth.shape) != (len(batch), *store.layout.size_px):
         height, width = store.layout.size_px
         raise PipelineError(

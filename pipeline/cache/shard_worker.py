@@ -237,12 +237,11 @@ class ShardMaker:
         frames = batch.frames
         with self.profile.span("teacher"):
             output = self._output(batch)
-            depth, dpm, edges = output
-            self._check_shapes(depth, edges, len(frames))
+            self._check_shapes(output.depth, output.bin_edges_m, len(frames))
             selected = self._selector.select(output)
             if selected is not None:
                 return selected
-            depth, dpm, edges = on_cpu(output)
+            depth, dpm, edges = on_cpu(output)[:3]
         depths = depth.float().numpy()
         if self.spec.dpm_kind == "gaussian":
             return [Prediction(depth_of_image, None, None) for depth_of_image in depths]

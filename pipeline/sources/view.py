@@ -21,6 +21,8 @@ from ..errors import PipelineError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .intrinsics import Intrinsics
+
 KB_SIZE_PX = (352, 1216)
 ALIKE_PX = 2.0
 """One pixel at each of two borders. ScanNet (depth 480x640, images 968x1296) needs 1.98."""
@@ -118,6 +120,16 @@ class View:
             columns = _nearest(left, width, size[1], image_px[1], depth.shape[1])
             view = depth[rows[:, None], columns]
         return np.ascontiguousarray(view[:, ::-1] if self.mirror else view)
+
+    def of_intrinsics(self, intrinsics: Intrinsics, image_px: tuple[int, int]) -> Intrinsics:
+        """Return the intrinsics of the view of an image of `image_px`, given those of the image.
+
+        Raises PipelineError as `box_px`.
+        """
+        top, left, height, width = self.box_px(*image_px)
+        size = self.size_px(*image_px)
+        of_view = intrinsics.cropped(top, left).resized((height, width), size)
+        return of_view.mirrored(size[1]) if self.mirror else of_view
 
 
 def aspect_off_px(one_px: tuple[int, ...], other_px: tuple[int, ...]) -> float:

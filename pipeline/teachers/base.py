@@ -16,7 +16,7 @@ from ..errors import PipelineError
 from ..sources.view import aspect_off_px, same_aspect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -70,6 +70,23 @@ class TeacherOutput(NamedTuple):
     """(B, K, h, w) float32 that sums to 1 over K, if the teacher predicts a distribution."""
     bin_edges_m: Tensor | None = None
     """(B, K + 1) or (B, K + 1, h, w) ascending edges of `dpm`, if bins are adaptive: per image or per pixel."""
+    confidence: Tensor | None = None
+    """(B, a, b) float32 in 0..1 over the whole view, at any resolution; higher is better."""
+    sky: Tensor | None = None
+    """(B, a, b) float32 in 0..1 over the whole view, at any resolution: the probability that a pixel is sky."""
+    intrinsics_px: Tensor | None = None
+    """(B, 4) fx fy cx cy in pixels of the view, NaN where unknown."""
+    features: Mapping[str, Tensor] | None = None
+    """(B, D, a, b) features of each layer over the whole view, each at its own resolution."""
+
+    def cpu(self) -> TeacherOutput:
+        """Return the output on the CPU."""
+        moved: dict[str, Any] = {
+            name: value.cpu() for name, value in self._asdict().items() if isinstance(value, torch.Tensor)
+        }
+        if self.features is not None:
+            moved["features"] = {layer: values.cpu() for layer, values in self.features.items()}
+        return self._replace(**moved)
 
 
 class Framing(NamedTuple):
@@ -124,7 +141,7 @@ def device_of(teacher: Teacher) -> torch.device:
 
 def on_cpu(output: TeacherOutput) -> TeacherOutput:
     """Return the output on the CPU."""
-    return TeacherOutput(*(None if part is None else part.cpu() for part in output))  # type: ignore[arg-type]
+    return output.cpu()
 
 
 def images_of_views(views: Tensor) -> Tensor:

@@ -180,7 +180,7 @@ def mix(predictions: Sequence[Prediction], edges_m: NDArray[np.float64], sigma_m
 
 def _map_of(prediction: Prediction, index: int, edges_m: NDArray[np.float64], sigma_m: float | None) -> Tensor:
     """Return one image's map (L, h, w) over the mixture's bins."""
-    depth, dpm, adaptive_m = prediction.output
+    depth, dpm, adaptive_m = prediction.output[:3]
     if dpm is None:
         assert sigma_m is not None, "mixture_sigma returns a width if a teacher has no maps"
         return gaussian_dpm(depth[index, None, None], torch.from_numpy(edges_m), sigma_m)[0]
@@ -191,7 +191,7 @@ def _map_of(prediction: Prediction, index: int, edges_m: NDArray[np.float64], si
 
 def _mirrored(output: TeacherOutput) -> TeacherOutput:
     """Mirror the prediction for a mirrored image back."""
-    depth, dpm, edges_m = output
+    depth, dpm, edges_m = output[:3]
     if edges_m is not None and edges_m.ndim == 4:
         edges_m = edges_m.flip(-1)
     return TeacherOutput(depth.flip(-1), None if dpm is None else dpm.flip(-1), edges_m)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import PipelineError
-from .base import NONPOSITIVE, POSITIVE_SPACES, TeacherOutput
+from .base import NONPOSITIVE, POSITIVE_SPACES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from .base import Teacher
+    from .base import Teacher, TeacherOutput
 
 
 class DropNonpositive:
@@ -37,12 +37,13 @@ class DropNonpositive:
 
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
         """Predict depth (B, h, w) and maps (B, K, h, w), NaN where depth is 0 or less."""
-        depth, dpm, edges_m = self._teacher.predict(images, ids)
+        output = self._teacher.predict(images, ids)
+        depth, dpm = output.depth, output.dpm
         hole = depth <= 0
         depth = torch.where(hole, torch.nan, depth.float())
         if dpm is not None:
             dpm = dpm.float().masked_fill(hole[:, None], torch.nan)
-        return TeacherOutput(depth, dpm, edges_m)
+        return output._replace(depth=depth, dpm=dpm)
 
 
 def drop_nonpositive(teacher: Teacher) -> DropNonpositive:

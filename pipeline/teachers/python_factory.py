@@ -69,7 +69,8 @@ class PythonTeacher:
         assert images is not None, "needs_images is True"
         with _user_code(f"teacher {self.card.name!r}"):
             returned = self._model(images.to(self.device))
-        parts = tuple(returned) if isinstance(returned, tuple) and len(returned) in {2, 3} else (returned,)
+        answer = returned[:3] if isinstance(returned, TeacherOutput) else returned
+        parts = tuple(answer) if isinstance(answer, tuple) and len(answer) in {2, 3} else (answer,)
         depth, dpm, edges = (*parts, None, None)[:3]
         if not _is_float(depth, 3) or len(depth) != len(images) or 0 in depth.shape:
             raise PipelineError(

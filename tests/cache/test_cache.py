@@ -118,7 +118,7 @@ def test_images_of_two_sizes_are_refused_with_the_view_that_would_help(tmp_path,
 def test_depth_that_is_none_is_refused_with_the_sample(tmp_path, scenes, value, match):
     class Bad(fakes.FakeTeacher):
         def predict(self, images, ids):
-            depth, dpm, _ = super().predict(images, ids)
+            depth, dpm, _ = super().predict(images, ids)[:3]
             depth[0, 3, 4] = value
             return TeacherOutput(depth, dpm)
 

@@ -34,7 +34,7 @@ class Changed(fakes.FakeTeacher):
         self.change = change
 
     def predict(self, images, ids):
-        depth_m, dpm, _ = super().predict(images, ids)
+        depth_m, dpm, _ = super().predict(images, ids)[:3]
         return TeacherOutput(self.change(depth_m.clone(), ids), dpm)
 
 
@@ -163,7 +163,7 @@ def test_maps_over_moving_bins_are_compared_where_the_store_has_them(tmp_path, s
         emits_maps = True
 
         def predict(self, images, ids):
-            depth_m, dpm, _ = super().predict(images, ids)
+            depth_m, dpm, _ = super().predict(images, ids)[:3]
             return TeacherOutput(depth_m, dpm, torch.linspace(0, 12, 17).expand(len(ids), -1) * self.stretch)
 
         stretch = 1.0

@@ -90,7 +90,7 @@ RAMP_M = torch.arange(1.0, 11).expand(2, 8, 10).contiguous()
 def test_flip_average_is_the_mean_of_the_answer_and_of_the_mirrored_one_mirrored_back(made):
     network = made("ramp", RAMP_M)
     teacher = opened("python:fakes:ramp", flip_average=True)
-    depth, dpm, edges = teacher.predict(IMAGES, IDS)
+    depth, dpm, edges = teacher.predict(IMAGES, IDS)[:3]
     torch.testing.assert_close(depth, torch.full((2, 8, 10), 5.5))
     torch.testing.assert_close(dpm, (gaussian(RAMP_M) + gaussian(RAMP_M.flip(-1))) / 2)
     assert edges is None
@@ -99,7 +99,7 @@ def test_flip_average_is_the_mean_of_the_answer_and_of_the_mirrored_one_mirrored
 
 
 def test_flip_average_leaves_a_teacher_that_sees_left_and_right_alike():
-    depth, dpm, _ = opened("python:fakes:factory_with_dpm", flip_average=True).predict(IMAGES, IDS)
+    depth, dpm, _ = opened("python:fakes:factory_with_dpm", flip_average=True).predict(IMAGES, IDS)[:3]
     alone = fakes.factory_with_dpm().predict(IMAGES, IDS)
     torch.testing.assert_close(depth, alone.depth)
     torch.testing.assert_close(dpm, alone.dpm)
@@ -181,7 +181,7 @@ def test_an_ensemble_is_the_mean_of_depths_and_the_mixture_of_maps(made):
     made("near", 3.0)
     made("far", 9.0)
     teacher = opened(both("near", "far"))
-    depth, dpm, _ = teacher.predict(IMAGES, IDS)
+    depth, dpm, _ = teacher.predict(IMAGES, IDS)[:3]
     torch.testing.assert_close(depth, torch.full((2, 8, 10), 6.0))
     expected = (gaussian(torch.full((2, 8, 10), 3.0)) + gaussian(torch.full((2, 8, 10), 9.0))) / 2
     torch.testing.assert_close(dpm, expected)
@@ -204,7 +204,7 @@ def test_smaller_answers_are_brought_to_the_largest_by_nearest_pixel(made):
     small = torch.arange(1.0, 41).view(2, 4, 5)
     made("small", small)
     made("large", 2.0)
-    depth, dpm, _ = opened(both("small", "large")).predict(IMAGES, IDS)
+    depth, dpm, _ = opened(both("small", "large")).predict(IMAGES, IDS)[:3]
     spread = small.repeat_interleave(2, 1).repeat_interleave(2, 2)
     torch.testing.assert_close(depth, (spread + 2) / 2)
     torch.testing.assert_close(dpm, (gaussian(spread) + gaussian(torch.full((2, 8, 10), 2.0))) / 2)
@@ -224,7 +224,7 @@ def test_where_a_folder_of_predictions_has_no_value_the_others_make_the_mixture(
     holed = predictions(tmp_path / "holed")
     made("near", 3.0)
     teacher = opened(f"ensemble:{holed},python:fakes:near")
-    depth, dpm, _ = teacher.predict(IMAGES, IDS)
+    depth, dpm, _ = teacher.predict(IMAGES, IDS)[:3]
     assert (depth[0, 0, 0], depth[0, 4, 4], teacher.needs_images) == (3, 4, True)
     torch.testing.assert_close(dpm[:, :, 0, 0], gaussian(torch.full((2, 1, 1), 3.0))[:, :, 0, 0])
     whole = predictions(tmp_path / "whole", holes=False)
@@ -234,7 +234,9 @@ def test_where_a_folder_of_predictions_has_no_value_the_others_make_the_mixture(
 
 
 def test_a_pixel_that_no_member_has_a_value_for_has_none(tmp_path):
-    depth, dpm, _ = opened(f"ensemble:{predictions(tmp_path / 'a')},{predictions(tmp_path / 'b')}").predict(None, IDS)
+    depth, dpm, _ = opened(f"ensemble:{predictions(tmp_path / 'a')},{predictions(tmp_path / 'b')}").predict(None, IDS)[
+        :3
+    ]
     assert depth[:, 0, 0].isnan().all()
     assert dpm[:, :, 0, 0].isnan().all()
     assert (int(depth.isnan().sum()), int(dpm.isnan().any(1).sum())) == (2, 2)

@@ -149,8 +149,18 @@ class TransformersTeacher:
 
 
 def _concatenate(outputs: Sequence[TeacherOutput]) -> TeacherOutput:
-    depths, *rest = zip(*outputs, strict=True)
-    return TeacherOutput(torch.cat(depths), *(None if parts[0] is None else torch.cat(parts) for parts in rest))
+    first = outputs[0]
+    joined: dict[str, Any] = {
+        name: torch.cat([getattr(output, name) for output in outputs])
+        for name, value in first._asdict().items()
+        if isinstance(value, torch.Tensor)
+    }
+    if first.features is not None:
+        joined["features"] = {
+            layer: torch.cat([output.features[layer] for output in outputs if output.features is not None])
+            for layer in first.features
+        }
+    return first._replace(**joined)
 
 
 def load(argument: str, device: torch.device, options: TeacherOptions) -> TransformersTeacher:
