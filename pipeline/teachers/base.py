@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 STRIDES = (4, 8, 14, 16, 32, 64)
 """Common patch sizes and total strides; networks may round the sides of their output to a multiple of one."""
-POSITIVE_SPACES = frozenset({"metric_m", "scale_invariant"})
+POSITIVE_SPACES = frozenset({"metric_m", "scale_invariant", "disparity_px"})
 """Depth spaces in which valid depth is positive."""
 NONPOSITIVE_REMEDY = "give `drop_nonpositive` to treat these pixels as missing, or correct the network's output"
 NONPOSITIVE = "nonpositive"
