@@ -42,7 +42,7 @@ PATHS = {"checkpoint", "litert", "onnx", "predictions", "torchscript", "transfor
 KEYS_OF_MEMBERS = {
     name.replace("_", "-").removesuffix("-px"): name
     for name in (field.name for field in fields(TeacherOptions))
-    if name not in {"trust_code", "map_edges_m", "map_sigma_m"}
+    if name not in {"features", "trust_code", "map_edges_m", "map_sigma_m"}
 }
 """Key of a member -> field of TeacherOptions. A file cannot set `trust_code`: only the user can."""
 

@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from ...errors import PipelineError
-from ..base import TeacherCard, TeacherOutput, check_covers
+from ..base import TeacherCard, TeacherOutput, check_covers, concatenate
 from .families import FAMILIES, REFUSED, UNKNOWN
 from .hub import code_sha256, config_sha256, model_folder, weights_sha256
 from .preprocess import open_processing
@@ -111,7 +111,7 @@ class TransformersTeacher:
             self._read(pixels[begin : begin + step], view_size_px, ids[begin : begin + step])
             for begin in range(0, len(pixels), step)
         ]
-        return outputs[0] if len(outputs) == 1 else _concatenate(outputs)
+        return concatenate(outputs)
 
     def _preparation(self, view_size_px: tuple[int, int]) -> DevicePreparation | None:
         with self._choosing:
@@ -146,21 +146,6 @@ class TransformersTeacher:
         if self.card.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, PRECISIONS[self.card.precision])
-
-
-def _concatenate(outputs: Sequence[TeacherOutput]) -> TeacherOutput:
-    first = outputs[0]
-    joined: dict[str, Any] = {
-        name: torch.cat([getattr(output, name) for output in outputs])
-        for name, value in first._asdict().items()
-        if isinstance(value, torch.Tensor)
-    }
-    if first.features is not None:
-        joined["features"] = {
-            layer: torch.cat([output.features[layer] for output in outputs if output.features is not None])
-            for layer in first.features
-        }
-    return first._replace(**joined)
 
 
 def load(argument: str, device: torch.device, options: TeacherOptions) -> TransformersTeacher:
