@@ -115,6 +115,11 @@ def turned_as(path: str, values: NDArray[T], what: str) -> NDArray[T]:
     )
 
 
+def orientation_of(path: str) -> int:
+    """How EXIF says the pixels of an image file lie, 1 to 8; 1 is upright, and a file that cannot be read."""
+    return _orientation_and_size(path)[0]
+
+
 def read_png16(path: str, what: str = "depth") -> NDArray[np.uint16]:
     """The numbers (H, W) uint16 of a greyscale PNG of 16 bits. Raises PipelineError for any other file."""
     image = _open(path, read_bytes(path, what), what)
