@@ -258,6 +258,6 @@ def test_an_ensemble_that_does_not_depend_on_the_camera_refuses_a_focal_length(n
         opened("ensemble:python:fakes:first,python:fakes:second", focal_px=500.0, **more)
 
 
-def test_a_canonical_camera_by_option_must_agree_with_the_metadata(tmp_path):
+def test_a_canonical_camera_of_python_code_is_stated_in_its_card():
     with refuses("`canonical_focal_px=300.0` does not apply to python teachers"):
         opened("python:fakes:factory", canonical_focal_px=300.0)
