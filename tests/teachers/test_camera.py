@@ -7,11 +7,14 @@ import fakes
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from pipeline.cache.cluster_worker import ClusterWorker, WorkerConfig
 from pipeline.cache.compare_teacher import compare_with_teacher
 from pipeline.cache.flips import cache_with_flips, mirrored_path
 from pipeline.cache.plan import CacheOptions
-from pipeline.cache.run import cache_teacher
+from pipeline.cache.run import StorePlan, cache_teacher, plan_cache
+from pipeline.cli.main import main
 from pipeline.sources.intrinsics import Intrinsics
 from pipeline.sources.registry import open_source
 from pipeline.sources.view import View
@@ -180,6 +183,20 @@ def test_a_member_of_a_file_may_have_its_own_focal_length(tmp_path, folder, net)
     assert ratio(store, plain) == pytest.approx((1 + 0.2) / 2, rel=1e-2)
 
 
+def test_a_worker_of_a_cluster_plans_and_runs_the_same_teacher(tmp_path, folder, net, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    teacher, _ = net(CANONICAL, focal_px=90.0)
+    config = WorkerConfig(
+        f"folder:{folder.root}", "all", "python:fakes:camera_net", TeacherOptions(focal_px=90.0), "cpu", str(tmp_path)
+    )
+    worker = ClusterWorker(config)
+    planned = worker.plan(OPTIONS)  # probes the teacher too
+    worker.close()
+    assert isinstance(planned, StorePlan), planned
+    assert planned.spec.digest() == plan_cache(folder, folder.samples("all"), teacher, OPTIONS).spec.digest()
+    assert planned.spec.teacher["preprocessing"]["focal_px"] == 90.0
+
+
 def test_pixels_without_a_value_stay_so(net):
     teacher, model = net({**CANONICAL}, drop_nonpositive=True)
     model.__class__ = type("Holes", (Net,), {"__call__": lambda _, images: images[:, 0] - 0.5})
@@ -261,3 +278,23 @@ def test_an_ensemble_that_does_not_depend_on_the_camera_refuses_a_focal_length(n
 def test_a_canonical_camera_of_python_code_is_stated_in_its_card():
     with refuses("`canonical_focal_px=300.0` does not apply to python teachers"):
         opened("python:fakes:factory", canonical_focal_px=300.0)
+
+
+def test_the_command_takes_the_focal_length_and_verifies_with_it(tmp_path, folder, net, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    net(CANONICAL)
+    where = ["--source", f"folder:{folder.root}", "--split", "all"]
+    given = ["python:fakes:camera_net", "--focal-px", "90"]
+    words = ["cache-teacher", *where, "--teacher", *given, "--bins", "log:16:0.05:40", "--sigma-m", "0.05"]
+    done = CliRunner().invoke(main, [*words, "--out", "s.zarr"])
+    assert done.exit_code == 0, done.output
+    assert open_store(tmp_path / "s.zarr").spec.teacher["preprocessing"]["focal_px"] == 90.0
+    done = CliRunner().invoke(main, ["store", "verify", "s.zarr", *where, "--against", *given])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(main, ["store", "verify", "s.zarr", *where, "--against", given[0]])
+    assert done.exit_code == 1
+    assert "made from another teacher" in done.output
+    (folder.root / "K.txt").unlink()
+    done = CliRunner().invoke(main, [*[word for word in words if word not in given[1:]], "--out", "other.zarr"])
+    assert done.exit_code == 1
+    assert "give --focal-px, in pixels of the original image" in done.output

@@ -216,8 +216,18 @@ def _orientation_and_size(path: str) -> tuple[int, tuple[int, int]]:
 
 
 def _may_have_exif(path: str) -> bool:
-    data = read_bytes(path, "image")
-    return any(name in data for name in (b"eXIf", b"Raw profile type", b"com.adobe.xmp"))
+    """Whether a PNG has a chunk from which Pillow reads an orientation; walks the chunks, 8 bytes of each."""
+    with open_regular(path) as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            size, name = int.from_bytes(head[:4], "big"), head[4:]
+            if name == b"eXIf":
+                return True
+            start = file.read(min(size, 64)) if name in {b"tEXt", b"zTXt", b"iTXt"} else b""
+            if start.startswith((b"Raw profile type", b"XML:com.adobe.xmp")):
+                return True
+            file.seek(size - len(start) + 4, os.SEEK_CUR)  # and its checksum
+    return False
 
 
 def _open(path: str, data: bytes, what: str) -> Image.Image:
