@@ -26,6 +26,13 @@ TRAINING = many(
         help="Initial encoder weights in torchvision's layout; random if omitted.",
     ),
     option(
+        "--init",
+        type=PATH,
+        metavar="RUN",
+        help="Start from the weights of a finished run of the same student. If its bins or head differ, all layers but "
+        "the last are used.",
+    ),
+    option(
         "--head",
         default="dpm",
         help="dpm predicts a depth probability map; gaussian and laplace two numbers, a distribution of ln depth; "
@@ -134,6 +141,8 @@ def train_student(
     \b
     Example: pipeline train-student --source kitti:ROOT --split ROOT/splits/train.txt \\
                --store train.zarr --student mobilenetv2 --loss tiekd --out runs/mobilenetv2
+             pipeline train-student --source folder:DIR --split all --store mine.zarr \\
+               --student mobilenetv2 --init runs/mobilenetv2 --learning-rate 1e-4 --out runs/tuned
              torchrun --nproc-per-node 4 -m pipeline.cli.main train-student ...
 
     With --loss truth-si the student learns from ground truth alone, for comparison; the store gives only the bins and

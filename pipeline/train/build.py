@@ -11,6 +11,7 @@ import torch
 
 from ..common import distributed as collective
 from ..errors import PipelineError
+from ..networks.initial import load_initial_weights
 from ..networks.pretrained import load_encoder_weights
 from ..networks.reader import outputs_of
 from ..networks.registry import Student, build_student
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def build_network(recipe: Recipe) -> Student:
-    """Build the student from the run's seed, and load its encoder weights if there are any."""
+    """Build the student from the run's seed, and load the weights that it starts from if there are any."""
     options = recipe.options
     torch.manual_seed(options.seed)
     student = build_student(options.student, outputs_of(options.head, len(recipe.bin_edges_m) - 1))
@@ -40,6 +41,9 @@ def build_network(recipe: Recipe) -> Student:
         sha256 = load_encoder_weights(student, options.encoder_weights)
         if sha256 != recipe.encoder_sha256:
             raise PipelineError(f"{options.encoder_weights} changed while it was read: run the same command again")
+    if options.init is not None:
+        assert recipe.init is not None
+        load_initial_weights(student, options.init, recipe.init)
     collective.share_norms(student)
     return student
 

@@ -11,6 +11,7 @@ from ..depth.readout import DEFAULT
 from ..depth.relative import BINS, METRIC, SIGMA_BINS, Range
 from ..errors import PipelineError
 from ..losses.registry import build_loss
+from ..networks.initial import InitialWeights, initial_weights
 from ..networks.reader import default_readout
 from ..sources.base import truth_name
 from .compatibility import check_flips_store, check_relative, check_store, uses_stored_maps
@@ -53,6 +54,8 @@ class Recipe:
     stored_maps: bool
     encoder_sha256: str | None
     """Hash of the file of encoder weights; its path does not matter."""
+    init: InitialWeights | None
+    """What the network starts from; None is random weights."""
 
     @classmethod
     def make(
@@ -78,6 +81,7 @@ class Recipe:
         # An aligned store is metric, but its teacher's width is not
         store_sigma_m = teacher.spec.sigma_m if teacher is not None and teacher.spec.depth_space == METRIC else None
         default_skip_rows = 0 if teacher is None else defaults.skip_rows
+        bin_edges_m = regression_edges_m(edges_m[0], edges_m[-1]) if options.head == "depth" else edges_m
         return cls(
             options=options,
             source=source.name,
@@ -88,7 +92,7 @@ class Recipe:
             flips=None if flips is None else flips.spec.digest(),
             flips_manifest_sha256=None if flips is None else flips.manifest_sha256,
             view=store.spec.view if store is not None else options.view or defaults.view,
-            bin_edges_m=regression_edges_m(edges_m[0], edges_m[-1]) if options.head == "depth" else edges_m,
+            bin_edges_m=bin_edges_m,
             crop_px=options.crop_px or defaults.crop_px,
             rotate_deg=defaults.rotate_deg if options.rotate_deg is None else options.rotate_deg,
             skip_rows=default_skip_rows if options.skip_rows is None else options.skip_rows,
@@ -97,19 +101,22 @@ class Recipe:
             depth_space=depth_space,
             stored_maps=stored_maps,
             encoder_sha256=_encoder_sha256(options.encoder_weights),
+            init=_initial(options, bin_edges_m, depth_space),
         )
 
     def as_json(self) -> dict[str, Any]:
         """Return the configuration as JSON: the options, overridden by the resolved choices."""
         resolved = asdict(self)
         options = resolved.pop("options")
-        del options["encoder_weights"]  # a path of this machine
+        del options["encoder_weights"], options["init"]  # paths of this machine
         if self.readout == DEFAULT:
             del options["readout"]  # as in older configurations, so that their interrupted runs resume
         else:
             options["readout"] = self.readout
         if self.flips is None:
             del resolved["flips_manifest_sha256"]
+        if self.init is None:
+            del resolved["init"]
         return {**options, **resolved, "bin_edges_m": list(self.bin_edges_m)}
 
     def digest(self) -> str:
@@ -187,6 +194,12 @@ def _bin_edges_m(options: TrainOptions, source: Source, store: Store | None, dep
 
 def _edges_m(bins: str) -> tuple[float, ...]:
     return tuple(parse_bins(bins).edges().tolist())
+
+
+def _initial(options: TrainOptions, bin_edges_m: Sequence[float], depth_space: str) -> InitialWeights | None:
+    if options.init is None:
+        return None
+    return initial_weights(options.init, options.student, options.head, bin_edges_m, depth_space)
 
 
 def _encoder_sha256(path: Path | None) -> str | None:

@@ -35,6 +35,8 @@ class TrainOptions:
     None is `mean`, and `geometric` for `gaussian` and `laplace`."""
     encoder_weights: Path | None = None
     """File of ImageNet weights to initialize the encoder with."""
+    init: Path | None = None
+    """Finished run of the same student to start from. Its last layer is used if the outputs mean the same."""
     epochs: int = 24
     batch_size: int = 16
     """Samples in one optimizer step, over all accumulated parts and all ranks."""
@@ -83,6 +85,10 @@ class TrainOptions:
             raise PipelineError("`sigma_m` and `sigma_bins` are mutually exclusive: both set the width of the map")
         if self.sigma_bins is not None and not 0 < self.sigma_bins < math.inf:
             raise OptionError("sigma_bins", self.sigma_bins, "a finite number above 0")
+        if self.init is not None and self.encoder_weights is not None:
+            raise PipelineError(
+                "`init` and `encoder_weights` are mutually exclusive: the run given to `init` has an encoder"
+            )
         if self.maps not in MAPS:
             raise OptionError("maps", self.maps, f"one of {', '.join(MAPS)}")
         check_student(self.student)

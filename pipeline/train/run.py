@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..common.progress import Progress
+    from ..networks.initial import InitialWeights
     from ..sources.base import Source
     from ..store import Store
     from ..store.images.reader import ImageCache
@@ -128,6 +129,8 @@ def train_network(
         collective.check_agreement("the checkpoint to resume from", trainer.step)
         if trainer.step == 0:
             check_targets_vary(trainer.data, progress)
+            if recipe.init is not None:
+                progress.note(_init_text(options, recipe.init))
         else:
             progress.note(f"resuming from step {trainer.step} of {trainer.total_steps} in {partial}")
         _fit(trainer, workers, checkpoint_every_s, stopped, progress)
@@ -136,6 +139,15 @@ def train_network(
         metrics = trainer.finish()
         publish(partial, out)
     return metrics
+
+
+def _init_text(options: TrainOptions, init: InitialWeights) -> str:
+    if init.head == "loaded":
+        return f"starting from the weights of {options.init}"
+    return (
+        f"starting from the weights of {options.init}, except for its last layer: that predicts another head, depth "
+        "space or other bins, so this run begins with a random one"
+    )
 
 
 def _prepare_folder(partial: Path, out: Path, recipe: Recipe, progress: Progress) -> None:
