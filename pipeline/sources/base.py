@@ -128,3 +128,5 @@ class SourceKind:
     """Licence of the data."""
     defaults: Defaults
     """Default options for the table in the documentation; a root may have others."""
+    takes_files: bool = False
+    """Whether a root may also name files in a folder: a path or a pattern, which `open` checks."""

@@ -100,7 +100,7 @@ def train_network(
     progress = progress or Silent()
     refuse_existing_target(out)
     run_device = choose_device(device, collective.local_rank() if collective.world_size() > 1 else None)
-    samples = SampleTable(source.samples(split))
+    samples = SampleTable.of(source.samples(split))
     teacher = None if options.on_truth else store
     if teacher is not None:
         samples = _accepted(samples, [teacher] if flips is None else [teacher, flips], progress)
