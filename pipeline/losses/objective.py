@@ -49,13 +49,16 @@ class StepInputs:
 
 
 class Step:
-    """One batch as terms see it. What is expensive is computed once, when the first term or the loss asks for it.
+    """One batch as terms see it. What not every term needs is computed once, when the first one asks for it.
 
     Attributes:
         loss: the base loss, with the bins and their range.
         signals: as in `StepInputs`.
         target: the target, as changed by the terms so far; `trim` does not change it, but that of the base loss alone.
+        pixels: the student compared with `target`, see `DepthLoss.pixels`; for terms that need the prediction.
     """
+
+    pixels: DepthPixels
 
     def __init__(self, loss: DepthLoss, inputs: StepInputs) -> None:
         self.loss, self.signals, self._inputs = loss, inputs.signals, inputs
@@ -66,10 +69,9 @@ class Step:
         """Images (B, 3, H, W) float32 in 0..1."""
         return self._inputs.read_images()
 
-    @cached_property
-    def pixels(self) -> DepthPixels:
-        """The student compared with `target`, see `DepthLoss.pixels`; `target` must not change afterwards."""
-        return self.loss.pixels(self._inputs.logits, self.target.depth_m, self._inputs.target_dpm)
+    def compare(self) -> None:
+        """Compare student and target; the objective does so when `target` is final."""
+        self.pixels = self.loss.pixels(self._inputs.logits, self.target.depth_m, self._inputs.target_dpm)
 
     @cached_property
     def depths(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,6 +145,7 @@ class Objective(nn.Module):
             for change in changes:
                 if not change.needs_prediction:
                     step.target = change.change(step.target, step)
+            step.compare()
             of_loss = step.target
             for change in changes:
                 if change.needs_prediction:

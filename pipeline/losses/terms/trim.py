@@ -32,7 +32,6 @@ class TrimTerm(TargetTerm):
         super().__init__()
         self.per_million = round(fraction * MILLION)  # whole numbers: 0.29 * 100 is below 29
 
-    @torch.no_grad()
     def change(self, target: Target, step: Step) -> Target:
         """Return the target with NaN at the worst pixels."""
         errors = step.loss.errors(step.pixels, target.depth_m).flatten(1)
