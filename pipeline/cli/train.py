@@ -51,6 +51,13 @@ TRAINING = many(
         help="Split each batch into N parts to save memory. Batch norms and losses are then computed over each part; "
         "the gradient is that of their mean loss.",
     ),
+    option(
+        "--add",
+        multiple=True,
+        metavar="NAME[=VALUE]",
+        help="Add a term to the loss: gradient (weight 0.5), trim (fraction 0.1), confidence (exponent 1), sky (far or "
+        "ignore), texture (weight 0.1). Can be repeated; docs/method.md has the formulas.",
+    ),
     option("--learning-rate", default=1e-3, help="Peak of the one-cycle schedule."),
     option("--weight-decay", default=0.01, help="Weight decay of AdamW."),
     option(
@@ -144,6 +151,10 @@ def train_student(
              pipeline train-student --source folder:DIR --split all --store mine.zarr \\
                --student mobilenetv2 --init runs/mobilenetv2 --learning-rate 1e-4 --out runs/tuned
              torchrun --nproc-per-node 4 -m pipeline.cli.main train-student ...
+
+    \b
+    Example: pipeline train-student --source kitti:ROOT --split ROOT/splits/train.txt --store train.zarr \\
+               --loss tiekd --add gradient=0.5 --add confidence --add sky=ignore --add trim=0.1 --out runs/terms
 
     With --loss truth-si the student learns from ground truth alone, for comparison; the store gives only the bins and
     the view. A student of a relative-depth store predicts relative depth, which is evaluated after alignment; use

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from ..common import distributed as collective
 from ..errors import PipelineError
+from ..losses.objective import Objective
+from ..losses.registry import build_terms
 from ..networks.initial import load_initial_weights
 from ..networks.pretrained import load_encoder_weights
 from ..networks.reader import outputs_of
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from .config import Recipe
     from .options import TrainOptions
 
+TERMS_STREAM = 1
+
 
 def build_network(recipe: Recipe) -> Student:
     """Build the student from the run's seed, and load the weights that it starts from if there are any."""
@@ -46,6 +51,16 @@ def build_network(recipe: Recipe) -> Student:
         load_initial_weights(student, options.init, recipe.init)
     collective.share_norms(student)
     return student
+
+
+def build_objective(recipe: Recipe) -> Objective:
+    """Build the loss of the run and the terms that are added to it, their weights from the run's seed."""
+    # Not the numbers that the student's weights are drawn from
+    torch.manual_seed(int(np.random.SeedSequence([recipe.options.seed, TERMS_STREAM]).generate_state(1)[0]))
+    loss = recipe.build_loss()
+    objective = Objective(loss, build_terms(recipe.options.terms, loss))
+    collective.share_norms(objective)
+    return objective
 
 
 def build_sampler(samples: Sequence[Sample], options: TrainOptions) -> EpochBatchSampler:
@@ -83,6 +98,7 @@ def build_data(
         relative=recipe.relative,
         flips=flips,
         images=images,
+        signals=recipe.signals,
     )
     if recipe.stored_maps:
         height, width = data[0, 0].image.shape[1:]

@@ -10,11 +10,11 @@ from ..depth.bins import bin_centers, parse_bins
 from ..depth.readout import DEFAULT
 from ..depth.relative import BINS, METRIC, SIGMA_BINS, Range
 from ..errors import PipelineError
-from ..losses.registry import build_loss
+from ..losses.registry import build_loss, signals_of
 from ..networks.initial import InitialWeights, initial_weights
 from ..networks.reader import default_readout
 from ..sources.base import truth_name
-from .compatibility import check_flips_store, check_relative, check_store, uses_stored_maps
+from .compatibility import check_flips_store, check_relative, check_store, check_terms, uses_stored_maps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,6 +78,7 @@ class Recipe:
             check_relative(options, store)
         edges_m = _bin_edges_m(options, source, store, depth_space)
         stored_maps = uses_stored_maps(options, teacher)
+        check_terms(options, teacher, flips, stored_maps=stored_maps)
         # An aligned store is metric, but its teacher's width is not
         store_sigma_m = teacher.spec.sigma_m if teacher is not None and teacher.spec.depth_space == METRIC else None
         default_skip_rows = 0 if teacher is None else defaults.skip_rows
@@ -113,6 +114,8 @@ class Recipe:
             del options["readout"]  # as in older configurations, so that their interrupted runs resume
         else:
             options["readout"] = self.readout
+        if not self.options.add:
+            del options["add"]  # as above
         if self.flips is None:
             del resolved["flips_manifest_sha256"]
         if self.init is None:
@@ -132,6 +135,11 @@ class Recipe:
         if self.options.head == "depth":  # a regression predicts between its bin centers
             near, far = (near + self.bin_edges_m[1]) / 2, (self.bin_edges_m[1] + far) / 2
         return Range(self.depth_space, near, far)
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Names of the store's signals that the terms of the loss need."""
+        return signals_of(self.options.terms)
 
     @property
     def readout(self) -> str:

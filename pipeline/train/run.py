@@ -24,6 +24,7 @@ from ..common.unfinished import note_others, partial_folder
 from ..errors import PipelineError
 from ..networks.saved_run import CONFIG
 from ..sources.sample_table import SampleTable
+from .build import build_objective
 from .checkpoint import CHECKPOINT
 from .config import Recipe
 from .learnable import check_targets_vary
@@ -105,8 +106,8 @@ def train_network(
     if teacher is not None:
         samples = _accepted(samples, [teacher] if flips is None else [teacher, flips], progress)
     recipe = Recipe.make(options, source, samples, store, truth, flips)
-    loss = recipe.build_loss()
-    loss.use_kernel(loss_kernel, run_device)
+    objective = build_objective(recipe)
+    objective.loss.use_kernel(loss_kernel, run_device)
     partial = partial_folder(out, recipe.as_json())
     # Inside, Ctrl-C sets `stopped`: the step ends and a checkpoint is written
     lock = locked_target(out, progress) if collective.rank() == 0 else nullcontext()
@@ -116,7 +117,7 @@ def train_network(
             source,
             samples,
             recipe,
-            loss,
+            objective,
             teacher,
             flips,
             images,
