@@ -24,6 +24,7 @@ from ..depth.rebin import check_edges
 from ..errors import PipelineError
 from ..sources.view import aspect_off_px, same_aspect
 from .base import TeacherCard, TeacherOutput, check_covers
+from .camera import INPUTS
 from .python_source import source_of, weights_sha256
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class PythonTeacher:
 
     def __init__(
         self,
-        model: Callable[[Tensor], Any],
+        model: Callable[..., Any],
         card: TeacherCard,
         bin_edges_m: NDArray[np.float64] | None,
         device: torch.device,
@@ -61,14 +62,21 @@ class PythonTeacher:
         self.device = device
 
     @torch.no_grad()
-    def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:  # noqa: ARG002 - the protocol
+    def predict(
+        self,
+        images: Tensor | None,
+        ids: Sequence[str],  # noqa: ARG002 - the protocol
+        **inputs: Tensor,
+    ) -> TeacherOutput:
         """Predict depth (B, h, w), and maps (B, K, h, w) and adaptive edges if the model returns them.
+
+        `inputs` are those that the card names: `intrinsics_px` (B, 4) fx fy cx cy of the views, NaN where unknown.
 
         Raises PipelineError, quoting the returned value, for anything else.
         """
         assert images is not None, "needs_images is True"
         with _user_code(f"teacher {self.card.name!r}"):
-            returned = self._model(images.to(self.device))
+            returned = self._model(images.to(self.device), **inputs)
         answer = returned[:3] if isinstance(returned, TeacherOutput) else returned
         parts = tuple(answer) if isinstance(answer, tuple) and len(answer) in {2, 3} else (answer,)
         depth, dpm, edges = (*parts, None, None)[:3]
@@ -251,6 +259,8 @@ def _card(argument: str, model: Any, module: ModuleType, options: TeacherOptions
                 raise PipelineError(f"{where}: its card has both weights and weights_sha256: remove one of the two")
             card["weights_sha256"] = weights_sha256(where, card.pop("weights"))
         try:
+            if INPUTS in card:  # not a field of TeacherCard, whose fields are in every store
+                card["preprocessing"] = {**card.get("preprocessing", {}), INPUTS: card.pop(INPUTS)}
             card = TeacherCard(**{"kind": "python", "name": argument, **card})
         except (TypeError, ValueError) as error:
             raise PipelineError(f"{where}: its card {model.card!r} is not valid ({error}), {EXAMPLE}") from error

@@ -109,7 +109,7 @@ def turned_as(path: str, values: NDArray[T], what: str) -> NDArray[T]:
 
 def turned_as_data(path: str, data: bytes, values: NDArray[T], what: str) -> NDArray[T]:
     """As `turned_as`, of the bytes of an image file; `path` is for messages."""
-    return _turned(path, *_stated(io.BytesIO(data), lambda: data), values, what)
+    return _turned(path, *_stated(io.BytesIO(data)), values, what)
 
 
 def _turned(path: str, orientation: int, size_px: tuple[int, int], values: NDArray[T], what: str) -> NDArray[T]:
@@ -127,6 +127,11 @@ def _turned(path: str, orientation: int, size_px: tuple[int, int], values: NDArr
         f"{orientation}); turn the image upright in its file, for example with `exiftran -ai` or ImageMagick's "
         "`mogrify -auto-orient`, and the depth as it then lies"
     )
+
+
+def orientation_of(path: str) -> int:
+    """How EXIF says the pixels of an image file lie, 1 to 8; 1 is upright, and a file that cannot be read."""
+    return _orientation_and_size(path)[0]
 
 
 def read_png16(path: str, what: str = "depth") -> NDArray[np.uint16]:
@@ -219,26 +224,39 @@ def _orientation_and_size(path: str) -> tuple[int, tuple[int, int]]:
     try:
         path = resolve_image(path)
         with open_regular(path) as file:
-            return _stated(file, lambda: read_bytes(path, "image"))
+            return _stated(file)
     except (OSError, ValueError):  # as in `_stated`
         return 1, (0, 0)
 
 
-def _stated(file: IO[bytes], read_all: Callable[[], bytes]) -> tuple[int, tuple[int, int]]:
+def _stated(file: IO[bytes]) -> tuple[int, tuple[int, int]]:
     """Orientation and (height, width) that an open image file states."""
     try:
         image = Image.open(file, formats=FORMATS)
         size = image.height, image.width
         # Asked for EXIF, Pillow decodes a PNG, because a chunk with it may come last.
-        if image.format == "PNG" and not _may_have_exif(read_all()):
-            return 1, size
+        if image.format == "PNG":
+            at = file.tell()
+            if not _may_have_exif(file):
+                return 1, size
+            file.seek(at)  # Pillow reads on from there
         return _orientation(image), size
     except Exception:  # noqa: BLE001 - reading the image itself says what is wrong with it
         return 1, (0, 0)
 
 
-def _may_have_exif(data: bytes) -> bool:
-    return any(name in data for name in (b"eXIf", b"Raw profile type", b"com.adobe.xmp"))
+def _may_have_exif(file: IO[bytes]) -> bool:
+    """Whether a PNG has a chunk from which Pillow reads an orientation; walks the chunks, 8 bytes of each."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        size, name = int.from_bytes(head[:4], "big"), head[4:]
+        if name == b"eXIf":
+            return True
+        start = file.read(min(size, 64)) if name in {b"tEXt", b"zTXt", b"iTXt"} else b""
+        if start.startswith((b"Raw profile type", b"XML:com.adobe.xmp")):
+            return True
+        file.seek(size - len(start) + 4, os.SEEK_CUR)  # and its checksum
+    return False
 
 
 def _open(path: str, data: bytes, what: str) -> Image.Image:
