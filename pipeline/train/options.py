@@ -85,14 +85,17 @@ class TrainOptions:
             raise PipelineError("`sigma_m` and `sigma_bins` are mutually exclusive: both set the width of the map")
         if self.sigma_bins is not None and not 0 < self.sigma_bins < math.inf:
             raise OptionError("sigma_bins", self.sigma_bins, "a finite number above 0")
+        if self.maps not in MAPS:
+            raise OptionError("maps", self.maps, f"one of {', '.join(MAPS)}")
+        self._check_student()
+        self._check_loss()
+
+    def _check_student(self) -> None:
+        check_student(self.student)
         if self.init is not None and self.encoder_weights is not None:
             raise PipelineError(
                 "`init` and `encoder_weights` are mutually exclusive: the run given to `init` has an encoder"
             )
-        if self.maps not in MAPS:
-            raise OptionError("maps", self.maps, f"one of {', '.join(MAPS)}")
-        check_student(self.student)
-        self._check_loss()
 
     def _check_loss(self) -> None:
         if self.loss_name not in LOSSES:
