@@ -151,6 +151,7 @@ def train_student(
     *,
     flips_store: Store | None = None,
     images: str | Path | None = None,
+    init: str | Path | None = None,
     validation_split: str | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -171,6 +172,8 @@ def train_student(
         out: directory of the run; must not exist.
         flips_store: store of the mirrored images, from `cache_teacher` with `cache_flips`.
         images: image cache of the split, for faster reading.
+        init: finished run of the same student whose weights to start from. If its bins or head differ, all layers but
+            the last are used.
         validation_split: split to measure after each epoch.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: loader processes; 0 reads in this process. None: 0 on a CPU, and measured on a GPU.
@@ -204,7 +207,7 @@ def train_student(
         source,
         split,
         Path(out),
-        _fields(TrainOptions, options),
+        _fields(TrainOptions, {**options, "init": None if init is None else Path(init)}),
         store=store,
         flips=flips_store,
         images=None if images is None else open_images(images),

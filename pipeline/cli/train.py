@@ -26,6 +26,13 @@ TRAINING = many(
         help="Initial encoder weights in torchvision's layout; random if omitted.",
     ),
     option(
+        "--init",
+        type=PATH,
+        metavar="RUN",
+        help="Start from the weights of a finished run of the same student. If its bins or head differ, all layers but "
+        "the last are used.",
+    ),
+    option(
         "--head",
         default="dpm",
         help="dpm predicts a depth probability map; gaussian and laplace two numbers, a distribution of ln depth; "
@@ -43,6 +50,13 @@ TRAINING = many(
         default=1,
         help="Split each batch into N parts to save memory. Batch norms and losses are then computed over each part; "
         "the gradient is that of their mean loss.",
+    ),
+    option(
+        "--add",
+        multiple=True,
+        metavar="NAME[=VALUE]",
+        help="Add a term to the loss: gradient (weight 0.5), trim (fraction 0.1), confidence (exponent 1), sky (far or "
+        "ignore), texture (weight 0.1). Can be repeated; docs/method.md has the formulas.",
     ),
     option("--learning-rate", default=1e-3, help="Peak of the one-cycle schedule."),
     option("--weight-decay", default=0.01, help="Weight decay of AdamW."),
@@ -134,7 +148,13 @@ def train_student(
     \b
     Example: pipeline train-student --source kitti:ROOT --split ROOT/splits/train.txt \\
                --store train.zarr --student mobilenetv2 --loss tiekd --out runs/mobilenetv2
+             pipeline train-student --source folder:DIR --split all --store mine.zarr \\
+               --student mobilenetv2 --init runs/mobilenetv2 --learning-rate 1e-4 --out runs/tuned
              torchrun --nproc-per-node 4 -m pipeline.cli.main train-student ...
+
+    \b
+    Example: pipeline train-student --source kitti:ROOT --split ROOT/splits/train.txt --store train.zarr \\
+               --loss tiekd --add gradient=0.5 --add confidence --add sky=ignore --add trim=0.1 --out runs/terms
 
     With --loss truth-si the student learns from ground truth alone, for comparison; the store gives only the bins and
     the view. A student of a relative-depth store predicts relative depth, which is evaluated after alignment; use

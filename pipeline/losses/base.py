@@ -1,9 +1,10 @@
 """Base class of all losses, and terms that several of them use.
 
 Every loss is called as `loss(logits, target_depth_m, target_dpm=None)` and returns a scalar; `terms` also returns its
-parts. Pixels whose target is NaN, infinite or not positive are ignored. Gradients are never NaN; without a valid pixel
-the loss is 0 and differentiable. In distributed training, means are over the valid pixels of all ranks: sums go
-through `all_sum` before the division.
+parts. It works in two steps: `pixels` compares student and target at each pixel, `means` averages, with weights if
+there are any. Pixels whose target is NaN, infinite or not positive are ignored. Gradients are never NaN; without a
+valid pixel the loss is 0 and differentiable. In distributed training, means are over the valid pixels of all ranks:
+sums go through `all_sum` before the division.
 
 Shape legend: B batch, K bins, M planes of a sparse map, H W pixels of the target, h w pixels of the logits.
 """
@@ -12,21 +13,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..common.distributed import all_sum
 from ..depth import readout as readouts
 from ..errors import PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SI_MEAN_WEIGHT = 0.15
-SI_EPSILON_M = 1e-3
+MIN_LOG_DEPTH_M = 1e-3
+"""Depths are clamped to it before their logarithm is taken, where a formula has ln D without an epsilon."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,14 @@ class LazyLogits:
         assert head.kernel_size == (1, 1)
         assert head.bias is not None
         return cls(features, head.weight.flatten(1), head.bias)
+
+
+class DepthPixels(Protocol):
+    """What a loss has found at each pixel of the logits; subclasses of `DepthLoss` have more fields."""
+
+    @property
+    def depth_m(self) -> Tensor:
+        """(B, 1, h, w) depth of the student."""
 
 
 Maps: TypeAlias = Tensor | StoredMaps
@@ -154,14 +162,50 @@ class DepthLoss(nn.Module):
 
         Raises PipelineError for shapes that do not match.
         """
+        return self.means(self.pixels(logits, target_depth_m, target_dpm), target_depth_m)
+
+    def pixels(self, logits: AnyLogits, target_depth_m: Tensor, target_dpm: Maps | None = None) -> DepthPixels:
+        """Compare student and target at each pixel of the logits; arguments and errors as of `terms`."""
         self._check(logits, target_depth_m, target_dpm)
         # float16 and TF32 have three digits: 5 cm at 80 m
         with torch.autocast(logits.device.type, enabled=False):
             dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-            return self._terms(logits, target_depth_m.detach().to(dtype), target_dpm)
+            return self._pixels(logits, target_depth_m.detach().to(dtype), target_dpm)
 
-    def _terms(self, logits: Any, target_depth_m: Tensor, target_dpm: Maps | None) -> dict[str, Tensor]:  # noqa: ANN401 - some take lazy logits
+    def means(self, pixels: DepthPixels, target_depth_m: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the loss and its unweighted parts, as `terms`, from what `pixels` returned.
+
+        Args:
+            pixels: of the same target. Targets that became invalid since then are left out of every part.
+            target_depth_m: as for `terms`.
+            weights: (B, 1, H, W), at least 0: every mean over valid pixels becomes a weighted mean. The weight of a
+                pixel of the logits is that of the nearest target pixel. None weighs all pixels equally.
+        """
+        with torch.autocast(target_depth_m.device.type, enabled=False):
+            dtype = pixels.depth_m.dtype
+            weights = None if weights is None else weights.detach().to(dtype)
+            return self._means(pixels, target_depth_m.detach().to(dtype), weights)
+
+    def depth_of(self, logits: AnyLogits) -> Tensor:
+        """Return the student's depth (B, 1, h, w) in metres as the depth terms read it, from logits (B, K, h, w)."""
+        no_target = torch.full((logits.shape[0], 1, *logits.shape[2:]), math.nan, device=logits.device)
+        return self.pixels(logits, no_target).depth_m
+
+    @torch.no_grad()
+    def errors(self, pixels: DepthPixels, target_depth_m: Tensor) -> Tensor:
+        """Return the error of each valid pixel (B, 1, H, W), NaN elsewhere, without gradient: |ln D - ln T|."""
+        depth_m, target_m, valid = self.depths(pixels.depth_m, target_depth_m.to(pixels.depth_m.dtype))
+        errors = self._errors(depth_m, target_m, valid).masked_fill(~valid, math.nan)
+        return F.pad(errors, (0, 0, self.skip_rows, 0), value=math.nan)
+
+    def _pixels(self, logits: Any, target_depth_m: Tensor, target_dpm: Maps | None) -> DepthPixels:  # noqa: ANN401 - some take lazy logits
         raise NotImplementedError
+
+    def _means(self, pixels: Any, target_depth_m: Tensor, weights: Tensor | None) -> dict[str, Tensor]:  # noqa: ANN401 - what its `_pixels` returns
+        raise NotImplementedError
+
+    def _errors(self, depth_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:  # noqa: ARG002 - for subclasses
+        return (log_depth(depth_m) - log_depth(target_m)).abs()
 
     def _check(self, logits: AnyLogits, target_depth_m: Tensor, target_dpm: Maps | None) -> None:
         count = self.outputs
@@ -182,7 +226,11 @@ class DepthLoss(nn.Module):
         """Return how many of `rows` rows have their center in the ignored rows of the target."""
         return max(0, math.ceil(self.skip_rows * rows / target_rows - 0.5))
 
-    def _depths(self, depth_m: Tensor, target_m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _kept_rows(self, maps: Tensor | None) -> Tensor | None:
+        """Return maps (B, 1, H, W), if there are any, without the ignored rows."""
+        return None if maps is None else maps[:, :, self.skip_rows :]
+
+    def depths(self, depth_m: Tensor, target_m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return student depth, resized from (B, 1, h, w), target depth and validity, without the ignored rows.
 
         All are (B, 1, H - skip_rows, W). Invalid targets are replaced by the student's depth, which has no gradient.
@@ -200,16 +248,6 @@ def widened(logits: Tensor) -> Tensor:
     return (logits if logits.dtype == torch.float64 else logits.float()).contiguous()
 
 
-def scale_invariant(depth_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
-    """Return sqrt(var(g) + 0.15 mean(g)^2) over valid pixels, g being the log ratio; 0, differentiable, if g is 0."""
-    log_ratio = torch.log(depth_m + SI_EPSILON_M) - torch.log(target_m + SI_EPSILON_M)
-    mean = mean_where(valid, log_ratio)
-    squares, count = all_sum(torch.where(valid, (log_ratio - mean).square(), 0.0).sum(), valid.sum())
-    inner = squares / (count - 1).clamp_min(1) + SI_MEAN_WEIGHT * mean.square()
-    # The gradient of a root is infinite at 0
-    return torch.where(inner > 0, inner, 1.0).sqrt() * (inner > 0)
-
-
 def is_valid(depth_m: Tensor) -> Tensor:
     """Return where depth is finite and positive."""
     return (depth_m > 0) & (depth_m < math.inf)
@@ -220,7 +258,6 @@ def nearest(maps: Tensor, size: torch.Size) -> Tensor:
     return maps if maps.shape[2:] == size else F.interpolate(maps, size, mode="nearest-exact")
 
 
-def mean_where(valid: Tensor, values: Tensor) -> Tensor:
-    """Return the mean over valid pixels; 0, differentiable, if there are none."""
-    total, count = all_sum(torch.where(valid, values, 0.0).sum(), valid.sum())
-    return total / count.clamp_min(1)
+def log_depth(depth_m: Tensor) -> Tensor:
+    """Return ln of depth in metres, at least ln 1 mm, where the gradient is 0."""
+    return depth_m.clamp_min(MIN_LOG_DEPTH_M).log()

@@ -22,6 +22,7 @@ from .blocks import Blocks, backward_blocks, blocks_of, forward_blocks, results_
 from .fused_head import fused_head
 
 if TYPE_CHECKING:
+    from .base import AnyLogits
     from .targets import AnyTarget
 
 KERNELS = ("blocks", "triton")
@@ -118,6 +119,11 @@ class FusedLoss(DepthLoss):
             kernel = "triton" if device.type == "cuda" and find_spec("triton") is not None else "blocks"
         check_kernel(kernel, device)
         self.kernel = kernel
+
+    def depth_of(self, logits: AnyLogits) -> Tensor:
+        """As `DepthLoss.depth_of`, without target maps."""
+        with torch.autocast(logits.device.type, enabled=False):
+            return fused(logits, self.bin_edges_m, kernel=self.kernel, readout=self.readout).depth_m
 
 
 class _Fused(torch.autograd.Function):

@@ -7,18 +7,25 @@ Shape legend: B batch, K bins, H W pixels of the target, h w of the logits, P va
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..common.distributed import all_sum
 from ..depth.bins import bin_centers
 from ..depth.readout import read_depth
-from .base import DepthLoss, LossSettings, Maps, is_valid, scale_invariant, widened
+from .base import DepthLoss, LossSettings, Maps, is_valid, widened
+from .means import mean_where, scale_invariant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+class _Pixels(NamedTuple):
+    depth_m: Tensor
+    """(B, 1, h, w)"""
+    log_maps: Tensor
+    """(B, K, h, w) ln of the student's maps"""
 
 
 class LikelihoodLoss(DepthLoss):
@@ -31,16 +38,27 @@ class LikelihoodLoss(DepthLoss):
     Terms: "loss", "nll_nats", "si".
     """
 
-    def _terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None) -> dict[str, Tensor]:
+    def _pixels(
+        self,
+        logits: Tensor,
+        target_depth_m: Tensor,  # noqa: ARG002 - common signature
+        target_dpm: Maps | None,
+    ) -> _Pixels:
         assert target_dpm is None, "ground truth is one depth, not a distribution"
         log_student = torch.log_softmax(widened(logits), dim=1)
+        return _Pixels(read_depth(log_student.exp(), self.bin_edges_m, self.readout), log_student)
+
+    def _means(self, pixels: _Pixels, target_depth_m: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+        log_student = pixels.log_maps
         target_m = target_depth_m[:, 0, self.skip_rows :]
         batch, row, column = is_valid(target_m).nonzero(as_tuple=True)
         truth_m = target_m[batch, row, column]
+        kept = self._kept_rows(weights)
+        truth_weights = None if kept is None else kept[batch, 0, row, column]
         centers_m = bin_centers(self.bin_edges_m).to(truth_m)
         upper = torch.searchsorted(centers_m, truth_m).clamp(1, len(centers_m) - 1)
         fraction = ((truth_m - centers_m[upper - 1]) / (centers_m[upper] - centers_m[upper - 1])).clamp(0, 1)
-        (height, width), (rows, columns) = logits.shape[2:], target_depth_m.shape[2:]
+        (height, width), (rows, columns) = log_student.shape[2:], target_depth_m.shape[2:]
         row = (row + self.skip_rows) * height // rows
         column = column * width // columns
         # Flat index: the gradient of gather adds up pixels that fall on one logit in a fixed order; that of indexing
@@ -48,11 +66,9 @@ class LikelihoodLoss(DepthLoss):
         index = ((batch * len(centers_m) + upper) * height + row) * width + column
         flat = log_student.reshape(-1)
         low, high = flat.gather(0, index - height * width), flat.gather(0, index)
-        total, count = all_sum((low + fraction * (high - low)).sum(), is_valid(target_m).sum())
-        nll_nats = -total / count.clamp_min(1)
-        si = scale_invariant(
-            *self._depths(read_depth(log_student.exp(), self.bin_edges_m, self.readout), target_depth_m)
-        )
+        log_p = low + fraction * (high - low)
+        nll_nats = -mean_where(torch.ones_like(log_p, dtype=torch.bool), log_p, truth_weights)
+        si = scale_invariant(*self.depths(pixels.depth_m, target_depth_m), kept)
         return {"loss": nll_nats + si, "nll_nats": nll_nats, "si": si}
 
 

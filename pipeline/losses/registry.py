@@ -1,7 +1,8 @@
-"""Registry of losses."""
+"""Registry of losses, and of terms that are added to them."""
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .base import DepthLoss
+    from .objective import Term
 
 
 class LossEntry(NamedTuple):
@@ -68,15 +70,140 @@ LOSSES = {
 }
 
 
-def list_losses() -> list[str]:
-    """Return the names of all losses. In training, `truth-NAME` applies the loss to ground truth instead of a teacher.
+class TermEntry(NamedTuple):
+    """Entry of a term in the registry."""
+
+    module: str
+    """Module in `terms/`; its `build_term(value, loss)` builds it. Imported on demand, as the losses are."""
+    description: str
+    """What it does, with its formula: D is the student's depth, T the target."""
+    meaning: str
+    """What the value is."""
+    default: float | str
+    """The value if none is given."""
+    choices: tuple[str, ...] = ()
+    """Values that are words."""
+    limits: tuple[float, float] = (0.0, 1000.0)
+    """Smallest and largest value that is a number."""
+    signals: tuple[str, ...] = ()
+    """Signals of the store that it needs."""
+    unsuitable_losses: tuple[str, ...] = ()
+    """Losses that it does not fit."""
+
+
+TERMS = {
+    "gradient": TermEntry(
+        "gradient",
+        "sum over steps of 1, 2, 4, 8 px of mean(|dx r| + |dy r|), r = ln D - ln T",
+        "weight",
+        0.5,
+        unsuitable_losses=("ssi", "ssi+grad"),
+    ),
+    "trim": TermEntry(
+        "trim",
+        "leave the valid pixels of each image with the largest |ln D - ln T| out of the base loss",
+        "fraction of the valid pixels",
+        0.1,
+        limits=(0.0, 0.9),
+    ),
+    "confidence": TermEntry(
+        "confidence",
+        "means over pixels weighted by the stored confidence c, as c^VALUE",
+        "exponent",
+        1.0,
+        limits=(0.0, 10.0),
+        signals=("confidence",),
+    ),
+    "sky": TermEntry(
+        "sky",
+        "pixels that are sky (stored probability of at least 0.5): T = far end of the bins, or no target",
+        "far or ignore",
+        "ignore",
+        choices=("far", "ignore"),
+        signals=("sky",),
+    ),
+    "texture": TermEntry(
+        "texture",
+        "mean |ln D(I) - ln D(J)|, J the image I with other texture and light: a second forward pass",
+        "weight",
+        0.1,
+    ),
+}
+
+
+class ChosenTerm(NamedTuple):
+    """A term and its value."""
+
+    name: str
+    value: float | str
+
+    def __str__(self) -> str:
+        """Return `NAME=VALUE`, the same for every spelling of the number."""
+        return f"{self.name}={self.value if isinstance(self.value, str) else format(self.value, '.12g')}"
+
+
+def list_losses(*, terms: bool = False) -> list[str]:
+    """Return the names of all losses; with `terms`, those of the terms that can be added to a loss.
+
+    In training, `truth-NAME` applies the loss to ground truth instead of a teacher.
 
     Example:
         >>> import pipeline as tiekd
         >>> "tiekd" in tiekd.list_losses()
         True
+        >>> "gradient" in tiekd.list_losses(terms=True)
+        True
     """
-    return list(LOSSES)
+    return list(TERMS if terms else LOSSES)
+
+
+def parse_terms(add: Sequence[str], loss: str) -> tuple[ChosenTerm, ...]:
+    """Return the terms that `NAME` and `NAME=VALUE` name, for a loss in LOSSES.
+
+    Raises PipelineError for an unknown term, a value out of range, a term given twice, and one that does not fit.
+    """
+    chosen = tuple(_parse_term(text) for text in add)
+    names = [term.name for term in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise PipelineError(f"`add={name}` is given {names.count(name)} times: give each term once")
+        if loss in TERMS[name].unsuitable_losses:
+            raise PipelineError(f"`add={name}` does not fit `loss={loss}`: leave it out, or use another loss")
+    return chosen
+
+
+def _parse_term(text: str) -> ChosenTerm:
+    name, separator, given = text.partition("=")
+    if name not in TERMS:
+        raise OptionError("add", text, f"one of {', '.join(TERMS)}, or NAME=VALUE")
+    entry = TERMS[name]
+    if not separator:
+        return ChosenTerm(name, entry.default)
+    if entry.choices:
+        if given not in entry.choices:
+            raise OptionError("add", text, " or ".join(f"{name}={choice}" for choice in entry.choices))
+        return ChosenTerm(name, given)
+    low, high = entry.limits
+    try:
+        value = float(given)
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        raise OptionError("add", text, f"{name}=VALUE, {entry.meaning}, from {low:g} to {high:g}")
+    return ChosenTerm(name, value)
+
+
+def signals_of(chosen: Sequence[ChosenTerm]) -> tuple[str, ...]:
+    """Return the names of the store's signals that terms need."""
+    return tuple(dict.fromkeys(signal for name, _ in chosen for signal in TERMS[name].signals))
+
+
+def build_terms(chosen: Sequence[ChosenTerm], loss: DepthLoss) -> dict[str, Term]:
+    """Build terms for a loss, by name. Initial weights, if a term has any, are drawn from torch's random numbers."""
+    return {
+        name: import_module(f".terms.{TERMS[name].module}", __package__).build_term(value, loss)
+        for name, value in chosen
+    }
 
 
 def build_loss(name: str, bin_edges_m: Tensor | Sequence[float], **settings: float | str | None) -> DepthLoss:

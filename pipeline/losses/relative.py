@@ -8,14 +8,16 @@ Shape legend: B batch, K bins, H W pixels of the target, h w pixels of the logit
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 
-from ..common.distributed import all_sum
 from ..depth import readout as readouts
 from ..depth.relative import in_own_space
-from .blockwise import FusedLoss, fused
+from .blockwise import Fused, FusedLoss, fused
+from .gradients import multiscale_gradients
+from .means import mean_where
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from .base import LossSettings, Maps
 
 GRADIENT_WEIGHT = 0.5
-SCALES = 4
 MIN_DEVIATION = 1e-6
 """Smallest deviation to divide by, so that noise of a flat image is not amplified."""
 
@@ -50,46 +51,66 @@ class ScaleShiftInvariantLoss(FusedLoss):
         super().__init__(bin_edges_m, skip_rows, readout=readout)
         self.gradients = gradients
 
-    def _terms(
+    def _pixels(
         self,
         logits: Tensor,
-        target_depth_m: Tensor,
-        target_dpm: Maps | None,  # noqa: ARG002 - common signature
-    ) -> dict[str, Tensor]:
-        student_m = fused(logits, self.bin_edges_m, kernel=self.kernel, readout=self.readout).depth_m
-        depth_m, target_m, valid = self._depths(student_m, target_depth_m)
-        student, teacher = (_normalized(in_own_space(depth, self.depth_space), valid) for depth in (depth_m, target_m))
-        difference = torch.where(valid, student - teacher, 0.0)
-        total, count = all_sum(difference.abs().sum(), valid.sum())
-        terms = {"ssi": total / count.clamp_min(1)}
+        target_depth_m: Tensor,  # noqa: ARG002 - common signature
+        target_dpm: Maps | None,  # noqa: ARG002 - as above
+    ) -> Fused:
+        return fused(logits, self.bin_edges_m, kernel=self.kernel, readout=self.readout)
+
+    def _means(self, pixels: Fused, target_depth_m: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+        depth_m, target_m, valid = self.depths(pixels.depth_m, target_depth_m)
+        weights = self._kept_rows(weights)
+        difference = self._difference(depth_m, target_m, valid, weights)
+        terms = {"ssi": mean_where(valid, difference.abs(), weights)}
         loss = terms["ssi"]
         if self.gradients:
-            terms["gradient"] = _gradients(difference, valid)
+            terms["gradient"] = multiscale_gradients(difference, valid, weights)
             loss = loss + GRADIENT_WEIGHT * terms["gradient"]
         return {"loss": loss, **terms}
 
+    def _errors(self, depth_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
+        """Return |s - t|: the logarithm of depth has no meaning if a shift is free."""
+        return self._difference(depth_m, target_m, valid, None).abs()
 
-def _normalized(values: Tensor, valid: Tensor) -> Tensor:
-    """Return (values - median) / mean absolute deviation of values (B, 1, H, W), over the valid pixels of an image."""
-    masked = values.masked_fill(~valid, torch.nan).flatten(1)
-    median = masked.nanmedian(dim=1).values.nan_to_num().view(-1, 1, 1, 1)
-    centered = torch.where(valid, values - median, 0.0)
-    counts = valid.sum(dim=(1, 2, 3), keepdim=True).clamp_min(1)
-    deviation = centered.abs().sum(dim=(1, 2, 3), keepdim=True) / counts
+    def _difference(self, depth_m: Tensor, target_m: Tensor, valid: Tensor, weights: Tensor | None) -> Tensor:
+        """Return s - t, 0 at invalid pixels."""
+        student, teacher = (
+            _normalized(in_own_space(depth, self.depth_space), valid, weights) for depth in (depth_m, target_m)
+        )
+        return torch.where(valid, student - teacher, 0.0)
+
+
+def _normalized(values: Tensor, valid: Tensor, weights: Tensor | None) -> Tensor:
+    """Return (values - median) / mean absolute deviation of values (B, 1, H, W), over the valid pixels of an image.
+
+    With weights, both are weighted.
+    """
+    if weights is None:
+        masked = values.masked_fill(~valid, torch.nan).flatten(1)
+        median = masked.nanmedian(dim=1).values.nan_to_num().view(-1, 1, 1, 1)
+        centered = torch.where(valid, values - median, 0.0)
+        counts = valid.sum(dim=(1, 2, 3), keepdim=True).clamp_min(1)
+        deviation = centered.abs().sum(dim=(1, 2, 3), keepdim=True) / counts
+    else:
+        weights = torch.where(valid, weights, 0.0)
+        centered = torch.where(valid, values - _weighted_median(values, weights), 0.0)
+        mass = weights.sum(dim=(1, 2, 3), keepdim=True)
+        deviation = (weights * centered.abs()).sum(dim=(1, 2, 3), keepdim=True) / torch.where(mass > 0, mass, 1.0)
     return centered / deviation.clamp_min(MIN_DEVIATION)
 
 
-def _gradients(difference: Tensor, valid: Tensor) -> Tensor:
-    """Return the sum over scales of the mean |d/dx| + |d/dy| over pairs of valid pixels."""
-    scales = []
-    for scale in range(SCALES):
-        step = 2**scale
-        coarse, coarse_valid = difference[..., ::step, ::step], valid[..., ::step, ::step]
-        down = (coarse[..., 1:, :] - coarse[..., :-1, :]).abs() * (coarse_valid[..., 1:, :] & coarse_valid[..., :-1, :])
-        right = (coarse[..., 1:] - coarse[..., :-1]).abs() * (coarse_valid[..., 1:] & coarse_valid[..., :-1])
-        total, count = all_sum(down.sum() + right.sum(), coarse_valid.sum())
-        scales.append(total / count.clamp_min(1))
-    return torch.stack(scales).sum()
+def _weighted_median(values: Tensor, weights: Tensor) -> Tensor:
+    """Return the smallest value (B, 1, 1, 1) of an image such that it and those below have half of the weight.
+
+    With equal weights it is the lower of two medians, as torch's. Values of weight 0 do not count.
+    """
+    flat, order = values.masked_fill(weights == 0, math.inf).flatten(1).sort(dim=1)
+    # Float32 sums of a million weights would lose pixels
+    sums = weights.flatten(1).gather(1, order).double().cumsum(dim=1)
+    below = (sums < sums[:, -1:] / 2).sum(dim=1, keepdim=True)
+    return flat.gather(1, below).nan_to_num(0.0, 0.0).view(-1, 1, 1, 1)
 
 
 def build_loss(name: str, bin_edges_m: Tensor | Sequence[float], settings: LossSettings) -> ScaleShiftInvariantLoss:

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from ..depth import readout as readouts
 from ..errors import PipelineError
-from .base import LossSettings, Maps, mean_where, scale_invariant
-from .blockwise import FusedLoss, fused
+from .blockwise import Fused, FusedLoss, fused
+from .means import mean_where, scale_invariant
 from .ssim import ssim_map
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from .base import LossSettings, Maps
 
 SSIM_WEIGHT = 1.5
 """Weight of SSIM in sums with SI or MSE."""
@@ -49,30 +51,38 @@ class ResponseLoss(FusedLoss):
             raise PipelineError(f"kind {kind!r}: expected one of {', '.join(kinds)}")
         self.kind = kind
 
-    def _terms(
+    def _pixels(
         self,
         logits: Tensor,
-        target_depth_m: Tensor,
-        target_dpm: Maps | None,  # noqa: ARG002 - common signature
-    ) -> dict[str, Tensor]:
-        student_m = fused(logits, self.bin_edges_m, kernel=self.kernel, readout=self.readout).depth_m
-        depth_m, target_m, valid = self._depths(student_m, target_depth_m)
+        target_depth_m: Tensor,  # noqa: ARG002 - common signature
+        target_dpm: Maps | None,  # noqa: ARG002 - as above
+    ) -> Fused:
+        return fused(logits, self.bin_edges_m, kernel=self.kernel, readout=self.readout)
+
+    def _means(self, pixels: Fused, target_depth_m: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+        depth_m, target_m, valid = self.depths(pixels.depth_m, target_depth_m)
+        weights = self._kept_rows(weights)
         names = self.kind.split("+")
         parts: dict[str, Tensor] = {}
         if "ssim" in names:
-            parts["ssim_loss"] = ssim_loss(depth_m, target_m, valid)
+            parts["ssim_loss"] = ssim_loss(depth_m, target_m, valid, weights)
         if "mse" in names:
-            parts["mse_m2"] = mean_where(valid, (depth_m - target_m).square())
+            parts["mse_m2"] = mean_where(valid, (depth_m - target_m).square(), weights)
         if "si" in names:
-            parts["si"] = scale_invariant(depth_m, target_m, valid)
+            parts["si"] = scale_invariant(depth_m, target_m, valid, weights)
         ssim_weight = 1.0 if self.kind == "ssim" else SSIM_WEIGHT
         weighted = [part * (ssim_weight if name == "ssim_loss" else 1) for name, part in parts.items()]
         return {"loss": torch.stack(weighted).sum(), **parts}
 
 
-def ssim_loss(depth_m: Tensor, target_m: Tensor, valid: Tensor, *, released: bool = False) -> Tensor:
-    """Return 1 - mean SSIM over valid pixels of depth (B, 1, H, W) in metres; `released` as in `ssim_map`."""
-    return mean_where(valid, 1 - ssim_map(depth_m, target_m, released=released))
+def ssim_loss(
+    depth_m: Tensor, target_m: Tensor, valid: Tensor, weights: Tensor | None = None, *, released: bool = False
+) -> Tensor:
+    """Return 1 - mean SSIM over valid pixels of depth (B, 1, H, W) in metres; `released` as in `ssim_map`.
+
+    Weights apply to the mean alone: the window of a pixel compares its neighbors whatever their weight.
+    """
+    return mean_where(valid, 1 - ssim_map(depth_m, target_m, released=released), weights)
 
 
 def build_loss(name: str, bin_edges_m: Tensor | Sequence[float], settings: LossSettings) -> ResponseLoss:

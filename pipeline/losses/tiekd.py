@@ -14,8 +14,9 @@ from torch import Tensor
 from ..depth import readout as readouts
 from ..depth.dpm import RELEASED_SIGMA_M, expected_depth, released_dpm
 from ..errors import PipelineError
-from .base import DepthLoss, LossSettings, Maps, StoredMaps, is_valid, mean_where, nearest, widened
+from .base import DepthLoss, LossSettings, Maps, StoredMaps, is_valid, nearest, widened
 from .blockwise import Fused, FusedLoss, fused
+from .means import mean_where
 from .response import ssim_loss
 from .targets import AnyTarget, GaussianTarget, GivenTarget, StoredTarget
 
@@ -93,24 +94,27 @@ class TieKdLoss(FusedLoss):
         """As `DepthLoss.use_kernel`; `released` has only `blocks`."""
         (DepthLoss if self.kind == "released" else FusedLoss).use_kernel(self, kernel, device)
 
-    def _terms(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None) -> dict[str, Tensor]:
-        released = self.kind == "released"
+    def _pixels(self, logits: Tensor, target_depth_m: Tensor, target_dpm: Maps | None) -> Fused:
         map_depth_m = nearest(target_depth_m, logits.shape[2:])
-        valid = is_valid(map_depth_m)
-        if released:
-            result = self._released_terms(widened(logits), map_depth_m, target_dpm)
-        else:
-            target = self._target(logits, map_depth_m, target_dpm)
-            result = fused(logits, self.bin_edges_m, target, self.kernel, self.readout)
-        depth_m, kl, mass = result
+        if self.kind == "released":
+            return self._released_pixels(widened(logits), map_depth_m, target_dpm)
+        target = self._target(logits, map_depth_m, target_dpm)
+        return fused(logits, self.bin_edges_m, target, self.kernel, self.readout)
+
+    def _means(self, pixels: Fused, target_depth_m: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+        depth_m, kl, mass = pixels
         assert kl is not None
         assert mass is not None
-        skipped = self._skipped_rows(logits.shape[2], target_depth_m.shape[2])
-        kl_nats = mean_where((valid & (mass > 0))[:, :, skipped:], kl[:, :, skipped:])
+        size = depth_m.shape[2:]
+        skipped = self._skipped_rows(size[0], target_depth_m.shape[2])
+        valid = is_valid(nearest(target_depth_m, size)) & (mass > 0)
+        map_weights = None if weights is None else nearest(weights, size)[:, :, skipped:]
+        kl_nats = mean_where(valid[:, :, skipped:], kl[:, :, skipped:], map_weights)
         parts = {"kl_nats": kl_nats}
         loss = self.weight * kl_nats
         if self.weight < 1:
-            parts["ssim_loss"] = ssim_loss(*self._depths(depth_m, target_depth_m), released=released)
+            depths, kept = self.depths(depth_m, target_depth_m), self._kept_rows(weights)
+            parts["ssim_loss"] = ssim_loss(*depths, kept, released=self.kind == "released")
             loss = loss + (1 - self.weight) * parts["ssim_loss"]
         return {"loss": SCALE * loss, **parts}
 
@@ -125,7 +129,7 @@ class TieKdLoss(FusedLoss):
         depth_m = depth_m.where(is_valid(depth_m), math.nan)
         return GaussianTarget(depth_m, self.bin_edges_m, sigma, in_bins=in_bins, centered=self.centered)
 
-    def _released_terms(self, logits: Tensor, depth_m: Tensor, target_dpm: Maps | None) -> Fused:
+    def _released_pixels(self, logits: Tensor, depth_m: Tensor, target_dpm: Maps | None) -> Fused:
         """Return what `fused` does, in the order of operations of the released code."""
         if target_dpm is None:
             teacher = released_dpm(depth_m.where(is_valid(depth_m), math.nan), self.bin_edges_m, self.sigma_m)

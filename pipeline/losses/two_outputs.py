@@ -5,24 +5,32 @@ Shape legend: B batch, H W pixels of the target, h w of the outputs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..depth.log_distribution import FAMILIES, OUTPUTS, LogDistribution, log_distribution
 from ..errors import OptionError, PipelineError
-from .base import DepthLoss, LossSettings, Maps, is_valid, mean_where
+from .base import DepthLoss, LossSettings, Maps, is_valid
+from .means import mean_where
 from .response import ssim_loss
 from .tiekd import SCALE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
-
 KINDS = ("nll", "nll+ssim")
 READOUT = "geometric"
+
+
+class _Pixels(NamedTuple):
+    """Depth, and location and log scale of the distribution of ln depth; all (B, 1, h, w)."""
+
+    depth_m: Tensor
+    location: Tensor
+    log_scale: Tensor
 
 
 class TwoOutputLoss(DepthLoss):
@@ -62,22 +70,26 @@ class TwoOutputLoss(DepthLoss):
         self.family, self.kind, self.weight = family, kind, weight
         self.outputs = OUTPUTS
 
-    def _terms(
+    def _pixels(
         self,
         logits: Tensor,
-        target_depth_m: Tensor,
-        target_dpm: Maps | None,  # noqa: ARG002 - common signature
-    ) -> dict[str, Tensor]:
+        target_depth_m: Tensor,  # noqa: ARG002 - common signature
+        target_dpm: Maps | None,  # noqa: ARG002 - as above
+    ) -> _Pixels:
         outputs = logits if logits.dtype == torch.float64 else logits.float()
         student = log_distribution(outputs, self.family, self.range_m[1])
-        location, log_scale = (self._upsampled(value, target_depth_m) for value in student[1:])
+        return _Pixels(student.depth_m(READOUT, self.range_m), student.location, student.log_scale)
+
+    def _means(self, pixels: _Pixels, target_depth_m: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+        location, log_scale = (self._upsampled(value, target_depth_m) for value in pixels[1:])
+        weights = self._kept_rows(weights)
         target_m = target_depth_m[:, :, self.skip_rows :]
         valid = is_valid(target_m)
         target_m = target_m.where(valid, 1.0).clamp(*self.range_m)
-        nll_nats = mean_where(valid, LogDistribution(self.family, location, log_scale).nll_nats(target_m))
+        nll_nats = mean_where(valid, LogDistribution(self.family, location, log_scale).nll_nats(target_m), weights)
         if self.kind == "nll":
             return {"loss": nll_nats, "nll_nats": nll_nats}
-        ssim = ssim_loss(*self._depths(student.depth_m(READOUT, self.range_m), target_depth_m))
+        ssim = ssim_loss(*self.depths(pixels.depth_m, target_depth_m), weights)
         loss = SCALE * (self.weight * nll_nats + (1 - self.weight) * ssim)
         return {"loss": loss, "nll_nats": nll_nats, "ssim_loss": ssim}
 

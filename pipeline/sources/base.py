@@ -174,3 +174,5 @@ class SourceKind:
     """Default options for the table in the documentation; a root may have others."""
     intrinsics: str = "none"
     """Where the camera's intrinsics come from."""
+    takes_files: bool = False
+    """Whether a root may also name files in a folder: a path or a pattern, which `open` checks."""

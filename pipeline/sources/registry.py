@@ -38,9 +38,10 @@ def open_source(spec: str, truth: str | None = None, invalid: Sequence[float] = 
     if not root:
         raise PipelineError(f"source {spec!r}: root is missing; expected {name}:ROOT, for example {name}:data/{name}")
     path = Path(root).expanduser()  # a shell expands ~ only at the start of a word
-    if not path.is_dir():
-        state = "is not a directory" if path.exists() else "does not exist"
-        raise PipelineError(f"source {spec!r}: {path} {state}; expected the directory of the data set")
+    folder = path.parent if kind.takes_files and not path.is_dir() else path
+    if not folder.is_dir():
+        state = "is not a directory" if folder.exists() else "does not exist"
+        raise PipelineError(f"source {spec!r}: {folder} {state}; expected the directory of the data set")
     source = kind.open(path, truth)
     if invalid:
         declared = getattr(source, "invalid", None)

@@ -24,6 +24,11 @@ TEXT = np.dtypes.StringDType(na_object=None)
 class SampleTable(Sequence[Sample]):
     """The rows of a split; each access builds a `Sample`. Picklable."""
 
+    @staticmethod
+    def of(samples: Sequence[Sample]) -> SampleTable:
+        """Return the rows as a table, unchanged if they are one."""
+        return samples if isinstance(samples, SampleTable) else SampleTable(samples)
+
     def __init__(self, samples: Sequence[Sample]) -> None:
         self._ids = np.array([sample.id for sample in samples], TEXT)
         self._images = _Paths(sample.image_path for sample in samples)
@@ -46,6 +51,12 @@ class SampleTable(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.row(index % len(self))
+
+    def row(self, index: int) -> Sample:
+        """Return a row by its number from 0."""
         image_path, focal_px = self._images[index], float(self._focals_px[index])
         assert image_path is not None
         return Sample(self._ids[index], image_path, self._truths[index], None if np.isnan(focal_px) else focal_px)

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from ..common import distributed as collective
 from ..errors import PipelineError
+from ..losses.objective import Objective
+from ..losses.registry import build_terms
+from ..networks.initial import load_initial_weights
 from ..networks.pretrained import load_encoder_weights
 from ..networks.reader import outputs_of
 from ..networks.registry import Student, build_student
@@ -30,9 +34,11 @@ if TYPE_CHECKING:
     from .config import Recipe
     from .options import TrainOptions
 
+TERMS_STREAM = 1
+
 
 def build_network(recipe: Recipe) -> Student:
-    """Build the student from the run's seed, and load its encoder weights if there are any."""
+    """Build the student from the run's seed, and load the weights that it starts from if there are any."""
     options = recipe.options
     torch.manual_seed(options.seed)
     student = build_student(options.student, outputs_of(options.head, len(recipe.bin_edges_m) - 1))
@@ -40,8 +46,21 @@ def build_network(recipe: Recipe) -> Student:
         sha256 = load_encoder_weights(student, options.encoder_weights)
         if sha256 != recipe.encoder_sha256:
             raise PipelineError(f"{options.encoder_weights} changed while it was read: run the same command again")
+    if options.init is not None:
+        assert recipe.init is not None
+        load_initial_weights(student, options.init, recipe.init)
     collective.share_norms(student)
     return student
+
+
+def build_objective(recipe: Recipe) -> Objective:
+    """Build the loss of the run and the terms that are added to it, their weights from the run's seed."""
+    # Not the numbers that the student's weights are drawn from
+    torch.manual_seed(int(np.random.SeedSequence([recipe.options.seed, TERMS_STREAM]).generate_state(1)[0]))
+    loss = recipe.build_loss()
+    objective = Objective(loss, build_terms(recipe.options.terms, loss))
+    collective.share_norms(objective)
+    return objective
 
 
 def build_sampler(samples: Sequence[Sample], options: TrainOptions) -> EpochBatchSampler:
@@ -79,6 +98,7 @@ def build_data(
         relative=recipe.relative,
         flips=flips,
         images=images,
+        signals=recipe.signals,
     )
     if recipe.stored_maps:
         height, width = data[0, 0].image.shape[1:]

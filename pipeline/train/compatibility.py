@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..depth.relative import METRIC, SIGMA_BINS
 from ..errors import PipelineError
-from ..losses.registry import LOSSES
+from ..losses.registry import LOSSES, TERMS
 
 if TYPE_CHECKING:
     from ..store import Store
@@ -56,6 +56,29 @@ def uses_stored_maps(options: TrainOptions, store: Store | None) -> bool:
             "depth"
         )
     return True
+
+
+def check_terms(options: TrainOptions, teacher: Store | None, flips: Store | None, *, stored_maps: bool) -> None:
+    """Raise PipelineError if the stores lack a signal that a term needs, or a term does not fit stored maps."""
+    for term in options.terms:
+        for signal in TERMS[term.name].signals:
+            if teacher is None:
+                raise PipelineError(
+                    f"`add={term}` needs the signal {signal} of a store, but `loss={options.loss}` learns from ground "
+                    "truth: leave the term out"
+                )
+            for store in [teacher] if flips is None else [teacher, flips]:
+                if signal not in store.signals:
+                    raise PipelineError(
+                        f"`add={term}` needs the signal {signal}, which {store.name} does not hold (it holds "
+                        f"{', '.join(store.signals) or 'none'}): make a store with `signals={signal}` in "
+                        "`pipeline cache-teacher`, from a teacher that predicts it"
+                    )
+        if term == ("sky", "far") and stored_maps:
+            raise PipelineError(
+                f"`add={term}` changes depth, but the maps stored in {store.name} stay as they are: use "
+                "`maps=from-depth` with it, or `add=sky=ignore`"
+            )
 
 
 def check_flips_store(flips: Store, store: Store | None, options: TrainOptions) -> None:

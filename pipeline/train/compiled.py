@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+
+from ..common.user_cache import user_cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,6 @@ def compile_network(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], T
     Compilation happens in the first step. Its result is cached in $TORCHINDUCTOR_CACHE_DIR, or else in
     `~/.cache/tiekd-pipeline/compiled`.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tiekd-pipeline" / "compiled"
-    os.environ.setdefault(CACHE_VARIABLE, str(cache))
+    os.environ.setdefault(CACHE_VARIABLE, str(user_cache_folder() / "compiled"))
     compiled: Callable[[Tensor], Tensor] = torch.compile(network, dynamic=False)
     return compiled

@@ -10,10 +10,11 @@ from ..depth.bins import bin_centers, parse_bins
 from ..depth.readout import DEFAULT
 from ..depth.relative import BINS, METRIC, SIGMA_BINS, Range
 from ..errors import PipelineError
-from ..losses.registry import build_loss
+from ..losses.registry import build_loss, signals_of
+from ..networks.initial import InitialWeights, initial_weights
 from ..networks.reader import default_readout
 from ..sources.base import truth_name
-from .compatibility import check_flips_store, check_relative, check_store, uses_stored_maps
+from .compatibility import check_flips_store, check_relative, check_store, check_terms, uses_stored_maps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +54,8 @@ class Recipe:
     stored_maps: bool
     encoder_sha256: str | None
     """Hash of the file of encoder weights; its path does not matter."""
+    init: InitialWeights | None
+    """What the network starts from; None is random weights."""
 
     @classmethod
     def make(
@@ -75,9 +78,11 @@ class Recipe:
             check_relative(options, store)
         edges_m = _bin_edges_m(options, source, store, depth_space)
         stored_maps = uses_stored_maps(options, teacher)
+        check_terms(options, teacher, flips, stored_maps=stored_maps)
         # An aligned store is metric, but its teacher's width is not
         store_sigma_m = teacher.spec.sigma_m if teacher is not None and teacher.spec.depth_space == METRIC else None
         default_skip_rows = 0 if teacher is None else defaults.skip_rows
+        bin_edges_m = regression_edges_m(edges_m[0], edges_m[-1]) if options.head == "depth" else edges_m
         return cls(
             options=options,
             source=source.name,
@@ -88,7 +93,7 @@ class Recipe:
             flips=None if flips is None else flips.spec.digest(),
             flips_manifest_sha256=None if flips is None else flips.manifest_sha256,
             view=store.spec.view if store is not None else options.view or defaults.view,
-            bin_edges_m=regression_edges_m(edges_m[0], edges_m[-1]) if options.head == "depth" else edges_m,
+            bin_edges_m=bin_edges_m,
             crop_px=options.crop_px or defaults.crop_px,
             rotate_deg=defaults.rotate_deg if options.rotate_deg is None else options.rotate_deg,
             skip_rows=default_skip_rows if options.skip_rows is None else options.skip_rows,
@@ -97,19 +102,24 @@ class Recipe:
             depth_space=depth_space,
             stored_maps=stored_maps,
             encoder_sha256=_encoder_sha256(options.encoder_weights),
+            init=_initial(options, bin_edges_m, depth_space),
         )
 
     def as_json(self) -> dict[str, Any]:
         """Return the configuration as JSON: the options, overridden by the resolved choices."""
         resolved = asdict(self)
         options = resolved.pop("options")
-        del options["encoder_weights"]  # a path of this machine
+        del options["encoder_weights"], options["init"]  # paths of this machine
         if self.readout == DEFAULT:
             del options["readout"]  # as in older configurations, so that their interrupted runs resume
         else:
             options["readout"] = self.readout
+        if not self.options.add:
+            del options["add"]  # as above
         if self.flips is None:
             del resolved["flips_manifest_sha256"]
+        if self.init is None:
+            del resolved["init"]
         return {**options, **resolved, "bin_edges_m": list(self.bin_edges_m)}
 
     def digest(self) -> str:
@@ -125,6 +135,11 @@ class Recipe:
         if self.options.head == "depth":  # a regression predicts between its bin centers
             near, far = (near + self.bin_edges_m[1]) / 2, (self.bin_edges_m[1] + far) / 2
         return Range(self.depth_space, near, far)
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Names of the store's signals that the terms of the loss need."""
+        return signals_of(self.options.terms)
 
     @property
     def readout(self) -> str:
@@ -187,6 +202,12 @@ def _bin_edges_m(options: TrainOptions, source: Source, store: Store | None, dep
 
 def _edges_m(bins: str) -> tuple[float, ...]:
     return tuple(parse_bins(bins).edges().tolist())
+
+
+def _initial(options: TrainOptions, bin_edges_m: Sequence[float], depth_space: str) -> InitialWeights | None:
+    if options.init is None:
+        return None
+    return initial_weights(options.init, options.student, options.head, bin_edges_m, depth_space)
 
 
 def _encoder_sha256(path: Path | None) -> str | None:

@@ -7,6 +7,7 @@ Shape legend: B batch, M planes of a sparse map, K bins, H W pixels of the train
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..sources.truth import read_truth_of_view_m
 from .augment import Augmentation, ColorJitter, Geometry, identity_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -48,6 +49,18 @@ class Item(NamedTuple):
     """(M, h, w), with `weight` (M, h, w) and `tail` (h, w): the teacher's sparse map, encoded as in the store."""
     weight: Tensor | None
     tail: Tensor | None
+    signals: dict[str, Tensor] | None = None
+    """(1, H, W) float32 in 0..1 each, 0 outside of the view: signals of the store that terms of the loss need."""
+
+    def to(self, device: torch.device) -> Item:
+        """Return the sample or batch on a device."""
+        return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Item:
+        """Return the sample or batch with each tensor changed."""
+        tensors = {name: change(value) for name, value in self._asdict().items() if isinstance(value, Tensor)}
+        signals = None if self.signals is None else {name: change(value) for name, value in self.signals.items()}
+        return self._replace(**tensors, signals=signals)
 
 
 class TrainingData(Dataset[Item]):
@@ -65,6 +78,7 @@ class TrainingData(Dataset[Item]):
         flips: the same teacher's store of the mirrored view. Mirrored crops take its prediction; without it, they take
             the mirrored prediction.
         images: image cache to read instead of image files; it does not change the samples.
+        signals: names of the store's signals to read.
 
     Raises PipelineError if the store lacks a sample of the split, or was made from other images.
     """
@@ -82,6 +96,7 @@ class TrainingData(Dataset[Item]):
         relative: Range | None = None,
         flips: Store | None = None,
         images: ImageCache | None = None,
+        signals: Sequence[str] = (),
     ) -> None:
         self.source = source
         self.samples = samples
@@ -92,6 +107,7 @@ class TrainingData(Dataset[Item]):
         self.seed = seed
         self.relative = relative
         self.flips = flips
+        self.signals = signals
         if store is not None:
             self.store_rows = store.indexes_of([sample.id for sample in samples])
         if flips is not None:
@@ -122,13 +138,18 @@ class TrainingData(Dataset[Item]):
             depth_m = self.relative.of(depth_m)
         jitter = ColorJitter.draw(random) if self.augmentation.color else None
         color_tables = identity_table() if jitter is None else jitter.table()
-        planes: tuple[Tensor, Tensor, Tensor] | tuple[None, None, None] = (None, None, None)
+        item = Item(geometry.warp_image(image), color_tables, torch.from_numpy(depth_m)[None], None, None, None)
         if self.maps_px is not None:
             store, row, step = self._store_row(index, geometry.mirrored)
             stored = store.sparse_dpm(row)
             gap, weight, tail = (geometry.warp_map(part[..., ::step], view_px, self.maps_px, 0) for part in stored)
-            planes = (torch.from_numpy(gap), torch.from_numpy(weight), torch.from_numpy(tail))
-        return Item(geometry.warp_image(image), color_tables, torch.from_numpy(depth_m)[None], *planes)
+            item = item._replace(
+                gap=torch.from_numpy(gap), weight=torch.from_numpy(weight), tail=torch.from_numpy(tail)
+            )
+        if self.signals:
+            signals = {name: self._signal(name, index, geometry, view_px) for name in self.signals}
+            item = item._replace(signals=signals)
+        return item
 
     def whole_target_m(self, index: int) -> NDArray[np.float32]:
         """Return the target (H, W) of the whole view without augmentation, NaN where invalid."""
@@ -182,6 +203,15 @@ class TrainingData(Dataset[Item]):
         depth_m = store.depth_m(row) if self.relative is None else store.depth(row)
         return upsampled(depth_m, view_px)[:, ::step]
 
+    def _signal(self, name: str, index: int, geometry: Geometry, view_px: tuple[int, int]) -> Tensor:
+        """A signal (1, H, W) of the crop: the nearest value, as for depth, and 0 outside of the view.
+
+        There the teacher is not confident, and sees no sky.
+        """
+        store, row, step = self._store_row(index, geometry.mirrored)
+        signal = geometry.warp_map(store.signal(name, row)[:, ::step], view_px, geometry.size_px, 0.0)
+        return torch.from_numpy(signal)[None]
+
 
 def collate(items: list[Item]) -> Item:
     """Stack samples; sparse maps are padded with empty planes to the most planes of the batch."""
@@ -203,10 +233,12 @@ def collate(items: list[Item]) -> Item:
         stack([item.gap for item in items]),
         stack([item.weight for item in items]),
         stack([item.tail for item in items]),
+        None if items[0].signals is None else default_collate([item.signals for item in items]),
     )
 
 
 def split_batch(batch: Item, parts: int) -> list[Item]:
     """Split a batch into equal parts, in order."""
-    chunks = [[None] * parts if tensor is None else tensor.chunk(parts) for tensor in batch]
-    return [Item(*part) for part in zip(*chunks, strict=True)]
+    size = len(batch.image) // parts
+    ranges = [slice(part * size, (part + 1) * size) for part in range(parts)]
+    return [batch.mapped(itemgetter(images)) for images in ranges]

@@ -7,13 +7,14 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..common.device import autocast_type
 from ..common.distributed import average_gradients
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from .options import TrainOptions
 
@@ -37,6 +38,7 @@ class Optimizer:
         options: learning rate, weight decay, clipping, precision and EMA decay.
         total_steps: length of the schedule.
         device: device of the network.
+        objective: its parameters, of terms that have any, are trained with the network. They are not averaged.
 
     Attributes:
         average: the averaged weights (`average.module`), or None without EMA.
@@ -44,13 +46,22 @@ class Optimizer:
     Raises PipelineError for an unknown precision.
     """
 
-    def __init__(self, network: nn.Module, options: TrainOptions, total_steps: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        options: TrainOptions,
+        total_steps: int,
+        device: torch.device,
+        objective: nn.Module | None = None,
+    ) -> None:
         self.network, self.device = network, device
+        self.objective = nn.Module() if objective is None else objective
+        self.parameters = [*network.parameters(), *self.objective.parameters()]
         self.clip_norm = options.clip_norm
         self.autocast_dtype = autocast_type(options.precision, device)
         # fused takes a third of foreach's time on a CPU. A checkpoint written with foreach resumes with foreach.
         self.adamw = torch.optim.AdamW(
-            network.parameters(), lr=options.learning_rate, betas=BETAS, weight_decay=options.weight_decay, fused=True
+            self.parameters, lr=options.learning_rate, betas=BETAS, weight_decay=options.weight_decay, fused=True
         )
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
             self.adamw,
@@ -94,9 +105,9 @@ class Optimizer:
 
     def clip_gradients(self) -> Tensor:
         """Average the gradients over ranks and clip their norm; returns the norm before clipping."""
-        average_gradients(self.network.parameters())
+        average_gradients(self.parameters)
         self.scaler.unscale_(self.adamw)
-        return torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
+        return torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
 
     def can_step(self, norm: float) -> bool:
         """Whether `step` may follow gradients of this norm: if it is finite, or a float16 overflow.
@@ -118,22 +129,25 @@ class Optimizer:
 
     def nonfinite_weight(self) -> str | None:
         """Name of a weight or running statistic that is not finite, or None."""
-        state = self.network.state_dict().items()
-        return next((name for name, value in state if not bool(value.isfinite().all())), None)
+        state = {**self.network.state_dict(), **self.objective.state_dict()}
+        return next((name for name, value in state.items() if not bool(value.isfinite().all())), None)
 
     def state_dict(self) -> dict[str, Any]:
         """State that the next step depends on. The keys are those of checkpoints on disk."""
-        return {
+        state = {
             "network": self.network.state_dict(),
             "optimizer": self.adamw.state_dict(),
             "schedule": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
         }
+        of_terms = self.objective.state_dict()
+        return {**state, "objective": of_terms} if of_terms else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
         self.network.load_state_dict(state["network"])
+        self.objective.load_state_dict(state.get("objective", {}))
         self.adamw.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])

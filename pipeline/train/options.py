@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from ..depth.log_distribution import FAMILIES
 from ..depth.readout import TRAINABLE
 from ..errors import OptionError, PipelineError
-from ..losses.registry import ALIASES, LOSSES
+from ..losses.registry import ALIASES, LOSSES, parse_terms
 from ..networks.reader import check_head_readout, default_readout
 from ..networks.registry import check_student
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ..losses.registry import ChosenTerm
 
 MAPS = ("auto", "stored", "from-depth")
 ON_TRUTH = "truth-"
@@ -27,6 +29,8 @@ class TrainOptions:
     student: str = "mobilenetv2"
     loss: str = "tiekd"
     """A name in LOSSES; the prefix `truth-` applies it to ground truth instead of a store."""
+    add: tuple[str, ...] = ()
+    """Terms added to the loss, `NAME` or `NAME=VALUE` with a name in TERMS, such as `gradient=0.5`."""
     head: str = "dpm"
     """One of `reader.HEADS`. `depth` regresses depth directly (`regression_edges_m`); `gaussian` and `laplace` are
     distributions of ln depth with two outputs."""
@@ -35,6 +39,8 @@ class TrainOptions:
     None is `mean`, and `geometric` for `gaussian` and `laplace`."""
     encoder_weights: Path | None = None
     """File of ImageNet weights to initialize the encoder with."""
+    init: Path | None = None
+    """Finished run of the same student to start from. Its last layer is used if the outputs mean the same."""
     epochs: int = 24
     batch_size: int = 16
     """Samples in one optimizer step, over all accumulated parts and all ranks."""
@@ -85,8 +91,18 @@ class TrainOptions:
             raise OptionError("sigma_bins", self.sigma_bins, "a finite number above 0")
         if self.maps not in MAPS:
             raise OptionError("maps", self.maps, f"one of {', '.join(MAPS)}")
-        check_student(self.student)
+        self._check_student()
         self._check_loss()
+        if isinstance(self.add, str):
+            raise OptionError("add", self.add, f"a list, such as [{self.add!r}]")
+        object.__setattr__(self, "add", tuple(str(term) for term in self.terms))  # of a frozen class
+
+    def _check_student(self) -> None:
+        check_student(self.student)
+        if self.init is not None and self.encoder_weights is not None:
+            raise PipelineError(
+                "`init` and `encoder_weights` are mutually exclusive: the run given to `init` has an encoder"
+            )
 
     def _check_loss(self) -> None:
         if self.loss_name not in LOSSES:
@@ -112,6 +128,11 @@ class TrainOptions:
                 f"`loss={self.loss}` compares maps, and `head=depth` predicts none: use `head=dpm`, or a loss on depth "
                 "such as `loss=ssim+si`"
             )
+
+    @property
+    def terms(self) -> tuple[ChosenTerm, ...]:
+        """The terms that are added to the loss."""
+        return parse_terms(self.add, self.loss_name)
 
     @property
     def on_truth(self) -> bool:

@@ -25,6 +25,7 @@ from ..depth.relative import METRIC
 from ..errors import PipelineError
 from ..networks.saved_run import CONFIG, TRAINED_FOCAL
 from ..sources.sample_table import SampleTable
+from .build import build_objective
 from .checkpoint import CHECKPOINT
 from .config import Recipe
 from .focal import summarize_focal_px
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..common.progress import Progress
+    from ..networks.initial import InitialWeights
     from ..sources.base import Source
     from ..store import Store
     from ..store.images.reader import ImageCache
@@ -101,13 +103,13 @@ def train_network(
     progress = progress or Silent()
     refuse_existing_target(out)
     run_device = choose_device(device, collective.local_rank() if collective.world_size() > 1 else None)
-    samples = SampleTable(source.samples(split))
+    samples = SampleTable.of(source.samples(split))
     teacher = None if options.on_truth else store
     if teacher is not None:
         samples = _accepted(samples, [teacher] if flips is None else [teacher, flips], progress)
     recipe = Recipe.make(options, source, samples, store, truth, flips)
-    loss = recipe.build_loss()
-    loss.use_kernel(loss_kernel, run_device)
+    objective = build_objective(recipe)
+    objective.loss.use_kernel(loss_kernel, run_device)
     partial = partial_folder(out, recipe.as_json())
     # Inside, Ctrl-C sets `stopped`: the step ends and a checkpoint is written
     lock = locked_target(out, progress) if collective.rank() == 0 else nullcontext()
@@ -121,7 +123,7 @@ def train_network(
             source,
             samples,
             recipe,
-            loss,
+            objective,
             teacher,
             flips,
             images,
@@ -134,6 +136,8 @@ def train_network(
         collective.check_agreement("the checkpoint to resume from", trainer.step)
         if trainer.step == 0:
             check_targets_vary(trainer.data, progress)
+            if recipe.init is not None:
+                progress.note(_init_text(options, recipe.init))
         else:
             progress.note(f"resuming from step {trainer.step} of {trainer.total_steps} in {partial}")
         _fit(trainer, workers, checkpoint_every_s, stopped, progress)
@@ -142,6 +146,15 @@ def train_network(
         metrics = trainer.finish()
         publish(partial, out)
     return metrics
+
+
+def _init_text(options: TrainOptions, init: InitialWeights) -> str:
+    if init.head == "loaded":
+        return f"starting from the weights of {options.init}"
+    return (
+        f"starting from the weights of {options.init}, except for its last layer: that predicts another head, depth "
+        "space or other bins, so this run begins with a random one"
+    )
 
 
 def _prepare_folder(partial: Path, out: Path, recipe: Recipe, config: dict[str, Any], progress: Progress) -> None:

@@ -18,30 +18,26 @@ from ..common.fileio import pretty_json, printable, write_durably
 from ..common.progress import Waits
 from ..depth.relative import ALIGN
 from ..errors import PipelineError
-from ..losses.base import LazyLogits, StoredMaps
 from ..networks.predict import validate
 from ..networks.reader import Reader
-from ..networks.saved_run import METRICS, WEIGHTS, normalize, save_weights
+from ..networks.saved_run import METRICS, WEIGHTS, save_weights
 from ..sources.view import View
 from ..store.format.sparse import weight_table
-from .augment import apply_tables
 from .build import build_data, build_network, build_sampler
 from .checkpoint import Checkpoint
-from .compiled import compile_network
 from .dataset import split_batch
+from .forward import Forward
 from .loader import MEASURED_STEPS, Batches, workers_for
 from .optimizer import Optimizer
 from .step_values import StepValues
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from torch import Tensor
-
     from ..common.progress import Progress, Task
-    from ..losses.base import DepthLoss
+    from ..losses.objective import Objective
     from ..networks.registry import Student
     from ..sources.base import Sample, Source
     from ..store import Store
@@ -76,7 +72,7 @@ class Trainer:
         source: Source,
         samples: Sequence[Sample],
         recipe: Recipe,
-        loss: DepthLoss,
+        objective: Objective,
         store: Store | None,
         flips: Store | None,
         images: ImageCache | None,
@@ -91,27 +87,34 @@ class Trainer:
         self.recipe, self.options, self.device, self.folder = recipe, options, device, folder
         self.validation = validation
         self.view = View.parse(recipe.view)
-        self.loss = loss
+        self.objective = objective.to(device)
         self.network: Student = build_network(recipe).to(device)
         self.defers = device.type in DEFERS
         if device.type == "cuda":  # its convolutions are faster in this layout
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if fuse_head and not loss.takes_lazy_logits:
-            raise PipelineError(f"`fuse_head`: loss {options.loss!r} needs whole logits; omit it")
-        # On a CPU it is faster; on a GPU it was not compared with the Triton kernel, which needs whole logits.
-        self.fuse_head = loss.takes_lazy_logits and device.type == "cpu" if fuse_head is None else fuse_head
-        self.forward: Callable[[Tensor], Tensor] = self.network.features if self.fuse_head else self.network
-        if compiled:
-            self.forward = compile_network(self.forward)
         self.edges_m = torch.tensor(recipe.bin_edges_m, dtype=torch.float64)
         self.sampler = build_sampler(samples, options)
         self.data = build_data(recipe, source, samples, store, flips, images, self.network, device)
-        if recipe.stored_maps:
-            assert store is not None
-            self.weight_table = torch.from_numpy(weight_table(store.spec.weight_bits)).to(device)
         self.total_steps = options.epochs * len(self.sampler)
         self.images_per_step = min(options.batch_size, len(samples))  # a smaller split is one smaller batch
-        self.optimizer = Optimizer(self.network, options, self.total_steps, device)
+        self.optimizer = Optimizer(self.network, options, self.total_steps, device, self.objective)
+        takes_lazy_logits = objective.loss.takes_lazy_logits
+        if fuse_head and not takes_lazy_logits:
+            raise PipelineError(f"`fuse_head`: loss {options.loss!r} needs whole logits; omit it")
+        table = None
+        if recipe.stored_maps:
+            assert store is not None
+            table = torch.from_numpy(weight_table(store.spec.weight_bits)).to(device)
+        self.forward = Forward(
+            self.network,
+            self.objective,
+            self.optimizer.autocast,
+            table,
+            device,
+            # On a CPU it is faster; on a GPU it was not compared with the Triton kernel, which needs whole logits.
+            fuse_head=takes_lazy_logits and device.type == "cpu" if fuse_head is None else fuse_head,
+            compiled=compiled,
+        )
         self.log_every = -(-self.total_steps // MAX_LOGGED_STEPS)
         self.step = 0
         self.epoch_loss = 0.0
@@ -237,7 +240,7 @@ class Trainer:
         parts = self.options.accumulate
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for part in split_batch(batch, parts):
-            terms = self._loss_terms(part)
+            terms = self.forward.terms(part)
             self.optimizer.backward(terms["loss"] / parts)
             total = total + torch.stack([value.detach().double() for value in terms.values()])
         values = torch.cat([total / parts, self.optimizer.clip_gradients().double()[None]])
@@ -265,21 +268,6 @@ class Trainer:
         self.epoch_loss += row["loss"]
         if values.step % self.log_every == 0:
             self.checkpoint.steps.rows.append({"step": values.step, "epoch": values.epoch, **row})
-
-    def _loss_terms(self, part: Item) -> dict[str, Tensor]:
-        """Loss of a part of a batch, and its terms."""
-        on_device = [None if tensor is None else tensor.to(self.device, non_blocking=True) for tensor in part]
-        part = type(part)(*on_device)  # type: ignore[arg-type]  # image and depth are never None
-        maps = None
-        if self.recipe.stored_maps:
-            assert part.gap is not None
-            assert part.weight is not None
-            assert part.tail is not None
-            maps = StoredMaps(part.gap, part.weight, part.tail, len(self.edges_m) - 1, self.weight_table)
-        with self.optimizer.autocast():
-            output = self.forward(apply_tables(part.image, normalize(part.color_tables)))
-        logits = LazyLogits.of(self.network.head, output) if self.fuse_head else output
-        return self.loss.terms(logits, part.target_depth_m, maps)
 
     def _check_weights(self) -> None:
         name = self.optimizer.nonfinite_weight()

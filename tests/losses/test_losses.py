@@ -77,7 +77,7 @@ def test_invalid_pixels_count_nowhere(name):
 
 def test_ssim_sees_no_error_where_the_target_is_invalid_and_counts_valid_pixels_only():
     logits, target = made()
-    depth = ResponseLoss(EDGES)._depths(expected_depth_of_logits(logits, EDGES), target)[0]
+    depth = ResponseLoss(EDGES).depths(expected_depth_of_logits(logits, EDGES), target)[0]
     target = depth.clone()
     target[:, :, 4:6] = math.nan
     assert float(ResponseLoss(EDGES, "ssim")(logits, target)) == pytest.approx(0, abs=1e-9)
@@ -103,7 +103,7 @@ def test_extreme_float32_logits_and_depths_give_finite_gradients(name):
 @pytest.mark.parametrize("name", ["si", "mse", "ssim+si"])
 def test_a_perfect_student_has_a_loss_of_zero_and_a_finite_gradient(name):
     logits, target = made()
-    target = ResponseLoss(EDGES)._depths(expected_depth_of_logits(logits, EDGES), target)[0]
+    target = ResponseLoss(EDGES).depths(expected_depth_of_logits(logits, EDGES), target)[0]
     value, grad = backward(build_loss(name, EDGES), logits, target)
     assert value == pytest.approx(0, abs=1e-7)
     assert bool(grad.isfinite().all())

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import fakes
 import numpy as np
@@ -16,7 +17,9 @@ from paths import REAL
 from stores_v3 import make_store_v3
 from tiny_stores import make_store
 
+import pipeline as tiekd
 from pipeline.cli.main import main
+from pipeline.losses import registry
 from pipeline.store import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -218,6 +221,23 @@ def test_tables_of_a_page_match_results_and_code(monkeypatch, page, least):
 
 @pytest.mark.realdata
 @pytest.mark.slow
+def test_the_term_of_the_extending_page_trains(tmp_path, scenes, teacher_store, monkeypatch):
+    page = (ROOT / "docs" / "extending.md").read_text()
+    (code,) = [block for block in blocks(page, "python") if "build_term" in block]
+    (entry,) = [block for block in blocks(page, "text") if "TermEntry" in block]
+    module = ModuleType("pipeline.losses.terms.smoothness")
+    module.__package__ = "pipeline.losses.terms"
+    exec(code, module.__dict__)  # noqa: S102 - from our own page
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for name, value in eval(f"{{{entry}}}", {"TermEntry": registry.TermEntry}).items():  # noqa: S307 - as above
+        monkeypatch.setitem(registry.TERMS, name, value)
+    student = tiekd.train_student(
+        scenes, "train", open_store(teacher_store), tmp_path / "run", student="lean-small", epochs=1, add=["smoothness"]
+    )
+    assert student.config["add"] == ["smoothness=0.001"]
+    assert "smoothness" in (tmp_path / "run" / "steps.csv").read_text().splitlines()[0]
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
 def test_the_python_snippets_of_readme_and_the_python_page_run(tmp_path, monkeypatch, capsys, page):
     import torch

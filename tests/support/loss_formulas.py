@@ -100,7 +100,7 @@ def is_valid(target_m):
     return np.isfinite(target_m) & (target_m > 0)
 
 
-def loss_terms(name, logits, target_m, edges_m, *, sigma_m, weight, skip_rows=0, filler_m=None):
+def loss_terms(name, logits, target_m, edges_m, *, sigma_m, weight, skip_rows=0, filler_m=None, weights=None):
     """Return a loss and its parts, as `DepthLoss.terms` does.
 
     Args:
@@ -112,56 +112,70 @@ def loss_terms(name, logits, target_m, edges_m, *, sigma_m, weight, skip_rows=0,
         weight: weight of the KL.
         skip_rows: number of top rows of the target to ignore.
         filler_m: (B, H, W) replaces invalid targets in SSIM. Default: the student's depth.
+        weights: (B, 1, H, W) of the target's pixels. Default: ones.
     """
+    weights = np.ones_like(target_m)[:, 0] if weights is None else weights[:, 0]
     depth_m = student_depth_m(logits, edges_m, target_m.shape[2:])
     filler_m = depth_m if filler_m is None else filler_m
     parts = {}
     if name in {"tiekd", "tiekd-released", "dpm"}:
-        parts["kl_nats"] = _map_term(name, softmax(logits), target_m[:, 0], edges_m, sigma_m, skip_rows)
+        parts["kl_nats"] = _map_term(name, softmax(logits), target_m[:, 0], weights, edges_m, sigma_m, skip_rows)
     if name == "nll":
-        parts["nll_nats"] = _nll(softmax(logits), target_m[:, 0], edges_m, skip_rows)
+        parts["nll_nats"] = _nll(softmax(logits), target_m[:, 0], weights, edges_m, skip_rows)
     names = {"tiekd": "ssim", "tiekd-released": "ssim", "dpm": "", "nll": "si"}.get(name, name).split("+")
     depth_m, filler_m, target_m = depth_m[:, skip_rows:], filler_m[:, skip_rows:], target_m[:, 0, skip_rows:]
-    valid = is_valid(target_m)
+    weights, valid = weights[:, skip_rows:], is_valid(target_m)
+    of_valid = weights[valid]
     clamped_m = np.clip(np.where(valid, target_m, 1.0), edges_m[0], edges_m[-1])
     if "ssim" in names:
         filled_m = np.where(valid, clamped_m, filler_m)
         pairs = zip(depth_m, filled_m, strict=True)
         similar = np.stack([ssim(x, y, absolute=name == "tiekd-released") for x, y in pairs])
-        parts["ssim_loss"] = float((1 - similar[valid]).mean())
+        parts["ssim_loss"] = float(np.average(1 - similar[valid], weights=of_valid))
     if "mse" in names:
-        parts["mse_m2"] = float(((depth_m - clamped_m)[valid] ** 2).mean())
+        parts["mse_m2"] = float(np.average((depth_m - clamped_m)[valid] ** 2, weights=of_valid))
     if "si" in names:
         g = np.log(depth_m[valid] + 1e-3) - np.log(clamped_m[valid] + 1e-3)
-        parts["si"] = math.sqrt(((g - g.mean()) ** 2).sum() / (len(g) - 1) + 0.15 * g.mean() ** 2)
+        mean = np.average(g, weights=of_valid)
+        freedom = of_valid.sum() - (of_valid**2).sum() / of_valid.sum()  # n - 1 for n weights of 1
+        parts["si"] = math.sqrt((of_valid * (g - mean) ** 2).sum() / freedom + 0.15 * mean**2)
     if "ssi" in names:
         off = np.zeros_like(depth_m)
         for number, mask in enumerate(valid):
-            shapes = [_shape(1 / metres[number], mask) for metres in (depth_m, clamped_m)]
+            shapes = [_shape(1 / metres[number], mask, weights[number]) for metres in (depth_m, clamped_m)]
             off[number][mask] = (shapes[0] - shapes[1])[mask]
-        parts["ssi"] = math.fsum(np.abs(off[valid])) / valid.sum()
+        parts["ssi"] = float(np.average(np.abs(off[valid]), weights=of_valid))
     if "grad" in names:
-        scales = ((off[:, ::step, ::step], valid[:, ::step, ::step]) for step in (1, 2, 4, 8))
-        parts["gradient"] = math.fsum(_slopes(*scale) for scale in scales)
+        parts["gradient"] = multiscale_slopes(off, valid, weights)
     return {"loss": _total(name, parts, weight), **parts}
 
 
-def _shape(disparity, mask):
-    """Subtract the median (the lower of two) of a disparity (H, W) and divide by the mean deviation from it."""
-    values = np.sort(disparity[mask])
-    middle = values[(len(values) - 1) // 2]
-    return (disparity - middle) / np.abs(values - middle).mean()
+def _shape(disparity, mask, weights):
+    """Subtract the median (the lower of two) of a disparity (H, W) and divide by the mean deviation, both weighted."""
+    values = disparity[mask]
+    order = np.argsort(values)
+    reached = np.cumsum(weights[mask][order])
+    middle = values[order][np.argmax(reached >= reached[-1] / 2)]
+    return (disparity - middle) / np.average(np.abs(values - middle), weights=weights[mask])
 
 
-def _slopes(off, valid):
-    """Return the sum of differences of valid neighbours, down and right, per valid pixel."""
+def multiscale_slopes(off, valid, weights=None):
+    """Return the sum of `_slopes` of every 1st, 2nd, 4th and 8th row and column of maps (B, H, W)."""
+    weights = np.ones_like(off) if weights is None else weights
+    scales = ((maps[:, ::step, ::step] for maps in (off, valid, weights)) for step in (1, 2, 4, 8))
+    return math.fsum(_slopes(*scale) for scale in scales)
+
+
+def _slopes(off, valid, weights):
+    """Return the sum of differences of valid neighbours, down and right, per weight of the valid pixels."""
     total = 0.0
     for batch, row, column in np.argwhere(valid):
         for down, right in ((1, 0), (0, 1)):
             other = (batch, row + down, column + right)
             if other[1] < valid.shape[1] and other[2] < valid.shape[2] and valid[other]:
-                total += abs(off[other] - off[batch, row, column])
-    return total / valid.sum()
+                pair = min(weights[other], weights[batch, row, column])
+                total += pair * abs(off[other] - off[batch, row, column])
+    return total / weights[valid].sum()
 
 
 def _total(name, parts, weight):
@@ -176,30 +190,33 @@ def _total(name, parts, weight):
     return sum(parts.values())
 
 
-def _map_term(name, student, target_m, edges_m, sigma_m, skip_rows):
+def _map_term(name, student, target_m, weights, edges_m, sigma_m, skip_rows):
     """Return the mean KL over pixels of the logits below the skipped rows, each with the target pixel there."""
     (height, width), (rows, columns) = student.shape[2:], target_m.shape[1:]
-    values = []
+    values, of_values = [], []
     for batch, row, column in np.ndindex(len(student), height, width):
-        depth_m = target_m[batch, int((row + 0.5) * rows / height), int((column + 0.5) * columns / width)]
+        nearest = batch, int((row + 0.5) * rows / height), int((column + 0.5) * columns / width)
+        depth_m = target_m[nearest]
         if is_valid(depth_m) and (row + 0.5) * rows / height >= skip_rows:
             pixel = student[batch, :, row, column]
+            of_values.append(weights[nearest])
             if name == "tiekd-released":
                 values.append(released_kl(released_map(depth_m, edges_m), pixel))
             else:
                 values.append(kl(gaussian_map(depth_m, edges_m, sigma_m), pixel))
-    return math.fsum(values) / len(values)
+    return float(np.average(values, weights=of_values))
 
 
-def _nll(student, target_m, edges_m, skip_rows):
+def _nll(student, target_m, weights, edges_m, skip_rows):
     """Return the mean -ln p of target pixels, interpolated between the two nearest centres."""
     centers = centers_of(edges_m)
     (height, width), (rows, columns) = student.shape[2:], target_m.shape[1:]
-    values = []
+    values, of_values = [], []
     for batch, row, column in np.argwhere(is_valid(target_m)):
         if row < skip_rows:
             continue
         logs = np.log(student[batch, :, row * height // rows, column * width // columns])
         depth_m = min(max(target_m[batch, row, column], centers[0]), centers[-1])
         values.append(-np.interp(depth_m, centers, logs))
-    return math.fsum(values) / len(values)
+        of_values.append(weights[batch, row, column])
+    return float(np.average(values, weights=of_values))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import fakes
+import probe_term
 import pytest
 import torch
 import torch.distributed as dist
@@ -29,7 +30,7 @@ from pipeline.train.options import TrainOptions
 from pipeline.train.run import train_network
 from pipeline.train.sampler import EpochBatchSampler
 
-WITH_SUPPORT = os.environ | {"PYTHONPATH": str(SUPPORT)}
+WITH_SUPPORT = os.environ | {"PYTHONPATH": os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])}
 TORCHRUN = [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", "2"]
 # Slow steps: AdamW turns the rounding of a gradient that is 0 into a step as long as any other.
 OPTIONS = TrainOptions(student="lean", epochs=2, batch_size=4, learning_rate=2e-5, seed=1)
@@ -37,8 +38,13 @@ RUNS = {
     "tiekd": OPTIONS,
     "ssim+si": replace(OPTIONS, loss="ssim+si", accumulate=2, ema=0.9),
     "truth-si": replace(OPTIONS, loss="truth-si"),
+    "terms": OPTIONS,
 }
+TERMS = ("gradient", "trim=0.2", "probe")
+"""Added to the run `terms`."""
 NUMERIC = ("tiekd", "tiekd-released", "ssim+mse", "si", "nll")
+WEIGHTED = ("weighted tiekd", "weighted si", "weighted nll", "weighted ssi+grad")
+"""Problems; with `weighted`, each pixel has a weight."""
 
 
 def make_problem(loss_name):
@@ -46,7 +52,9 @@ def make_problem(loss_name):
     torch.manual_seed(0)
     network = build_student("lean", 8)
     edges_m = torch.linspace(0.5, 10, 9, dtype=torch.float64)
-    loss = build_loss(loss_name, edges_m, sigma_m=1.0, weight=0.3, skip_rows=2, centered=False)
+    loss = build_loss(
+        loss_name.removeprefix("weighted "), edges_m, sigma_m=1.0, weight=0.3, skip_rows=2, centered=False
+    )
     images = torch.rand(4, 3, 32, 64, dtype=torch.float64)
     target_m = 1 + 8 * torch.rand(4, 1, 32, 64, dtype=torch.float64)
     target_m[2:] = torch.nan
@@ -60,7 +68,8 @@ def gradients(loss_name, rank, world_size):
     collective.share_norms(network)
     network.double().train()
     part = slice(rank * 4 // world_size, (rank + 1) * 4 // world_size)
-    value = loss(network(images[part]), target_m[part])
+    weights = target_m[part].square() if loss_name in WEIGHTED else None
+    value = loss.means(loss.pixels(network(images[part]), target_m[part]), target_m[part], weights)["loss"]
     value.backward()
     collective.average_gradients(network.parameters())
     grads = {name: parameter.grad for name, parameter in network.named_parameters()}
@@ -70,6 +79,9 @@ def gradients(loss_name, rank, world_size):
 
 def train(root, out, name, options, progress=None, **more):
     source = open_source(f"scenes:{root / 'scenes'}")
+    if name == "terms":
+        probe_term.register()
+        options = replace(options, add=TERMS)
     return train_network(
         source, "all", out / name, options, store=open_store(root / "t.zarr"), progress=progress, **more
     )
@@ -79,7 +91,7 @@ def main(root):
     """Run one of the two processes."""
     dist.init_process_group("gloo")
     rank = dist.get_rank()
-    for name in NUMERIC:
+    for name in (*NUMERIC, *WEIGHTED):
         found = gradients(name, rank, 2)
         if rank == 0:
             save_file({key: value.contiguous() for key, value in found.items()}, root / "two" / f"{name}.safetensors")
@@ -143,6 +155,11 @@ def losses(run):
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
+def probes(run):
+    with (run / "steps.csv").open(newline="") as file:
+        return [float(row["probe"]) for row in csv.DictReader(file)]
+
+
 def assert_same_run(one, two):
     """Check that losses are equal, and that weights moved the same way."""
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
@@ -162,7 +179,7 @@ def assert_same_run(one, two):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NUMERIC)
+@pytest.mark.parametrize("name", [*NUMERIC, *WEIGHTED])
 def test_two_processes_have_the_gradient_of_one_though_one_has_no_valid_pixel(root, name):
     one, two = gradients(name, 0, 1), load_file(root / "two" / f"{name}.safetensors")
     assert two.keys() == one.keys()
@@ -176,6 +193,13 @@ def test_two_processes_have_the_gradient_of_one_though_one_has_no_valid_pixel(ro
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_train_as_one(root, name):
     assert_same_run(root / "one" / name, root / "two" / name)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_weights_of_a_term(root):
+    one, two = (probes(root / name / "terms") for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-6)
+    assert len(set(one)) == 4
 
 
 @pytest.mark.slow

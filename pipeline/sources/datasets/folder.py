@@ -15,19 +15,18 @@ ROOT/intrinsics.csv those of each image: rows id,fx_px,fy_px,cx_px,cy_px.
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...common.fileio import printable, read_json
 from ...errors import PipelineError
 from ..base import Defaults, ImageFiles, Sample, SourceKind
 from ..readers.arrays import invalid_numbers, metres, read_array
 from ..readers.images import IMAGE_SUFFIXES
 from ..splits import Ids, checked_path, find_list, rows, without_suffix
+from .description import FACTS, metres_per_unit, read_facts
 from .folder_cameras import read_camera, read_cameras
 from .folder_files import Pattern, check_usable, find_files, warn_of_unread_images
 
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from .folder_cameras import CameraTable
 
 MILLIMETRE = 0.001
-FACTS = "dataset.json"
 KEYS = ("depth", "intrinsics", "invalid", "metres_per_unit", "rgb")
 """Keys that users may set."""
 RENDERER_KEYS = ("count", "generator_version", "seed", "size_px", "truths", "world")
@@ -64,7 +62,7 @@ class FolderSource(ImageFiles):
         self.name = name
         self.root = root
         self.defaults = defaults or Defaults()
-        facts = _facts(root)
+        facts = read_facts(root, KEYS, RENDERER_KEYS)
         self.rgb = _pattern(root, facts, "rgb") or Pattern("rgb/", "")
         if not (root / self.rgb.folder).is_dir():
             raise PipelineError(
@@ -75,7 +73,7 @@ class FolderSource(ImageFiles):
         self.truth = truth or (str(self.depth) if "depth" in facts else "depth")
         self._warned_of_unread_images = False
         self.invalid = invalid_numbers(facts.get("invalid"), f"data set description {root / FACTS}")
-        self.metres_per_unit = _metres_per_unit(root, facts)
+        self.metres_per_unit = metres_per_unit(root, facts)
         self.one_camera = read_camera(root, facts)
 
     def samples(self, split: str) -> list[Sample]:
@@ -174,24 +172,6 @@ class FolderSource(ImageFiles):
         return listed
 
 
-def _facts(root: Path) -> dict[str, Any]:
-    path = root / FACTS
-    if not os.path.lexists(path):
-        return {}
-    facts = read_json(path, "data set description")
-    if not isinstance(facts, dict):
-        raise PipelineError(
-            f'data set description {path}: {type(facts).__name__}, expected an object like {{"metres_per_unit": 0.001}}'
-        )
-    unknown = sorted(set(facts) - {*KEYS, *RENDERER_KEYS})
-    if unknown:
-        raise PipelineError(
-            f"data set description {path}: unknown key {printable(unknown[0])[:80]!r}, expected {', '.join(KEYS)}; "
-            "remove it"
-        )
-    return facts
-
-
 def _pattern(root: Path, facts: dict[str, Any], key: str) -> Pattern | None:
     """Return a pattern of dataset.json, None if it has none. Raises PipelineError if it is invalid."""
     if key not in facts:
@@ -200,18 +180,6 @@ def _pattern(root: Path, facts: dict[str, Any], key: str) -> Pattern | None:
     if not isinstance(facts[key], str):
         raise PipelineError(f"{where}: {facts[key]!r}, expected a pattern such as *.color.png")
     return Pattern.parse(facts[key], where)
-
-
-def _metres_per_unit(root: Path, facts: dict[str, Any]) -> float | None:
-    if "metres_per_unit" not in facts:
-        return None
-    value = facts["metres_per_unit"]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-9 <= value <= 1e9:
-        raise PipelineError(
-            f"data set description {root / 'dataset.json'}: metres_per_unit {value!r}, expected a number above 0 (1e-9 "
-            'to 1e9) in a JSON object, for example {"metres_per_unit": 0.001} for millimetres'
-        )
-    return float(value)
 
 
 SOURCE = SourceKind(

@@ -17,7 +17,7 @@ import numpy as np
 from ...common.fileio import printable
 from ...errors import PipelineError
 from .exr import read_exr
-from .images import LIMIT_PIXELS, check_pixels, read_bytes, read_png16
+from .images import LIMIT_PIXELS, check_pixels, decode_png16, read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,11 +49,17 @@ def read_array(path: Path, what: str, dtypes: tuple[str, ...] = DTYPES) -> NDArr
     type or number of dimensions, or larger than a frame of 8K.
     """
     suffix = path.suffix.lower()
-    if suffix == ".png":
-        return read_png16(str(path), what)
     if suffix not in ARRAY_SUFFIXES:
         raise PipelineError(f"{what} {path}: expected a file that ends in {', '.join(ARRAY_SUFFIXES)}")
-    data, where = read_bytes(str(path), what, LIMIT_BYTES), f"{what} {path}"
+    limit_bytes = None if suffix == ".png" else LIMIT_BYTES
+    return decode_array(str(path), suffix, read_bytes(str(path), what, limit_bytes), what, dtypes)
+
+
+def decode_array(path: str, suffix: str, data: bytes, what: str, dtypes: tuple[str, ...] = DTYPES) -> NDArray[Any]:
+    """As `read_array`, of the bytes of a file whose suffix is one of ARRAY_SUFFIXES; `path` is for messages."""
+    where = f"{what} {path}"
+    if suffix == ".png":
+        return decode_png16(path, data, what)
     if suffix in {".npy", ".npz"}:
         array = _depth_shape((_read_npy if suffix == ".npy" else _read_npz)(data, where), where, dtypes)
     else:

@@ -12,7 +12,7 @@ import io
 import logging
 import os
 import warnings
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -89,7 +89,11 @@ def read_image_with_sha256(path: str) -> tuple[NDArray[np.uint8], str]:
     by releases that did not turn it, are then of another image, and are refused.
     """
     path = resolve_image(path)
-    data = read_bytes(path, "image")
+    return decode_image_with_sha256(path, read_bytes(path, "image"))
+
+
+def decode_image_with_sha256(path: str, data: bytes) -> tuple[NDArray[np.uint8], str]:
+    """As `read_image_with_sha256`, of the bytes of a file; `path` is for messages."""
     image, turned = _decode_rgb(path, data)
     return image, sha256_bytes(image.tobytes() if turned else data)
 
@@ -100,9 +104,19 @@ def turned_as(path: str, values: NDArray[T], what: str) -> NDArray[T]:
     A depth file has no EXIF: its numbers may lie as the image's file does or as the image is seen, and their shape
     tells which. Raises PipelineError, which names `what`, where the shape does not tell.
     """
-    orientation, (height, width) = _orientation_and_size(path)
+    return _turned(path, *_orientation_and_size(path), values, what)
+
+
+def turned_as_data(path: str, data: bytes, values: NDArray[T], what: str) -> NDArray[T]:
+    """As `turned_as`, of the bytes of an image file; `path` is for messages."""
+    return _turned(path, *_stated(io.BytesIO(data)), values, what)
+
+
+def _turned(path: str, orientation: int, size_px: tuple[int, int], values: NDArray[T], what: str) -> NDArray[T]:
+    """Numbers (H, W) of an image file of that EXIF orientation and (height, width), upright."""
     if orientation == 1:
         return values
+    height, width = size_px
     rows, columns = values.shape
     if orientation >= FIRST_QUARTER_TURN and height != width and rows != columns:
         if (rows > columns) != (height > width):  # it lies as the upright image does
@@ -122,7 +136,12 @@ def orientation_of(path: str) -> int:
 
 def read_png16(path: str, what: str = "depth") -> NDArray[np.uint16]:
     """The numbers (H, W) uint16 of a greyscale PNG of 16 bits. Raises PipelineError for any other file."""
-    image = _open(path, read_bytes(path, what), what)
+    return decode_png16(path, read_bytes(path, what), what)
+
+
+def decode_png16(path: str, data: bytes, what: str = "depth") -> NDArray[np.uint16]:
+    """As `read_png16`, of the bytes of a file; `path` is for messages."""
+    image = _open(path, data, what)
     if image.format != "PNG" or image.mode not in {"I;16", "I;16B"}:
         raise PipelineError(
             f"{what} {path}: {image.format} of Pillow mode {image.mode!r}, expected a greyscale PNG of 16 "
@@ -205,28 +224,38 @@ def _orientation_and_size(path: str) -> tuple[int, tuple[int, int]]:
     try:
         path = resolve_image(path)
         with open_regular(path) as file:
-            image = Image.open(file, formats=FORMATS)
-            size = image.height, image.width
-            # Asked for EXIF, Pillow decodes a PNG, because a chunk with it may come last.
-            if image.format == "PNG" and not _may_have_exif(path):
+            return _stated(file)
+    except (OSError, ValueError):  # as in `_stated`
+        return 1, (0, 0)
+
+
+def _stated(file: IO[bytes]) -> tuple[int, tuple[int, int]]:
+    """Orientation and (height, width) that an open image file states."""
+    try:
+        image = Image.open(file, formats=FORMATS)
+        size = image.height, image.width
+        # Asked for EXIF, Pillow decodes a PNG, because a chunk with it may come last.
+        if image.format == "PNG":
+            at = file.tell()
+            if not _may_have_exif(file):
                 return 1, size
-            return _orientation(image), size
+            file.seek(at)  # Pillow reads on from there
+        return _orientation(image), size
     except Exception:  # noqa: BLE001 - reading the image itself says what is wrong with it
         return 1, (0, 0)
 
 
-def _may_have_exif(path: str) -> bool:
+def _may_have_exif(file: IO[bytes]) -> bool:
     """Whether a PNG has a chunk from which Pillow reads an orientation; walks the chunks, 8 bytes of each."""
-    with open_regular(path) as file:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            size, name = int.from_bytes(head[:4], "big"), head[4:]
-            if name == b"eXIf":
-                return True
-            start = file.read(min(size, 64)) if name in {b"tEXt", b"zTXt", b"iTXt"} else b""
-            if start.startswith((b"Raw profile type", b"XML:com.adobe.xmp")):
-                return True
-            file.seek(size - len(start) + 4, os.SEEK_CUR)  # and its checksum
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        size, name = int.from_bytes(head[:4], "big"), head[4:]
+        if name == b"eXIf":
+            return True
+        start = file.read(min(size, 64)) if name in {b"tEXt", b"zTXt", b"iTXt"} else b""
+        if start.startswith((b"Raw profile type", b"XML:com.adobe.xmp")):
+            return True
+        file.seek(size - len(start) + 4, os.SEEK_CUR)  # and its checksum
     return False
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import google_crc32c
 
+from ...common.user_cache import user_cache_folder
 from ...errors import PipelineError
 from .file_version import Version
 
@@ -40,7 +41,7 @@ def cache_folder(chosen: Path | None = None) -> Path:
     if given:
         return Path(given)
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tiekd-pipeline"
+        return user_cache_folder()
     except RuntimeError:
         raise PipelineError(
             f"no folder for the store cache, because there is no home directory: set `store_cache` or {CACHE_VARIABLE}"
