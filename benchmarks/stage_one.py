@@ -38,7 +38,7 @@ def parts_ms(
 ) -> dict[str, float]:
     """Return milliseconds per image for reading and for encoding, in one thread with nothing else running."""
     samples = source.samples("all")
-    spec = plan_store(source, samples, teacher, View(), options)
+    spec, _ = plan_store(source, samples, teacher, View(), options)
     times: dict[str, list[float]] = {"read": [], "encode": []}
     for number, sample in enumerate(samples[:8]):
         begin = time.perf_counter()

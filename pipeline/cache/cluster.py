@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -126,10 +127,13 @@ class Cluster:
                 f"({len(ids)}): give all machines the same files"
             )
 
-        def make(writer: StoreWriter, task: Task) -> int:
-            return self._make(writer, options, task, progress)
+        # Other workers use these bases: fitted on another machine, their last bits may differ
+        made_with = replace(options, bases=planned.bases)
 
-        return fill_store(StoreWriter(out, spec, ids), make, progress, planned.conditions)
+        def make(writer: StoreWriter, task: Task) -> int:
+            return self._make(writer, made_with, task, progress)
+
+        return fill_store(StoreWriter(out, spec, ids, dict(planned.bases)), make, progress, planned.conditions)
 
     def _make(self, writer: StoreWriter, options: CacheOptions, task: Task, progress: Progress) -> int:
         """Make every missing shard on the workers; return the bytes written."""

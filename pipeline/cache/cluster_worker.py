@@ -197,7 +197,9 @@ class ClusterWorker:
                 with self._asking:  # the plan may ask the teacher too
                     planned = plan_cache(self._source, self._samples, self._teacher, options)
                 view = View.parse(planned.view)
-                made = ShardMaker(planned.spec, self._source, self._samples, view, self._teacher, options)
+                made = ShardMaker(
+                    planned.spec, self._source, self._samples, view, self._teacher, options, bases=planned.bases
+                )
                 self._plans[options] = planned
                 self._id_bytes = max(len(sample.id.encode()) for sample in self._samples)
                 self._makers[options] = made

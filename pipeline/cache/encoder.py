@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
     from ..common.profile import Profile
     from ..store.format.spec import StoreSpec
+    from ..store.write.encode_extras import SampleExtras
     from ..teachers.base import Teacher
     from .batches import Frame
+    from .extras import Bases
 
 REBIN_ROWS = ("dpm_carried_kl_nats", "carried_depth_share", "carried_clipped_share")
 """Journal columns of a sample's rebinning cost, so that a resumed run can report all samples. The first is stored."""
@@ -42,8 +44,9 @@ class Prediction(NamedTuple):
 class SampleEncoder:
     """Encodes in `threads` threads."""
 
-    def __init__(self, spec: StoreSpec, teacher: Teacher, profile: Profile, threads: int) -> None:
+    def __init__(self, spec: StoreSpec, teacher: Teacher, profile: Profile, threads: int, bases: Bases = ()) -> None:
         self._spec, self._teacher, self._profile = spec, teacher, profile
+        self._bases = dict(bases)
         self._threads = ThreadPoolExecutor(threads, "encode")
         self._counting = Lock()
         self._encoded, self._encoded_bytes = 0, 0
@@ -58,9 +61,26 @@ class SampleEncoder:
         with self._counting:
             return self._encoded, self._encoded_bytes
 
-    def submit(self, frame: Frame, prediction: Prediction | Selected) -> Future[EncodedSample]:
+    def submit(
+        self, frame: Frame, prediction: Prediction | Selected, extras: SampleExtras | None = None
+    ) -> Future[EncodedSample]:
         """Encode in a thread. The future raises PipelineError for invalid values."""
-        return self._threads.submit(self._encode, frame, prediction)
+        return self._threads.submit(self._encode_all, frame, prediction, extras)
+
+    def _encode_all(
+        self, frame: Frame, prediction: Prediction | Selected, extras: SampleExtras | None
+    ) -> EncodedSample:
+        encoded = self._encode(frame, prediction)
+        if extras is not None:
+            try:
+                with self._profile.span("encode"):
+                    encoded = encoded.with_extras(self._spec, extras, self._bases)
+            except ValueError as error:
+                raise PipelineError(f"{frame.sample.id}, teacher {self._teacher.card.name!r}: {error}") from error
+        with self._counting:
+            self._encoded += 1
+            self._encoded_bytes += encoded.size_bytes
+        return encoded
 
     def _encode(self, frame: Frame, prediction: Prediction | Selected) -> EncodedSample:
         if isinstance(prediction, Selected):
@@ -90,12 +110,9 @@ class SampleEncoder:
         return self._finish(frame, encoded)
 
     def _finish(self, frame: Frame, encoded: EncodedSample) -> EncodedSample:
-        """Add the columns of the image, and count the sample."""
+        """Add the columns of the image."""
         encoded.row["image_sha256"] = frame.sha256
         encoded.row["image_size_px"] = list(frame.image_size_px)
-        with self._counting:
-            self._encoded += 1
-            self._encoded_bytes += encoded.size_bytes
         return encoded
 
     def _check_values(self, sample_id: str, depth: NDArray[np.float32]) -> None:

@@ -99,7 +99,8 @@ def make_both(
         raise PipelineError(f"`cache_flips` with `view={view}`: it adds the mirrored view itself; omit ,mirror")
     done: list[CacheSummary | None] = []
     for path, own_view in ((out, view), (mirrored_path(out), replace(view, mirror=True))):
-        own_options = replace(options, view=str(own_view))
+        # One basis for both, so that a student learns the same components from either
+        own_options = replace(options, view=str(own_view), bases=planned.bases)
         if path.exists():
             if open_store(path).spec.digest() != maker.plan(own_options).spec.digest():
                 refuse_existing(path)

@@ -6,22 +6,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ..depth.bins import parse_bins
 from ..depth.rebin import are_bins
 from ..depth.spaces import DISPARITY
 from ..errors import OptionError, PipelineError
-from ..sources.intrinsics import intrinsics_of_view
 from ..sources.view import View
+from ..store.format.extras import CAMERA_FROM
 from ..store.format.layout import default_samples_per_shard
 from ..store.format.spec import StoreSpec, digest_of_ids
-from ..teachers.base import VIEW, Framing, gives_maps, has_adaptive_bins, images_of_views, run_teacher
+from ..teachers.base import VIEW, gives_maps, has_adaptive_bins
+from .extras import Asker, Bases, plan_extras
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
     from ..sources.base import Sample, Source
     from ..teachers.base import Teacher
@@ -55,6 +53,22 @@ class CacheOptions:
     """Accept a teacher whose predictions vary between calls or batches."""
     workers: int | None = None
     """Threads that read and encode; None is one per core, at most 8."""
+    signals: tuple[str, ...] = ()
+    """Signals to keep: any of `store.format.extras.SIGNALS` that the teacher gives."""
+    intrinsics: str | None = None
+    """Keep the intrinsics of each view that the `source` has, or that the `teacher` predicts."""
+    features: tuple[str, ...] = ()
+    """Layers whose features to keep, of those that the teacher was opened with."""
+    feature_components: int = 64
+    """Largest number of principal components of each layer's features."""
+    max_feature_cosine_error: float | None = None
+    """Keep the fewest components whose mean cosine error is at most this; None keeps `feature_components`."""
+    feature_images: int = 64
+    """Evenly spaced images that the components are fitted on."""
+    bases: Bases = ()
+    """Bases of the features to use instead of fitting them, so that parts of a split can be merged."""
+    data_licence: str | None = None
+    """Licence of the images, recorded in the store."""
 
     def __post_init__(self) -> None:
         if self.grade not in {None, *GRADES}:
@@ -63,6 +77,13 @@ class CacheOptions:
             raise PipelineError(
                 f"`grade={self.grade}` and `max_rel_error={self.max_rel_error:g}` both set the error: leave one out"
             )
+        if self.intrinsics not in {None, *CAMERA_FROM}:
+            raise OptionError("intrinsics", self.intrinsics, f"one of {', '.join(CAMERA_FROM)}")
+        for name in ("feature_components", "feature_images"):
+            if getattr(self, name) < 1:
+                raise OptionError(name, getattr(self, name), "at least 1")
+        if self.max_feature_cosine_error is not None and not 0 < self.max_feature_cosine_error < 1:
+            raise OptionError("max_feature_cosine_error", self.max_feature_cosine_error, "a number between 0 and 1")
 
     @property
     def rel_error(self) -> float:
@@ -80,10 +101,11 @@ def resolve_view(source: Source, teacher: Teacher, options: CacheOptions) -> Vie
 
 def plan_store(
     source: Source, samples: Sequence[Sample], teacher: Teacher, view: View, options: CacheOptions
-) -> StoreSpec:
-    """Plan a store; opens the first image for the size of the view.
+) -> tuple[StoreSpec, Bases]:
+    """Plan a store, and the bases of its features; opens the first image for the size of the view.
 
-    A teacher with adaptive bins predicts that image, to learn whether bins are per image or per pixel.
+    A teacher with adaptive bins predicts that image, to learn whether bins are per image or per pixel; so does one
+    whose signals or features are kept.
 
     Raises PipelineError for a missing option without a default, and for options that do not fit the teacher.
     """
@@ -112,17 +134,19 @@ def plan_store(
             "maps then cover each sample's own range"
         )
     first = source.read_image(samples[0])[0]
+    asker = Asker(source, samples, view, teacher)
     sigma_m, carried_from = None, None
     if kind != "gaussian":
         edges, carried_from = _distribution_bins(source, teacher, options)
         if has_adaptive_bins(teacher):
-            carried_from = _adaptive_per(teacher, source, samples[0], view, first)
+            carried_from = _adaptive_per(asker)
     elif card.depth_space == "metric_m":
         edges, sigma_m = _metric_bins(source, options)
     else:
         edges, sigma_m = [number / RELATIVE_BINS for number in range(RELATIVE_BINS + 1)], 1 / RELATIVE_BINS
     ids = [sample.id for sample in samples]
-    return StoreSpec(
+    extras, bases = plan_extras(asker, options)
+    spec = StoreSpec(
         teacher=teacher.card.as_json(),
         depth_space=teacher.card.depth_space,
         source={"name": source.name, "samples": len(samples), "ids_sha256": digest_of_ids(ids)},
@@ -137,7 +161,9 @@ def plan_store(
         carried_from=carried_from,
         compression_level=options.compression_level,
         samples_per_shard=options.samples_per_shard or default_samples_per_shard(kind, len(samples), len(edges) - 1),
+        extras=extras,
     )
+    return spec, bases
 
 
 def _distribution_bins(source: Source, teacher: Teacher, options: CacheOptions) -> tuple[list[float], str | None]:
@@ -155,16 +181,13 @@ def _distribution_bins(source: Source, teacher: Teacher, options: CacheOptions) 
     return edges_m, None if same else "fixed"
 
 
-def _adaptive_per(teacher: Teacher, source: Source, sample: Sample, view: View, image: NDArray[np.uint8]) -> str:
-    """Return whether adaptive bins are per `image` or per `pixel`, from the prediction for a whole image (H, W, 3)."""
-    pixels = images_of_views(torch.from_numpy(view.of_image(image))[None]) if teacher.needs_images else None
-    image_px = image.shape[0], image.shape[1]
-    framing = Framing(view, [image_px], [intrinsics_of_view(source, sample, view, image_px)])
-    edges_m = run_teacher(teacher, pixels, [sample.id], framing).bin_edges_m
+def _adaptive_per(asker: Asker) -> str:
+    """Return whether adaptive bins are per `image` or per `pixel`, from the prediction for the first image."""
+    edges_m = asker.output(0).bin_edges_m
     if edges_m is None:
         raise PipelineError(
-            f"teacher {teacher.card.name!r} has emits_maps = True, but returned no bin edges for {sample.id}, expected "
-            "(B, K + 1) or (B, K + 1, h, w): correct its code"
+            f"teacher {asker.teacher.card.name!r} has emits_maps = True, but returned no bin edges for "
+            f"{asker.samples[0].id}, expected (B, K + 1) or (B, K + 1, h, w): correct its code"
         )
     return "image" if edges_m.ndim == 2 else "pixel"
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ..store.format.spec import StoreSpec
     from ..store.write.writer import EncodedSample
     from ..teachers.base import Teacher
+    from .extras import Bases
 
 
 class CacheSummary(NamedTuple):
@@ -73,13 +74,15 @@ class StorePlan(NamedTuple):
     """Name of the teacher."""
     conditions: dict[str, str]
     """`conditions_of` the process that runs the teacher."""
+    bases: Bases = ()
+    """Bases of the features."""
 
 
 def plan_cache(source: Source, samples: Sequence[Sample], teacher: Teacher, options: CacheOptions) -> StorePlan:
     """Plan the store. Raises PipelineError as `plan.plan_store`."""
     view = resolve_view(source, teacher, options)
-    spec = plan_store(source, samples, teacher, view, options)
-    return StorePlan(spec, str(view), teacher.needs_images, teacher.card.name, conditions_of(spec.teacher))
+    spec, bases = plan_store(source, samples, teacher, view, options)
+    return StorePlan(spec, str(view), teacher.needs_images, teacher.card.name, conditions_of(spec.teacher), bases)
 
 
 def cache_teacher(
@@ -105,10 +108,10 @@ def cache_teacher(
     spec, view = planned.spec, View.parse(planned.view)
 
     def make(writer: StoreWriter, task: Task) -> int:
-        with ShardMaker(spec, source, samples, view, teacher, options, profile) as maker:
+        with ShardMaker(spec, source, samples, view, teacher, options, profile, planned.bases) as maker:
             return _LocalRun(maker, writer, task).run()
 
-    writer = StoreWriter(out, spec, [sample.id for sample in samples])
+    writer = StoreWriter(out, spec, [sample.id for sample in samples], dict(planned.bases))
     return fill_store(writer, make, progress or Silent(), planned.conditions)
 
 

@@ -33,6 +33,7 @@ from ..teachers.base import (
 )
 from .batches import BatchReader
 from .encoder import Prediction, SampleEncoder
+from .extras import extras_of_batch
 from .probe import check_repeats
 from .selection import Selected, Selector
 
@@ -47,8 +48,10 @@ if TYPE_CHECKING:
     from ..sources.view import View
     from ..store.format.spec import StoreSpec
     from ..store.write.encode import EncodedSample
+    from ..store.write.encode_extras import SampleExtras
     from ..teachers.base import Teacher, TeacherOutput
     from .batches import Batch, Frame
+    from .extras import Bases
     from .plan import CacheOptions
 
 BEAT_S = 1.0
@@ -61,7 +64,7 @@ ENCODING = 2
 ADAPTIVE = {"image", "pixel"}
 """Values of `carried_from` for a teacher with adaptive bins."""
 
-_Predicted = tuple["Frame", "Prediction | Selected"]
+_Predicted = tuple["Frame", "Prediction | Selected", "SampleExtras | None"]
 
 
 class ShardMaker:
@@ -76,6 +79,7 @@ class ShardMaker:
         teacher: Teacher,
         options: CacheOptions,
         profile: Profile | None = None,
+        bases: Bases = (),
     ) -> None:
         self.spec = spec
         self.profile = profile or Profile()
@@ -97,7 +101,7 @@ class ShardMaker:
             threads=threads,
         )
         self._selector = Selector(spec)
-        self._encoder = SampleEncoder(spec, teacher, self.profile, threads)
+        self._encoder = SampleEncoder(spec, teacher, self.profile, threads, bases)
 
     def __enter__(self) -> Self:
         return self
@@ -173,7 +177,7 @@ class ShardMaker:
         checked = 0
         while len(encoded) < count:
             batch = next(predictions)
-            encoded += [self._encoder.submit(frame, prediction) for frame, prediction in batch]
+            encoded += [self._encoder.submit(*predicted) for predicted in batch]
             if after:
                 after(len(batch), encoded)
             with waits.while_at("encoding"):
@@ -196,7 +200,7 @@ class ShardMaker:
             call = self._on_device(self._reader.stack([frames[number] for number in numbers]))
             with waits.while_at("teacher") as count_so_far:
                 answers = self._aside.call(call, BEAT_S, partial(_both, count_so_far, beat))
-            return [np.asarray(torch.as_tensor(answer.depth).cpu()) for _, answer in answers]
+            return [np.asarray(torch.as_tensor(answer.depth).cpu()) for _, answer, _ in answers]
 
         check_repeats(
             ask,
@@ -216,7 +220,7 @@ class ShardMaker:
             if cuda is not None:  # the current device is set per thread
                 torch.cuda.set_device(cuda)
             with torch.no_grad():
-                return list(zip(batch.frames, self._predict(batch), strict=True))
+                return list(zip(batch.frames, *self._predict(batch), strict=True))
 
         return predict
 
@@ -237,15 +241,22 @@ class ShardMaker:
         )
         return run_teacher(self._teacher, inputs, ids, framing)
 
-    def _predict(self, batch: Batch) -> list[Prediction] | list[Selected]:
+    def _predict(self, batch: Batch) -> tuple[list[Prediction] | list[Selected], list[SampleExtras | None]]:
+        """Return the predictions of a batch, and what else the store keeps of each image."""
         frames = batch.frames
         with self.profile.span("teacher"):
             output = self._output(batch)
             self._check_shapes(output.depth, output.bin_edges_m, len(frames))
+            extras = extras_of_batch(self.spec.extras, output, [frame.intrinsics for frame in frames])
             selected = self._selector.select(output)
             if selected is not None:
-                return selected
-            depth, dpm, edges = on_cpu(output)[:3]
+                return selected, extras
+            output = on_cpu(output._replace(features=None))
+        return self._on_host(output, frames), extras
+
+    def _on_host(self, output: TeacherOutput, frames: Sequence[Frame]) -> list[Prediction]:
+        """Return the predictions of an output on the CPU."""
+        depth, dpm, edges = output[:3]
         depths = depth.float().numpy()
         if self.spec.dpm_kind == "gaussian":
             return [Prediction(depth_of_image, None, None) for depth_of_image in depths]

@@ -11,7 +11,7 @@ import click
 
 from ..errors import MissingDependencyError
 from .console import Console, echo
-from .options import DEVICE, INVALID, OUT, PATH, RANGE, SIZE, SOURCE, PipelineCommand, many, option
+from .options import DEVICE, INVALID, NAMES, OUT, PATH, RANGE, SIZE, SOURCE, STORE, PipelineCommand, many, option
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,6 +66,26 @@ TEACHER_FLAGS = many(
 )
 
 
+KEPT_FLAGS = many(
+    option("--signals", type=NAMES, help="Also keep these outputs of the teacher: confidence, sky, valid."),
+    option(
+        "--intrinsics",
+        type=click.Choice(["source", "teacher"]),
+        help="Also keep the intrinsics of each view, of the source or as the teacher predicts them.",
+    ),
+    option(
+        "--features",
+        metavar="LAYER[,LAYER]:COMPONENTS",
+        help="Also keep features of these layers as so many principal components, such as 6,11:64.",
+    ),
+    option(
+        "--max-feature-cosine-error",
+        type=float,
+        help="Keep the fewest components, up to those of --features, with this mean cosine error on the fitted images.",
+    ),
+    option("--features-basis", type=STORE, help="Use the components of this store, so that the two can be merged."),
+    option("--data-licence", help="Licence of the images, recorded in the store."),
+)
 GAP_SAMPLES = 64
 """Number of samples to compare mirrored predictions on."""
 UNCHANGED_FLAGS = (
@@ -158,6 +178,7 @@ def with_averaging_bins(
     default=5,
     help="1 is fast to write; 9 is small and fast to read, for a store that is read many times.",
 )
+@KEPT_FLAGS
 @option("--batch-size", default=8, help="Images in a batch of the teacher.")
 @option(
     "--accept-noise",
@@ -217,9 +238,10 @@ def cache_teacher(
     from ..sources.registry import open_source
 
     source = open_source(source_name)
+    layers = _take_features(flags)
     source.samples(split)  # a missing split fails before a heavy teacher is loaded
     teacher_options = with_averaging_bins(
-        options_of_flags(flags), teacher_name, source, flags["bins"], flags["sigma_m"]
+        replace(options_of_flags(flags), features=layers), teacher_name, source, flags["bins"], flags["sigma_m"]
     )
     _check_outputs(out, profile, scheduler, cache_flips=cache_flips)  # likewise
     options, console, recorder = CacheOptions(**flags), Console(), Profile(record=profile is not None)
@@ -231,6 +253,24 @@ def cache_teacher(
     _print_summaries(out, done, cache_flips=cache_flips)
     if profile is not None:
         _write_profile(recorder, profile)
+
+
+def _take_features(flags: dict[str, Any]) -> tuple[str, ...]:
+    """Replace the flags about features by the fields of CacheOptions. Returns the layers."""
+    from ..store import open_store
+    from ..teachers.features import parse_features
+
+    text, basis = flags.pop("features"), flags.pop("features_basis")
+    flags["signals"] = flags["signals"] or ()
+    if text is None:
+        if basis is not None or flags["max_feature_cosine_error"] is not None:
+            raise click.UsageError("--features-basis and --max-feature-cosine-error need --features")
+        return ()
+    layers, flags["feature_components"] = parse_features(text)
+    flags["features"] = layers
+    if basis is not None:
+        flags["bases"] = tuple(open_store(basis).bases.items())
+    return layers
 
 
 def _check_outputs(out: Path, profile: Path | None, scheduler: str | None, *, cache_flips: bool) -> None:

@@ -212,7 +212,22 @@ class NumbersType(click.ParamType[tuple[float, ...]]):
             self.fail(str(error), param, ctx)
 
 
-INVALID = NumbersType()
+class NamesType(click.ParamType[tuple[str, ...]]):
+    """Comma-separated names."""
+
+    name = "NAME[,NAME]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Parse `confidence,sky`."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(str(value).split(","))
+        if "" in names or len(set(names)) < len(names):
+            self.fail(f"{value!r}: expected different names, separated by commas", param, ctx)
+        return names
+
+
+INVALID, NAMES = NumbersType(), NamesType()
 TRUTH = many(
     option("--truth", help="Ground truth to use, if a source has several: dense or sparse, filled or raw ..."),
     option("--invalid", type=INVALID, help="Numbers in ground-truth files that mean no value, such as 65535."),

@@ -163,7 +163,7 @@ def test_merging_unites_licences_and_names_the_conflict(tmp_path):
 
 
 def test_features_of_another_basis_do_not_merge(full, tmp_path):
-    basis = Basis(make_basis().mean + 1, make_basis().rows)
+    basis = Basis(make_basis().mean + 1, make_basis().rows, 5)
     features = {"11": Features(3, 6, (2, 4), 5, basis.sha256)}
     spec, ids = make_spec("sparse", 7, teacher=open_store(full).spec.teacher, extras=extras_spec(features=features))
     with StoreWriter(tmp_path / "other.zarr", spec, ids, {"11": basis}) as writer:

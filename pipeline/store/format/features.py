@@ -33,14 +33,22 @@ class EncodedFeatures(NamedTuple):
     """1 - |restored - features|^2 / |features - mean|^2, over all cells and channels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Basis:
-    """A linear basis: restored features = mean + sum of component * row."""
+    """A linear basis: restored features = mean + sum of component * row. Equal if the bytes are."""
 
     mean: NDArray[np.float32]
     """(D,)."""
     rows: NDArray[np.float32]
     """(C, D), orthonormal."""
+    fitted_on: int
+    """Number of images."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Basis) and (self.sha256, self.fitted_on) == (other.sha256, other.fitted_on)
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
 
     @property
     def sha256(self) -> str:
@@ -78,6 +86,8 @@ class BasisFitter:
     """Principal components of the features of many images, one image at a time; memory is D^2."""
 
     def __init__(self, channels: int) -> None:
+        self.channels = channels
+        self._images = 0
         self._count = 0
         self._sum = np.zeros(channels)
         self._products = np.zeros((channels, channels))
@@ -85,6 +95,7 @@ class BasisFitter:
     def add(self, features: NDArray[np.floating]) -> None:
         """Add an image's features (D, a, b)."""
         flat = features.reshape(features.shape[0], -1).astype(np.float64)
+        self._images += 1
         self._count += flat.shape[1]
         self._sum += flat.sum(axis=1)
         self._products += flat @ flat.T
@@ -99,4 +110,4 @@ class BasisFitter:
         rows = vectors[:, np.argsort(values)[::-1][:components]].T
         largest = np.abs(rows).argmax(axis=1)
         rows = rows * np.sign(rows[np.arange(len(rows)), largest])[:, None]
-        return Basis(mean.astype(np.float32), rows.astype(np.float32))
+        return Basis(mean.astype(np.float32), rows.astype(np.float32), self._images)

@@ -68,7 +68,7 @@ class StoredExtras(StoredSamples[StoreSpec]):
                 except DamagedStoreError as error:
                     raise DamagedStoreError(f"{self.name}/{file}: {error}; fetch the store again") from error
             mean, rows = parts
-            basis = Basis(mean, rows)
+            basis = Basis(mean, rows, features.fitted_on)
             if basis.sha256 != features.basis_sha256:
                 raise DamagedStoreError(f"{self.name}/features/{layer}: the basis differs from the store's attributes")
             bases[layer] = basis
