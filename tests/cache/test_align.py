@@ -400,7 +400,7 @@ def test_the_command_aligns_tells_and_undoes(root):
 def test_the_command_needs_truth_or_undo_and_not_both(root):
     raw = root.parent / "never-opened.zarr"
     assert "give the ground truth" in run("align", raw, "--out", root.parent / "x", status=2)
-    assert "leave --source, --split, --truth and --invalid out" in run(
+    assert "leave --source, --split, --truth, --invalid and --to out" in run(
         "align", raw, "--undo", "--split", "all", "--out", root.parent / "x", status=2
     )
 
