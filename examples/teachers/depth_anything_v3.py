@@ -26,8 +26,9 @@ Run, from this folder:
     pipeline cache-teacher --teacher python:depth_anything_v3:teacher --teacher-python DA3/bin/python --device cuda \
         --source folder:MY_IMAGES --split train --bins log:64:0.5:80 --sigma-m 0.3 --out depth_anything_3.zarr
 
-Not run: the networks and their weights, which could not be had; their repositories on the Hub must hold
-model.safetensors. Tested against a stand-in with the same calls and keys.
+Not run: the weights, which could not be had; their repositories on the Hub must hold model.safetensors. That code ran
+through this file on a CPU with random weights, the nested network with da3-small in place of da3-giant; the tests use a
+stand-in with the same calls and keys.
 
 Shape legend: B batch, H W pixels of the view, h w pixels of the network's input.
 """

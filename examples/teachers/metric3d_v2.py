@@ -24,7 +24,8 @@ Run, from the folder of this file, of the clone and of the weights:
     pipeline cache-teacher --teacher python:metric3d_v2:teacher --teacher-python METRIC3D/bin/python --device cuda \
         --source folder:MY_IMAGES --split train --bins log:64:0.5:80 --sigma-m 0.3 --out metric3d_v2.zarr
 
-Not run: the network and its weights, which could not be had. Tested against a stand-in with the same calls and keys.
+Not run: the weights, which could not be had. That code ran through this file on a CPU (with its "cuda" replaced), as
+ViT-S with random weights; the tests use a stand-in with the same calls and keys.
 
 Shape legend: B batch, H W pixels of the view, h w pixels of the network's input without its padding.
 """
