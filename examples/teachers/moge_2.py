@@ -19,8 +19,8 @@ Run, from this folder:
     pipeline cache-teacher --teacher python:moge_2:teacher --teacher-python MOGE/bin/python --drop-nonpositive \
         --source folder:MY_IMAGES --split train --bins log:64:0.5:80 --sigma-m 0.3 --out moge_2.zarr
 
-Not run: the weights, which could not be had. That code ran through this file on a CPU, as ViT-S with random weights; the
-tests use a stand-in with the same calls and keys.
+Not run: the weights, which could not be had. That code ran through this file on a CPU, as ViT-S with random weights;
+the tests use a stand-in with the same calls and keys.
 
 Shape legend: B batch, H W pixels of the view.
 """

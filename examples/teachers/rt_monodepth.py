@@ -23,8 +23,8 @@ Run, from the folder of this file, of the clone and of the weights:
     export PYTHONPATH=RT-MonoDepth
     pipeline cache-teacher --teacher python:rt_monodepth:teacher --source kitti:ROOT --split train --out rt.zarr
 
-Not run: the weights, which could not be had. That code ran through this file on a CPU with random weights; the tests use
-a stand-in with the same calls and keys.
+Not run: the weights, which could not be had. That code ran through this file on a CPU with random weights; the tests
+use a stand-in with the same calls and keys.
 
 Shape legend: B batch, H W pixels of the view, h w pixels of the network's input.
 """

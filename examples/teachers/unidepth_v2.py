@@ -20,8 +20,8 @@ Run, from this folder:
     pipeline cache-teacher --teacher python:unidepth_v2:teacher --teacher-python UNIDEPTH/bin/python \
         --source folder:MY_IMAGES --split train --bins log:64:0.5:80 --sigma-m 0.3 --out unidepth_v2.zarr
 
-Not run: the weights, which could not be had; the model's repository on the Hub must hold model.safetensors. That code ran
-through this file on a CPU, as ViT-S with random weights; the tests use a stand-in with the same calls and keys.
+Not run: the weights, which could not be had; the model's repository on the Hub must hold model.safetensors. That code
+ran through this file on a CPU, as ViT-S with random weights; the tests use a stand-in with the same calls and keys.
 
 Shape legend: B batch, H W pixels of the view.
 """

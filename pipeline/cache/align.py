@@ -20,6 +20,7 @@ from ..common.parallel import in_order, worker_threads
 from ..common.progress import Silent
 from ..depth.alignment import DEPTH_RANGE_M, FIT, MAX_RESIDUAL, MIN_POINTS, NO_TRUTH, Fit, fit
 from ..depth.resize import upsampled
+from ..depth.spaces import ABSOLUTE_SPACES
 from ..errors import PipelineError
 from ..sources.base import truth_name
 from ..sources.truth import of_view_m
@@ -95,9 +96,10 @@ def align_store(
 
 
 def check_relative(store: Store) -> None:
-    """Raise PipelineError for a store of metric depth, which the format holds without an alignment."""
-    if store.spec.depth_space == "metric_m":
-        raise PipelineError(f"{store.name} holds metric_m: metric depth needs no alignment, use the store as it is")
+    """Raise PipelineError for a store of metric depth or disparity, which the format holds without an alignment."""
+    space = store.spec.depth_space
+    if space in ABSOLUTE_SPACES:
+        raise PipelineError(f"{store.name} holds {space}: metric depth needs no alignment, use the store as it is")
 
 
 def write_aligned(
@@ -125,7 +127,7 @@ def write_aligned(
     spec = replace(store.spec, alignment=alignment)
     columns = columns_of(store)
     workers = worker_threads(options.workers)
-    with StoreWriter(out, spec, list(store.ids)) as writer, ThreadPoolExecutor(workers, "align") as pool:
+    with StoreWriter(out, spec, list(store.ids), store.bases) as writer, ThreadPoolExecutor(workers, "align") as pool:
         members = {shard: spec.shard_samples(shard) for shard in range(spec.shards)}
         requests = (request(number) for shard in writer.todo for number in members[shard])
         depths = _Depths(options.depth_range_m)
@@ -157,7 +159,7 @@ def unalign_store(store: Store, out: Path, progress: Progress | None = None) -> 
     spec = replace(store.spec, alignment=None)
     columns = columns_of(store)
     write_shards(
-        StoreWriter(out, spec, list(store.ids)),
+        StoreWriter(out, spec, list(store.ids), store.bases),
         lambda members: _realigned(store, columns, members, [{}] * len(members)),
         "undo",
         progress,

@@ -17,6 +17,7 @@ import torch
 from ..common.fileio import canonical_json
 from ..common.progress import Silent
 from ..depth.rebin import rebin
+from ..depth.spaces import ABSOLUTE_SPACES
 from ..errors import PipelineError
 from ..sources.splits import evenly
 from ..sources.view import View
@@ -213,7 +214,7 @@ class _Comparison:
     def agreements(self) -> list[Agreement]:
         """Return the result for depth, and for maps if the store has them."""
         spec = self._store.spec
-        bounds = {"depth": spec.max_rel_error + (self._rounding if spec.depth_space != "metric_m" else 0)}
+        bounds = {"depth": spec.max_rel_error + (self._rounding if spec.depth_space not in ABSOLUTE_SPACES else 0)}
         if spec.dpm_kind != "gaussian":
             bounds["maps"] = DENSE_KL_NATS if spec.max_dpm_kl is None else spec.max_dpm_kl
         return [
@@ -229,8 +230,8 @@ def _depth_error(store: Store, live: NDArray[np.float32], other: NDArray[np.floa
     """
     counted = ~(np.isnan(live) & np.isnan(other))
     scale: NDArray[np.float64] | float = _span(live)
-    if store.spec.depth_space == "metric_m":
-        low, high = store.spec.depth_range_m
+    if store.spec.depth_space in ABSOLUTE_SPACES:
+        low, high = store.spec.code_range
         counted &= ~((live < low) | (live > high))
         scale = live[counted].astype(np.float64)
     error: NDArray[np.float64] = np.abs(other[counted].astype(np.float64) - live[counted]) / scale

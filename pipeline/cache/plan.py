@@ -10,6 +10,7 @@ import torch
 
 from ..depth.bins import parse_bins
 from ..depth.rebin import are_bins
+from ..depth.spaces import DISPARITY
 from ..errors import OptionError, PipelineError
 from ..sources.view import View
 from ..store.format.layout import default_samples_per_shard
@@ -91,6 +92,11 @@ def plan_store(
             f"`grade=training` is an error of 1 % of metric depth, but teacher {card.name!r} predicts "
             f"{card.depth_space}: give `max_rel_error`, a fraction of each sample's range"
         )
+    if card.depth_space == DISPARITY:
+        raise PipelineError(
+            f"teacher {card.name!r} predicts {DISPARITY}, but source {source.name!r} gives no stereo pairs with a "
+            "baseline: convert its output to metres (fx * baseline / disparity), or use affine_disparity"
+        )
     kind = options.dpm
     if kind == "auto":
         kind = "sparse" if gives_maps(teacher) else "gaussian"
@@ -122,7 +128,7 @@ def plan_store(
         view=str(view),
         view_size_px=view.size_px(*first.shape[:2]),
         max_rel_error=options.rel_error,
-        depth_range_m=options.depth_range_m,
+        code_range=options.depth_range_m,
         dpm_kind=kind,
         bin_edges=tuple(edges),
         sigma_m=sigma_m,

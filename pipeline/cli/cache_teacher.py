@@ -42,7 +42,10 @@ TEACHER_FLAGS = many(
     option("--input-size", type=SIZE, help="Input size of the teacher, or of saved predictions, if not its default."),
     option("--normalise", help="Input normalization of a network file: imagenet, half, unit, bytes, or MEAN/STD."),
     option("--channels", type=click.Choice(["rgb", "bgr"]), help="Channel order of a network file's input."),
-    option("--output", help="Which output of a network file is depth, if it has several."),
+    option(
+        "--output",
+        help="Which output of a network file is depth, if it has several; or depth=NAME,confidence=NAME,sky=NAME.",
+    ),
     option("--invalid", type=INVALID, help="Numbers in prediction files that mean no value, such as 65535."),
     option("--readout", help="How a checkpoint's depth is read from its map: mean, geometric, median or absrel."),
     option("--drop-nonpositive", is_flag=True, help="Treat predicted depth of 0 or less as no value, and count it."),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 STRIDES = (4, 8, 14, 16, 32, 64)
 """Common patch sizes and total strides; networks may round the sides of their output to a multiple of one."""
-POSITIVE_SPACES = frozenset({"metric_m", "scale_invariant"})
+POSITIVE_SPACES = frozenset({"metric_m", "scale_invariant", "disparity_px"})
 """Depth spaces in which valid depth is positive."""
 NONPOSITIVE_REMEDY = "give `drop_nonpositive` to treat these pixels as missing, or correct the network's output"
 NONPOSITIVE = "nonpositive"
@@ -171,8 +171,32 @@ def run_teacher(
     return teacher.predict(images, ids)
 
 
+def concatenate(outputs: Sequence[TeacherOutput]) -> TeacherOutput:
+    """Return outputs with the same fields as one batch, in their order."""
+    first = outputs[0]
+    if len(outputs) == 1:
+        return first
+    joined: dict[str, Any] = {
+        name: torch.cat([getattr(output, name) for output in outputs])
+        for name, value in first._asdict().items()
+        if isinstance(value, torch.Tensor)
+    }
+    if first.features is not None:
+        joined["features"] = {
+            layer: torch.cat([output.features[layer] for output in outputs if output.features is not None])
+            for layer in first.features
+        }
+    return first._replace(**joined)
+
+
 def check_covers(
-    where: str, output_px: Sequence[int], input_px: Sequence[int], remedy: str, *, strict: bool = False
+    where: str,
+    output_px: Sequence[int],
+    input_px: Sequence[int],
+    remedy: str,
+    *,
+    strict: bool = False,
+    what: str = "depth",
 ) -> None:
     """Check that an output (h, w) has the aspect ratio of its input (H, W), within a pixel.
 
@@ -186,7 +210,7 @@ def check_covers(
     transposed = aspect_off_px((width, height), expected_px) < aspect_off_px((height, width), expected_px)
     hint = "rows and columns look swapped: transpose the output; or " if transposed else ""
     raise PipelineError(
-        f"{where} returned depth of {height}x{width} px for {expected_px[0]}x{expected_px[1]} px, expected the same "
+        f"{where} returned {what} of {height}x{width} px for {expected_px[0]}x{expected_px[1]} px, expected the same "
         f"aspect ratio within a pixel: {hint}{remedy}"
     )
 

@@ -19,7 +19,7 @@ from ..common.fileio import canonical_json, read_json, sha256_bytes
 from ..errors import PipelineError
 from ..sources.readers.arrays import invalid_numbers, parse_invalid
 from .base import VIEW, TeacherCard, TeacherOutput
-from .mixture import Prediction, checked_prediction, mix, mixture_bins, mixture_sigma
+from .mixture import Prediction, agreed_intrinsics, checked_prediction, mix, mixture_bins, mixture_sigma
 from .options import TeacherOptions
 from .predictions import parse_metres_per_unit
 from .registry import KINDS, open_teacher
@@ -42,7 +42,7 @@ PATHS = {"checkpoint", "litert", "onnx", "predictions", "torchscript", "transfor
 KEYS_OF_MEMBERS = {
     name.replace("_", "-").removesuffix("-px"): name
     for name in (field.name for field in fields(TeacherOptions))
-    if name not in {"trust_code", "map_edges_m", "map_sigma_m"}
+    if name not in {"features", "trust_code", "map_edges_m", "map_sigma_m"}
 }
 """Key of a member -> field of TeacherOptions. A file cannot set `trust_code`: only the user can."""
 
@@ -80,13 +80,16 @@ class EnsembleTeacher:
     def predict(self, images: Tensor | None, ids: Sequence[str], framing: Framing | None = None) -> TeacherOutput:
         """Return the weighted mean depth (B, h, w) in metres and the mixture (B, L, h, w) of the maps, on the CPU.
 
+        Signals are averaged if all members give them; intrinsics are those on which all members agree.
+
         Raises PipelineError for errors of a member and for invalid depth.
         """
         predictions = [
             Prediction(checked_prediction(teacher, images, ids, framing), teacher.bin_edges_m, weight)
             for teacher, weight in zip(self._teachers, self._weights, strict=True)
         ]
-        return mix(predictions, self._edges_m, self._sigma_m)
+        mixture = mix(predictions, self._edges_m, self._sigma_m)
+        return mixture._replace(intrinsics_px=agreed_intrinsics(predictions))
 
 
 def load(argument: str, device: torch.device, options: TeacherOptions) -> EnsembleTeacher:

@@ -31,7 +31,9 @@ class TeacherOptions:
     channels: str | None = None
     """Order of the input channels: `rgb` or `bgr`."""
     output: str | None = None
-    """Name of the depth output of a file with several outputs."""
+    """Name of the depth output of a file with several outputs, or `depth=NAME,confidence=NAME,sky=NAME`."""
+    features: tuple[str, ...] = ()
+    """Names of the layers whose features the teacher returns."""
     flip_average: bool = False
     """Average the predictions for each image and its mirror image."""
     readout: str | None = None

@@ -52,7 +52,7 @@ KINDS = {
     "checkpoint": TeacherKind(
         "checkpoint",
         "RUN",
-        frozenset({"readout"}),
+        frozenset({"features", "readout"}),
         what="a run of `train-teacher` or `train-student`",
         required="",
         depth="metric, or that of the run's relative teacher",
@@ -101,7 +101,7 @@ KINDS = {
     "python": TeacherKind(
         "python_factory",
         "module:factory",
-        frozenset({"depth_space", "drop_nonpositive"}),
+        frozenset({"depth_space", "drop_nonpositive", "features"}),
         what="any network that your Python code can call",
         required="a `card` in your code",
         depth="that of its card",
@@ -119,7 +119,9 @@ KINDS = {
     "transformers": TeacherKind(
         "huggingface.teacher",
         "DIR_OR_ID",
-        frozenset({"depth_space", "drop_nonpositive", "precision", "trust_code", "revision", "input_size_px"}),
+        frozenset(
+            {"depth_space", "drop_nonpositive", "features", "input_size_px", "precision", "revision", "trust_code"}
+        ),
         what="a Hugging Face model: a hub id or a `save_pretrained` directory",
         required="`depth_space` if its configuration does not specify it",
         depth="its configuration, or `depth_space`",

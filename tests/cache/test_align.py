@@ -331,7 +331,7 @@ def test_an_alignment_that_is_none_is_refused(tmp_path, change, message):
 
 
 def test_metric_depth_cannot_claim_an_alignment(tmp_path):
-    with pytest.raises(ValueError, match="metric depth has an alignment"):
+    with pytest.raises(ValueError, match="metric_m has an alignment"):
         make_store(tmp_path / "s.zarr", alignment=ALIGNMENT)
 
 

@@ -317,7 +317,7 @@ def test_every_flag_of_a_teacher_is_one_of_a_member_except_those_of_the_whole(tm
     with pytest.raises(ValueError, match=r"expected|does not apply|no such") as told:
         opened(write(tmp_path, member, member))
     unknown = f"has {key!r}, expected teacher, weight" in str(told.value)
-    assert unknown == (key in {"trust-code", "map-edges-m", "map-sigma-m"})
+    assert unknown == (key in {"features", "trust-code", "map-edges-m", "map-sigma-m"})
 
 
 NEAR = {"teacher": "python:fakes:near"}
