@@ -19,6 +19,7 @@ from ..common.progress import Silent
 from ..depth.rebin import rebin
 from ..depth.spaces import ABSOLUTE_SPACES
 from ..errors import PipelineError
+from ..sources.intrinsics import intrinsics_of_view
 from ..sources.splits import evenly
 from ..sources.view import View
 from ..teachers.base import Framing, gives_maps, has_adaptive_bins, images_of_views, on_cpu, run_teacher
@@ -106,11 +107,16 @@ def compare_with_teacher(
         for start in range(0, len(samples), batch_size):
             batch = samples[start : start + batch_size]
             seen = [_image(store, source, sample, view) for sample in batch]
-            images, framing = [image for image, _ in seen], Framing(view, [image_px for _, image_px in seen])
+            images, images_px = [image for image, _ in seen], [image_px for _, image_px in seen]
+            cameras = [
+                intrinsics_of_view(source, sample, view, image_px)
+                for sample, image_px in zip(batch, images_px, strict=True)
+            ]
+            framing = Framing(view, images_px, cameras)
             first = _answers(store, teacher, batch, images, framing)
             task.update(len(batch))
             for number, sample in enumerate(batch):
-                alone = framing._replace(images_px=framing.images_px[number : number + 1])
+                alone = Framing(view, images_px[number : number + 1], cameras[number : number + 1])
                 (second,) = _answers(store, teacher, [sample], images[number : number + 1], alone)
                 comparison.add(sample, first[number], second)
                 task.update(1)

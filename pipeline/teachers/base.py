@@ -5,7 +5,7 @@ Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ import torch
 
 from ..depth.spaces import check_depth_space
 from ..errors import PipelineError
+from ..sources.intrinsics import Intrinsics
 from ..sources.view import aspect_off_px, same_aspect
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class TeacherOutput(NamedTuple):
 
 
 class Framing(NamedTuple):
-    """View and image sizes of a batch, for a teacher of files, which gets no images.
+    """View, image sizes and cameras of a batch, for teachers of files, which get no images, and `CameraTeacher`.
 
     Third argument of `predict` for a teacher with `wants_framing = True`.
     """
@@ -98,6 +99,25 @@ class Framing(NamedTuple):
     view: View
     images_px: Sequence[tuple[int, int]]
     """(height, width) of each whole image."""
+    intrinsics: Sequence[Intrinsics | None] = ()
+    """Of each view; None where unknown. Empty if unknown for all."""
+
+    def with_focal(self, focal_px: float) -> Framing:
+        """Return the framing with one focal length for all images, in pixels of the whole images."""
+        whole = Intrinsics.of_focal(focal_px)
+        return self._replace(intrinsics=[self.view.of_intrinsics(whole, image_px) for image_px in self.images_px])
+
+    def mirrored(self) -> Framing:
+        """Return the framing of the mirrored views."""
+        widths_px = [self.view.size_px(*image_px)[1] for image_px in self.images_px]
+        return Framing(
+            replace(self.view, mirror=not self.view.mirror),
+            self.images_px,
+            [
+                None if camera is None else camera.mirrored(width_px)
+                for camera, width_px in zip(self.intrinsics, widths_px, strict=False)
+            ],
+        )
 
 
 class Teacher(Protocol):

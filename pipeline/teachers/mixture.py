@@ -52,23 +52,25 @@ class FlipAveraged:
 
     def __init__(self, teacher: Teacher, bin_edges_m: NDArray[np.float64], sigma_m: float | None) -> None:
         self.bin_edges_m: NDArray[np.float64] | None = bin_edges_m
+        self.wants_framing = bool(getattr(teacher, "wants_framing", False))
         self._teacher = teacher
         self._edges_m = bin_edges_m
         self._sigma_m = sigma_m
         stated = {"flip_average": True, **({} if sigma_m is None else {"sigma_m": sigma_m})}
         self.card = replace(teacher.card, preprocessing={**teacher.card.preprocessing, **stated})
 
-    def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
+    def predict(self, images: Tensor | None, ids: Sequence[str], framing: Framing | None = None) -> TeacherOutput:
         """Return the mean depth (B, h, w), the mixture (B, L, h, w) of both maps, and the mean of signals.
 
         Intrinsics are those of the image as it is. Raises PipelineError for invalid depth.
         """
         assert images is not None, "needs_images is True"
+        of_mirrored = None if framing is None else framing.mirrored()
         predictions = [
             Prediction(output, self._teacher.bin_edges_m, 0.5)
             for output in (
-                checked_prediction(self._teacher, images, ids),
-                _mirrored(checked_prediction(self._teacher, images.flip(-1), ids)),
+                checked_prediction(self._teacher, images, ids, framing),
+                _mirrored(checked_prediction(self._teacher, images.flip(-1), ids, of_mirrored)),
             )
         ]
         mixture = mix(predictions, self._edges_m, self._sigma_m)

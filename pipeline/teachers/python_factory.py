@@ -22,6 +22,7 @@ from ..common.device import is_out_of_memory
 from ..common.fileio import canonical_json
 from ..errors import PipelineError
 from .base import TeacherCard
+from .camera import INPUTS
 from .python_output import OutputCheck, quoted
 from .python_source import source_of, weights_sha256
 
@@ -48,7 +49,7 @@ class PythonTeacher:
 
     def __init__(
         self,
-        model: Callable[[Tensor], Any],
+        model: Callable[..., Any],
         card: TeacherCard,
         bin_edges_m: NDArray[np.float64] | None,
         device: torch.device,
@@ -64,14 +65,16 @@ class PythonTeacher:
         """What the first batch gave."""
 
     @torch.no_grad()
-    def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
+    def predict(self, images: Tensor | None, ids: Sequence[str], **inputs: Tensor) -> TeacherOutput:
         """Predict depth (B, h, w), and whatever else of a TeacherOutput the model returns.
+
+        `inputs` are those that the card names: `intrinsics_px` (B, 4) fx fy cx cy of the views, NaN where unknown.
 
         Raises PipelineError, quoting the returned value, for anything else, and for other fields than before.
         """
         assert images is not None, "needs_images is True"
         with _user_code(f"teacher {self.card.name!r}"):
-            returned = self._model(images.to(self.device))
+            returned = self._model(images.to(self.device), **inputs)
         output = self._check().output(returned, images)
         self._check_same_fields(output, ids)
         return output
@@ -180,6 +183,8 @@ def _card(argument: str, model: Any, module: ModuleType, options: TeacherOptions
                 raise PipelineError(f"{where}: its card has both weights and weights_sha256: remove one of the two")
             card["weights_sha256"] = weights_sha256(where, card.pop("weights"))
         try:
+            if INPUTS in card:  # not a field of TeacherCard, whose fields are in every store
+                card["preprocessing"] = {**card.get("preprocessing", {}), INPUTS: card.pop(INPUTS)}
             card = TeacherCard(**{"kind": "python", "name": argument, **card})
         except (TypeError, ValueError) as error:
             raise PipelineError(f"{where}: its card {model.card!r} is not valid ({error}), {EXAMPLE}") from error

@@ -310,7 +310,7 @@ def test_a_file_gives_weights_and_flags_and_paths_from_its_own_folder(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "key", sorted(field.name.replace("_", "-").removesuffix("-px") for field in fields(TeacherOptions))
+    "key", sorted(field.name.replace("_", "-").replace("size-px", "size") for field in fields(TeacherOptions))
 )
 def test_every_flag_of_a_teacher_is_one_of_a_member_except_those_of_the_whole(tmp_path, key):
     member = {"teacher": "predictions:nowhere", key: {"flip-average": True, "input-size": "8x10"}.get(key, "x")}
