@@ -1,6 +1,7 @@
 """Align the store of a relative-depth teacher to ground truth: add scale and shift of each image, keep the chunks.
 
-Predictions do not change, so an alignment can be replaced, and `unalign_store` restores the store byte for byte.
+`align_to_store` does the same with the metres of another teacher. Predictions do not change, so an alignment
+can be replaced, and `unalign_store` restores the store byte for byte.
 Images and truth are read and fitted in threads; the store is read in one thread.
 
 Shape legend: H, W pixels of the view's truth, h w pixels of the teacher's own output.
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from ..common.parallel import in_order, worker_threads
 from ..common.progress import Silent
 from ..depth.alignment import DEPTH_RANGE_M, FIT, MAX_RESIDUAL, MIN_POINTS, NO_TRUTH, Fit, fit
 from ..depth.resize import upsampled
+from ..depth.spaces import ABSOLUTE_SPACES
 from ..errors import PipelineError
 from ..sources.base import truth_name
 from ..sources.truth import of_view_m
@@ -31,6 +33,7 @@ from ..store.tools.subset import columns_of, encoded_sample
 from ..store.write.writer import StoreWriter, write_shards
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from ..sources.base import Sample, Source
     from ..store import Store
     from ..store.write.writer import EncodedSample
+
+Request = TypeVar("Request")
 
 
 @dataclass(frozen=True)
@@ -78,23 +83,55 @@ def align_store(
     Raises PipelineError for metric depth, a sample missing from the split, a changed image, invalid truth, or an
     existing `out`, and DamagedStoreError for a damaged sample.
     """
-    options, progress = options or AlignOptions(), progress or Silent()
-    if store.spec.depth_space == "metric_m":
-        raise PipelineError(f"{store.name} holds metric_m: metric depth needs no alignment, use the store as it is")
+    options = options or AlignOptions()
+    check_relative(store)
     aligner = _Aligner(source, View.parse(store.spec.view), store.name, store.spec.depth_space, options)
     samples = _samples_of(store, source, split)
-    spec = replace(store.spec, alignment=aligner.as_json())
+
+    def request(number: int) -> _Request:
+        return _Request(samples[number], store.depth(number), store.image_sha256[number].tobytes().hex())
+
+    truth = f"{source.name}/{truth_name(source)}"
+    return write_aligned(store, truth, request, aligner.fit, out, options, progress)
+
+
+def check_relative(store: Store) -> None:
+    """Raise PipelineError for a store of metric depth or disparity, which the format holds without an alignment."""
+    space = store.spec.depth_space
+    if space in ABSOLUTE_SPACES:
+        raise PipelineError(f"{store.name} holds {space}: metric depth needs no alignment, use the store as it is")
+
+
+def write_aligned(
+    store: Store,
+    truth: str,
+    request: Callable[[int], Request],
+    fit_request: Callable[[Request], tuple[Fit, float]],
+    out: Path,
+    options: AlignOptions,
+    progress: Progress | None,
+) -> AlignmentSummary:
+    """Write the store `out`: `store` with the fits of all samples to what `truth` names.
+
+    `request` reads what the fit of a sample needs, in one thread; `fit_request` fits it, in several, and returns the
+    fit and the median truth in metres, NaN without truth.
+    """
+    progress = progress or Silent()
+    alignment = {
+        "fit": FIT,
+        "truth": truth,
+        "min_points": options.min_points,
+        "max_residual": options.max_residual,
+        "depth_range_m": list(options.depth_range_m),
+    }
+    spec = replace(store.spec, alignment=alignment)
     columns = columns_of(store)
     workers = worker_threads(options.workers)
     with StoreWriter(out, spec, list(store.ids), store.bases) as writer, ThreadPoolExecutor(workers, "align") as pool:
         members = {shard: spec.shard_samples(shard) for shard in range(spec.shards)}
-        requests = (
-            _Request(samples[number], store.depth(number), store.image_sha256[number].tobytes().hex())
-            for shard in writer.todo
-            for number in members[shard]
-        )
+        requests = (request(number) for shard in writer.todo for number in members[shard])
         depths = _Depths(options.depth_range_m)
-        fits = in_order(pool, aligner.fit, requests, ahead=2 * workers)
+        fits = in_order(pool, fit_request, requests, ahead=2 * workers)
         try:
             with progress.task("align", len(store), "sample", done=writer.samples_done) as task:
                 for shard in writer.todo:
@@ -160,16 +197,6 @@ class _Aligner(NamedTuple):
     depth_space: str
     options: AlignOptions
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the alignment entry of the store."""
-        return {
-            "fit": FIT,
-            "truth": f"{self.source.name}/{truth_name(self.source)}",
-            "min_points": self.options.min_points,
-            "max_residual": self.options.max_residual,
-            "depth_range_m": list(self.options.depth_range_m),
-        }
-
     def fit(self, request: _Request) -> tuple[Fit, float]:
         """Fit a sample to its truth, and return the fit and the median truth, NaN without truth.
 
@@ -190,8 +217,13 @@ class _Aligner(NamedTuple):
             min_points=self.options.min_points,
             max_residual=self.options.max_residual,
         )
-        known_m = truth_m[np.isfinite(truth_m)]
-        return fitted, float(np.median(known_m)) if known_m.size else math.nan
+        return fitted, median_m(truth_m)
+
+
+def median_m(truth_m: NDArray[np.float32]) -> float:
+    """Return the median of truth (H, W) in metres; NaN if no pixel has any."""
+    known_m = truth_m[np.isfinite(truth_m)]
+    return float(np.median(known_m)) if known_m.size else math.nan
 
 
 class _Depths:

@@ -29,7 +29,7 @@ COMMANDS = {
 STORE_COMMANDS = {
     "info": ("store", "Print a store's teacher, depth space, error bounds and size."),
     "verify": ("store", "Read a whole store and name all damage."),
-    "align": ("store_align", "Align a relative-depth store to ground truth."),
+    "align": ("store_align", "Align a relative-depth store to ground truth or a metric store."),
     "estimate": ("store_tools", "Estimate bytes and hours of a store."),
     "stats": ("store_tools", "Print the distribution of depth, errors and invalid pixels."),
     "subset": ("store_tools", "Write a store of some samples."),

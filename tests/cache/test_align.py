@@ -331,7 +331,7 @@ def test_an_alignment_that_is_none_is_refused(tmp_path, change, message):
 
 
 def test_metric_depth_cannot_claim_an_alignment(tmp_path):
-    with pytest.raises(ValueError, match="metric depth has an alignment"):
+    with pytest.raises(ValueError, match="metric_m has an alignment"):
         make_store(tmp_path / "s.zarr", alignment=ALIGNMENT)
 
 
@@ -400,7 +400,7 @@ def test_the_command_aligns_tells_and_undoes(root):
 def test_the_command_needs_truth_or_undo_and_not_both(root):
     raw = root.parent / "never-opened.zarr"
     assert "give the ground truth" in run("align", raw, "--out", root.parent / "x", status=2)
-    assert "leave --source, --split, --truth and --invalid out" in run(
+    assert "leave --source, --split, --truth, --invalid and --to out" in run(
         "align", raw, "--undo", "--split", "all", "--out", root.parent / "x", status=2
     )
 
