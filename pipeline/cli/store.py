@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from .cache_teacher import TEACHER_FLAGS, TEACHER_KINDS, options_of_flags
 from .console import Console, echo, one_line, table
 from .options import DEVICE, STORE, PipelineCommand, option
+from .teacher_flags import TEACHER_FLAGS, TEACHER_KINDS, options_of_flags
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -185,9 +185,9 @@ def test_recompressing_and_packing_keep_every_part(full, tmp_path):
 def test_info_states_each_part_with_its_achieved_error(full):
     lines = dict(describe(open_store(full)))
     assert re.fullmatch(r"3x5 px; error at most 0.0020, 0.00\d\d reached", lines["confidence"])
-    assert lines["features of layer 11"].startswith("3 components of 6 channels, 2x4 cells; mean cosine 0.9")
+    assert lines["layer 11"].startswith("3 components of 6 channels, 2x4 cells; mean cosine 0.9")
     assert lines["camera"].startswith("intrinsics from the source, 7 of 7 samples with a focal length, fx 20 to 26 px")
-    assert lines["licence of the data"] == "CC BY 4.0"
+    assert lines["data licence"] == "CC BY 4.0"
 
 
 def test_a_killed_writer_resumes_to_the_same_bytes(full, tmp_path):

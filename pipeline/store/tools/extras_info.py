@@ -27,7 +27,7 @@ def describe_extras(store: Store) -> list[tuple[str, str]]:
             f"{features.components} components of {features.channels} channels, {height}x{width} cells; mean "
             f"cosine {cosine:.4f}, explained variance {variance:.4f}; basis fitted on {features.fitted_on} images"
         )
-        lines.append((f"features of layer {layer}", text))
+        lines.append((f"layer {layer}", text))
     if extras.intrinsics is not None:
         focals_px = store.rows("intrinsics")[:, 0]
         known = focals_px[np.isfinite(focals_px)]

@@ -127,7 +127,7 @@ def _depth(store: Store) -> list[tuple[str, str]]:
         ("weights", _weights(teacher)),
         *_code(teacher),
         ("licence", teacher.get("licence") or "not stated"),
-        *([("licence of the data", spec.extras.data_licence)] if spec.extras.data_licence else []),
+        *([("data licence", spec.extras.data_licence)] if spec.extras.data_licence else []),
         ("numbers", f"{spec.depth_space}: {DEPTH_SPACES[spec.depth_space]}"),
         *aligned,
         ("source", _source(spec.source)),
