@@ -49,6 +49,11 @@ TEACHER_FLAGS = many(
     option(
         "--flip-average", is_flag=True, help="Average each prediction with that of the mirrored image, into one map."
     ),
+    option(
+        "--teacher-python",
+        metavar="PYTHON",
+        help="Run a python: teacher with the Python of another environment, such as /path/to/env/bin/python.",
+    ),
     option("--trust-code", is_flag=True, help="Allow code that comes with the weights to run."),
 )
 
@@ -66,6 +71,7 @@ UNCHANGED_FLAGS = (
     "precision",
     "readout",
     "revision",
+    "teacher_python",
     "trust_code",
 )
 """Flags of TEACHER_FLAGS that are fields of TeacherOptions with the same value."""
@@ -184,6 +190,7 @@ def cache_teacher(
     Example: pipeline cache-teacher --source kitti:ROOT --split ROOT/splits/train.txt \\
                --teacher predictions:DIR --metres-per-unit tiekd-kitti --out train.zarr
              pipeline cache-teacher ... --teacher python:my_teacher:load --scheduler local:4
+             pipeline cache-teacher ... --teacher python:my_teacher:load --teacher-python envs/moge/bin/python
 
     Run the same command again to continue an interrupted run. With --scheduler, dask workers write the store. A worker
     may join or be killed at any time; the store has the same bytes as from one process. local:N starts N workers, one

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..common.fileio import canonical_json, read_json, sha256_bytes
 from ..errors import PipelineError
 from ..sources.readers.arrays import invalid_numbers, parse_invalid
-from .base import VIEW, TeacherCard, TeacherOutput
+from .base import VIEW, TeacherCard, TeacherOutput, package_versions
 from .mixture import Prediction, checked_prediction, mix, mixture_bins, mixture_sigma
 from .options import TeacherOptions
 from .predictions import parse_metres_per_unit
@@ -72,6 +72,7 @@ class EnsembleTeacher:
         self.bin_edges_m: NDArray[np.float64] | None = bin_edges_m
         self.needs_images = any(teacher.needs_images for teacher in teachers)
         self.wants_framing = any(getattr(teacher, "wants_framing", False) for teacher in teachers)
+        self.package_versions = package_versions(teachers)
         self._teachers = teachers
         self._weights = weights
         self._edges_m = bin_edges_m
@@ -116,6 +117,7 @@ def _members(argument: str, options: TeacherOptions) -> list[Member]:
         drop_nonpositive=options.drop_nonpositive,
         map_edges_m=options.map_edges_m,
         map_sigma_m=options.map_sigma_m,
+        teacher_python=options.teacher_python,
     )
     if argument.partition(":")[0] in KINDS:
         specs = argument.split(",")
@@ -188,11 +190,13 @@ def _option(where: str, key: str, value: Any) -> Any:  # noqa: ANN401 - any JSON
 
 
 def _for_kind(spec: str, options: TeacherOptions, *, trusted: bool) -> TeacherOptions:
-    """Return options with `trust_code` and `drop_nonpositive` set only if the member's kind accepts them."""
+    """Return options without what the ensemble sets for members of other kinds."""
     kind = KINDS.get(spec.partition(":")[0])
     accepted = kind.options if kind is not None else frozenset[str]()
     drop = options.drop_nonpositive and "drop_nonpositive" in accepted
-    return replace(options, trust_code=trusted and "trust_code" in accepted, drop_nonpositive=drop)
+    python = options.teacher_python if "teacher_python" in accepted else None
+    trusted = trusted and "trust_code" in accepted
+    return replace(options, trust_code=trusted, drop_nonpositive=drop, teacher_python=python)
 
 
 def _check_distinct(argument: str, members: Sequence[Member], teachers: Sequence[Teacher]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import PipelineError
-from .base import NONPOSITIVE, POSITIVE_SPACES
+from .base import NONPOSITIVE, POSITIVE_SPACES, package_versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,7 @@ class DropNonpositive:
         self.bin_edges_m: NDArray[np.float64] | None = teacher.bin_edges_m
         self.emits_maps = bool(getattr(teacher, "emits_maps", False))
         self.device: torch.device | None = getattr(teacher, "device", None)
+        self.package_versions = package_versions([teacher])
         self._teacher = teacher
 
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
