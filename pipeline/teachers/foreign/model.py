@@ -38,9 +38,21 @@ class ForeignModel:
         self._where, self._device = f"teacher python:{argument}", str(device)
         self._process = WorkerProcess(python, self._where)
         self._lock = Lock()
+        try:
+            opened = self._open(argument, example)
+            self.card = self._card(opened["card"])
+            self.bin_edges_m = self._decoded(opened["edges"])
+            self.emits_maps: bool = opened["emits_maps"]
+            self.source = self._source(opened)
+            self.package_versions: dict[str, str] = self._answer("versions", names=self.source.packages)
+        except BaseException:
+            self._process.close()
+            raise
+
+    def _open(self, argument: str, example: str) -> dict[str, Any]:
         module, _, factory = argument.partition(":")
         first, last = search_folders()
-        opened = self._answer(
+        opened: dict[str, Any] = self._answer(
             "open",
             module=module,
             factory=factory,
@@ -51,13 +63,8 @@ class ForeignModel:
             limits={"bytes": LIMIT_BYTES, "fields": TeacherOutput._fields},
         )
         if "module" not in opened:
-            self._process.close()
             raise PipelineError(self._refusal(opened, factory, example))
-        self.card = self._card(opened["card"])
-        self.bin_edges_m = self._decoded(opened["edges"])
-        self.emits_maps: bool = opened["emits_maps"]
-        self.source = self._source(opened)
-        self.package_versions: dict[str, str] = self._answer("versions", names=self.source.packages)
+        return opened
 
     def __call__(self, images: Tensor) -> Any:  # noqa: ANN401 - whatever the user returned
         """Return what the model returns for images (B, 3, H, W) float32, with CPU tensors for arrays and tensors."""
@@ -114,7 +121,8 @@ class ForeignModel:
         if "no_factory" in opened:
             return f"{self._where}: {opened['no_factory']} has no function {factory!r}, {example}"
         returned = self._decoded(opened["not_callable"])
-        return f"{self._where}: the factory returned {type(returned).__name__}, expected a callable, {example}"
+        quoted = f"{type(returned).__name__} {str(returned)[:60]!r}"
+        return f"{self._where}: the factory returned {quoted}, expected a callable, {example}"
 
     def _card(self, card: dict[str, Any]) -> Any:  # noqa: ANN401 - the user's object
         if "not_json" in card:
