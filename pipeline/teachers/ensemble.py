@@ -170,9 +170,13 @@ def _member(path: Path, entry: Any, shared: TeacherOptions, *, trusted: bool) ->
         spec = f"{kind}:{path.parent / argument}"
     flip_average = shared.flip_average or options.pop("flip_average", False)
     own_drop = options.pop("drop_nonpositive", False)
+    own_python = options.pop("teacher_python", None)
+    if own_python is not None and "/" in own_python:  # otherwise a command of PATH
+        own_python = str(path.parent / own_python)
     merged = _for_kind(spec, replace(shared, **options, flip_average=flip_average), trusted=trusted)
-    # The ensemble's `drop_nonpositive` skips members that do not accept it; a member's own is checked on opening.
-    return Member(spec, weight, replace(merged, drop_nonpositive=merged.drop_nonpositive or own_drop))
+    # Options of the ensemble skip members that do not accept them; a member's own are checked on opening.
+    drop, python = merged.drop_nonpositive or own_drop, own_python or merged.teacher_python
+    return Member(spec, weight, replace(merged, drop_nonpositive=drop, teacher_python=python))
 
 
 def _option(where: str, key: str, value: Any) -> Any:  # noqa: ANN401 - any JSON value, and its parsed form

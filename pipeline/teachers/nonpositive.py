@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import PipelineError
-from .base import NONPOSITIVE, POSITIVE_SPACES, package_versions
+from .base import NONPOSITIVE, POSITIVE_SPACES, StagingTeacher, package_versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,8 @@ class DropNonpositive:
         self.emits_maps = bool(getattr(teacher, "emits_maps", False))
         self.device: torch.device | None = getattr(teacher, "device", None)
         self.package_versions = package_versions([teacher])
+        if isinstance(teacher, StagingTeacher):
+            self.stage = teacher.stage
         self._teacher = teacher
 
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:

@@ -1,6 +1,7 @@
 """A `python:` teacher in another environment is the same teacher: the same card, values, stores and refusals."""
 
 import ast
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -293,6 +294,22 @@ def test_averaging_mirrored_images_and_ensembles_work_with_it(home, environments
         command(*BINS, *words, "--out", f"{label}.here.zarr")
         command(*BINS, *words, "--teacher-python", environments[0], "--out", f"{label}.there.zarr")
         assert folder_bytes(home / f"{label}.here.zarr") == folder_bytes(home / f"{label}.there.zarr")
+
+
+@pytest.mark.usefixtures("home")
+def test_a_member_of_an_ensembles_file_may_have_its_own_environment(environments):
+    Path("envs").symlink_to(Path(environments[0]).parents[2])
+    members = [
+        {"teacher": "python:versioned:by_version", "teacher-python": f"../envs/{name}/bin/python"}
+        for name in ("first", "second")
+    ]
+    Path("files").mkdir()
+    Path("files/both.json").write_text(json.dumps({"members": members}))
+    options = TeacherOptions(trust_code=True, map_edges_m=(1, 4, 9), map_sigma_m=0.5)
+    teacher = open_teacher("ensemble:files/both.json", device=CPU, options=options)
+    output = teacher.predict(torch.zeros(2, 3, 8, 10), ["a", "b"])
+    assert float(output.depth.mean()) == 4
+    assert teacher.package_versions["conflicting"] == "3 and 5"
 
 
 @pytest.mark.slow
