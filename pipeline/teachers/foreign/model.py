@@ -134,9 +134,9 @@ class ForeignModel:
     def _source(self, opened: dict[str, Any]) -> Source:
         """Hash the user's code, as the modules of that process have it."""
         files: dict[str, str] = opened["files"]
-        theirs = files.get(PACKAGE.name)
+        theirs = Path(files.get(PACKAGE.name, ""))
         known = set(opened["standard"] or sys.stdlib_module_names)
-        if theirs is not None and Path(theirs).read_bytes() == (PACKAGE / "__init__.py").read_bytes():
+        if theirs.is_file() and theirs.read_bytes() == (PACKAGE / "__init__.py").read_bytes():
             known.add(PACKAGE.name)
         name, file, is_package = opened["module"]
         return module_source(name, file, Modules(files.get, frozenset(known)), is_package=is_package)

@@ -27,10 +27,10 @@ from .messages import packed, unpacked
 
 WORKER = Path(__file__).resolve().with_name("worker.py")
 PACKAGE = Path(__file__).resolve().parents[2]
-SILENT_S = 120.0
+SILENT_S = 300.0
 """How long a worker may give no sign of life: more is a process that is stopped, or C code that blocks all threads."""
-CALL_S = 30 * 60.0
-"""How long one call may take: of the factory, or of the model with a batch."""
+CALL_S = 60 * 60.0
+"""How long one call may take: of the factory, which may download weights, or of the model with a batch."""
 POLL_S = 0.5
 MOST_MESSAGE_BYTES = 2**26
 MOST_OUTPUT = 1500
