@@ -36,6 +36,7 @@ bench: $(VENV)/.setup-done  ## compare with peers; writes benchmarks/results/ an
 	python benchmarks/loader.py
 	python benchmarks/loss.py
 	python benchmarks/stage_one.py
+	python benchmarks/foreign_teacher.py
 	python benchmarks/stage_two.py
 	python benchmarks/online.py
 	python benchmarks/scale.py

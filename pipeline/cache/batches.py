@@ -15,7 +15,7 @@ import torch
 from ..common.parallel import in_order
 from ..errors import PipelineError
 from ..sources.intrinsics import intrinsics_of_view
-from ..teachers.base import PreparingTeacher, device_of, images_of_views
+from ..teachers.base import PreparingTeacher, StagingTeacher, device_of, images_of_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,6 +78,7 @@ class BatchReader:
         self._prepare_view = teacher.prepare if isinstance(teacher, PreparingTeacher) else None
         self._pinned = device_of(teacher).type == "cuda"
         self._converts = self._prepare_view is None and device_of(teacher).type == "cpu"
+        self._stage = teacher.stage if self._converts and isinstance(teacher, StagingTeacher) else None
         self._ahead = PREPARED * batch_size + threads
         self._readers = ThreadPoolExecutor(threads, "read")
         self._preparer = ThreadPoolExecutor(1, "prepare")
@@ -118,6 +119,8 @@ class BatchReader:
             np.stack(arrays, out=inputs.numpy())
             if self._converts:
                 inputs = images_of_views(inputs)
+            if self._stage is not None:
+                inputs = self._stage(inputs)
         return Batch([frame._replace(input=None) for frame in frames], inputs)
 
     def read(self, sample: Sample) -> Frame:

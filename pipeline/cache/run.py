@@ -22,7 +22,7 @@ from ..errors import PipelineError
 from ..sources.view import View
 from ..store.tools.info import unstated
 from ..store.write.writer import StoreWriter
-from ..teachers.base import NONPOSITIVE
+from ..teachers.base import NONPOSITIVE, package_versions
 from .conditions import conditions_of, notes_on_resume
 from .encoder import REBIN_ROWS
 from .outcome import Outside, check, column
@@ -82,7 +82,8 @@ def plan_cache(source: Source, samples: Sequence[Sample], teacher: Teacher, opti
     """Plan the store. Raises PipelineError as `plan.plan_store`."""
     view = resolve_view(source, teacher, options)
     spec, bases = plan_store(source, samples, teacher, view, options)
-    return StorePlan(spec, str(view), teacher.needs_images, teacher.card.name, conditions_of(spec.teacher), bases)
+    conditions = {**conditions_of(spec.teacher), **package_versions([teacher])}
+    return StorePlan(spec, str(view), teacher.needs_images, teacher.card.name, conditions, bases)
 
 
 def cache_teacher(

@@ -122,6 +122,7 @@ def cache_teacher(
     Example: pipeline cache-teacher --source kitti:ROOT --split ROOT/splits/train.txt \\
                --teacher predictions:DIR --metres-per-unit tiekd-kitti --out train.zarr
              pipeline cache-teacher ... --teacher python:my_teacher:load --scheduler local:4
+             pipeline cache-teacher ... --teacher python:my_teacher:load --teacher-python envs/moge/bin/python
 
     Run the same command again to continue an interrupted run. With --scheduler, dask workers write the store. A worker
     may join or be killed at any time; the store has the same bytes as from one process. local:N starts N workers, one

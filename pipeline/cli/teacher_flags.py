@@ -49,6 +49,11 @@ TEACHER_FLAGS = many(
     option(
         "--flip-average", is_flag=True, help="Average each prediction with that of the mirrored image, into one map."
     ),
+    option(
+        "--teacher-python",
+        metavar="PYTHON",
+        help="Run a python: teacher with the Python of another environment, such as /path/to/env/bin/python.",
+    ),
     option("--trust-code", is_flag=True, help="Allow code that comes with the weights to run."),
 )
 
@@ -86,6 +91,7 @@ UNCHANGED_FLAGS = (
     "precision",
     "readout",
     "revision",
+    "teacher_python",
     "trust_code",
 )
 """Flags of TEACHER_FLAGS that are fields of TeacherOptions with the same value."""

@@ -153,6 +153,24 @@ class PreparingTeacher(Protocol):
         ...
 
 
+@runtime_checkable
+class StagingTeacher(Protocol):
+    """A teacher that reads its images from memory of its own. Optional."""
+
+    def stage(self, images: Tensor) -> Tensor:
+        """Return a copy of a batch for `predict`, images (B, 3, H, W) float32 on the CPU. Called in another thread."""
+        ...
+
+
+def package_versions(teachers: Sequence[Teacher]) -> dict[str, str]:
+    """Return the versions of packages that run teachers in other environments, by import name."""
+    versions: dict[str, set[str]] = {}
+    for teacher in teachers:
+        for name, version in getattr(teacher, "package_versions", {}).items():
+            versions.setdefault(name, set()).add(version)
+    return {name: " and ".join(sorted(found)) for name, found in versions.items()}
+
+
 def device_of(teacher: Teacher) -> torch.device:
     """Return where a teacher wants its images."""
     device: torch.device | None = getattr(teacher, "device", None)

@@ -15,7 +15,7 @@ import torch
 
 from ..errors import OptionError, PipelineError
 from ..sources.intrinsics import MAX_FOCAL_PX
-from .base import device_of
+from .base import StagingTeacher, device_of, package_versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +53,9 @@ class CameraTeacher:
         # The metres of canonical bins differ between images
         self.bin_edges_m: NDArray[np.float64] | None = own_m if canonical_focal_px is None else None
         self.emits_maps = emits_maps or (canonical_focal_px is not None and own_m is not None)
+        self.package_versions = package_versions([teacher])
+        if isinstance(teacher, StagingTeacher):
+            self.stage = teacher.stage
         self._teacher = teacher
         self._canonical_focal_px = canonical_focal_px
         self._focal_px = focal_px

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..common.fileio import canonical_json, read_json, sha256_bytes
 from ..errors import PipelineError
 from ..sources.readers.arrays import invalid_numbers, parse_invalid
-from .base import VIEW, TeacherCard, TeacherOutput
+from .base import VIEW, TeacherCard, TeacherOutput, package_versions
 from .camera import FOCAL, check_focal_px, wants_camera
 from .mixture import Prediction, agreed_intrinsics, checked_prediction, mix, mixture_bins, mixture_sigma
 from .options import TeacherOptions
@@ -75,6 +75,7 @@ class EnsembleTeacher:
         self.bin_edges_m: NDArray[np.float64] | None = bin_edges_m
         self.needs_images = any(teacher.needs_images for teacher in teachers)
         self.wants_framing = any(getattr(teacher, "wants_framing", False) for teacher in teachers)
+        self.package_versions = package_versions(teachers)
         self._teachers = teachers
         self._weights = weights
         self._edges_m = bin_edges_m
@@ -132,6 +133,7 @@ def _members(argument: str, options: TeacherOptions) -> list[Member]:
         drop_nonpositive=options.drop_nonpositive,
         map_edges_m=options.map_edges_m,
         map_sigma_m=options.map_sigma_m,
+        teacher_python=options.teacher_python,
     )
     if argument.partition(":")[0] in KINDS:
         specs = argument.split(",")
@@ -184,9 +186,13 @@ def _member(path: Path, entry: Any, shared: TeacherOptions, *, trusted: bool) ->
         spec = f"{kind}:{path.parent / argument}"
     flip_average = shared.flip_average or options.pop("flip_average", False)
     own_drop = options.pop("drop_nonpositive", False)
+    own_python = options.pop("teacher_python", None)
+    if own_python is not None and "/" in own_python:  # otherwise a command of PATH
+        own_python = str(path.parent / own_python)
     merged = _for_kind(spec, replace(shared, **options, flip_average=flip_average), trusted=trusted)
-    # The ensemble's `drop_nonpositive` skips members that do not accept it; a member's own is checked on opening.
-    return Member(spec, weight, replace(merged, drop_nonpositive=merged.drop_nonpositive or own_drop))
+    # Options of the ensemble skip members that do not accept them; a member's own are checked on opening.
+    drop, python = merged.drop_nonpositive or own_drop, own_python or merged.teacher_python
+    return Member(spec, weight, replace(merged, drop_nonpositive=drop, teacher_python=python))
 
 
 def _option(where: str, key: str, value: Any) -> Any:  # noqa: ANN401 - any JSON value, and its parsed form
@@ -206,11 +212,13 @@ def _option(where: str, key: str, value: Any) -> Any:  # noqa: ANN401 - any JSON
 
 
 def _for_kind(spec: str, options: TeacherOptions, *, trusted: bool) -> TeacherOptions:
-    """Return options with `trust_code` and `drop_nonpositive` set only if the member's kind accepts them."""
+    """Return options without what the ensemble sets for members of other kinds."""
     kind = KINDS.get(spec.partition(":")[0])
     accepted = kind.options if kind is not None else frozenset[str]()
     drop = options.drop_nonpositive and "drop_nonpositive" in accepted
-    return replace(options, trust_code=trusted and "trust_code" in accepted, drop_nonpositive=drop)
+    python = options.teacher_python if "teacher_python" in accepted else None
+    trusted = trusted and "trust_code" in accepted
+    return replace(options, trust_code=trusted, drop_nonpositive=drop, teacher_python=python)
 
 
 def _check_distinct(argument: str, members: Sequence[Member], teachers: Sequence[Teacher]) -> None:

@@ -20,7 +20,16 @@ from torch import Tensor
 from ..depth.dpm import gaussian_dpm
 from ..depth.rebin import rebin
 from ..errors import PipelineError
-from .base import NONPOSITIVE_REMEDY, TeacherOutput, gives_maps, may_lack_values, nonfinite_remedy, on_cpu, run_teacher
+from .base import (
+    NONPOSITIVE_REMEDY,
+    TeacherOutput,
+    gives_maps,
+    may_lack_values,
+    nonfinite_remedy,
+    on_cpu,
+    package_versions,
+    run_teacher,
+)
 from .signals import SIGNALS
 
 if TYPE_CHECKING:
@@ -53,6 +62,7 @@ class FlipAveraged:
     def __init__(self, teacher: Teacher, bin_edges_m: NDArray[np.float64], sigma_m: float | None) -> None:
         self.bin_edges_m: NDArray[np.float64] | None = bin_edges_m
         self.wants_framing = bool(getattr(teacher, "wants_framing", False))
+        self.package_versions = package_versions([teacher])
         self._teacher = teacher
         self._edges_m = bin_edges_m
         self._sigma_m = sigma_m

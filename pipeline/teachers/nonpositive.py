@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import PipelineError
-from .base import NONPOSITIVE, POSITIVE_SPACES, run_teacher
+from .base import NONPOSITIVE, POSITIVE_SPACES, StagingTeacher, package_versions, run_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,9 @@ class DropNonpositive:
         self.emits_maps = bool(getattr(teacher, "emits_maps", False))
         self.device: torch.device | None = getattr(teacher, "device", None)
         self.wants_framing = bool(getattr(teacher, "wants_framing", False))
+        self.package_versions = package_versions([teacher])
+        if isinstance(teacher, StagingTeacher):
+            self.stage = teacher.stage
         self._teacher = teacher
 
     def predict(self, images: Tensor | None, ids: Sequence[str], framing: Framing | None = None) -> TeacherOutput:

@@ -46,3 +46,5 @@ class TeacherOptions:
     """Bin edges of a mixture (`ensemble:`, `flip_average`) of teachers that share no bins."""
     map_sigma_m: float | None = None
     """Width of the Gaussian that a mixture uses for predictions without a map."""
+    teacher_python: str | None = None
+    """Python of the environment that runs a `python:` teacher, such as /path/to/env/bin/python; None is this one."""

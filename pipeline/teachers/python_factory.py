@@ -6,10 +6,9 @@ Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 import traceback
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,8 @@ from ..common.fileio import canonical_json
 from ..errors import PipelineError
 from .base import TeacherCard
 from .camera import INPUTS
+from .foreign.factories import networks_of, takes_device
+from .foreign.model import ForeignModel
 from .python_output import OutputCheck, quoted
 from .python_source import source_of, weights_sha256
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from .base import TeacherOutput
     from .options import TeacherOptions
+    from .python_source import Source
 
 EXAMPLE = """for example
     class MyNet:
@@ -95,15 +97,41 @@ class PythonTeacher:
             )
 
 
+class OwnEnvironmentTeacher(PythonTeacher):
+    """A teacher whose model runs in another Python environment (`teacher_python`)."""
+
+    def __init__(
+        self,
+        model: ForeignModel,
+        card: TeacherCard,
+        bin_edges_m: NDArray[np.float64] | None,
+        layers: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(model, card, bin_edges_m, torch.device("cpu"), layers)  # where the other process reads images
+        self.stage = model.stage
+        self.package_versions = model.package_versions
+
+
 def load(argument: str, device: torch.device, options: TeacherOptions) -> PythonTeacher:
     """Import `module:factory`, from the current directory too, and call `factory(device)` or `factory()`.
 
     torch modules in the returned model are put into eval mode. The card gets hashes of the source code and of the
     weights that it names. Raises PipelineError for a missing or invalid module, factory, card or bin edges.
     """
-    module_name, _, factory_name = argument.partition(":")
-    if not module_name or not factory_name:
+    if not all(argument.partition(":")):
         raise PipelineError(f"teacher python:{argument}: expected python:module:factory, {EXAMPLE}")
+    if options.teacher_python is not None:
+        other = ForeignModel(argument, options.teacher_python, device, EXAMPLE)
+        card = _card(argument, other, other.source, options)
+        return OwnEnvironmentTeacher(other, card, _edges(argument, other), options.features)
+    module, model = _imported(argument, device)
+    card = _card(argument, model, source_of(module), options)
+    return PythonTeacher(model, card, _edges(argument, model), device, options.features)
+
+
+def _imported(argument: str, device: torch.device) -> tuple[ModuleType, Any]:
+    """Import the module and call its factory. Raises as `load`."""
+    module_name, _, factory_name = argument.partition(":")
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)  # a console script has its own folder there, not the user's
@@ -119,16 +147,14 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Python
     if not callable(factory):
         raise PipelineError(f"teacher python:{argument}: {module.__file__} has no function {factory_name!r}, {EXAMPLE}")
     with _user_code(f"teacher python:{argument}"):
-        model = factory(device) if _takes_device(factory) else factory()
+        model = factory(device) if takes_device(factory) else factory()
     if not callable(model):
         raise PipelineError(
             f"teacher python:{argument}: the factory returned {quoted(model)}, expected a callable, {EXAMPLE}"
         )
-    for network in _networks(model):
+    for network in networks_of(model):
         network.eval()
-    card = _card(argument, model, module, options)
-    edges_m = _edges(argument, getattr(model, "bin_edges_m", None))
-    return PythonTeacher(model, card, edges_m, device, options.features)
+    return module, model
 
 
 @contextmanager
@@ -151,28 +177,7 @@ def _user_code(where: str) -> Iterator[None]:
         ) from error
 
 
-def _takes_device(factory: Callable[..., Any]) -> bool:
-    if getattr(factory, "__init__", None) is torch.nn.Module.__init__:  # its signature has *args, which it refuses
-        return False
-    try:
-        parameters = inspect.signature(factory).parameters.values()
-    except ValueError:  # classes and functions of C may have no signature
-        return False
-    return any(parameter.kind not in {parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD} for parameter in parameters)
-
-
-def _networks(model: Any) -> Iterator[torch.nn.Module]:  # noqa: ANN401 - the user's object
-    """Yield the torch modules of a model: itself, its attributes (also in lists and dicts), and its closure."""
-    values = [model, getattr(model, "__self__", None), *getattr(model, "__dict__", {}).values()]
-    for cell in getattr(model, "__closure__", None) or ():
-        with suppress(ValueError):  # an empty cell
-            values.append(cell.cell_contents)
-    for value in values:
-        items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-        yield from (item for item in items if isinstance(item, torch.nn.Module))
-
-
-def _card(argument: str, model: Any, module: ModuleType, options: TeacherOptions) -> TeacherCard:  # noqa: ANN401 - the user's object
+def _card(argument: str, model: Any, source: Source, options: TeacherOptions) -> TeacherCard:  # noqa: ANN401 - the user's object
     where, card = f"teacher python:{argument}", getattr(model, "card", None)
     weights_named = False
     if isinstance(card, dict):
@@ -195,7 +200,7 @@ def _card(argument: str, model: Any, module: ModuleType, options: TeacherOptions
             f"{where}: `depth_space={options.depth_space}` contradicts {card.depth_space} in its card: omit the option "
             "or correct the card"
         )
-    code = source_of(module).as_json(argument)
+    code = source.as_json(argument)
     if weights_named and card.weights_sha256 is None:
         code["weights"] = "none"
     card = replace(card, preprocessing={**card.preprocessing, "python": code})
@@ -206,7 +211,8 @@ def _card(argument: str, model: Any, module: ModuleType, options: TeacherOptions
     return card if options.licence is None else replace(card, licence=options.licence)
 
 
-def _edges(argument: str, edges: Any) -> NDArray[np.float64] | None:  # noqa: ANN401 - the user's object
+def _edges(argument: str, model: Any) -> NDArray[np.float64] | None:  # noqa: ANN401 - the user's object
+    edges = getattr(model, "bin_edges_m", None)
     if edges is None:
         return None
     edges_m = np.asarray(edges.cpu() if isinstance(edges, Tensor) else edges, dtype=np.float64)

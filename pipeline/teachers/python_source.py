@@ -16,7 +16,7 @@ from ..common.fileio import sha256_bytes, sha256_file
 from ..errors import PipelineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
@@ -41,31 +41,52 @@ class Source(NamedTuple):
         return {"factory": factory, "source": self.files, "packages": self.packages}
 
 
+class Modules(NamedTuple):
+    """The modules of a process: this one, or that of another environment."""
+
+    file_of: Callable[[str], str | None]
+    """Returns the file of an imported module; None if it has none, or is not imported."""
+    known: frozenset[str]
+    """Top-level names that are neither hashed nor listed: the standard library, and this package."""
+
+
 def source_of(module: ModuleType) -> Source:
     """Hash a module and the modules that it imports, except installed ones.
 
     Raises PipelineError for a file that changed after this process imported it: the hash would not match the running
     code.
     """
-    root = _root(module)
+    here = Modules(
+        lambda name: getattr(sys.modules.get(name), "__file__", None), frozenset({OURS, *sys.stdlib_module_names})
+    )
+    file = getattr(module, "__file__", None)
+    return module_source(module.__name__, file, here, is_package=hasattr(module, "__path__"), imported_here=True)
+
+
+def module_source(
+    name: str, file: str | None, modules: Modules, *, is_package: bool, imported_here: bool = False
+) -> Source:
+    """Hash a module, given by its name and file, as `source_of`. Changes are only noticed if it is `imported_here`."""
+    root = _root(name, file, is_package=is_package)
     files: dict[str, str] = {}
     packages: set[str] = set()
-    pending = [module.__name__]
+    pending = [name]
     while pending:
         name = pending.pop()
-        path = _file(name, root)
+        path = _file(name, root, modules)
         if name in files or path is None:
             continue
         data = path.read_bytes()
         files[name] = sha256_bytes(data)
-        _refuse_stale(name, files[name], path)
+        if imported_here:
+            _refuse_stale(name, files[name], path)
         if path.suffix != ".py":
             continue
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         for imported in _imports(data, package):
             parts = imported.split(".")
             pending += [".".join(parts[: end + 1]) for end in range(len(parts))]
-            if not _is_ours(parts[0], root):
+            if not _is_ours(parts[0], root, modules):
                 packages.add(parts[0])
     return Source(dict(sorted(files.items())), sorted(packages))
 
@@ -98,21 +119,19 @@ def _digests(path: Path, where: str) -> Iterator[tuple[str, str]]:
         raise PipelineError(f"{where}: weights {path} of its card: {error.strerror}; correct the path") from error
 
 
-def _root(module: ModuleType) -> Path | None:
+def _root(name: str, file: str | None, *, is_package: bool) -> Path | None:
     """Return the import root of a module; None if the module has no file or is installed."""
-    file = getattr(module, "__file__", None)
     if file is None:
         return None
-    levels = module.__name__.count(".") + hasattr(module, "__path__")
-    folder = Path(file).resolve().parents[levels]
+    folder = Path(file).resolve().parents[name.count(".") + is_package]
     return None if INSTALLED & set(folder.parts) else folder
 
 
-def _file(name: str, root: Path | None) -> Path | None:
+def _file(name: str, root: Path | None, modules: Modules) -> Path | None:
     """Return the source file of a module, imported or not; None if it is installed or has no file."""
-    if name.partition(".")[0] in {OURS, *sys.stdlib_module_names}:
+    if name.partition(".")[0] in modules.known:
         return None
-    loaded = getattr(sys.modules.get(name), "__file__", None)
+    loaded = modules.file_of(name)
     if loaded is not None:
         path = Path(loaded)
         return path if path.is_file() and not INSTALLED & set(path.parts) else None
@@ -122,14 +141,14 @@ def _file(name: str, root: Path | None) -> Path | None:
     return next((path for path in (base / "__init__.py", base.with_name(f"{base.name}.py")) if path.is_file()), None)
 
 
-def _is_ours(top: str, root: Path | None) -> bool:
+def _is_ours(top: str, root: Path | None, modules: Modules) -> bool:
     """Return whether a top-level name is not an installed package: standard library, this package, or user code.
 
     A folder of user code needs no `__init__.py`.
     """
-    if top in {OURS, *sys.stdlib_module_names} or _file(top, root) is not None:
+    if top in modules.known or _file(top, root, modules) is not None:
         return True
-    return root is not None and getattr(sys.modules.get(top), "__file__", None) is None and (root / top).is_dir()
+    return root is not None and modules.file_of(top) is None and (root / top).is_dir()
 
 
 def _refuse_stale(name: str, sha256: str, path: Path) -> None:

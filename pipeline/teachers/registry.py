@@ -65,7 +65,7 @@ KINDS = {
     "ensemble": TeacherKind(
         "ensemble",
         "KIND:WHAT,KIND:WHAT or FILE.json",
-        frozenset({"drop_nonpositive", "focal_px", "trust_code"}),
+        frozenset({"drop_nonpositive", "focal_px", "teacher_python", "trust_code"}),
         what="2 to 64 metric teachers of any kind, optionally weighted",
         required="",
         depth="metric",
@@ -105,7 +105,7 @@ KINDS = {
     "python": TeacherKind(
         "python_factory",
         "module:factory",
-        frozenset({"depth_space", "drop_nonpositive", "features", "focal_px"}),
+        frozenset({"depth_space", "drop_nonpositive", "features", "focal_px", "teacher_python"}),
         what="any network that your Python code can call",
         required="a `card` in your code",
         depth="that of its card",

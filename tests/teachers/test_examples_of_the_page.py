@@ -9,6 +9,7 @@ import fakes
 import pytest
 import torch
 from click.testing import CliRunner
+from environments import make_environment
 from paths import ROOT
 from tiny_networks import make_onnx
 
@@ -50,6 +51,8 @@ def home(tmp_path, monkeypatch):
     make_onnx(tmp_path / "net.onnx", after=[helper.make_node("Softplus", ["sum"], ["depth"])])
     torch.jit.save(torch.jit.trace(Positive(), torch.zeros(1, 3, 8, 8)), "net.pt")
     (tmp_path / "my_net.py").write_text(blocks("python")[0])
+    for name in ("old", "moge"):
+        make_environment(tmp_path / "envs" / name, {})
     where = "--source folder:MY_IMAGES --split train"
     run(f"pipeline cache-teacher {where} --teacher python:fakes:factory --bins nyu --sigma-m 0.2 --out first.zarr")
     for name in "ab":
