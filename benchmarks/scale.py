@@ -76,7 +76,7 @@ def spec_of(kind: str, samples: int) -> StoreSpec:
         view="full",
         view_size_px=FULL_PX,
         max_rel_error=5e-4,
-        depth_range_m=(0.1, 300.0),
+        code_range=(0.1, 300.0),
         dpm_kind=kind,
         bin_edges=tuple(np.linspace(1e-3, 80, BINS + 1).tolist()),
         sigma_m=0.5 if kind == "gaussian" else None,

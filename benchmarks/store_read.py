@@ -79,7 +79,7 @@ def write_store(path: Path, frames: np.ndarray) -> StoreSpec:
         view="full",
         view_size_px=(height, width),
         max_rel_error=MAX_REL_ERROR,
-        depth_range_m=(0.1, 300.0),
+        code_range=(0.1, 300.0),
         dpm_kind="gaussian",
         bin_edges=tuple(np.linspace(1e-3, 80, 258).tolist()),
         sigma_m=0.5,

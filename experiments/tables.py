@@ -44,7 +44,7 @@ def tables() -> dict[str, str]:
 
 def sources() -> str:
     """Return the table of sources."""
-    head = ("`--source`", "data set", "below ROOT", "`--split`", "ground truth", "defaults", "licence")
+    head = ("`--source`", "data set", "below ROOT", "`--split`", "ground truth", "intrinsics", "defaults", "licence")
     return markdown(
         head,
         (
@@ -54,6 +54,7 @@ def sources() -> str:
                 kind.layout,
                 kind.splits,
                 kind.truth,
+                kind.intrinsics,
                 _defaults(kind.defaults),
                 kind.licence,
             ]
@@ -99,12 +100,19 @@ def teacher_options() -> str:
                 f"`{name}`",
                 kind.depth,
                 kind.stored,
-                " ".join(f"`--{option.replace('_', '-').removesuffix('-px')}`" for option in sorted(kind.options)),
+                " ".join(
+                    f"`--{option.replace('_', '-').replace('size-px', 'size')}`" for option in sorted(kind.options)
+                ),
                 "; ".join(measured[name]) or NOT_RUN,
             ]
             for name, kind in sorted(KINDS.items())
         ),
     )
+
+
+def _flag(option: str) -> str:
+    """Return the flag of an option of teachers."""
+    return "--" + ("input-size" if option == "input_size_px" else option.replace("_", "-"))
 
 
 def families() -> str:

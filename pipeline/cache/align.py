@@ -86,7 +86,7 @@ def align_store(
     spec = replace(store.spec, alignment=aligner.as_json())
     columns = columns_of(store)
     workers = worker_threads(options.workers)
-    with StoreWriter(out, spec, list(store.ids)) as writer, ThreadPoolExecutor(workers, "align") as pool:
+    with StoreWriter(out, spec, list(store.ids), store.bases) as writer, ThreadPoolExecutor(workers, "align") as pool:
         members = {shard: spec.shard_samples(shard) for shard in range(spec.shards)}
         requests = (
             _Request(samples[number], store.depth(number), store.image_sha256[number].tobytes().hex())
@@ -122,7 +122,7 @@ def unalign_store(store: Store, out: Path, progress: Progress | None = None) -> 
     spec = replace(store.spec, alignment=None)
     columns = columns_of(store)
     write_shards(
-        StoreWriter(out, spec, list(store.ids)),
+        StoreWriter(out, spec, list(store.ids), store.bases),
         lambda members: _realigned(store, columns, members, [{}] * len(members)),
         "undo",
         progress,

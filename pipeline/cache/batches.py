@@ -14,6 +14,7 @@ import torch
 
 from ..common.parallel import in_order
 from ..errors import PipelineError
+from ..sources.intrinsics import intrinsics_of_view
 from ..teachers.base import PreparingTeacher, device_of, images_of_views
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from ..common.profile import Profile
     from ..sources.base import Sample, Source
+    from ..sources.intrinsics import Intrinsics
     from ..sources.view import View
     from ..store.format.spec import StoreSpec
     from ..teachers.base import Teacher
@@ -39,6 +41,8 @@ class Frame(NamedTuple):
     """The view (H, W, 3) uint8, or what the teacher's `prepare` made of it; None for a folder of predictions."""
     sha256: str
     image_size_px: tuple[int, int]
+    intrinsics: Intrinsics | None = None
+    """Of the view; None where the source has none."""
 
 
 class Batch(NamedTuple):
@@ -120,6 +124,7 @@ class BatchReader:
         """Read one image. Raises PipelineError as `batches`."""
         with self._profile.span("read"):
             image, sha256 = self._source.read_image(sample)
+            image_px = image.shape[0], image.shape[1]
             try:
                 view = self._view.of_image(image)
             except ValueError as error:
@@ -136,4 +141,5 @@ class BatchReader:
         elif self._prepare_view is not None:
             with self._profile.span("prepare"):
                 prepared = self._prepare_view(view).numpy()
-        return Frame(sample, prepared, sha256, (image.shape[0], image.shape[1]))
+        intrinsics = intrinsics_of_view(self._source, sample, self._view, image_px)
+        return Frame(sample, prepared, sha256, image_px, intrinsics)

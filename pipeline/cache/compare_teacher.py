@@ -17,7 +17,9 @@ import torch
 from ..common.fileio import canonical_json
 from ..common.progress import Silent
 from ..depth.rebin import rebin
+from ..depth.spaces import ABSOLUTE_SPACES
 from ..errors import PipelineError
+from ..sources.intrinsics import intrinsics_of_view
 from ..sources.splits import evenly
 from ..sources.view import View
 from ..teachers.base import Framing, gives_maps, has_adaptive_bins, images_of_views, on_cpu, run_teacher
@@ -105,11 +107,16 @@ def compare_with_teacher(
         for start in range(0, len(samples), batch_size):
             batch = samples[start : start + batch_size]
             seen = [_image(store, source, sample, view) for sample in batch]
-            images, framing = [image for image, _ in seen], Framing(view, [image_px for _, image_px in seen])
+            images, images_px = [image for image, _ in seen], [image_px for _, image_px in seen]
+            cameras = [
+                intrinsics_of_view(source, sample, view, image_px)
+                for sample, image_px in zip(batch, images_px, strict=True)
+            ]
+            framing = Framing(view, images_px, cameras)
             first = _answers(store, teacher, batch, images, framing)
             task.update(len(batch))
             for number, sample in enumerate(batch):
-                alone = framing._replace(images_px=framing.images_px[number : number + 1])
+                alone = Framing(view, images_px[number : number + 1], cameras[number : number + 1])
                 (second,) = _answers(store, teacher, [sample], images[number : number + 1], alone)
                 comparison.add(sample, first[number], second)
                 task.update(1)
@@ -213,7 +220,7 @@ class _Comparison:
     def agreements(self) -> list[Agreement]:
         """Return the result for depth, and for maps if the store has them."""
         spec = self._store.spec
-        bounds = {"depth": spec.max_rel_error + (self._rounding if spec.depth_space != "metric_m" else 0)}
+        bounds = {"depth": spec.max_rel_error + (self._rounding if spec.depth_space not in ABSOLUTE_SPACES else 0)}
         if spec.dpm_kind != "gaussian":
             bounds["maps"] = DENSE_KL_NATS if spec.max_dpm_kl is None else spec.max_dpm_kl
         return [
@@ -229,8 +236,8 @@ def _depth_error(store: Store, live: NDArray[np.float32], other: NDArray[np.floa
     """
     counted = ~(np.isnan(live) & np.isnan(other))
     scale: NDArray[np.float64] | float = _span(live)
-    if store.spec.depth_space == "metric_m":
-        low, high = store.spec.depth_range_m
+    if store.spec.depth_space in ABSOLUTE_SPACES:
+        low, high = store.spec.code_range
         counted &= ~((live < low) | (live > high))
         scale = live[counted].astype(np.float64)
     error: NDArray[np.float64] = np.abs(other[counted].astype(np.float64) - live[counted]) / scale

@@ -10,11 +10,13 @@ import torch
 
 from ..depth.bins import parse_bins
 from ..depth.rebin import are_bins
+from ..depth.spaces import DISPARITY
 from ..errors import OptionError, PipelineError
+from ..sources.intrinsics import intrinsics_of_view
 from ..sources.view import View
 from ..store.format.layout import default_samples_per_shard
 from ..store.format.spec import StoreSpec, digest_of_ids
-from ..teachers.base import VIEW, gives_maps, has_adaptive_bins, images_of_views
+from ..teachers.base import VIEW, Framing, gives_maps, has_adaptive_bins, images_of_views, run_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,6 +93,11 @@ def plan_store(
             f"`grade=training` is an error of 1 % of metric depth, but teacher {card.name!r} predicts "
             f"{card.depth_space}: give `max_rel_error`, a fraction of each sample's range"
         )
+    if card.depth_space == DISPARITY:
+        raise PipelineError(
+            f"teacher {card.name!r} predicts {DISPARITY}, but source {source.name!r} gives no stereo pairs with a "
+            "baseline: convert its output to metres (fx * baseline / disparity), or use affine_disparity"
+        )
     kind = options.dpm
     if kind == "auto":
         kind = "sparse" if gives_maps(teacher) else "gaussian"
@@ -109,7 +116,7 @@ def plan_store(
     if kind != "gaussian":
         edges, carried_from = _distribution_bins(source, teacher, options)
         if has_adaptive_bins(teacher):
-            carried_from = _adaptive_per(teacher, view.of_image(first), samples[0].id)
+            carried_from = _adaptive_per(teacher, source, samples[0], view, first)
     elif card.depth_space == "metric_m":
         edges, sigma_m = _metric_bins(source, options)
     else:
@@ -122,7 +129,7 @@ def plan_store(
         view=str(view),
         view_size_px=view.size_px(*first.shape[:2]),
         max_rel_error=options.rel_error,
-        depth_range_m=options.depth_range_m,
+        code_range=options.depth_range_m,
         dpm_kind=kind,
         bin_edges=tuple(edges),
         sigma_m=sigma_m,
@@ -148,13 +155,15 @@ def _distribution_bins(source: Source, teacher: Teacher, options: CacheOptions) 
     return edges_m, None if same else "fixed"
 
 
-def _adaptive_per(teacher: Teacher, image: NDArray[np.uint8], sample_id: str) -> str:
-    """Return whether adaptive bins are per `image` or per `pixel`, from the prediction for one image."""
-    pixels = images_of_views(torch.from_numpy(image)[None])
-    edges_m = teacher.predict(pixels if teacher.needs_images else None, [sample_id]).bin_edges_m
+def _adaptive_per(teacher: Teacher, source: Source, sample: Sample, view: View, image: NDArray[np.uint8]) -> str:
+    """Return whether adaptive bins are per `image` or per `pixel`, from the prediction for a whole image (H, W, 3)."""
+    pixels = images_of_views(torch.from_numpy(view.of_image(image))[None]) if teacher.needs_images else None
+    image_px = image.shape[0], image.shape[1]
+    framing = Framing(view, [image_px], [intrinsics_of_view(source, sample, view, image_px)])
+    edges_m = run_teacher(teacher, pixels, [sample.id], framing).bin_edges_m
     if edges_m is None:
         raise PipelineError(
-            f"teacher {teacher.card.name!r} has emits_maps = True, but returned no bin edges for {sample_id}, expected "
+            f"teacher {teacher.card.name!r} has emits_maps = True, but returned no bin edges for {sample.id}, expected "
             "(B, K + 1) or (B, K + 1, h, w): correct its code"
         )
     return "image" if edges_m.ndim == 2 else "pixel"

@@ -230,7 +230,11 @@ class ShardMaker:
                 return self._teacher.predict_prepared(inputs, self.spec.view_size_px, ids)
             if not inputs.is_floating_point():
                 inputs = images_of_views(inputs)
-        framing = Framing(self._view, [frame.image_size_px for frame in batch.frames])
+        framing = Framing(
+            self._view,
+            [frame.image_size_px for frame in batch.frames],
+            [frame.intrinsics for frame in batch.frames],
+        )
         return run_teacher(self._teacher, inputs, ids, framing)
 
     def _predict(self, batch: Batch) -> list[Prediction] | list[Selected]:

@@ -42,9 +42,22 @@ TEACHER_FLAGS = many(
     option("--input-size", type=SIZE, help="Input size of the teacher, or of saved predictions, if not its default."),
     option("--normalise", help="Input normalization of a network file: imagenet, half, unit, bytes, or MEAN/STD."),
     option("--channels", type=click.Choice(["rgb", "bgr"]), help="Channel order of a network file's input."),
-    option("--output", help="Which output of a network file is depth, if it has several."),
+    option(
+        "--output",
+        help="Which output of a network file is depth, if it has several; or depth=NAME,confidence=NAME,sky=NAME.",
+    ),
     option("--invalid", type=INVALID, help="Numbers in prediction files that mean no value, such as 65535."),
     option("--readout", help="How a checkpoint's depth is read from its map: mean, geometric, median or absrel."),
+    option(
+        "--focal-px",
+        type=float,
+        help="Focal length of the original images, for a teacher that depends on it; the source's if omitted.",
+    ),
+    option(
+        "--canonical-focal-px",
+        type=float,
+        help="A network file predicts depth for a camera of this focal length; the store holds metres of the real one.",
+    ),
     option("--drop-nonpositive", is_flag=True, help="Treat predicted depth of 0 or less as no value, and count it."),
     option(
         "--flip-average", is_flag=True, help="Average each prediction with that of the mirrored image, into one map."
@@ -56,10 +69,12 @@ TEACHER_FLAGS = many(
 GAP_SAMPLES = 64
 """Number of samples to compare mirrored predictions on."""
 UNCHANGED_FLAGS = (
+    "canonical_focal_px",
     "channels",
     "depth_space",
     "drop_nonpositive",
     "flip_average",
+    "focal_px",
     "licence",
     "normalise",
     "output",

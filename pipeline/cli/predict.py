@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     type=click.Choice(["image", "view"]),
     help="Size of the files: the whole image, or the network's view of it.",
 )
+@option(
+    "--focal-px",
+    type=float,
+    help="Focal length of the images' camera, in their pixels: depth is rescaled from that of the training images.",
+)
 @READOUT
 @option("--batch-size", default=4, help="Images in a batch.")
 @DEVICE
@@ -50,6 +55,7 @@ def predict(
     colour: bool,
     colour_range_m: tuple[float, float] | None,
     grid: str,
+    focal_px: float | None,
     readout: str | None,
     batch_size: int,
     device: str,
@@ -66,7 +72,7 @@ def predict(
     from ..deploy.predict_folder import FolderOptions, predict_folder
     from ..deploy.runners import open_model
 
-    options = FolderOptions(depth_png, npy, colour, colour_range_m, grid, batch_size)
+    options = FolderOptions(depth_png, npy, colour, colour_range_m, grid, batch_size, focal_px)
     done = predict_folder(open_model(model, size_px, device, readout), images, out, options, Console())
     far = f"; {done.beyond} pixels are too far for the PNG format and are 0" if done.beyond else ""
     echo(f"{out}: {done.images} images{far}")

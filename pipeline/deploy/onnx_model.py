@@ -19,6 +19,8 @@ import numpy as np
 from ..common.fileio import open_regular, parse_json, printable, sha256_bytes
 from ..depth.relative import METRIC, depth_space_of
 from ..errors import MissingDependencyError, PipelineError
+from ..networks.saved_run import TRAINED_FOCAL, trained_focal_px
+from ..sources.intrinsics import MAX_FOCAL_PX
 from ..sources.view import View
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ class Card:
     """Digest of the exported run's weights."""
     precision: str
     """`float32` or `int8`."""
+    trained_focal_px: float | None
+    """Focal length of the training samples, in pixels of the training view; None if unknown."""
     facts: dict[str, str]
     """All metadata of the file."""
 
@@ -155,8 +159,17 @@ def _card(facts: dict[str, str], name: str) -> Card:
         edges = [float(value) for value in parse_json(facts["bin_edges_m"].encode())]
         if len(edges) < 3 or np.any(np.diff(edges) <= 0):
             raise PipelineError("bin_edges_m: expected ascending numbers")
+        focal_px = float(facts[TRAINED_FOCAL]) if TRAINED_FOCAL in facts else None
+        if focal_px is not None and not 0 < focal_px < MAX_FOCAL_PX:
+            raise PipelineError(f"{TRAINED_FOCAL} {focal_px}: expected a positive number")
         return Card(
-            facts["name"], View.parse(facts["view"]), tuple(edges), facts["weights_sha256"], facts["precision"], facts
+            name=facts["name"],
+            view=View.parse(facts["view"]),
+            bin_edges_m=tuple(edges),
+            weights_sha256=facts["weights_sha256"],
+            precision=facts["precision"],
+            trained_focal_px=focal_px,
+            facts=facts,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PipelineError(f"{name}: metadata {printable(str(error))[:300]}; export the run again") from error
@@ -177,6 +190,9 @@ def metadata(run_config: dict[str, Any], edges_m: Sequence[float], weights_sha25
         "precision": "float32",
         "weights_sha256": weights_sha256,
     }
+    focal_px = trained_focal_px(run_config)
+    if focal_px is not None:
+        facts[TRAINED_FOCAL] = repr(focal_px)
     if "loss" in run_config:
         facts["loss"] = str(run_config["loss"])
     if teacher is not None:

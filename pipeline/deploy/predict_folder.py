@@ -41,6 +41,7 @@ from ..errors import OptionError, PipelineError
 from ..sources.readers.images import read_image_with_sha256
 from .depth_files import MAX_UNITS, color_bar_jpeg, color_jpeg, depth_png, on_image
 from .done import read_done
+from .focal import check_focal, depth_scale
 from .image_files import find_images
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Predictor(Protocol):
     depth_range_m: tuple[float, float]
     depth_space: str
     """Metric or relative depth."""
+    trained_focal_px: float | None
+    """See `focal.TrainedModel`."""
 
     def predict_m(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Depth (B, h, w) metres for images (B, h, w, 3) in the view."""
@@ -88,6 +91,8 @@ class FolderOptions:
     grid: str = "image"
     """`image`: the pixels of the image; `view`: the pixels of the view."""
     batch_size: int = 4
+    focal_px: float | None = None
+    """Focal length of the camera, in pixels of the images: depth is rescaled from that of training."""
 
     def __post_init__(self) -> None:
         if self.depth_png not in {*PNG_UNITS, "none"}:
@@ -149,8 +154,12 @@ def predict_folder(
     options, progress = options or FolderOptions(), progress or Silent()
     refuse_existing_target(out)
     _check_range(model, options)
+    check_focal(model, options.focal_px)
     jobs = [_Job(image_id, str(path)) for image_id, path in find_images(images, progress)]
-    request = {"model": model.facts, "images": str(images.resolve()), "options": asdict(options) | {"batch_size": 0}}
+    settings = asdict(options) | {"batch_size": 0}
+    if options.focal_px is None:
+        del settings["focal_px"]  # as in older releases, so that their unfinished folders resume
+    request = {"model": model.facts, "images": str(images.resolve()), "options": settings}
     partial = partial_folder(out, request)
     with stop_flag() as stopped, locked_target(out, progress):
         note_others(partial, out, SETTINGS, request, JOURNAL, progress)
@@ -266,6 +275,8 @@ class _Run:
         if not np.isfinite(view_m).all():
             raise PipelineError(f"{read.job.path}: the network predicted NaN or inf; check its training")
         options, name, model = self.options, read.job.id, self.model
+        if options.focal_px is not None:
+            view_m = view_m * np.float32(depth_scale(model, options.focal_px, read.size_px))
         depth_m = view_m if options.grid == "view" else on_image(view_m, model.view, read.size_px)
         beyond = 0
         if options.depth_png != "none":
@@ -299,6 +310,7 @@ class _Run:
             "view": str(self.model.view),
             "grid": options.grid,
             "images": images,
+            **({} if options.focal_px is None else {"focal_px": options.focal_px}),
         }
         for format_name in options.formats:
             metric = self.model.depth_space == METRIC

@@ -15,7 +15,7 @@ from ..depth.readout import DEFAULT
 from ..depth.relative import depth_space_of
 from ..errors import PipelineError
 from ..networks.predict import predict_depth_m
-from ..networks.saved_run import load_run, view_of
+from ..networks.saved_run import load_run, trained_focal_px, view_of
 from ..sources.view import View
 from .onnx_model import open_onnx
 
@@ -42,6 +42,7 @@ class RunPredictor:
         self.view = _resized(View.parse(view_of(run.config)), size_px)
         self.depth_space = depth_space_of(run.config)
         self.facts: dict[str, Any] = {"name": str(run.config["student"]), "weights_sha256": run.weights_sha256}
+        self.trained_focal_px = trained_focal_px(run.config)
         self.depth_range_m = float(run.bin_edges_m[0]), float(run.bin_edges_m[-1])
         self._network = run.network.to(device)
         self._reader = run.reader(device, readout)
@@ -76,6 +77,7 @@ class OnnxPredictor:
             "precision": card.precision,
             **({"readout": card.facts["readout"]} if "readout" in card.facts else {}),
         }
+        self.trained_focal_px = card.trained_focal_px
         self.depth_range_m = card.depth_range_m
         self._student = student
 

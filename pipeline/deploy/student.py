@@ -19,6 +19,7 @@ from ..networks.predict import predict_map
 from ..networks.saved_run import METRICS, has_map, load_run
 from ..sources.readers.images import read_rgb
 from .depth_files import on_image
+from .focal import check_focal, depth_scale
 from .runners import RunPredictor
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ class Student:
         path = self.path / METRICS
         return dict(read_json(path, "metrics of a run")) if path.exists() else {}
 
-    def predict(self, image: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
+    def predict(
+        self, image: str | Path | Image.Image | NDArray[np.uint8], *, focal_px: float | None = None
+    ) -> NDArray[np.float32]:
         """Depth of an image.
 
         The network takes the view that it was trained on, such as a crop; its depth is mapped back to the pixels of
@@ -73,17 +76,23 @@ class Student:
 
         Args:
             image: a file, a PIL image, or an array (H, W, 3) uint8 RGB.
+            focal_px: focal length of the camera, in pixels of the image: depth is rescaled from the focal length of
+                the training images. None: the camera is one like theirs.
 
         Returns:
             (H, W) float32: metres, or relative depth in `depth_space`; NaN outside the view.
 
-        Raises PipelineError for a file that does not decode, an array of another shape or type, and an image smaller
-        than the view.
+        Raises PipelineError for a file that does not decode, an array of another shape or type, an image smaller
+        than the view, and a focal length for a student that does not record its own or predicts relative depth.
         """
+        check_focal(self._predictor, focal_px)
         pixels = _pixels(image)
         view = self._predictor.view
         depth_m = self._predictor.predict_m(view.of_image(pixels)[None])[0]
-        whole = on_image(depth_m, view, (pixels.shape[0], pixels.shape[1]))
+        image_px = pixels.shape[0], pixels.shape[1]
+        if focal_px is not None:
+            depth_m *= np.float32(depth_scale(self._predictor, focal_px, image_px))
+        whole = on_image(depth_m, view, image_px)
         return whole if self.depth_space == METRIC else in_own_space(whole, self.depth_space)
 
     def dpm(self, image: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -9,7 +9,12 @@ DEPTH_SPACES = {
     "affine_depth": "depth up to an unknown scale and shift",
     "affine_disparity": "inverse depth up to an unknown scale and shift",
     "scale_invariant": "depth up to an unknown scale",
+    "disparity_px": "disparity of a rectified stereo pair in pixels of the view: metres are fx * baseline / disparity",
 }
+METRIC, DISPARITY = "metric_m", "disparity_px"
+ABSOLUTE_SPACES = frozenset({METRIC, DISPARITY})
+"""Spaces whose values have a unit."""
+UNITS = {METRIC: "m", DISPARITY: "px"}
 
 
 def check_depth_space(name: str) -> None:

@@ -46,7 +46,7 @@ class _LeanDecoder(nn.Module):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
         init_head(self.head)
 
-    def _fuse(self, features: list[Tensor]) -> Tensor:
+    def _fuse(self, features: Sequence[Tensor]) -> Tensor:
         """Fuse feature maps, shallow to deep, into one of the size and width of the first."""
         *skips, deepest = features
         x: Tensor = deepest + self.context(deepest)
@@ -83,14 +83,23 @@ class LeanUNet(_LeanDecoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K, h, w) of ImageNet-normalized images (B, 3, H, W)."""
-        logits: Tensor = self.head(self.features(images))
+        logits: Tensor = self.head(self.decoded(self.encoded(images)))
         return logits
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return the input (B, C, h, w) of the head."""
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Stride of each map of `encoded`."""
+        return tuple(2 ** (level + 1) for level in range(len(self.stages) + 1))
+
+    def encoded(self, images: Tensor) -> list[Tensor]:
+        """Return the encoder's maps, shallow to deep."""
         features = [self.stem(images.contiguous(memory_format=torch.channels_last))]
         for stage in self.stages:
             features.append(stage(features[-1]))
+        return features
+
+    def decoded(self, features: Sequence[Tensor]) -> Tensor:
+        """Return the input (B, C, h, w) of the head, of the encoder's maps."""
         last: Tensor = self.before_head(self._fuse(features))
         return last
 

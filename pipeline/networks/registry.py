@@ -13,7 +13,7 @@ from .encoders import Encoder, MobileNetV2, ResNet
 from .lean import LeanPyramid, LeanUNet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 STUDENTS = {
     "mobilenetv2": "the paper's main student: 17.65 M parameters at 257 bins, logits at full resolution",
@@ -53,9 +53,22 @@ class Student(nn.Module):
         """The last layer, a 1x1 convolution from features to logits."""
         raise NotImplementedError
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Stride of each map of `encoded`, in pixels of the image."""
+        raise NotImplementedError
+
+    def encoded(self, images: Tensor) -> list[Tensor]:
+        """Return the encoder's maps (B, C_i, h_i, w_i), shallow to deep, of ImageNet-normalized RGB images."""
+        raise NotImplementedError
+
+    def decoded(self, maps: Sequence[Tensor], size_px: tuple[int, int]) -> Tensor:
+        """Return the input (B, C, h, w) of the head, of the encoder's maps for images of this size (H, W)."""
+        raise NotImplementedError
+
     def features(self, images: Tensor) -> Tensor:
         """Return the input (B, C, h, w) of the head, for ImageNet-normalized RGB images (B, 3, H, W)."""
-        raise NotImplementedError
+        return self.decoded(self.encoded(images), (images.shape[2], images.shape[3]))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K, h, w) of ImageNet-normalized RGB images (B, 3, H, W)."""
@@ -76,8 +89,16 @@ class _PaperStudent(Student):
     def head(self) -> nn.Conv2d:
         return self.decoder.head
 
-    def features(self, images: Tensor) -> Tensor:
-        last: Tensor = self.decoder(self.encoder(images), (images.shape[2], images.shape[3]))
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return self.encoder.strides
+
+    def encoded(self, images: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.encoder(images)
+        return maps
+
+    def decoded(self, maps: Sequence[Tensor], size_px: tuple[int, int]) -> Tensor:
+        last: Tensor = self.decoder(maps, size_px)
         return last
 
 
@@ -90,8 +111,15 @@ class _LeanStudent(Student):
     def head(self) -> nn.Conv2d:
         return self.net.head
 
-    def features(self, images: Tensor) -> Tensor:
-        return self.net.features(images)
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return self.net.strides
+
+    def encoded(self, images: Tensor) -> list[Tensor]:
+        return self.net.encoded(images)
+
+    def decoded(self, maps: Sequence[Tensor], size_px: tuple[int, int]) -> Tensor:  # noqa: ARG002 - half the size
+        return self.net.decoded(maps)
 
 
 class _PyramidStudent(Student):
@@ -107,9 +135,16 @@ class _PyramidStudent(Student):
     def head(self) -> nn.Conv2d:
         return self.decoder.head
 
-    def features(self, images: Tensor) -> Tensor:
-        features = self.encoder(images.contiguous(memory_format=torch.channels_last))
-        last: Tensor = self.decoder(features, (images.shape[2], images.shape[3]))
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return self.encoder.strides
+
+    def encoded(self, images: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.encoder(images.contiguous(memory_format=torch.channels_last))
+        return maps
+
+    def decoded(self, maps: Sequence[Tensor], size_px: tuple[int, int]) -> Tensor:
+        last: Tensor = self.decoder(maps, size_px)
         return last
 
 

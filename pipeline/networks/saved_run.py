@@ -24,6 +24,7 @@ import torch
 from ..common.fileio import open_regular, printable, read_json, sha256_file, write_durably
 from ..depth.spaces import check_depth_space
 from ..errors import PipelineError
+from ..sources.intrinsics import MAX_FOCAL_PX
 from .reader import Reader
 from .registry import build_student
 
@@ -39,6 +40,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CONFIG = "config.json"
 WEIGHTS = "student.safetensors"
 METRICS = "metrics.json"
+TRAINED_FOCAL = "trained_focal_px"
+"""Key of a configuration: `median`, `min` and `max` of the training samples' focal lengths, in pixels of the view."""
 REQUIRED = ("student", "bin_edges_m")
 FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     "student": str,
@@ -57,6 +60,7 @@ FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     "sigma_bins": (int, float),
     "epochs": int,
     "samples": int,
+    TRAINED_FOCAL: dict,
 }
 """Types of fields in a configuration. Fields may be missing or null."""
 MAX_BINS = 4096
@@ -94,6 +98,23 @@ def view_of(config: Mapping[str, Any]) -> str:
     if view is None:
         raise PipelineError(f"view is missing in the run's {CONFIG}; expected a configuration written by train-student")
     return str(view)
+
+
+def trained_focal_px(config: Mapping[str, Any]) -> float | None:
+    """Return the focal length that a run was trained at, in pixels of its view; None if it does not record it.
+
+    It is the median of the training samples. Raises PipelineError for a configuration without a positive number.
+    """
+    stated = config.get(TRAINED_FOCAL)  # a dictionary, see `_check_config`
+    if stated is None:
+        return None
+    median = stated.get("median")
+    if isinstance(median, bool) or not isinstance(median, int | float) or not 0 < median < MAX_FOCAL_PX:
+        raise PipelineError(
+            f"{TRAINED_FOCAL} {str(stated)[:80]} in the run's {CONFIG}; expected a positive `median` as written by "
+            "train-student"
+        )
+    return float(median)
 
 
 def normalize(images: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from .readers.images import read_image_with_sha256, turned_as
+from .intrinsics import Intrinsics, checked
+from .readers.images import FIRST_QUARTER_TURN, orientation_of, read_image_with_sha256, turned_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +48,11 @@ class Defaults:
 
 
 class Source(Protocol):
-    """A data set on disk. Picklable for loader workers, which reopen any open file."""
+    """A data set on disk. Picklable for loader workers, which reopen any open file.
+
+    A source that knows its cameras also has `read_intrinsics(sample, image_px) -> Intrinsics | None`: those of the
+    upright image of `image_px` (height, width). Call it with `intrinsics_of`.
+    """
 
     name: str
     root: Path
@@ -77,6 +82,25 @@ class Source(Protocol):
         ...
 
 
+class FileCamera(NamedTuple):
+    """Intrinsics of image files as the cameras wrote them, before EXIF rotates them."""
+
+    intrinsics: Intrinsics
+    size_px: tuple[int, int] | None = None
+    """(height, width) of the images that they are for; None for the image's own pixels, whatever its size."""
+    where: str = ""
+    """File and line that they were read from, for errors."""
+
+    def of_file(self, file_px: tuple[int, int]) -> Intrinsics | None:
+        """Return the intrinsics of an image file of another size; None if its aspect ratio differs.
+
+        Raises PipelineError as `intrinsics.checked`.
+        """
+        if self.size_px in {None, file_px}:
+            return checked(self.intrinsics, file_px, self.where or "intrinsics")
+        return self.intrinsics.of_copy(self.size_px, file_px)
+
+
 class Declared:
     """Base of sources whose users can declare stored values as invalid.
 
@@ -97,6 +121,26 @@ class ImageFiles(Declared):
     def upright(self, sample: Sample, truth_m: NDArray[np.float32]) -> NDArray[np.float32]:
         """Rotate ground truth (H, W) as `read_image` rotates the image. Raises PipelineError as `images.turned_as`."""
         return turned_as(sample.image_path, truth_m, sample.truth_path or f"ground truth of {sample.id}")
+
+    def read_intrinsics(self, sample: Sample, image_px: tuple[int, int]) -> Intrinsics | None:
+        """Return the intrinsics of an upright image (height, width), rotated as `read_image` rotates it.
+
+        Raises PipelineError as `camera`.
+        """
+        camera = self.camera(sample)
+        if camera is None:
+            return None
+        orientation = orientation_of(sample.image_path)
+        file_px = image_px[::-1] if orientation >= FIRST_QUARTER_TURN else image_px
+        of_file = camera.of_file(file_px)
+        return None if of_file is None else of_file.turned(orientation, file_px)
+
+    def camera(self, sample: Sample) -> FileCamera | None:
+        """Return the camera of an image file; None if it is unknown. By default from the row's focal length.
+
+        Raises PipelineError, naming the file and line, for damaged intrinsics.
+        """
+        return None if sample.focal_px is None else FileCamera(Intrinsics.of_focal(sample.focal_px))
 
 
 def truth_name(source: Source, name: str | None = None) -> str:
@@ -128,3 +172,5 @@ class SourceKind:
     """Licence of the data."""
     defaults: Defaults
     """Default options for the table in the documentation; a root may have others."""
+    intrinsics: str = "none"
+    """Where the camera's intrinsics come from."""

@@ -5,7 +5,7 @@ Shape legend: B batch, K bins, H W pixels of the view, h w pixels of the teacher
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ import torch
 
 from ..depth.spaces import check_depth_space
 from ..errors import PipelineError
+from ..sources.intrinsics import Intrinsics
 from ..sources.view import aspect_off_px, same_aspect
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 STRIDES = (4, 8, 14, 16, 32, 64)
 """Common patch sizes and total strides; networks may round the sides of their output to a multiple of one."""
-POSITIVE_SPACES = frozenset({"metric_m", "scale_invariant"})
+POSITIVE_SPACES = frozenset({"metric_m", "scale_invariant", "disparity_px"})
 """Depth spaces in which valid depth is positive."""
 NONPOSITIVE_REMEDY = "give `drop_nonpositive` to treat these pixels as missing, or correct the network's output"
 NONPOSITIVE = "nonpositive"
@@ -90,7 +91,7 @@ class TeacherOutput(NamedTuple):
 
 
 class Framing(NamedTuple):
-    """View and image sizes of a batch, for a teacher of files, which gets no images.
+    """View, image sizes and cameras of a batch, for teachers of files, which get no images, and `CameraTeacher`.
 
     Third argument of `predict` for a teacher with `wants_framing = True`.
     """
@@ -98,6 +99,25 @@ class Framing(NamedTuple):
     view: View
     images_px: Sequence[tuple[int, int]]
     """(height, width) of each whole image."""
+    intrinsics: Sequence[Intrinsics | None] = ()
+    """Of each view; None where unknown. Empty if unknown for all."""
+
+    def with_focal(self, focal_px: float) -> Framing:
+        """Return the framing with one focal length for all images, in pixels of the whole images."""
+        whole = Intrinsics.of_focal(focal_px)
+        return self._replace(intrinsics=[self.view.of_intrinsics(whole, image_px) for image_px in self.images_px])
+
+    def mirrored(self) -> Framing:
+        """Return the framing of the mirrored views."""
+        widths_px = [self.view.size_px(*image_px)[1] for image_px in self.images_px]
+        return Framing(
+            replace(self.view, mirror=not self.view.mirror),
+            self.images_px,
+            [
+                None if camera is None else camera.mirrored(width_px)
+                for camera, width_px in zip(self.intrinsics, widths_px, strict=False)
+            ],
+        )
 
 
 class Teacher(Protocol):
@@ -171,8 +191,32 @@ def run_teacher(
     return teacher.predict(images, ids)
 
 
+def concatenate(outputs: Sequence[TeacherOutput]) -> TeacherOutput:
+    """Return outputs with the same fields as one batch, in their order."""
+    first = outputs[0]
+    if len(outputs) == 1:
+        return first
+    joined: dict[str, Any] = {
+        name: torch.cat([getattr(output, name) for output in outputs])
+        for name, value in first._asdict().items()
+        if isinstance(value, torch.Tensor)
+    }
+    if first.features is not None:
+        joined["features"] = {
+            layer: torch.cat([output.features[layer] for output in outputs if output.features is not None])
+            for layer in first.features
+        }
+    return first._replace(**joined)
+
+
 def check_covers(
-    where: str, output_px: Sequence[int], input_px: Sequence[int], remedy: str, *, strict: bool = False
+    where: str,
+    output_px: Sequence[int],
+    input_px: Sequence[int],
+    remedy: str,
+    *,
+    strict: bool = False,
+    what: str = "depth",
 ) -> None:
     """Check that an output (h, w) has the aspect ratio of its input (H, W), within a pixel.
 
@@ -186,7 +230,7 @@ def check_covers(
     transposed = aspect_off_px((width, height), expected_px) < aspect_off_px((height, width), expected_px)
     hint = "rows and columns look swapped: transpose the output; or " if transposed else ""
     raise PipelineError(
-        f"{where} returned depth of {height}x{width} px for {expected_px[0]}x{expected_px[1]} px, expected the same "
+        f"{where} returned {what} of {height}x{width} px for {expected_px[0]}x{expected_px[1]} px, expected the same "
         f"aspect ratio within a pixel: {hint}{remedy}"
     )
 

@@ -19,7 +19,8 @@ from ..common.fileio import canonical_json, read_json, sha256_bytes
 from ..errors import PipelineError
 from ..sources.readers.arrays import invalid_numbers, parse_invalid
 from .base import VIEW, TeacherCard, TeacherOutput
-from .mixture import Prediction, checked_prediction, mix, mixture_bins, mixture_sigma
+from .camera import FOCAL, check_focal_px, wants_camera
+from .mixture import Prediction, agreed_intrinsics, checked_prediction, mix, mixture_bins, mixture_sigma
 from .options import TeacherOptions
 from .predictions import parse_metres_per_unit
 from .registry import KINDS, open_teacher
@@ -36,13 +37,14 @@ if TYPE_CHECKING:
 
 MAX_MEMBERS = 64
 SWITCHES = {"drop-nonpositive", "flip-average"}
+NUMBERS = {"canonical-focal-px", "focal-px", "metres-per-unit"}
 EXAMPLE = '{"members": [{"teacher": "checkpoint:runs/a", "weight": 1}, {"teacher": "checkpoint:runs/b", "weight": 1}]}'
 PATHS = {"checkpoint", "litert", "onnx", "predictions", "torchscript", "transformers"}
 """Kinds whose argument may be a path."""
 KEYS_OF_MEMBERS = {
-    name.replace("_", "-").removesuffix("-px"): name
+    name.replace("_", "-").replace("input-size-px", "input-size"): name
     for name in (field.name for field in fields(TeacherOptions))
-    if name not in {"trust_code", "map_edges_m", "map_sigma_m"}
+    if name not in {"features", "trust_code", "map_edges_m", "map_sigma_m"}
 }
 """Key of a member -> field of TeacherOptions. A file cannot set `trust_code`: only the user can."""
 
@@ -67,6 +69,7 @@ class EnsembleTeacher:
         card: TeacherCard,
         bin_edges_m: NDArray[np.float64],
         sigma_m: float | None,
+        focal_px: float | None = None,
     ) -> None:
         self.card = card
         self.bin_edges_m: NDArray[np.float64] | None = bin_edges_m
@@ -76,17 +79,23 @@ class EnsembleTeacher:
         self._weights = weights
         self._edges_m = bin_edges_m
         self._sigma_m = sigma_m
+        self._focal_px = focal_px
 
     def predict(self, images: Tensor | None, ids: Sequence[str], framing: Framing | None = None) -> TeacherOutput:
         """Return the weighted mean depth (B, h, w) in metres and the mixture (B, L, h, w) of the maps, on the CPU.
 
+        Signals are averaged if all members give them; intrinsics are those on which all members agree.
+
         Raises PipelineError for errors of a member and for invalid depth.
         """
+        if self._focal_px is not None and framing is not None:
+            framing = framing.with_focal(self._focal_px)
         predictions = [
             Prediction(checked_prediction(teacher, images, ids, framing), teacher.bin_edges_m, weight)
             for teacher, weight in zip(self._teachers, self._weights, strict=True)
         ]
-        return mix(predictions, self._edges_m, self._sigma_m)
+        mixture = mix(predictions, self._edges_m, self._sigma_m)
+        return mixture._replace(intrinsics_px=agreed_intrinsics(predictions))
 
 
 def load(argument: str, device: torch.device, options: TeacherOptions) -> EnsembleTeacher:
@@ -106,7 +115,14 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Ensemb
     edges_m, sigma_m = mixture_bins(teachers, options), mixture_sigma(teachers, options)
     total = math.fsum(member.weight for member in members)
     weights = [member.weight / total for member in members]
-    return EnsembleTeacher(teachers, weights, _card(teachers, weights, sigma_m, options), edges_m, sigma_m)
+    card = _card(teachers, weights, sigma_m, options)
+    check_focal_px("focal_px", options.focal_px)
+    if options.focal_px is not None and not any(map(wants_camera, teachers)):
+        raise PipelineError(
+            f"`focal_px={options.focal_px:g}`: the depth of no member of ensemble:{argument} depends on the focal "
+            "length: omit it"
+        )
+    return EnsembleTeacher(teachers, weights, card, edges_m, sigma_m, options.focal_px)
 
 
 def _members(argument: str, options: TeacherOptions) -> list[Member]:
@@ -178,11 +194,13 @@ def _option(where: str, key: str, value: Any) -> Any:  # noqa: ANN401 - any JSON
         return parse_invalid(value) if isinstance(value, str) else invalid_numbers(value, where)
     if key == "metres-per-unit" and isinstance(value, str | int | float) and not isinstance(value, bool):
         return parse_metres_per_unit(str(value))
+    if key.endswith("focal-px") and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)  # checked on opening
     if key == "input-size":
         match = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", str(value))
         if match:
             return int(match[1]), int(match[2])
-    elif isinstance(value, bool if key in SWITCHES else str) and key != "metres-per-unit":
+    elif isinstance(value, bool if key in SWITCHES else str) and key not in NUMBERS:
         return value
     raise PipelineError(f"{where} has {key} {value!r}, expected a value as on the command line")
 
@@ -233,6 +251,7 @@ def _card(
             "members": members,
             **({} if sigma_m is None else {"sigma_m": sigma_m}),
             **({VIEW: views.pop()} if len(views) == 1 else {}),
+            **({} if options.focal_px is None else {FOCAL: options.focal_px}),
         },
         precision=precisions.pop() if len(precisions) == 1 else "mixed",
         licence=options.licence or (licences.pop() if len(licences) == 1 else None),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from ..depth.dpm import gaussian_dpm
 from ..depth.rebin import rebin
 from ..errors import PipelineError
 from .base import NONPOSITIVE_REMEDY, TeacherOutput, gives_maps, may_lack_values, nonfinite_remedy, on_cpu, run_teacher
+from .signals import SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
     from .base import Framing, Teacher
     from .options import TeacherOptions
+
+SAME_CAMERA = 1e-3
+"""Largest relative difference of intrinsics that agree."""
 
 
 class Prediction(NamedTuple):
@@ -48,26 +52,29 @@ class FlipAveraged:
 
     def __init__(self, teacher: Teacher, bin_edges_m: NDArray[np.float64], sigma_m: float | None) -> None:
         self.bin_edges_m: NDArray[np.float64] | None = bin_edges_m
+        self.wants_framing = bool(getattr(teacher, "wants_framing", False))
         self._teacher = teacher
         self._edges_m = bin_edges_m
         self._sigma_m = sigma_m
         stated = {"flip_average": True, **({} if sigma_m is None else {"sigma_m": sigma_m})}
         self.card = replace(teacher.card, preprocessing={**teacher.card.preprocessing, **stated})
 
-    def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
-        """Return the mean depth (B, h, w) and the mixture (B, L, h, w) of both maps.
+    def predict(self, images: Tensor | None, ids: Sequence[str], framing: Framing | None = None) -> TeacherOutput:
+        """Return the mean depth (B, h, w), the mixture (B, L, h, w) of both maps, and the mean of signals.
 
-        Raises PipelineError for invalid depth.
+        Intrinsics are those of the image as it is. Raises PipelineError for invalid depth.
         """
         assert images is not None, "needs_images is True"
+        of_mirrored = None if framing is None else framing.mirrored()
         predictions = [
             Prediction(output, self._teacher.bin_edges_m, 0.5)
             for output in (
-                checked_prediction(self._teacher, images, ids),
-                _mirrored(checked_prediction(self._teacher, images.flip(-1), ids)),
+                checked_prediction(self._teacher, images, ids, framing),
+                _mirrored(checked_prediction(self._teacher, images.flip(-1), ids, of_mirrored)),
             )
         ]
-        return mix(predictions, self._edges_m, self._sigma_m)
+        mixture = mix(predictions, self._edges_m, self._sigma_m)
+        return mixture._replace(intrinsics_px=predictions[0].output.intrinsics_px)
 
 
 def flip_averaged(teacher: Teacher, options: TeacherOptions) -> FlipAveraged:
@@ -75,9 +82,15 @@ def flip_averaged(teacher: Teacher, options: TeacherOptions) -> FlipAveraged:
 
     Maps are over the teacher's fixed bins if it has them, otherwise over `options.map_edges_m`.
 
-    Raises PipelineError for a teacher of files, a relative-depth teacher, and missing bins or sigma.
+    Raises PipelineError for a teacher of files, a relative-depth teacher, missing bins or sigma, and features, which
+    belong to one network and one image.
     """
     name = teacher.card.name
+    if options.features:
+        raise PipelineError(
+            f"teacher {name!r}: `features={','.join(options.features)}` of an image and its mirror image cannot be "
+            "averaged: omit `features` or `flip_average`"
+        )
     if not teacher.needs_images:
         raise PipelineError(
             f"teacher {name!r} is a folder of {teacher.card.kind} and cannot predict mirrored images: omit "
@@ -158,6 +171,7 @@ def mix(predictions: Sequence[Prediction], edges_m: NDArray[np.float64], sigma_m
 
     Maps over other bins are rebinned by mass; a prediction without a map becomes a Gaussian of width `sigma_m`. All
     are resized to the largest by nearest pixel. Pixels without a value are left out; NaN where no prediction has one.
+    Signals are the weighted mean, if all predictions have them.
     """
     sizes = [(each.output.depth.shape[1], each.output.depth.shape[2]) for each in predictions]
     size = max(sizes, key=lambda size: size[0] * size[1])
@@ -175,7 +189,40 @@ def mix(predictions: Sequence[Prediction], edges_m: NDArray[np.float64], sigma_m
             dpm[index] += prediction.weight * torch.where(valid[index], dpm_of_image, 0.0)
     depth_m /= weights  # 0 / 0 is NaN
     dpm /= weights[:, None]
-    return TeacherOutput(depth_m, dpm)
+    return TeacherOutput(depth_m, dpm)._replace(**_mixed_signals(predictions))
+
+
+def _mixed_signals(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Return the weighted mean (B, a, b) of each signal that all predictions have, at the size of the largest."""
+    mixed: dict[str, Any] = {}
+    for name in SIGNALS:
+        signals: list[Tensor | None] = [getattr(prediction.output, name) for prediction in predictions]
+        given = [signal for signal in signals if signal is not None]
+        if len(given) < len(signals):
+            continue
+        size = max(((signal.shape[1], signal.shape[2]) for signal in given), key=lambda size: size[0] * size[1])
+        mean = torch.zeros(len(given[0]), *size)
+        for prediction, signal in zip(predictions, given, strict=True):
+            mean += prediction.weight * _resized(signal[:, None], size)[:, 0]
+        mixed[name] = mean.clamp_(0, 1)  # weights add up to 1 but for rounding
+    return mixed
+
+
+def agreed_intrinsics(predictions: Sequence[Prediction]) -> Tensor | None:
+    """Return intrinsics (B, 4) on which all predictions agree, NaN where they differ by more than 0.1 %.
+
+    None if a prediction has none. Intrinsics are not averaged: the mean of two cameras is no camera.
+    """
+    given = [prediction.output.intrinsics_px for prediction in predictions]
+    first = given[0]
+    if first is None:
+        return None
+    agreed = torch.ones_like(first, dtype=torch.bool)
+    for intrinsics_px in given[1:]:
+        if intrinsics_px is None:
+            return None
+        agreed &= torch.isclose(intrinsics_px, first, rtol=SAME_CAMERA, atol=0)
+    return torch.where(agreed, first, torch.nan)
 
 
 def _map_of(prediction: Prediction, index: int, edges_m: NDArray[np.float64], sigma_m: float | None) -> Tensor:
@@ -191,10 +238,13 @@ def _map_of(prediction: Prediction, index: int, edges_m: NDArray[np.float64], si
 
 def _mirrored(output: TeacherOutput) -> TeacherOutput:
     """Mirror the prediction for a mirrored image back."""
-    depth, dpm, edges_m = output[:3]
-    if edges_m is not None and edges_m.ndim == 4:
-        edges_m = edges_m.flip(-1)
-    return TeacherOutput(depth.flip(-1), None if dpm is None else dpm.flip(-1), edges_m)
+    mirrored = output._replace(depth=output.depth.flip(-1))
+    if output.dpm is not None:
+        mirrored = mirrored._replace(dpm=output.dpm.flip(-1))
+    if output.bin_edges_m is not None and output.bin_edges_m.ndim == 4:
+        mirrored = mirrored._replace(bin_edges_m=output.bin_edges_m.flip(-1))
+    signals = {name: values.flip(-1) for name in SIGNALS if (values := getattr(output, name)) is not None}
+    return mirrored._replace(**signals)
 
 
 def _resized(values: Tensor, size: tuple[int, int]) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import PipelineError
-from .base import NONPOSITIVE, POSITIVE_SPACES
+from .base import NONPOSITIVE, POSITIVE_SPACES, run_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from .base import Teacher, TeacherOutput
+    from .base import Framing, Teacher, TeacherOutput
 
 
 class DropNonpositive:
@@ -33,11 +33,12 @@ class DropNonpositive:
         self.bin_edges_m: NDArray[np.float64] | None = teacher.bin_edges_m
         self.emits_maps = bool(getattr(teacher, "emits_maps", False))
         self.device: torch.device | None = getattr(teacher, "device", None)
+        self.wants_framing = bool(getattr(teacher, "wants_framing", False))
         self._teacher = teacher
 
-    def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:
+    def predict(self, images: Tensor | None, ids: Sequence[str], framing: Framing | None = None) -> TeacherOutput:
         """Predict depth (B, h, w) and maps (B, K, h, w), NaN where depth is 0 or less."""
-        output = self._teacher.predict(images, ids)
+        output = run_teacher(self._teacher, images, ids, framing)
         depth, dpm = output.depth, output.dpm
         hole = depth <= 0
         depth = torch.where(hole, torch.nan, depth.float())

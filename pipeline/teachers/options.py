@@ -31,7 +31,13 @@ class TeacherOptions:
     channels: str | None = None
     """Order of the input channels: `rgb` or `bgr`."""
     output: str | None = None
-    """Name of the depth output of a file with several outputs."""
+    """Name of the depth output of a file with several outputs, or `depth=NAME,confidence=NAME,sky=NAME`."""
+    features: tuple[str, ...] = ()
+    """Names of the layers whose features the teacher returns."""
+    focal_px: float | None = None
+    """Focal length of the original images in pixels, for a teacher that depends on it; None is the source's."""
+    canonical_focal_px: float | None = None
+    """Focal length of a network file's canonical camera: metres = output * focal length of the view / this."""
     flip_average: bool = False
     """Average the predictions for each image and its mirror image."""
     readout: str | None = None

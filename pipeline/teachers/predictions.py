@@ -45,7 +45,7 @@ SUFFIXES = (".exr", ".npy", ".npz", ".pfm", ".png")
 ABOUT = "predictions.json"
 KEYS = ("depth_space", "grid", "input_size", "invalid", "licence", "metres_per_unit", "name", "view")
 """Keys of predictions.json that are read."""
-IGNORED_KEYS = ("farther_than_a_png_holds_px", "images", "onnx_sha256", "precision", "weights_sha256")
+IGNORED_KEYS = ("farther_than_a_png_holds_px", "focal_px", "images", "onnx_sha256", "precision", "weights_sha256")
 """Further keys that `pipeline predict` writes for information."""
 
 

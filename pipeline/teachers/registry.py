@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..common.device import is_out_of_memory
 from ..depth.spaces import DEPTH_SPACES
 from ..errors import MissingDependencyError, OptionError, PipelineError
+from .camera import with_camera
 from .mixture import flip_averaged
 from .nonpositive import drop_nonpositive
 
@@ -46,13 +47,16 @@ class TeacherKind(NamedTuple):
 COMMON_OPTIONS = frozenset({"licence", "flip_average", "map_edges_m", "map_sigma_m"})
 """Options that every kind accepts."""
 FILE_OPTIONS = frozenset(
-    {"depth_space", "drop_nonpositive", "metres_per_unit", "input_size_px", "normalise", "channels", "output"}
+    {
+        *("depth_space", "drop_nonpositive", "metres_per_unit", "input_size_px", "normalise", "channels", "output"),
+        *("canonical_focal_px", "focal_px"),
+    }
 )
 KINDS = {
     "checkpoint": TeacherKind(
         "checkpoint",
         "RUN",
-        frozenset({"readout"}),
+        frozenset({"features", "readout"}),
         what="a run of `train-teacher` or `train-student`",
         required="",
         depth="metric, or that of the run's relative teacher",
@@ -61,7 +65,7 @@ KINDS = {
     "ensemble": TeacherKind(
         "ensemble",
         "KIND:WHAT,KIND:WHAT or FILE.json",
-        frozenset({"drop_nonpositive", "trust_code"}),
+        frozenset({"drop_nonpositive", "focal_px", "trust_code"}),
         what="2 to 64 metric teachers of any kind, optionally weighted",
         required="",
         depth="metric",
@@ -101,7 +105,7 @@ KINDS = {
     "python": TeacherKind(
         "python_factory",
         "module:factory",
-        frozenset({"depth_space", "drop_nonpositive"}),
+        frozenset({"depth_space", "drop_nonpositive", "features", "focal_px"}),
         what="any network that your Python code can call",
         required="a `card` in your code",
         depth="that of its card",
@@ -119,7 +123,9 @@ KINDS = {
     "transformers": TeacherKind(
         "huggingface.teacher",
         "DIR_OR_ID",
-        frozenset({"depth_space", "drop_nonpositive", "precision", "trust_code", "revision", "input_size_px"}),
+        frozenset(
+            {"depth_space", "drop_nonpositive", "features", "input_size_px", "precision", "revision", "trust_code"}
+        ),
         what="a Hugging Face model: a hub id or a `save_pretrained` directory",
         required="`depth_space` if its configuration does not specify it",
         depth="its configuration, or `depth_space`",
@@ -161,6 +167,7 @@ def open_teacher(spec: str, *, device: torch.device, options: TeacherOptions) ->
         raise
     if name == "ensemble":  # applies both options to each member
         return teacher
+    teacher = with_camera(teacher, options)
     if options.drop_nonpositive:
         teacher = drop_nonpositive(teacher)
     return flip_averaged(teacher, options) if options.flip_average else teacher

@@ -21,12 +21,14 @@ from ..common.own_files import make_own_folder
 from ..common.progress import Silent
 from ..common.signals import Interrupted, stop_flag
 from ..common.unfinished import note_others, partial_folder
+from ..depth.relative import METRIC
 from ..errors import PipelineError
-from ..networks.saved_run import CONFIG
+from ..networks.saved_run import CONFIG, TRAINED_FOCAL
 from ..sources.sample_table import SampleTable
 from .build import build_objective
 from .checkpoint import CHECKPOINT
 from .config import Recipe
+from .focal import summarize_focal_px
 from .learnable import check_targets_vary
 from .trainer import Trainer, Validation
 
@@ -111,7 +113,11 @@ def train_network(
     # Inside, Ctrl-C sets `stopped`: the step ends and a checkpoint is written
     lock = locked_target(out, progress) if collective.rank() == 0 else nullcontext()
     with deterministic_algorithms(enabled=deterministic), collective.together(run_device), stop_flag() as stopped, lock:
-        _prepare_folder(partial, out, recipe, progress)
+        config = recipe.as_json()
+        if collective.rank() == 0 and recipe.depth_space == METRIC:
+            focal_px = summarize_focal_px(source, samples, recipe.view, teacher, images, progress)
+            config |= {} if focal_px is None else {TRAINED_FOCAL: focal_px}
+        _prepare_folder(partial, out, recipe, config, progress)
         trainer = Trainer(
             source,
             samples,
@@ -139,13 +145,16 @@ def train_network(
     return metrics
 
 
-def _prepare_folder(partial: Path, out: Path, recipe: Recipe, progress: Progress) -> None:
-    """Create the hidden folder with the configuration on rank 0, and let the other ranks wait for it."""
+def _prepare_folder(partial: Path, out: Path, recipe: Recipe, config: dict[str, Any], progress: Progress) -> None:
+    """Create the hidden folder with the configuration on rank 0, and let the other ranks wait for it.
+
+    `config` is the recipe, and what follows from it and the source, which its digest does not count.
+    """
     collective.check_agreement("what to train", int(recipe.digest()[:12], 16))
     if collective.rank() == 0:
-        note_others(partial, out, CONFIG, recipe.as_json(), CHECKPOINT, progress)
+        note_others(partial, out, CONFIG, config, CHECKPOINT, progress)
         make_own_folder(partial)
-        write_durably(partial / CONFIG, pretty_json(recipe.as_json()))
+        write_durably(partial / CONFIG, pretty_json(config))
     collective.barrier()
 
 

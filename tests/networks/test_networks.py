@@ -47,6 +47,13 @@ def test_the_papers_students_have_its_parameter_counts_to_the_thousand_at_257_bi
     assert round(found / 1000) == thousands
 
 
+@pytest.mark.parametrize("name", STUDENTS)
+def test_the_maps_of_an_encoder_have_the_strides_that_the_student_states(name):
+    student = on_meta(lambda: build_student(name, 8))
+    maps = on_meta(lambda: student.encoded(torch.empty(2, 3, 64, 96)))
+    assert [encoded.shape[2:] for encoded in maps] == [(64 // stride, 96 // stride) for stride in student.strides]
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [

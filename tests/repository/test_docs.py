@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from paths import REAL
+from stores_v3 import make_store_v3
 from tiny_stores import make_store
 
 import pipeline as tiekd
@@ -261,7 +262,7 @@ def test_the_python_snippets_of_readme_and_the_python_page_run(tmp_path, monkeyp
 
 
 def test_the_reader_of_the_format_page_reads_the_same_depth_without_this_package(tmp_path):
-    (code,) = blocks((ROOT / "docs" / "store.md").read_text(), "python")
+    code, _ = blocks((ROOT / "docs" / "store.md").read_text(), "python")
     assert len(code.strip().splitlines()) <= 20
     assert "pipeline" not in code
     path = make_store(tmp_path / "teacher.zarr")
@@ -270,6 +271,22 @@ def test_the_reader_of_the_format_page_reads_the_same_depth_without_this_package
     done = subprocess.run([sys.executable, "-W", "error", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert np.array_equal(np.load(tmp_path / "depth_m.npy"), open_store(path).depth_m("a/004"), equal_nan=True)
+
+
+def test_the_format_page_reads_signals_and_features_without_this_package(tmp_path):
+    _, code = blocks((ROOT / "docs" / "store.md").read_text(), "python")
+    assert "pipeline" not in code
+    store = open_store(make_store_v3(tmp_path / "signals.zarr"))
+    program = (
+        "import numpy as np\nimport zarr\n"
+        + code
+        + "\nnp.savez('read.npz', confidence=confidence, features=features)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "read.npz") as read:
+        assert read["confidence"] == pytest.approx(store.signal("confidence", 0), abs=1e-6)
+        assert read["features"] == pytest.approx(store.feature("11", 0), abs=1e-5)
 
 
 def test_linked_files_exist():

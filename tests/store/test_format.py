@@ -7,7 +7,7 @@ import jsonschema
 import numpy as np
 import pytest
 from stores_v2 import FITS, make_store_v2
-from tiny_stores import folder_bytes, make_store
+from tiny_stores import documents, folder_bytes, make_store
 
 from pipeline.store import open_store
 from pipeline.store.format.spec import producer_versions
@@ -65,14 +65,6 @@ def test_what_needs_nothing_of_version_2_is_written_as_version_1(tmp_path, name)
     if kept.spec.producer["numcodecs"] != producer_versions()["numcodecs"]:
         before, now = ({path: one[path] for path in one if path.endswith("zarr.json")} for one in (before, now))
     assert now == before
-
-
-def documents(path):
-    """What the schema speaks of, of one store."""
-    group, dpm, manifest = (
-        json.loads((path / name).read_text()) for name in ("zarr.json", "dpm/zarr.json", "MANIFEST.json")
-    )
-    return {"depth_store": group["attributes"]["depth_store"], "dpm": dpm["attributes"], "manifest": manifest}
 
 
 @pytest.mark.parametrize("name", STORES)

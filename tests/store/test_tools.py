@@ -149,7 +149,7 @@ def test_statistics_of_relative_depth_are_shares_of_each_samples_range(tmp_path)
 
 
 def test_clipped_pixels_are_in_the_statistics(tmp_path):
-    found = store_statistics(make_store(tmp_path / "s.zarr", depth_range_m=(10.0, 20.0)))
+    found = store_statistics(make_store(tmp_path / "s.zarr", code_range=(10.0, 20.0)))
     assert found["clipped_share"] > 0.5
     assert 10 <= found["depth"]["min"] < found["depth"]["max"] <= 20.000001
 

@@ -111,8 +111,10 @@ class Weighed(torch.nn.Module):
         self.register_buffer("weights", torch.tensor(WEIGHTS).view(1, 3, 1, 1))
 
     def forward(self, image):
-        """Return depth (B, 1, H, W), alone or with the image in a tuple or dict."""
+        """Return depth (B, 1, H, W), alone or with others in a tuple or dict."""
         depth = (image * self.get_buffer("weights")).sum(1, keepdim=True)
+        if self.form == "signals":
+            return {"conf": 1 - depth[:, 0], "depth": depth, "sky": depth / 2}
         if self.form == "tuple":
             return image, depth
         return {"image": image, "depth": depth} if self.form == "dict" else depth

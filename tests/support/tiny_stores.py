@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
 from pipeline.store.format.spec import StoreSpec, digest_of_ids
@@ -21,7 +23,7 @@ def make_spec(kind="gaussian", samples=7, **changes):
         "view": "full",
         "view_size_px": (12, 20),
         "max_rel_error": 5e-4,
-        "depth_range_m": (0.1, 300.0),
+        "code_range": (0.1, 300.0),
         "dpm_kind": kind,
         "bin_edges": tuple(np.linspace(0.5, 40, BINS + 1).tolist()),
         "sigma_m": 2.0 if kind == "gaussian" else None,
@@ -68,3 +70,11 @@ def make_store(path, kind="gaussian", **changes):
 def folder_bytes(root):
     """Return the bytes of all files in a folder, by relative path."""
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def documents(path):
+    """Return what docs/store.schema.json describes, of one store."""
+    group, dpm, manifest = (
+        json.loads((path / name).read_text()) for name in ("zarr.json", "dpm/zarr.json", "MANIFEST.json")
+    )
+    return {"depth_store": group["attributes"]["depth_store"], "dpm": dpm["attributes"], "manifest": manifest}

@@ -310,14 +310,14 @@ def test_a_file_gives_weights_and_flags_and_paths_from_its_own_folder(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "key", sorted(field.name.replace("_", "-").removesuffix("-px") for field in fields(TeacherOptions))
+    "key", sorted(field.name.replace("_", "-").replace("size-px", "size") for field in fields(TeacherOptions))
 )
 def test_every_flag_of_a_teacher_is_one_of_a_member_except_those_of_the_whole(tmp_path, key):
     member = {"teacher": "predictions:nowhere", key: {"flip-average": True, "input-size": "8x10"}.get(key, "x")}
     with pytest.raises(ValueError, match=r"expected|does not apply|no such") as told:
         opened(write(tmp_path, member, member))
     unknown = f"has {key!r}, expected teacher, weight" in str(told.value)
-    assert unknown == (key in {"trust-code", "map-edges-m", "map-sigma-m"})
+    assert unknown == (key in {"features", "trust-code", "map-edges-m", "map-sigma-m"})
 
 
 NEAR = {"teacher": "python:fakes:near"}

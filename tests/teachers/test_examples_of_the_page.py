@@ -14,6 +14,8 @@ from tiny_networks import make_onnx
 
 from pipeline.cli.main import main
 from pipeline.store import open_store
+from pipeline.teachers.options import TeacherOptions
+from pipeline.teachers.registry import open_teacher
 
 pytest.importorskip("onnxruntime")
 helper = pytest.importorskip("onnx").helper
@@ -78,3 +80,17 @@ def test_the_json_files_of_the_page_are_accepted(home):
         json.dumps(of_predictions | {"view": "full", "input_size": [64, 96]})
     )
     run(f"{common} --teacher predictions:PREDICTIONS --out saved.zarr")
+
+
+def test_the_dict_of_the_page_is_accepted(monkeypatch):
+    half, images = torch.full((2, 4, 6), 0.5), torch.rand(2, 3, 8, 12)
+    values = {"depth": torch.ones(2, 8, 12), "confidence": half, "sky": half, "K": torch.full((2, 4), 9.0)}
+    names = {**values, "tokens": half[:, None]}
+    exec(blocks("python")[1], names)  # noqa: S102 - a page of this repository
+    model = type("Model", (), {"card": {"name": "mine", "depth_space": "metric_m"}, "__call__": names["__call__"]})
+    monkeypatch.setattr(fakes, "of_the_page", model, raising=False)
+    options = TeacherOptions(features=("deep",))
+    teacher = open_teacher("python:fakes:of_the_page", device=torch.device("cpu"), options=options)
+    output = teacher.predict(images, ["a", "b"])
+    assert torch.equal(output.intrinsics_px, values["K"])
+    assert list(output.features) == ["deep"]

@@ -240,7 +240,7 @@ def test_heads_of_unequal_numbers_of_bins_give_depth_alone(tmp_path):
     save_model(tmp_path, "zoedepth", **{**TWO_HEADS, "bin_configurations": bins})
     teacher = opened(tmp_path)
     assert not teacher.emits_maps
-    assert teacher.predict(ODD, ["a", "b", "c"])[1:] == (None, None)
+    assert teacher.predict(ODD, ["a", "b", "c"]).dpm is None
 
 
 def test_edges_lie_half_way_and_the_ends_as_far_beyond():
@@ -283,6 +283,22 @@ def test_depth_pro_is_prepared_and_post_processed_as_by_the_library(tmp_path, co
         raw = network(pixels)
     expected = library_post_processing()(SimpleNamespace(resample=2), raw, target_sizes=[(40, 100)] * 2)
     torch.testing.assert_close(depth, torch.stack([one["predicted_depth"] for one in expected]), rtol=1e-4, atol=1e-5)
+
+
+def test_depth_pro_gives_the_focal_length_of_the_library_in_pixels_of_the_view(tmp_path):
+    network = save_model(tmp_path, "depth_pro", **FIELD_OF_VIEW)
+    intrinsics_px = opened(tmp_path).predict(VIEWS, IDS).intrinsics_px
+    with torch.no_grad():
+        raw = network(F.interpolate((VIEWS - 0.5) / 0.5, (128, 128), mode="bilinear", antialias=False))
+    expected = library_post_processing()(SimpleNamespace(resample=2), raw, target_sizes=[(40, 100)] * 2)
+    focal_px = torch.stack([one["focal_length"] for one in expected])
+    torch.testing.assert_close(intrinsics_px[:, :2], focal_px[:, None].expand(2, 2), rtol=1e-4, atol=1e-4)
+    assert intrinsics_px[:, 2:].isnan().all()
+
+
+def test_depth_pro_gives_no_focal_length_without_its_field_of_view(tmp_path):
+    save_model(tmp_path, "depth_pro")
+    assert opened(tmp_path).predict(VIEWS, IDS).intrinsics_px is None
 
 
 def test_depth_pro_keeps_its_own_pixels_where_the_view_has_more(tmp_path):

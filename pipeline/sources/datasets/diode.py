@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import PipelineError
-from ..base import Defaults, ImageFiles, Sample, SourceKind
+from ..base import Defaults, FileCamera, ImageFiles, Sample, SourceKind
+from ..intrinsics import Intrinsics
 from ..readers.arrays import DTYPES, metres, read_array
 from ..splits import Ids, checked_path, file_names, find_list_or_name, folder_names, rows, without_suffix
 
@@ -26,8 +27,8 @@ PARTS = ("train", "val", "test")
 PLACES = ("indoors", "outdoor")
 SPLITS = "a folder like train, val, val/indoors or val/indoors/scene_00019"
 DEPTH, MASK = "_depth.npy", "_depth_mask.npy"
-FOCAL_PX = 886.81
-"""fx; fy is 927.06."""
+CAMERA = FileCamera(Intrinsics(886.81, 927.06, 512.0, 384.0), (768, 1024))
+"""From intrinsics.txt of the devkit; the same for all images."""
 MASK_DTYPES = (*DTYPES, "bool", "uint8", "int32", "int64")
 
 
@@ -92,6 +93,10 @@ class DiodeSource(ImageFiles):
             raise PipelineError(f"mask {path}: {mask.shape} px, expected the size of its depth, {depth_m.shape}")
         return self.upright(sample, np.where(mask > 0, depth_m, np.float32(np.nan)))
 
+    def camera(self, sample: Sample) -> FileCamera:  # noqa: ARG002 - as `ImageFiles`
+        """Return CAMERA."""
+        return CAMERA
+
     def _scans(self, below: str) -> Iterator[str]:
         """Yield the scan folders, relative to the root, below a folder of a part, place, scene or scan."""
         if below.count("/") >= 3:
@@ -107,7 +112,7 @@ class DiodeSource(ImageFiles):
             if name.endswith(".png"):
                 stem = name.removesuffix(".png")
                 truth = f"{self.root}/{scan}/{stem}{DEPTH}" if f"{stem}{DEPTH}" in depths else None
-                yield Sample(f"{scan}/{stem}", f"{self.root}/{scan}/{name}", truth, FOCAL_PX)
+                yield Sample(f"{scan}/{stem}", f"{self.root}/{scan}/{name}", truth, CAMERA.intrinsics.fx_px)
 
 
 def _is_root(root: Path) -> bool:
@@ -122,4 +127,5 @@ SOURCE = SourceKind(
     truth="laser, `.npy` of float32 metres; mask 0 = none",
     licence="MIT",
     defaults=DiodeSource.defaults,
+    intrinsics="the devkit's, for all images (768x1024 px: 886.81 927.06 512 384)",
 )

@@ -7,8 +7,10 @@ dataset.json (for example 65535) mean no measurement.
 Other layouts are patterns in dataset.json, with `*` for the id: {"rgb": "*.color.png", "depth": "*.depth.png"}.
 
 An id may contain folders (`room/0001`). ROOT/NAME.txt lists a split with one id per line, optionally with the image's
-suffix; a line that begins with `#` is a comment. Hidden files are skipped. ROOT/K.txt, or `intrinsics` in dataset.json,
-may hold the camera's 3x3 matrix or fx fy cx cy, in pixels.
+suffix; a line that begins with `#` is a comment. Hidden files are skipped.
+
+ROOT/K.txt, or `intrinsics` in dataset.json, may hold the camera's 3x3 matrix or fx fy cx cy, in pixels;
+ROOT/intrinsics.csv those of each image: rows id,fx_px,fy_px,cx_px,cy_px.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +26,19 @@ from ...common.fileio import printable, read_json
 from ...errors import PipelineError
 from ..base import Defaults, ImageFiles, Sample, SourceKind
 from ..readers.arrays import invalid_numbers, metres, read_array
-from ..readers.images import IMAGE_SUFFIXES, read_bytes
+from ..readers.images import IMAGE_SUFFIXES
 from ..splits import Ids, checked_path, find_list, rows, without_suffix
+from .folder_cameras import read_camera, read_cameras
 from .folder_files import Pattern, check_usable, find_files, warn_of_unread_images
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ..base import FileCamera
+    from .folder_cameras import CameraTable
+
 MILLIMETRE = 0.001
-INTRINSICS_BYTES = 4096
 FACTS = "dataset.json"
 KEYS = ("depth", "intrinsics", "invalid", "metres_per_unit", "rgb")
 """Keys that users may set."""
@@ -70,7 +76,7 @@ class FolderSource(ImageFiles):
         self._warned_of_unread_images = False
         self.invalid = invalid_numbers(facts.get("invalid"), f"data set description {root / FACTS}")
         self.metres_per_unit = _metres_per_unit(root, facts)
-        self.focal_px = _focal_px(root, facts)
+        self.one_camera = read_camera(root, facts)
 
     def samples(self, split: str) -> list[Sample]:
         """Return the rows of ROOT/NAME.txt, of a list file, or of `all`: every image, sorted by id.
@@ -96,15 +102,29 @@ class FolderSource(ImageFiles):
         else:
             ids = self._listed(find_list(split, self.root), images)
         truths = find_files(self.root, self.depth, where, depth=True).files
+        focal_px = None if self.one_camera is None else self.one_camera.intrinsics.fx_px
         return [
             Sample(
                 sample_id,
                 f"{self.root}/{images[sample_id]}",
                 f"{self.root}/{truths[sample_id]}" if sample_id in truths else None,
-                self.focal_px,
+                focal_px,
             )
             for sample_id in ids
         ]
+
+    def camera(self, sample: Sample) -> FileCamera | None:
+        """Return the camera of K.txt or dataset.json, or of the image's row in intrinsics.csv.
+
+        Raises PipelineError, naming the line, for a malformed intrinsics.csv.
+        """
+        if self.one_camera is not None or self._cameras is None:
+            return self.one_camera
+        return self._cameras.find(sample.id)
+
+    @cached_property
+    def _cameras(self) -> CameraTable | None:
+        return read_cameras(self.root)
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Return ground truth (H, W) float32 metres, NaN without a measurement; None if the row has none.
@@ -194,40 +214,12 @@ def _metres_per_unit(root: Path, facts: dict[str, Any]) -> float | None:
     return float(value)
 
 
-def _focal_px(root: Path, facts: dict[str, Any]) -> float | None:
-    """Return the horizontal focal length of K.txt or dataset.json, None if neither has it."""
-    path = root / "K.txt"
-    written = facts.get("intrinsics")
-    if os.path.lexists(path):
-        if written is not None:
-            raise PipelineError(f"source folder {root}: both K.txt and dataset.json give intrinsics; remove one")
-        try:
-            numbers = [float(word) for word in read_bytes(str(path), "intrinsics", INTRINSICS_BYTES).split()]
-        except ValueError as error:
-            if str(error).startswith("intrinsics "):
-                raise
-            numbers = []  # a word that is not a number
-        where = f"intrinsics {path}"
-    elif written is None:
-        return None
-    else:
-        matrix = written if isinstance(written, list) else []
-        flat = [value for row in matrix for value in (row if isinstance(row, list) else [row])]
-        numbers = [float(value) for value in flat if isinstance(value, int | float) and not isinstance(value, bool)]
-        numbers = numbers if len(numbers) == len(flat) else []
-        where = f"data set description {root / 'dataset.json'}: intrinsics"
-    focal_px = numbers[0] if len(numbers) in {4, 9} else 0.0
-    if not 0 < focal_px < 1e6 or (len(numbers) == 9 and numbers[6:] != [0, 0, 1]):
-        raise PipelineError(f"{where}: expected fx fy cx cy, or a 3x3 matrix fx 0 cx 0 fy cy 0 0 1, in pixels")
-    return focal_px
-
-
 SOURCE = SourceKind(
     FolderSource,
     data_set="your own folder",
     layout=(
         "rgb/ID.png (or .jpg, .webp); optional depth/ID.png (or .npy, .npz, .pfm, .exr), NAME.txt, dataset.json, "
-        "K.txt; or patterns in dataset.json; an id may contain folders"
+        "K.txt or intrinsics.csv; or patterns in dataset.json; an id may contain folders"
     ),
     splits="`all`, NAME of NAME.txt, or a list file with one id per line",
     truth=(
@@ -236,4 +228,5 @@ SOURCE = SourceKind(
     ),
     licence="yours",
     defaults=Defaults(),
+    intrinsics="K.txt, `intrinsics` of dataset.json, or intrinsics.csv with a row for each image, if it is there",
 )

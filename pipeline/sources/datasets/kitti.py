@@ -18,12 +18,16 @@ from ..frame_pairs import check_pair, listed_pairs
 from ..readers.images import read_depth_png_m
 from ..splits import Ids, checked_path, file_names, find_list, without_suffix
 from .kitti_lists import CAMERA, DATE, DRIVE, FRAME, SIDES, focal_length_px, parse_row
+from .kitti_velodyne import CAMERA_FILE, read_calibration
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from ..base import FileCamera
+    from .kitti_velodyne import Camera
 
     _Columns = tuple[str, str, str | None, float | None]
     """(id, image, truth or None, focal length in pixels or None)"""
@@ -61,6 +65,7 @@ class KittiSource(ImageFiles):
         self.root = root
         self.truth = "gt_depth"
         self._annotated: dict[str, set[str]] = {}
+        self._calibrations: dict[str, dict[str, Camera]] = {}
         self.invalid = ()
 
     def samples(self, split: str) -> list[Sample]:
@@ -93,6 +98,19 @@ class KittiSource(ImageFiles):
             self._annotated[folder] = set(file_names(self.root / "gt_depth" / folder))
         truth = f"{folder}/{parsed.frame}.png" if f"{parsed.frame}.png" in self._annotated[folder] else None
         return parsed.id, f"{parsed.id}{parsed.suffix}", truth, None
+
+    def camera(self, sample: Sample) -> FileCamera | None:
+        """Return the camera of input/DATE/calib_cam_to_cam.txt; the list's focal length alone without it."""
+        match = re.match(rf"({DATE})/{DRIVE}/({CAMERA})/", sample.id, re.ASCII)
+        if match is None:
+            return super().camera(sample)
+        date, camera = match.groups()
+        if date not in self._calibrations:
+            folder = self.root / "input" / date
+            exists = (folder / CAMERA_FILE).exists()
+            self._calibrations[date] = read_calibration(folder, scanner=False) if exists else {}
+        calibration = self._calibrations[date]
+        return calibration[camera].of_files if calibration else super().camera(sample)
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Return ground truth (H, W) float32 metres, NaN without a measurement; None if the row has `None`.
@@ -136,4 +154,5 @@ SOURCE = SourceKind(
     truth="accumulated LiDAR, 16-bit PNG, metres = value / 256, 0 = none",
     licence="CC BY-NC-SA 3.0",
     defaults=KittiSource.defaults,
+    intrinsics="input/DATE/calib_cam_to_cam.txt of KITTI raw; without it the list's focal length",
 )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ..base import FileCamera
     from .kitti_velodyne import Camera
 
 IMAGES_BELOW = ("", "input", "kitti_raw", "raw")
@@ -118,6 +119,12 @@ class KittiRawSource(ImageFiles):
             )
         return self.upright(sample, read_depth_png_m(sample.truth_path, METRES_PER_UNIT, self.invalid))
 
+    def camera(self, sample: Sample) -> FileCamera | None:
+        """Return the camera of the day's calibration; the list's focal length alone without one."""
+        date, _, camera = sample.id.split("/")[:3]
+        calibration = self._calibration(date, needed=False)
+        return calibration[camera].of_files if calibration else super().camera(sample)
+
     def _drives(self, date: str) -> list[str]:
         return [name for name in folder_names(self.images / date) if re.fullmatch(DRIVE, name)]
 
@@ -151,7 +158,7 @@ class KittiRawSource(ImageFiles):
                 has_truth = row.lists_truth
             calibration = self._calibration(date, needed=has_truth and self.truth == "velodyne")
             sample_id = row.id
-            focal_px = calibration[camera].focal_px if calibration else row.focal_px
+            focal_px = calibration[camera].intrinsics.fx_px if calibration else row.focal_px
             truth_path = f"{folder}/{row.frame}{suffix}" if has_truth else None
             samples.append(Sample(sample_id, f"{self.images}/{sample_id}{row.suffix}", truth_path, focal_px))
         return samples
@@ -210,4 +217,5 @@ SOURCE = SourceKind(
     "`velodyne`: one scan, projected by calibration, metres",
     licence="CC BY-NC-SA 3.0",
     defaults=KittiRawSource.defaults,
+    intrinsics="DATE/calib_cam_to_cam.txt; without it the list's focal length",
 )

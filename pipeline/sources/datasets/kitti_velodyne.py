@@ -19,6 +19,8 @@ import numpy as np
 
 from ...common.fileio import open_regular
 from ...errors import PipelineError
+from ..base import FileCamera
+from ..intrinsics import Intrinsics, checked
 from ..readers.images import LIMIT_PIXELS
 
 if TYPE_CHECKING:
@@ -39,11 +41,17 @@ LIMIT_CALIBRATION_BYTES = 2**16
 class Camera(NamedTuple):
     """Calibration of one camera on one day."""
 
-    focal_px: float
+    intrinsics: Intrinsics
+    """Of the rectified images, from P_rect."""
     size_px: tuple[int, int]
     """(H, W)"""
     from_scanner: NDArray[np.float64] | None
     """(3, 4): homogeneous point of the scanner -> (u z, v z, z); None if the scanner's file was not read."""
+
+    @property
+    def of_files(self) -> FileCamera:
+        """The camera of the image files."""
+        return FileCamera(self.intrinsics, self.size_px)
 
 
 def read_calibration(folder: Path, *, scanner: bool) -> dict[str, Camera]:
@@ -75,13 +83,17 @@ def read_calibration(folder: Path, *, scanner: bool) -> dict[str, Camera]:
                 f"calibration {folder / CAMERA_FILE}: S_rect_{number} of {width} x {height} px, expected whole pixels, "
                 "about 1242 x 375; copy the file again"
             )
-        if not projection[0, 0] > 0:
-            raise PipelineError(
-                f"calibration {folder / CAMERA_FILE}: P_rect_{number} has focal length {projection[0, 0]}, expected "
-                "about 721 pixels; copy the file again"
-            )
+        for focal_px in (projection[0, 0], projection[1, 1]):
+            if not focal_px > 0:
+                raise PipelineError(
+                    f"calibration {folder / CAMERA_FILE}: P_rect_{number} has focal length {focal_px}, expected about "
+                    "721 pixels; copy the file again"
+                )
         from_scanner = projection @ to_rectified if scanner else None
-        calibration[name] = Camera(float(projection[0, 0]), (int(height), int(width)), from_scanner)
+        size_px = int(height), int(width)
+        camera = Intrinsics(*projection[[0, 1, 0, 1], [0, 1, 2, 2]].tolist())
+        checked(camera, size_px, f"calibration {folder / CAMERA_FILE}: P_rect_{number}")
+        calibration[name] = Camera(camera, size_px, from_scanner)
     return calibration
 
 

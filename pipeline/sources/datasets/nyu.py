@@ -17,13 +17,13 @@ from ..base import ImageFiles, Sample, SourceKind
 from ..frame_pairs import check_pair, listed_pairs
 from ..readers.images import read_depth_png_m
 from ..splits import Ids, checked_path, file_names, find_list_or_name, folder_names, without_suffix
-from .nyu_hdf5 import DEFAULTS, FOCAL_PX, LABELED, TRUTHS, FastDepthNyu, LabeledNyu, is_fast_depth, is_labeled
+from .nyu_hdf5 import CAMERA, DEFAULTS, FOCAL_PX, LABELED, TRUTHS, FastDepthNyu, LabeledNyu, is_fast_depth, is_labeled
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..base import Source
+    from ..base import FileCamera, Source
 
 METRES_PER_UNIT = 0.001
 BELOW = ("sync", "official_splits/test", "official_splits/train", "")
@@ -67,6 +67,10 @@ class PngNyu(ImageFiles):
             samples.append(Sample(sample_id, f"{below}/{image}", f"{below}/{truth}" if truth else None, focal_px))
         ids.check_not_empty()
         return samples
+
+    def camera(self, sample: Sample) -> FileCamera | None:
+        """Return CAMERA, or the list's focal length alone if that is another."""
+        return CAMERA if sample.focal_px == FOCAL_PX else super().camera(sample)
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Return ground truth (H, W) float32 metres, NaN without a measurement; None if the row has `None`.
@@ -183,4 +187,6 @@ SOURCE = SourceKind(
     ),
     licence="not stated by its authors",
     defaults=DEFAULTS,
+    intrinsics="the toolbox's color camera (480x640 px: 518.86 519.47 325.58 253.74); of PNGs, another focal length in "
+    "the list instead",
 )

@@ -12,7 +12,8 @@ import numpy as np
 
 from ...common.fileio import sha256_bytes
 from ...errors import PipelineError
-from ..base import Declared, Defaults, Sample
+from ..base import Declared, Defaults, FileCamera, Sample
+from ..intrinsics import Intrinsics
 from ..readers.arrays import metres
 from ..readers.hdf5 import Hdf5File, read_hdf5
 from ..readers.images import LIMIT_PIXELS
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 LABELED = "nyu_depth_v2_labeled.mat"
 FOCAL_PX = 518.8579
 """From the toolbox's calibration of the color camera, as in BTS's lists."""
+CAMERA = FileCamera(Intrinsics(518.857901, 519.469611, 325.582449, 253.736166), (480, 640))
+"""The color camera in camera_params.m of the authors' toolbox. Files of the data set hold no intrinsics."""
 DEFAULTS = Defaults(view="full", bins="nyu", sigma_m=0.15, protocol="nyu_eigen", crop_px=(416, 544), rotate_deg=2.5)
 """Bins and sigma of the released TIE-KD configuration; crop and rotation of BTS."""
 TRUTHS = {"filled": "depths", "raw": "rawDepths"}
@@ -69,6 +72,10 @@ class LabeledNyu(Declared):
     def read_image(self, sample: Sample) -> tuple[NDArray[np.uint8], str]:
         """See `Source.read_image`; the sha256 is that of the pixels."""
         return _image(self._file.read("images", 4, int(sample.id) - 1), f"{sample.image_path} image {sample.id}")
+
+    def read_intrinsics(self, sample: Sample, image_px: tuple[int, int]) -> Intrinsics | None:  # noqa: ARG002 - the protocol
+        """Return the intrinsics of CAMERA."""
+        return CAMERA.of_file(image_px)
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Return ground truth (H, W) float32 metres, NaN without a measurement. Raises PipelineError if damaged."""
@@ -145,6 +152,10 @@ class FastDepthNyu(Declared):
         """See `Source.read_image`; the sha256 is that of the pixels."""
         values = read_hdf5(sample.image_path, "rgb", 3, "image")
         return _image(values.transpose(0, 2, 1), f"image {sample.image_path}")
+
+    def read_intrinsics(self, sample: Sample, image_px: tuple[int, int]) -> Intrinsics | None:  # noqa: ARG002 - the protocol
+        """Return the intrinsics of CAMERA."""
+        return CAMERA.of_file(image_px)
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Return ground truth (H, W) float32 metres, NaN without a measurement. Raises PipelineError if damaged."""

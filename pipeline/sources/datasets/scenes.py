@@ -53,4 +53,5 @@ SOURCE = SourceKind(
     truth="`dense` (default) or `sparse`, 16-bit PNG, metres = value * metres_per_unit of dataset.json",
     licence="none needed: rendered on your machine",
     defaults=DEFAULTS["street"],
+    intrinsics="intrinsics.csv, which the renderer writes",
 )

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ...errors import PipelineError
-from ..base import Defaults, ImageFiles, Sample, SourceKind
+from ..base import Defaults, FileCamera, ImageFiles, Sample, SourceKind
+from ..intrinsics import Intrinsics
 from ..readers.images import read_depth_png_m
 from ..splits import Ids, checked_path, find_list_or_name, folder_names, rows, without_suffix
 
@@ -34,8 +35,13 @@ LIMIT_S = 0.02
 """Largest time difference of a pair: the default of associate.py; the cameras take 30 images a second."""
 LIMIT_CANDIDATES = 64
 """Largest mean number of depth images near a color image; real sequences have two or three."""
-FOCAL_PX = {"freiburg1": 517.3, "freiburg2": 520.9, "freiburg3": 535.4}
-"""fx of each Kinect, from the benchmark's page on file formats; images of the first two have lens distortion."""
+CAMERAS = {
+    "freiburg1": FileCamera(Intrinsics(517.3, 516.5, 318.6, 255.3), (480, 640)),
+    "freiburg2": FileCamera(Intrinsics(520.9, 521.0, 325.1, 249.7), (480, 640)),
+    "freiburg3": FileCamera(Intrinsics(535.4, 539.2, 320.1, 247.6), (480, 640)),
+}
+"""Color camera of each Kinect, from the benchmark's page on file formats; images of the first two have lens
+distortion."""
 
 
 class _Stamped(NamedTuple):
@@ -107,6 +113,14 @@ class TumSource(ImageFiles):
             return None
         return self.upright(sample, read_depth_png_m(sample.truth_path, METRES_PER_UNIT, self.invalid))
 
+    def camera(self, sample: Sample) -> FileCamera | None:
+        """Return the Kinect that the sequence's name states."""
+        return self._camera_of("" if self.sequences == [""] else sample.id.partition("/")[0])
+
+    def _camera_of(self, sequence: str) -> FileCamera | None:
+        kinect = re.search(r"freiburg[123]", sequence or self.root.resolve().name)
+        return CAMERAS[kinect[0]] if kinect else None
+
     def _sequence(self, name: str) -> list[Sample]:
         folder, prefix = self.root / name, f"{name}/" if name else ""
         color = _read_stamps(folder / "rgb.txt")
@@ -116,8 +130,8 @@ class TumSource(ImageFiles):
             partners = associate([row.stamp_s for row in color], [row.stamp_s for row in depth])
         except ValueError as error:
             raise PipelineError(f"sequence {folder}: {error}") from error
-        kinect = re.search(r"freiburg[123]", name or self.root.resolve().name)
-        focal_px = FOCAL_PX[kinect[0]] if kinect else None
+        camera = self._camera_of(name)
+        focal_px = None if camera is None else camera.intrinsics.fx_px
         return [
             Sample(
                 prefix + (without_suffix(row.path) or row.path),
@@ -225,4 +239,5 @@ SOURCE = SourceKind(
     truth="Kinect, paired by time stamp within 0.02 s; 16-bit PNG, metres = value / 5000, 0 = none",
     licence="CC BY 4.0",
     defaults=TumSource.defaults,
+    intrinsics="the benchmark's, by freiburg1, freiburg2 or freiburg3 in the sequence's name; otherwise none",
 )

@@ -14,7 +14,8 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...errors import PipelineError
-from ..base import ImageFiles, Sample, SourceKind
+from ..base import FileCamera, ImageFiles, Sample, SourceKind
+from ..intrinsics import Intrinsics, checked
 from ..readers.images import IMAGE_SUFFIXES, read_depth_png_m
 from ..splits import Ids, file_names, find_list_or_name, folder_names, rows, without_suffix
 from .kitti import KittiSource
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 METRES_PER_UNIT = 0.01
+SIZE_PX = (375, 1242)
 SKY = 65535
 SCENE, VARIATION, CAMERA = r"Scene\d\d", r"[A-Za-z0-9][\w-]*", r"Camera_\d"
 RGB_BELOW = ("", "vkitti_2.0.3_rgb", "rgb")
@@ -66,6 +68,7 @@ class VirtualKittiSource(ImageFiles):
         if not folders:
             raise PipelineError(_wrong_root(root))
         self.images = folders[0]
+        self._cameras: dict[tuple[str, str], dict[tuple[int, int], Intrinsics]] = {}
 
     def samples(self, split: str) -> list[Sample]:
         """Return the rows of `all`, `Scene01`, `clone`, `Camera_0`, several joined by `/`, or a list of image paths.
@@ -97,6 +100,12 @@ class VirtualKittiSource(ImageFiles):
         depth_m = read_depth_png_m(sample.truth_path, METRES_PER_UNIT, (SKY, *(self.invalid or ())))
         return self.upright(sample, depth_m)
 
+    def camera(self, sample: Sample) -> FileCamera | None:
+        """Return the camera of a row of intrinsic.txt. Raises PipelineError as `samples`."""
+        row = _parse_row(f"{sample.id}.jpg", "id")
+        camera = self._cameras_of(row.scene, row.variation).get((int(row.frame), int(row.camera[-1])))
+        return None if camera is None else FileCamera(camera, SIZE_PX)
+
     def _variations(self) -> list[str]:
         return [
             f"{scene}/{variation}" for scene in _scenes(self.images) for variation in folder_names(self.images / scene)
@@ -118,19 +127,16 @@ class VirtualKittiSource(ImageFiles):
 
     def _samples(self, listed: Iterable[_Row]) -> list[Sample]:
         depths: dict[tuple[str, str, str], tuple[str, set[str]]] = {}
-        focals: dict[tuple[str, str], dict[tuple[int, int], float]] = {}
         samples = []
         for row in listed:
             folder = row.scene, row.variation, row.camera
             if folder not in depths:
                 depths[folder] = self._depths(*folder)
-            if folder[:2] not in focals:
-                focals[folder[:2]] = self._focal_lengths(*folder[:2])
             depth_folder, files = depths[folder]
             depth = f"depth_{row.frame}.png"
-            focal_px = focals[folder[:2]].get((int(row.frame), int(row.camera[-1])))
+            camera = self._cameras_of(*folder[:2]).get((int(row.frame), int(row.camera[-1])))
             truth_path = f"{depth_folder}/{depth}" if depth in files else None
-            samples.append(Sample(row.id, f"{self.images}/{row.id}{row.suffix}", truth_path, focal_px))
+            samples.append(Sample(row.id, f"{self.images}/{row.id}{row.suffix}", truth_path, camera and camera.fx_px))
         return samples
 
     def _depths(self, scene: str, variation: str, camera: str) -> tuple[str, set[str]]:
@@ -142,29 +148,30 @@ class VirtualKittiSource(ImageFiles):
                 return str(folder), set(files)
         return "", set()
 
-    def _focal_lengths(self, scene: str, variation: str) -> dict[tuple[int, int], float]:
-        """Return (frame, camera) -> pixels, empty without the file. Raises PipelineError for a malformed row."""
-        for below in TEXT_BELOW:
-            path = self.root / below / scene / variation / "intrinsic.txt"
-            if path.exists():
-                # After a header: frame cameraID K[0,0] K[1,1] K[0,2] K[1,2]
-                return dict(_parse_intrinsic(row, f"{path} line {line}") for line, row in rows(path) if line > 1)
-        return {}
+    def _cameras_of(self, scene: str, variation: str) -> dict[tuple[int, int], Intrinsics]:
+        """Return (frame, camera) -> intrinsics, empty without the file. Raises PipelineError for a malformed row."""
+        if (scene, variation) not in self._cameras:
+            paths = [self.root / below / scene / variation / "intrinsic.txt" for below in TEXT_BELOW]
+            path = next((path for path in paths if path.exists()), None)
+            # After a header: frame cameraID K[0,0] K[1,1] K[0,2] K[1,2]
+            parsed = [] if path is None else [(f"{path} line {line}", row) for line, row in rows(path) if line > 1]
+            self._cameras[scene, variation] = dict(_parse_intrinsic(row, where) for where, row in parsed)
+        return self._cameras[scene, variation]
 
 
-def _parse_intrinsic(row: str, where: str) -> tuple[tuple[int, int], float]:
-    """Parse one line to ((frame, camera), focal length in pixels)."""
+def _parse_intrinsic(row: str, where: str) -> tuple[tuple[int, int], Intrinsics]:
+    """Parse one line to ((frame, camera), intrinsics)."""
     match = re.fullmatch(r"(\d{1,9})\s+(\d)((?:\s+\S{1,40}){4})", row, re.ASCII)
     try:
-        focal_px = float(match[3].split()[0]) if match else math.nan
+        camera = Intrinsics(*map(float, match[3].split())) if match else None
+        if match and camera is not None and all(map(math.isfinite, camera)):
+            return (int(match[1]), int(match[2])), checked(camera, SIZE_PX, where)
     except ValueError:
-        focal_px = math.nan
-    if not match or not (math.isfinite(focal_px) and focal_px > 0):
-        raise PipelineError(
-            f"{where}: {row[:200]!r}, expected `frame camera fx fy cx cy` as in 0 0 725.0087 725.0087 620.5 187; "
-            "unpack vkitti_2.0.3_textgt.tar.gz again"
-        )
-    return (int(match[1]), int(match[2])), focal_px
+        pass
+    raise PipelineError(
+        f"{where}: {row[:200]!r}, expected `frame camera fx fy cx cy` as in 0 0 725.0087 725.0087 620.5 187; unpack "
+        "vkitti_2.0.3_textgt.tar.gz again"
+    )
 
 
 def _listed(path: Path) -> Iterator[_Row]:
@@ -224,4 +231,5 @@ SOURCE = SourceKind(
     truth="rendered: 16-bit PNG, centimetres along the camera's axis, 65535 = sky, no depth",
     licence="CC BY-NC-SA 3.0",
     defaults=VirtualKittiSource.defaults,
+    intrinsics="intrinsic.txt of textgt, if it is there",
 )

@@ -115,6 +115,11 @@ def turned_as(path: str, values: NDArray[T], what: str) -> NDArray[T]:
     )
 
 
+def orientation_of(path: str) -> int:
+    """How EXIF says the pixels of an image file lie, 1 to 8; 1 is upright, and a file that cannot be read."""
+    return _orientation_and_size(path)[0]
+
+
 def read_png16(path: str, what: str = "depth") -> NDArray[np.uint16]:
     """The numbers (H, W) uint16 of a greyscale PNG of 16 bits. Raises PipelineError for any other file."""
     image = _open(path, read_bytes(path, what), what)
@@ -211,8 +216,18 @@ def _orientation_and_size(path: str) -> tuple[int, tuple[int, int]]:
 
 
 def _may_have_exif(path: str) -> bool:
-    data = read_bytes(path, "image")
-    return any(name in data for name in (b"eXIf", b"Raw profile type", b"com.adobe.xmp"))
+    """Whether a PNG has a chunk from which Pillow reads an orientation; walks the chunks, 8 bytes of each."""
+    with open_regular(path) as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            size, name = int.from_bytes(head[:4], "big"), head[4:]
+            if name == b"eXIf":
+                return True
+            start = file.read(min(size, 64)) if name in {b"tEXt", b"zTXt", b"iTXt"} else b""
+            if start.startswith((b"Raw profile type", b"XML:com.adobe.xmp")):
+                return True
+            file.seek(size - len(start) + 4, os.SEEK_CUR)  # and its checksum
+    return False
 
 
 def _open(path: str, data: bytes, what: str) -> Image.Image:

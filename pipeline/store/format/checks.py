@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from ...common.fileio import has_control
+from ...depth.spaces import ABSOLUTE_SPACES
 from ...errors import PipelineError
 from .codec import LARGEST
 
@@ -22,8 +23,8 @@ def is_known_version(value: object) -> bool:
 
 def check_alignment(value: Any, depth_space: str) -> None:  # noqa: ANN401 - any JSON value
     """Raise PipelineError unless `value` is a valid `alignment` attribute."""
-    if depth_space == "metric_m":
-        raise PipelineError("metric depth has an alignment: expected one for relative depth only")
+    if depth_space in ABSOLUTE_SPACES:
+        raise PipelineError(f"{depth_space} has an alignment: expected one for relative depth only")
     if not isinstance(value, dict) or value.keys() != ALIGNMENT_KEYS:
         raise PipelineError(f"alignment {str(value)[:200]!r}: expected {', '.join(sorted(ALIGNMENT_KEYS))}")
     if not all(isinstance(value[key], str) and value[key] for key in ("fit", "truth")):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...depth.spaces import ABSOLUTE_SPACES
 from ...errors import PipelineError
 from .codec import BLOSC_LEVEL, CHUNK_EXTRA_BYTES
 
@@ -192,7 +193,7 @@ class StoreLayout:
             )
 
     def sharded(self) -> list[ArrayLayout]:
-        """Arrays of depth and maps, all with the same samples per shard."""
+        """Arrays of depth, maps, signals, features and relations, all with the same samples per shard."""
         spec, (height, width) = self.spec, self.size_px
         count, group, bins = spec.samples, spec.samples_per_shard, spec.bin_count
         planes = -(-bins // PLANES_PER_CHUNK) * PLANES_PER_CHUNK
@@ -221,12 +222,17 @@ class StoreLayout:
             arrays.append(flat("dpm/tail", weight))
         elif spec.dpm_kind == "dense":
             arrays.append(deep("dpm/probability", "float16", bins, bins))
-        return arrays
+
+        def of_sample(path: str, dtype: str, shape: tuple[int, ...]) -> ArrayLayout:
+            level = spec.compression_level
+            return ArrayLayout(path, (count, *shape), np.dtype(dtype), (1, *shape), (group, *shape), level)
+
+        return arrays + spec.extras.sharded(of_sample)
 
     def rows(self) -> list[ArrayLayout]:
         """Arrays with one row per sample."""
         columns: dict[str, tuple[str, int]] = {"id": ("uint8", self.id_bytes), **SAMPLE_DTYPES}
-        if self.spec.depth_space != "metric_m":
+        if self.spec.depth_space not in ABSOLUTE_SPACES:
             columns |= AFFINE_DTYPES
         if self.spec.dpm_kind == "sparse":
             columns |= SPARSE_DTYPES
@@ -234,6 +240,7 @@ class StoreLayout:
             columns |= CARRIED_DTYPES
         if self.spec.alignment is not None:
             columns |= ALIGNMENT_DTYPES
+        columns |= self.spec.extras.columns()
         count = self.spec.samples
         chunk = min(count, ROWS_PER_CHUNK)
         return [
@@ -251,13 +258,20 @@ class StoreLayout:
         length = (len(self.spec.bin_edges),)
         return ArrayLayout("dpm/bin_edges", length, np.dtype("float64"), length)
 
+    def bases(self) -> list[ArrayLayout]:
+        """Arrays that all samples share besides the edges, one chunk each."""
+        return [
+            ArrayLayout(path, shape, np.dtype("float32"), shape) for path, shape in self.spec.extras.constants().items()
+        ]
+
     def arrays(self) -> list[ArrayLayout]:
         """All arrays."""
-        return [*self.sharded(), self.edges(), *self.rows()]
+        return [*self.sharded(), self.edges(), *self.bases(), *self.rows()]
 
     def metadata(self) -> dict[str, dict[str, Any]]:
         """Return the content of every `zarr.json`, by its path in the store."""
         nodes = {"dpm": group_metadata(self.spec.dpm_attributes()), "sample": group_metadata({})}
+        nodes |= {path: group_metadata({}) for path in self.spec.extras.groups()}
         nodes |= {array.path: array.metadata() for array in self.arrays()}
         root = group_metadata(self.spec.root_attributes())
         # With a copy of all metadata here, readers need no directory listing (one request for a remote store), and

@@ -14,7 +14,7 @@ from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 from ...common.fileio import canonical_json, sha256_bytes
-from ...depth.spaces import check_depth_space
+from ...depth.spaces import ABSOLUTE_SPACES, DISPARITY, METRIC, check_depth_space
 from ...errors import PipelineError
 from .checks import (
     FORMAT_VERSIONS,
@@ -27,6 +27,7 @@ from .checks import (
     whole,
 )
 from .codec import BLOSC_LEVEL, BLOSC_LEVELS, LARGEST, AffineCodec, LogCodec
+from .extras import Extras
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 DPM_KINDS = ("gaussian", "sparse", "dense")
 CARRIED_FROM = ("fixed", "image", "pixel")
 PRODUCERS = ("tiekd-pipeline", "numcodecs", "numpy", "torch")
+SIGMA_KEYS = {METRIC: "sigma_m", DISPARITY: "sigma_px"}
 MAX_BINS = 4096
 MAX_SAMPLES = 2**40
 MAX_VIEW_PIXELS = 2**27
@@ -74,11 +76,12 @@ class StoreSpec:
     view_size_px: tuple[int, int]
     """(H, W) of the view; readers resize depth to it."""
     max_rel_error: float
-    depth_range_m: tuple[float, float]
-    """Range of the logarithmic codes; unused in the other depth spaces."""
+    code_range: tuple[float, float]
+    """Range of the logarithmic codes, in metres or pixels of disparity; unused in relative depth spaces."""
     dpm_kind: str
     bin_edges: tuple[float, ...]
-    """K + 1 ascending edges: metres for metric depth, else fractions of each sample's range, 0 to 1."""
+    """K + 1 ascending edges: metres for metric depth, pixels for disparity, else fractions of each sample's range, 0 to
+    1."""
     sigma_m: float | None = None
     """Standard deviation of a `gaussian` map, in the unit of the edges."""
     max_dpm_kl: float | None = None
@@ -93,6 +96,8 @@ class StoreSpec:
     compression_level: int = BLOSC_LEVEL
     """Level of zstd for depth and maps, 1 (fast to write) to 9 (small, fast to read)."""
     producer: dict[str, str] = field(default_factory=producer_versions)
+    extras: Extras = field(default_factory=Extras)
+    """What else the store holds."""
 
     def __post_init__(self) -> None:
         check_depth_space(self.depth_space)
@@ -116,7 +121,11 @@ class StoreSpec:
             raise PipelineError(f"a store must have 1 to {MAX_SAMPLES} samples, got {self.samples}")
         if not 0 < self.view_size_px[0] * self.view_size_px[1] <= MAX_VIEW_PIXELS:
             raise PipelineError(f"the view has {self.view_size_px} px: expected 1 to {MAX_VIEW_PIXELS} pixels")
-        check_text([self.teacher, self.source, self.view, self.producer, self.alignment])
+        if self.depth_space == DISPARITY and not (self.extras.intrinsics and self.extras.baseline):
+            raise PipelineError(
+                "disparity in pixels means nothing without the intrinsics and the baseline of each sample"
+            )
+        check_text([self.teacher, self.source, self.view, self.producer, self.alignment, self.extras.as_json()])
         self.depth_codec()  # checks range and error
 
     def _check_maps(self) -> None:
@@ -136,7 +145,7 @@ class StoreSpec:
     @property
     def version(self) -> int:
         """Format version: the oldest that has all features of the store."""
-        if self.compression_level != BLOSC_LEVEL:
+        if self.compression_level != BLOSC_LEVEL or self.extras or self.depth_space == DISPARITY:
             return 3
         return 1 if self.carried_from is None and self.alignment is None else 2
 
@@ -161,9 +170,9 @@ class StoreSpec:
         return 8 if (self.max_dpm_kl or 1) >= 2e-3 else 16
 
     def depth_codec(self) -> LogCodec | AffineCodec:
-        """Return the depth codec: logarithmic for metric depth, else affine per sample."""
-        if self.depth_space == "metric_m":
-            return LogCodec.for_error(self.max_rel_error, *self.depth_range_m)
+        """Return the depth codec: logarithmic for metres and pixels of disparity, else affine per sample."""
+        if self.depth_space in ABSOLUTE_SPACES:
+            return LogCodec.for_error(self.max_rel_error, *self.code_range)
         return AffineCodec.for_error(self.max_rel_error)
 
     def shard_samples(self, shard: int) -> range:
@@ -174,8 +183,9 @@ class StoreSpec:
     def root_attributes(self) -> dict[str, Any]:
         """Return the attributes of the store's group."""
         codec = self.depth_codec()
+        unit = "m" if self.depth_space == METRIC else "px"
         kind: dict[str, Any] = (
-            {"kind": "log", "bits": codec.bits, "lo_m": codec.lo_m, "hi_m": codec.hi_m}
+            {"kind": "log", "bits": codec.bits, f"lo_{unit}": codec.lo_m, f"hi_{unit}": codec.hi_m}
             if isinstance(codec, LogCodec)
             else {"kind": "affine", "bits": codec.bits}
         )
@@ -191,13 +201,14 @@ class StoreSpec:
                 "producer": self.producer,
                 **({"alignment": self.alignment} if self.alignment is not None else {}),
                 **({"compression_level": self.compression_level} if self.compression_level != BLOSC_LEVEL else {}),
+                **self.extras.as_json(),
             }
         }
 
     def dpm_attributes(self) -> dict[str, Any]:
         """Return the attributes of the group `dpm`."""
         if self.dpm_kind == "gaussian":
-            return {"kind": "gaussian", "sigma_m" if self.depth_space == "metric_m" else "sigma_share": self.sigma_m}
+            return {"kind": "gaussian", SIGMA_KEYS.get(self.depth_space, "sigma_share"): self.sigma_m}
         carried = {"carried_from": self.carried_from} if self.carried_from is not None else {}
         if self.dpm_kind == "sparse":
             return {"kind": "sparse", "max_kl_nats": self.max_dpm_kl, "weight_bits": self.weight_bits, **carried}
@@ -236,16 +247,22 @@ class StoreSpec:
                 view=str(header["view"]["name"]),
                 view_size_px=(whole(height), whole(width)),
                 max_rel_error=number(codec["max_rel_error"]),
-                depth_range_m=(number(codec.get("lo_m", 0.1)), number(codec.get("hi_m", 300.0))),
+                code_range=(
+                    number(codec.get("lo_m", codec.get("lo_px", 0.1))),
+                    number(codec.get("hi_m", codec.get("hi_px", 300.0))),
+                ),
                 dpm_kind=str(dpm["kind"]),
                 bin_edges=bin_edges,
-                sigma_m=number_or_none(dpm.get("sigma_m", dpm.get("sigma_share"))),
+                sigma_m=number_or_none(
+                    next((dpm[key] for key in (*SIGMA_KEYS.values(), "sigma_share") if key in dpm), None)
+                ),
                 max_dpm_kl=number_or_none(dpm.get("max_kl_nats")),
                 carried_from=dpm.get("carried_from"),
                 alignment=header.get("alignment"),
                 samples_per_shard=whole(header["samples_per_shard"]),
                 compression_level=whole(header.get("compression_level", BLOSC_LEVEL)),
                 producer=dict(header["producer"]),
+                extras=Extras.from_json(header),
             )
             texts = (spec.teacher["name"], source["name"], source["ids_sha256"])
         except (KeyError, TypeError, AttributeError) as error:

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...depth.alignment import Fit, apply
+from ...depth.spaces import ABSOLUTE_SPACES, DISPARITY, METRIC
 from ...errors import DamagedStoreError, PipelineError, StoreNotFoundError
 from ..format.codec import AffineCodec, LogCodec
 from ..format.layout import MANIFEST, MAX_MAP_BYTES
 from ..format.maps import gaussian, normalized
 from .alignment import AlignmentColumns
+from .extras import StoredExtras
 from .files import LocalFiles, is_url
 from .planes import SparsePlanes
 from .validate import IMAGES, HoldsImagesError, open_layout
@@ -83,7 +85,7 @@ def _not_a_store(root: Path) -> PipelineError:
     )
 
 
-class Store(SparsePlanes):
+class Store(SparsePlanes, StoredExtras):
     """A depth store opened for reading. Picklable; safe in forked and spawned loader workers.
 
     Example:
@@ -103,13 +105,13 @@ class Store(SparsePlanes):
 
     @property
     def bin_edges_m(self) -> NDArray[np.float64]:
-        """(K + 1,) edges of the depth bins in metres; for relative depth, fractions of each sample's range."""
+        """(K + 1,) edges of the bins in metres; pixels for disparity, fractions of each sample's range if relative."""
         return np.array(self.spec.bin_edges)
 
     @property
     def is_metric(self) -> bool:
-        """Whether `depth_m` works: the teacher is metric, or its relative depth is aligned to ground truth."""
-        return self.spec.depth_space == "metric_m" or self.spec.alignment is not None
+        """Whether `depth_m` works: metric depth, disparity with its cameras, or relative depth that is aligned."""
+        return self.spec.depth_space in ABSOLUTE_SPACES or self.spec.alignment is not None
 
     @cached_property
     def _alignments(self) -> AlignmentColumns:
@@ -144,8 +146,10 @@ class Store(SparsePlanes):
         NaN where the result is not positive, and in the whole sample if its alignment was rejected.
         Raises PipelineError if the store is neither metric nor aligned, DamagedStoreError for a damaged sample.
         """
-        if self.spec.depth_space == "metric_m":
+        if self.spec.depth_space == METRIC:
             return self.depth(sample)
+        if self.spec.depth_space == DISPARITY:
+            return self.metres_of_disparity(sample, self.depth(sample))
         if self.spec.alignment is None:
             raise PipelineError(
                 f"{self.name} has {self.spec.depth_space}, which is not in metres: read it with .depth(), or align it "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...depth.spaces import UNITS
 from ...errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -48,7 +49,10 @@ def to_xarray(store: Store, *, dpm: bool = False) -> xarray.Dataset:
         "invalid_fraction": ("sample", store.rows("invalid_share"), {"long_name": "pixels without a value"}),
     }
     metric_bins = spec.depth_space == "metric_m"
-    edges = {"long_name": "edges of the depth bins", "units": "m" if metric_bins else "fraction of a sample's range"}
+    edges = {
+        "long_name": "edges of the depth bins",
+        "units": UNITS.get(spec.depth_space, "fraction of a sample's range"),
+    }
     variables["bin_edges_m" if metric_bins else "bin_edges"] = ("bin_edge", store.bin_edges_m, edges)
     if dpm:
         shape = (len(store), spec.bin_count, height, width)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...common.fileio import sha256_bytes
 from ...common.progress import Silent
+from ...depth.spaces import ABSOLUTE_SPACES
 from ...errors import PipelineError
 from .subset import raw_chunks
 
@@ -139,7 +140,7 @@ def _depth_difference(first: Store, second: Store, name: str) -> tuple[float | N
     if not both.any():
         return None, 0.0, one_sided, one_sided > 0
     near, far = a[both].astype(np.float64), b[both].astype(np.float64)
-    scale = np.abs(near) if first.spec.depth_space == "metric_m" else max(float(np.ptp(near)), 1e-30)
+    scale = np.abs(near) if first.spec.depth_space in ABSOLUTE_SPACES else max(float(np.ptp(near)), 1e-30)
     relative = np.abs(far - near) / scale
     return float(np.median(relative)), float(relative.max()), one_sided, not np.array_equal(a, b, equal_nan=True)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...depth.spaces import DEPTH_SPACES
+from ...depth.spaces import DEPTH_SPACES, UNITS
 from ..format.codec import LogCodec
 from ..format.sizes import chunk_bytes
 from ..images.reader import ImageCache
 from .alignment_summary import summarize
+from .extras_info import describe_extras
 
 if TYPE_CHECKING:
     from ..read.store import Store
@@ -97,10 +98,10 @@ def _depth(store: Store) -> list[tuple[str, str]]:
     codec = spec.depth_codec()
     sizes = chunk_bytes(store.layout.sharded(), store.manifest)
     if isinstance(codec, LogCodec):
-        codes = f"{codec.bits}-bit logarithmic codes over {codec.lo_m:g}-{codec.hi_m:g} m"
+        codes = f"{codec.bits}-bit logarithmic codes over {codec.lo_m:g}-{codec.hi_m:g} {UNITS[spec.depth_space]}"
     else:
         codes = f"{codec.bits}-bit linear codes over each sample's range"
-    unit = " m" if spec.depth_space == "metric_m" else " of each sample's range"
+    unit = " " + UNITS.get(spec.depth_space, "of each sample's range")
     whose = "the teacher's own"
     if spec.carried_from is not None:
         cost = float(store.rows("dpm_carried_kl_nats").mean())
@@ -126,6 +127,7 @@ def _depth(store: Store) -> list[tuple[str, str]]:
         ("weights", _weights(teacher)),
         *_code(teacher),
         ("licence", teacher.get("licence") or "not stated"),
+        *([("licence of the data", spec.extras.data_licence)] if spec.extras.data_licence else []),
         ("numbers", f"{spec.depth_space}: {DEPTH_SPACES[spec.depth_space]}"),
         *aligned,
         ("source", _source(spec.source)),
@@ -136,6 +138,7 @@ def _depth(store: Store) -> list[tuple[str, str]]:
         ("depth", f"{codes}; error at most {spec.max_rel_error:.3%}, {error:.4%} reached"),
         ("pixels", f"{fraction['clipped_share']:.3%} clipped, {fraction['invalid_share']:.3%} invalid"),
         ("maps", maps),
+        *describe_extras(store),
         ("bins", f"{spec.bin_count} from {spec.bin_edges[0]:g} to {spec.bin_edges[-1]:g}{unit}"),
         ("size", f"{_whole_mb(store)} MB; a sample: {each}; compression level {spec.compression_level}"),
         ("made by", _producer(spec.producer)),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import PipelineError
 from ..format.spec import digest_of_ids
 from ..write.writer import StoreWriter, write_shards
 from .diff import PROVENANCE_FIELDS, differing_fields
-from .subset import columns_of, encoded_sample
+from .subset import columns_of, encoded_sample, renumbered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..read.store import Store
     from ..write.encode import EncodedSample
 
-PART_FIELDS = ("source.samples", "source.ids_sha256", *PROVENANCE_FIELDS)
+PART_FIELDS = ("source.samples", "source.ids_sha256", "data_licence", "teacher.licence", *PROVENANCE_FIELDS)
 """Fields in which merged stores may differ."""
 
 
@@ -44,10 +44,20 @@ def merge_stores(stores: Sequence[Store], out: Path, progress: Progress | None =
     ids = _disjoint_ids(stores)
     first = stores[0].spec
     source = {**first.source, "samples": len(ids), "ids_sha256": digest_of_ids(ids)}
-    spec = replace(first, source=source, producer=_producers(stores))
+    licences = _licences(stores, progress)
+    spec = replace(
+        first,
+        source=source,
+        producer=_producers(stores),
+        teacher={**first.teacher, "licence": licences.teacher} if licences.teacher else first.teacher,
+        extras=replace(first.extras, data_licence=licences.data),
+    )
     parts = _Parts(stores)
     return write_shards(
-        StoreWriter(out, spec, ids), lambda members: [parts.encoded(number) for number in members], "merge", progress
+        StoreWriter(out, spec, ids, stores[0].bases),
+        lambda members: [parts.encoded(number) for number in members],
+        "merge",
+        progress,
     )
 
 
@@ -93,6 +103,26 @@ def _producers(stores: Sequence[Store]) -> dict[str, str]:
     return {name: " and ".join(values) for name, values in versions.items()}
 
 
+class _Licences(NamedTuple):
+    teacher: str | None
+    data: str | None
+
+
+def _licences(stores: Sequence[Store], progress: Progress | None) -> _Licences:
+    """Return the licences of all parts; notes where they differ, because each applies to a part of the result."""
+    stated = {
+        "teacher": [store.spec.teacher.get("licence") for store in stores],
+        "data": [store.spec.extras.data_licence for store in stores],
+    }
+    joined = {}
+    for what, licences in stated.items():
+        names = list(dict.fromkeys(licence or "not stated" for licence in licences))
+        joined[what] = None if names == ["not stated"] else " and ".join(names)
+        if len(names) > 1 and progress is not None:
+            progress.note(f"the parts have different licences of the {what}, and all apply: {', '.join(names)}")
+    return _Licences(joined["teacher"], joined["data"])
+
+
 class _Parts:
     """Samples of several stores by overall position; caches the columns of one store."""
 
@@ -106,5 +136,6 @@ class _Parts:
         """Return a sample for the writer. Raises DamagedStoreError."""
         part = bisect_right(self.begins, number) - 1
         if part != self.open:
-            self.open, self.columns = part, columns_of(self.stores[part])
+            rows = range(self.begins[part], self.begins[part + 1])
+            self.open, self.columns = part, renumbered(columns_of(self.stores[part]), dict(enumerate(rows)))
         return encoded_sample(self.stores[part], number - self.begins[part], self.columns)

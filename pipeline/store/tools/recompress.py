@@ -41,7 +41,7 @@ def recompress_store(store: Store, out: Path, level: int, progress: Progress | N
         return sample._replace(chunks=chunks)
 
     return write_shards(
-        StoreWriter(out, spec, list(store.ids)),
+        StoreWriter(out, spec, list(store.ids), store.bases),
         lambda members: [recompressed(number) for number in members],
         "recompress",
         progress,

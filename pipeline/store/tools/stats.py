@@ -19,6 +19,7 @@ from dask.delayed import delayed
 
 from ...common.parallel import worker_threads
 from ...common.progress import Silent
+from ...depth.spaces import UNITS
 from ..format.codec import AffineCodec, LogCodec, codes_of_residual
 from ..read.store import Store, open_store
 from .alignment_summary import AlignmentSummary, summarize
@@ -66,7 +67,7 @@ def store_statistics(path: str | Path, progress: Progress | None = None) -> dict
         "depth_space": spec.depth_space,
         "samples": len(store),
         "size_px": list(store.layout.size_px),
-        "unit": "m" if spec.depth_space == "metric_m" else "share of each sample's own range",
+        "unit": UNITS.get(spec.depth_space, "share of each sample's own range"),
         "depth": _depth_facts(counts, spec.depth_codec()),
         "invalid_share": float(counts[0] / counts.sum()),
         "clipped_share": float(clipped.mean(dtype=np.float64)),

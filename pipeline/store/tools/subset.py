@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
+import numpy as np
 
 from ...errors import DamagedStoreError, PipelineError
 from ..format.shard import EMPTY
@@ -16,7 +17,7 @@ from ..write.encode import EncodedSample
 from ..write.writer import StoreWriter, write_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -46,9 +47,9 @@ def subset_store(store: Store, out: Path, samples: Sequence[int | str], progress
     ids = [store.ids[number] for number in numbers]
     source = {**store.spec.source, "samples": len(ids), "ids_sha256": digest_of_ids(ids)}
     spec = replace(store.spec, source=source)
-    rows = columns_of(store)
+    rows = renumbered(columns_of(store), {number: index for index, number in enumerate(numbers)})
     return write_shards(
-        StoreWriter(out, spec, ids),
+        StoreWriter(out, spec, ids, store.bases),
         lambda members: [encoded_sample(store, numbers[index], rows) for index in members],
         "subset",
         progress,
@@ -89,8 +90,18 @@ def columns_of(store: Store) -> dict[str, NDArray[Any]]:
     return {name: store.rows(name) for name in names if name != "id"}
 
 
+def renumbered(columns: dict[str, NDArray[Any]], rows: Mapping[int, int]) -> dict[str, NDArray[Any]]:
+    """Return columns whose numbers of adjacent frames are those of another store: -1 where it lacks the frame."""
+    for name in columns.keys() & {"previous", "next"}:
+        column = columns[name]
+        columns[name] = np.array([rows.get(number, -1) for number in column.tolist()], column.dtype)
+    return columns
+
+
 def _json(value: Any) -> Any:  # noqa: ANN401 - any value of a column
     """Return a value for the journal; NaN becomes None, as JSON has no NaN."""
+    if isinstance(value, list):
+        return [_json(each) for each in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

@@ -7,6 +7,7 @@ import hashlib
 import re
 import stat
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -165,6 +166,10 @@ def _readers(store: Store | ImageCache) -> dict[str, Callable[[int], object]]:
         readers["dpm/gap"] = store.check_planes
     if store.spec.alignment is not None:
         readers["sample/align_verdict"] = store.alignment
+    readers |= {f"signals/{name}": partial(store.signal, name) for name in store.signals}
+    readers |= {f"features/{layer}": partial(store.feature, layer) for layer in store.feature_layers}
+    if store.spec.extras.relations is not None:
+        readers["relations"] = store.relations
     return readers
 
 

@@ -13,10 +13,14 @@ from ...errors import PipelineError
 from ..format.codec import AffineCodec, LogCodec, encode_chunk, residual_of_codes
 from ..format.layout import PLANES_PER_CHUNK
 from ..format.sparse import encode_sparse
+from .encode_extras import SampleExtras, encode_extras
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
+    from ..format.features import Basis
     from ..format.sparse import SparseMap
     from ..format.spec import StoreSpec
 
@@ -28,6 +32,11 @@ class EncodedSample(NamedTuple):
     chunks: dict[str, list[bytes | None]]
     """Chunks of each sharded array, by path."""
     row: dict[str, Any]
+
+    def with_extras(self, spec: StoreSpec, extras: SampleExtras, bases: Mapping[str, Basis]) -> EncodedSample:
+        """Return the sample with its optional parts, as `encode_extras`."""
+        chunks, row = encode_extras(spec, extras, bases)
+        return EncodedSample(self.size_px, self.chunks | chunks, self.row | row)
 
     @property
     def size_bytes(self) -> int:

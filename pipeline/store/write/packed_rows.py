@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..format.extras import column_dtype
 from ..format.layout import AFFINE_DTYPES, ALIGNMENT_DTYPES, CARRIED_DTYPES, SAMPLE_DTYPES, SPARSE_DTYPES
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ class PackedRows(Mapping[str, list[Any]]):
         column = self._columns[name]
         if not isinstance(column, bytes):
             return column
-        dtype, width = COLUMNS[name]
+        dtype, width = _dtype_of(name) or ("float32", 0)
         if name == "image_sha256":
             return [column[start : start + width].hex() for start in range(0, len(column), width)]
         values = np.frombuffer(column, np.dtype(dtype).newbyteorder("<"))
         listed: list[Any] = (values.reshape(-1, width) if width else values).tolist()
-        return [None if value != value else value for value in listed]  # noqa: PLR0124 - NaN
+        return [None if value != value else value for value in listed]  # noqa: PLR0124 - NaN; a list equals itself
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._columns)
@@ -68,14 +69,18 @@ class PackedRows(Mapping[str, list[Any]]):
         return cls({name: base64.b64decode(rows[name]) if isinstance(rows[name], str) else rows[name] for name in rows})
 
 
+def _dtype_of(name: str) -> tuple[str, int] | None:
+    return COLUMNS.get(name) or column_dtype(name)
+
+
 def _packed(name: str, values: Sequence[Any]) -> bytes | list[Any]:
     if isinstance(values, bytes):
         return values
     try:
         if name == "image_sha256":
             return bytes.fromhex("".join(values))
-        if name in COLUMNS:
-            return np.array(values, np.dtype(COLUMNS[name][0]).newbyteorder("<")).tobytes()
+        if (known := _dtype_of(name)) is not None:
+            return np.array(values, np.dtype(known[0]).newbyteorder("<")).tobytes()
     except (ValueError, TypeError, OverflowError):  # wrong type: writing the column raises
         pass
     return list(values)

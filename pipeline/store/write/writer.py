@@ -18,11 +18,12 @@ from .journal import ShardRecord
 from .staging import StagedWriter, write_shard_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from typing import Self
 
     from ...common.progress import Progress
+    from ..format.features import Basis
 
 __all__ = ["EncodedSample", "StoreWriter", "encode_sample", "write_shard_files", "write_shards"]
 
@@ -69,8 +70,13 @@ class StoreWriter(StagedWriter[StoreSpec]):
     Raises PipelineError on entry if the target exists or another process is writing it.
     """
 
-    def __init__(self, target: Path, spec: StoreSpec, ids: list[str]) -> None:
+    def __init__(self, target: Path, spec: StoreSpec, ids: list[str], bases: Mapping[str, Basis] | None = None) -> None:
         super().__init__(target, spec, ids)
+        self.bases = bases or {}
+        """Basis of each layer of features."""
+        assert {layer: basis.sha256 for layer, basis in self.bases.items()} == {
+            layer: each.basis_sha256 for layer, each in spec.extras.features.items()
+        }
         self._id_bytes = max(len(name.encode()) for name in ids)
 
     def write_shard(self, shard: int, samples: Sequence[EncodedSample]) -> int:
@@ -124,7 +130,11 @@ class StoreWriter(StagedWriter[StoreSpec]):
         return StoreLayout(self.spec, size_px, self._id_bytes)
 
     def _more_files(self) -> list[tuple[str, bytes]]:
-        return [("dpm/bin_edges/c/0", encode_chunk(np.array(self.spec.bin_edges, np.float64)))]
+        files = [("dpm/bin_edges/c/0", encode_chunk(np.array(self.spec.bin_edges, np.float64)))]
+        for layer, basis in self.bases.items():
+            files.append((f"features/{layer}/mean/c/0", encode_chunk(basis.mean)))
+            files.append((f"features/{layer}/basis/c/0/0", encode_chunk(basis.rows)))
+        return files
 
 
 def write_shards(

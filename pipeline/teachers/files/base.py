@@ -6,7 +6,7 @@ Shape legend: B batch, H W pixels of the view, h w pixels of the network's outpu
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ import torch
 from ...common.device import is_out_of_memory
 from ...common.fileio import open_regular, printable
 from ...errors import PipelineError
-from ..base import POSITIVE_SPACES, TeacherCard, TeacherOutput, check_covers
-from .preprocess import AXES, OutputTensor
+from ..base import POSITIVE_SPACES, TeacherCard, TeacherOutput, check_covers, concatenate
+from ..signals import check_probabilities
+from .output_names import DEPTH
+from .preprocess import AXES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .preprocess import FileSettings, Preparation
+    from .tensors import OutputTensor
 
 NUMBERS = frozenset(f"{kind}{bits}" for kind in ("float", "int", "uint") for bits in (8, 16, 32, 64)) - {"float8"}
 """Types of output that can be read."""
@@ -33,7 +36,7 @@ DEVICE_ERRORS = ("CUDA", "cuda", "same device")
 
 
 class FileTeacher:
-    """Runs a network file. `run` is the runtime: an input tensor -> the raw output, on any device."""
+    """Runs a network file. `run` is the runtime: an input tensor -> the raw output of each field, on any device."""
 
     bin_edges_m: NDArray[np.float64] | None = None
     needs_images = True
@@ -43,46 +46,45 @@ class FileTeacher:
         settings: FileSettings,
         card: TeacherCard,
         prepare: Preparation,
-        output: OutputTensor,
-        run: Callable[[Tensor], Tensor],
+        outputs: Mapping[str, OutputTensor],
+        run: Callable[[Tensor], Mapping[str, Tensor]],
     ) -> None:
         self.card = card
         self._where = settings.where
         self._metres_per_unit = settings.metres_per_unit
         self.device = prepare.device
         self._prepare = prepare
-        self._output = output
+        self._outputs = outputs
         self._run = run
         self._one_by_one = prepare.one_by_one
         self._takes_batches = False
 
     @torch.no_grad()
     def predict(self, images: Tensor | None, ids: Sequence[str]) -> TeacherOutput:  # noqa: ARG002 - the protocol
-        """Predict depth (B, h, w) float32; NaN where a metric integer output is 0 or less.
+        """Predict depth (B, h, w) float32, NaN where a metric integer output is 0 or less; and the named signals.
 
-        Raises PipelineError for an input that the network does not accept, and an output that is not depth.
+        Raises PipelineError for an input that the network does not accept, and an output that is not what it is named.
         """
         assert images is not None, "needs_images is True"
         pixels = self._prepare(images)
         if len(pixels) > 1 and not self._one_by_one:
             try:
-                depth = self._depth(pixels)
+                output = self._output(pixels)
             except ValueError as error:
                 if self._takes_batches or is_out_of_memory(error):
                     raise
                 try:
-                    self._depth(pixels[:1])
+                    self._output(pixels[:1])
                 except ValueError:  # the batch size is not the cause
                     raise error from error.__cause__
                 self._one_by_one = True  # exported for a batch of 1, although its input shape allows more
             else:
                 self._takes_batches = True
-                return TeacherOutput(depth)
-        return TeacherOutput(torch.cat([self._depth(pixels[index : index + 1]) for index in range(len(pixels))]))
+                return output
+        return concatenate([self._output(pixels[index : index + 1]) for index in range(len(pixels))])
 
-    def _depth(self, pixels: Tensor) -> Tensor:
-        """Run the network on its input and convert the output to depth (B, h, w)."""
-        count = len(pixels)
+    def _output(self, pixels: Tensor) -> TeacherOutput:
+        """Run the network on its input and convert its outputs."""
         try:
             raw = self._run(pixels)
         except Exception as error:  # runtimes have own exception types, few of them public
@@ -94,34 +96,63 @@ class FileTeacher:
             raise PipelineError(
                 f"{self._where} does not run on an input of {tuple(pixels.shape)} ({_line(error)}): {remedy}"
             ) from error
-        values = _planes(raw, count)
+        planes = {field: self._planes(field, raw[field], pixels) for field in self._outputs}
+        signals: dict[str, Any] = {
+            field: self._signal(field, values) for field, values in planes.items() if field != DEPTH
+        }
+        return TeacherOutput(self._depth(planes[DEPTH]), **signals)
+
+    def _planes(self, field: str, raw: Tensor, pixels: Tensor) -> Tensor:
+        """Return a raw output as (B, h, w) numbers that cover the input."""
+        count, name = len(pixels), self._outputs[field].name
+        is_mask = field != DEPTH and raw.dtype == torch.bool
+        values = _planes(raw.float() if is_mask else raw, count)
         if values is None:
             raise PipelineError(
-                f"{self._where}: output {self._output.name} is {_dtype_name(raw)} {tuple(raw.shape)} for {count} "
+                f"{self._where}: output {name} is {_dtype_name(raw)} {tuple(raw.shape)} for {count} "
                 f"images, expected numbers ({count}, h, w), ({count}, 1, h, w) or ({count}, h, w, 1): choose another "
                 "`output`"
             )
         rows, columns = AXES[self._prepare.layout][1:]
         check_covers(
-            f"{self._where}: output {self._output.name}",
+            f"{self._where}: output {name}",
             values.shape[1:],
             (pixels.shape[rows], pixels.shape[columns]),
             "choose another `output`, or call the network from a python:module:factory that corrects it",
+            what=field,
         )
+        return values
+
+    def _numbers(self, field: str, values: Tensor) -> Tensor:
+        """Return what a quantized output stands for, float64."""
+        output = self._outputs[field]
+        return (values.double() - output.zero_point) * (output.scale or 1)
+
+    def _depth(self, values: Tensor) -> Tensor:
         is_integer = not values.is_floating_point()
-        if is_integer and self._metres_per_unit is None and self._output.scale is None:
+        if is_integer and self._metres_per_unit is None and self._outputs[DEPTH].scale is None:
             check_unit(self._where, _dtype_name(values), self.card.depth_space)
-        numbers = (values.double() - self._output.zero_point) * (self._output.scale or 1)
-        depth = (numbers * (self._metres_per_unit or 1)).float()
+        depth = (self._numbers(DEPTH, values) * (self._metres_per_unit or 1)).float()
         if is_integer and self.card.depth_space in POSITIVE_SPACES:
             depth = depth.masked_fill(depth <= 0, torch.nan)
         return depth
 
+    def _signal(self, field: str, values: Tensor) -> Tensor:
+        signal = self._numbers(field, values).float()
+        check_probabilities(f"{self._where}: output {self._outputs[field].name}", field, signal)
+        return signal
+
 
 def file_card(
-    kind: str, settings: FileSettings, prepare: Preparation, output: OutputTensor, sha256: str, **more: object
+    kind: str,
+    settings: FileSettings,
+    prepare: Preparation,
+    outputs: Mapping[str, OutputTensor],
+    sha256: str,
+    **more: object,
 ) -> TeacherCard:
-    """Return the card of a file. Its precision is the type of its output."""
+    """Return the card of a file. Its precision is the type of its depth."""
+    output = outputs[DEPTH]
     if output.dtype not in {None, *NUMBERS}:
         raise PipelineError(
             f"{settings.where}: output {printable(output.name)} has type {output.dtype}, expected numbers: choose "
@@ -140,6 +171,7 @@ def file_card(
             "output": output.name,
             "metres_per_unit": (settings.metres_per_unit or 1.0) if settings.depth_space == "metric_m" else None,
             **quantized,
+            **({"signals": settings.signals} if settings.signals else {}),  # not stated in stores of older versions
             **more,
         },
         precision=output.dtype or "float32",
@@ -156,19 +188,23 @@ def check_unit(where: str, dtype: str, depth_space: str, metres_per_unit: float 
         )
 
 
-def select_output(where: str, outputs: Mapping[str, str], asked: str | None) -> str:
-    """Return the name of the depth output among `outputs` (name -> shape as text).
+def select_outputs(settings: FileSettings, outputs: Mapping[str, str]) -> dict[str, str]:
+    """Return the name of the output of each field, depth first, among `outputs` (name -> shape as text).
 
-    Raises PipelineError for several outputs of which none is selected, and for an unknown name.
+    Raises PipelineError for several outputs of which none is selected as depth, and for an unknown name.
     """
-    name = next(iter(outputs)) if asked is None and len(outputs) == 1 else asked
-    if name is None or name not in outputs:
-        listed = ", ".join(f"{printable(name)} {shape}" for name, shape in outputs.items())
-        raise PipelineError(
-            f"{where} has {f'no output {asked!r}, only' if asked is not None else 'the outputs'} {listed or 'none'}: "
-            "select the depth with `output`"
-        )
-    return name
+    asked = settings.output
+    if asked is None and len(outputs) == 1:
+        asked = next(iter(outputs))
+    selected = {DEPTH: asked, **settings.signals}
+    for field, name in selected.items():
+        if name is None or name not in outputs:
+            listed = ", ".join(f"{printable(name)} {shape}" for name, shape in outputs.items())
+            raise PipelineError(
+                f"{settings.where} has {f'no output {name!r}, only' if name is not None else 'the outputs'} "
+                f"{listed or 'none'}: select the {field} with `output`"
+            )
+    return {field: name for field, name in selected.items() if name is not None}
 
 
 def read_bytes(path: Path, where: str, limit_bytes: int) -> bytes:

@@ -18,8 +18,9 @@ import torch
 from ...common.fileio import sha256_bytes
 from ...errors import PipelineError
 from ..metadata import read_metadata
-from .base import FileTeacher, file_card, read_bytes, refused, select_output
-from .preprocess import InputTensor, OutputTensor, Preparation, check_required, merge_settings
+from .base import FileTeacher, file_card, read_bytes, refused, select_outputs
+from .preprocess import Preparation, check_required, merge_settings
+from .tensors import InputTensor, OutputTensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,16 +72,24 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> FileTe
     check_required(where, metadata_path.name, facts, options, input_tensor, named)
     settings = merge_settings(where, path.name, facts, metadata_path.name, options)
     prepare = Preparation(settings, input_tensor, device)
-    name = select_output(where, {name: _shape(detail) for name, detail in outputs.items()}, settings.output)
-    output = OutputTensor(name, _dtype(outputs[name]), *_quantization(outputs[name], where))
-    card = file_card("litert", settings, prepare, output, sha256_bytes(data))
-    return FileTeacher(settings, card, prepare, output, _runner(interpreter, tensor["index"], outputs[name]["index"]))
+    names = select_outputs(settings, {name: _shape(detail) for name, detail in outputs.items()})
+    selected = {
+        field: OutputTensor(name, _dtype(outputs[name]), *_quantization(outputs[name], where))
+        for field, name in names.items()
+    }
+    card = file_card("litert", settings, prepare, selected, sha256_bytes(data))
+    runner = _runner(interpreter, tensor["index"], {field: outputs[name]["index"] for field, name in names.items()})
+    return FileTeacher(settings, card, prepare, selected, runner)
 
 
-def _runner(interpreter: Any, tensor: int, output: int) -> Callable[[Tensor], Tensor]:  # noqa: ANN401 - ships no types
+def _runner(
+    interpreter: Any,  # noqa: ANN401 - ships no types
+    tensor: int,
+    outputs: dict[str, int],
+) -> Callable[[Tensor], dict[str, Tensor]]:
     shape: list[tuple[int, ...]] = []
 
-    def run(pixels: Tensor) -> Tensor:
+    def run(pixels: Tensor) -> dict[str, Tensor]:
         numbers = pixels.numpy()
         if shape != [numbers.shape]:
             interpreter.resize_tensor_input(tensor, numbers.shape, strict=True)
@@ -88,7 +97,7 @@ def _runner(interpreter: Any, tensor: int, output: int) -> Callable[[Tensor], Te
             shape[:] = [numbers.shape]
         interpreter.set_tensor(tensor, numbers)
         interpreter.invoke()
-        return torch.from_numpy(interpreter.get_tensor(output))
+        return {field: torch.from_numpy(interpreter.get_tensor(index)) for field, index in outputs.items()}
 
     return run
 

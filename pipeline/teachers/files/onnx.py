@@ -17,8 +17,9 @@ from ...common.fileio import canonical_json, printable, sha256_bytes
 from ...errors import MissingDependencyError, PipelineError
 from ..base import VIEW
 from ..metadata import read_metadata
-from .base import FileTeacher, file_card, read_bytes, refused, select_output
-from .preprocess import InputTensor, OutputTensor, Preparation, check_required, merge_settings
+from .base import FileTeacher, file_card, read_bytes, refused, select_outputs
+from .preprocess import Preparation, check_required, merge_settings
+from .tensors import InputTensor, OutputTensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,21 +64,23 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> FileTe
         settings = merge_settings(where, path.name, facts, metadata_path.name, options)
     prepare = Preparation(settings, _input(session, where), device)
     shapes = {node.name: _shape(node.shape) for node in session.get_outputs()}
-    output = outputs[select_output(where, shapes, settings.output)]
+    selected = {field: outputs[name] for field, name in select_outputs(settings, shapes).items()}
     digests = {name: sha256_bytes(content) for name, content in {path.name: data, **weights}.items()}
     sha256 = sha256_bytes(canonical_json(sorted(digests.items()))) if weights else digests[path.name]
-    card = file_card("onnx", settings, prepare, output, sha256, **trained_view)
-    return FileTeacher(settings, card, prepare, output, _runner(session, output.name))
+    card = file_card("onnx", settings, prepare, selected, sha256, **trained_view)
+    runner = _runner(session, {field: output.name for field, output in selected.items()})
+    return FileTeacher(settings, card, prepare, selected, runner)
 
 
-def _runner(session: Any, output: str) -> Callable[[Tensor], Tensor]:  # noqa: ANN401 - the library ships no types
+def _runner(session: Any, names: dict[str, str]) -> Callable[[Tensor], dict[str, Tensor]]:  # noqa: ANN401 - ships no types
     (node,) = session.get_inputs()
 
-    def run(pixels: Tensor) -> Tensor:
-        (raw,) = session.run([output], {node.name: pixels.cpu().numpy()})
-        if not isinstance(raw, np.ndarray):
-            raise TypeError(f"its output is a {type(raw).__name__}")
-        return torch.from_numpy(raw)
+    def run(pixels: Tensor) -> dict[str, Tensor]:
+        arrays = session.run(list(names.values()), {node.name: pixels.cpu().numpy()})
+        for raw in arrays:
+            if not isinstance(raw, np.ndarray):
+                raise TypeError(f"its output is a {type(raw).__name__}")
+        return {field: torch.from_numpy(raw) for field, raw in zip(names, arrays, strict=True)}
 
     return run
 

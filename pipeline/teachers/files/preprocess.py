@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from ...networks.saved_run import IMAGENET_MEAN, IMAGENET_STD
 from ...sources.readers.images import LIMIT_PIXELS
 from ..metadata import resolve_size, resolve_text
 from ..predictions import resolve_scale
+from .output_names import resolve_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..options import TeacherOptions
+    from .tensors import InputTensor, OutputTensor
 
 KEYS = ("channels", "depth_space", "input_size", "licence", "metres_per_unit", "name", "normalise", "output")
 """Keys of FILE.json."""
@@ -62,30 +64,10 @@ class FileSettings:
     normalise: str | None
     channels: str
     output: str | None
+    """Name of the depth output; None if it has one output."""
+    signals: dict[str, str]
+    """Names of the outputs of signals, by signal."""
     licence: str | None
-
-
-class InputTensor(NamedTuple):
-    """The input of a file."""
-
-    shape: tuple[int | None, ...]
-    """None is a variable side."""
-    dtype: str
-    """NumPy's name of its type; supported are DTYPES."""
-    scale: float | None = None
-    """Of a quantized input: value = (number - zero_point) * scale."""
-    zero_point: int = 0
-
-
-class OutputTensor(NamedTuple):
-    """An output of a file."""
-
-    name: str
-    dtype: str | None
-    """NumPy's name of its type; None if unknown before it runs."""
-    scale: float | None = None
-    """Of a quantized output: value = (number - zero_point) * scale."""
-    zero_point: int = 0
 
 
 def merge_settings(
@@ -112,7 +94,7 @@ def merge_settings(
     channels = text("channels", options.channels) or "rgb"
     if channels not in CHANNELS:
         raise PipelineError(f"{where}: channels {channels!r}, expected rgb or bgr")
-    output = facts.get("output")
+    output, signals = resolve_outputs(where, origin, facts, options)
     return FileSettings(
         where=where,
         name=text("name", None) or name,
@@ -123,8 +105,8 @@ def merge_settings(
         input_size_px=resolve_size(where, origin, facts.get("input_size"), options.input_size_px),
         normalise=text("normalise", options.normalise),
         channels=channels,
-        # The index in a tuple may be a number.
-        output=resolve_text(where, origin, "output", str(output) if type(output) is int else output, options.output),
+        output=output,
+        signals=signals,
         licence=text("licence", options.licence),
     )
 
@@ -142,7 +124,7 @@ def check_required(
     A single missing option has a more detailed message where it is used.
     """
     space = facts.get("depth_space") or options.depth_space
-    output = str(facts.get("output") or options.output or "")
+    output = resolve_outputs(where, origin, facts, options)[0] or ""
     chosen = outputs.get(output) or (next(iter(outputs.values())) if len(outputs) == 1 else None)
     unscaled = chosen is not None and (chosen.dtype or "").startswith(("int", "uint")) and chosen.scale is None
     has_unit = facts.get("metres_per_unit") is not None or options.metres_per_unit is not None

@@ -18,8 +18,10 @@ from torch.export.passes import move_to_device_pass
 from ...common.fileio import sha256_bytes
 from ...errors import PipelineError
 from ..metadata import read_metadata
-from .base import FileTeacher, file_card, read_bytes, refused, select_output
-from .preprocess import InputTensor, OutputTensor, Preparation, check_required, merge_settings
+from .base import FileTeacher, file_card, read_bytes, refused, select_outputs
+from .output_names import DEPTH
+from .preprocess import Preparation, check_required, merge_settings
+from .tensors import InputTensor, OutputTensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..options import TeacherOptions
+    from .preprocess import FileSettings
 
 jit: Any = torch.jit  # ships no types
 
@@ -61,9 +64,10 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> FileTe
     except (RuntimeError, OSError, KeyError, TypeError, AttributeError) as error:
         raise refused(where, "torch", error) from error
     prepare = Preparation(settings, tensor, device)
-    output = OutputTensor(settings.output or "the only one", None)
-    card = file_card("torchscript", settings, prepare, output, sha256_bytes(data))
-    return FileTeacher(settings, card, prepare, output, _runner(network, settings.output, where))
+    named = {DEPTH: settings.output or "the only one", **settings.signals}
+    outputs = {field: OutputTensor(name, None) for field, name in named.items()}
+    card = file_card("torchscript", settings, prepare, outputs, sha256_bytes(data))
+    return FileTeacher(settings, card, prepare, outputs, _runner(network, settings))
 
 
 def _scripted(data: bytes, device: torch.device, where: str) -> tuple[Any, InputTensor]:  # noqa: ARG001 - as _exported
@@ -89,17 +93,21 @@ def _exported(data: bytes, device: torch.device, where: str) -> tuple[Any, Input
     return program.module(), InputTensor(shape, str(nodes[0].meta["val"].dtype).removeprefix("torch."))
 
 
-def _runner(network: Any, output: str | None, where: str) -> Callable[[Tensor], Tensor]:  # noqa: ANN401 - untyped
-    def run(pixels: Tensor) -> Tensor:
+def _runner(network: Any, settings: FileSettings) -> Callable[[Tensor], dict[str, Tensor]]:  # noqa: ANN401 - untyped
+    def run(pixels: Tensor) -> dict[str, Tensor]:
         # The optimizer rewrites a network after its first calls, which would change the bytes of a resumed store.
         with jit.optimized_execution(should_optimize=False):
             outputs = _named(network(pixels))
-        depth = outputs[select_output(where, {name: _shape(value) for name, value in outputs.items()}, output)]
-        if not isinstance(depth, torch.Tensor):
-            raise TypeError(f"its output is a {type(depth).__name__}")
-        return depth.float() if depth.is_floating_point() else depth
+        selected = select_outputs(settings, {name: _shape(value) for name, value in outputs.items()})
+        return {field: _numbers(outputs[name]) for field, name in selected.items()}
 
     return run
+
+
+def _numbers(value: Any) -> Tensor:  # noqa: ANN401 - any value
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"its output is a {type(value).__name__}")
+    return value.float() if value.is_floating_point() else value
 
 
 def _named(returned: Any) -> dict[str, Any]:  # noqa: ANN401 - any value

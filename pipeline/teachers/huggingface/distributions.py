@@ -97,11 +97,16 @@ class ZoeDepth:
     def _over_view(self, values: Tensor, view_size_px: tuple[int, int], mode: str) -> Tensor:
         """Resize (B, C, h, w) over the padded view and crop it to (B, C, H, W), as the library does for depth."""
         height, width = view_size_px
-        # The padding of the library's processor.
-        rows, columns = (int(np.sqrt(side / 2) * 3) if self._padded else 0 for side in view_size_px)
+        rows, columns = zoedepth_padding_px(view_size_px) if self._padded else (0, 0)
         size = (height + 2 * rows, width + 2 * columns)
         full = F.interpolate(values, size, mode=mode, align_corners=False)
         return full[..., rows : rows + height, columns : columns + width].contiguous()
+
+
+def zoedepth_padding_px(view_size_px: tuple[int, int]) -> tuple[int, int]:
+    """Return the rows and columns that the library's processor adds on each side of a view (H, W)."""
+    rows, columns = (int(np.sqrt(side / 2) * 3) for side in view_size_px)
+    return rows, columns
 
 
 def edges_between(centers_m: Tensor, dim: int = 0) -> Tensor:

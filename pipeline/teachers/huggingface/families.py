@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .distributions import FixedBins, ZoeDepth
+from .distributions import FixedBins, ZoeDepth, zoedepth_padding_px
 from .outputs import DepthPro, DirectDepth
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ class Family(NamedTuple):
     reader: Callable[[Any, dict[str, Any]], Reader] = DirectDepth
     """Converts the network's output; called with the network and the processor's settings."""
     own: OwnProcessor | None = None
-    pads: bool = False
-    """Whether its reader removes the processor's padding."""
+    padding_px: Callable[[tuple[int, int]], tuple[int, int]] | None = None
+    """View -> rows and columns that its processor adds on each side and its reader removes, if it pads."""
     input_px: Callable[[Any], int] | None = None
     """Configuration -> side of its square input, if it supports only one size."""
     hint: str = ""
@@ -82,6 +82,7 @@ FAMILIES = {
     "depth_pro": Family(
         lambda config: "metric_m" if config.use_fov_model else "scale_invariant",
         "metric_m; scale_invariant without its field-of-view model",
+        gives="depth; the focal length, with its field-of-view model",
         special="depth scaled by the estimated field of view of each image; one square input size",
         heads=("head", "fov_model"),
         reader=DepthPro,
@@ -132,7 +133,7 @@ FAMILIES = {
         special="padding is removed; with two heads, each image is routed separately",
         heads=("relative_head", "metric_head"),
         reader=ZoeDepth,
-        pads=True,
+        padding_px=zoedepth_padding_px,
     ),
 }
 UNKNOWN = Family(lambda _: None, "`depth_space`", special="float32 only; its `predicted_depth` must cover the view")

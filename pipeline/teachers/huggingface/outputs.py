@@ -74,11 +74,14 @@ class DepthPro:
         self._mode = RESAMPLING[settings["resample"]]
 
     def read(self, output: Any, view_size_px: tuple[int, int], ids: Sequence[str], *, maps: bool) -> TeacherOutput:  # noqa: ANN401, ARG002
-        """Return depth in metres, or up to a scale for each image without a field of view.
+        """Return depth in metres with the focal length, or up to a scale for each image without a field of view.
+
+        The network sees the view resized to a square, and its field of view is that of the view's width.
 
         Raises PipelineError for a field of view outside 0 to 180 degrees.
         """
         inverse: Tensor = output.predicted_depth.float()
+        intrinsics_px = None
         if output.field_of_view is not None:
             degrees: Tensor = output.field_of_view.float()
             for sample_id, angle in zip(ids, degrees.tolist(), strict=True):
@@ -87,7 +90,12 @@ class DepthPro:
                         f"{sample_id}: the network estimates a field of view of {angle:g} degrees, expected a value "
                         "between 0 and 180: check its weights, or use another `view`"
                     )
-            inverse = inverse * (2 * torch.tan(torch.deg2rad(degrees) / 2)).view(-1, 1, 1)
+            width_per_focal = 2 * torch.tan(torch.deg2rad(degrees) / 2)
+            inverse = inverse * width_per_focal.view(-1, 1, 1)
+            focal_px = view_size_px[1] / width_per_focal
+            unknown = torch.full_like(focal_px, torch.nan)
+            intrinsics_px = torch.stack([focal_px, focal_px, unknown, unknown], dim=1)
         size = [min(sides) for sides in zip(view_size_px, inverse.shape[-2:], strict=True)]
         inverse = F.interpolate(inverse[:, None], size, mode=self._mode)[:, 0]
-        return TeacherOutput(1 / inverse.clamp(FARTHEST_INVERSE, NEAREST_INVERSE))
+        depth = 1 / inverse.clamp(FARTHEST_INVERSE, NEAREST_INVERSE)
+        return TeacherOutput(depth, intrinsics_px=intrinsics_px)

@@ -119,7 +119,9 @@ def open_processing(
         name = f"{config.model_type} by tiekd-pipeline"
         settings = _own_settings(folder / "preprocessor_config.json", family.own, where)
         process = _own_processor(settings, resize_last=family.own.resize_last)
-    changes = [key for key in CHANGE_AREA if settings.get(key) and not (family.pads and key == "do_pad")]
+    changes = [
+        key for key in CHANGE_AREA if settings.get(key) and not (family.padding_px is not None and key == "do_pad")
+    ]
     if changes:
         raise PipelineError(
             f"{where}: its preprocessor_config.json enables {' and '.join(changes)}, so its depth would cover another "
@@ -136,10 +138,10 @@ def open_processing(
                 f"{where}: an input of {_text(requested_px)} px, expected {side}x{side}, the only size that its "
                 f"patches cover: {'omit `input_size_px`' if size_px else 'correct its preprocessor_config.json'}"
             )
-    return Processing(where, name, settings, process, size_px, _patch_px(config))
+    return Processing(where, name, settings, process, size_px, patch_px(config))
 
 
-def _patch_px(config: Any) -> int | None:  # noqa: ANN401 - the library ships no types
+def patch_px(config: Any) -> int | None:  # noqa: ANN401 - the library ships no types
     """Return the patch size of a vision transformer; None if there is none."""
     if config.model_type == "depth_pro":  # its patches are crops that are split again; see input_px
         return None

@@ -17,8 +17,9 @@ import torch
 import transformers
 
 from ...errors import PipelineError
-from ..base import TeacherCard, TeacherOutput, check_covers
+from ..base import TeacherCard, TeacherOutput, check_covers, concatenate
 from .families import FAMILIES, REFUSED, UNKNOWN
+from .hidden_states import HiddenStates
 from .hub import code_sha256, config_sha256, model_folder, weights_sha256
 from .preprocess import open_processing
 
@@ -53,11 +54,15 @@ class TransformersTeacher:
         card: TeacherCard,
         family: Family,
         device: torch.device,
+        layers: Sequence[str] = (),
     ) -> None:
         self.card = card
         self._network = network.eval().to(device)
         self._processing = processing
         self._reader = family.reader(network, processing.settings)
+        padding_px = family.padding_px if processing.settings.get("do_pad", True) else None
+        where = f"teacher {card.name!r}"
+        self._hidden = HiddenStates(where, network.config, layers, padding_px) if layers else None
         self.device = device
         self._on_device: dict[tuple[int, int], DevicePreparation | None] = {}
         """By size of the view."""
@@ -111,7 +116,7 @@ class TransformersTeacher:
             self._read(pixels[begin : begin + step], view_size_px, ids[begin : begin + step])
             for begin in range(0, len(pixels), step)
         ]
-        return outputs[0] if len(outputs) == 1 else _concatenate(outputs)
+        return concatenate(outputs)
 
     def _preparation(self, view_size_px: tuple[int, int]) -> DevicePreparation | None:
         with self._choosing:
@@ -122,7 +127,8 @@ class TransformersTeacher:
     def _read(self, pixels: Tensor, view_size_px: tuple[int, int], ids: Sequence[str]) -> TeacherOutput:
         try:
             with self._autocast():
-                output = self._network(pixel_values=pixels)
+                more = {} if self._hidden is None else {"output_hidden_states": True}
+                output = self._network(pixel_values=pixels, **more)
         except torch.OutOfMemoryError:
             raise
         except (ValueError, RuntimeError) as error:  # for example, the library's DPT takes only square inputs
@@ -131,6 +137,13 @@ class TransformersTeacher:
                 f"teacher {self.card.name!r}: its network refuses an input of {size} px ({error}): choose another "
                 "`input_size_px` or `view`"
             ) from error
+        except TypeError as error:  # of code that comes with the weights
+            if self._hidden is None:
+                raise
+            raise PipelineError(
+                f"teacher {self.card.name!r}: its network gives no hidden states ({error}): omit `features`, or return "
+                "them from a python:module:factory"
+            ) from error
         depth = output.predicted_depth
         assert depth.ndim == 3, "predicted_depth is (B, h, w)"
         assert len(depth) == len(pixels), "one depth for each image"
@@ -138,29 +151,18 @@ class TransformersTeacher:
         check_covers(f"teacher {self.card.name!r}", depth.shape[1:], pixels.shape[2:], remedy)
         maps = self.emits_maps or self.bin_edges_m is not None
         try:
-            return self._reader.read(output, view_size_px, ids, maps=maps)
+            read = self._reader.read(output, view_size_px, ids, maps=maps)
         except ValueError as error:
             raise PipelineError(f"teacher {self.card.name!r}: {error}") from error
+        if self._hidden is None:
+            return read
+        input_px = (pixels.shape[-2], pixels.shape[-1])
+        return read._replace(features=self._hidden.read(output, input_px, view_size_px))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.card.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, PRECISIONS[self.card.precision])
-
-
-def _concatenate(outputs: Sequence[TeacherOutput]) -> TeacherOutput:
-    first = outputs[0]
-    joined: dict[str, Any] = {
-        name: torch.cat([getattr(output, name) for output in outputs])
-        for name, value in first._asdict().items()
-        if isinstance(value, torch.Tensor)
-    }
-    if first.features is not None:
-        joined["features"] = {
-            layer: torch.cat([output.features[layer] for output in outputs if output.features is not None])
-            for layer in first.features
-        }
-    return first._replace(**joined)
 
 
 def load(argument: str, device: torch.device, options: TeacherOptions) -> TransformersTeacher:
@@ -211,7 +213,7 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Transf
         precision=_precision(options.precision, family, device, where),
         licence=options.licence,
     )
-    return TransformersTeacher(network, processing, card, family, device)
+    return TransformersTeacher(network, processing, card, family, device, options.features)
 
 
 def _loaded(where: str, auto: Any, folder: Path, **options: Any) -> Any:  # noqa: ANN401 - untyped library
