@@ -145,7 +145,7 @@ class ChosenTerm(NamedTuple):
 def list_losses(*, terms: bool = False) -> list[str]:
     """Return the names of all losses; with `terms`, those of the terms that can be added to a loss.
 
-    In training, `truth-NAME` applies the loss to ground truth instead of a teacher.
+    In training, `truth-NAME` applies the loss to ground truth instead of a teacher. Raises no error.
 
     Example:
         >>> import pipeline as tiekd

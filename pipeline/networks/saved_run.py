@@ -48,6 +48,7 @@ FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     "view": str,
     "source": str,
     "loss": str,
+    "add": list,
     "head": str,
     "readout": str,
     "depth_space": str,

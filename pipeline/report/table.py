@@ -113,7 +113,7 @@ def teacher_name(store: Store) -> str:
 
 
 def learned_from(result: RunResult, store: Store) -> str:
-    """A run's student, training data, loss and epochs; its head if it predicts no map; its readout if not the mean."""
+    """A run's student, training data, loss with terms, and epochs; its head and readout unless map and mean."""
     config = result.run.config
     source = learned_from_what(config, store)
     if source == TRUTH:
@@ -128,7 +128,8 @@ def learned_from(result: RunResult, store: Store) -> str:
     else:
         data = "the teacher" if source == THIS_STORE else "another store of the teacher"
     epochs = result.training.get("epochs") or config.get("epochs")
-    text = f"{config.get('student')} on {data}, loss {config.get('loss')}"
+    loss = " + ".join([str(config.get("loss")), *map(str, config.get("add") or ())])
+    text = f"{config.get('student')} on {data}, loss {loss}"
     text += f", {epochs} {'epoch' if epochs == 1 else 'epochs'}" if epochs else ""
     reader = result.run.reader(readout=result.readout)
     text += "" if reader.head == MAP_HEAD else f", head {reader.head}"

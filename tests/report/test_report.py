@@ -311,6 +311,14 @@ def test_a_student_without_a_map_has_no_pictures_of_one_and_is_compared_by_the_m
     assert "entropy of its maps" not in section
 
 
+def test_terms_that_were_added_to_the_loss_are_named(world, tmp_path):
+    run = make_run(tmp_path / "added")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"add": ["gradient=0.5", "trim=0.1"]}))
+    report(world, tmp_path / "r.html", runs=[run], metrics_paths=[], frames=1)
+    assert "loss tiekd + gradient=0.5 + trim=0.1" in Page((tmp_path / "r.html").read_text()).text
+
+
 def test_the_area_of_one_student_alone_needs_no_winner(world, tmp_path):
     write_metrics(tmp_path / "taught.json", 0.2, uncertainty=uncertainty_of(0.2, 0.345, constant=False))
     report(world, tmp_path / "r.html", runs=["taught"], metrics_paths=[tmp_path / "taught.json"], frames=1)

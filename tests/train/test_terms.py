@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import fakes
 import numpy as np
@@ -21,6 +22,9 @@ from pipeline.losses import registry
 from pipeline.networks.saved_run import load_run
 from pipeline.sources.view import View
 from pipeline.store import Store, open_store
+from pipeline.store.format.extras import Extras, Signal
+from pipeline.store.write.encode_extras import SampleExtras
+from pipeline.store.write.writer import StoreWriter, encode_sample
 from pipeline.train.augment import Augmentation
 from pipeline.train.config import Recipe
 from pipeline.train.dataset import TrainingData, collate, split_batch
@@ -48,8 +52,8 @@ def signal_of(store, name, sample):
 @pytest.fixture
 def signals(monkeypatch):
     """Give every store the signals confidence and sky."""
-    monkeypatch.setattr(Store, "signals", ("confidence", "sky"), raising=False)
-    monkeypatch.setattr(Store, "signal", signal_of, raising=False)
+    monkeypatch.setattr(Store, "signals", ("confidence", "sky"))
+    monkeypatch.setattr(Store, "signal", signal_of)
 
 
 def doubled(values):
@@ -128,6 +132,34 @@ def test_only_the_signals_that_terms_need_are_read(scenes, teacher_store):
 
     assert needed() == needed("gradient", "trim", "texture") == ()
     assert needed("gradient", "sky", "confidence") == ("sky", "confidence")
+
+
+def test_terms_learn_from_the_signals_of_a_real_store(tmp_path, scenes):
+    plain = tmp_path / "plain.zarr"
+    cache_teacher(scenes, "all", fakes.FakeTeacher(), plain, CacheOptions(bins="nyu"))
+    store = open_store(plain)
+    sizes = {"confidence": (16, 32), "sky": (8, 16)}
+    extras = Extras(signals={name: Signal(size) for name, size in sizes.items()})
+    spec = replace(store.spec, extras=extras)
+
+    def encoded(number):
+        sample = encode_sample(spec, store.depth_m(number), None)
+        image, sha256 = scenes.read_image(scenes.samples("all")[number])
+        sample.row.update(image_sha256=sha256, image_size_px=list(image.shape[:2]))
+        signals = {name: np.full(size, (number + 1) / 10, np.float32) for name, size in sizes.items()}
+        return sample.with_extras(spec, SampleExtras(signals=signals), {})
+
+    with StoreWriter(tmp_path / "v3.zarr", spec, store.ids) as writer:
+        for shard in writer.todo:
+            writer.write_shard(shard, [encoded(number) for number in spec.shard_samples(shard)])
+        writer.finish()
+    item = data_of(scenes, tmp_path / "v3.zarr")[0, 3]
+    assert torch.allclose(item.signals["confidence"], torch.full((1, 32, 64), 0.4))
+    settings = options(add=ALL)
+    train_network(scenes, "train", tmp_path / "run", settings, store=open_store(tmp_path / "v3.zarr"))
+    assert len(rows(tmp_path / "run" / "steps.csv")) == 6
+    with pytest.raises(tiekd.PipelineError, match=r"`add=sky=far` needs the signal sky.*\(it holds none\)"):
+        train_network(scenes, "train", tmp_path / "none", options(add=("sky=far",)), store=store)
 
 
 # runs
@@ -284,7 +316,7 @@ def test_a_terms_weight_that_is_not_finite_is_named(tmp_path, scenes, teacher_st
 def test_a_store_without_the_signal_is_refused_with_the_command_that_makes_one(
     tmp_path, scenes, teacher_store, monkeypatch, add
 ):
-    monkeypatch.setattr(Store, "signals", ("valid",), raising=False)
+    monkeypatch.setattr(Store, "signals", ("valid",))
     name = add.split("=")[0]
     match = (
         rf"`add={add}` needs the signal {name}, which \S*teacher.zarr does not hold \(it holds valid\): make a store "
