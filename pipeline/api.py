@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .common.progress import Progress
     from .deploy.student import Student
     from .evaluation.result import EvaluationResult
@@ -158,6 +160,7 @@ def train_student(
     compiled: bool = False,
     deterministic: bool = False,
     fuse_head: bool | None = None,
+    require_licence: Sequence[str] = (),
     progress: bool = False,
     **options: Any,  # noqa: ANN401 - see the docstring
 ) -> Student:
@@ -180,6 +183,8 @@ def train_student(
         compiled: compile the network with torch.compile.
         deterministic: use only deterministic algorithms, for the same weights from the same run on the same GPU.
         fuse_head: compute the last layer inside the loss, to save memory. None: on a CPU, where it is also faster.
+        require_licence: patterns, such as `apache-*`, of which the licences of the teacher's output and of the images
+            must each match one.
         progress: print progress and remaining time to stderr.
         options: fields of `pipeline.train.options.TrainOptions`: `student` (one of `list_networks()`), `loss` (one of
             `list_losses()`), `epochs`, `batch_size`, `learning_rate`, `crop_px`, `seed` ... The defaults are the
@@ -217,6 +222,7 @@ def train_student(
         compiled=compiled,
         deterministic=deterministic,
         fuse_head=fuse_head,
+        require_licence=require_licence,
         progress=_progress(progress),
     )
     return load(out, device)

@@ -60,6 +60,8 @@ NOTE_AFTER_S = 15.0
 """Time without a result before a note about missing workers."""
 DEATHS = 10
 """Workers that may die on one shard before the run fails."""
+LOCAL_WORKERS_WITHIN_S = 300.0
+"""Time without any local worker before the run fails: killed ones start again within seconds, and no other can join."""
 POLL_S = 0.05
 
 
@@ -95,7 +97,7 @@ class Cluster:
     """Workers with one teacher and split; made by `cluster_of`."""
 
     def __init__(self, client: Client, config: WorkerConfig, *, local: bool) -> None:
-        self.client, self.config = client, config
+        self.client, self.config, self.local = client, config, local
         self.name = f"tiekd-{uuid4().hex}"
         client.register_plugin(_ClusterPlugin(config, local=local), name=self.name)
 
@@ -171,15 +173,17 @@ class Cluster:
         queue = as_completed(futures, loop=self.client.loop)
         del futures  # lets the scheduler release finished results
         deaths = Counter[A]()
-        since, fault = time.monotonic(), None
+        since = last_result = time.monotonic()
+        fault = None
         try:
             while fault is None and not queue.is_empty():
                 done = queue.next_batch(block=False)
                 if done:
-                    since = time.monotonic()
+                    since = last_result = time.monotonic()
                 elif time.monotonic() - since > NOTE_AFTER_S:
                     since = time.monotonic()
                     if not self.workers():
+                        self._check_may_wait(since - last_result)
                         progress.note("no workers: waiting for one to join the scheduler")
                 else:
                     time.sleep(POLL_S)
@@ -202,6 +206,14 @@ class Cluster:
             self.client.cancel(list(queue.futures))
         if fault is not None:
             raise fault
+
+    def _check_may_wait(self, seconds: float) -> None:
+        """Raise PipelineError if no local worker has answered for too long, and none is left."""
+        if self.local and seconds > LOCAL_WORKERS_WITHIN_S:
+            raise PipelineError(
+                f"all local workers have ended, and none has started again for {seconds:.0f} s: the machine may be out "
+                "of memory; run the same command with fewer workers to resume"
+            )
 
     def _check_may_ask_again(self, deaths: int, error: BaseException) -> None:
         if self.client.status != "running":

@@ -8,7 +8,7 @@ import click
 
 from ..errors import PipelineError
 from .console import Console, echo, table
-from .options import OVERWRITE, PATH, READOUT, SIZE, TRUTH, PipelineCommand, option
+from .options import OVERWRITE, PATH, READOUT, REQUIRE_LICENCE, SIZE, TRUTH, PipelineCommand, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +39,7 @@ METRIC_HEADS = {"abs_rel": "AbsRel", "rmse": "RMSE", "delta1": "d1"}
 @option("--int8", type=PATH, help="Also write a quantized file, and measure its loss of accuracy.")
 @option("--calibration-split", help="Split for int8 calibration; other images of --split if omitted.")
 @option("--calibration-frames", default=32, help="Number of images for calibration.")
+@REQUIRE_LICENCE
 @OVERWRITE
 def export_student(
     run: Path,
@@ -50,6 +51,7 @@ def export_student(
     max_rel_error: float,
     int8: Path | None,
     overwrite: bool,
+    require_licence: tuple[str, ...],
     **image_flags: Any,
 ) -> None:
     """Export a trained student as one ONNX file: from an image in 0..1 to metres.
@@ -61,12 +63,14 @@ def export_student(
     The file is compared with PyTorch, on your images if you give --source or --images, and written only if depth
     agrees at every pixel.
     """
+    from ..common.licences import check_licences
     from ..deploy.export import ExportOptions, summary_path
     from ..deploy.export import export_student as export
-    from ..networks.saved_run import load_run
+    from ..networks.saved_run import licences_of_run, load_run
 
     options = ExportOptions(size_px, opset, uncertainty, max_rel_error, readout)
     loaded = load_run(run)
+    check_licences(str(run), licences_of_run(loaded.config), require_licence)
     probe, calibration = _images(options.view(loaded), **image_flags)
     if probe is None:
         echo("without --source or --images: compared on synthetic images only", err=True)

@@ -242,5 +242,12 @@ READOUT = option(
     "--readout",
     help="How depth is read from the map: mean, geometric, median or absrel. If omitted, as in training.",
 )
+REQUIRE_LICENCE = option(
+    "--require-licence",
+    multiple=True,
+    metavar="PATTERN",
+    help="Refuse unless the licences of the teacher's output and of the images match a PATTERN, such as apache-*; "
+    "repeat it to allow several.",
+)
 OVERWRITE = option("--overwrite", is_flag=True, help="Overwrite existing output files.")
 OUT = option("--out", type=PATH, required=True, help="Output path; must not exist.")

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console, echo
-from .options import DEVICE, OUT, PATH, SIZE, SOURCE, STORE, STORE_CACHE, TRUTH, PipelineCommand, many, option
+from .options import (
+    DEVICE,
+    OUT,
+    PATH,
+    REQUIRE_LICENCE,
+    SIZE,
+    SOURCE,
+    STORE,
+    STORE_CACHE,
+    TRUTH,
+    PipelineCommand,
+    many,
+    option,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,6 +153,7 @@ TRAINING = many(
     "ground truth.",
 )
 @TRAINING
+@REQUIRE_LICENCE
 def train_student(
     store_path: str | Path, store_cache: Path | None, flips_store: str | Path | None, **flags: Any
 ) -> None:
@@ -214,6 +228,7 @@ def _train(
     if validation_split:  # against the source's default ground truth, also if --truth trains on a sparse one
         validation = Validation(open_source(source_name, None, invalid or ()), validation_split)
     run_options = {name: flags.pop(name) for name in RUN_OPTIONS}
+    run_options["require_licence"] = flags.pop("require_licence", ())  # train-teacher has none
     options = TrainOptions(**flags)
     try:
         metrics = train_network(

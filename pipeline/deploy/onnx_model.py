@@ -199,4 +199,6 @@ def metadata(run_config: dict[str, Any], edges_m: Sequence[float], weights_sha25
         facts["teacher"] = json.dumps(teacher, sort_keys=True)
         if teacher.get("licence"):
             facts["licence"] = f"of the teacher's output: {teacher['licence']}"
+        if run_config["store"].get("data_licence"):
+            facts["data_licence"] = str(run_config["store"]["data_licence"])
     return facts

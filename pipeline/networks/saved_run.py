@@ -22,6 +22,7 @@ import safetensors.torch
 import torch
 
 from ..common.fileio import open_regular, printable, read_json, sha256_file, write_durably
+from ..common.licences import DATA, TEACHER
 from ..depth.spaces import check_depth_space
 from ..errors import PipelineError
 from ..sources.intrinsics import MAX_FOCAL_PX
@@ -90,6 +91,14 @@ class LoadedRun:
 def has_map(config: Mapping[str, Any]) -> bool:
     """Return whether the maps of a run are distributions; with `head=depth` they only encode one depth."""
     return bool(config.get("head", "dpm") != "depth")
+
+
+def licences_of_run(config: dict[str, Any]) -> dict[str, str | None]:
+    """Return the licences that a run depends on, None where not stated; empty for one of ground truth alone."""
+    store = config.get("store")
+    if not isinstance(store, dict):
+        return {}
+    return {TEACHER: (store.get("teacher") or {}).get("licence"), DATA: store.get("data_licence")}
 
 
 def view_of(config: Mapping[str, Any]) -> str:

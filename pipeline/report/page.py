@@ -165,6 +165,8 @@ def _store_facts(store: Store, units: DepthUnits) -> dict[str, Any]:
         "own_px": store.layout.size_px,
         "source": spec.source["name"],
         "error": spec.max_rel_error,
+        "licence": spec.teacher.get("licence") or "not stated",
+        "data_licence": spec.extras.data_licence or "not stated",
     }
 
 

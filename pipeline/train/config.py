@@ -182,6 +182,7 @@ def _store_identity(store: Store) -> dict[str, Any]:
         "teacher": store.spec.teacher,
         "digest": store.spec.digest(),
         "manifest_sha256": store.manifest_sha256,
+        **({"data_licence": store.spec.extras.data_licence} if store.spec.extras.data_licence else {}),
     }
 
 

@@ -16,6 +16,7 @@ from ..common import distributed as collective
 from ..common.device import choose_device, is_out_of_memory
 from ..common.device import deterministic as deterministic_algorithms
 from ..common.fileio import pretty_json, write_durably
+from ..common.licences import DATA, TEACHER, check_licences
 from ..common.outputs import locked_target, publish, refuse_existing_target
 from ..common.own_files import make_own_folder
 from ..common.progress import Silent
@@ -67,6 +68,7 @@ def train_network(
     compiled: bool = False,
     deterministic: bool = False,
     fuse_head: bool | None = None,
+    require_licence: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a network on a store, or on ground truth if `store` is None. Returns the metrics of the run.
@@ -95,6 +97,8 @@ def train_network(
             weights. A run on a CPU has them anyway.
         fuse_head: compute the network's last layer inside the loss, so that whole logits are never in memory; changes
             results by rounding. None: on a CPU, where it is also faster, for every loss that can.
+        require_licence: patterns, such as `apache-*`, of which the licences of the store's teacher and of its images
+            must each match one.
         progress: where to report progress.
 
     Raises PipelineError for invalid input, and Interrupted after Ctrl-C or SIGTERM, once a checkpoint is written. The
@@ -106,6 +110,8 @@ def train_network(
     samples = SampleTable.of(source.samples(split))
     teacher = None if options.on_truth else store
     if teacher is not None:
+        stated = {TEACHER: teacher.spec.teacher.get("licence"), DATA: teacher.spec.extras.data_licence}
+        check_licences(teacher.name, stated, require_licence)
         samples = _accepted(samples, [teacher] if flips is None else [teacher, flips], progress)
     recipe = Recipe.make(options, source, samples, store, truth, flips)
     objective = build_objective(recipe)

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,10 +77,23 @@ def home(tmp_path_factory):
     return home
 
 
-@pytest.fixture(scope="module")
-def scheduler():
+@contextmanager
+def two_workers():
     """Two worker processes that somebody else has started."""
     with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=":0", silence_logs=50) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    with two_workers() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def doomed():
+    """A cluster of its own: on a busy machine, not every worker that is killed starts again."""
+    with two_workers() as cluster:
         yield cluster
 
 
@@ -118,19 +132,19 @@ class Watch:
 
 
 @pytest.mark.slow
-def test_a_store_has_the_bytes_of_one_process_though_workers_are_killed_and_one_comes_late(home, scheduler):
+def test_a_store_has_the_bytes_of_one_process_though_workers_are_killed_and_one_comes_late(home, doomed):
     chance, killed, stop = random.Random(3), [], threading.Event()  # noqa: S311 - nothing is secret here
 
     def kill():
         while len(killed) < 3 and not stop.wait(chance.uniform(0.1, 0.6)):
-            pids = [one.pid for one in scheduler.workers.values() if one.pid and one.pid not in killed]
+            pids = [one.pid for one in doomed.workers.values() if one.pid and one.pid not in killed]
             if pids:
                 killed.append(chance.choice(pids))
                 os.kill(killed[-1], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
-    watch = Watch(lambda done: scheduler.scale(3) if done >= FRAMES // 2 else None)
-    with cluster_of(scheduler.scheduler_address, config(home)) as cluster:
+    watch = Watch(lambda done: doomed.scale(3) if done >= FRAMES // 2 else None)
+    with cluster_of(doomed.scheduler_address, config(home)) as cluster:
         cluster.plan(OPTIONS)
         killer.start()
         done = cluster.cache(home / "many.zarr", OPTIONS, watch)
@@ -188,6 +202,18 @@ def test_local_workers_ask_about_mirrored_images_too(home, tmp_path):
     cache_with_flips(source, "all", teacher, tmp_path / "one.zarr", options)
     for place in (lambda path: path, mirrored_path):
         assert folder_bytes(place(tmp_path / "many.zarr")) == folder_bytes(place(tmp_path / "one.zarr"))
+
+
+@pytest.mark.slow
+def test_local_workers_that_all_end_and_stay_away_are_told(home, monkeypatch):
+    monkeypatch.setattr("pipeline.cache.cluster.NOTE_AFTER_S", 0.2)
+    monkeypatch.setattr("pipeline.cache.cluster.LOCAL_WORKERS_WITHIN_S", 0.5)
+    with cluster_of("local:1", config(home)) as cluster:
+        cluster.client.cluster.scale(0)
+        while cluster.workers():
+            time.sleep(0.05)
+        with pytest.raises(PipelineError, match="all local workers have ended, and none has started again"):
+            cluster.plan(OPTIONS)
 
 
 # --- without a cluster -----------------------------------------------------------------------------------------------

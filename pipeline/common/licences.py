@@ -1,0 +1,33 @@
+"""Licences of a teacher's output and of the images: from a store to all that is made from it."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from ..errors import PipelineError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+TEACHER, DATA = "the teacher's output", "the images"
+BOTH = " and "
+"""Joins licences that all apply."""
+
+
+def check_licences(where: str, stated: Mapping[str, str | None], patterns: Sequence[str]) -> None:
+    """Raise PipelineError unless every licence matches a pattern, such as `apache*` or `CC BY 4.0`, in any case.
+
+    `stated` is what each licence is of (TEACHER, DATA) and its text; None is not stated, and matches nothing. Of a
+    merged store's licences, `A and B`, each has to match. Without patterns, anything is allowed.
+    """
+    if not patterns:
+        return
+    for of, licence in stated.items():
+        for part in [None] if licence is None else licence.split(BOTH):
+            if part is None or not any(fnmatchcase(part.strip().lower(), pattern.lower()) for pattern in patterns):
+                stated_as = "not stated" if part is None else repr(part.strip())
+                raise PipelineError(
+                    f"{where}: the licence of {of} is {stated_as}, and `require_licence` allows {', '.join(patterns)}: "
+                    "use another store, or allow it; `pipeline cache-teacher` records `licence` and `data_licence`"
+                )
