@@ -37,6 +37,7 @@ bench: $(VENV)/.setup-done  ## compare with peers; writes benchmarks/results/ an
 	python benchmarks/loss.py
 	python benchmarks/stage_one.py
 	python benchmarks/foreign_teacher.py
+	python benchmarks/store_extras.py
 	python benchmarks/stage_two.py
 	python benchmarks/online.py
 	python benchmarks/scale.py
