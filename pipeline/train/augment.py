@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from ..sources.intrinsics import Intrinsics
+
 JITTER_RANGE = (0.9, 1.1)
 
 
@@ -82,6 +84,19 @@ class Geometry(NamedTuple):
         down, right = rows[:, None] - center_row, columns[None, :] - center_column
         cos, sin = np.cos(self.angle_rad), np.sin(self.angle_rad)
         return (center_row + cos * down, sin * right), (center_column - sin * down, cos * right)
+
+    def of_intrinsics(self, intrinsics: Intrinsics, view_px: tuple[int, int]) -> Intrinsics:
+        """Return the intrinsics of the crop, given those of the view (H, W).
+
+        A rotated image is that of a camera turned about its axis, exactly if the focal lengths are equal.
+        """
+        center_row, center_column = (view_px[0] - 1) / 2, (view_px[1] - 1) / 2
+        down, right = intrinsics.cy_px - center_row, intrinsics.cx_px - center_column
+        cos, sin = float(np.cos(self.angle_rad)), float(np.sin(self.angle_rad))
+        row, column = center_row + cos * down - sin * right, center_column + sin * down + cos * right
+        turned = intrinsics._replace(cx_px=column, cy_px=row)
+        mirrored = turned.mirrored(view_px[1]) if self.mirrored else turned
+        return mirrored.cropped(self.top, self.left)
 
     def warp_map(
         self, values: NDArray[Any], view_px: tuple[int, int], out_px: tuple[int, int], outside: float
