@@ -123,5 +123,5 @@ def _to_truth(
     from ..sources.registry import open_source
     from ..store import open_store
 
-    source = open_source(source_name, truth, invalid)
-    return align_store(open_store(path), source, split, out, options, Console())
+    store = open_store(path)
+    return align_store(store, open_source(source_name, truth, invalid), split, out, options, Console())

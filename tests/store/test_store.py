@@ -343,7 +343,7 @@ def huge(node):
         ("zarr.json", set_header("version", 4), "store format version 4: this program reads versions 1 to 3"),
         ("zarr.json", set_header("version", value=True), "store format version True"),
         ("zarr.json", set_header("version", 2), "keys that format version 2 lacks"),
-        ("zarr.json", set_header("alignment", {"fit": "x"}), "metric depth has an alignment"),
+        ("zarr.json", set_header("alignment", {"fit": "x"}), "metric_m has an alignment"),
         ("zarr.json", set_header("alignment", None), "keys that format version 1 lacks"),
         ("dpm/zarr.json", set_carried, "gaussian maps follow from depth"),
         ("zarr.json", drop_space, "`depth_space` is missing"),
