@@ -91,6 +91,8 @@ class TermEntry(NamedTuple):
     """Losses that it does not fit."""
 
 
+IS_SKY = 0.5
+"""From this probability on, a pixel is sky."""
 TERMS = {
     "gradient": TermEntry(
         "gradient",

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, default_collate
 
 from ..depth.resize import upsampled
 from ..errors import PipelineError
+from ..losses.registry import IS_SKY
 from ..sources.truth import read_truth_of_view_m
 from .augment import Augmentation, ColorJitter, Geometry, identity_table
 
@@ -152,13 +153,21 @@ class TrainingData(Dataset[Item]):
         return item
 
     def whole_target_m(self, index: int) -> NDArray[np.float32]:
-        """Return the target (H, W) of the whole view without augmentation, NaN where invalid."""
+        """Return the target (H, W) of the whole view without augmentation.
+
+        NaN where invalid, and where the signals that are read say so: sky, or no confidence.
+        """
         sample = self.samples[index]
         image, image_px = self._image(sample, index)
         view_px = (image.shape[0], image.shape[1])
         if self.store is None:
             return self._truth_m(sample, image_px, view_px)
         target = self._teacher_m(index, view_px, mirrored=False)
+        whole = Geometry(0.0, mirrored=False, top=0, left=0, size_px=view_px)
+        for name in self.signals:
+            signal = self._signal(name, index, whole, view_px)[0].numpy()
+            ignored = signal >= IS_SKY if name == "sky" else signal <= 0
+            target = np.where(ignored, np.float32(np.nan), target)
         return target if self.relative is None else self.relative.of(target)
 
     def _image(self, sample: Sample, index: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:

@@ -43,6 +43,9 @@ def check_targets_vary(data: TrainingData, progress: Progress | None = None) -> 
     target = f"the ground truth {truth_name(data.source)}" if data.store is None else data.store.name
     if math.isinf(depths.low):
         reason = "invalid" if data.relative is None else "invalid, or constant within their sample"
+        reason += "".join(
+            {"sky": ", or sky", "confidence": ", or of no confidence"}.get(name, "") for name in data.signals
+        )
         raise PipelineError(
             f"nothing to learn from {target}: all {depths.pixels} pixels of its {len(data)} samples are {reason}; "
             "check its unit, the values declared invalid, and how the files were written"

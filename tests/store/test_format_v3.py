@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -106,6 +108,23 @@ def test_the_schema_describes_a_compression_level_and_mirrored_views(tmp_path):
     card = {"kind": "python", "name": "tiny", "depth_space": "metric_m"}
     path = make_store(tmp_path / "s.zarr", compression_level=9, view="full,mirror", teacher=card)
     jsonschema.validate(documents(path), SCHEMA)
+
+
+@pytest.mark.parametrize("name", ["v1_sparse", "v2_aligned", "v3_full", "v3_disparity"])
+def test_zarr_opens_a_store_of_each_version_without_a_warning(name):
+    program = f"import zarr; g = zarr.open_group({str(KEPT / name)!r} + '.zarr', mode='r'); print(g['depth'][3].sum())"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
+
+
+def test_a_release_that_knows_versions_1_and_2_names_the_version_that_it_lacks(monkeypatch):
+    for module in ("spec", "checks"):
+        monkeypatch.setattr(f"pipeline.store.format.{module}.FORMAT_VERSIONS", (1, 2))
+    for module in ("pipeline.store.format.spec", "pipeline.store.read.validate"):
+        monkeypatch.setattr(f"{module}.KNOWN_VERSIONS", "1 to 2")
+    with pytest.raises(PipelineError, match="manifest version 3: this program reads 1 to 2; install the release that"):
+        open_store(KEPT / "v3_full.zarr")
 
 
 # --- tools -----------------------------------------------------------------------------------------------------------

@@ -29,4 +29,5 @@ def test_the_crop_shows_a_point_where_its_camera_says(angle_deg, mirrored):
 
 
 def test_without_an_augmentation_the_camera_is_that_of_the_view():
-    assert Geometry(0.0, False, 0, 0, VIEW_PX).of_intrinsics(CAMERA, VIEW_PX) == CAMERA
+    whole = Geometry(0.0, mirrored=False, top=0, left=0, size_px=VIEW_PX)
+    assert whole.of_intrinsics(CAMERA, VIEW_PX) == CAMERA

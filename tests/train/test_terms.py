@@ -18,6 +18,7 @@ import pipeline as tiekd
 from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
 from pipeline.cli.train import train_student as train_command
+from pipeline.errors import PipelineError
 from pipeline.losses import registry
 from pipeline.networks.saved_run import load_run
 from pipeline.sources.view import View
@@ -370,3 +371,16 @@ def test_the_command_adds_terms(tmp_path, scenes, teacher_store):
 def test_the_help_of_the_command_names_every_term():
     (parameter,) = [parameter for parameter in train_command.params if parameter.name == "add"]
     assert all(name in parameter.help for name in registry.TERMS)
+
+
+@pytest.mark.parametrize(
+    ("term", "signal", "value", "message"),
+    [("sky=ignore", "sky", 1.0, "are invalid, or sky"), ("confidence", "confidence", 0.0, "or of no confidence")],
+)
+def test_signals_that_leave_nothing_to_learn_are_refused(tmp_path, monkeypatch, term, signal, value, message):
+    source = tiekd.open_source("scenes", fakes.make_scenes_folder(tmp_path / "scenes", 4, (32, 64)))
+    cache_teacher(source, "all", fakes.FakeTeacher(), tmp_path / "s.zarr", CacheOptions(bins="nyu", sigma_m=0.5))
+    monkeypatch.setattr(Store, "signals", (signal,))
+    monkeypatch.setattr(Store, "signal", lambda *_: np.full((4, 8), value, np.float32))
+    with pytest.raises(PipelineError, match=message):
+        train_network(source, "all", tmp_path / "run", options(add=(term,)), store=open_store(tmp_path / "s.zarr"))

@@ -9,13 +9,11 @@ import math
 from typing import TYPE_CHECKING
 
 from ..objective import Target, TargetTerm
+from ..registry import IS_SKY
 
 if TYPE_CHECKING:
     from ..base import DepthLoss
     from ..objective import Step
-
-IS_SKY = 0.5
-"""From this probability on, a pixel is sky."""
 
 
 class SkyTerm(TargetTerm):
