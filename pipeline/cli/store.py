@@ -163,4 +163,6 @@ def _with_averaging_bins(store: Store, options: TeacherOptions) -> TeacherOption
 
 
 def _formatted(name: str, *values: float) -> list[str]:
-    return [f"{value:.4%}" if name == "depth" else f"{value:.2g} nats" for value in values]
+    if name == "depth":
+        return [f"{value:.4%}" for value in values]
+    return [f"{value:.2g} nats" if name == "maps" else f"{value:.4f}" for value in values]

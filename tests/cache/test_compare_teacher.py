@@ -9,7 +9,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from pipeline.cache.compare_teacher import Agreement, Distance, compare_with_teacher
+from pipeline.cache.agreement import Agreement, Distance
+from pipeline.cache.compare_teacher import compare_with_teacher
 from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
 from pipeline.cli.main import main

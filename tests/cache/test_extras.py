@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 from tiny_stores import folder_bytes
 
+from pipeline.cache.compare_teacher import compare_with_teacher
 from pipeline.cache.flips import cache_with_flips, mirrored_path
 from pipeline.cache.plan import CacheOptions
 from pipeline.cache.run import cache_teacher
@@ -218,3 +219,18 @@ def test_a_basis_without_features_is_wrong_usage(source, tmp_path):
     done = CliRunner().invoke(main, [*flags, "--features-basis", "x.zarr", "--out", str(tmp_path / "s.zarr")])
     assert done.exit_code == 2
     assert "need --features" in done.output
+
+
+def test_the_live_teacher_is_compared_with_the_stored_signals(source, made):
+    agreements = {each.name: each for each in compare_with_teacher(open_store(made), source, "all", Rich(), count=3)}
+    assert set(agreements) == {"depth", "confidence", "sky"}
+    assert all(agreement.holds for agreement in agreements.values())
+
+    class Doubter(Rich):
+        def predict(self, images, ids):
+            given = super().predict(images, ids)
+            return given._replace(confidence=given.confidence * 0.9)
+
+    agreements = {each.name: each for each in compare_with_teacher(open_store(made), source, "all", Doubter(), count=3)}
+    assert not agreements["confidence"].holds
+    assert agreements["depth"].holds

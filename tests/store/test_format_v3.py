@@ -18,6 +18,7 @@ from pipeline.store import open_store
 from pipeline.store.format.extras import Extras, Features, Signal
 from pipeline.store.format.features import Basis, BasisFitter
 from pipeline.store.tools.archive import pack_store, unpack_store
+from pipeline.store.tools.diff import compare_stores
 from pipeline.store.tools.info import describe
 from pipeline.store.tools.merge import merge_stores
 from pipeline.store.tools.recompress import recompress_store
@@ -219,6 +220,34 @@ def test_a_killed_writer_resumes_to_the_same_bytes(full, tmp_path):
             if last is None:
                 writer.finish()
     assert folder_bytes(tmp_path / "s.zarr") == folder_bytes(full)
+
+
+def test_stores_whose_signals_differ_are_not_identical(full, tmp_path):
+    assert compare_stores(open_store(full), open_store(full)).identical
+    spec, ids = make_spec("sparse", 7, teacher=open_store(full).spec.teacher, extras=extras_spec())
+    with StoreWriter(tmp_path / "other.zarr", spec, ids, {"11": make_basis()}) as writer:
+        for shard in writer.todo:
+            writer.write_shard(shard, [changed(spec, number) for number in spec.shard_samples(shard)])
+        writer.finish()
+    difference = compare_stores(open_store(full), open_store(tmp_path / "other.zarr"))
+    assert (difference.different_depth, difference.different_extras, difference.identical) == (0, 1, False)
+    assert "signals, features, cameras or relations: 1 of 7 compared samples differ" in difference.describe()
+
+
+def changed(spec, number):
+    """Encode a sample; the confidence of sample 4 is another."""
+    sample = encode_v3(spec, number, {"11": make_basis()})
+    extras = extras_of(number)
+    if number == 4:
+        extras = dataclasses.replace(extras, signals={**extras.signals, "confidence": np.zeros((3, 5))})
+    return sample.with_extras(spec, extras, {"11": make_basis()})
+
+
+def test_xarray_shows_signals_and_intrinsics(full):
+    data = open_store(full).to_xarray()
+    assert data.sky[2].compute().to_numpy() == pytest.approx(open_store(full).signal("sky", 2))
+    assert data.intrinsics_px[5].to_numpy().tolist() == [25, 19, 9.5, 5.5]
+    assert data.confidence.attrs["long_name"].startswith("how far the teacher trusts")
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------

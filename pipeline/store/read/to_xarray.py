@@ -6,12 +6,14 @@ Shape legend: N samples, K bins, h w pixels of the teacher's own output.
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...depth.spaces import UNITS
 from ...errors import MissingDependencyError
+from ..format.extras import SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +56,17 @@ def to_xarray(store: Store, *, dpm: bool = False) -> xarray.Dataset:
         "units": UNITS.get(spec.depth_space, "fraction of a sample's range"),
     }
     variables["bin_edges_m" if metric_bins else "bin_edges"] = ("bin_edge", store.bin_edges_m, edges)
+    for signal, signal_spec in spec.extras.signals.items():
+        read_signal = partial(store.signal, signal)
+        values = _lazy(read_signal, (len(store), *signal_spec.size_px), f"{signal}-{store.manifest_sha256}")
+        variables[signal] = (
+            ("sample", f"y_{signal}", f"x_{signal}"),
+            values,
+            {"long_name": SIGNALS[signal], "units": "1"},
+        )
+    if spec.extras.intrinsics is not None:
+        text = {"long_name": "fx fy cx cy of the camera in pixels of the view", "units": "px"}
+        variables["intrinsics_px"] = (("sample", "fx_fy_cx_cy"), store.rows("intrinsics"), text)
     if dpm:
         shape = (len(store), spec.bin_count, height, width)
         maps = _lazy(store.dpm, shape, f"dpm-{store.manifest_sha256}")

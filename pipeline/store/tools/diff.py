@@ -55,13 +55,15 @@ class StoreDifference:
     """Compared samples whose stored maps differ; gaussian maps follow from depth."""
     different_alignments: int
     """Compared samples whose scale, shift or verdict differ; 0 unless both stores are aligned."""
+    different_extras: int
+    """Compared samples with a differing signal, feature, camera or relation that both stores hold."""
 
     @property
     def identical(self) -> bool:
         """Whether the compared content is identical."""
         fields = [name for name, _, _ in self.fields if not name.startswith(PROVENANCE_FIELDS)]
         samples = self.only_a or self.only_b or self.other_images
-        numbers = self.different_depth or self.different_maps or self.different_alignments
+        numbers = self.different_depth or self.different_maps or self.different_alignments or self.different_extras
         return not (fields or samples or numbers)
 
     def describe(self) -> list[str]:
@@ -85,6 +87,11 @@ class StoreDifference:
             lines.append(f"maps: {self.different_maps} of {self.compared} compared samples differ")
         if self.different_alignments:
             lines.append(f"alignment: {self.different_alignments} of {self.compared} compared samples differ")
+        if self.different_extras:
+            lines.append(
+                f"signals, features, cameras or relations: {self.different_extras} of {self.compared} compared samples "
+                "differ"
+            )
         return [*lines, "identical in content" if self.identical else "different"]
 
 
@@ -110,9 +117,11 @@ def compare_stores(
         results = []
         for name in chosen:
             facts = _depth_difference(first, second, name)
-            results.append((*facts, _maps_differ(first, second, name), _alignments_differ(first, second, name)))
+            maps, aligned = _maps_differ(first, second, name), _alignments_differ(first, second, name)
+            results.append((*facts, maps, aligned, _extras_differ(first, second, name)))
             task.update()
-    medians, largest, one_sided, differ, maps, aligned = zip(*results, strict=True) if results else ([],) * 6
+    medians, largest, one_sided, differ, *counts = zip(*results, strict=True) if results else ([],) * 7
+    different_maps, different_alignments, different_extras = map(sum, counts)
     known = [value for value in medians if value is not None]
     return StoreDifference(
         fields=_fields(first, second),
@@ -125,8 +134,9 @@ def compare_stores(
         median_rel_difference=float(np.median(known)) if known else 0.0,
         max_rel_difference=max(largest, default=0.0),
         one_sided_share=float(np.mean(one_sided)) if results else 0.0,
-        different_maps=sum(maps),
-        different_alignments=sum(aligned),
+        different_maps=different_maps,
+        different_alignments=different_alignments,
+        different_extras=different_extras,
     )
 
 
@@ -169,6 +179,26 @@ def _alignments_differ(first: Store, second: Store, name: str) -> bool:
     if first.spec.alignment is None or second.spec.alignment is None:
         return False  # the specifications differ then
     return not np.array_equal(first.alignment(name), second.alignment(name), equal_nan=True)
+
+
+def _extras_differ(first: Store, second: Store, name: str) -> bool:
+    """Return whether a part that both stores hold differs. What only one holds is a difference of specifications.
+
+    Of a mirrored store, signals are mirrored back; its features and cameras are its own.
+    """
+    mirrored = _is_mirrored(first) != _is_mirrored(second)
+    pairs: list[tuple[NDArray[Any], NDArray[Any]]] = [
+        (first.signal(signal, name), second.signal(signal, name)[:, :: -1 if mirrored else 1])
+        for signal in set(first.signals) & set(second.signals)
+    ]
+    if not mirrored:
+        layers = set(first.feature_layers) & set(second.feature_layers)
+        pairs += [(first.feature(layer, name), second.feature(layer, name)) for layer in layers]
+        if first.spec.extras.intrinsics and second.spec.extras.intrinsics:
+            pairs.append((first.intrinsics_px(name), second.intrinsics_px(name)))
+        if first.spec.extras.relations and second.spec.extras.relations:
+            pairs += zip(first.relations(name), second.relations(name), strict=True)
+    return not all(np.array_equal(one, other, equal_nan=True) for one, other in pairs)
 
 
 def _fields(first: Store, second: Store) -> list[tuple[str, str, str]]:
