@@ -31,7 +31,8 @@ from pipeline.sources.base import Sample
 from pipeline.sources.sample_table import SampleTable
 from pipeline.store import open_store
 from pipeline.store.format.codec import encode_chunk
-from pipeline.store.format.layout import MANIFEST, StoreLayout, default_samples_per_shard
+from pipeline.store.format.layout import MANIFEST, StoreLayout
+from pipeline.store.format.shard_size import default_samples_per_shard
 from pipeline.store.format.spec import StoreSpec
 from pipeline.store.tools.estimate import reference_costs
 from pipeline.store.write.journal import ShardRecord

@@ -12,8 +12,8 @@ from ..depth.rebin import are_bins
 from ..depth.spaces import DISPARITY
 from ..errors import OptionError, PipelineError
 from ..sources.view import View
-from ..store.format.extras import CAMERA_FROM
-from ..store.format.layout import default_samples_per_shard
+from ..store.format.extras import CAMERA_FROM, FEATURE_ARRAYS
+from ..store.format.shard_size import default_samples_per_shard
 from ..store.format.spec import StoreSpec, digest_of_ids
 from ..teachers.base import VIEW, gives_maps, has_adaptive_bins
 from .extras import Asker, Bases, plan_extras
@@ -160,7 +160,10 @@ def plan_store(
         max_dpm_kl=options.max_dpm_kl if kind == "sparse" else None,
         carried_from=carried_from,
         compression_level=options.compression_level,
-        samples_per_shard=options.samples_per_shard or default_samples_per_shard(kind, len(samples), len(edges) - 1),
+        samples_per_shard=options.samples_per_shard
+        or default_samples_per_shard(
+            kind, len(samples), len(edges) - 1, len(extras.signals) + FEATURE_ARRAYS * len(extras.features)
+        ),
         extras=extras,
     )
     return spec, bases

@@ -13,14 +13,8 @@ from tiny_stores import make_spec
 from pipeline.common.fileio import pretty_json, sha256_bytes
 from pipeline.errors import DamagedStoreError
 from pipeline.store.format.codec import encode_chunk
-from pipeline.store.format.layout import (
-    ARRAYS,
-    DEFAULT_MAX_FILES,
-    MANIFEST,
-    MAX_FILES,
-    StoreLayout,
-    default_samples_per_shard,
-)
+from pipeline.store.format.layout import MANIFEST, MAX_FILES, StoreLayout
+from pipeline.store.format.shard_size import ARRAYS, DEFAULT_MAX_FILES, default_samples_per_shard
 from pipeline.store.format.spec import digest_of_ids
 from pipeline.store.read import ids as store_ids
 from pipeline.store.read.ids import IdTable, StoredIds
@@ -101,6 +95,8 @@ def test_shards_grow_only_where_there_would_be_too_many_and_no_further_than_an_i
     assert default_samples_per_shard("sparse", 128 * DEFAULT_MAX_FILES // 4, 64) == 128
     assert default_samples_per_shard("sparse", 128 * DEFAULT_MAX_FILES // 4 + 1, 64) == 256
     assert default_samples_per_shard("gaussian", 128 * DEFAULT_MAX_FILES, 64) == 128
+    assert default_samples_per_shard("gaussian", 128 * DEFAULT_MAX_FILES // 5, 64, more_arrays=4) == 128
+    assert default_samples_per_shard("gaussian", 128 * DEFAULT_MAX_FILES // 5 + 1, 64, more_arrays=4) == 256
     assert default_samples_per_shard("dense", 10**9, 64) == 8
     assert default_samples_per_shard("sparse", 10**9, 4096) == 256  # an index of 2 MiB; the next would be 4 MiB and 4 B
 

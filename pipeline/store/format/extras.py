@@ -30,6 +30,8 @@ SIGNALS = {
 CAMERA_FROM = ("source", "teacher")
 LAYER = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """Names of layers are folders of the store."""
+FEATURE_ARRAYS = 2
+"""Sharded arrays of a layer."""
 MAX_LAYERS = 8
 MAX_COMPONENTS = 1024
 MAX_CHANNELS = 8192

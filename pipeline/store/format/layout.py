@@ -290,25 +290,3 @@ class StoreLayout:
 def group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
     """Return the content of a group's `zarr.json`."""
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-
-
-SAMPLES_PER_SHARD = {"gaussian": 128, "sparse": 128, "dense": 8}
-"""Defaults for a small store. A writer holds a whole shard in memory, and a killed run repeats unfinished shards."""
-ARRAYS = {"gaussian": 1, "sparse": 4, "dense": 2}
-"""Number of sharded arrays by kind of maps."""
-DEFAULT_MAX_FILES = 80_000
-"""Limit of shard files for the default; gives a manifest of 10 MB and stays below the format's limit."""
-
-
-def default_samples_per_shard(dpm_kind: str, samples: int, bin_count: int) -> int:
-    """Return the default samples per shard: 128, doubled until the shards are at most `DEFAULT_MAX_FILES` files.
-
-    For dense maps it is always 8: a shard must fit into memory.
-    """
-    size = SAMPLES_PER_SHARD[dpm_kind]
-    if dpm_kind == "dense":
-        return size
-    chunks = -(-bin_count // PLANES_PER_CHUNK) if dpm_kind == "sparse" else 1
-    while ARRAYS[dpm_kind] * -(-samples // size) > DEFAULT_MAX_FILES and 16 * 2 * size * chunks + 4 <= MAX_INDEX_BYTES:
-        size *= 2
-    return size
