@@ -15,7 +15,9 @@ import torch
 from ..common.parallel import in_order
 from ..errors import PipelineError
 from ..sources.intrinsics import intrinsics_of_view
+from ..sources.stereo import baseline_of, read_right
 from ..teachers.base import PreparingTeacher, StagingTeacher, device_of, images_of_views
+from ..teachers.camera import wants_baseline, wants_right
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,6 +45,10 @@ class Frame(NamedTuple):
     image_size_px: tuple[int, int]
     intrinsics: Intrinsics | None = None
     """Of the view; None where the source has none."""
+    right: NDArray[np.uint8] | None = None
+    """View (H, W, 3) of the right image, for a teacher that wants it."""
+    baseline_m: float | None = None
+    """Of a stereo pair; None where the source has none."""
 
 
 class Batch(NamedTuple):
@@ -52,6 +58,8 @@ class Batch(NamedTuple):
     inputs: torch.Tensor | None
     """(B, ...) stacked inputs of the frames, in pinned memory for a GPU; images (B, 3, H, W) float32 in 0..1 for a
     teacher on the CPU without `prepare`; None for a folder of predictions."""
+    right: torch.Tensor | None = None
+    """(B, 3, H, W) float32 in 0..1, for a teacher that wants right images."""
 
 
 class BatchReader:
@@ -79,6 +87,7 @@ class BatchReader:
         self._pinned = device_of(teacher).type == "cuda"
         self._converts = self._prepare_view is None and device_of(teacher).type == "cpu"
         self._stage = teacher.stage if self._converts and isinstance(teacher, StagingTeacher) else None
+        self._wants_right, self._wants_baseline = wants_right(teacher), wants_baseline(teacher)
         self._ahead = PREPARED * batch_size + threads
         self._readers = ThreadPoolExecutor(threads, "read")
         self._preparer = ThreadPoolExecutor(1, "prepare")
@@ -121,7 +130,9 @@ class BatchReader:
                 inputs = images_of_views(inputs)
             if self._stage is not None:
                 inputs = self._stage(inputs)
-        return Batch([frame._replace(input=None) for frame in frames], inputs)
+            rights = [frame.right for frame in frames if frame.right is not None]
+            right = images_of_views(torch.from_numpy(np.stack(rights))) if rights else None
+        return Batch([frame._replace(input=None, right=None) for frame in frames], inputs, right)
 
     def read(self, sample: Sample) -> Frame:
         """Read one image. Raises PipelineError as `batches`."""
@@ -145,4 +156,6 @@ class BatchReader:
             with self._profile.span("prepare"):
                 prepared = self._prepare_view(view).numpy()
         intrinsics = intrinsics_of_view(self._source, sample, self._view, image_px)
-        return Frame(sample, prepared, sha256, image_px, intrinsics)
+        right = self._view.of_image(read_right(self._source, sample, image_px)) if self._wants_right else None
+        baseline_m = baseline_of(self._source, sample) if self._wants_baseline else None
+        return Frame(sample, prepared, sha256, image_px, intrinsics, right, baseline_m)

@@ -18,11 +18,11 @@ from ..common.fileio import canonical_json
 from ..common.progress import Silent
 from ..depth.rebin import rebin
 from ..errors import PipelineError
-from ..sources.intrinsics import intrinsics_of_view
 from ..sources.splits import evenly
 from ..sources.view import View
 from ..teachers.base import Framing, gives_maps, has_adaptive_bins, images_of_views, on_cpu, run_teacher
 from .agreement import Comparison, Prediction
+from .framing import framing_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,15 +67,11 @@ def compare_with_teacher(
             batch = samples[start : start + batch_size]
             seen = [_image(store, source, sample, view) for sample in batch]
             images, images_px = [image for image, _ in seen], [image_px for _, image_px in seen]
-            cameras = [
-                intrinsics_of_view(source, sample, view, image_px)
-                for sample, image_px in zip(batch, images_px, strict=True)
-            ]
-            framing = Framing(view, images_px, cameras)
+            framing = framing_of(source, view, batch, images_px, teacher)
             first = _answers(store, teacher, batch, images, framing)
             task.update(len(batch))
             for number, sample in enumerate(batch):
-                alone = Framing(view, images_px[number : number + 1], cameras[number : number + 1])
+                alone = framing_of(source, view, [sample], images_px[number : number + 1], teacher)
                 (second,) = _answers(store, teacher, [sample], images[number : number + 1], alone)
                 comparison.add(sample, first[number], second)
                 task.update(1)

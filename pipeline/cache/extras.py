@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from ..depth.spaces import DISPARITY
 from ..errors import PipelineError
 from ..sources.intrinsics import intrinsics_of_view
 from ..store.format.extras import SIGNALS, Extras, Features, Signal
 from ..store.format.features import Basis, BasisFitter
 from ..store.write.encode_extras import SampleExtras
-from ..teachers.base import Framing, images_of_views, run_teacher
+from ..teachers.base import images_of_views, run_teacher
+from .framing import framing_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..sources.base import Sample, Source
-    from ..sources.intrinsics import Intrinsics
     from ..sources.view import View
     from ..teachers.base import Teacher, TeacherOutput
+    from .batches import Frame
     from .plan import CacheOptions
 
 Bases = tuple[tuple[str, Basis], ...]
@@ -51,7 +53,7 @@ class Asker(NamedTuple):
         image = self.source.read_image(sample)[0]
         pixels = images_of_views(torch.from_numpy(self.view.of_image(image))[None])
         image_px = image.shape[0], image.shape[1]
-        framing = Framing(self.view, [image_px], [intrinsics_of_view(self.source, sample, self.view, image_px)])
+        framing = framing_of(self.source, self.view, [sample], [image_px], self.teacher)
         with torch.no_grad():
             return run_teacher(self.teacher, pixels if self.teacher.needs_images else None, [sample.id], framing).cpu()
 
@@ -61,7 +63,9 @@ def plan_extras(asker: Asker, options: CacheOptions) -> tuple[Extras, Bases]:
 
     Raises PipelineError for a part that the teacher or the source does not give.
     """
-    if not (options.signals or options.features or options.intrinsics):
+    stereo = asker.teacher.card.depth_space == DISPARITY
+    intrinsics = "source" if stereo else options.intrinsics
+    if not (options.signals or options.features or intrinsics):
         return Extras(data_licence=options.data_licence), ()
     unknown = [name for name in options.signals if name not in SIGNALS]
     if unknown:
@@ -78,16 +82,17 @@ def plan_extras(asker: Asker, options: CacheOptions) -> tuple[Extras, Bases]:
                 "that does (docs/teachers.md)"
             )
         signals[signal] = Signal((values.shape[1], values.shape[2]))
-    if options.intrinsics == "teacher" and first.intrinsics_px is None:
+    if intrinsics == "teacher" and first.intrinsics_px is None:
         raise PipelineError(f"`intrinsics=teacher`: teacher {name!r} gives none: use `intrinsics=source` or omit it")
-    if options.intrinsics == "source":
+    if intrinsics == "source":
         _check_source_has_intrinsics(asker)
     bases = _bases(asker, options, first) if options.features else ()
     features = {
         layer: Features(len(basis.rows), len(basis.mean), _size_of(first, layer), basis.fitted_on, basis.sha256)
         for layer, basis in bases
     }
-    return Extras(options.intrinsics, signals=signals, features=features, data_licence=options.data_licence), bases
+    extras = Extras(intrinsics, stereo, signals=signals, features=features, data_licence=options.data_licence)
+    return extras, bases
 
 
 def _given(output: TeacherOutput) -> list[str]:
@@ -175,27 +180,26 @@ def _basis(layer: str, fitter: BasisFitter, tried: Sequence[NDArray[np.float32]]
     return fitter.basis(high)
 
 
-def extras_of_batch(
-    extras: Extras, output: TeacherOutput, cameras: Sequence[Intrinsics | None]
-) -> list[SampleExtras | None]:
+def extras_of_batch(extras: Extras, output: TeacherOutput, frames: Sequence[Frame]) -> list[SampleExtras | None]:
     """Return what the store keeps of each image of a batch besides depth and maps; None if it keeps nothing else.
 
     `output` may be on any device. Missing parts are left out, and refused when they are encoded.
     """
-    count = len(cameras)
+    count = len(frames)
     if not (extras.signals or extras.features or extras.intrinsics):
         return [None] * count
     signals = {name: _array(getattr(output, name, None), count) for name in extras.signals}
     features = {layer: _array((output.features or {}).get(layer), count) for layer in extras.features}
     given = _array(output.intrinsics_px, count) if extras.intrinsics == "teacher" else None
     parts: list[SampleExtras | None] = []
-    for number, camera in enumerate(cameras):
+    for number, frame in enumerate(frames):
         own = given[number] if given is not None else None
-        if extras.intrinsics == "source" and camera is not None:
-            own = np.array(camera)
+        if extras.intrinsics == "source" and frame.intrinsics is not None:
+            own = np.array(frame.intrinsics)
         parts.append(
             SampleExtras(
                 intrinsics_px=own,
+                baseline_m=frame.baseline_m if extras.baseline else None,
                 signals={name: values[number] for name, values in signals.items() if values is not None},
                 features={layer: values[number] for layer, values in features.items() if values is not None},
             )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..depth.spaces import DISPARITY
 from ..errors import PipelineError
 from ..store.format.codec import LogCodec
 
@@ -71,7 +72,7 @@ def check(spec: StoreSpec, records: Sequence[ShardRecord]) -> tuple[Outside | No
             f"teacher {name!r} predicted a constant for each of {len(constant)} samples, so there is nothing to learn: "
             "check its input (normalization, channels) and its output"
         )
-    if not isinstance(codec := spec.depth_codec(), LogCodec):
+    if spec.depth_space == DISPARITY or not isinstance(codec := spec.depth_codec(), LogCodec):
         return None, []
     valid = 1 - column(recorded, "invalid_share")
     outside_bins = column(recorded, "outside_bins_share")

@@ -11,11 +11,13 @@ from ..depth.bins import parse_bins
 from ..depth.rebin import are_bins
 from ..depth.spaces import DISPARITY
 from ..errors import OptionError, PipelineError
+from ..sources.stereo import baseline_of
 from ..sources.view import View
 from ..store.format.extras import CAMERA_FROM, FEATURE_ARRAYS
 from ..store.format.shard_size import default_samples_per_shard
 from ..store.format.spec import StoreSpec, digest_of_ids
 from ..teachers.base import VIEW, gives_maps, has_adaptive_bins
+from ..teachers.camera import wants_right
 from .extras import Asker, Bases, plan_extras
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from ..teachers.base import Teacher
 
 RELATIVE_BINS = 64
+DISPARITY_BINS, DISPARITY_SIGMA_PX = 192, 1.0
+"""Bins of one pixel, and the width, of Gaussian maps of a stereo teacher without maps of its own."""
+SMALLEST_DISPARITY_PX = 0.1
 GRADES = {"archive": 5e-4, "training": 1e-2}
 """Largest relative error of depth by grade: for every use of a store, or for students alone, in half of the bytes."""
 
@@ -115,11 +120,7 @@ def plan_store(
             f"`grade=training` is an error of 1 % of metric depth, but teacher {card.name!r} predicts "
             f"{card.depth_space}: give `max_rel_error`, a fraction of each sample's range"
         )
-    if card.depth_space == DISPARITY:
-        raise PipelineError(
-            f"teacher {card.name!r} predicts {DISPARITY}, but source {source.name!r} gives no stereo pairs with a "
-            "baseline: convert its output to metres (fx * baseline / disparity), or use affine_disparity"
-        )
+    _check_pairs(source, samples[0], teacher, view)
     kind = options.dpm
     if kind == "auto":
         kind = "sparse" if gives_maps(teacher) else "gaussian"
@@ -142,6 +143,8 @@ def plan_store(
             carried_from = _adaptive_per(asker)
     elif card.depth_space == "metric_m":
         edges, sigma_m = _metric_bins(source, options)
+    elif card.depth_space == DISPARITY:
+        edges, sigma_m = [float(edge) for edge in range(DISPARITY_BINS + 1)], DISPARITY_SIGMA_PX
     else:
         edges, sigma_m = [number / RELATIVE_BINS for number in range(RELATIVE_BINS + 1)], 1 / RELATIVE_BINS
     ids = [sample.id for sample in samples]
@@ -153,7 +156,9 @@ def plan_store(
         view=str(view),
         view_size_px=view.size_px(*first.shape[:2]),
         max_rel_error=options.rel_error,
-        code_range=options.depth_range_m,
+        code_range=options.depth_range_m
+        if card.depth_space != DISPARITY
+        else (SMALLEST_DISPARITY_PX, float(view.size_px(*first.shape[:2])[1])),
         dpm_kind=kind,
         bin_edges=tuple(edges),
         sigma_m=sigma_m,
@@ -167,6 +172,24 @@ def plan_store(
         extras=extras,
     )
     return spec, bases
+
+
+def _check_pairs(source: Source, sample: Sample, teacher: Teacher, view: View) -> None:
+    """Raise PipelineError if a teacher of stereo pairs cannot be cached from this source and view."""
+    stereo = wants_right(teacher)
+    if not stereo and teacher.card.depth_space != DISPARITY:
+        return
+    if baseline_of(source, sample) is None:
+        raise PipelineError(
+            f"teacher {teacher.card.name!r} {'wants right images' if stereo else f'predicts {DISPARITY}'}, but source "
+            f"{source.name!r} has no stereo pair with a baseline for {sample.id!r}: use kitti, kitti-raw (image_02) or "
+            "vkitti2 (Camera_0) with their calibration"
+        )
+    if stereo and view.mirror:
+        raise PipelineError(
+            f"`view={view}`: mirroring swaps left and right, so teacher {teacher.card.name!r} would see another pair: "
+            "leave ,mirror and `cache_flips` out"
+        )
 
 
 def _distribution_bins(source: Source, teacher: Teacher, options: CacheOptions) -> tuple[list[float], str | None]:

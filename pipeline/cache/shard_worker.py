@@ -238,6 +238,8 @@ class ShardMaker:
             self._view,
             [frame.image_size_px for frame in batch.frames],
             [frame.intrinsics for frame in batch.frames],
+            batch.right,
+            [frame.baseline_m for frame in batch.frames],
         )
         return run_teacher(self._teacher, inputs, ids, framing)
 
@@ -247,7 +249,7 @@ class ShardMaker:
         with self.profile.span("teacher"):
             output = self._output(batch)
             self._check_shapes(output.depth, output.bin_edges_m, len(frames))
-            extras = extras_of_batch(self.spec.extras, output, [frame.intrinsics for frame in frames])
+            extras = extras_of_batch(self.spec.extras, output, frames)
             selected = self._selector.select(output)
             if selected is not None:
                 return selected, extras

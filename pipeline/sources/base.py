@@ -50,6 +50,8 @@ class Defaults:
 class Source(Protocol):
     """A data set on disk. Picklable for loader workers, which reopen any open file.
 
+    A source of stereo pairs also has `read_right` and `baseline_m`, see `stereo.StereoSource`.
+
     A source that knows its cameras also has `read_intrinsics(sample, image_px) -> Intrinsics | None`: those of the
     upright image of `image_px` (height, width). Call it with `intrinsics_of`.
     """

@@ -101,6 +101,10 @@ class Framing(NamedTuple):
     """(height, width) of each whole image."""
     intrinsics: Sequence[Intrinsics | None] = ()
     """Of each view; None where unknown. Empty if unknown for all."""
+    right: Tensor | None = None
+    """(B, 3, H, W) float32 in 0..1: views of the right images of stereo pairs, for a teacher that wants them."""
+    baselines_m: Sequence[float | None] = ()
+    """Distance of the cameras of each pair."""
 
     def with_focal(self, focal_px: float) -> Framing:
         """Return the framing with one focal length for all images, in pixels of the whole images."""

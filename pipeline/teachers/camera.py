@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..depth.spaces import DISPARITY
 from ..errors import OptionError, PipelineError
 from ..sources.intrinsics import MAX_FOCAL_PX
 from .base import StagingTeacher, device_of, package_versions
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 INPUTS = "inputs"
 """Key of a card's preprocessing: what `predict` wants besides images, a list of names of INPUT_NAMES."""
-INPUT_NAMES = ("intrinsics",)
+INTRINSICS, RIGHT, BASELINE = "intrinsics", "right", "baseline"
+INPUT_NAMES = (INTRINSICS, RIGHT, BASELINE)
 CANONICAL = "canonical_focal_px"
 """Key of a card's preprocessing: the focal length of the canonical camera."""
 FOCAL = "focal_px"
@@ -59,17 +61,20 @@ class CameraTeacher:
         self._teacher = teacher
         self._canonical_focal_px = canonical_focal_px
         self._focal_px = focal_px
-        self._takes_intrinsics = INPUT_NAMES[0] in teacher.card.preprocessing.get(INPUTS, ())
+        self._inputs = inputs_of(teacher)
 
     def predict(self, images: Tensor | None, ids: Sequence[str], framing: Framing | None = None) -> TeacherOutput:
         """Predict depth (B, h, w) in metres, and maps (B, K, h, w) if the network has them.
 
         Raises PipelineError, naming the image, where the focal length is not known.
         """
-        cameras = self._cameras(ids, framing)
+        cameras: Sequence[Intrinsics] = ()
         given: dict[str, Any] = {}
-        if self._takes_intrinsics:
+        if INTRINSICS in self._inputs or self._canonical_focal_px is not None:
+            cameras = self._cameras(ids, framing)
+        if INTRINSICS in self._inputs:
             given["intrinsics_px"] = torch.tensor(cameras, dtype=torch.float32, device=device_of(self))
+        given |= self._pairs(ids, framing)
         predict: Any = self._teacher.predict  # the keyword is not part of the protocol
         output: TeacherOutput = predict(images, ids, **given)
         if self._canonical_focal_px is None:
@@ -82,6 +87,26 @@ class CameraTeacher:
         if edges_m is not None:
             edges_m = edges_m * scale.to(edges_m).view(-1, *[1] * (edges_m.ndim - 1))
         return output._replace(depth=depth, bin_edges_m=edges_m)
+
+    def _pairs(self, ids: Sequence[str], framing: Framing | None) -> dict[str, Tensor]:
+        """Return the right views and the baselines, as far as the network wants them."""
+        given: dict[str, Tensor] = {}
+        if RIGHT in self._inputs:
+            if framing is None or framing.right is None:
+                raise PipelineError(
+                    f"teacher {self.card.name!r} needs the right images of stereo pairs: cache it from a source that "
+                    "has them (docs/sources.md)"
+                )
+            given["right"] = framing.right.to(device_of(self), non_blocking=True)
+        if BASELINE in self._inputs:
+            baselines_m = [] if framing is None else list(framing.baselines_m)
+            if len(baselines_m) < len(ids) or None in baselines_m:
+                raise PipelineError(
+                    f"teacher {self.card.name!r} needs the baseline of {', '.join(ids)}: cache it from a source of "
+                    "stereo pairs (docs/sources.md)"
+                )
+            given["baseline_m"] = torch.tensor(baselines_m, dtype=torch.float32, device=device_of(self))
+        return given
 
     def _cameras(self, ids: Sequence[str], framing: Framing | None) -> list[Intrinsics]:
         """Return the intrinsics of each view."""
@@ -140,6 +165,12 @@ def with_camera(teacher: Teacher, options: TeacherOptions) -> Teacher:
             f"teacher {card.name!r}: {CANONICAL} {canonical_px:g} scales metres, but it predicts {card.depth_space}: "
             "omit it"
         )
+    if RIGHT in inputs_of(teacher) and (options.flip_average or options.teacher_python is not None):
+        option = "`flip_average`" if options.flip_average else f"`teacher_python={options.teacher_python}`"
+        raise PipelineError(
+            f"{option}: teacher {card.name!r} wants right images, which are not mirrored or sent to another "
+            "environment: omit it"
+        )
     return CameraTeacher(teacher, canonical_px, options.focal_px)
 
 
@@ -151,6 +182,21 @@ def check_focal_px(name: str, value: float | None) -> None:
 
 def _is_focal(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < MAX_FOCAL_PX
+
+
+def inputs_of(teacher: Teacher) -> tuple[str, ...]:
+    """Return what a teacher wants of a sample besides its image: any of INPUT_NAMES."""
+    return tuple(teacher.card.preprocessing.get(INPUTS) or ())
+
+
+def wants_baseline(teacher: Teacher) -> bool:
+    """Return whether a teacher wants the baselines of stereo pairs, or means nothing without them."""
+    return BASELINE in inputs_of(teacher) or teacher.card.depth_space == DISPARITY
+
+
+def wants_right(teacher: Teacher) -> bool:
+    """Return whether a teacher wants the right images of stereo pairs."""
+    return RIGHT in inputs_of(teacher)
 
 
 def wants_camera(teacher: Teacher) -> bool:

@@ -253,8 +253,8 @@ def test_an_unknown_focal_length_is_refused_with_the_image_and_what_to_do(tmp_pa
         (CANONICAL, {"focal_px": float("nan")}, ["`focal_px=nan`", "above 0"]),
         ({"preprocessing": {"canonical_focal_px": 0}}, {}, ["canonical_focal_px 0", "positive number of pixels"]),
         ({"preprocessing": {"canonical_focal_px": "300"}}, {}, ["canonical_focal_px '300'"]),
-        ({"inputs": ["right"]}, {}, ["inputs ['right']", "expected ['intrinsics']"]),
-        ({"inputs": "intrinsics"}, {}, ["inputs 'intrinsics'", "expected ['intrinsics']"]),
+        ({"inputs": ["left"]}, {}, ["inputs ['left']", "expected ['intrinsics', 'right', 'baseline']"]),
+        ({"inputs": "intrinsics"}, {}, ["inputs 'intrinsics'", "expected ['intrinsics', "]),
         (
             {"depth_space": "affine_disparity", **CANONICAL},
             {},

@@ -18,6 +18,7 @@ from ..frame_pairs import check_pair, listed_pairs
 from ..readers.images import read_depth_png_m
 from ..splits import Ids, checked_path, file_names, find_list, without_suffix
 from .kitti_lists import CAMERA, DATE, DRIVE, FRAME, SIDES, focal_length_px, parse_row
+from .kitti_pairs import baseline_of_pair, read_right_of
 from .kitti_velodyne import CAMERA_FILE, read_calibration
 
 if TYPE_CHECKING:
@@ -101,16 +102,28 @@ class KittiSource(ImageFiles):
 
     def camera(self, sample: Sample) -> FileCamera | None:
         """Return the camera of input/DATE/calib_cam_to_cam.txt; the list's focal length alone without it."""
-        match = re.match(rf"({DATE})/{DRIVE}/({CAMERA})/", sample.id, re.ASCII)
+        calibration = self._calibration_of(sample)
+        return calibration[sample.id.split("/")[2]].of_files if calibration else super().camera(sample)
+
+    def read_right(self, sample: Sample) -> NDArray[np.uint8]:
+        """See `stereo.StereoSource`."""
+        return read_right_of(sample.image_path)
+
+    def baseline_m(self, sample: Sample) -> float | None:
+        """See `stereo.StereoSource`. Raises PipelineError as `baseline_of_pair`."""
+        return baseline_of_pair(sample.image_path, self._calibration_of(sample))
+
+    def _calibration_of(self, sample: Sample) -> dict[str, Camera]:
+        """Return the cameras of a sample's day; empty without the file, and for an id that names no day."""
+        match = re.match(rf"({DATE})/{DRIVE}/{CAMERA}/", sample.id, re.ASCII)
         if match is None:
-            return super().camera(sample)
-        date, camera = match.groups()
+            return {}
+        date = match[1]
         if date not in self._calibrations:
             folder = self.root / "input" / date
             exists = (folder / CAMERA_FILE).exists()
             self._calibrations[date] = read_calibration(folder, scanner=False) if exists else {}
-        calibration = self._calibrations[date]
-        return calibration[camera].of_files if calibration else super().camera(sample)
+        return self._calibrations[date]
 
     def read_truth_m(self, sample: Sample) -> NDArray[np.float32] | None:
         """Return ground truth (H, W) float32 metres, NaN without a measurement; None if the row has `None`.

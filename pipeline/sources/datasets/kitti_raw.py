@@ -19,6 +19,7 @@ from ..readers.images import read_depth_png_m
 from ..splits import file_names, find_list_or_name, folder_names, without_suffix
 from .kitti import METRES_PER_UNIT, KittiSource
 from .kitti_lists import CAMERA, DATE, DRIVE, FRAME, Row, listed_rows
+from .kitti_pairs import baseline_of_pair, read_right_of
 from .kitti_velodyne import CAMERA_FILE, CAMERAS, project_scan_m, read_calibration, read_scan
 
 if TYPE_CHECKING:
@@ -124,6 +125,14 @@ class KittiRawSource(ImageFiles):
         date, _, camera = sample.id.split("/")[:3]
         calibration = self._calibration(date, needed=False)
         return calibration[camera].of_files if calibration else super().camera(sample)
+
+    def read_right(self, sample: Sample) -> NDArray[np.uint8]:
+        """See `stereo.StereoSource`."""
+        return read_right_of(sample.image_path)
+
+    def baseline_m(self, sample: Sample) -> float | None:
+        """See `stereo.StereoSource`. Raises PipelineError as `baseline_of_pair`."""
+        return baseline_of_pair(sample.image_path, self._calibration(sample.id.split("/")[0], needed=False))
 
     def _drives(self, date: str) -> list[str]:
         return [name for name in folder_names(self.images / date) if re.fullmatch(DRIVE, name)]

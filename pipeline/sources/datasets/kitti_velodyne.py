@@ -47,6 +47,8 @@ class Camera(NamedTuple):
     """(H, W)"""
     from_scanner: NDArray[np.float64] | None
     """(3, 4): homogeneous point of the scanner -> (u z, v z, z); None if the scanner's file was not read."""
+    offset_m: float
+    """Position along the rectified x axis, to the right of camera 0."""
 
     @property
     def of_files(self) -> FileCamera:
@@ -93,7 +95,7 @@ def read_calibration(folder: Path, *, scanner: bool) -> dict[str, Camera]:
         size_px = int(height), int(width)
         camera = Intrinsics(*projection[[0, 1, 0, 1], [0, 1, 2, 2]].tolist())
         checked(camera, size_px, f"calibration {folder / CAMERA_FILE}: P_rect_{number}")
-        calibration[name] = Camera(camera, size_px, from_scanner)
+        calibration[name] = Camera(camera, size_px, from_scanner, float(-projection[0, 3] / projection[0, 0]))
     return calibration
 
 

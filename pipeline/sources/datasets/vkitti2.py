@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ...errors import PipelineError
 from ..base import FileCamera, ImageFiles, Sample, SourceKind
 from ..intrinsics import Intrinsics, checked
-from ..readers.images import IMAGE_SUFFIXES, read_depth_png_m
+from ..readers.images import IMAGE_SUFFIXES, read_depth_png_m, read_image_with_sha256
 from ..splits import Ids, file_names, find_list_or_name, folder_names, rows, without_suffix
 from .kitti import KittiSource
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 METRES_PER_UNIT = 0.01
+LEFT, RIGHT, BASELINE_M = "/Camera_0/", "/Camera_1/", 0.532725
+"""Folders of the cameras of a pair, and their distance as its authors state it."""
 SIZE_PX = (375, 1242)
 SKY = 65535
 SCENE, VARIATION, CAMERA = r"Scene\d\d", r"[A-Za-z0-9][\w-]*", r"Camera_\d"
@@ -105,6 +107,15 @@ class VirtualKittiSource(ImageFiles):
         row = _parse_row(f"{sample.id}.jpg", "id")
         camera = self._cameras_of(row.scene, row.variation).get((int(row.frame), int(row.camera[-1])))
         return None if camera is None else FileCamera(camera, SIZE_PX)
+
+    def read_right(self, sample: Sample) -> NDArray[np.uint8]:
+        """See `stereo.StereoSource`."""
+        before, _, after = sample.image_path.rpartition(LEFT)
+        return read_image_with_sha256(f"{before}{RIGHT}{after}")[0]
+
+    def baseline_m(self, sample: Sample) -> float | None:
+        """See `stereo.StereoSource`."""
+        return BASELINE_M if LEFT in sample.image_path else None
 
     def _variations(self) -> list[str]:
         return [
