@@ -1,4 +1,4 @@
-"""The option type of one of several data sets: SOURCE,SPLIT,STORE[,WEIGHT]."""
+"""The option --data of one of several data sets: SOURCE,SPLIT,STORE[,WEIGHT]."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from .flags import with_flags
 from .options import STORE
 
 if TYPE_CHECKING:
@@ -47,3 +48,30 @@ class DataSetType(click.ParamType[DataFields]):
 
 
 DATA_SET = DataSetType()
+
+
+def check_usage(
+    data: tuple[DataFields, ...],
+    store_path: str | Path | None,
+    flips_store: str | Path | None,
+    *,
+    source_name: str | None,
+    split: str | None,
+    truth: str | None,
+    invalid: tuple[float, ...] | None,
+    images: Path | None,
+    validation_split: str | None,
+    **_: Any,
+) -> None:
+    """Raise UsageError unless one data set is given by --source, --split and --store, or several by --data."""
+    from ..errors import PipelineError
+    from ..train.compatibility import check_one_or_several
+
+    one = {"source": source_name, "split": split, "store": store_path}
+    given = {"truth": truth, "invalid": invalid, "flips_store": flips_store, "images": images}
+    try:
+        check_one_or_several(data, one, {**given, "validation_split": validation_split})
+    except PipelineError as error:
+        raise click.UsageError(with_flags(str(error))) from error
+    if not data and store_path is None:
+        raise click.UsageError("Missing option '--store'.")

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console, echo
-from .data_set import DATA_SET, DataFields
-from .flags import with_flags
+from .data_set import DATA_SET, DataFields, check_usage
 from .options import (
     DEVICE,
     OUT,
@@ -204,7 +203,7 @@ def train_student(
     from ..store import open_store
     from ..train.mixed_data import DataSet
 
-    _check_usage(data, store_path, flips_store, **flags)
+    check_usage(data, store_path, flips_store, **flags)
     flips = None if flips_store is None else open_store(flips_store, cache=store_cache)
     data_sets = [
         DataSet(open_source(each.source_name), each.split, open_store(each.store, cache=store_cache), each.weight)
@@ -212,33 +211,6 @@ def train_student(
     ]
     store = None if store_path is None else open_store(store_path, cache=store_cache)
     _train(store=store, flips=flips, data=data_sets, **flags)
-
-
-def _check_usage(
-    data: tuple[DataFields, ...],
-    store_path: str | Path | None,
-    flips_store: str | Path | None,
-    *,
-    source_name: str | None,
-    split: str | None,
-    truth: str | None,
-    invalid: tuple[float, ...] | None,
-    images: Path | None,
-    validation_split: str | None,
-    **_: Any,
-) -> None:
-    """Raise UsageError unless one data set is given by --source, --split and --store, or several by --data."""
-    from ..errors import PipelineError
-    from ..train.compatibility import check_one_or_several
-
-    one = {"source": source_name, "split": split, "store": store_path}
-    given = {"truth": truth, "invalid": invalid, "flips_store": flips_store, "images": images}
-    try:
-        check_one_or_several(data, one, {**given, "validation_split": validation_split})
-    except PipelineError as error:
-        raise click.UsageError(with_flags(str(error))) from error
-    if not data and store_path is None:
-        raise click.UsageError("Missing option '--store'.")
 
 
 @click.command(cls=PipelineCommand)

@@ -20,7 +20,7 @@ NOT_STATED = "not stated"
 
 def distinct(licences: Iterable[str | None]) -> list[str]:
     """Return the different licences of several parts, in order, with NOT_STATED for None."""
-    return list(dict.fromkeys(licence or NOT_STATED for licence in licences))
+    return list(dict.fromkeys(str(licence or NOT_STATED) for licence in licences))
 
 
 def united(licences: Iterable[str | None]) -> str | None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from click import BadParameter
 from click.testing import CliRunner
+from report_runs import make_run
 from tiny_stores import folder_bytes
 
 import pipeline as tiekd
@@ -18,6 +19,8 @@ from pipeline.cli.data_set import DATA_SET, DataFields
 from pipeline.cli.main import main
 from pipeline.common.progress import Silent
 from pipeline.networks.saved_run import licences_of_run, load_run, trained_focal_px
+from pipeline.report.load import read_results
+from pipeline.report.table import learned_from
 from pipeline.sources.registry import open_source
 from pipeline.store import Store, open_store
 from pipeline.train.build import build_data, build_sampler
@@ -99,12 +102,13 @@ def order_of(sampler, epoch, first_batch=0):
 
 def test_the_order_depends_on_seed_and_epoch_alone():
     def order(epoch, seed=3):
-        return order_of(MixedBatchSampler([40, 9], [0.6, 0.4], 7, seed), epoch)
+        keys = order_of(MixedBatchSampler([40, 9], [0.6, 0.4], 7, seed), epoch)
+        assert all(of == epoch for of, _ in keys)
+        return [draw for _, draw in keys]
 
     assert order(1) == order(1)
     assert order(1) != order(2)
     assert order(1) != order(1, seed=4)
-    assert all(epoch == 1 for epoch, _ in order(1))
 
 
 def test_an_epoch_resumes_at_any_batch_in_the_same_order():
@@ -302,9 +306,18 @@ def test_the_student_is_evaluated_in_the_view_of_each_data_set(sets, tmp_path):
     assert tiekd.evaluate(student, sets.scenes, "test", device="cpu").frames == 2
 
 
+def test_a_report_with_the_store_of_each_data_set_shows_the_student(sets, tmp_path):
+    train(sets, tmp_path / "run", epochs=1)
+    for store in (sets.wide, sets.small):
+        (result,), _ = read_results([tmp_path / "run"], [], store)
+        assert learned_from(result, store) == "lean-small on the teacher and 1 more data set, loss tiekd, 1 epoch"
+
+
 def test_rotation_is_the_default_of_each_source_unless_given(sets, monkeypatch):
     monkeypatch.setattr(sets.images, "defaults", sets.images.defaults.__class__(rotate_deg=2.5))
-    assert [each.rotate_deg for each in mixed_recipe(options(), sets.parts, Silent()).data] == [0.0, 2.5]
+    recipe, data = built(sets)
+    assert [each.rotate_deg for each in recipe.data] == [0.0, 2.5]
+    assert [part.augmentation.rotate_deg for part in data.parts] == [0.0, 2.5]
     given = mixed_recipe(options(rotate_deg=1.0), sets.parts, Silent())
     assert [each.rotate_deg for each in given.data] == [1.0, 1.0]
 
@@ -364,6 +377,18 @@ def test_licences_of_all_stores_go_into_the_run(sets, tmp_path):
     data = [sets.data[0], DataSet(sets.images, "train", licensed)]
     train(sets, tmp_path / "run", data, epochs=1)
     assert licences_of_run(load_run(tmp_path / "run").config)["the images"] == "not stated and CC0"
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["wide", {"source": "a"}, [1], [{"source": "a", "view": "full"}], [{"source": [], "view": "full", "store": {}}]],
+    ids=["text", "object", "numbers", "no store", "no name"],
+)
+def test_a_damaged_list_of_data_sets_in_a_run_is_one_clear_error(tmp_path, data):
+    config = json.loads((make_run(tmp_path / "run") / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "data": data}))
+    with pytest.raises(tiekd.PipelineError, match=r"config.json: .*expected a configuration written by train-student"):
+        load_run(tmp_path / "run")
 
 
 # Python and the command line
@@ -495,6 +520,12 @@ def test_stored_maps_of_other_bins_are_refused(sets, tmp_path):
     coarse = Sets.cache(sets, sets.images, "train", Coarse(), "coarse")
     data = [sets.data[0], DataSet(sets.images, "train", coarse)]
     refuse(sets, tmp_path, "the maps of .*coarse.zarr have other bins than those of .*wide.zarr", data, maps="stored")
+
+
+def test_stored_maps_of_another_precision_are_refused(sets, tmp_path):
+    fine = Sets.cache(sets, sets.images, "train", fakes.factory_with_dpm(), "fine", max_dpm_kl=1e-3)
+    data = [sets.data[0], DataSet(sets.images, "train", fine)]
+    refuse(sets, tmp_path, "the maps of .*fine.zarr have another precision", data, maps="stored")
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
