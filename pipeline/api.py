@@ -14,9 +14,9 @@ Each function imports its stage when it is called: stage two then imports no cod
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from .errors import OptionError
+from .errors import OptionError, PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,11 +146,12 @@ def cache_teacher(
 
 
 def train_student(
-    source: Source,
-    split: str,
-    store: Store | None,
-    out: str | Path,
+    source: Source | None = None,
+    split: str | None = None,
+    store: Store | None = None,
+    out: str | Path | None = None,
     *,
+    data: Sequence[tuple[Any, ...]] = (),
     flips_store: Store | None = None,
     images: str | Path | None = None,
     init: str | Path | None = None,
@@ -173,6 +174,9 @@ def train_student(
         split: name of a split of the source, or a list file.
         store: from `open_store` or `cache_teacher`; None trains on ground truth.
         out: directory of the run; must not exist.
+        data: several data sets to train on at once, in place of `source`, `split` and `store`: a list of (source,
+            split, store) or (source, split, store, weight). They may have different views, teachers and bins. A weight
+            is the relative probability of a data set; without it, n**0.2 for n samples.
         flips_store: store of the mirrored images, from `cache_teacher` with `cache_flips`.
         images: image cache of the split, for faster reading.
         init: finished run of the same student whose weights to start from. If its bins or head differ, all layers but
@@ -203,8 +207,11 @@ def train_student(
         >>> student.metrics["steps"]
         3
     """
+    if out is None:
+        raise PipelineError("no directory for the run: give `out`, such as out='runs/small'")
     from .deploy.student import load_student as load
     from .store.images.reader import open_images
+    from .train.mixed_data import data_sets
     from .train.options import TrainOptions
     from .train.run import Validation, train_network
 
@@ -214,9 +221,11 @@ def train_student(
         Path(out),
         _fields(TrainOptions, {**options, "init": None if init is None else Path(init)}),
         store=store,
+        data=data_sets(data),
         flips=flips_store,
         images=None if images is None else open_images(images),
-        validation=None if validation_split is None else Validation(source, validation_split),
+        # With `data` there is no source, and `train_network` refuses a validation split
+        validation=None if validation_split is None else Validation(cast("Source", source), validation_split),
         device=device,
         workers=workers,
         compiled=compiled,

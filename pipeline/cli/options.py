@@ -183,16 +183,21 @@ def many(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-SOURCE = many(
-    option(
-        "--source",
-        "source_name",
-        required=True,
-        metavar="KIND:ROOT",
-        help="Data set, such as kitti:ROOT; docs/sources.md lists them.",
-    ),
-    option("--split", required=True, help="Name of a split, or a list file in the data set's format."),
-)
+def source_options(*, required: bool) -> Callable[[F], F]:
+    """Return the options of a data set on disk."""
+    return many(
+        option(
+            "--source",
+            "source_name",
+            required=required,
+            metavar="KIND:ROOT",
+            help="Data set, such as kitti:ROOT; docs/sources.md lists them.",
+        ),
+        option("--split", required=required, help="Name of a split, or a list file in the data set's format."),
+    )
+
+
+SOURCE = source_options(required=True)
 
 
 class NumbersType(click.ParamType[tuple[float, ...]]):

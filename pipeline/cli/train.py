@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Console, echo
+from .data_set import DATA_SET, DataFields, check_usage
 from .options import (
     DEVICE,
     OUT,
@@ -20,11 +21,14 @@ from .options import (
     PipelineCommand,
     many,
     option,
+    source_options,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from ..train.mixed_data import DataSet
 
 TRAINING = many(
     option(
@@ -135,8 +139,15 @@ TRAINING = many(
 
 
 @click.command(cls=PipelineCommand)
-@SOURCE
-@option("--store", "store_path", type=STORE, required=True, help="The teacher's store, or its URL.")
+@source_options(required=False)
+@option("--store", "store_path", type=STORE, help="The teacher's store, or its URL.")
+@option(
+    "--data",
+    type=DATA_SET,
+    multiple=True,
+    help="A data set, in place of --source, --split and --store; repeat it to train on several. WEIGHT is its relative "
+    "probability, n**0.2 for n samples if omitted. Commas within braces do not separate.",
+)
 @STORE_CACHE
 @option("--flips-store", type=STORE, help="Output of cache-teacher --cache-flips, to learn mirrored crops from.")
 @option(
@@ -155,7 +166,11 @@ TRAINING = many(
 @TRAINING
 @REQUIRE_LICENCE
 def train_student(
-    store_path: str | Path, store_cache: Path | None, flips_store: str | Path | None, **flags: Any
+    store_path: str | Path | None,
+    data: tuple[DataFields, ...],
+    store_cache: Path | None,
+    flips_store: str | Path | None,
+    **flags: Any,
 ) -> None:
     """Stage two: train a student from a store, without the teacher and its packages.
 
@@ -170,6 +185,13 @@ def train_student(
     Example: pipeline train-student --source kitti:ROOT --split ROOT/splits/train.txt --store train.zarr \\
                --loss tiekd --add gradient=0.5 --add confidence --add sky=ignore --add trim=0.1 --out runs/terms
 
+    \b
+    Example: pipeline train-student --data kitti:KITTI,KITTI/splits/train.txt,kitti.zarr \\
+               --data nyu:NYU,train,nyu.zarr,2 --bins log:64:0.5:80 --crop 352x480 --skip-rows 0 --out runs/two
+
+    With --data the student learns from several data sets at once, which may have different views, teachers and bins:
+    docs/students.md.
+
     With --loss truth-si the student learns from ground truth alone, for comparison; the store gives only the bins and
     the view. A student of a relative-depth store predicts relative depth, which is evaluated after alignment; use
     `pipeline store align` first for metres. Ctrl-C saves a checkpoint; run the same command again to continue.
@@ -177,10 +199,18 @@ def train_student(
     With `torchrun`, one process per GPU, the processes divide each batch. The result equals that of one process up to
     rounding.
     """
+    from ..sources.registry import open_source
     from ..store import open_store
+    from ..train.mixed_data import DataSet
 
+    check_usage(data, store_path, flips_store, **flags)
     flips = None if flips_store is None else open_store(flips_store, cache=store_cache)
-    _train(store=open_store(store_path, cache=store_cache), flips=flips, **flags)
+    data_sets = [
+        DataSet(open_source(each.source_name), each.split, open_store(each.store, cache=store_cache), each.weight)
+        for each in data
+    ]
+    store = None if store_path is None else open_store(store_path, cache=store_cache)
+    _train(store=store, flips=flips, data=data_sets, **flags)
 
 
 @click.command(cls=PipelineCommand)
@@ -196,7 +226,7 @@ def train_teacher(loss: str, **flags: Any) -> None:
     Example: pipeline train-teacher --source scenes:data/scenes --split train --student lean-large \\
                --out runs/teacher
     """
-    _train(store=None, flips=None, loss=f"truth-{loss}", **flags)
+    _train(store=None, flips=None, data=(), loss=f"truth-{loss}", **flags)
 
 
 RUN_OPTIONS = ("device", "workers", "loss_kernel", "compiled", "deterministic", "fuse_head", "checkpoint_every_s")
@@ -205,12 +235,13 @@ RUN_OPTIONS = ("device", "workers", "loss_kernel", "compiled", "deterministic", 
 
 def _train(
     *,
-    source_name: str,
-    split: str,
+    source_name: str | None,
+    split: str | None,
     truth: str | None,
     invalid: tuple[float, ...] | None,
     store: Any,
     flips: Any,
+    data: Sequence[DataSet],
     images: Path | None,
     out: Path,
     validation_split: str | None,
@@ -223,9 +254,10 @@ def _train(
     from ..train.run import Validation, train_network
 
     is_first = rank() == 0  # only rank 0 prints
-    source = open_source(source_name, truth, invalid or ())
+    source = None if source_name is None else open_source(source_name, truth, invalid or ())
     validation = None
-    if validation_split:  # against the source's default ground truth, also if --truth trains on a sparse one
+    if source_name is not None and validation_split:
+        # Against the source's default ground truth, also if --truth trains on a sparse one
         validation = Validation(open_source(source_name, None, invalid or ()), validation_split)
     run_options = {name: flags.pop(name) for name in RUN_OPTIONS}
     run_options["require_licence"] = flags.pop("require_licence", ())  # train-teacher has none
@@ -237,6 +269,7 @@ def _train(
             out,
             options,
             store=store,
+            data=data,
             flips=flips,
             images=None if images is None else open_images(images),
             truth=truth,

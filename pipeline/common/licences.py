@@ -8,11 +8,25 @@ from typing import TYPE_CHECKING
 from ..errors import PipelineError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 TEACHER, DATA = "the teacher's output", "the images"
 BOTH = " and "
 """Joins licences that all apply."""
+
+
+NOT_STATED = "not stated"
+
+
+def distinct(licences: Iterable[str | None]) -> list[str]:
+    """Return the different licences of several parts, in order, with NOT_STATED for None."""
+    return list(dict.fromkeys(str(licence or NOT_STATED) for licence in licences))
+
+
+def united(licences: Iterable[str | None]) -> str | None:
+    """Return the licences of several parts as one text, since all apply; None if no part states one."""
+    names = distinct(licences)
+    return None if names == [NOT_STATED] else BOTH.join(names)
 
 
 def check_licences(where: str, stated: Mapping[str, str | None], patterns: Sequence[str]) -> None:
@@ -26,7 +40,7 @@ def check_licences(where: str, stated: Mapping[str, str | None], patterns: Seque
     for of, licence in stated.items():
         for part in [None] if licence is None else licence.split(BOTH):
             if part is None or not any(fnmatchcase(part.strip().lower(), pattern.lower()) for pattern in patterns):
-                stated_as = "not stated" if part is None else repr(part.strip())
+                stated_as = NOT_STATED if part is None else repr(part.strip())
                 raise PipelineError(
                     f"{where}: the licence of {of} is {stated_as}, and `require_licence` allows {', '.join(patterns)}: "
                     "use another store, or allow it; `pipeline cache-teacher` records `licence` and `data_licence`"

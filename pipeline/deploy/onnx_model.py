@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..common.fileio import open_regular, parse_json, printable, sha256_bytes
+from ..common.licences import DATA, TEACHER
 from ..depth.relative import METRIC, depth_space_of
 from ..errors import MissingDependencyError, PipelineError
-from ..networks.saved_run import TRAINED_FOCAL, trained_focal_px
+from ..networks.saved_run import TRAINED_FOCAL, licences_of_run, trained_focal_px
 from ..sources.intrinsics import MAX_FOCAL_PX
 from ..sources.view import View
 
@@ -197,8 +198,9 @@ def metadata(run_config: dict[str, Any], edges_m: Sequence[float], weights_sha25
         facts["loss"] = str(run_config["loss"])
     if teacher is not None:
         facts["teacher"] = json.dumps(teacher, sort_keys=True)
-        if teacher.get("licence"):
-            facts["licence"] = f"of the teacher's output: {teacher['licence']}"
-        if run_config["store"].get("data_licence"):
-            facts["data_licence"] = str(run_config["store"]["data_licence"])
+        licences = licences_of_run(run_config)
+        if licences[TEACHER]:
+            facts["licence"] = f"of {TEACHER}: {licences[TEACHER]}"
+        if licences[DATA]:
+            facts["data_licence"] = str(licences[DATA])
     return facts

@@ -90,7 +90,8 @@ def evaluate_student(
     if not uncertainty and calibration_split is not None:
         raise PipelineError(f"`calibration_split={calibration_split}` is only used with `uncertainty`: add it")
     student = _Student(run, protocol, device or torch.device("cpu"), readout)
-    data = EvaluationData(source, split, View.parse(view_of(run.config)), protocol, batch_size, progress or Silent())
+    view = View.parse(view_of(run.config, source.name))
+    data = EvaluationData(source, split, view, protocol, batch_size, progress or Silent())
     identity = {"measured": run_identity(run, readout)}
     if not uncertainty:
         return identity | _measure_scaled(data, student.predict, store)

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 
 from ..common.fileio import open_regular, printable, read_json, sha256_file, write_durably
-from ..common.licences import DATA, TEACHER
+from ..common.licences import DATA, TEACHER, united
 from ..depth.spaces import check_depth_space
 from ..errors import PipelineError
 from ..sources.intrinsics import MAX_FOCAL_PX
@@ -43,6 +43,8 @@ WEIGHTS = "student.safetensors"
 METRICS = "metrics.json"
 TRAINED_FOCAL = "trained_focal_px"
 """Key of a configuration: `median`, `min` and `max` of the training samples' focal lengths, in pixels of the view."""
+DATA_SETS = "data"
+"""Key of the configuration of a run on several data sets: a list with `source`, `store`, `view` ... of each."""
 REQUIRED = ("student", "bin_edges_m")
 FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     "student": str,
@@ -62,6 +64,7 @@ FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     "epochs": int,
     "samples": int,
     TRAINED_FOCAL: dict,
+    DATA_SETS: list,
 }
 """Types of fields in a configuration. Fields may be missing or null."""
 MAX_BINS = 4096
@@ -95,14 +98,24 @@ def has_map(config: Mapping[str, Any]) -> bool:
 
 def licences_of_run(config: dict[str, Any]) -> dict[str, str | None]:
     """Return the licences that a run depends on, None where not stated; empty for one of ground truth alone."""
-    store = config.get("store")
-    if not isinstance(store, dict):
+    stores = [each.get("store") for each in config.get(DATA_SETS) or [config]]
+    if not all(isinstance(store, dict) for store in stores):
         return {}
-    return {TEACHER: (store.get("teacher") or {}).get("licence"), DATA: store.get("data_licence")}
+    return {
+        TEACHER: united((store.get("teacher") or {}).get("licence") for store in stores),
+        DATA: united(store.get("data_licence") for store in stores),
+    }
 
 
-def view_of(config: Mapping[str, Any]) -> str:
-    """Return the view of a run as text. Raises PipelineError if it has none; such a run can still be a teacher."""
+def view_of(config: Mapping[str, Any], source: str | None = None) -> str:
+    """Return the view of a run as text, for images of the source of this name.
+
+    A run on several data sets has the view of those with this source if it is one, else that of the first. Raises
+    PipelineError if it has none; such a run can still be a teacher.
+    """
+    views = {each["view"] for each in config.get(DATA_SETS) or [] if each["source"] == source}
+    if len(views) == 1:
+        return str(views.pop())
     view = config.get("view")  # a string, see `_check_config`
     if view is None:
         raise PipelineError(f"view is missing in the run's {CONFIG}; expected a configuration written by train-student")
@@ -182,8 +195,21 @@ def _check_config(config: object, run: Path) -> None:
             )
     if (space := config.get("depth_space")) is not None:
         check_depth_space(space)
-    store = config.get("store") or {}
-    if not isinstance(store.get("teacher", {}), dict) or not isinstance(store.get("digest", ""), str):
+    _check_store(config.get("store") or {}, run)
+    for each in config.get(DATA_SETS) or []:
+        if not isinstance(each, dict) or not all(isinstance(each.get(name), str) for name in ("source", "view")):
+            raise PipelineError(
+                f"{run / CONFIG}: {DATA_SETS} has {str(each)[:80]!r}, expected a configuration written by train-student"
+            )
+        _check_store(each.get("store"), run)
+
+
+def _check_store(store: object, run: Path) -> None:
+    if (
+        not isinstance(store, dict)
+        or not isinstance(store.get("teacher", {}), dict)
+        or not isinstance(store.get("digest", ""), str)
+    ):
         raise PipelineError(
             f"{run / CONFIG}: store {str(store)[:80]!r}, expected a configuration written by train-student"
         )

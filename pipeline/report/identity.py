@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..common.fileio import canonical_json, sha256_bytes
+from ..networks.saved_run import DATA_SETS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,11 +20,16 @@ def learned_from_what(config: Mapping[str, Any], store: Store) -> str:
     """Which of the four a run of this configuration learned from.
 
     Stores are equal if their digests are, and their manifests if the run states one (older runs do not).
-    Teachers are equal if their cards are.
+    Teachers are equal if their cards are. Of several stores, the one nearest to `store` counts.
     """
     if config.get("truth_of") is not None:
         return TRUTH
-    stated = config.get("store")
+    learned = {_taught_by(each.get("store"), store) for each in config.get(DATA_SETS) or [config]}
+    return next(source for source in (THIS_STORE, THIS_TEACHER, OTHER) if source in learned)
+
+
+def _taught_by(stated: object, store: Store) -> str:
+    """Which of THIS_STORE, THIS_TEACHER and OTHER a store is, as stated in a configuration."""
     taught_by = stated if isinstance(stated, dict) else {}
     if taught_by.get("digest") == store.spec.digest():
         manifest = taught_by.get("manifest_sha256")

@@ -13,7 +13,7 @@ from ..depth.metrics import METRICS
 from ..errors import PipelineError
 from ..evaluation.result import WRITTEN_BY, EvaluationResult
 from ..networks.saved_run import METRICS as RUN_METRICS
-from ..networks.saved_run import load_run
+from ..networks.saved_run import load_run, view_of
 from ..sources.view import View
 from .identity import is_of_teacher
 from .model import Measured, RunResult, read_uncertainty
@@ -48,9 +48,10 @@ def read_results(
     results = []
     for path, name in zip(runs, names, strict=True):
         run = load_run(path)
-        if View.parse(str(run.config.get("view"))) != view:
+        run_view = view_of(run.config, store.spec.source["name"])
+        if View.parse(run_view) != view:
             raise PipelineError(
-                f"run {path} uses view {run.config.get('view')!r}, store {store.name} uses {store.spec.view!r}; "
+                f"run {path} uses view {run_view!r}, store {store.name} uses {store.spec.view!r}; "
                 "use runs and a store of the same view"
             )
         measured = read_measured(metrics[name]) if name in metrics else None

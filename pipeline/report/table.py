@@ -10,6 +10,7 @@ from ..depth.metrics import LOWER_IS_BETTER, METRICS
 from ..depth.readout import DEFAULT
 from ..evaluation.coverage import SAME_COVERAGE
 from ..networks.reader import MAP_HEAD
+from ..networks.saved_run import DATA_SETS
 from .identity import OTHER, THIS_STORE, THIS_TEACHER, TRUTH, learned_from_what
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ def learned_from(result: RunResult, store: Store) -> str:
         data = f"another teacher{same}, {name or 'unknown'}"
     else:
         data = "the teacher" if source == THIS_STORE else "another store of the teacher"
+    others = len(config.get(DATA_SETS) or [config]) - 1
+    data += f" and {others} more {'data set' if others == 1 else 'data sets'}" if others else ""
     epochs = result.training.get("epochs") or config.get("epochs")
     loss = " + ".join([str(config.get("loss")), *map(str, config.get("add") or ())])
     text = f"{config.get('student')} on {data}, loss {loss}"

@@ -21,18 +21,18 @@ from ..networks.registry import Student, build_student
 from ..sources.view import View
 from .augment import Augmentation
 from .dataset import TrainingData
-from .sampler import EpochBatchSampler
+from .mixed_data import MixedData
+from .sampler import EpochBatchSampler, MixedBatchSampler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import nn
 
-    from ..sources.base import Sample, Source
     from ..store import Store
     from ..store.images.reader import ImageCache
     from .config import Recipe
-    from .options import TrainOptions
+    from .mixed_data import Part
 
 TERMS_STREAM = 1
 
@@ -63,47 +63,61 @@ def build_objective(recipe: Recipe) -> Objective:
     return objective
 
 
-def build_sampler(samples: Sequence[Sample], options: TrainOptions) -> EpochBatchSampler:
+def build_sampler(recipe: Recipe) -> EpochBatchSampler:
     """Build the batch sampler of this rank."""
-    return EpochBatchSampler(
-        len(samples),
+    options, rank, world_size = recipe.options, collective.rank(), collective.world_size()
+    if not recipe.data:
+        return EpochBatchSampler(
+            recipe.samples,
+            options.batch_size,
+            options.seed,
+            accumulate=options.accumulate,
+            rank=rank,
+            world_size=world_size,
+        )
+    return MixedBatchSampler(
+        [each.samples for each in recipe.data],
+        [each.probability for each in recipe.data],
         options.batch_size,
         options.seed,
         accumulate=options.accumulate,
-        rank=collective.rank(),
-        world_size=collective.world_size(),
+        rank=rank,
+        world_size=world_size,
     )
 
 
 def build_data(
     recipe: Recipe,
-    source: Source,
-    samples: Sequence[Sample],
-    store: Store | None,
+    parts: Sequence[Part],
     flips: Store | None,
     images: ImageCache | None,
     network: nn.Module,
     device: torch.device,
-) -> TrainingData:
-    """Build the data set; `network`, on `device`, gives the resolution of sparse maps."""
+) -> TrainingData | MixedData:
+    """Build the samples of one or several data sets; `network`, on `device`, gives the resolution of sparse maps."""
     options = recipe.options
-    data = TrainingData(
-        source,
-        samples,
-        View.parse(recipe.view),
-        store=store,
-        maps_px=None,
-        augmentation=Augmentation(recipe.crop_px, recipe.rotate_deg, options.flip, options.colour),
-        seed=options.seed,
-        relative=recipe.relative,
-        flips=flips,
-        images=images,
-        signals=recipe.signals,
-    )
+    built = [
+        TrainingData(
+            part.source,
+            part.samples,
+            View.parse(mine.view),
+            store=part.store,
+            maps_px=None,
+            augmentation=Augmentation(recipe.crop_px, mine.rotate_deg, options.flip, options.colour),
+            seed=options.seed,
+            relative=recipe.relative,
+            flips=flips,
+            images=images,
+            signals=recipe.signals,
+        )
+        for part, mine in zip(parts, recipe.data_sets, strict=True)
+    ]
+    data = MixedData(built, options.seed) if recipe.data else built[0]
     if recipe.stored_maps:
         height, width = data[0, 0].image.shape[1:]
         network.eval()
         with torch.inference_mode():
             logits = network(torch.zeros(1, 3, height, width, device=device))
-        data.maps_px = (logits.shape[2], logits.shape[3])
+        for each in built:
+            each.maps_px = (logits.shape[2], logits.shape[3])
     return data

@@ -9,8 +9,44 @@ from ..errors import PipelineError
 from ..losses.registry import LOSSES, TERMS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from ..store import Store
     from .options import TrainOptions
+
+
+ONLY_ONE = {
+    "flips_store": "mirrored crops learn the mirrored prediction",
+    "images": "image files are read",
+    "invalid": "no ground truth is learned",
+    "truth": "no ground truth is learned",
+    "validation_split": "run `pipeline evaluate-student` on each data set after training",
+}
+"""Options of a run on one data set -> what happens without them on several."""
+
+
+def check_one_or_several(data: Sequence[object], one: Mapping[str, object], given: Mapping[str, object]) -> None:
+    """Raise PipelineError unless either one data set is given or several.
+
+    `one` has `source`, `split` and `store`, `given` the options of ONLY_ONE; None is not given.
+    """
+    if not data:
+        if one["source"] is None or one["split"] is None:
+            raise PipelineError(
+                "no data set to train on: give `source`, `split` and `store`; or `data`, which names several"
+            )
+        return
+    for name, value in one.items():
+        if value is not None:
+            raise PipelineError(
+                f"`{name}` cannot be combined with `data`, which names a source, a split and a store for each data "
+                f"set: leave `{name}` out"
+            )
+    for name, value in given.items():
+        if value is not None:
+            raise PipelineError(
+                f"`{name}` cannot be combined with `data`, only with one data set: leave it out; then {ONLY_ONE[name]}"
+            )
 
 
 def check_store(options: TrainOptions, store: Store | None) -> None:

@@ -29,6 +29,20 @@ DEFAULT_SIGMA_M = 0.5
 
 
 @dataclass(frozen=True)
+class DataSetRecipe:
+    """Configuration of one data set of a run."""
+
+    source: str
+    samples: int
+    ids_sha256: str
+    store: dict[str, Any] | None
+    view: str
+    rotate_deg: float
+    probability: float
+    """Of its samples together, in each draw."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Configuration of a run. `as_json` is written to the run; it does not depend on the machine."""
 
@@ -56,6 +70,8 @@ class Recipe:
     """Hash of the file of encoder weights; its path does not matter."""
     init: InitialWeights | None
     """What the network starts from; None is random weights."""
+    data: tuple[DataSetRecipe, ...] = ()
+    """All data sets of a run on several, made by `mixed_recipe`; the fields above are those of the first."""
 
     @classmethod
     def make(
@@ -87,9 +103,9 @@ class Recipe:
             options=options,
             source=source.name,
             samples=len(samples),
-            ids_sha256=sha256_bytes("\n".join(sample.id for sample in samples).encode()),
+            ids_sha256=ids_sha256(samples),
             truth_of=truth_name(source, truth or "default") if teacher is None else None,
-            store=None if teacher is None else _store_identity(teacher),
+            store=None if teacher is None else store_identity(teacher),
             flips=None if flips is None else flips.spec.digest(),
             flips_manifest_sha256=None if flips is None else flips.manifest_sha256,
             view=store.spec.view if store is not None else options.view or defaults.view,
@@ -120,6 +136,8 @@ class Recipe:
             del resolved["flips_manifest_sha256"]
         if self.init is None:
             del resolved["init"]
+        if not self.data:
+            del resolved["data"]
         return {**options, **resolved, "bin_edges_m": list(self.bin_edges_m)}
 
     def digest(self) -> str:
@@ -135,6 +153,17 @@ class Recipe:
         if self.options.head == "depth":  # a regression predicts between its bin centers
             near, far = (near + self.bin_edges_m[1]) / 2, (self.bin_edges_m[1] + far) / 2
         return Range(self.depth_space, near, far)
+
+    @property
+    def data_sets(self) -> tuple[DataSetRecipe, ...]:
+        """All data sets, also if it is one."""
+        if self.data:
+            return self.data
+        return (
+            DataSetRecipe(
+                self.source, self.samples, self.ids_sha256, self.store, self.view, self.rotate_deg, probability=1.0
+            ),
+        )
 
     @property
     def signals(self) -> tuple[str, ...]:
@@ -166,6 +195,11 @@ class Recipe:
         return loss
 
 
+def ids_sha256(samples: Sequence[Sample]) -> str:
+    """Return the hash of the samples' ids, in order."""
+    return sha256_bytes("\n".join(sample.id for sample in samples).encode())
+
+
 def regression_edges_m(lo_m: float, hi_m: float) -> tuple[float, float, float]:
     """Edges of two bins with the centers `lo_m` and `hi_m`.
 
@@ -176,7 +210,7 @@ def regression_edges_m(lo_m: float, hi_m: float) -> tuple[float, float, float]:
     return (lo_m - half_m, lo_m + half_m, hi_m + half_m)
 
 
-def _store_identity(store: Store) -> dict[str, Any]:
+def store_identity(store: Store) -> dict[str, Any]:
     """Specification and content of a store; two stores of one specification may hold different numbers."""
     return {
         "teacher": store.spec.teacher,

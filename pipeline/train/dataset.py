@@ -125,7 +125,10 @@ class TrainingData(Dataset[Item]):
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, index = key
-        random = np.random.default_rng([self.seed, epoch, index])
+        return self.item(index, np.random.default_rng([self.seed, epoch, index]))
+
+    def item(self, index: int, random: np.random.Generator) -> Item:
+        """Return a sample, with augmentations drawn from `random`."""
         sample = self.samples[index]
         image, image_px = self._image(sample, index)
         view_px = (image.shape[0], image.shape[1])
@@ -151,6 +154,10 @@ class TrainingData(Dataset[Item]):
             signals = {name: self._signal(name, index, geometry, view_px) for name in self.signals}
             item = item._replace(signals=signals)
         return item
+
+    def sample_id(self, index: int) -> str:
+        """Return the id of a sample, for errors."""
+        return self.samples[index].id
 
     def whole_target_m(self, index: int) -> NDArray[np.float32]:
         """Return the target (H, W) of the whole view without augmentation.

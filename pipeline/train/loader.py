@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .dataset import Item, TrainingData
+    from .mixed_data import MixedData
     from .sampler import EpochBatchSampler
 
 THREAD_PREFETCH = 2
@@ -68,7 +69,7 @@ class _Failure(NamedTuple):
 class _CatchErrors(Dataset["Item | _Failure"]):
     """Samples, or the error as a `_Failure`: torch would put a worker's traceback before the message."""
 
-    def __init__(self, data: TrainingData) -> None:
+    def __init__(self, data: TrainingData | MixedData) -> None:
         self.data = data
 
     def __getitem__(self, key: tuple[int, int]) -> Item | _Failure:
@@ -108,7 +109,9 @@ class Batches:
         device: device of the network.
     """
 
-    def __init__(self, data: TrainingData, sampler: EpochBatchSampler, workers: int, device: torch.device) -> None:
+    def __init__(
+        self, data: TrainingData | MixedData, sampler: EpochBatchSampler, workers: int, device: torch.device
+    ) -> None:
         on_gpu = device.type == "cuda"
         self.data, self.sampler = data, sampler
         self.loader: DataLoader[Item | _Failure] | None = None

@@ -28,9 +28,12 @@ from ..networks.saved_run import CONFIG, TRAINED_FOCAL
 from ..sources.sample_table import SampleTable
 from .build import build_objective
 from .checkpoint import CHECKPOINT
+from .compatibility import check_one_or_several
 from .config import Recipe
 from .focal import summarize_focal_px
 from .learnable import check_targets_vary
+from .mixed_data import MixedData, Part
+from .mixed_recipe import mixed_recipe
 from .trainer import Trainer, Validation
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from ..sources.base import Source
     from ..store import Store
     from ..store.images.reader import ImageCache
+    from .mixed_data import DataSet
     from .options import TrainOptions
 
 __all__ = ["CHECKPOINT_EVERY_S", "Validation", "train_network"]
@@ -51,12 +55,13 @@ CHECKPOINT_EVERY_S = 120.0
 
 
 def train_network(
-    source: Source,
-    split: str,
+    source: Source | None,
+    split: str | None,
     out: Path,
     options: TrainOptions,
     *,
     store: Store | None = None,
+    data: Sequence[DataSet] = (),
     flips: Store | None = None,
     images: ImageCache | None = None,
     truth: str | None = None,
@@ -76,11 +81,13 @@ def train_network(
     Under `torchrun`, ranks above 0 return an empty dictionary.
 
     Args:
-        source: images, and ground truth.
-        split: name of a split of the source, or a list file.
+        source: images, and ground truth; None with `data`.
+        split: name of a split of the source, or a list file; None with `data`.
         out: folder of the run; must not exist.
         options: see `TrainOptions`.
         store: cached teacher.
+        data: several data sets to train on at once, each with its source, split and store, in place of these. They
+            exclude `flips`, `images`, `truth` and `validation`.
         flips: the same teacher's store of the mirrored view; without it, mirrored crops take the mirrored prediction.
         images: image cache of the split. It does not change the result, so a run may resume with or without it.
         truth: which ground truth to learn from, if there are several.
@@ -107,13 +114,20 @@ def train_network(
     progress = progress or Silent()
     refuse_existing_target(out)
     run_device = choose_device(device, collective.local_rank() if collective.world_size() > 1 else None)
-    samples = SampleTable.of(source.samples(split))
-    teacher = None if options.on_truth else store
-    if teacher is not None:
-        stated = {TEACHER: teacher.spec.teacher.get("licence"), DATA: teacher.spec.extras.data_licence}
-        check_licences(teacher.name, stated, require_licence)
-        samples = _accepted(samples, [teacher] if flips is None else [teacher, flips], progress)
-    recipe = Recipe.make(options, source, samples, store, truth, flips)
+    check_one_or_several(
+        data,
+        {"source": source, "split": split, "store": store},
+        {"flips_store": flips, "images": images, "truth": truth, "validation_split": validation},
+    )
+    if data:
+        parts = [_part(*each, None, require_licence, progress) for each in data]
+        recipe = mixed_recipe(options, parts, progress)
+    else:
+        assert source is not None
+        assert split is not None
+        teacher = None if options.on_truth else store
+        parts = [_part(source, split, teacher, None, flips, require_licence, progress)]
+        recipe = Recipe.make(options, source, parts[0].samples, store, truth, flips)
     objective = build_objective(recipe)
     objective.loss.use_kernel(loss_kernel, run_device)
     partial = partial_folder(out, recipe.as_json())
@@ -122,15 +136,13 @@ def train_network(
     with deterministic_algorithms(enabled=deterministic), collective.together(run_device), stop_flag() as stopped, lock:
         config = recipe.as_json()
         if collective.rank() == 0 and recipe.depth_space == METRIC:
-            focal_px = summarize_focal_px(source, samples, recipe.view, teacher, images, progress)
+            focal_px = summarize_focal_px(recipe, parts, images, progress)
             config |= {} if focal_px is None else {TRAINED_FOCAL: focal_px}
         _prepare_folder(partial, out, recipe, config, progress)
         trainer = Trainer(
-            source,
-            samples,
+            parts,
             recipe,
             objective,
-            teacher,
             flips,
             images,
             validation,
@@ -141,7 +153,8 @@ def train_network(
         )
         collective.check_agreement("the checkpoint to resume from", trainer.step)
         if trainer.step == 0:
-            check_targets_vary(trainer.data, progress)
+            for each in trainer.data.parts if isinstance(trainer.data, MixedData) else [trainer.data]:
+                check_targets_vary(each, progress)
             if recipe.init is not None:
                 progress.note(_init_text(options, recipe.init))
         else:
@@ -202,6 +215,24 @@ def _out_of_memory(trainer: Trainer) -> PipelineError:
         "`batch_size` or `crop_px`, or free memory; the same command resumes from the last checkpoint in "
         f"{trainer.folder}"
     )
+
+
+def _part(
+    source: Source,
+    split: str,
+    store: Store | None,
+    weight: float | None,
+    flips: Store | None,
+    require_licence: Sequence[str],
+    progress: Progress,
+) -> Part:
+    """Return the samples of a split to train on. Raises PipelineError if the store's licences are not allowed."""
+    samples = SampleTable.of(source.samples(split))
+    if store is not None:
+        stated = {TEACHER: store.spec.teacher.get("licence"), DATA: store.spec.extras.data_licence}
+        check_licences(store.name, stated, require_licence)
+        samples = _accepted(samples, [store] if flips is None else [store, flips], progress)
+    return Part(source, samples, store, weight)
 
 
 def _accepted(samples: SampleTable, stores: Sequence[Store], progress: Progress) -> SampleTable:

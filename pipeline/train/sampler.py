@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 from ..errors import PipelineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -52,7 +52,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         self.accumulate, self.rank, self.world_size = accumulate, rank, world_size
         self.epoch = 0
         self.first_batch = 0
-        self._permutation: tuple[int, NDArray[np.int64]] | None = None
+        self._draws: tuple[int, NDArray[np.int64]] | None = None
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Set the epoch, and the batch to start from when a run resumes."""
@@ -63,15 +63,66 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def batch_indices(self, epoch: int, batch: int) -> NDArray[np.int64]:
         """Return the sample indices of a whole batch, over all ranks."""
-        return self._indices(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
+        return self._draws_of_batch(epoch, batch) % self.samples
 
-    def _indices(self, epoch: int) -> NDArray[np.int64]:
-        """All indices in the epoch's order, cached for one epoch: permuting ten million takes half a second."""
-        if self._permutation is None or self._permutation[0] != epoch:
-            self._permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.samples)
-        return self._permutation[1]
+    def _draws_of_batch(self, epoch: int, batch: int) -> NDArray[np.int64]:
+        """Draws of a batch, cached for one epoch: permuting ten million samples takes half a second."""
+        if self._draws is None or self._draws[0] != epoch:
+            self._draws = epoch, self._draw(np.random.default_rng([self.seed, epoch]))
+        return self._draws[1][batch * self.batch_size : (batch + 1) * self.batch_size]
+
+    def _draw(self, random: np.random.Generator) -> NDArray[np.int64]:
+        """Draw the order of an epoch."""
+        return random.permutation(self.samples)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for batch in range(self.first_batch, len(self)):
-            pieces = self.batch_indices(self.epoch, batch).reshape(self.accumulate, self.world_size, -1)
+            pieces = self._draws_of_batch(self.epoch, batch).reshape(self.accumulate, self.world_size, -1)
             yield [(self.epoch, int(index)) for index in pieces[:, self.rank].reshape(-1)]
+
+
+class MixedBatchSampler(EpochBatchSampler):
+    """Yield keys of several data sets: an epoch has as many draws as they have samples together.
+
+    Each draw takes a data set by its probability. A data set gives all its samples in random order before it gives one
+    again; the order depends on seed and epoch alone. A key is (epoch, draw), where draw is the sample's index over all
+    data sets plus `samples` for each time that the epoch already gave the sample.
+
+    Args:
+        sizes: number of samples in each data set.
+        probabilities: of each data set; they sum to 1.
+        batch_size, seed, accumulate, rank, world_size: as for EpochBatchSampler.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        probabilities: Sequence[float],
+        batch_size: int,
+        seed: int,
+        *,
+        accumulate: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(sum(sizes), batch_size, seed, accumulate=accumulate, rank=rank, world_size=world_size)
+        self.sizes, self.probabilities = sizes, probabilities
+
+    def _draw(self, random: np.random.Generator) -> NDArray[np.int64]:
+        upper = np.cumsum(self.probabilities)[:-1]
+        # In place, to keep one number for each draw: first ~data set, which is negative, then its sample
+        draws = ~np.searchsorted(upper, random.random(self.samples), side="right").astype(np.int64, copy=False)
+        first = 0
+        for number, size in enumerate(self.sizes):
+            mine = draws == ~number
+            draws[mine] = first + self._draws_of_one(size, int(mine.sum()), random)
+            first += size
+        return draws
+
+    def _draws_of_one(self, size: int, count: int, random: np.random.Generator) -> NDArray[np.int64]:
+        """Draw `count` of `size` samples: one permutation after the other, each `samples` higher than the last."""
+        rounds = -(-count // size)
+        indices = random.permuted(np.broadcast_to(np.arange(size), (rounds, size)), axis=1)
+        indices += self.samples * np.arange(rounds)[:, None]
+        drawn: NDArray[np.int64] = indices.reshape(-1)[:count]
+        return drawn

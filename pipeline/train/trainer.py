@@ -39,11 +39,12 @@ if TYPE_CHECKING:
     from ..common.progress import Progress, Task
     from ..losses.objective import Objective
     from ..networks.registry import Student
-    from ..sources.base import Sample, Source
+    from ..sources.base import Source
     from ..store import Store
     from ..store.images.reader import ImageCache
     from .config import Recipe
     from .dataset import Item
+    from .mixed_data import Part
 
 IMAGES = "images_manifest_sha256"
 """Checkpoint key: the image cache of the run, so that it does not resume with another."""
@@ -69,11 +70,9 @@ class Trainer:
 
     def __init__(
         self,
-        source: Source,
-        samples: Sequence[Sample],
+        parts: Sequence[Part],
         recipe: Recipe,
         objective: Objective,
-        store: Store | None,
         flips: Store | None,
         images: ImageCache | None,
         validation: Validation | None,
@@ -93,16 +92,17 @@ class Trainer:
         if device.type == "cuda":  # its convolutions are faster in this layout
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.edges_m = torch.tensor(recipe.bin_edges_m, dtype=torch.float64)
-        self.sampler = build_sampler(samples, options)
-        self.data = build_data(recipe, source, samples, store, flips, images, self.network, device)
+        self.sampler = build_sampler(recipe)
+        self.data = build_data(recipe, parts, flips, images, self.network, device)
         self.total_steps = options.epochs * len(self.sampler)
-        self.images_per_step = min(options.batch_size, len(samples))  # a smaller split is one smaller batch
+        self.images_per_step = min(options.batch_size, self.sampler.samples)  # a smaller split is one smaller batch
         self.optimizer = Optimizer(self.network, options, self.total_steps, device, self.objective)
         takes_lazy_logits = objective.loss.takes_lazy_logits
         if fuse_head and not takes_lazy_logits:
             raise PipelineError(f"`fuse_head`: loss {options.loss!r} needs whole logits; omit it")
         table = None
         if recipe.stored_maps:
+            store = parts[0].store  # of several, all encode maps alike
             assert store is not None
             table = torch.from_numpy(weight_table(store.spec.weight_bits)).to(device)
         self.forward = Forward(
@@ -277,7 +277,7 @@ class Trainer:
     def _fail(self, problem: str, step: int) -> NoReturn:
         """Raise PipelineError naming the samples of the step's batch."""
         indices = self.sampler.batch_indices(*divmod(step, len(self.sampler)))
-        ids = [self.data.samples[index].id for index in indices[:MAX_NAMED_SAMPLES]]
+        ids = [self.data.sample_id(int(index)) for index in indices[:MAX_NAMED_SAMPLES]]
         more = f" and {len(indices) - MAX_NAMED_SAMPLES} more" if len(indices) > MAX_NAMED_SAMPLES else ""
         raise PipelineError(
             f"{problem} at step {step} (samples {', '.join(ids)}{more}): lower `learning_rate`, use "

@@ -26,6 +26,7 @@ from pipeline.losses.registry import build_loss
 from pipeline.networks.registry import build_student
 from pipeline.sources.registry import open_source
 from pipeline.store import open_store
+from pipeline.train.mixed_data import DataSet
 from pipeline.train.options import TrainOptions
 from pipeline.train.run import train_network
 from pipeline.train.sampler import EpochBatchSampler
@@ -39,6 +40,7 @@ RUNS = {
     "ssim+si": replace(OPTIONS, loss="ssim+si", accumulate=2, ema=0.9),
     "truth-si": replace(OPTIONS, loss="truth-si"),
     "terms": OPTIONS,
+    "mixed": OPTIONS,
 }
 TERMS = ("gradient", "trim=0.2", "probe")
 """Added to the run `terms`."""
@@ -78,13 +80,14 @@ def gradients(loss_name, rank, world_size):
 
 
 def train(root, out, name, options, progress=None, **more):
-    source = open_source(f"scenes:{root / 'scenes'}")
+    source, store = open_source(f"scenes:{root / 'scenes'}"), open_store(root / "t.zarr")
+    if name == "mixed":
+        data = [DataSet(source, "train", store), DataSet(source, "test", store, 2.0)]
+        return train_network(None, None, out / name, options, data=data, progress=progress, **more)
     if name == "terms":
         probe_term.register()
         options = replace(options, add=TERMS)
-    return train_network(
-        source, "all", out / name, options, store=open_store(root / "t.zarr"), progress=progress, **more
-    )
+    return train_network(source, "all", out / name, options, store=store, progress=progress, **more)
 
 
 def main(root):

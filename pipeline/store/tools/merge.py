@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...common.licences import BOTH
+from ...common.licences import distinct, united
 from ...errors import PipelineError
 from ..format.spec import digest_of_ids
 from ..write.writer import StoreWriter, write_shards
@@ -117,8 +117,8 @@ def _licences(stores: Sequence[Store], progress: Progress | None) -> _Licences:
     }
     joined = {}
     for what, licences in stated.items():
-        names = list(dict.fromkeys(licence or "not stated" for licence in licences))
-        joined[what] = None if names == ["not stated"] else BOTH.join(names)
+        names = distinct(licences)
+        joined[what] = united(licences)
         if len(names) > 1 and progress is not None:
             progress.note(f"the parts have different licences of the {what}, and all apply: {', '.join(names)}")
     return _Licences(joined["teacher"], joined["data"])
