@@ -263,6 +263,7 @@ def evaluate(
     uncertainty: bool = False,
     calibration_split: str | None = None,
     readout: str | None = None,
+    view: str | None = None,
     batch_size: int = 4,
     device: str = "auto",
     progress: bool = False,
@@ -282,6 +283,7 @@ def evaluate(
         calibration_split: with `uncertainty`, another split to fit intervals of constant relative width on.
         readout: how to read a student's depth from its map: `mean`, `geometric`, `median` or `absrel`; None is the
             student's.
+        view: view of a student's images; None is that of training.
         batch_size: images per batch.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         progress: print progress and remaining time to stderr.
@@ -320,6 +322,7 @@ def evaluate(
             uncertainty=uncertainty,
             calibration_split=calibration_split,
             readout=readout or subject.readout,
+            view=view,
             device=choose_device(device),
             batch_size=batch_size,
             progress=console,

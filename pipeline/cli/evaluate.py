@@ -105,6 +105,7 @@ EVALUATION = many(
 @option("--store", "store_path", type=STORE, help="Also compare the student with its teacher.")
 @STORE_CACHE
 @READOUT
+@option("--view", help="View of the images, as in cache-teacher; that of training if omitted.")
 @option("--uncertainty", is_flag=True, help="Also evaluate the uncertainty of its maps; runs each image twice.")
 @option("--calibration-split", help="With --uncertainty: fit intervals of constant relative width on this split.")
 @option("--batch-size", default=4, help="Images in a batch.")
@@ -124,6 +125,7 @@ def evaluate_student(
     store_path: str | Path | None,
     store_cache: Path | None,
     readout: str | None,
+    view: str | None,
     uncertainty: bool,
     calibration_split: str | None,
     batch_size: int,
@@ -148,7 +150,9 @@ def evaluate_student(
     source, loaded = open_source(source_name, truth, invalid or ()), load_run(run)
     terms = choose_protocol(protocol, source, max_depth_m, align, depth_space_of(loaded.config), scale_split)
     check_target(
-        out, {"measured": run_identity(loaded, readout)} | measurement_terms(source, split, terms), overwrite=overwrite
+        out,
+        {"measured": run_identity(loaded, readout, view)} | measurement_terms(source, split, terms),
+        overwrite=overwrite,
     )
     result = measure(
         loaded,
@@ -159,6 +163,7 @@ def evaluate_student(
         uncertainty=uncertainty,
         calibration_split=calibration_split,
         readout=readout,
+        view=view,
         device=choose_device(device),
         batch_size=batch_size,
         progress=Console(),

@@ -44,14 +44,15 @@ def _sha256_of_ids(samples: Sequence[Sample]) -> str:
     return sha256_bytes("\n".join(sample.id for sample in samples).encode())
 
 
-def run_identity(run: LoadedRun, readout: str | None = None) -> dict[str, str]:
+def run_identity(run: LoadedRun, readout: str | None = None, view: str | None = None) -> dict[str, str]:
     """Return the identity of a student and how its map is read; it does not depend on the name of its directory.
 
-    The readout `mean` is not stated, as in results of older versions.
+    The readout `mean` is not stated, as in results of older versions, nor a view that was not given.
     """
     readout = run.reader(readout=readout).readout
     identity = {"weights_sha256": run.weights_sha256}
-    return identity if readout == DEFAULT else {**identity, "readout": readout}
+    identity |= {} if readout == DEFAULT else {"readout": readout}
+    return identity | ({} if view is None else {"view": view})
 
 
 def store_identity(store: Store) -> dict[str, str]:

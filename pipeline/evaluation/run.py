@@ -42,6 +42,7 @@ def evaluate_student(
     uncertainty: bool = False,
     calibration_split: str | None = None,
     readout: str | None = None,
+    view: str | None = None,
     device: torch.device | None = None,
     batch_size: int = 4,
     progress: Progress | None = None,
@@ -60,6 +61,8 @@ def evaluate_student(
             do not change.
         calibration_split: with `uncertainty`, split of other images to fit intervals of constant relative width on.
         readout: how to read depth from the map, one of `readout.READOUTS`; None is the run's.
+        view: view of the images; None is that of training. A student of several data sets takes that of the data set
+            of `source`, or of the first.
         device: device of the network; None is the CPU.
         batch_size: images per batch.
         progress: where to report progress.
@@ -90,9 +93,9 @@ def evaluate_student(
     if not uncertainty and calibration_split is not None:
         raise PipelineError(f"`calibration_split={calibration_split}` is only used with `uncertainty`: add it")
     student = _Student(run, protocol, device or torch.device("cpu"), readout)
-    view = View.parse(view_of(run.config, source.name))
-    data = EvaluationData(source, split, view, protocol, batch_size, progress or Silent())
-    identity = {"measured": run_identity(run, readout)}
+    chosen = View.parse(view or view_of(run.config, source.name))
+    data = EvaluationData(source, split, chosen, protocol, batch_size, progress or Silent())
+    identity = {"measured": run_identity(run, readout, view)}
     if not uncertainty:
         return identity | _measure_scaled(data, student.predict, store)
     spread = None if calibration_split is None else fit_error_spread(data, calibration_split, student.predict)

@@ -110,11 +110,16 @@ def licences_of_run(config: dict[str, Any]) -> dict[str, str | None]:
 def view_of(config: Mapping[str, Any], source: str | None = None) -> str:
     """Return the view of a run as text, for images of the source of this name.
 
-    A run on several data sets has the view of those with this source if it is one, else that of the first. Raises
-    PipelineError if it has none; such a run can still be a teacher.
+    A run on several data sets has the view of those with this source, or of the first if none has it. Raises
+    PipelineError if those of this source differ, and if a run has none; such a run can still be a teacher.
     """
     views = {each["view"] for each in config.get(DATA_SETS) or [] if each["source"] == source}
-    if len(views) == 1:
+    if len(views) > 1:
+        raise PipelineError(
+            f"the run learned from several data sets of source {source!r}, with the views {', '.join(sorted(views))}: "
+            "say which one with `view`"
+        )
+    if views:
         return str(views.pop())
     view = config.get("view")  # a string, see `_check_config`
     if view is None:

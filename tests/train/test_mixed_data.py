@@ -18,7 +18,7 @@ from pipeline.cache.run import cache_teacher
 from pipeline.cli.data_set import DATA_SET, DataFields
 from pipeline.cli.main import main
 from pipeline.common.progress import Silent
-from pipeline.networks.saved_run import licences_of_run, load_run, trained_focal_px
+from pipeline.networks.saved_run import licences_of_run, load_run, trained_focal_px, view_of
 from pipeline.report.load import read_results
 from pipeline.report.table import learned_from
 from pipeline.sources.registry import open_source
@@ -304,6 +304,22 @@ def test_the_student_is_evaluated_in_the_view_of_each_data_set(sets, tmp_path):
     # The first data set's view of 24x48 px does not fit into these images
     assert tiekd.evaluate(student, sets.images, "test", device="cpu").frames == 1
     assert tiekd.evaluate(student, sets.scenes, "test", device="cpu").frames == 2
+
+
+def test_data_sets_of_one_source_with_two_views_need_to_be_told_which():
+    config = {"view": "full", "data": [{"source": "folder", "view": view} for view in ("full", "center:8x8")]}
+    with pytest.raises(tiekd.PipelineError, match="with the views center:8x8, full: say which one with `view`"):
+        view_of(config, "folder")
+    assert view_of(config, "scenes") == "full"
+
+
+def test_a_student_may_be_evaluated_in_another_view(sets, tmp_path):
+    train(sets, tmp_path / "run", epochs=1)
+    student = tiekd.load_student(tmp_path / "run", device="cpu")
+    own = tiekd.evaluate(student, sets.scenes, "test", device="cpu")
+    other = tiekd.evaluate(student, sets.scenes, "test", view="center:16x32", device="cpu")
+    assert other.frames == own.frames
+    assert other.metrics["abs_rel"] != own.metrics["abs_rel"]
 
 
 def test_a_report_with_the_store_of_each_data_set_shows_the_student(sets, tmp_path):
