@@ -17,7 +17,7 @@ from ..errors import PipelineError
 from ..sources.intrinsics import intrinsics_of_view
 from ..sources.stereo import baseline_of, read_right
 from ..teachers.base import PreparingTeacher, StagingTeacher, device_of, images_of_views
-from ..teachers.camera import wants_baseline, wants_right
+from ..teachers.camera import wants_baseline, wants_intrinsics, wants_right
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -87,6 +87,7 @@ class BatchReader:
         self._pinned = device_of(teacher).type == "cuda"
         self._converts = self._prepare_view is None and device_of(teacher).type == "cpu"
         self._stage = teacher.stage if self._converts and isinstance(teacher, StagingTeacher) else None
+        self._wants_intrinsics = wants_intrinsics(teacher) or spec.extras.intrinsics == "source"
         self._wants_right, self._wants_baseline = wants_right(teacher), wants_baseline(teacher)
         self._ahead = PREPARED * batch_size + threads
         self._readers = ThreadPoolExecutor(threads, "read")
@@ -155,7 +156,9 @@ class BatchReader:
         elif self._prepare_view is not None:
             with self._profile.span("prepare"):
                 prepared = self._prepare_view(view).numpy()
-        intrinsics = intrinsics_of_view(self._source, sample, self._view, image_px)
+        intrinsics = None
+        if self._wants_intrinsics:
+            intrinsics = intrinsics_of_view(self._source, sample, self._view, image_px)
         right = self._view.of_image(read_right(self._source, sample, image_px)) if self._wants_right else None
         baseline_m = baseline_of(self._source, sample) if self._wants_baseline else None
         return Frame(sample, prepared, sha256, image_px, intrinsics, right, baseline_m)

@@ -125,13 +125,15 @@ def _bases(asker: Asker, options: CacheOptions, first: TeacherOutput) -> Bases:
                 f"with these layers (`features` of the teacher), or omit it"
             )
     if options.bases:
-        for layer, basis in options.bases:
-            if layer not in given or given[layer].shape[1] != len(basis.mean):
+        fitted = dict(options.bases)
+        for layer in options.features:
+            if layer not in fitted or given[layer].shape[1] != len(fitted[layer].mean):
+                channels = "no basis" if layer not in fitted else f"a basis of {len(fitted[layer].mean)} channels"
                 raise PipelineError(
-                    f"the given basis of layer {layer!r} has {len(basis.mean)} channels, the teacher's features "
-                    f"{given[layer].shape[1] if layer in given else 'lack the layer'}: expected the same layers"
+                    f"there is {channels} for layer {layer!r}, whose features have {given[layer].shape[1]} channels: "
+                    "expected one for each layer"
                 )
-        return options.bases
+        return tuple((layer, fitted[layer]) for layer in options.features)
     count = min(options.feature_images, len(asker.samples))
     numbers = np.linspace(0, len(asker.samples) - 1, count).round().astype(int).tolist()
     fitters = {layer: BasisFitter(given[layer].shape[1]) for layer in options.features}

@@ -88,6 +88,8 @@ def make_both(
 ) -> FlipSummaries:
     """`cache_with_flips` with a maker."""
     options, progress = options or CacheOptions(), progress or Silent()
+    if options.features and not options.bases and out.exists():  # fitted again, the last bits may differ
+        options = replace(options, bases=tuple(open_store(out).bases.items()))
     planned = maker.plan(options)
     if not planned.needs_images:
         raise PipelineError(

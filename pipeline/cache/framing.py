@@ -10,12 +10,13 @@ import torch
 from ..sources.intrinsics import intrinsics_of_view
 from ..sources.stereo import baseline_of, read_right
 from ..teachers.base import Framing, images_of_views
-from ..teachers.camera import wants_baseline, wants_right
+from ..teachers.camera import wants_baseline, wants_intrinsics, wants_right
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..sources.base import Sample, Source
+    from ..sources.intrinsics import Intrinsics
     from ..sources.view import View
     from ..teachers.base import Teacher
 
@@ -32,6 +33,8 @@ def framing_of(
     if wants_right(teacher):
         views = [view.of_image(read_right(source, sample, image_px)) for sample, image_px in pairs]
         right = images_of_views(torch.from_numpy(np.stack(views)))
-    cameras = [intrinsics_of_view(source, sample, view, image_px) for sample, image_px in pairs]
+    cameras: list[Intrinsics | None] = []
+    if wants_intrinsics(teacher):
+        cameras = [intrinsics_of_view(source, sample, view, image_px) for sample, image_px in pairs]
     baselines_m = [baseline_of(source, sample) for sample in samples] if wants_baseline(teacher) else []
     return Framing(view, images_px, cameras, right, baselines_m)

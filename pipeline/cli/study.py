@@ -104,6 +104,7 @@ def _write_results(chosen: Study, folder: Path, results: Path | None) -> str:
 
 def _check_flags(chosen: Study) -> None:
     """Parse the flags of every run, so that a wrong one fails before hours of work. Raises PipelineError."""
+    from .data_set import check_usage
     from .evaluate import evaluate_student
     from .train import train_student
 
@@ -113,7 +114,9 @@ def _check_flags(chosen: Study) -> None:
             (evaluate_student, [run.stem, *_flags(run.evaluate), "--out", f"{run.stem}.json"]),
         ):
             try:
-                command.make_context(command.name, arguments)
+                context = command.make_context(command.name, arguments)
+                if command is train_student:
+                    check_usage(**context.params)
             except click.ClickException as error:
                 raise PipelineError(
                     f"run {run.name} of study {chosen.name}: {command.name}: {error.format_message()}"

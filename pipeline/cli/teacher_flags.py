@@ -59,7 +59,7 @@ TEACHER_FLAGS = many(
 
 
 KEPT_FLAGS = many(
-    option("--signals", type=NAMES, help="Also keep these outputs of the teacher: confidence, sky, valid."),
+    option("--signals", type=NAMES, help="Also keep these outputs of the teacher: confidence, sky."),
     option(
         "--intrinsics",
         type=click.Choice(["source", "teacher"]),

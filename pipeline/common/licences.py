@@ -20,7 +20,8 @@ NOT_STATED = "not stated"
 
 def distinct(licences: Iterable[str | None]) -> list[str]:
     """Return the different licences of several parts, in order, with NOT_STATED for None."""
-    return list(dict.fromkeys(str(licence or NOT_STATED) for licence in licences))
+    parts = (part for licence in licences for part in (licence or NOT_STATED).split(BOTH))
+    return list(dict.fromkeys(parts))
 
 
 def united(licences: Iterable[str | None]) -> str | None:

@@ -165,10 +165,10 @@ def with_camera(teacher: Teacher, options: TeacherOptions) -> Teacher:
             f"teacher {card.name!r}: {CANONICAL} {canonical_px:g} scales metres, but it predicts {card.depth_space}: "
             "omit it"
         )
-    if RIGHT in inputs_of(teacher) and (options.flip_average or options.teacher_python is not None):
+    if {RIGHT, BASELINE} & set(inputs_of(teacher)) and (options.flip_average or options.teacher_python is not None):
         option = "`flip_average`" if options.flip_average else f"`teacher_python={options.teacher_python}`"
         raise PipelineError(
-            f"{option}: teacher {card.name!r} wants right images, which are not mirrored or sent to another "
+            f"{option}: teacher {card.name!r} wants stereo pairs, which are not mirrored or sent to another "
             "environment: omit it"
         )
     return CameraTeacher(teacher, canonical_px, options.focal_px)
@@ -187,6 +187,11 @@ def _is_focal(value: object) -> bool:
 def inputs_of(teacher: Teacher) -> tuple[str, ...]:
     """Return what a teacher wants of a sample besides its image: any of INPUT_NAMES."""
     return tuple(teacher.card.preprocessing.get(INPUTS) or ())
+
+
+def wants_intrinsics(teacher: Teacher) -> bool:
+    """Return whether a network, or one inside of it, may ask for the intrinsics of views."""
+    return teacher.needs_images and bool(getattr(teacher, "wants_framing", False))
 
 
 def wants_baseline(teacher: Teacher) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LAST = "last"
 """Name of the deepest layer, whatever its number."""
-LAYER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+LAYER = re.compile(r"(?!zarr\.json$)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """Names of layers, which become names in a store."""
 
 

@@ -295,7 +295,7 @@ def test_a_study_file_that_is_a_pipe_is_refused(tmp_path):
         ({"runs": {"a": {"epohcs": 3}}}, "run a of study small: train-student: No such option.*--epohcs"),
         ({"runs": {"a": {"epochs": "many"}}}, "Invalid value for '--epochs'"),
         ({"evaluate": {"protocl": "plain"}}, "evaluate-student: No such option.*--protocl"),
-        ({"train": {}}, "Missing option '--source'"),
+        ({"train": {}}, "no data set to train on"),
         ({"teachers": {"t": "none.json"}}, "none.json: No such file"),
         (
             {"teachers": {"t": "odd.json"}},

@@ -338,7 +338,7 @@ def test_wrong_values_end_in_one_error(extras, message):
         ({"signals": {"mood": Signal((3, 5))}}, "signal 'mood': expected one of confidence, sky, valid"),
         ({"features": {"a/b": Features(3, 6, (2, 4), 5, "0" * 64)}}, "layer 'a/b'"),
         ({"features": {"11": Features(7, 6, (2, 4), 5, "0" * 64)}}, "7 components of 6 channels, expected at most 6"),
-        ({"data_licence": ""}, "1 to 500 characters"),
+        ({"data_licence": ""}, "1 to 4000 characters"),
     ],
 )
 def test_a_specification_outside_the_format_is_refused(changes, message):

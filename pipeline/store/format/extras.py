@@ -28,7 +28,7 @@ SIGNALS = {
 }
 """Names of signals and what 1 means; a store repeats the text."""
 CAMERA_FROM = ("source", "teacher")
-LAYER = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+LAYER = re.compile(r"(?!zarr\.json$)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """Names of layers are folders of the store."""
 FEATURE_ARRAYS = 2
 """Sharded arrays of a layer."""
@@ -36,6 +36,9 @@ MAX_LAYERS = 8
 MAX_COMPONENTS = 1024
 MAX_CHANNELS = 8192
 MAX_CELLS = 2**22
+MAX_FEATURE_BYTES = 2**31
+"""Limit of a layer's restored features (D, a, b) in float32."""
+MAX_LICENCE = 4000
 MAX_NODES = 2**14
 SIGNAL_STEPS = 255
 INTRINSICS, BASELINE, POSE = "intrinsics", "baseline_m", "pose"
@@ -124,8 +127,8 @@ class Extras:
                     f"relations of {rows}x{columns} nodes to {self.relations.neighbours} neighbours: expected 1 to "
                     f"{MAX_NODES} nodes and fewer neighbours than nodes"
                 )
-        if self.data_licence is not None and not 0 < len(self.data_licence) <= 500:
-            raise PipelineError("the licence of the data must be 1 to 500 characters")
+        if self.data_licence is not None and not 0 < len(self.data_licence) <= MAX_LICENCE:
+            raise PipelineError(f"the licence of the data must be 1 to {MAX_LICENCE} characters")
 
     def __bool__(self) -> bool:
         return self != Extras()
@@ -212,13 +215,18 @@ class Extras:
 
 def _check_features(layer: str, features: Features) -> None:
     if LAYER.fullmatch(layer) is None:
-        raise PipelineError(f"layer {layer[:80]!r}: expected 1 to 64 letters, digits, `_`, `.` or `-`")
+        raise PipelineError(
+            f"layer {layer[:80]!r}: expected 1 to 64 letters, digits, `_`, `.` or `-`, a letter or digit first"
+        )
     _check_size(f"features of layer {layer}", features.size_cells)
     if not 1 <= features.components <= min(features.channels, MAX_COMPONENTS):
         raise PipelineError(
             f"features of layer {layer}: {features.components} components of {features.channels} channels, "
             f"expected at most {min(features.channels, MAX_COMPONENTS)}"
         )
+    size = 4 * features.channels * features.size_cells[0] * features.size_cells[1]
+    if size > MAX_FEATURE_BYTES:
+        raise PipelineError(f"features of layer {layer} take {size} bytes: expected at most {MAX_FEATURE_BYTES}")
     if features.channels > MAX_CHANNELS or features.fitted_on < 1:
         raise PipelineError(
             f"features of layer {layer}: {features.channels} channels fitted on {features.fitted_on} images, "

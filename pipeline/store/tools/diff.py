@@ -165,11 +165,11 @@ def _maps_differ(first: Store, second: Store, name: str) -> bool:
         return False
     if _is_mirrored(first) != _is_mirrored(second):
         return not np.array_equal(first.dpm(name), second.dpm(name)[..., ::-1], equal_nan=True)
-    pairs = zip(first.layout.sharded(), second.layout.sharded(), strict=True)
+    arrays = [[array for array in store.layout.sharded() if array.path.startswith("dpm/")] for store in (first, second)]
+    pairs = zip(*arrays, strict=True)
     if first.spec.bin_edges == second.spec.bin_edges and all(
         raw_chunks(first, one, first.index_of(name)) == raw_chunks(second, other, second.index_of(name))
         for one, other in pairs
-        if one.path.startswith("dpm/")
     ):
         return False
     return not np.array_equal(first.dpm(name), second.dpm(name), equal_nan=True)
@@ -196,9 +196,24 @@ def _extras_differ(first: Store, second: Store, name: str) -> bool:
         pairs += [(first.feature(layer, name), second.feature(layer, name)) for layer in layers]
         if first.spec.extras.intrinsics and second.spec.extras.intrinsics:
             pairs.append((first.intrinsics_px(name), second.intrinsics_px(name)))
+        for column in ("baseline_m", "pose", "previous", "next"):
+            if all(column in store.spec.extras.columns() for store in (first, second)):
+                pairs.append((_cell(first, column, name), _cell(second, column, name)))
         if first.spec.extras.relations and second.spec.extras.relations:
             pairs += zip(first.relations(name), second.relations(name), strict=True)
-    return not all(np.array_equal(one, other, equal_nan=True) for one, other in pairs)
+    return not all(_equal(one, other) for one, other in pairs)
+
+
+def _cell(store: Store, column: str, name: str) -> NDArray[Any]:
+    """Return a sample's value in a column; for an adjacent frame its id, since stores number rows differently."""
+    value = store.rows(column)[store.index_of(name)]
+    if column not in {"previous", "next"}:
+        return np.asarray(value)
+    return np.asarray(store.ids[int(value)] if value >= 0 else "")
+
+
+def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
 
 
 def _fields(first: Store, second: Store) -> list[tuple[str, str, str]]:

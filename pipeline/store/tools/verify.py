@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from ...common.dvc_links import cached_target
 from ...common.fileio import printable
 from ...common.progress import Silent
+from ...depth.spaces import DISPARITY
 from ...errors import DamagedStoreError
 from ..format.layout import MANIFEST
 from ..format.spec import digest_of_ids
@@ -167,7 +168,11 @@ def _readers(store: Store | ImageCache) -> dict[str, Callable[[int], object]]:
     if store.spec.alignment is not None:
         readers["sample/align_verdict"] = store.alignment
     readers |= {f"signals/{name}": partial(store.signal, name) for name in store.signals}
-    readers |= {f"features/{layer}": partial(store.feature, layer) for layer in store.feature_layers}
+    readers |= {f"features/{layer}": partial(store.feature_components, layer) for layer in store.feature_layers}
+    if store.feature_layers:
+        readers["features"] = lambda _: store.bases
+    if store.spec.depth_space == DISPARITY:
+        readers["sample/intrinsics"] = store.depth_m
     if store.spec.extras.relations is not None:
         readers["relations"] = store.relations
     return readers

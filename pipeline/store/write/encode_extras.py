@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ...depth.spaces import DISPARITY
 from ...errors import PipelineError
 from ..format.codec import encode_chunk
 from ..format.extras import BASELINE, INTRINSICS, POSE, SIGNAL_STEPS
@@ -105,6 +106,8 @@ def _columns(spec: StoreSpec, extras: SampleExtras) -> dict[str, Any]:
     row: dict[str, Any] = {}
     if spec.extras.intrinsics:
         row[INTRINSICS] = checked_intrinsics(extras.intrinsics_px)
+        if spec.depth_space == DISPARITY and not np.isfinite(row[INTRINSICS][0]):
+            raise PipelineError("the focal length is not known, and disparity means nothing without it: expected fx_px")
     if spec.extras.baseline:
         if extras.baseline_m is None or not 0 < extras.baseline_m < np.inf:
             raise PipelineError(f"`baseline_m={extras.baseline_m}`: expected a positive distance in metres")
