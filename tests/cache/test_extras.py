@@ -234,3 +234,22 @@ def test_the_live_teacher_is_compared_with_the_stored_signals(source, made):
     agreements = {each.name: each for each in compare_with_teacher(open_store(made), source, "all", Doubter(), count=3)}
     assert not agreements["confidence"].holds
     assert agreements["depth"].holds
+
+
+def test_bases_are_taken_for_exactly_the_asked_layers(source, made, tmp_path):
+    bases = tuple(open_store(made).bases.items())
+    with pytest.raises(PipelineError, match="there is no basis for layer '3'"):
+        options = replace(KEEPS, bases=(("7", bases[0][1]),))
+        cache_teacher(source, "all", Rich(), tmp_path / "s.zarr", options)
+    cache_teacher(source, "all", Rich(), tmp_path / "s.zarr", replace(KEEPS, bases=(*bases, ("7", bases[0][1]))))
+    assert open_store(tmp_path / "s.zarr").feature_layers == ("3",)
+
+
+def test_intrinsics_that_are_wrong_do_not_stop_a_run_that_needs_none(tmp_path):
+    root = fakes.make_folder(tmp_path / "folder")
+    (root / "K.txt").write_text("500 0 3200\n0 500 2400\n0 0 1\n")
+    options = replace(OPTIONS, bins="nyu", sigma_m=0.5)
+    assert cache_teacher(open_source(f"folder:{root}"), "train", fakes.FakeTeacher(), tmp_path / "s.zarr", options)
+    with pytest.raises(PipelineError, match="cx 3200 px"):
+        options = replace(options, intrinsics="source")
+        cache_teacher(open_source(f"folder:{root}"), "train", fakes.FakeTeacher(), tmp_path / "t.zarr", options)

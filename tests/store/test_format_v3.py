@@ -11,7 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 from stores_v3 import KINDS, encode_v3, extras_of, extras_spec, features_of, make_basis, make_store_v3
-from tiny_stores import documents, folder_bytes, make_maps, make_spec, make_store
+from tiny_stores import documents, folder_bytes, make_maps, make_spec, make_store, write_shards
 
 from pipeline.errors import DamagedStoreError, PipelineError
 from pipeline.store import open_store
@@ -243,6 +243,29 @@ def changed(spec, number):
     return sample.with_extras(spec, extras, {"11": make_basis()})
 
 
+def test_a_store_with_signals_is_compared_with_one_without(full, tmp_path):
+    spec, ids = make_spec("sparse", 7, teacher=open_store(full).spec.teacher)
+    with StoreWriter(tmp_path / "plain.zarr", spec, ids) as writer:
+        write_shards(writer, writer.todo)
+        writer.finish()
+    for pair in ((full, tmp_path / "plain.zarr"), (tmp_path / "plain.zarr", full)):
+        difference = compare_stores(*map(open_store, pair))
+        assert (difference.different_depth, difference.different_maps, difference.identical) == (0, 0, False)
+
+
+def test_disparities_of_another_baseline_are_not_identical(tmp_path, monkeypatch):
+    first = open_store(make_store_v3(tmp_path / "a.zarr", "disparity"))
+    ours = extras_of(0).baseline_m
+    monkeypatch.setattr("stores_v3.BASELINE_M", 10 * ours)
+    second = open_store(make_store_v3(tmp_path / "b.zarr", "disparity"))
+    assert compare_stores(first, second).different_extras == 7
+
+
+def test_links_that_a_subset_lost_are_a_difference(full, tmp_path):
+    subset_store(open_store(full), tmp_path / "part.zarr", [0, 1, 3])
+    assert compare_stores(open_store(full), open_store(tmp_path / "part.zarr")).different_extras == 2
+
+
 def test_xarray_shows_signals_and_intrinsics(full):
     data = open_store(full).to_xarray()
     assert data.sky[2].compute().to_numpy() == pytest.approx(open_store(full).signal("sky", 2))
@@ -338,6 +361,8 @@ def test_wrong_values_end_in_one_error(extras, message):
         ({"signals": {"mood": Signal((3, 5))}}, "signal 'mood': expected one of confidence, sky, valid"),
         ({"features": {"a/b": Features(3, 6, (2, 4), 5, "0" * 64)}}, "layer 'a/b'"),
         ({"features": {"11": Features(7, 6, (2, 4), 5, "0" * 64)}}, "7 components of 6 channels, expected at most 6"),
+        ({"features": {"zarr.json": Features(3, 6, (2, 4), 5, "0" * 64)}}, "layer 'zarr.json'"),
+        ({"features": {"11": Features(1, 8192, (2048, 2048), 5, "0" * 64)}}, "137438953472 bytes: expected at most"),
         ({"data_licence": ""}, "1 to 4000 characters"),
     ],
 )

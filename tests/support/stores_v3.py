@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CHANNELS, COMPONENTS, CELLS = 6, 3, (2, 4)
 NODES, NEIGHBOURS = (2, 3), 2
+BASELINE_M = 0.54
 
 
 def features_of(number):
@@ -39,7 +40,7 @@ def extras_of(number, samples=7):
     random = np.random.default_rng([5, number])
     return SampleExtras(
         intrinsics_px=np.array([20.0 + number, 19.0, np.nan if number == 2 else 9.5, 5.5]),
-        baseline_m=0.54,
+        baseline_m=BASELINE_M,
         previous=number - 1,
         next=number + 1 if number + 1 < samples else -1,
         pose=np.arange(6) / 8 + number,
