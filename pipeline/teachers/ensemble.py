@@ -19,7 +19,7 @@ from ..common.fileio import canonical_json, read_json, sha256_bytes
 from ..errors import PipelineError
 from ..sources.readers.arrays import invalid_numbers, parse_invalid
 from .base import VIEW, TeacherCard, TeacherOutput, package_versions
-from .camera import FOCAL, check_focal_px, wants_camera
+from .camera import FOCAL, check_focal_px, wants_baseline, wants_camera, wants_right
 from .mixture import Prediction, agreed_intrinsics, checked_prediction, mix, mixture_bins, mixture_sigma
 from .options import TeacherOptions
 from .predictions import parse_metres_per_unit
@@ -118,6 +118,12 @@ def load(argument: str, device: torch.device, options: TeacherOptions) -> Ensemb
     weights = [member.weight / total for member in members]
     card = _card(teachers, weights, sigma_m, options)
     check_focal_px("focal_px", options.focal_px)
+    for teacher in teachers:
+        if wants_right(teacher) or wants_baseline(teacher):
+            raise PipelineError(
+                f"teacher {teacher.card.name!r} wants stereo pairs, which an ensemble does not pass to its members: "
+                "cache it alone"
+            )
     if options.focal_px is not None and not any(map(wants_camera, teachers)):
         raise PipelineError(
             f"`focal_px={options.focal_px:g}`: the depth of no member of ensemble:{argument} depends on the focal "

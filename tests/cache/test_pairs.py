@@ -159,6 +159,19 @@ def test_a_mirrored_view_is_refused_because_it_would_be_another_pair(root, tmp_p
         )
 
 
+def test_a_stereo_teacher_in_an_ensemble_is_refused_when_it_is_opened(tmp_path, monkeypatch):
+    (tmp_path / "stereo_net.py").write_text(
+        "def net():\n    def call(images, right):\n        return images[:, 0] + 1\n"
+        "    call.card = {'name': 'n', 'depth_space': 'metric_m', 'weights': [], 'inputs': ['right']}\n"
+        "    return call\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PipelineError, match="wants stereo pairs, which an ensemble does not pass to its members"):
+        tiekd.open_teacher(
+            "ensemble:python:stereo_net:net,python:fakes:factory", map_edges_m=(1, 2, 3), map_sigma_m=1.0
+        )
+
+
 def test_a_source_without_pairs_is_refused(tmp_path):
     source = open_source(f"scenes:{fakes.make_scenes_folder(tmp_path / 'scenes', 2, (16, 32))}")
     with pytest.raises(PipelineError, match="use kitti, kitti-raw"):
