@@ -25,15 +25,28 @@ if TYPE_CHECKING:
 @option("--size", default="128x416", type=SIZE, help="Height and width in pixels.")
 @option("--seed", default=0, help="Seed of the town or of the rooms.")
 @option("--test-share", default=0.15, help="Fraction of the frames in the split `test`.")
+@option(
+    "--baseline-m",
+    type=float,
+    help="Also render right images, from a second camera this many metres to the right. Default: none.",
+)
 @option("--workers", type=int, help="Number of processes. Default: all cores.")
 def make_scenes(
-    out: Path, world: str, count: int, size: tuple[int, int], seed: int, test_share: float, workers: int | None
+    out: Path,
+    world: str,
+    count: int,
+    size: tuple[int, int],
+    seed: int,
+    test_share: float,
+    baseline_m: float | None,
+    workers: int | None,
 ) -> None:
     """Render streets or rooms with exact depth into a data-set folder.
 
     \b
     Example: python -m scenes data/scenes --count 400 --size 128x416 --seed 0
              python -m scenes data/rooms --world rooms --count 400 --size 96x128
+             python -m scenes data/pairs --count 400 --baseline-m 0.54
     """
     from .dataset import make_scenes as render
 
@@ -44,6 +57,7 @@ def make_scenes(
         size_px=size,
         seed=seed,
         test_share=test_share,
+        baseline_m=baseline_m,
         workers=workers,
         progress=Console(),
     )

@@ -9,7 +9,7 @@ Shape legend: H, W pixels, R sample rows (3 per pixel row), N solids, V vertices
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,9 @@ class Camera:
     yaw_rad: float
     pitch_rad: float
     roll_rad: float
+    leaves_from_m: tuple[float, float, float] | None = None
+    """Where the gaps between leaves are seen from; None for `position_m`. The gaps depend on the direction of view, and
+    both cameras of a pair must see the same ones."""
 
     @property
     def world_from_camera(self) -> F64:
@@ -56,6 +59,11 @@ class Camera:
         right = cos_roll * level_right + sin_roll * level_down
         down = cos_roll * level_down - sin_roll * level_right
         return np.stack([right, down, forward], axis=1)
+
+    def moved_right(self, distance_m: float) -> Camera:
+        """Return the right camera of a rectified pair, whose left one is this camera."""
+        x, y, z = np.array(self.position_m) + distance_m * self.world_from_camera[:, 0]
+        return replace(self, position_m=(float(x), float(y), float(z)), leaves_from_m=self.position_m)
 
     def rays(self, first_row: int, last_row: int) -> F32:
         """Return world directions (3, R, W) of the samples of pixel rows [first, last).

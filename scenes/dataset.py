@@ -1,8 +1,8 @@
 """Writes data sets of rendered scenes.
 
-A frame depends on (world, seed, index, size) alone, so a longer set begins with the same frames. Frames are written to
-a hidden folder next to the target, which is renamed at the end: a folder at its final path is complete, and an
-interrupted run resumes.
+A frame depends on (world, seed, index, size) and the baseline of stereo pairs alone, so a longer set begins with the
+same frames. Frames are written to a hidden folder next to the target, which is renamed at the end: a folder at its
+final path is complete, and an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 MOST_FRAMES = 1_000_000
 FOLDERS = ("depth", "depth_sparse", "rgb")
+RIGHT_FOLDER = "rgb_right"
+ALL_FOLDERS = (*FOLDERS, RIGHT_FOLDER)
 
 
 def make_scenes(
@@ -52,6 +54,7 @@ def make_scenes(
     size_px: tuple[int, int] = (128, 416),
     seed: int = 0,
     test_share: float = 0.15,
+    baseline_m: float | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> None:
@@ -59,7 +62,7 @@ def make_scenes(
 
     The folder has rgb/ID.png (8 bits), depth/ID.png (exact planar depth, 16 bits, 0 for none), depth_sparse/ID.png
     (depth of a simulated sensor), train.txt, test.txt and all.txt (ids), intrinsics.csv, and dataset.json with the
-    content and unit of the depth files.
+    content and unit of the depth files; with a baseline also rgb_right/ID.png, the right image of a rectified pair.
 
     Args:
         out: must not exist; parents are created.
@@ -68,6 +71,8 @@ def make_scenes(
         size_px: (height, width), each 32 to 4096.
         seed: 0 or more; selects the town or the rooms.
         test_share: fraction of the frames in test.txt, spread evenly; between 0 and 1.
+        baseline_m: distance of the two cameras of stereo pairs, above 0 and at most 2 m (0.3 m in rooms). Default: no
+            right images.
         workers: number of processes. Default: one per available core.
         progress: reports each frame.
 
@@ -77,11 +82,12 @@ def make_scenes(
     """
     out = Path(out).absolute()
     _check(out, count, world, size_px, seed, test_share, workers)
+    _check_baseline(baseline_m, world)
     progress = progress or Silent()
     height, width = size_px
     size_px = (int(height), int(width))
     out.parent.mkdir(parents=True, exist_ok=True)
-    settings = _settings(world, seed, size_px, count)
+    settings = _settings(world, seed, size_px, count, baseline_m)
     with _staging_folder(out, settings, progress) as staging:
         # The picture is the last file of a frame.
         todo = [index for index in range(count) if not (staging / "rgb" / f"{_frame_id(index)}.png").exists()]
@@ -119,6 +125,15 @@ def _check(
         raise PipelineError(f"cannot create {out}: {ancestor} is not a folder; choose another folder")
 
 
+def _check_baseline(baseline_m: float | None, world: str) -> None:
+    most_m = WORLDS[world].most_baseline_m
+    if baseline_m is not None and not 0 < baseline_m <= most_m:
+        raise PipelineError(
+            f"`baseline_m` must be above 0 and at most {most_m} in the world {world}, where the right camera of each "
+            f"frame is in the open, got {baseline_m}"
+        )
+
+
 @contextmanager
 def _staging_folder(out: Path, settings: dict[str, Any], progress: Progress) -> Iterator[Path]:
     """Lock and yield the hidden folder next to `out`, with the finished frames of an interrupted run."""
@@ -133,9 +148,10 @@ def _staging_folder(out: Path, settings: dict[str, Any], progress: Progress) -> 
         yield staging
 
 
-def _settings(world: str, seed: int, size_px: tuple[int, int], count: int) -> dict[str, Any]:
+def _settings(world: str, seed: int, size_px: tuple[int, int], count: int, baseline_m: float | None) -> dict[str, Any]:
     chosen = WORLDS[world]
-    return {
+    pairs = {} if baseline_m is None else {"baseline_m": float(baseline_m)}
+    return pairs | {
         "count": count,
         "generator_version": chosen.generator_version,
         "metres_per_unit": 1 / chosen.units_per_m,
@@ -148,7 +164,12 @@ def _settings(world: str, seed: int, size_px: tuple[int, int], count: int) -> di
 
 def _frame_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that a frame depends on."""
-    return {name: settings.get(name) for name in ("generator_version", "metres_per_unit", "seed", "size_px", "world")}
+    names = ("baseline_m", "generator_version", "metres_per_unit", "seed", "size_px", "world")
+    return {name: settings.get(name) for name in names}
+
+
+def _folders(settings: dict[str, Any]) -> tuple[str, ...]:
+    return FOLDERS if settings.get("baseline_m") is None else ALL_FOLDERS
 
 
 def _prepare(staging: Path, settings: dict[str, Any], progress: Progress) -> None:
@@ -159,16 +180,16 @@ def _prepare(staging: Path, settings: dict[str, Any], progress: Progress) -> Non
         if not isinstance(before, dict) or _frame_settings(before) != _frame_settings(settings):
             progress.note(f"discarding frames of an interrupted run with other settings in {staging}")
             settings_file.unlink()
-            for folder in FOLDERS:
+            for folder in ALL_FOLDERS:
                 remove_own(staging / folder)
-    elif any(path.name not in FOLDERS and path.name != ".dataset.json.tmp" for path in staging.iterdir()):
+    elif any(path.name not in ALL_FOLDERS and path.name != ".dataset.json.tmp" for path in staging.iterdir()):
         raise PipelineError(f"{staging} has other files; remove it, since frames are prepared there")
     else:
-        for folder in FOLDERS:  # frames without settings: a run was killed while discarding them
+        for folder in ALL_FOLDERS:  # frames without settings: a run was killed while discarding them
             remove_own(staging / folder)
     write_durably(settings_file, pretty_json(settings))
     wanted = {f"{_frame_id(index)}.png" for index in range(settings["count"])}
-    for folder in FOLDERS:
+    for folder in _folders(settings):
         make_own_folder(staging / folder)  # not through a link, since other files in it are removed
         for path in (staging / folder).iterdir():
             if path.name not in wanted:
@@ -178,10 +199,11 @@ def _prepare(staging: Path, settings: dict[str, Any], progress: Progress) -> Non
 def _render_all(staging: Path, settings: dict[str, Any], todo: list[int], workers: int, task: Task) -> None:
     """Render the frames `todo`."""
     seed, size_px, world = settings["seed"], tuple(settings["size_px"]), settings["world"]
+    baseline_m = settings.get("baseline_m")
     workers = min(workers, len(todo))
     if workers <= 1:
         for index in todo:
-            write_frame(staging, seed, index, size_px, world)
+            write_frame(staging, seed, index, size_px, world, baseline_m)
             task.update()
         return
     # Spawned, not forked: the parent may have torch, threads and gigabytes. Rendering is element-wise, so BLAS starts
@@ -193,7 +215,7 @@ def _render_all(staging: Path, settings: dict[str, Any], todo: list[int], worker
         while True:
             # Few at a time, so that an interrupt takes effect within two frames.
             for index in islice(remaining, 2 * workers - len(waiting)):
-                waiting.add(pool.submit(write_frame, staging, seed, index, size_px, world))
+                waiting.add(pool.submit(write_frame, staging, seed, index, size_px, world, baseline_m))
             if not waiting:
                 break
             finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -221,12 +243,16 @@ def _follow_parent() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def write_frame(staging: Path, seed: int, index: int, size_px: tuple[int, int], world: str) -> None:
-    """Render one frame and write its three files, the picture last."""
-    frame, units_per_m = WORLDS[world].frame(seed, index, size_px), WORLDS[world].units_per_m
+def write_frame(
+    staging: Path, seed: int, index: int, size_px: tuple[int, int], world: str, baseline_m: float | None = None
+) -> None:
+    """Render one frame and write its three files, or four of a pair, the picture last."""
+    frame, units_per_m = WORLDS[world].frame(seed, index, size_px, baseline_m), WORLDS[world].units_per_m
     name = f"{_frame_id(index)}.png"
     write_durably(staging / "depth" / name, _png(_units(frame.depth_m, units_per_m)))
     write_durably(staging / "depth_sparse" / name, _png(_units(frame.sparse_m, units_per_m)))
+    if frame.right is not None:
+        write_durably(staging / RIGHT_FOLDER / name, _png(frame.right))
     write_durably(staging / "rgb" / name, _png(frame.picture))
 
 

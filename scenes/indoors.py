@@ -1,7 +1,8 @@
 """Renders a room: finishes, lamps and windows with soft shadows, contact shading, the sensor.
 
 Visibility is traced at pixel centres only. Each pixel samples another part of a lamp and another direction around its
-normal, and the nine pixels of a neighbourhood that see the same face average their results.
+normal, and the nine pixels of a neighbourhood that see the same face average their results. In stereo pairs each pixel
+traces all nine samples.
 
 Shape legend: R sample rows, W columns, H pixel rows, n samples, F faces.
 """
@@ -62,12 +63,18 @@ def render_interior(scene: Interior) -> tuple[NDArray[np.uint8], F32, F32]:
     The echo is the fraction of infrared light from the camera that returns to it: little from dark or grazing surfaces,
     none from panes and screens.
     """
+    light, depth_m, echo = interior_light(scene)
+    return expose(light, scene.sensor), depth_m, echo
+
+
+def interior_light(scene: Interior) -> tuple[F32, F32, F32]:
+    """Return light (3, H, W) that reaches the sensor, depth and echo (H, W) as `render_interior`."""
     height, width = scene.camera.size_px
     step = max(1, BAND_SAMPLES // (width * SAMPLES))
     bands = [_render_rows(scene, first, min(height, first + step)) for first in range(0, height, step)]
     light = np.concatenate([band[0] for band in bands], axis=1)
     depth_m, echo = (np.concatenate([band[part] for band in bands]) for part in (1, 2))
-    return expose(light, scene.sensor), depth_m, echo
+    return light, depth_m, echo
 
 
 def _render_rows(scene: Interior, first: int, last: int) -> tuple[F32, F32, F32]:
@@ -221,26 +228,39 @@ def _visible(
 
     normal = centers(samples.plain_normal)
     start = centers(samples.point_m) + np.float32(LIFT_M) * normal
-    sample_of = ((np.arange(rows) + first_row)[:, None] % 3) * 3 + np.arange(width) % 3
+    facing = [*(centers(fall) > 1e-4 for fall in falls), centers(sunny)]
+    if scene.every_sample:
+        each = [_traced(scene, start, normal, facing, np.full(shape, step)) for step in _STEPS]
+        fractions = [np.mean(parts, axis=0) for parts in zip(*each, strict=True)]
+    else:
+        sample_of = ((np.arange(rows) + first_row)[:, None] % 3) * 3 + np.arange(width) % 3
+        fractions = _traced(scene, start, normal, facing, sample_of)
+    return _neighbor_means(fractions, samples.face.reshape(middle))
+
+
+def _traced(
+    scene: Interior, start: F32, normal: F32, facing: list[NDArray[np.bool_]], sample_of: NDArray[np.intp]
+) -> list[F32]:
+    """Return the fractions (h, W) of `_visible` from points and normals (3, h, W) at the centres of pixels.
+
+    `facing` is where (h, W) each lamp and the sun can shine; `sample_of` (h, W) selects parts of lamps and directions.
+    """
     around = normal + np.float32(0.98) * _SPHERE.astype(np.float32)[:, sample_of]
     around *= np.float32(CONTACT_M) / np.sqrt((around * around).sum(axis=0))
-    everywhere = np.ones(shape, dtype=np.bool_)
+    everywhere = np.ones(sample_of.shape, dtype=np.bool_)
     # Near objects block more ambient light than distant ones.
     near = np.clip(free_fraction(start, start + around, everywhere, scene.solids), 0, 1)
     fractions = [np.float32(0.12) + np.float32(0.88) * near]
-    for lamp, fall in zip(scene.lamps, falls, strict=True):
+    for lamp, lit in zip(scene.lamps, facing[:-1], strict=True):
         if not lamp.shadows:
-            fractions.append(np.ones(shape, dtype=np.float32))
+            fractions.append(np.ones(sample_of.shape, dtype=np.float32))
             continue
         arms = column(lamp.arm_m) * _SQUARE[0], column(lamp.other_arm_m) * _SQUARE[1]
         targets = (column(lamp.center_m) + 0.95 * (arms[0] + arms[1])).astype(np.float32)[:, sample_of]
-        fractions.append(_reached(scene, start, targets, centers(fall) > 1e-4))
-    if sunny.any():
-        away = start + np.float32(9) * column(scene.sun)[..., None]
-        fractions.append(_reached(scene, start, away, centers(sunny)))
-    else:
-        fractions.append(np.ones(shape, dtype=np.float32))
-    return _neighbor_means(fractions, samples.face.reshape(middle))
+        fractions.append(_reached(scene, start, targets, lit))
+    away = start + np.float32(9) * column(scene.sun)[..., None]
+    fractions.append(_reached(scene, start, away, facing[-1]))
+    return fractions
 
 
 def _reached(scene: Interior, start: F32, targets: F32, mask: NDArray[np.bool_]) -> F32:

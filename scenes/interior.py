@@ -46,6 +46,9 @@ class Interior:
     """Unit vector towards the sun."""
     sun_light: Triple
     sensor: Sensor
+    every_sample: bool = False
+    """Whether each pixel traces all nine samples of soft shadows, so that both images of a pair have the same shadows;
+    otherwise pixels take turns in a pattern that is attached to the image."""
 
 
 def draw_lens(seed: int, index: int, size_px: tuple[int, int]) -> Camera:

@@ -30,11 +30,17 @@ BAND_SAMPLES = 400_000
 
 def render(scene: Scene) -> tuple[NDArray[np.uint8], F32]:
     """Return picture (H, W, 3) and planar depth (H, W) in metres at pixel centres, infinite for sky."""
+    light, depth_m = render_light(scene)
+    return expose(light, scene.sensor), depth_m
+
+
+def render_light(scene: Scene) -> tuple[F32, F32]:
+    """Return light (3, H, W) that reaches the sensor, and depth (H, W) as `render`."""
     height, width = scene.camera.size_px
     step = max(1, BAND_SAMPLES // (width * len(SAMPLES_PX)))
     bands = [_render_rows(scene, first, min(height, first + step)) for first in range(0, height, step)]
     light = np.concatenate([band[0] for band in bands], axis=1)
-    return expose(light, scene.sensor), np.concatenate([band[1] for band in bands])
+    return light, np.concatenate([band[1] for band in bands])
 
 
 def _render_rows(scene: Scene, first: int, last: int) -> tuple[F32, F32]:
@@ -159,19 +165,20 @@ def _openness(scene: Scene, point_m: F32, normal: F32) -> F32:
     return openness
 
 
-def expose(light: F32, sensor: Sensor) -> NDArray[np.uint8]:
-    """Convert light (3, H, W) to bytes (H, W, 3): blur, vignette, exposure, noise, tone curve."""
+def expose(light: F32, sensor: Sensor, metered: F32 | None = None) -> NDArray[np.uint8]:
+    """Convert light (3, H, W) to bytes (H, W, 3): blur, vignette, exposure, noise, tone curve.
+
+    `metered` (3, H, W) is the light that sets the exposure, by default `light`: that of the left camera for both of a
+    pair.
+    """
     _, height, width = light.shape
     rng = np.random.default_rng(sensor.noise_seed)
-    padded = np.pad(light, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    blur = np.float32(sensor.blur)
-    rows = padded[:, 1:-1] * (1 - 2 * blur) + (padded[:, :-2] + padded[:, 2:]) * blur
-    light = rows[:, :, 1:-1] * (1 - 2 * blur) + (rows[:, :, :-2] + rows[:, :, 2:]) * blur
+    light = _blurred(light, sensor.blur)
     across = (np.arange(width, dtype=np.float32) - width / 2) / (width / 2)
     down = (np.arange(height, dtype=np.float32) - height / 2) / (width / 2)
     fall = 1 - np.float32(sensor.vignette) * (across**2 + down[:, None] ** 2)
     # Automatic exposure: the mean of the picture comes near a middle grey.
-    gray = light.mean(axis=0)
+    gray = (light if metered is None else _blurred(metered, sensor.blur)).mean(axis=0)
     key = float(np.exp(np.log(np.clip(gray, 0.01, 1.2)).mean()))
     light = light * fall * np.array(sensor.balance, dtype=np.float32)[:, None, None] * np.float32(sensor.exposure / key)
     # Photon noise grows with the square root of the light; read-out noise is constant.
@@ -182,3 +189,11 @@ def expose(light: F32, sensor: Sensor) -> NDArray[np.uint8]:
     light = light * (light * 2.51 + 0.03) / (light * (light * 2.43 + 0.59) + 0.14)
     picture = np.clip(light, 0, 1) ** np.float32(1 / 2.2) * 255 + 0.5
     return np.ascontiguousarray(np.clip(picture, 0, 255).astype(np.uint8).transpose(1, 2, 0))
+
+
+def _blurred(light: F32, weight: float) -> F32:
+    """Return light (3, H, W) as the lens blurs it; `weight` is that of each neighbour."""
+    padded = np.pad(light, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    blur = np.float32(weight)
+    rows = padded[:, 1:-1] * (1 - 2 * blur) + (padded[:, :-2] + padded[:, 2:]) * blur
+    return np.asarray(rows[:, :, 1:-1] * (1 - 2 * blur) + (rows[:, :, :-2] + rows[:, :, 2:]) * blur)

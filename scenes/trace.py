@@ -55,7 +55,7 @@ def leaf_gaps(local: list[Numbers], direction: list[Numbers], seed: float, half_
 
     Args:
         local: hit points in the solid's frame.
-        direction: the rays in the same frame.
+        direction: the directions of view in the same frame.
         seed: selects the pattern, in [0, 1).
         half_m: (3,) half sizes of the solid; gaps have the same size in metres on all trees.
     """
@@ -101,11 +101,20 @@ def first_hits(camera: Camera, rays: F32, first_row: int, solids: Solids, backdr
         if solids.material[number] == Material.LEAF and solids.kind[number] is not Kind.BOX:
             hit_directions = [part[where] for part in direction]
             local = [o + hit_depths * d for o, d in zip(origin, hit_directions, strict=True)]
-            visible = ~leaf_gaps(local, hit_directions, float(solids.extra[0, number]), solids.half_m[:, number])
+            sight = _sight(camera, local, hit_directions, to_local, solids.center_m[:, number])
+            visible = ~leaf_gaps(local, sight, float(solids.extra[0, number]), solids.half_m[:, number])
             where, hit_depths = (where[0][visible], where[1][visible]), hit_depths[visible]
         current[where] = hit_depths
         ids[window][where] = number
     return depth, ids
+
+
+def _sight(camera: Camera, local: list[Numbers], rays: list[Numbers], to_local: F64, center_m: F64) -> list[Numbers]:
+    """Return directions, of any length, in which the gaps between leaves at points `local` are seen."""
+    if camera.leaves_from_m is None:
+        return rays
+    start = (to_local * (np.array(camera.leaves_from_m) - center_m)).sum(axis=1)
+    return [at - np.float32(value) for at, value in zip(local, start, strict=True)]
 
 
 def sunlit(

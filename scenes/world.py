@@ -26,7 +26,7 @@ class Sensor:
     shot: float
     read: float
     balance: Triple
-    noise_seed: tuple[int, int, int]
+    noise_seed: tuple[int, ...]
 
 
 @dataclass(frozen=True)

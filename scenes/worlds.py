@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from .camera import draw_camera
 from .fog import draw_foggy_scene, draw_truck_camera
-from .indoors import render_interior
+from .indoors import interior_light
 from .infrared import sense
 from .interior import draw_interior, draw_lens
 from .lidar import scan
-from .shade import render
+from .pairs import right_of
+from .shade import expose, render_light
 from .world import draw_scene
 
 if TYPE_CHECKING:
@@ -28,16 +29,25 @@ DEPTH_LIMIT_M = 200.0
 
 
 class Frame(NamedTuple):
-    """One frame: picture (H, W, 3) bytes, and planar depth (H, W) in metres, 0 for none."""
+    """One frame: picture (H, W, 3) bytes, planar depth (H, W) in metres, 0 for none; and the right image of a pair."""
 
     picture: NDArray[np.uint8]
     depth_m: F32
     sparse_m: F32
+    right: NDArray[np.uint8] | None = None
+
+
+class Draw(Protocol):
+    """Renders a frame."""
+
+    def __call__(self, seed: int, index: int, size_px: tuple[int, int], baseline_m: float | None = None) -> Frame:
+        """Return a frame, with a right image if there is a baseline."""
+        ...
 
 
 @dataclass(frozen=True)
 class World:
-    """A kind of scene. A frame depends on (seed, index, size) alone."""
+    """A kind of scene. A frame depends on (seed, index, size) and the baseline alone."""
 
     generator_version: int
     """Increase it when the same arguments give other pixels."""
@@ -47,30 +57,40 @@ class World:
     """Description of the depth in each folder, for people."""
     draw_camera: Callable[[int, int, tuple[int, int]], Camera]
     """Draws the camera of a frame, with final intrinsics; its pose may be a placeholder."""
-    frame: Callable[[int, int, tuple[int, int]], Frame]
+    frame: Draw
+    most_baseline_m: float
+    """So far to the right of the camera there is no object and no wall."""
 
 
-def street_frame(seed: int, index: int, size_px: tuple[int, int]) -> Frame:
+def street_frame(seed: int, index: int, size_px: tuple[int, int], baseline_m: float | None = None) -> Frame:
     """Render a street and its LiDAR depth."""
-    return _outdoor_frame(draw_scene(seed, index, size_px), seed, index)
+    return _outdoor_frame(draw_scene(seed, index, size_px), seed, index, baseline_m)
 
 
-def fog_frame(seed: int, index: int, size_px: tuple[int, int]) -> Frame:
+def fog_frame(seed: int, index: int, size_px: tuple[int, int], baseline_m: float | None = None) -> Frame:
     """Render a street in fog, seen from a truck, and its LiDAR depth."""
-    return _outdoor_frame(draw_foggy_scene(seed, index, size_px), seed, index)
+    return _outdoor_frame(draw_foggy_scene(seed, index, size_px), seed, index, baseline_m)
 
 
-def _outdoor_frame(scene: Scene, seed: int, index: int) -> Frame:
-    picture, depth_m = render(scene)
+def _outdoor_frame(scene: Scene, seed: int, index: int, baseline_m: float | None) -> Frame:
+    light, depth_m = render_light(scene)
     depth_m = np.where(depth_m <= DEPTH_LIMIT_M, depth_m, 0)
-    return Frame(picture, depth_m, scan(depth_m, scene.camera, (seed, index, 4)))
+    frame = Frame(expose(light, scene.sensor), depth_m, scan(depth_m, scene.camera, (seed, index, 4)))
+    if baseline_m is None:
+        return frame
+    right = right_of(scene, baseline_m)
+    return frame._replace(right=expose(render_light(right)[0], right.sensor, metered=light))
 
 
-def rooms_frame(seed: int, index: int, size_px: tuple[int, int]) -> Frame:
+def rooms_frame(seed: int, index: int, size_px: tuple[int, int], baseline_m: float | None = None) -> Frame:
     """Render a room and its structured-light depth."""
-    scene = draw_interior(seed, index, size_px)
-    picture, depth_m, echo = render_interior(scene)
-    return Frame(picture, depth_m, sense(depth_m, echo, scene.camera, (seed, index, 14)))
+    scene = replace(draw_interior(seed, index, size_px), every_sample=baseline_m is not None)
+    light, depth_m, echo = interior_light(scene)
+    frame = Frame(expose(light, scene.sensor), depth_m, sense(depth_m, echo, scene.camera, (seed, index, 14)))
+    if baseline_m is None:
+        return frame
+    right = right_of(scene, baseline_m)
+    return frame._replace(right=expose(interior_light(right)[0], right.sensor, metered=light))
 
 
 STREET_TRUTHS = {
@@ -86,6 +106,7 @@ WORLDS = {
         truths=STREET_TRUTHS,
         draw_camera=draw_camera,
         frame=street_frame,
+        most_baseline_m=2.0,
     ),
     "fog": World(
         generator_version=1,
@@ -93,6 +114,7 @@ WORLDS = {
         truths=STREET_TRUTHS,
         draw_camera=draw_truck_camera,
         frame=fog_frame,
+        most_baseline_m=2.0,
     ),
     "rooms": World(
         generator_version=1,
@@ -107,5 +129,6 @@ WORLDS = {
         },
         draw_camera=draw_lens,
         frame=rooms_frame,
+        most_baseline_m=0.3,
     ),
 }

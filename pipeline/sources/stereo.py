@@ -45,7 +45,8 @@ def read_right(source: Source, sample: Sample, left_px: tuple[int, int]) -> NDAr
     if not isinstance(source, StereoSource) or source.baseline_m(sample) is None:
         raise PipelineError(
             f"source {source.name!r} has no right image for {sample.id!r}: expected a data set of rectified stereo "
-            "pairs with their calibration, such as kitti, kitti-raw (image_02) or vkitti2 (Camera_0)"
+            "pairs with their calibration, such as kitti, kitti-raw (image_02), vkitti2 (Camera_0) or scenes rendered "
+            "with a baseline"
         )
     right = source.read_right(sample)
     if right.shape[:2] != left_px:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 MILLIMETRE = 0.001
 KEYS = ("depth", "intrinsics", "invalid", "metres_per_unit", "rgb")
 """Keys that users may set."""
-RENDERER_KEYS = ("count", "generator_version", "seed", "size_px", "truths", "world")
+RENDERER_KEYS = ("baseline_m", "count", "generator_version", "seed", "size_px", "truths", "world")
 """Further keys that `python -m scenes` writes."""
 
 
